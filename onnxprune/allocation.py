@@ -1,0 +1,173 @@
+"""Which units stay: scores and a ratio per group, or a target for the whole model, become a plan."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from onnxprune.errors import OptionError
+from onnxprune.importance import Float, Scores
+from onnxprune.structure.groups import ChannelGroup, Keep
+
+ROUND_TO = 8  # tools/bench_round.py: what onnxruntime's kernels like
+MAX_RATIO = 0.8  # of a group, for `global` and for targets
+
+Ratios = Mapping[str, float]  # group name -> fraction that is removed
+Keeps = dict[str, Keep]  # group name -> bool (size,)
+
+
+def matches(group: ChannelGroup, glob: str) -> bool:
+    """True where the glob, or the plain text (names may hold `[`), matches one of the group's names."""
+    return any(n == glob or fnmatch.fnmatchcase(n, glob) for n in group.names)
+
+
+def ratios(
+    groups: Sequence[ChannelGroup],
+    *,
+    channels: float | None,
+    ratio: Sequence[tuple[str, float]] = (),
+    ignore: Sequence[str] = (),
+) -> dict[str, float]:
+    """Removed fraction per group; of several globs the last match wins, and `ignore` wins over all.
+
+    Raises `OptionError` for a ratio outside [0, 1) and for a glob that matches nothing.
+    """
+    for what, r in [("--channels", channels), *((f"--ratio {g}", r) for g, r in ratio)]:
+        if r is not None and not (0 <= r < 1):
+            raise OptionError(f"{what}: {r:g} is not a fraction in [0, 1); 0.3 removes 30%")
+    out = {g.name: channels for g in groups if channels is not None}
+    for glob, r in ratio:
+        hit = [g.name for g in groups if matches(g, glob)]
+        if not hit:
+            raise OptionError(_unmatched("--ratio", glob, groups))
+        out.update(dict.fromkeys(hit, r))
+    for glob in ignore:
+        hit = [g.name for g in groups if matches(g, glob)]
+        if not hit:
+            raise OptionError(_unmatched("--ignore", glob, groups))
+        for name in hit:
+            out[name] = 0.0
+    return {k: v for k, v in out.items() if v is not None}
+
+
+def _unmatched(option: str, glob: str, groups: Sequence[ChannelGroup]) -> str:
+    some = ", ".join(g.name for g in groups[:3])
+    return f"{option} {glob!r} matches no group, node, weight or output that can be pruned; there are {some}, ..." + (
+        " (onnxprune inspect MODEL lists them)"
+    )
+
+
+def rounded(group: ChannelGroup, removed: float, round_to: int) -> int:
+    """How many units stay when `removed` (a fraction) should go.
+
+    The width goes to the nearest multiple of `round_to`; narrow groups use half of it, a quarter, ..., so that a
+    requested cut never becomes nothing. Groups with blocks keep the same number in every block.
+    """
+    if removed <= 0 or group.size < 2:
+        return group.size
+    blocks = math.lcm(*(int(b.max()) + 1 for b in group.blocks)) if group.blocks else 1
+    target = group.size * (1 - removed)
+    step = max(1, round_to // math.gcd(round_to, group.width))
+    while True:
+        unit = math.lcm(step, blocks)
+        kept = round(target / unit) * unit
+        if 0 < kept < group.size and abs(kept - target) <= max(0.125 * group.size, 0.5 * blocks):
+            return kept
+        if step == 1:
+            return max(min(kept, group.size - blocks), blocks) if group.size > blocks else group.size
+        step = max(1, step // 2)
+
+
+def select(group: ChannelGroup, scores: Float, kept: int) -> Keep:
+    """Keep the best `kept` units under the group's constraints.
+
+    One constraint is solved block by block; several that cross (channel shuffles of different width) exactly, as a
+    mixed integer program.
+    """
+    keep = np.zeros(group.size, bool)
+    if kept >= group.size:
+        keep[:] = True
+        return keep
+    if not group.blocks:
+        keep[np.argsort(-scores, kind="stable")[:kept]] = True
+        return keep
+    if len(group.blocks) == 1:
+        block = group.blocks[0]
+        n = int(block.max()) + 1
+        for b in range(-1, n):
+            members = np.flatnonzero(block == b)
+            share = round(kept * len(members) / group.size)
+            keep[members[np.argsort(-scores[members], kind="stable")[:share]]] = True
+        return keep
+    return _select_crossing(group, scores, kept)
+
+
+def _select_crossing(group: ChannelGroup, scores: Float, kept: int) -> Keep:
+    rows, low = [], []
+    for block in group.blocks:
+        n = int(block.max()) + 1
+        members = np.stack([(block == b).astype(float) for b in range(n)])
+        rows.append(members[1:] - members[:1])  # every block as many as the first
+        low.append(np.zeros(n - 1))
+    equal = LinearConstraint(np.concatenate(rows), np.concatenate(low), np.concatenate(low))
+    for slack in range(group.size):  # the nearest count that the constraints allow
+        for count in {kept - slack, kept + slack}:
+            if not 0 < count < group.size:
+                continue
+            total = LinearConstraint(np.ones((1, group.size)), count, count)
+            result = milp(-scores, constraints=[equal, total], integrality=np.ones(group.size), bounds=Bounds(0, 1))
+            if result.x is not None:
+                return np.asarray(result.x > 0.5)
+    return np.ones(group.size, bool)
+
+
+def uniform(
+    groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios, *, round_to: int, max_ratio: float
+) -> Keeps:
+    """the same fraction of every group"""
+    return {
+        g.name: select(g, scores[g.name], rounded(g, min(wanted.get(g.name, 0.0), max_ratio), round_to)) for g in groups
+    }
+
+
+def global_(
+    groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios, *, round_to: int, max_ratio: float
+) -> Keeps:
+    """one threshold over the scores of all groups with the same wanted ratio, at most `max_ratio` of a group"""
+    out: Keeps = {}
+    for r in sorted({wanted.get(g.name, 0.0) for g in groups}):
+        mine = [g for g in groups if wanted.get(g.name, 0.0) == r]
+        limits = {g.name: int(max_ratio * g.size) for g in mine}
+        # a group's lowest scores can go, the others are out of reach
+        offers = np.concatenate([np.sort(scores[g.name])[: limits[g.name]] for g in mine])
+        goal = min(round(r * sum(g.size for g in mine)), offers.size)
+        threshold = np.sort(offers)[goal - 1] if goal else -np.inf
+        for g in mine:
+            gone = min(int((scores[g.name] <= threshold).sum()), limits[g.name])
+            out[g.name] = select(g, scores[g.name], rounded(g, gone / g.size, round_to))
+    return {g.name: out[g.name] for g in groups}
+
+
+Allocator = Callable[..., Keeps]
+ALLOCATORS: dict[str, Allocator] = {"uniform": uniform, "global": global_}
+
+
+def search(
+    allocate: Callable[[float], Keeps], satisfied: Callable[[Keeps], bool], *, low: float, high: float
+) -> tuple[Keeps, float] | None:
+    """The smallest ratio in [low, high] whose plan satisfies the targets; None where even `high` does not."""
+    if satisfied(allocate(low)):
+        return allocate(low), low
+    if not satisfied(allocate(high)):
+        return None
+    for _ in range(24):
+        middle = (low + high) / 2
+        if satisfied(allocate(middle)):
+            high = middle
+        else:
+            low = middle
+    return allocate(high), high

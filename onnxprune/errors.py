@@ -1,0 +1,42 @@
+"""Everything that onnxprune raises on purpose.
+
+    OnnxPruneError
+    ├── UserError              exit code 2: the input or an option is wrong, and the message says the way out
+    │   ├── ModelFileError     the file is missing, truncated, not ONNX, or refers to data it may not read
+    │   ├── OptionError        an option's value does not make sense, or matches nothing
+    │   └── NothingToPrune     no group of the asked kind exists; the message says what pins the rest
+    └── InternalError          exit code 1: our mistake; nothing was written
+        └── VerificationError  the pruned model does not compute what the masked model computes
+"""
+
+
+class OnnxPruneError(Exception):
+    """Base of every error that onnxprune raises on purpose; its text is one line for the user."""
+
+    exit_code = 1
+
+
+class UserError(OnnxPruneError):
+    """The input or an option is at fault."""
+
+    exit_code = 2
+
+
+class ModelFileError(UserError):
+    """The model file cannot be read, or must not be trusted."""
+
+
+class OptionError(UserError):
+    """An option's value does not make sense, or a glob matches nothing."""
+
+
+class NothingToPrune(UserError):
+    """No group of the requested kind can be pruned."""
+
+
+class InternalError(OnnxPruneError):
+    """A broken promise of ours; nothing was written."""
+
+
+class VerificationError(InternalError):
+    """Pruned and masked model disagree, or the pruned model does not load."""

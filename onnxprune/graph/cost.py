@@ -1,0 +1,140 @@
+"""Parameters, MACs and bytes of a model, also of one that is only planned.
+
+A `CostModel` is made once from an analysis' ids; each question ("how many MACs if these ids survive?") is then a
+few sums over booleans, so that a search over targets costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.graph.node import Node
+from onnxprune.graph.shapes import Array, Shapes
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+Axes = Callable[[str], list[Ids | None]]
+
+CONVS = {"Conv": (0, 1), "com.microsoft::FusedConv": (0, 1), "QLinearConv": (0, 3), "ConvInteger": (0, 1), "DeformConv": (0, 1)}
+MATMULS = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3), "com.microsoft::FusedMatMul": (0, 1)}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """`factor` times the number of survivors of every array of ids, each over its divisor."""
+
+    label: str
+    factor: float
+    ids: tuple[Ids, ...]
+    divisors: tuple[int, ...]
+
+    def __call__(self, keep: Array) -> float:
+        out = self.factor
+        for ids, d in zip(self.ids, self.divisors, strict=True):
+            out *= float(np.count_nonzero(keep[ids])) / d
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """macs: multiply-accumulates of one run, per node; parameters: trained numbers, per weight."""
+
+    macs_of: tuple[Product, ...]
+    parameters_of: tuple[Product, ...]
+
+    def macs(self, keep: Array) -> float:
+        """MACs of one run if the ids that are True in `keep` survive."""
+        return sum(p(keep) for p in self.macs_of)
+
+    def parameters(self, keep: Array) -> float:
+        """Trained numbers that are left."""
+        return sum(p(keep) for p in self.parameters_of)
+
+
+def cost_model(
+    nodes: Iterable[Node],
+    shapes: Shapes,
+    axes: Axes,
+    grouped: dict[str, Ids],
+) -> CostModel:
+    """axes: name -> ids per axis (None: an axis that never shrinks); grouped: weight -> ids `(groups, width)`."""
+
+    def product(label: str, factor: float, ids: Iterable[tuple[Ids | None, int]]) -> Product:
+        arrays, divisors = [], []
+        for a, d in ids:
+            if a is None:
+                continue
+            arrays.append(a.ravel())
+            divisors.append(d)
+        return Product(label, factor, tuple(arrays), tuple(divisors))
+
+    def sized(name: str, k: int) -> tuple[Ids | None, int]:
+        return axes(name)[k], 1
+
+    macs = []
+    statistics: set[str] = set()
+    for node in nodes:
+        y = node.key
+        shape = shapes.shapes.get(y)
+        if node.op == "BatchNormalization":
+            statistics.update(node.inputs[3:5])
+        if shape is None or None in shape:
+            continue
+        if node.op in CONVS or node.op == "ConvTranspose":
+            x, w = (node.input(i) for i in CONVS.get(node.op, (0, 1)))
+            kernel, source = shapes.shapes.get(w), shapes.shapes.get(x)
+            if kernel is None or source is None or None in kernel or None in source:
+                continue
+            spatial = source[2:] if node.op == "ConvTranspose" else shape[2:]
+            factor = math.prod(kernel[2:]) * math.prod(spatial) * (shape[0] or 1)  # type: ignore[arg-type,operator]
+            first, second = axes(w)[0], axes(w)[1] if len(axes(w)) > 1 else None
+            if w in grouped:
+                macs.append(product(node.label, factor, [(first, 1), (grouped[w], len(grouped[w]))]))
+            else:
+                macs.append(product(node.label, factor, [(first, 1), (second, 1)]))
+        elif node.op in MATMULS or node.op in ("Gemm", "com.microsoft::FusedGemm"):
+            a = node.input(MATMULS.get(node.op, (0, 1))[0])
+            if not axes(a):
+                continue
+            k = 0 if node.attr("transA", 0) and len(axes(a)) == 2 else -1
+            factor = math.prod(d for d, ids in zip(shape, axes(y), strict=True) if ids is None and d is not None)
+            macs.append(product(node.label, factor, [*((i, 1) for i in axes(y)), sized(a, k)]))
+        elif node.op == "Einsum" and "." not in node.attr("equation", "."):
+            terms = node.attr("equation").replace(" ", "").partition("->")[0].split(",")
+            labels: dict[str, Ids | None] = {}
+            for name, term in zip(node.inputs, terms, strict=True):
+                for label, ids in zip(term, axes(name), strict=False):
+                    labels[label] = ids if ids is not None else labels.get(label)
+            macs.append(product(node.label, 1.0, [(i, 1) for i in labels.values()]))
+        elif node.op in GATES:
+            steps, directions = shape[0] or 1, (shapes.shapes.get(node.input(1)) or (1,))[0] or 1
+            batch = (shapes.shapes.get(node.input(0)) or (1, 1))[1] or 1
+            for w in node.inputs[1:3]:
+                macs.append(product(node.label, float(steps * batch * directions), [sized(w, 1), sized(w, 2)]))
+    parameters = []
+    for name, weight in shapes.model.weights.items():
+        if name in statistics or not _trained(weight):
+            continue
+        ids = [(a, 1) for a in axes(name)]
+        if name in grouped:
+            ids.append((grouped[name], len(grouped[name])))
+        held = math.prod(d for d, a in zip(weight.shape, axes(name), strict=True) if a is None)
+        if name in grouped:
+            held //= weight.shape[1]
+        parameters.append(product(name, float(held), ids))
+    return CostModel(tuple(macs), tuple(parameters))
+
+
+def _trained(weight: Array) -> bool:
+    """Floats and 8-bit or narrower integers are parameters; shapes, indices and flags are not."""
+    return weight.dtype.kind in "fV" or (weight.dtype.kind in "iu" and weight.dtype.itemsize == 1)
+
+
+def count_parameters(weights: dict[str, Array], statistics: set[str] = frozenset()) -> int:  # type: ignore[assignment]
+    """Trained numbers of a model as it is."""
+    return sum(w.size for n, w in weights.items() if n not in statistics and _trained(w))

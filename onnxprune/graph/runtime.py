@@ -1,0 +1,185 @@
+"""Running a model in onnxruntime: sessions, seeded random inputs, interleaved latency."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from onnxprune.graph.io import Model, save, to_proto, weight_bytes
+from onnxprune.graph.shapes import Array, Shapes, graph_inputs, walk_all
+
+INLINE = 1 << 30  # bytes; larger models go to onnxruntime through a temporary folder
+Feeds = dict[str, Array]
+
+
+@contextmanager
+def session(model: Model, *, threads: int = 0, optimize: bool = True) -> Iterator[ort.InferenceSession]:
+    """An onnxruntime session on the CPU.
+
+    threads: intra-op threads, 0 for onnxruntime's default; optimize: graph optimisations (off for comparisons).
+    Raises whatever onnxruntime raises where the model does not load.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    providers = ["CPUExecutionProvider"]
+    if weight_bytes(model) <= INLINE:
+        yield ort.InferenceSession(to_proto(model).SerializeToString(), options, providers=providers)
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        path = Path(folder) / "model.onnx"
+        save(model, path)
+        yield ort.InferenceSession(os.fspath(path), options, providers=providers)
+
+
+def random_feeds(model: Model, shapes: Shapes, *, seed: int = 0, batch: int | None = None) -> Feeds:
+    """Seeded inputs: normal floats, integers inside the axis that they index, booleans all true.
+
+    batch: size of the dynamic first axes, in place of the one of the analysis.
+    """
+    rng = np.random.default_rng(seed)
+    limits, choices = _integer_ranges(model, shapes)
+    feeds: Feeds = {}
+    for info in graph_inputs(model):
+        t = info.type.tensor_type
+        shape = [d or 1 for d in shapes.shapes.get(info.name, ())]
+        if batch is not None and shape and t.shape.dim and not t.shape.dim[0].HasField("dim_value"):
+            shape[0] = batch
+        dtype = helper.tensor_dtype_to_np_dtype(t.elem_type or TensorProto.FLOAT)
+        feeds[info.name] = _values(rng, shape, np.dtype(dtype), limits.get(info.name), choices.get(info.name))
+    return feeds
+
+
+def _values(
+    rng: np.random.Generator, shape: Sequence[int], dtype: np.dtype[Any], limit: int | None, choices: list[int] | None
+) -> Array:
+    if dtype == np.bool_:
+        return np.ones(shape, dtype)
+    if dtype.kind in "iu":
+        if choices:
+            return rng.choice(np.array(choices, dtype), shape)
+        if limit is not None:
+            return rng.integers(0, max(limit, 1), shape).astype(dtype)
+        if dtype.itemsize == 1:
+            info = np.iinfo(dtype)
+            return rng.integers(info.min, int(info.max) + 1, shape).astype(dtype)
+        return rng.integers(0, 2, shape).astype(dtype)
+    if dtype.kind in "OSU":
+        return np.full(shape, "a", dtype=object)
+    return np.asarray(rng.standard_normal(shape, np.float32)).astype(dtype)
+
+
+PASSING = {
+    "Cast", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Flatten", "Slice", "Concat", "Split", "Expand", "Tile",
+    "Gather", "Clip",
+}  # fmt: skip
+
+
+def _integer_ranges(model: Model, shapes: Shapes) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """Input -> exclusive upper bound from what it indexes; input -> values that it is compared with."""
+    source = {i.name: i.name for i in graph_inputs(model) if i.type.tensor_type.elem_type != TensorProto.FLOAT}
+    limits: dict[str, int] = {}
+    choices: dict[str, list[int]] = {}
+    for node in walk_all(model.proto.graph, shapes.opsets):
+        first = node.input(0)
+        if node.op in PASSING and first in source:
+            for o in node.outputs:
+                source[o] = source[first]
+        bound = None
+        if node.op in ("Gather", "GatherElements") and node.input(1) in source:
+            data = shapes.shapes.get(first)
+            bound = data[node.attr("axis", 0)] if data else None
+            name = source[node.input(1)]
+        elif node.op == "OneHot" and first in source and node.input(1) in shapes.known:
+            bound, name = int(shapes.known[node.input(1)].ravel()[0]), source[first]
+        if bound:
+            limits[name] = min(limits.get(name, bound), bound)
+        if node.op == "Equal":
+            for a, b in (node.inputs, node.inputs[::-1]):
+                value = shapes.known.get(b)
+                if a in source and value is not None and value.size == 1:
+                    choices.setdefault(source[a], []).append(int(value.ravel()[0]))
+    return limits, choices
+
+
+@dataclass(frozen=True)
+class Latency:
+    """median and fastest run, in seconds; runs: how many were timed; threads: intra-op threads."""
+
+    median: float
+    fastest: float
+    runs: int
+    threads: int
+
+
+def latency(
+    models: Mapping[str, Model], feeds: Mapping[str, Feeds], *, threads: int = 0, seconds: float = 2.0
+) -> dict[str, Latency]:
+    """Time the models one run each in turn, so that whatever else the machine does hits all alike.
+
+    seconds: time budget for all of them together, at least five runs each after two to warm up.
+    """
+    used = threads or os.cpu_count() or 1
+    times: dict[str, list[float]] = {name: [] for name in models}
+    sessions = {}
+    holders = []
+    for name, model in models.items():
+        holder = session(model, threads=threads)
+        sessions[name] = holder.__enter__()
+        holders.append(holder)
+    try:
+        for s, name in ((s, name) for name, s in sessions.items() for _ in range(2)):
+            s.run(None, feeds[name])
+        end = time.perf_counter() + seconds
+        runs = 0
+        while runs < 5 or (time.perf_counter() < end and runs < 1000):
+            for name, s in sessions.items():
+                start = time.perf_counter()
+                s.run(None, feeds[name])
+                times[name].append(time.perf_counter() - start)
+            runs += 1
+    finally:
+        for holder in holders:
+            holder.__exit__(None, None, None)
+    return {n: Latency(float(np.median(t)), float(np.min(t)), len(t), used) for n, t in times.items()}
+
+
+def as_float32(model: Model) -> Model:
+    """A copy in float32, for models whose own type onnxruntime has no kernels for (float64 Conv, bfloat16)."""
+    wide = (TensorProto.DOUBLE, TensorProto.BFLOAT16)
+    out = model.copy()
+
+    def convert(t: onnx.TypeProto) -> None:
+        if t.tensor_type.elem_type in wide:
+            t.tensor_type.elem_type = TensorProto.FLOAT
+
+    for name, w in model.weights.items():
+        if helper.np_dtype_to_tensor_dtype(w.dtype) in wide:
+            out.weights[name] = w.astype(np.float32)
+
+    def visit(graph: onnx.GraphProto) -> None:
+        for v in (*graph.input, *graph.output, *graph.value_info):
+            convert(v.type)
+        for node in graph.node:
+            for a in node.attribute:
+                if a.name in ("to", "dtype") and a.i in wide:
+                    a.i = TensorProto.FLOAT
+                if a.type == onnx.AttributeProto.GRAPH:
+                    visit(a.g)
+
+    visit(out.proto.graph)
+    return out

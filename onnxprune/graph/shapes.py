@@ -1,0 +1,330 @@
+"""Shapes of every tensor, and the values of the small integer tensors that shapes are computed from.
+
+onnx infers one node at a time; between the nodes we evaluate shape arithmetic (Shape, Gather, Concat, ...)
+with concrete numbers, so that an unsimplified export needs no constant folding first. Dynamic input axes are given
+a concrete size for the analysis: they belong to the graph's inputs, which are pinned, so the size chosen does not
+change what may be removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from onnxprune.errors import OptionError
+from onnxprune.graph.io import Model
+from onnxprune.graph.node import Node, opsets
+
+Shape = tuple[int | None, ...]
+Array = np.ndarray[Any, Any]
+
+FOLD_LIMIT = 4096  # elements; larger tensors are data, not shape arithmetic
+BATCH = 1
+SIZES = (224, 64, 320, 32, 512, 16, 576, 8, 48)  # tried in this order for dynamic axes that are not the batch
+SEQUENCE_SIZES = (24, 64, 576, 512, 16, 128, 8, 1)  # the same for inputs of rank 3 or less
+NOT_FOLDED = {"RandomNormal", "RandomUniform", "Constant", "If", "Loop", "Scan", "QuantizeLinear", "DequantizeLinear"}
+
+
+@dataclass
+class Shapes:
+    """What is known of every tensor, by name.
+
+    shapes: `(d0, d1, ...)`, `None` for an axis of unknown size; a tensor of unknown rank is absent.
+    types:  ONNX element type (`TensorProto.FLOAT`, ...).
+    known:  values of small tensors that depend on constants and shapes alone.
+    constant: names of all tensors that depend on constants alone.
+    """
+
+    model: Model
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    known: dict[str, Array] = field(default_factory=dict)
+    constant: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.opsets = opsets(self.model.proto)
+        self._imports = list(self.model.proto.opset_import)
+        self._declared = _declared(self.model.proto.graph)
+        for name, w in self.model.weights.items():
+            self.shapes[name] = w.shape
+            self.types[name] = onnx.helper.np_dtype_to_tensor_dtype(w.dtype)
+            self.constant.add(name)
+            if w.size <= FOLD_LIMIT:
+                self.known[name] = np.asarray(w)
+
+    def step(self, node: Node) -> None:
+        """Infer the outputs of one node from what is known of its inputs."""
+        outputs = [o for o in node.outputs if o]
+        if node.op == "Constant":
+            return
+        if node.inputs and all(i in self.constant for i in node.inputs if i) and not list(node.bodies()):
+            self.constant.update(outputs)
+        if self._fold(node):
+            return
+        try:
+            inferred = self._infer(node)
+        except onnx.shape_inference.InferenceError as e:
+            self.problems.append(f"{node.label}: {str(e).splitlines()[0]}")
+            inferred = {}
+        for o in outputs:
+            if o in inferred and inferred[o].HasField("tensor_type"):
+                self._set(o, inferred[o])
+            if o not in self.shapes and o in self._declared:
+                self._set(o, self._declared[o])
+
+    def _set(self, name: str, value: onnx.TypeProto) -> None:
+        t = value.tensor_type
+        if t.elem_type:
+            self.types[name] = t.elem_type
+        if t.HasField("shape"):
+            self.shapes[name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in t.shape.dim)
+
+    def _fold(self, node: Node) -> bool:
+        """Evaluate shape arithmetic; true if all outputs are now known."""
+        if node.op == "Shape" and None not in self.shapes.get(node.input(0), (None,)):
+            shape = np.array(self.shapes[node.input(0)], np.int64)
+            return self._know(node, [shape[node.attr("start", 0) : node.attr("end", len(shape))]])
+        if node.op == "Size" and None not in self.shapes.get(node.input(0), (None,)):
+            return self._know(node, [np.array(np.prod(self.shapes[node.input(0)]), np.int64)])
+        if node.op in NOT_FOLDED or "::" in node.op or not node.inputs:
+            return False
+        if not all(i in self.known for i in node.inputs if i) or not self._small(node):
+            return False
+        try:
+            feeds = {i: self.known[i] for i in node.inputs if i}
+            return self._know(node, evaluate(node, feeds, self._imports))
+        except Exception as e:  # the reference implementation is allowed to lack an operator
+            self.problems.append(f"{node.label}: not evaluated ({type(e).__name__})")
+            return False
+
+    def _small(self, node: Node) -> bool:
+        """False for the few operators that make something large out of something small."""
+        if node.op in ("ConstantOfShape", "Expand", "Tile", "Range"):
+            last = self.known[node.inputs[-1]]
+            if node.op == "Range":
+                start, limit, delta = (float(self.known[i].reshape(())) for i in node.inputs)
+                return delta != 0 and (limit - start) / delta <= FOLD_LIMIT
+            size = float(np.prod(last.astype(np.float64))) * (1 if node.op == "ConstantOfShape" else 1)
+            base = self.known[node.inputs[0]].size if node.op != "ConstantOfShape" else 1
+            return size * base <= FOLD_LIMIT
+        return node.op not in ("OneHot", "Pad", "Resize", "Upsample", "EyeLike", "Conv", "Einsum")
+
+    def _know(self, node: Node, values: list[Array]) -> bool:
+        for o, v in zip(node.outputs, values, strict=False):
+            v = np.asarray(v)
+            self.shapes[o] = v.shape
+            self.types[o] = onnx.helper.np_dtype_to_tensor_dtype(v.dtype)
+            if v.size > FOLD_LIMIT:
+                return False
+            self.known[o] = v
+        return True
+
+    def type_proto(self, name: str) -> onnx.TypeProto:
+        """The tensor's type and shape in ONNX's own form."""
+        return onnx.helper.make_tensor_type_proto(
+            self.types.get(name, onnx.TensorProto.FLOAT), self.shapes.get(name), shape_denotation=None
+        )
+
+    def _infer(self, node: Node) -> Mapping[str, onnx.TypeProto]:
+        proto, domain = node.proto, node.proto.domain
+        version = self.opsets.get("" if domain == "ai.onnx" else domain, 1)
+        like = LIKE.get(node.op)
+        if like is not None:
+            proto, domain, version = onnx.NodeProto(), "", self.opsets.get("", 1)
+            proto.CopyFrom(node.proto)
+            proto.op_type, proto.domain = like, ""
+            keep = onnx.defs.get_schema(like, version, "").attributes
+            attributes = [a for a in node.proto.attribute if a.name in keep]
+            del proto.attribute[:]
+            proto.attribute.extend(attributes)
+        try:
+            schema = onnx.defs.get_schema(proto.op_type, version, "" if domain == "ai.onnx" else domain)
+        except onnx.defs.SchemaError:
+            return self._infer_by_running(node)
+        names = dict.fromkeys(i for i in node.inputs if i in self.types)
+        captured = {i for body in node.bodies() for n in body.node for i in n.input if i in self.types}
+        names.update(dict.fromkeys(captured))
+        data = {i: numpy_helper.from_array(self.known[i], i) for i in node.inputs if i in self.known}
+        return onnx.shape_inference.infer_node_outputs(
+            schema,
+            proto,
+            {i: self.type_proto(i) for i in names},
+            input_data=data,
+            opset_imports=self._imports,
+            ir_version=self.model.proto.ir_version,
+        )
+
+    def _infer_by_running(self, node: Node) -> Mapping[str, onnx.TypeProto]:
+        """An operator that onnx has no schema for (com.microsoft, ...): run it alone in onnxruntime, on zeros."""
+        import onnxruntime as ort
+
+        inputs = [i for i in node.inputs if i]
+        if any(i not in self.shapes or None in self.shapes[i] for i in inputs):
+            return {}
+        infos = [onnx.ValueInfoProto(name=i, type=self.type_proto(i)) for i in inputs]
+        outs = [onnx.ValueInfoProto(name=o) for o in node.outputs if o]
+        graph = onnx.helper.make_graph([node.proto], "one", infos, outs)
+        imports = [o for o in self._imports if o.domain in ("", "ai.onnx", node.proto.domain)]
+        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=self.model.proto.ir_version or 8)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            feeds = {}
+            for i in inputs:
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(self.types[i])
+                shape = tuple(d or 0 for d in self.shapes[i])
+                feeds[i] = self.known.get(i, np.zeros(shape, dtype))
+            values = session.run(None, feeds)
+        except Exception as e:  # onnxruntime's exceptions share no base class; unknown shapes pin, and are reported
+            self.problems.append(f"{node.label}: onnxruntime cannot run {node.op} ({type(e).__name__})")
+            return {}
+        return {
+            o.name: onnx.helper.make_tensor_type_proto(
+                onnx.helper.np_dtype_to_tensor_dtype(np.asarray(v).dtype), np.shape(v)
+            )
+            for o, v in zip(outs, values, strict=True)
+        }
+
+    def enter(self, node: Node, body: onnx.GraphProto) -> None:
+        """Give the inputs of a body the types of what the outer node feeds them."""
+        for k, info in enumerate(body.input):
+            self._set(info.name, info.type)
+            outer = node.input(k)
+            if node.op == "Loop" and k < 2:
+                self.shapes[info.name] = ()
+            elif node.op in ("Loop", "Scan") and outer in self.types:
+                self.types[info.name] = self.types[outer]
+                if node.op == "Loop" and info.name not in self.shapes and outer in self.shapes:
+                    self.shapes[info.name] = self.shapes[outer]
+
+
+LIKE = {
+    "com.microsoft::FusedConv": "Conv",
+    "com.microsoft::NhwcFusedConv": "Conv",
+    "com.microsoft::FusedGemm": "Gemm",
+    "com.microsoft::FusedMatMul": "MatMul",
+    "com.microsoft::Gelu": "Relu",
+    "com.microsoft::BiasGelu": "Add",
+    "com.microsoft::FastGelu": "Relu",
+    "com.microsoft::QuickGelu": "Relu",
+    "com.microsoft::DequantizeLinear": "DequantizeLinear",
+    "com.microsoft::QuantizeLinear": "QuantizeLinear",
+    "ImageScaler": "Identity",
+    "Affine": "Identity",
+}
+
+
+def walk(graph: onnx.GraphProto, versions: Mapping[str, int]) -> Iterator[Node]:
+    """Nodes of one graph in order, without those of its bodies."""
+    for proto in graph.node:
+        yield Node(proto, versions.get("" if proto.domain == "ai.onnx" else proto.domain, 1))
+
+
+def run(shapes: Shapes, graph: onnx.GraphProto, visit: Callable[[onnx.GraphProto, Node], None]) -> None:
+    """Call `visit` on every node, its bodies' nodes first, then infer the node's outputs."""
+    for node in walk(graph, shapes.opsets):
+        for body in node.bodies():
+            shapes.enter(node, body)
+            run(shapes, body, visit)
+        visit(graph, node)
+        shapes.step(node)
+
+
+def walk_all(graph: onnx.GraphProto, versions: Mapping[str, int]) -> Iterator[Node]:
+    """Nodes in order, every body right before the node that owns it."""
+    for node in walk(graph, versions):
+        for body in node.bodies():
+            yield from walk_all(body, versions)
+        yield node
+
+
+def evaluate(node: Node, feeds: Mapping[str, Array], imports: Iterable[onnx.OperatorSetIdProto]) -> list[Array]:
+    """Run one node with onnx's reference implementation; `feeds` by input name."""
+    infos = [
+        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in feeds.items()
+    ]
+    outs = [onnx.ValueInfoProto(name=o) for o in node.outputs if o]
+    graph = onnx.helper.make_graph([node.proto], "one", infos, outs)
+    model = onnx.helper.make_model(graph, opset_imports=list(imports))
+    result: list[Array] = ReferenceEvaluator(model).run(None, dict(feeds))
+    return result
+
+
+def infer(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Shapes:
+    """Shapes of all tensors, with dynamic input axes set to sizes with which the graph is consistent.
+
+    input_shapes: input name -> concrete shape, overriding the declared one.
+    Raises `OptionError` where a given shape does not fit.
+    """
+    given = dict(input_shapes or {})
+    inputs = graph_inputs(model)
+    for name in given:
+        if name not in {i.name for i in inputs}:
+            raise OptionError(f"--input-shape {name}: no such input; the model has {', '.join(i.name for i in inputs)}")
+    best: Shapes | None = None
+    for attempt in range(len(SIZES)):
+        shapes = Shapes(model)
+        dynamic = False
+        for info in inputs:
+            concrete, guessed = _concrete(info, given.get(info.name), attempt)
+            dynamic |= guessed
+            shapes._set(info.name, info.type)
+            if concrete is not None:
+                shapes.shapes[info.name] = concrete
+        run(shapes, model.proto.graph, lambda graph, node: None)
+        if best is None or len(shapes.problems) < len(best.problems):
+            best = shapes
+        if not best.problems or not dynamic:
+            break
+    assert best is not None
+    return best
+
+
+def graph_inputs(model: Model) -> list[onnx.ValueInfoProto]:
+    """The inputs that a user feeds: without initializers that are listed as inputs."""
+    return [i for i in model.proto.graph.input if i.name not in model.weights]
+
+
+def _concrete(
+    info: onnx.ValueInfoProto, given: tuple[int, ...] | None, attempt: int
+) -> tuple[tuple[int, ...] | None, bool]:
+    """A concrete shape for an input (or None), and whether any axis had to be guessed."""
+    t = info.type.tensor_type
+    if not info.type.HasField("tensor_type") or not t.HasField("shape"):
+        return given, given is None
+    dims = t.shape.dim
+    if given is not None:
+        fits = len(given) == len(dims) and all(
+            not d.HasField("dim_value") or d.dim_value == g for d, g in zip(dims, given, strict=True)
+        )
+        if not fits:
+            declared = ",".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
+            raise OptionError(
+                f"--input-shape {info.name}:{','.join(map(str, given))} does not fit the model, which declares {declared}"
+            )
+        return given, False
+    sizes = SIZES if len(dims) >= 4 else SEQUENCE_SIZES
+    shape = []
+    guessed = False
+    for k, d in enumerate(dims):
+        if d.HasField("dim_value"):
+            shape.append(d.dim_value)
+        elif k == 0 or "batch" in d.dim_param.lower():
+            shape.append(BATCH)
+        else:
+            guessed = True
+            shape.append(sizes[min(attempt, len(sizes) - 1)])
+    return tuple(shape), guessed
+
+
+def _declared(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    return {v.name: v.type for v in [*graph.value_info, *graph.output] if v.type.HasField("tensor_type")}

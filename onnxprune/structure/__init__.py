@@ -1,0 +1,1 @@
+"""What can be removed together, and removing it."""

@@ -1,0 +1,282 @@
+"""From components to groups: which units can be removed, of what kind, from where.
+
+`analyze` runs the rule of every node, solves the coupling, and gathers interchangeable components into
+`ChannelGroup`s.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.graph.io import Model
+from onnxprune.graph.node import Node
+from onnxprune.graph.shapes import Array, Shapes, infer, walk_all
+from onnxprune.structure.coupling import Computed, Coupling, Ids, Pin, Solution
+from onnxprune.structure.rules import BARRIERS, RULES
+
+Keep = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """Along `axis` of weight `tensor`, index i belongs to unit `units[i]` of the group (-1: to none).
+
+    The inner axis of a grouped convolution's weight has `units` of shape `(groups, width)`.
+    """
+
+    tensor: str
+    axis: int
+    units: Ids
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Units that can be removed one by one, each through the whole graph.
+
+    kind:   channels, heads, head_dim, hidden or experts.
+    labels: component of every unit, `(size,)`.
+    blocks: for every constraint of equal survivors, the block of every unit, `(size,)`, -1 where it has none.
+    """
+
+    name: str
+    kind: str
+    size: int
+    labels: Ids
+    slices: tuple[Slice, ...]
+    blocks: tuple[Ids, ...]
+    nodes: tuple[str, ...]  # nodes that make the units
+    names: tuple[str, ...]  # what globs match: group, nodes, weights, output tensors
+    width: int = 1  # channels that one unit stands for (a GroupNormalization group, a block of DepthToSpace)
+
+    def __repr__(self) -> str:
+        return f"ChannelGroup({self.name!r}, {self.kind}, size={self.size})"
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """An axis of a weight that cannot shrink, with the nearest reason."""
+
+    tensor: str
+    axis: int
+    size: int
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(eq=False)
+class Analysis:
+    """The result of `analyze`; pure, and valid for the model that it was made of."""
+
+    model: Model
+    coupling: Coupling
+    solution: Solution
+    groups: tuple[ChannelGroup, ...]
+    pinned: tuple[Pinned, ...]
+    notes: tuple[str, ...] = ()
+
+    def group(self, name: str) -> ChannelGroup:
+        """Group by name; raises `KeyError`."""
+        return next(g for g in self.groups if g.name == name)
+
+    def of_kind(self, kind: str) -> list[ChannelGroup]:
+        """The groups of one kind, in graph order."""
+        return [g for g in self.groups if g.kind == kind]
+
+    def keep_ids(self, keep: dict[str, Keep]) -> Keep:
+        """Group name -> bool `(size,)` becomes a bool per id; ids outside the named groups stay."""
+        alive = np.ones(len(self.solution.reason), bool)
+        for g in self.groups:
+            if g.name in keep:
+                alive[g.labels] = keep[g.name]
+        return alive[self.solution.labels] if self.coupling.size else np.zeros(0, bool)
+
+
+def analyze(model: Model, input_shapes: dict[str, tuple[int, ...]] | None = None) -> Analysis:
+    """Find every group of removable units.
+
+    input_shapes: input name -> concrete shape, where the declared one is dynamic.
+    """
+    shapes = infer(model, input_shapes)
+    coupling = Coupling(model, shapes, _readers(model))
+    nodes = list(walk_all(model.proto.graph, shapes.opsets))
+    for node in nodes:
+        couple(coupling, node)
+    coupling.node = None
+    for info in model.proto.graph.input:
+        if info.name not in model.weights:
+            for ids in coupling.axes(info.name):
+                coupling.pin(ids, f"axis of the graph input {info.name}")
+    for info in model.proto.graph.output:
+        for ids in coupling.axes(info.name):
+            coupling.pin(ids, f"axis of the graph output {info.name}")
+    solution = coupling.solve()
+    groups = _groups(coupling, solution)
+    return Analysis(model, coupling, solution, groups, _pinned(coupling, solution), tuple(shapes.problems))
+
+
+def couple(c: Coupling, node: Node) -> None:
+    """Let the node's rule speak; without a rule, pin what it touches."""
+    c.node = node
+    if node.op in RULES:
+        try:
+            RULES[node.op].couple(c, node)
+        except Computed as e:
+            c.pin_all(node, str(e))
+    elif node.op in BARRIERS:
+        c.pin_all(node, BARRIERS[node.op])
+    else:
+        c.pin_all(node, "no rule for this operator")
+
+
+def _readers(model: Model) -> Counter[str]:
+    readers: Counter[str] = Counter(o.name for o in model.proto.graph.output)
+    for node in walk_all(model.proto.graph, {}):
+        readers.update(i for i in node.inputs if i)
+        for body in node.bodies():
+            readers.update(o.name for o in body.output)
+    return readers
+
+
+def weight_axes(c: Coupling, name: str) -> list[tuple[int, Ids]]:
+    """(axis, ids) of a weight; the inner axis of a grouped convolution is `(groups, width)`."""
+    out = [(k, ids) for k, ids in enumerate(c.axes(name)) if ids is not None]
+    if name in c.grouped:
+        out.append((1, c.grouped[name]))
+    return out
+
+
+def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
+    """Components with the same sites, or linked by a constraint, form one group."""
+    n = len(s.reason)
+    free = s.reason < 0
+    rng = np.random.default_rng(0)
+    signature = np.zeros(n, np.uint64)
+    made = np.zeros(n, bool)
+    weights = [name for name in c.base if name in c.model.weights]
+    touched = np.zeros(n, bool)
+    for name in c.base:
+        for _, ids in weight_axes(c, name):
+            present = np.unique(s.labels[ids])
+            signature[present] += rng.integers(1, 1 << 63, dtype=np.uint64)
+            if name in c.model.weights:
+                touched[present] = True
+    for p in c.produces:
+        axes = c.axes(p.weight)
+        ids = axes[p.axis] if axes else None
+        if ids is not None:
+            made[s.labels[ids]] = True
+    free &= made & touched
+    for has in s.kinds.values():  # kinds never mix
+        signature[has] += rng.integers(1, 1 << 63, dtype=np.uint64)
+    parent = _Union()
+    for rows in s.blocks:
+        flat = np.unique(signature[rows[free[rows]]])
+        for other in flat[1:]:
+            parent.join(int(flat[0]), int(other))
+    family = np.array([parent.find(int(x)) if f else 0 for x, f in zip(signature, free, strict=True)], np.uint64)
+    order = np.flatnonzero(free)
+    members: dict[int, list[int]] = {}
+    for label in order:  # labels grow with the first id, so families come in graph order
+        members.setdefault(int(family[label]), []).append(int(label))
+    return _build(c, s, [np.array(m) for m in members.values()])
+
+
+def _build(c: Coupling, s: Solution, families: list[Ids]) -> tuple[ChannelGroup, ...]:
+    n = len(s.reason)
+    group_of, unit_of = np.full(n, -1), np.full(n, -1)
+    for k, labels in enumerate(families):
+        group_of[labels] = k
+        unit_of[labels] = np.arange(len(labels))
+    slices: list[list[Slice]] = [[] for _ in families]
+    nodes: list[dict[str, None]] = [{} for _ in families]
+    outputs: list[dict[str, None]] = [{} for _ in families]
+    for p in c.produces:
+        axes = c.axes(p.weight)
+        ids = axes[p.axis] if axes else None
+        for k in np.unique(group_of[s.labels[ids]]) if ids is not None else ():
+            if k >= 0:
+                nodes[k].setdefault(p.node.label)
+                outputs[k].setdefault(p.output)
+                if p.weight in c.model.weights:
+                    outputs[k].setdefault(p.weight)
+    for name in c.base:
+        if name not in c.model.weights:
+            continue
+        for axis, ids in weight_axes(c, name):
+            labels = s.labels[ids]
+            for k in np.unique(group_of[labels]):
+                if k >= 0:
+                    units = np.where(group_of[labels] == k, unit_of[labels], -1)
+                    slices[k].append(Slice(name, axis, units))
+    groups = []
+    used: Counter[str] = Counter()
+    for k, labels in enumerate(families):
+        kind = next((kind for kind, has in s.kinds.items() if has[labels].any()), "channels")
+        blocks = []
+        for rows in s.blocks:
+            if (group_of[rows] == k).all():
+                block = np.full(len(labels), -1)
+                counts = [np.unique(unit_of[r]) for r in rows]
+                if sum(len(u) for u in counts) == len(np.unique(unit_of[rows])):
+                    for b, u in enumerate(counts):
+                        block[u] = b
+                    blocks.append(block)
+        name = next(iter(nodes[k]), "") or f"group_{k}"
+        used[name] += 1
+        if used[name] > 1:
+            name = f"{name}#{used[name]}"
+        names = dict.fromkeys([name, *nodes[k], *outputs[k]])
+        counts = [(t.units >= 0).sum() // len(labels) for t in slices[k] if len(c.axes(t.tensor)) > 1]
+        groups.append(
+            ChannelGroup(
+                name,
+                kind,
+                len(labels),
+                labels,
+                tuple(slices[k]),
+                tuple(blocks),
+                tuple(nodes[k]),
+                tuple(names),
+                max(1, int(min(counts, default=1))),
+            )
+        )
+    return tuple(g for g in groups if g.size > 1)
+
+
+class _Union:
+    def __init__(self) -> None:
+        self.parent: dict[int, int] = {}
+
+    def find(self, x: int) -> int:
+        while self.parent.get(x, x) != x:
+            x = self.parent[x]
+        return x
+
+    def join(self, x: int, y: int) -> None:
+        self.parent[self.find(y)] = self.find(x)
+
+
+def _pinned(c: Coupling, s: Solution) -> tuple[Pinned, ...]:
+    """Weight axes that make units, all pinned, with the reason of the first index."""
+    out = []
+    seen = set()
+    for p in c.produces:
+        axes = c.axes(p.weight)
+        ids = axes[p.axis] if axes else None
+        if ids is None or (p.weight, p.axis) in seen:
+            continue
+        seen.add((p.weight, p.axis))
+        reasons = s.reason[s.labels[ids]]
+        held = reasons[reasons >= 0]
+        if held.size:
+            pin: Pin = s.pins[int(np.bincount(held).argmax())]
+            out.append(Pinned(p.weight, p.axis, int(held.size), pin.node, pin.op, pin.reason))
+    return tuple(out)
+
+
+__all__ = ["Analysis", "Array", "ChannelGroup", "Pinned", "Shapes", "Slice", "analyze"]

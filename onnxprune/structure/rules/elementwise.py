@@ -1,0 +1,55 @@
+"""Operators that compute each element from the elements at the same place."""
+
+from __future__ import annotations
+
+from onnxprune.graph.node import Node
+from onnxprune.structure.coupling import Coupling
+from onnxprune.structure.rules.registry import rule
+
+UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
+HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh
+Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitCast ImageScaler Affine com.microsoft::Gelu
+com.microsoft::QuickGelu""".split()
+
+BROADCAST = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max
+Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor com.microsoft::BiasGelu com.microsoft::FastGelu""".split()
+
+# inputs beyond the first are scalars or settings
+FIRST_ONLY = ["CastLike", "Dropout"]
+
+
+def broadcast_together(c: Coupling, inputs: list[str], outputs: list[str]) -> None:
+    """Align axes from the right; an axis of size one stays."""
+    rank = max((len(c.axes(o)) for o in outputs), default=0)
+    unknown = [t for t in (*inputs, *outputs) if c.shape(t) is None]
+    if unknown:
+        for t in (*inputs, *outputs):
+            for ids in c.axes(t):
+                c.pin(ids, f"rank of {unknown[0]} is unknown")
+        return
+    for k in range(1, rank + 1):
+        out = [c.axes(o)[-k] for o in outputs if len(c.axes(o)) >= k]
+        origins = [o for t in inputs for o in c.reduced.get(t, [[]] * rank)[-k:][:1] for o in o]
+        for ids in out:
+            if ids is None:
+                continue
+            for t in inputs:
+                if len(c.axes(t)) >= k and c.axes(t)[-k] is not None:
+                    c.tie(c.axes(t)[-k], ids)
+            for origin in origins:
+                c.normalised(ids, origin)
+        if origins and all(ids is None for ids in out):
+            for o in outputs:
+                c.reduced.setdefault(o, [[] for _ in c.axes(o)])[-k] = origins
+
+
+@rule(*UNARY, *BROADCAST)
+def broadcast(c: Coupling, n: Node) -> None:
+    """inputs are aligned from the right; every axis is tied to the output's"""
+    broadcast_together(c, [i for i in n.inputs if i], [o for o in n.outputs if o])
+
+
+@rule(*FIRST_ONLY)
+def first_input(c: Coupling, n: Node) -> None:
+    """every axis of the first input is tied to the outputs'"""
+    broadcast_together(c, [n.input(0)], [o for o in n.outputs if o])

@@ -1,0 +1,283 @@
+"""Convolutions and matrix products: contractions between activations and weights, or between activations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxprune.graph.node import Node
+from onnxprune.structure.coupling import Axis, Coupling
+from onnxprune.structure.rules.registry import rule
+
+if TYPE_CHECKING:
+    from onnxprune.structure.surgery import Surgeon
+
+SPATIAL = "a spatial axis of a convolution or pooling"
+
+
+def resize_group(s: Surgeon, n: Node) -> None:
+    """Depthwise: `group` follows the input channels."""
+    x = s.coupling.axes(n.input(0))[1]
+    if x is not None and x.size == n.attr("group", 1):
+        s.set_attr(n, "group", s.count(x))
+
+
+def couple_conv(c: Coupling, n: Node, x: int = 0, w: int = 1, b: int = 2, zero: str = "") -> None:
+    """Conv: weight (O, I/g, k...)."""
+    X, W, Y = c.axes(n.input(x)), c.axes(n.input(w)), c.axes(n.output(0))
+    if len(X) < 3 or len(W) != len(X) or len(Y) != len(X):
+        c.pin_all(n, "rank is unknown")
+        return
+    c.tie(X[0], Y[0])
+    for axis in (*X[2:], *Y[2:], *W[2:]):
+        c.pin(axis, SPATIAL)
+    if n.input(b):
+        c.tie(c.axes(n.input(b))[0], Y[1])
+    for slot in (3, 4) if n.op.startswith("com.microsoft") else ():  # FusedConv: the sum that is added to the result
+        if n.input(slot):
+            for p, q in zip(c.axes(n.input(slot)), Y, strict=True):
+                c.tie(p, q)
+    c.tie(W[0], Y[1])
+    c.produce(n, n.input(w), 0)
+    g = int(n.attr("group", 1))
+    if W[1] is not None or g == 1:
+        c.consume(n, x, 1, zero)
+    if g == 1:
+        c.tie(X[1], W[1])
+    elif W[1] is None:  # depthwise: a channel and the outputs made of it go together
+        outputs = (c.shape(n.input(w)) or (0,))[0] or 0
+        if X[1] is None or W[0] is None or outputs % g:
+            c.pin_all(n, "groups do not divide the channels")
+        else:
+            c.tie(X[1][:, None], W[0].reshape(g, outputs // g))
+    else:
+        couple_groups(c, n, n.input(w), X[1], W[0], W[1], g)
+
+
+def couple_groups(c: Coupling, n: Node, weight: str, x: Axis, out: Axis, inner: Axis, g: int) -> None:
+    """Grouped: every group keeps the same number of inputs and of outputs, each its own."""
+    if x is None or out is None or inner is None or x.size % g or out.size % g:
+        c.pin_all(n, "groups do not divide the channels")
+        return
+    rows_in, rows_out = x.reshape(g, -1), out.reshape(g, -1)
+    own = weight in c.model.weights and c.readers.get(weight, 0) == 1
+    if own:  # the weight's inner axis means other channels in every group: it holds one row of ids per group
+        c.grouped[weight] = rows_in
+        c.axes(weight)[1] = None
+    else:
+        c.tie(rows_in, inner[None, :])
+    c.even(n, rows_in)
+    c.even(n, rows_out)
+
+
+@rule("Conv", "com.microsoft::FusedConv", resize=resize_group)
+def conv(c: Coupling, n: Node) -> None:
+    """weight (O, I/g, k...): O is tied to the output channels, I to the input channels; groups shrink evenly"""
+    couple_conv(c, n)
+
+
+@rule("QLinearConv", resize=resize_group)
+def qlinear_conv(c: Coupling, n: Node) -> None:
+    """as Conv; scale and zero point of the weight follow its output channels"""
+    couple_conv(c, n, 0, 3, 8, zero=n.input(2))
+    for i in (4, 5):
+        per_channel(c, n, i, c.axes(n.input(3))[0])
+
+
+@rule("ConvInteger", resize=resize_group)
+def conv_integer(c: Coupling, n: Node) -> None:
+    """as Conv; the weight's zero point follows its output channels"""
+    couple_conv(c, n, 0, 1, 99, zero=n.input(2))
+    per_channel(c, n, 3, c.axes(n.input(1))[0])
+
+
+def per_channel(c: Coupling, n: Node, i: int, ids: Axis) -> None:
+    """A scale or zero point that may be a vector over `ids`."""
+    if n.input(i):
+        for axis in c.axes(n.input(i)):
+            if axis is not None:
+                c.tie(axis, ids)
+
+
+@rule("ConvTranspose", resize=resize_group)
+def conv_transpose(c: Coupling, n: Node) -> None:
+    """weight (I, O/g, k...); groups shrink evenly"""
+    X, W, Y = c.axes(n.input(0)), c.axes(n.input(1)), c.axes(n.output(0))
+    if len(X) < 3 or len(W) != len(X) or len(Y) != len(X):
+        c.pin_all(n, "rank is unknown")
+        return
+    c.tie(X[0], Y[0])
+    for axis in (*X[2:], *Y[2:], *W[2:]):
+        c.pin(axis, SPATIAL)
+    if n.input(2):
+        c.tie(c.axes(n.input(2))[0], Y[1])
+    g = int(n.attr("group", 1))
+    c.tie(X[1], W[0])
+    if g == 1:
+        c.tie(W[1], Y[1])
+        c.produce(n, n.input(1), 1)
+        c.consume(n, 0, 1)
+    elif X[1] is None or Y[1] is None or X[1].size % g or Y[1].size % g:
+        c.pin_all(n, "groups do not divide the channels")
+    elif X[1].size == g:  # depthwise
+        c.tie(X[1][:, None], Y[1].reshape(g, -1))
+        c.pin(W[1], "channel multiplier of a depthwise ConvTranspose")
+        c.produce(n, n.input(1), 0)
+    else:
+        c.tie(Y[1].reshape(g, -1), None if W[1] is None else W[1][None, :])
+        c.produce(n, n.input(1), 1)
+        c.consume(n, 0, 1)
+        c.even(n, X[1].reshape(g, -1))
+
+
+@rule("DeformConv")
+def deform_conv(c: Coupling, n: Node) -> None:
+    """as Conv for one group; offsets and masks are fixed"""
+    if n.attr("group", 1) != 1 or n.attr("offset_group", 1) != 1:
+        c.pin_all(n, "grouped deformable convolution")
+        return
+    X, W, Y = c.axes(n.input(0)), c.axes(n.input(1)), c.axes(n.output(0))
+    for name in (n.input(2), n.input(4)):
+        for axis in c.axes(name) if name else []:
+            c.pin(axis, "offsets of a deformable convolution")
+    for axis in (*X[2:], *Y[2:], *W[2:]):
+        c.pin(axis, SPATIAL)
+    c.tie(X[0], Y[0])
+    c.tie(X[1], W[1])
+    c.tie(W[0], Y[1])
+    if n.input(3):
+        c.tie(c.axes(n.input(3))[0], Y[1])
+    c.produce(n, n.input(1), 0)
+    c.consume(n, 0, 1)
+
+
+@rule("Gemm", "com.microsoft::FusedGemm")
+def gemm(c: Coupling, n: Node) -> None:
+    """(M, K) x (K, N) + C, either operand transposed, C broadcast from scalar, [N], [1,N], [M,1]"""
+    a, b, y = c.axes(n.input(0)), c.axes(n.input(1)), c.axes(n.output(0))
+    if len(a) != 2 or len(b) != 2 or len(y) != 2:
+        c.pin_all(n, "rank is unknown")
+        return
+    ka = 0 if n.attr("transA", 0) else 1
+    kb = 1 if n.attr("transB", 0) else 0
+    c.tie(a[ka], b[kb])
+    c.tie(a[1 - ka], y[0])
+    c.tie(b[1 - kb], y[1])
+    if n.input(2):
+        for ids, out in zip(c.axes(n.input(2))[::-1], y[::-1], strict=False):
+            if ids is not None:
+                c.tie(ids, out)
+    c.consume(n, 0, ka)
+    if c.is_constant(n.input(1)):
+        c.produce(n, n.input(1), 1 - kb)
+    if c.is_constant(n.input(0)):
+        c.produce(n, n.input(0), 1 - ka)
+
+
+def couple_matmul(c: Coupling, n: Node, i: int = 0, j: int = 1, zero: str = "") -> None:
+    """(..., M, K) x (..., K, N), with operands of one axis promoted."""
+    a, b, y = list(c.axes(n.input(i))), list(c.axes(n.input(j))), list(c.axes(n.output(0)))
+    if not a or not b or c.shape(n.output(0)) is None:
+        c.pin_all(n, "rank is unknown")
+        return
+    k_axis = len(a) - 1
+    if n.attr("transA", 0) and len(a) > 1:  # com.microsoft::FusedMatMul
+        a[-1], a[-2] = a[-2], a[-1]
+        k_axis = len(a) - 2
+    if n.attr("transB", 0) and len(b) > 1:
+        b[-1], b[-2] = b[-2], b[-1]
+    k = a[-1]
+    c.tie(k, b[-1] if len(b) == 1 else b[-2])
+    if len(b) > 1:
+        c.tie(b[-1], y.pop())
+    if len(a) > 1:
+        c.tie(a[-2], y.pop())
+    both = not c.is_constant(n.input(i)) and not c.is_constant(n.input(j))
+    for operand in (a, b):
+        for ids, out in zip(operand[-3::-1], y[::-1], strict=False):
+            if ids is not None:
+                c.tie(ids, out)
+    if both and len(a) > 1 and len(b) > 1:
+        for ids in (*a[:-2], *b[:-2]):
+            c.mark("heads", ids)
+        for ids in (a[-1], a[-2], b[-1]):
+            c.mark("head_dim", ids)
+    c.consume(n, i, k_axis, zero)
+    if c.is_constant(n.input(j)) and len(b) > 1:
+        c.produce(n, n.input(j), -2 if n.attr("transB", 0) else -1)
+    if c.is_constant(n.input(i)) and len(a) > 1:
+        c.produce(n, n.input(i), -1 if n.attr("transA", 0) else -2)
+
+
+@rule("MatMul")
+def matmul(c: Coupling, n: Node) -> None:
+    """contraction of K; a product of two activations makes its batch axes heads and K, N head_dim"""
+    couple_matmul(c, n)
+
+
+@rule("com.microsoft::FusedMatMul")
+def fused_matmul(c: Coupling, n: Node) -> None:
+    """as MatMul, with operands transposed"""
+    if n.attr("transBatchA", 0) or n.attr("transBatchB", 0):
+        c.pin_all(n, "transposed batch axes")
+        return
+    couple_matmul(c, n)
+
+
+@rule("MatMulInteger")
+def matmul_integer(c: Coupling, n: Node) -> None:
+    """as MatMul; zero points follow the rows of A and the columns of B"""
+    couple_matmul(c, n, zero=n.input(2))
+    quantized_operand(c, n, 0, (2,), -2)
+    quantized_operand(c, n, 1, (3,), -1)
+
+
+@rule("QLinearMatMul")
+def qlinear_matmul(c: Coupling, n: Node) -> None:
+    """as MatMul; scales and zero points follow the rows of A and the columns of B"""
+    couple_matmul(c, n, 0, 3, zero=n.input(2))
+    quantized_operand(c, n, 0, (1, 2), -2)
+    quantized_operand(c, n, 3, (4, 5), -1)
+
+
+def quantized_operand(c: Coupling, n: Node, operand: int, inputs: tuple[int, ...], axis: int) -> None:
+    """Scale and zero point of a matrix: scalars, or vectors along `axis`."""
+    axes = c.axes(n.input(operand))
+    if len(axes) >= 2:
+        for i in inputs:
+            per_channel(c, n, i, axes[axis])
+
+
+@rule("Einsum")
+def einsum(c: Coupling, n: Node) -> None:
+    """all axes with one label are tied; labels that are summed over are consumers"""
+    equation = n.attr("equation", "").replace(" ", "")
+    if "." in equation:
+        c.pin_all(n, "Einsum with an ellipsis")
+        return
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        right = "".join(sorted(ch for ch in set(left) if ch.isalpha() and left.count(ch) == 1))
+    axes: dict[str, Axis] = {}
+    tensors = [*zip(n.inputs, terms, strict=True), (n.output(0), right)]
+    for name, labels in tensors:
+        if len(labels) != len(c.axes(name)) or len(set(labels)) != len(labels):
+            c.pin_all(n, "Einsum with a diagonal or of unknown rank")
+            return
+        for label, ids in zip(labels, c.axes(name), strict=True):
+            if ids is not None:
+                c.tie(ids, axes.setdefault(label, ids))
+    for label in axes:
+        holders = [i for i, t in enumerate(terms) if label in t]
+        if label not in right and holders:
+            c.consume(n, holders[0], terms[holders[0]].index(label))
+    constant = [c.is_constant(i) for i in n.inputs]
+    for i, labels in enumerate(terms):
+        for label in labels if constant[i] else "":
+            if label in right and not any(label in t for j, t in enumerate(terms) if j != i):
+                c.produce(n, n.inputs[i], labels.index(label))
+    if sum(not k for k in constant) > 1:
+        activations = [t for t, k in zip(terms, constant, strict=True) if not k]
+        for label, ids in axes.items():
+            shared = all(label in t for t in activations)
+            c.mark("heads" if shared and label in right else "head_dim", ids)

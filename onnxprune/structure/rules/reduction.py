@@ -1,0 +1,259 @@
+"""Operators that sum, average, normalise or select along axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxprune.graph.node import Node
+from onnxprune.structure.coupling import Coupling, Ids
+from onnxprune.structure.rules.elementwise import broadcast_together
+from onnxprune.structure.rules.registry import rule
+
+if TYPE_CHECKING:
+    from onnxprune.structure.surgery import Surgeon
+
+
+def couple_reduce(c: Coupling, n: Node) -> list[int]:
+    """Tie what is kept; return the axes that are reduced and hold ids."""
+    x, y = c.axes(n.input(0)), c.axes(n.output(0))
+    rank = len(x)
+    axes = c.ints(n, "axes", 1)
+    if not axes:
+        axes = [] if axes == [] and n.attr("noop_with_empty_axes", 0) else list(range(rank))
+        if not axes or (n.attr("noop_with_empty_axes", 0)):
+            broadcast_together(c, [n.input(0)], [n.output(0)])
+            return []
+    gone = sorted({a % rank for a in axes}) if rank else []
+    keepdims = n.attr("keepdims", 1)
+    kept = [k for k in range(rank) if k not in gone]
+    for k, out in zip(kept, kept if keepdims else range(len(kept)), strict=True):
+        if x[k] is not None and out < len(y):
+            c.tie(x[k], y[out])
+    if keepdims and len(y) == rank:
+        origins: list[list[Ids]] = [[] for _ in range(rank)]
+        for k in gone:
+            ids = x[k]
+            if ids is not None:
+                origins[k] = [ids]
+        c.reduced[n.output(0)] = origins
+    return [k for k in gone if x[k] is not None]
+
+
+@rule("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+def reduce_sum(c: Coupling, n: Node) -> None:
+    """reduced axes are consumers: what is removed counts as zero"""
+    for k in couple_reduce(c, n):
+        c.consume(n, 0, k)
+
+
+def resize_mean(s: Surgeon, n: Node) -> None:
+    """Keep dividing by the original count: multiply by kept over original."""
+    axes = s.coupling.means.get(n.output(0), [])
+    factor = 1.0
+    for ids in axes:
+        factor *= s.count(ids) / ids.size
+    if factor != 1.0:
+        s.scale_output(n, factor)
+
+
+@rule("ReduceMean", resize=resize_mean)
+def reduce_mean(c: Coupling, n: Node) -> None:
+    """reduced axes are consumers; the mean keeps its original divisor"""
+    axes = couple_reduce(c, n)
+    x = c.axes(n.input(0))
+    c.means[n.output(0)] = [ids for k in axes if (ids := x[k]) is not None]
+    for k in axes:
+        c.consume(n, 0, k)
+
+
+@rule("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+def reduce_other(c: Coupling, n: Node) -> None:
+    """reduced axes are pinned: zero is not neutral"""
+    for k in couple_reduce(c, n):
+        c.pin(c.axes(n.input(0))[k], f"reduced by {n.op}, for which zero is not neutral")
+
+
+def along(c: Coupling, n: Node, axes: list[int], reason: str) -> None:
+    """Tie everything; pin the named axes."""
+    broadcast_together(c, [n.input(0)], [o for o in n.outputs if o])
+    x = c.axes(n.input(0))
+    for k in axes:
+        if x:
+            c.pin(x[k % len(x)], reason)
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax")
+def softmax(c: Coupling, n: Node) -> None:
+    """the axis is mixed and pinned (before opset 13: it and all that follow)"""
+    rank = len(c.axes(n.input(0)))
+    old = n.opset < 13
+    axis = n.attr("axis", 1 if old else -1)
+    along(c, n, list(range(axis % rank, rank)) if old and rank else [axis], f"mixed by {n.op}")
+
+
+@rule("CumSum", "CumProd")
+def cumulative(c: Coupling, n: Node) -> None:
+    """the axis is pinned"""
+    axis = c.known(n.input(1))
+    along(c, n, list(range(len(c.axes(n.input(0))))) if axis is None else [int(axis.ravel()[0])], "accumulated along")
+
+
+@rule("LRN")
+def lrn(c: Coupling, n: Node) -> None:
+    """channels are mixed and pinned"""
+    along(c, n, [1], "mixed by LRN")
+
+
+@rule("Trilu")
+def trilu(c: Coupling, n: Node) -> None:
+    """the last two axes are pinned"""
+    along(c, n, [-1, -2], "cut along a diagonal")
+
+
+@rule("ReverseSequence")
+def reverse_sequence(c: Coupling, n: Node) -> None:
+    """time and batch are pinned"""
+    along(c, n, [0, 1], "reversed in time")
+
+
+@rule("LpNormalization")
+def lp_normalization(c: Coupling, n: Node) -> None:
+    """normalised over an axis: its group is of kind hidden"""
+    broadcast_together(c, [n.input(0)], [n.output(0)])
+    ids = c.axes(n.input(0))[n.attr("axis", -1)] if c.axes(n.input(0)) else None
+    c.mark("hidden", ids)
+    c.consume(n, 0, n.attr("axis", -1))
+
+
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def layer_normalization(c: Coupling, n: Node) -> None:
+    """normalised over the last axes: their groups are of kind hidden; scale and bias follow"""
+    outs = [n.output(0)]
+    broadcast_together(c, [i for i in n.inputs if i], outs)
+    x = c.axes(n.input(0))
+    axis = n.attr("axis", -1)
+    for ids in x[axis % len(x) :] if x else []:
+        c.mark("hidden", ids)
+    for o in n.outputs[1:]:  # mean and inverse deviation
+        if o:
+            for p, q in zip(x, c.axes(o), strict=False):
+                if q is not None:
+                    c.tie(p, q)
+
+
+@rule("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
+def skip_layer_normalization(c: Coupling, n: Node) -> None:
+    """as LayerNormalization over the sum of input, skip and bias"""
+    outs = [o for k, o in enumerate(n.outputs) if o and k in (0, 3)]
+    broadcast_together(c, [i for i in n.inputs if i], outs)
+    c.mark("hidden", c.axes(n.input(0))[-1] if c.axes(n.input(0)) else None)
+
+
+def tie_channels(c: Coupling, n: Node, first: int = 1) -> None:
+    """Vectors of length C among the inputs follow axis 1."""
+    x = c.axes(n.input(0))
+    for i in n.inputs[first:]:
+        if i and c.axes(i) and len(x) > 1:
+            c.tie(c.axes(i)[0], x[1])
+
+
+@rule("BatchNormalization")
+def batch_normalization(c: Coupling, n: Node) -> None:
+    """per channel: scale, bias, mean and variance follow axis 1"""
+    broadcast_together(c, [n.input(0)], [n.output(0)])
+    tie_channels(c, n)
+    for o in n.outputs[1:]:
+        if o and c.axes(o):
+            c.tie(c.axes(o)[0], c.axes(n.input(0))[1])
+
+
+@rule("InstanceNormalization")
+def instance_normalization(c: Coupling, n: Node) -> None:
+    """per channel; the axes that are normalised over are pinned"""
+    x = c.axes(n.input(0))
+    along(c, n, list(range(2, len(x))), "normalised over by InstanceNormalization")
+    tie_channels(c, n)
+
+
+@rule("MeanVarianceNormalization")
+def mean_variance_normalization(c: Coupling, n: Node) -> None:
+    """the axes that are normalised over are pinned"""
+    along(c, n, n.attr("axes", [0, 2, 3]), "normalised over")
+
+
+def resize_groups(s: Surgeon, n: Node) -> None:
+    """Whole groups go: `num_groups` shrinks with the channels."""
+    x = s.coupling.axes(n.input(0))[1]
+    groups = n.attr("num_groups", n.attr("groups", 1))
+    if x is not None and groups > 1:
+        s.set_attr(n, "num_groups", groups * s.count(x) // x.size)
+
+
+@rule("GroupNormalization", resize=resize_groups)
+def group_normalization(c: Coupling, n: Node) -> None:
+    """whole groups go, which is exact; with a single group the channels are of kind hidden"""
+    x, groups = c.axes(n.input(0)), int(n.attr("num_groups", 1))
+    along(c, n, list(range(2, len(x))), "normalised over by GroupNormalization")
+    if len(x) < 2 or x[1] is None:
+        return
+    if groups == 1:
+        c.mark("hidden", x[1])
+    else:
+        rows = x[1].reshape(groups, -1)
+        c.tie(rows, rows[:, :1])
+    for i in (1, 2):
+        ids = c.axes(n.input(i))[0]
+        if ids is not None and ids.size == x[1].size:
+            c.tie(ids, x[1])
+        elif ids is not None:
+            c.tie(ids[:, None], x[1].reshape(groups, -1))
+
+
+POOLS = ["AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"]
+
+
+@rule(*POOLS)
+def pool(c: Coupling, n: Node) -> None:
+    """batch and channels are tied, spatial axes pinned"""
+    x = c.axes(n.input(0))
+    for o in n.outputs:
+        y = c.axes(o) if o else []
+        if not o:
+            continue
+        if len(x) < 3 or len(y) != len(x):
+            c.pin_all(n, "rank is unknown")
+            return
+        c.tie(x[0], y[0])
+        c.tie(x[1], y[1])
+        for ids in (*x[2:], *y[2:]):
+            c.pin(ids, "a spatial axis of a convolution or pooling")
+    if len(n.outputs) > 1 and n.output(1) and n.op == "MaxPool":
+        c.pin(x[1], "MaxPool indices count across channels")
+
+
+@rule("ArgMax", "ArgMin")
+def arg(c: Coupling, n: Node) -> None:
+    """the axis is pinned: indices would change their meaning"""
+    x, y = c.axes(n.input(0)), c.axes(n.output(0))
+    axis = n.attr("axis", 0) % max(len(x), 1)
+    if not x:
+        return
+    c.pin(x[axis], f"{n.op} returns indices of this axis")
+    kept = [k for k in range(len(x)) if k != axis]
+    for k, out in zip(kept, kept if n.attr("keepdims", 1) else range(len(kept)), strict=True):
+        if x[k] is not None:
+            c.tie(x[k], y[out])
+
+
+@rule("TopK")
+def topk(c: Coupling, n: Node) -> None:
+    """the axis is pinned: indices would change their meaning"""
+    x = c.axes(n.input(0))
+    axis = n.attr("axis", -1) % max(len(x), 1)
+    for o in n.outputs:
+        for k, (p, q) in enumerate(zip(x, c.axes(o) if o else [], strict=False)):
+            if k == axis:
+                c.pin(p, "TopK returns indices of this axis")
+                c.pin(q, "TopK returns indices of this axis")
+            else:
+                c.tie(p, q)

@@ -1,0 +1,317 @@
+"""The one place where a model is cut: slice the weights, let sizes follow, check every shape.
+
+`prune_model` walks the nodes of a copy once, in order. Before a node, its rule rewrites the sizes that it holds
+(`group`, `hidden_size`, a Reshape's target, ...). After it, the shapes of its outputs are inferred again and must be
+the number of survivors: a rule that forgot something fails here and not in the user's program.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxprune.errors import InternalError
+from onnxprune.graph.io import Model, graphs
+from onnxprune.graph.node import Node
+from onnxprune.graph.shapes import Array, Shapes, graph_inputs, run
+from onnxprune.structure.coupling import Axis, Ids
+from onnxprune.structure.groups import Analysis, Keep, weight_axes
+from onnxprune.structure.rules import RULES
+
+# inputs that hold shapes, axes, indices or counts: their rules rewrite them, or they follow by themselves
+SHAPE_INPUTS = {
+    "Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Resize": (1, 2, 3), "Upsample": (1,), "Slice": (1, 2, 3, 4),
+    "Gather": (1,), "Pad": (1, 3), "Tile": (1,), "Split": (1,), "Squeeze": (1,), "Unsqueeze": (1,), "Range": (0, 1, 2),
+    "ReduceSum": (1,), "ReduceMean": (1,), "Loop": (0, 1), "If": (0,), "Shape": (0,), "Size": (0,), "TopK": (1,),
+    "CenterCropPad": (1,), "Col2Im": (1, 2), "OneHot": (0, 1, 2), "RandomNormal": (0,), "RandomUniform": (0,),
+}  # fmt: skip
+
+
+class Surgeon:
+    """The state of one cut; rules reach it through the methods below."""
+
+    def __init__(self, analysis: Analysis, keep: Keep) -> None:
+        self.analysis = analysis
+        self.coupling = analysis.coupling
+        self.alive = keep
+        self.model = analysis.model.copy()
+        self.inserted: list[onnx.NodeProto] = []
+        self.appended: list[onnx.NodeProto] = []
+        self.names = {n for g in graphs(self.model.proto.graph) for p in g.node for n in (*p.input, *p.output)}
+        self.readers: Counter[str] = Counter(self.coupling.readers)
+        self._slice_weights()
+        self.shapes = Shapes(self.model)
+        for info in graph_inputs(self.model):
+            if info.name in self.coupling.shapes.shapes:
+                self.shapes.shapes[info.name] = self.coupling.shapes.shapes[info.name]
+            self.shapes.types[info.name] = self.coupling.shapes.types.get(info.name, 1)
+
+    # what rules read
+
+    def keep(self, ids: Ids) -> Keep:
+        """Which of the ids survive."""
+        return self.alive[ids]
+
+    def count(self, ids: Axis) -> int:
+        """How many of the ids survive; an axis without ids counts one."""
+        return 1 if ids is None else int(self.alive[ids].sum())
+
+    def shrinks(self, name: str, axis: int) -> bool:
+        """True where something goes from this axis."""
+        ids = self.coupling.axes(name)[axis]
+        return ids is not None and not bool(self.alive[ids].all())
+
+    def new_size(self, name: str, axis: int) -> int:
+        """Size of an axis after the cut."""
+        axes = self.coupling.axes(name)
+        return self.count(axes[axis]) if axes else 0
+
+    # what rules change
+
+    def set_attr(self, n: Node, name: str, value: Any) -> None:
+        """Write an attribute; `None` removes it."""
+        old = [a for a in n.proto.attribute if a.name != name]
+        if value is not None:
+            old.append(helper.make_attribute(name, value))
+        del n.proto.attribute[:]
+        n.proto.attribute.extend(old)
+        n.attributes = {a.name: a for a in n.proto.attribute}
+
+    def set_input(self, n: Node, slot: int, value: Array) -> None:
+        """Make input `slot` the constant `value`: in place where only this node reads it, else a new Constant."""
+        old = n.input(slot)
+        if old in self.model.weights and self.readers[old] == 1:
+            self._replace(old, value)
+            return
+        name = self.fresh(f"{old or n.key}_pruned")
+        self.insert("Constant", [], name, value=numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.model.weights[name] = value
+        self.shapes.known[name], self.shapes.shapes[name] = value, value.shape
+        self.shapes.types[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
+        self.shapes.constant.add(name)
+        self._connect(n, slot, name)
+
+    def patch(self, n: Node, attribute: str, slot: int, entries: Mapping[int, int]) -> None:
+        """Overwrite entries of a list of integers that is an attribute, a constant, or computed at run time."""
+        if not entries:
+            return
+        if attribute in n.attributes:
+            value = list(n.attr(attribute))
+            for i, v in entries.items():
+                value[i] = v
+            self.set_attr(n, attribute, value)
+            return
+        name = n.input(slot)
+        now = self.shapes.known[name]
+        wanted = now.copy()
+        for i, v in entries.items():
+            wanted[i] = v
+        if np.array_equal(now, wanted):
+            return
+        if name in self.shapes.constant:
+            self.set_input(n, slot, wanted)
+            return
+        # computed: multiply the entries by zero and add the new ones, which every opset can
+        zero, plus = np.ones_like(now), np.zeros_like(now)
+        for i, v in entries.items():
+            zero[i], plus[i] = 0, v
+        scaled, shifted = self.fresh(f"{name}_scaled"), self.fresh(f"{name}_patched")
+        self.insert("Mul", [name, self._constant(zero, f"{name}_mask")], scaled)
+        self.insert("Add", [scaled, self._constant(plus, f"{name}_sizes")], shifted)
+        self._connect(n, slot, shifted)
+
+    def set_shape_input(self, n: Node, slot: int) -> None:
+        """Entries of a target shape that no longer name the number of survivors are overwritten."""
+        y = self.coupling.axes(n.output(0))
+        now = self.shapes.known.get(n.input(slot))
+        if now is None or now.ndim != 1 or not any(self.shrinks(n.output(0), k) for k in range(len(y))):
+            return
+        x = self.shapes.shapes.get(n.input(0), ())
+        offset = len(y) - now.size
+        entries = {}
+        for i, v in enumerate(now.tolist()):
+            k = i + offset
+            ids = y[k]
+            if ids is None or not self.shrinks(n.output(0), k) or v == -1:
+                continue
+            size = self.count(ids)
+            if n.op == "Reshape" and v == 0 and not n.attr("allowzero", 0):
+                v = x[k] if k < len(x) else 0
+            elif n.op == "Expand" and v == 1:
+                continue
+            if v != size:
+                entries[i] = size
+        self.patch(n, "", slot, entries)
+
+    def scale_output(self, n: Node, factor: float) -> None:
+        """Multiply the node's first output by a constant."""
+        output = n.output(0)
+        dtype = helper.tensor_dtype_to_np_dtype(self.coupling.shapes.types[output])
+        inner = self.fresh(f"{output}_unscaled")
+        constant = self._constant(np.array(factor, dtype), f"{output}_factor")
+        self.appended.append(helper.make_node("Mul", [inner, constant], [output], name=self.fresh(f"{output}_scale")))
+        n.proto.output[0] = n.outputs[0] = inner
+
+    def fresh(self, base: str) -> str:
+        """A name that nothing has."""
+        name, k = base, 1
+        while name in self.names or name in self.model.weights:
+            name, k = f"{base}_{k}", k + 1
+        self.names.add(name)
+        return name
+
+    def insert(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        """Put a node before the current one."""
+        proto = helper.make_node(op, inputs, [output], name=self.fresh(f"{output}_node"), **attributes)
+        self.inserted.append(proto)
+        self.readers.update(inputs)
+        if op != "Constant":
+            self.shapes.step(Node(proto, self.shapes.opsets.get("", 1)))
+
+    # inside
+
+    def _constant(self, value: Array, base: str) -> str:
+        name = self.fresh(base)
+        self.insert("Constant", [], name, value=numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.model.weights[name] = value
+        self.shapes.known[name], self.shapes.shapes[name] = value, value.shape
+        self.shapes.types[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
+        self.shapes.constant.add(name)
+        return name
+
+    def _connect(self, n: Node, slot: int, name: str) -> None:
+        while len(n.proto.input) <= slot:
+            n.proto.input.append("")
+            n.inputs.append("")
+        if n.inputs[slot]:
+            self.readers[n.inputs[slot]] -= 1
+        n.proto.input[slot] = n.inputs[slot] = name
+        self.readers[name] += 1
+
+    def _replace(self, name: str, value: Array) -> None:
+        self.model.weights[name] = value
+        self.shapes.known[name], self.shapes.shapes[name] = value, value.shape
+
+    def _slice_weights(self) -> None:
+        for name, w in self.model.weights.items():
+            if name not in self.coupling.base:
+                continue
+            keeps = [(axis, ids, self.alive[ids]) for axis, ids in weight_axes(self.coupling, name)]
+            keeps = [k for k in keeps if not k[2].all()]
+            if not keeps:
+                continue
+            grouped = self.coupling.grouped.get(name)
+            if grouped is not None:
+                self.model.weights[name] = _slice_grouped(w, self.alive[self.coupling.axes(name)[0]], self.alive[grouped])
+                continue
+            for axis, _, kept in keeps:
+                w = np.take(w, np.flatnonzero(kept), axis)
+            self.model.weights[name] = w
+
+    def visit(self, graph: onnx.GraphProto, node: Node) -> None:
+        """Rewrite the sizes of one node, and note what has to be put around it."""
+        self._freeze(node)
+        rule = RULES.get(node.op)
+        if rule is not None and rule.resize is not None and any(self.coupling.axes(o) for o in node.outputs if o):
+            rule.resize(self, node)
+
+    def _freeze(self, n: Node) -> None:
+        """Sizes that are read as numbers (the sqrt of a width, a count to divide by) keep their old value."""
+        if n.op not in ("Constant",) and all(o in self.coupling.shapes.known for o in n.outputs if o):
+            return
+        for slot, name in enumerate(n.inputs):
+            old, now = self.coupling.shapes.known.get(name), self.shapes.known.get(name)
+            if old is None or now is None or name in self.coupling.shapes.constant:
+                continue
+            if slot not in SHAPE_INPUTS.get(n.op, ()) and not np.array_equal(old, now):
+                self.set_input(n, slot, old)
+
+
+def prune_model(analysis: Analysis, keep: Keep) -> Model:
+    """A new model without the ids that are False in `keep`, bool `(ids,)`.
+
+    Raises `InternalError` where a shape does not come out as the number of survivors.
+    """
+    surgeon = Surgeon(analysis, keep)
+    rewrite(surgeon, surgeon.model.proto.graph)
+    _tidy(surgeon)
+    return surgeon.model
+
+
+def rewrite(s: Surgeon, graph: onnx.GraphProto) -> None:
+    """Visit every node, put the inserted nodes in place, and check the shapes."""
+    placed: list[onnx.NodeProto] = []
+    changed = False
+    for proto in graph.node:
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        node = Node(proto, s.shapes.opsets.get(domain, 1))
+        for body in node.bodies():
+            s.shapes.enter(node, body)
+            rewrite(s, body)
+        wanted = list(node.outputs)
+        s.visit(graph, node)
+        s.shapes.step(node)
+        for extra in s.appended:
+            s.shapes.step(Node(extra, s.shapes.opsets.get("", 1)))
+        for o in wanted:
+            _check(s, node, o)
+        placed += [*s.inserted, proto, *s.appended]
+        changed |= bool(s.inserted or s.appended)
+        s.inserted, s.appended = [], []
+    if changed:
+        copies = [onnx.NodeProto.FromString(p.SerializeToString()) for p in placed]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _check(s: Surgeon, node: Node, name: str) -> None:
+    shape = s.shapes.shapes.get(name)
+    if not name or shape is None:
+        return
+    axes = s.coupling.axes(name)
+    if not axes:
+        return
+    for k, ids in enumerate(axes):
+        if ids is not None and k < len(shape) and shape[k] is not None and shape[k] != s.count(ids):
+            raise InternalError(
+                f"node {node.label} ({node.op}): axis {k} of {name} came out as {shape[k]}, {s.count(ids)} survive; "
+                f"please report this with the plan file (--save-plan)"
+            )
+
+
+def _slice_grouped(w: Array, out: Keep, inner: Keep) -> Array:
+    """(O, I/g, k...) with the inner axis cut differently in every group; `inner` is `(g, I/g)`."""
+    g = inner.shape[0]
+    blocks = w.reshape(g, -1, *w.shape[1:])
+    rows = out.reshape(g, -1)
+    return np.concatenate([b[r][:, i] for b, r, i in zip(blocks, rows, inner, strict=True)])
+
+
+def _tidy(s: Surgeon) -> None:
+    """Drop value_info that is stale and constants that nobody reads any more; sizes of listed inputs follow."""
+    weights = s.model.weights
+    for graph in graphs(s.model.proto.graph):
+        stale = [
+            v for v in graph.value_info
+            if v.name in s.coupling.base and any(s.shrinks(v.name, k) for k in range(len(s.coupling.axes(v.name))))
+        ]  # fmt: skip
+        for v in stale:
+            graph.value_info.remove(v)
+        for info in graph.input:
+            if info.name in weights and info.type.tensor_type.HasField("shape"):
+                for d, size in zip(info.type.tensor_type.shape.dim, weights[info.name].shape, strict=False):
+                    d.dim_value = size
+        for name in [t.name for t in graph.initializer]:
+            if s.coupling.readers.get(name, 0) > 0 and s.readers[name] <= 0:
+                kept = [t for t in graph.initializer if t.name != name]
+                del graph.initializer[:]
+                graph.initializer.extend(kept)
+                del weights[name]
+
+
+__all__ = ["Surgeon", "prune_model", "run"]

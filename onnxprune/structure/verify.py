@@ -1,0 +1,248 @@
+"""The law that tests surgery: the pruned model equals the original with the removed units masked.
+
+Masked means multiplied by zero where they enter each consumer. Before anything is written, the pruned
+model also passes onnx's checker and full shape inference, and its inputs and outputs are those of the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxprune.errors import OptionError, VerificationError
+from onnxprune.graph.io import Model, graphs, to_proto, weight_bytes
+from onnxprune.graph.node import Node
+from onnxprune.graph.runtime import Feeds, as_float32, random_feeds, session
+from onnxprune.graph.shapes import Array
+from onnxprune.structure.coupling import Consume
+from onnxprune.structure.groups import Analysis, Keep
+from onnxprune.structure.rules import RULES
+
+TOLERANCE = {"float16": 3e-2, "bfloat16": 1e-1}
+DEFAULT_TOLERANCE = 1e-3
+QUANTIZED_TOLERANCE = 1e-1  # a sum that falls on the other side of a rounding boundary moves by a whole step
+PROTO_LIMIT = 2**31 - 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Verification:
+    """error: largest difference of an output element between pruned and masked model, over the largest
+    magnitude of that output; tolerance: what was allowed; notes: what the figure cannot tell."""
+
+    error: float
+    tolerance: float
+    runs: int
+    notes: tuple[str, ...] = ()
+
+
+def masked_model(analysis: Analysis, keep: Keep) -> Model:
+    """The original with every removed id multiplied by zero where it enters a consumer."""
+    model = analysis.model.copy()
+    wanted: dict[str, list[Consume]] = {}
+    for consume in analysis.coupling.consumes:
+        axes = analysis.coupling.axes(consume.node.input(consume.input))
+        ids = axes[consume.axis] if axes else None
+        if ids is not None and not keep[ids].all():
+            wanted.setdefault(consume.node.key, []).append(consume)
+    for graph in graphs(model.proto.graph):
+        placed = []
+        for proto in graph.node:
+            node = Node(proto, 1)
+            for consume in wanted.get(node.key, []):
+                placed += _mask(analysis, keep, proto, consume, len(placed))
+            placed.append(proto)
+        copies = [onnx.NodeProto.FromString(p.SerializeToString()) for p in placed]
+        del graph.node[:]
+        graph.node.extend(copies)
+    return model
+
+
+def _mask(analysis: Analysis, keep: Keep, proto: onnx.NodeProto, consume: Consume, serial: int) -> list[onnx.NodeProto]:
+    name = consume.node.input(consume.input)
+    current = proto.input[consume.input]  # an input masked along two axes: chained
+    ids = analysis.coupling.axes(name)[consume.axis]
+    assert ids is not None
+    rank = len(analysis.coupling.axes(name))
+    shape = [1] * rank
+    shape[consume.axis] = -1
+    elem = analysis.coupling.shapes.types[name]
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(elem))
+    out = f"{proto.output[0]}:masked{serial}:{consume.input}:{consume.axis}"
+    alive = keep[ids].reshape(shape)
+    proto.input[consume.input] = out
+
+    def constant(value: Array, suffix: str) -> onnx.NodeProto:
+        tensor = numpy_helper.from_array(np.ascontiguousarray(value), out + suffix)
+        return helper.make_node("Constant", [], [out + suffix], value=tensor)
+
+    if dtype.kind not in "iu":
+        return [constant(alive.astype(dtype), ":m"), helper.make_node("Mul", [current, out + ":m"], [out])]
+    nodes = [constant(alive, ":m"), helper.make_node("Cast", [current], [out + ":i"], to=onnx.TensorProto.INT32)]
+    if consume.zero:
+        nodes.append(helper.make_node("Cast", [consume.zero], [out + ":z"], to=onnx.TensorProto.INT32))
+    else:
+        nodes.append(constant(np.array(0, np.int32), ":z"))
+    nodes.append(helper.make_node("Where", [out + ":m", out + ":i", out + ":z"], [out + ":w"]))
+    nodes.append(helper.make_node("Cast", [out + ":w"], [out], to=elem))
+    return nodes
+
+
+def verify(analysis: Analysis, keep: Keep, pruned: Model, *, seed: int = 0) -> Verification:
+    """Check the file and the law; see the module's docstring.
+
+    Raises `OptionError` where onnxruntime cannot run the original, `VerificationError` where the law is broken.
+    """
+    original = analysis.model
+    notes = check_file(original, pruned)
+    masked = masked_model(analysis, keep)
+    feeds = random_feeds(original, analysis.coupling.shapes, seed=seed)
+    try:
+        expected, found, how = _run_both(original, masked, pruned, feeds)
+    except _CannotRun as e:
+        raise OptionError(
+            f"{original.path or 'the model'}: onnxruntime cannot run the original, so the result cannot be verified "
+            f"({e}); pass --no-verify to write it unverified, or --input-shape if the guessed shapes are at fault"
+        ) from e
+    notes += how
+    error, more = compare(original, expected, found)
+    notes += more
+    runs = 1
+    if any(i.type.tensor_type.shape.dim and not i.type.tensor_type.shape.dim[0].HasField("dim_value")
+           for i in original.proto.graph.input if i.name not in original.weights):  # fmt: skip
+        try:
+            second = random_feeds(original, analysis.coupling.shapes, seed=seed + 1, batch=2)
+            expected, found, _ = _run_both(original, masked, pruned, second)
+            other, _ = compare(original, expected, found)
+            error, runs = max(error, other), 2
+        except _CannotRun:
+            notes.append("the original does not run with a batch of 2, so one sample was verified")
+    limit = tolerance(analysis)
+    if not error <= limit:
+        raise VerificationError(
+            f"pruned and masked model differ by {error:.1e} (allowed {limit:.0e}); nothing was written; "
+            f"please report this with the plan (--save-plan) and the model"
+        )
+    return Verification(error, limit, runs, tuple(notes))
+
+
+def tolerance(analysis: Analysis) -> float:
+    """What the model's types allow."""
+    ops = {Node(p, 1).op for g in graphs(analysis.model.proto.graph) for p in g.node}
+    if any("Quantize" in op or op.startswith("QLinear") for op in ops):
+        return QUANTIZED_TOLERANCE
+    dtypes = {helper.tensor_dtype_to_np_dtype(t).name for t in analysis.coupling.shapes.types.values() if t}
+    return max((TOLERANCE[d] for d in dtypes if d in TOLERANCE), default=DEFAULT_TOLERANCE)
+
+
+class _CannotRun(Exception):
+    pass
+
+
+def _run_both(
+    original: Model, masked: Model, pruned: Model, feeds: Feeds
+) -> tuple[list[Array], list[Array], list[str]]:
+    try:
+        expected = _run(masked, feeds)
+    except Exception as e:  # onnxruntime's exceptions share no base class
+        try:
+            _run(original, feeds)
+        except Exception as e0:
+            narrow = as_float32(original)
+            if all(np.array_equal(a, b) for a, b in zip(original.weights.values(), narrow.weights.values(), strict=True)
+                   if a.dtype == b.dtype) and any(  # fmt: skip
+                a.dtype != b.dtype for a, b in zip(original.weights.values(), narrow.weights.values(), strict=True)
+            ):
+                small = {k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in feeds.items()}
+                try:
+                    expected = _run(as_float32(masked), small)
+                except Exception as e1:
+                    raise _CannotRun(_line(e1)) from e1
+                note = "verified on a float32 copy: onnxruntime has no kernels for the model's own type"
+                return expected, _run_pruned(as_float32(pruned), small), [note]
+            raise _CannotRun(_line(e0)) from e0
+        raise VerificationError(f"the masked model does not run: {_line(e)}") from e
+    return expected, _run_pruned(pruned, feeds), []
+
+
+def _run_pruned(pruned: Model, feeds: Feeds) -> list[Array]:
+    try:
+        return _run(pruned, feeds)
+    except Exception as e:
+        raise VerificationError(f"the pruned model does not run: {_line(e)}; nothing was written") from e
+
+
+def _run(model: Model, feeds: Feeds) -> list[Array]:
+    with session(model, optimize=False) as s:
+        return [np.asarray(v) for v in s.run(None, feeds)]
+
+
+def _line(e: Exception) -> str:
+    return " ".join(str(e).split())[:300]
+
+
+def compare(model: Model, expected: Sequence[Array], found: Sequence[Array]) -> tuple[float, list[str]]:
+    """Largest difference over largest magnitude, over all outputs, and what the figure cannot tell."""
+    worst, notes = 0.0, []
+    for info, a, b in zip(model.proto.graph.output, expected, found, strict=True):
+        if a.shape != b.shape:
+            raise VerificationError(f"output {info.name} has shape {b.shape}, the original {a.shape}")
+        if a.size == 0 or a.dtype.kind in "OSU":
+            notes.append(f"output {info.name} is empty or text: not compared")
+            continue
+        if a.dtype.kind in "iub":
+            notes.append(f"output {info.name} holds integers (labels, an argmax): its figure is the share that differs")
+            worst = max(worst, float((a != b).mean()))
+            continue
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        finite = np.isfinite(x)
+        if not np.array_equal(finite, np.isfinite(y)):
+            raise VerificationError(f"output {info.name}: masked and pruned model differ in where they are not finite")
+        if not finite.all():
+            notes.append(f"output {info.name} of the original is not finite on random input")
+        x, y = x[finite], y[finite]
+        if x.size == 0:
+            continue
+        scale = float(np.abs(x).max())
+        if x.size > 1 and float(np.ptp(x)) <= 1e-6 * scale:
+            notes.append(f"output {info.name} is constant on random input: its figure says little")
+        worst = max(worst, float(np.abs(x - y).max()) / max(scale, 1e-6))
+    return worst, notes
+
+
+def check_file(original: Model, pruned: Model) -> list[str]:
+    """onnx's checker and full shape inference, and unchanged inputs and outputs.
+
+    A defect that the original has too is a note; one that only the pruned model has raises `VerificationError`.
+    """
+    notes = []
+    for what in ("input", "output"):
+        before = [(i.name, i.type.SerializeToString(deterministic=True)) for i in getattr(original.proto.graph, what)
+                  if i.name not in original.weights]  # fmt: skip
+        after = [(i.name, i.type.SerializeToString(deterministic=True)) for i in getattr(pruned.proto.graph, what)
+                 if i.name not in pruned.weights]  # fmt: skip
+        if before != after:
+            raise VerificationError(f"the graph {what}s changed; nothing was written")
+    if weight_bytes(original) > PROTO_LIMIT:
+        return ["above 2 GB: the checker runs on the written file only"]
+    problem = _defect(pruned)
+    if problem:
+        old = _defect(original)
+        if not old:
+            raise VerificationError(f"onnx's checker rejects the pruned model: {problem}; nothing was written")
+        notes.append(f"the input already fails onnx's checker: {old}")
+    return notes
+
+
+def _defect(model: Model) -> str:
+    try:
+        onnx.checker.check_model(to_proto(model), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as e:
+        return " ".join(str(e).split())[:200]
+    return ""
+
+
+__all__ = ["RULES", "Verification", "check_file", "compare", "masked_model", "tolerance", "verify"]
