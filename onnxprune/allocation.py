@@ -69,7 +69,7 @@ def rounded(group: ChannelGroup, removed: float, round_to: int) -> int:
     """
     if removed <= 0 or group.size < 2:
         return group.size
-    blocks = math.lcm(*(int(b.max()) + 1 for b in group.blocks)) if group.blocks else 1
+    blocks = math.lcm(*(len(b) for b in group.blocks)) if group.blocks else 1
     target = group.size * (1 - removed)
     step = max(1, round_to // math.gcd(round_to, group.width))
     while True:
@@ -95,31 +95,27 @@ def select(group: ChannelGroup, scores: Float, kept: int) -> Keep:
     if not group.blocks:
         keep[np.argsort(-scores, kind="stable")[:kept]] = True
         return keep
-    if len(group.blocks) == 1:
-        block = group.blocks[0]
-        n = int(block.max()) + 1
-        for b in range(-1, n):
-            members = np.flatnonzero(block == b)
-            share = round(kept * len(members) / group.size)
-            keep[members[np.argsort(-scores[members], kind="stable")[:share]]] = True
+    counts = group.blocks[0]
+    if len(group.blocks) == 1 and ((counts > 0).sum(0) == 1).all() and len(np.unique(counts[counts > 0])) == 1:
+        for row in counts:
+            members = np.flatnonzero(row)
+            keep[members[np.argsort(-scores[members], kind="stable")[: max(1, kept // len(counts))]]] = True
         return keep
-    return _select_crossing(group, scores, kept)
+    return _select_exactly(group, scores, kept)
 
 
-def _select_crossing(group: ChannelGroup, scores: Float, kept: int) -> Keep:
-    rows, low = [], []
-    for block in group.blocks:
-        n = int(block.max()) + 1
-        members = np.stack([(block == b).astype(float) for b in range(n)])
-        rows.append(members[1:] - members[:1])  # every block as many as the first
-        low.append(np.zeros(n - 1))
-    equal = LinearConstraint(np.concatenate(rows), np.concatenate(low), np.concatenate(low))
+def _select_exactly(group: ChannelGroup, scores: Float, kept: int) -> Keep:
+    equal = np.concatenate([counts[1:] - counts[:1] for counts in group.blocks])  # every block as many as the first
     for slack in range(group.size):  # the nearest count that the constraints allow
-        for count in {kept - slack, kept + slack}:
+        for count in sorted({kept - slack, kept + slack}):
             if not 0 < count < group.size:
                 continue
-            total = LinearConstraint(np.ones((1, group.size)), count, count)
-            result = milp(-scores, constraints=[equal, total], integrality=np.ones(group.size), bounds=Bounds(0, 1))
+            result = milp(
+                -scores,
+                constraints=[LinearConstraint(equal, 0, 0), LinearConstraint(np.ones((1, group.size)), count, count)],
+                integrality=np.ones(group.size),
+                bounds=Bounds(0, 1),
+            )
             if result.x is not None:
                 return np.asarray(result.x > 0.5)
     return np.ones(group.size, bool)

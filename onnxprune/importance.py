@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import OptionError
-from onnxprune.graph.node import Node
-from onnxprune.graph.shapes import Array, evaluate, walk_all
+from onnxprune.graph.node import Node, walk_all
+from onnxprune.graph.shapes import Array, run_node
 from onnxprune.structure.coupling import Produce
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
@@ -169,7 +169,7 @@ class Weights:
                 if value is None:
                     return None
                 feeds[i] = value
-        values = evaluate(node, feeds, self.model.proto.opset_import)
+        values = run_node(node, feeds, self.model.proto)
         return values[node.outputs.index(name)]
 
     def site(self, p: Produce, units: Array, keep: Keep | None) -> Site | None:

@@ -24,15 +24,15 @@ import secrets
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import onnx.inliner
-from google.protobuf.message import Error as ProtobufError
+from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -68,20 +68,17 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _SUBBYTE = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 _BITS = {c: _SUBBYTE.get(TensorProto.DataType.Name(c), 8 * d.itemsize) for c, d in _DTYPES.items()}
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-_SCALARS = {
-    "value_float": ("f", np.float32),
-    "value_floats": ("floats", np.float32),
-    "value_int": ("i", np.int64),
-    "value_ints": ("ints", np.int64),
-}
-_ATTRIBUTES = {"f": 1, "i": 2, "s": 3, "t": 4, "g": 5, "floats": 6, "ints": 7, "strings": 8, "tensors": 9, "graphs": 10}
+_SCALARS = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
+_FIELDS = ["f", "i", "s", "t", "g", "floats", "ints", "strings", "tensors", "graphs"]
+_TYPE_OF_FIELD: dict[str, Any] = {name: number for number, name in enumerate(_FIELDS, AttributeProto.FLOAT)}
 _NOT_ONNX = {
-    b"version https://git-lfs": "a git-lfs pointer; fetch the file itself with `git lfs pull`",
-    b"PK\x03\x04": "a zip archive; unpack it, or export the checkpoint to ONNX",
-    b"<": "a text or HTML page; download the file itself",
-    b"{": "JSON; convert it to binary ONNX",
+    b"version https://git-lfs": ("a git-lfs pointer", "fetch the file itself with `git lfs pull`"),
+    b"PK\x03\x04": ("a zip archive", "unpack it, or export the checkpoint to ONNX"),
+    b"<": ("a text or HTML page", "download the file itself"),
+    b"{": ("JSON", "convert it to binary ONNX"),
 }
 _AGAIN = "download or export the model again"
+_REPAIR = "repair what exported it"
 
 
 @dataclass(eq=False)
@@ -125,7 +122,10 @@ def load(source: Source) -> Model:
     if isinstance(source, Model):
         return source.copy()
     where, path, proto = _parse(source)
-    return _Loader(where, path).load(proto)
+    try:
+        return _Loader(where, path).load(proto)
+    except UnicodeError as error:
+        raise _fault(where, "names in UTF-8", _line(error), _AGAIN) from error
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -188,9 +188,10 @@ def save(model: Model, path: str | os.PathLike[str], *, inline_limit: int = INLI
     """
     path = Path(path)
     proto, large = _outgoing(model)
-    size = proto.ByteSize() + sum(_size(array) for _, array in large)
     made: list[Path] = []  # must not stay behind on failure
+    size = sum(_size(array) for _, array in large)
     try:
+        size += proto.ByteSize()
         if path.exists() and not path.is_file():
             raise _fault(path, "a place for a file", "a folder or a device", "name a file")
         data = staged = None
@@ -224,7 +225,8 @@ def save(model: Model, path: str | os.PathLike[str], *, inline_limit: int = INLI
             expected, way = "a place to write to", "check the folder and its permissions"
         raise _fault(path, expected, error.strerror or str(error), way) from error
     except (ValueError, ProtobufError) as error:
-        raise _fault(path, "a usable file name and a graph of at most 2 GB", str(error), "choose another name") from error
+        way = "choose another file name, or prune more"
+        raise _fault(path, "a usable file name and less than 2 GB without weights", str(error), way) from error
     finally:
         for leftover in made:
             with contextlib.suppress(OSError):
@@ -251,17 +253,18 @@ def _parse(source: Source) -> tuple[str, Path | None, ModelProto]:
     else:
         what = "a path, bytes, a ModelProto, an onnx_graphsurgeon.Graph or a Model"
         raise _fault("source", what, type(source).__name__, "load the file, or pass one of these")
-    found = next((text for magic, text in _NOT_ONNX.items() if data.startswith(magic)), "")
-    if data[4:8] == b"ORTM":
-        found = "an ORT format file; use the ONNX file that it was made from"
     try:
         proto = ModelProto.FromString(data)
-    except ProtobufError as error:
-        found = found or f"data that do not parse, truncated or damaged; {_AGAIN}"
-        raise _fault(where, "an ONNX model", *_halves(found)) from error
-    if not (proto.graph.node or proto.graph.initializer or proto.graph.output):
-        raise _fault(where, "an ONNX model", *_halves(found or f"a protobuf without a graph; {_AGAIN}"))
-    return where, path, proto
+    except ProtobufError:
+        proto, found = ModelProto(), "data that do not parse, truncated or damaged"
+    else:
+        found = "a protobuf without a graph"
+    if proto.graph.node or proto.graph.initializer or proto.graph.output:
+        return where, path, proto
+    known = next((known for magic, known in _NOT_ONNX.items() if data.startswith(magic)), (found, _AGAIN))
+    if data[4:8] == b"ORTM":
+        known = "a model in ORT format", "use the ONNX file that it was made from"
+    raise _fault(where, "an ONNX model", *known)
 
 
 def _read(path: Path) -> bytes:
@@ -308,6 +311,7 @@ class _Loader:
         self.files: dict[str, Array] = {}  # real path -> its bytes, mapped
         self.key = secrets.token_hex(8)
         self.parked: list[tuple[Array, SparseTensorProto | None]] = []
+        self.left: set[int] = set()  # indices of the parked that nobody claimed
         self.dense = self.stored = 0  # bytes of sparse tensors, unfolded and in the file
         self.notes: list[str] = []
 
@@ -319,9 +323,11 @@ class _Loader:
             for tensor in chain(_all_tensors(info.initialization), _all_tensors(info.algorithm)):
                 self.take(tensor, park=False)
         proto = ModelProto.FromString(proto.SerializeToString())  # memory of the old one goes with its last reference
-        proto = self.inline_functions(proto)
-        self.name_uniquely(proto)
-        self.sort(proto.graph, set())
+        proto = _inline_functions(proto, self.where, self.notes)
+        scope = _scope(proto.graph)
+        _drop_repeated_initializers(scope, self.notes)
+        _name_uniquely(scope, self.where, self.notes)
+        _sort(scope, set(), self.where, self.notes)
         weights, sparse = self.hand_over(proto)
         return Model(proto, weights, self.path, bool(self.files), tuple(self.notes), sparse)
 
@@ -330,8 +336,10 @@ class _Loader:
 
     def settle_versions(self, proto: ModelProto) -> None:
         """Files from before IR version 3 name neither opset nor attribute types: write down what they mean."""
-        nodes = [node for graph in graphs(proto.graph) for node in graph.node]
         named = any(opset.domain in _STANDARD for opset in proto.opset_import)
+        if named and proto.ir_version >= 3:
+            return
+        nodes = [node for graph in graphs(proto.graph) for node in graph.node]
         if not named and any(node.domain in _STANDARD for node in nodes):
             if proto.ir_version >= 3:
                 raise self.fault("an opset_import for ONNX's own operators", "none", "add one, or export again")
@@ -339,9 +347,9 @@ class _Loader:
         if proto.ir_version >= 3:
             return
         for attribute in chain.from_iterable(node.attribute for node in nodes):
-            fields = [_ATTRIBUTES[d.name] for d, _ in attribute.ListFields() if d.name in _ATTRIBUTES]
+            fields = [_TYPE_OF_FIELD[d.name] for d, _ in attribute.ListFields() if d.name in _TYPE_OF_FIELD]
             if not attribute.type and len(fields) == 1:
-                attribute.type = AttributeProto.AttributeType.Name(fields[0])  # type: ignore[assignment]
+                attribute.type = fields[0]
         version = max(3, helper.find_min_ir_version_for(list(proto.opset_import), ignore_unknown=True))
         opset = next((o.version for o in proto.opset_import if o.domain in _STANDARD), 0)
         self.notes.append(f"ir_version {proto.ir_version} read as {version}, opset {opset}")
@@ -384,6 +392,7 @@ class _Loader:
         array.flags.writeable = False
         _clear_data(tensor)
         tensor.external_data.add(key=self.key, value=str(len(self.parked)))
+        self.left.add(len(self.parked))
         self.parked.append((array, sparse))
 
     def array(self, tensor: TensorProto) -> Array | None:
@@ -397,27 +406,23 @@ class _Loader:
         if code == TensorProto.STRING and not external and len(tensor.string_data) == count:
             return None
         if code not in _DTYPES or tensor.HasField("segment"):
-            raise self.fault(f"a whole {name} of a known type and as many values as its dims say", f"type {code}, {dims}")
-        size = -(-count * _BITS[code] // 8)
+            raise self.fault(
+                f"{name} whole, of a known type, with as many values as its dims say", f"type {code}, {dims}"
+            )
+        size, typed = -(-count * _BITS[code] // 8), getattr(tensor, helper.tensor_dtype_to_field(code))
+        entries = size if _BITS[code] in (2, 4) else 2 * count if _DTYPES[code].kind == "c" else count
         expected = f"{size} bytes for {name} ({TensorProto.DataType.Name(code)} {dims})"
         try:
             if external:
                 data = self.external_data(tensor, size, expected)
                 if _BITS[code] == 8 * _DTYPES[code].itemsize:
                     return data.view(_DTYPES[code]).reshape(dims)
-                array = numpy_helper.to_array(TensorProto(dims=dims, data_type=code, raw_data=data.tobytes()))
-            else:
-                if tensor.HasField("raw_data"):
-                    found = len(tensor.raw_data)
-                else:
-                    found = size
-                    stored = len(getattr(tensor, helper.tensor_dtype_to_field(code)))
-                    per_value = 2 if np.issubdtype(_DTYPES[code], np.complexfloating) else 1
-                    if stored != (size if _BITS[code] in (2, 4) else per_value * count):
-                        found = stored * _BITS[code] // 8
-                if found != size:
-                    raise self.fault(expected, found)
-                array = numpy_helper.to_array(tensor)
+                tensor = TensorProto(dims=dims, data_type=code, raw_data=data.tobytes())
+            elif tensor.HasField("raw_data") and len(tensor.raw_data) != size:
+                raise self.fault(expected, len(tensor.raw_data))
+            elif not tensor.HasField("raw_data") and len(typed) != entries:
+                raise self.fault(expected, f"{len(typed)} entries, not {entries}")
+            array = numpy_helper.to_array(tensor)
         except ValueError as error:
             raise self.fault(f"dims of {name} that fit into memory", dims) from error
         array.flags.writeable = False
@@ -425,20 +430,19 @@ class _Loader:
 
     def external_data(self, tensor: TensorProto, size: int, expected: str) -> Array:
         """The mapped bytes (uint8) of an external tensor, `size` of them."""
-        entries = {entry.key: entry.value for entry in tensor.external_data}
+        entries = {entry.key: os.fsdecode(entry.value) for entry in tensor.external_data}
         location, offset = entries.get("location", ""), entries.get("offset", "0")
         length = entries.get("length", str(size))
-        if self.path is None:
-            raise self.fault(f"data inside, as there is no folder to look for {_show(location)}", "external data",
-                             "load the path of the model file")  # fmt: skip
         shown = f"external data {_show(location)} of tensor {_show(tensor.name)}"
-        posix, windows = PurePosixPath(location), PureWindowsPath(location)
+        if self.path is None:
+            raise self.fault("all data inside", f"{shown} and no folder to look in", "load the path of the model file")
         real = os.path.realpath(self.path.parent / location.replace("\0", ""))
         roots = {os.path.realpath(self.path.parent), os.path.dirname(os.path.realpath(self.path))}
-        inside = any(Path(real).is_relative_to(root) for root in roots)
-        if posix.is_absolute() or windows.drive or windows.root or ".." in (*posix.parts, *windows.parts) or not inside:
-            raise self.fault(f"{shown} inside the model's folder", "a path that leads out of it",
-                             "put the data file beside the model, and name it so")  # fmt: skip
+        posix, windows = PurePosixPath(location), PureWindowsPath(location)
+        leaves = posix.is_absolute() or windows.anchor or ".." in (*posix.parts, *windows.parts) or "\0" in location
+        if leaves or not any(Path(real).is_relative_to(root) for root in roots):
+            way = "put the data file beside the model, and name it so"
+            raise self.fault(f"{shown} inside the model's folder", "a path that leads out of it", way)
         if not (re.fullmatch(r"[0-9]{1,18}", offset) and re.fullmatch(r"[0-9]{1,18}", length)):
             raise self.fault(f"byte counts for {shown}", f"offset {_show(offset)}, length {_show(length)}")
         if real not in self.files:
@@ -450,7 +454,8 @@ class _Loader:
                     empty = os.fstat(file.fileno()).st_size == 0
                     self.files[real] = np.zeros(0, np.uint8) if empty else np.memmap(file, np.uint8, "r")
             except OSError as error:
-                raise self.fault(shown, error.strerror or str(error), "fetch it, and put it beside the model") from error
+                way = "fetch it, and put it beside the model"
+                raise self.fault(shown, error.strerror or str(error), way) from error
         data, start = self.files[real], int(offset)
         if int(length) != size or start + size > len(data):
             raise self.fault(expected, f"length {length} at offset {offset} in {_show(location)} of {len(data)} bytes")
@@ -469,14 +474,14 @@ class _Loader:
         self.stored += values.nbytes + indices.nbytes
         limit = max(DENSE_LIMIT, DENSE_RATIO * self.stored)
         if self.dense > limit:
-            raise self.fault(f"sparse tensors that unfold to at most {limit} bytes", f"{self.dense} with {name}",
-                             "make its initializer dense")  # fmt: skip
+            found = f"{self.dense} with {name}"
+            raise self.fault(f"sparse tensors that unfold to at most {limit} bytes", found, "make it dense")
         flat = indices
-        if len(values) and indices.shape == (len(values), len(dims)):
+        if values.size and dims and indices.shape == (values.size, len(dims)):
             inside = bool(((indices >= 0) & (indices < dims)).all())
             flat = np.ravel_multi_index(tuple(indices.T), dims) if inside else np.array([-1])
         ordered = flat.shape == values.shape and values.ndim == 1 and bool((np.diff(flat) > 0).all())
-        if not ordered or (len(flat) and not 0 <= flat[0] <= flat[-1] < count):
+        if not ordered or (flat.size and not 0 <= flat[0] <= flat[-1] < count):
             raise self.fault(f"one index per value of sparse tensor {name}, ascending, inside {dims}", "others")
         array = np.zeros(count, values.dtype)
         array[flat] = values
@@ -503,7 +508,7 @@ class _Loader:
                     sparse[name] = kept, array
         for name, _, attribute in _scalars(proto):
             weights[name] = _scalar(attribute)
-        for tensor in chain.from_iterable(map(_all_tensors, (proto.graph, *proto.functions))):
+        for tensor in chain.from_iterable(map(_all_tensors, (proto.graph, *proto.functions))) if self.left else ():
             array, _ = self.unpark(tensor)
             if array is not None:
                 _set_data(tensor, array)
@@ -513,129 +518,154 @@ class _Loader:
         if len(tensor.external_data) != 1 or tensor.external_data[0].key != self.key:
             return None, None
         index = int(tensor.external_data[0].value)
+        self.left.discard(index)
         _clear_data(tensor)
         return self.parked[index]
 
-    # Graph
 
-    def inline_functions(self, proto: ModelProto) -> ModelProto:
-        if not proto.functions:
-            return proto
-        self.check_calls(proto)
-        own = [function for function in proto.functions if function.domain == OWN_DOMAIN]
-        others = [function for function in proto.functions if function.domain != OWN_DOMAIN]
-        del proto.functions[:]
-        proto.functions.extend(others)
-        try:
-            proto = onnx.inliner.inline_local_functions(proto)
-        except Exception as error:  # the C++ inliner raises several unrelated types
-            raise self.fault("local functions that can be inlined", _line(error), "repair the exporter") from error
-        if proto.functions:  # they want another opset than the model
-            with contextlib.suppress(Exception):  # no conversion: they stay, as operators that nobody knows
-                proto = onnx.inliner.inline_local_functions(proto, convert_version=True)
-        self.notes.append(f"{len(others) - len(proto.functions)} local functions inlined")
-        for function in proto.functions:
-            self.notes.append(f"local function {_show(function.name)} not inlined: it needs another opset")
-        proto.functions.extend(own)
-        for graph in list(graphs(proto.graph))[1:]:  # the inliner renames values in bodies, but not their value_info
-            defined = set(_defined(graph))
-            stale = [info for info in graph.value_info if info.name not in defined]
-            for info in stale:
-                graph.value_info.remove(info)
+# Settling the graph: no functions, unique names, topological order
+
+
+def _inline_functions(proto: ModelProto, where: str, notes: list[str]) -> ModelProto:
+    """Inline all local functions but our own; those that want another opset are converted, or stay."""
+    own = [function for function in proto.functions if function.domain == OWN_DOMAIN]
+    others = [function for function in proto.functions if function.domain != OWN_DOMAIN]
+    if not others:
         return proto
+    _check_calls(proto, where)
+    del proto.functions[:]
+    proto.functions.extend(others)
+    imported = {"" if opset.domain in _STANDARD else opset.domain for opset in proto.opset_import}
+    for opset in chain.from_iterable(function.opset_import for function in others):
+        domain = "" if opset.domain in _STANDARD else opset.domain
+        if domain not in imported:  # the inliner moves nodes into the model, but not what they import
+            imported.add(domain)
+            proto.opset_import.add(domain=domain, version=opset.version)
+    try:
+        proto = onnx.inliner.inline_local_functions(proto)
+    except Exception as error:  # the C++ inliner raises several unrelated types
+        raise _fault(where, "local functions that can be inlined", _line(error), _REPAIR) from error
+    if proto.functions:
+        with contextlib.suppress(Exception):  # no conversion: they stay, as operators that nobody knows
+            proto = onnx.inliner.inline_local_functions(proto, convert_version=True)
+    notes.append(f"{len(others) - len(proto.functions)} local functions inlined")
+    notes.extend(f"local function {_show(f.name)} not inlined: it needs another opset" for f in proto.functions)
+    proto.functions.extend(own)
+    for graph in list(graphs(proto.graph))[1:]:  # the inliner renames values in bodies, but not their value_info
+        defined = set(_defined(graph))
+        for info in [info for info in graph.value_info if info.name not in defined]:
+            graph.value_info.remove(info)
+    return proto
 
-    def check_calls(self, proto: ModelProto) -> None:
-        """Functions that call themselves, or unfold without end, are refused before they are inlined."""
-        functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
-        if len(functions) < len(proto.functions):
-            raise self.fault("local functions with different names", "two with one name", "repair the exporter")
-        sizes: dict[tuple[str, str, str], int] = {}
 
-        def size(body: GraphProto | FunctionProto, depth: int) -> int:
-            total = 0
-            for node in body.node:
-                call = node.domain, node.op_type, node.overload
-                if call in functions and call not in sizes:
-                    sizes[call] = MAX_NODES  # a call met again while we are inside it is one to itself
-                    sizes[call] = size(functions[call], depth + 1) if depth < MAX_CALLS else MAX_NODES
-                total += sizes.get(call, 1) + sum(size(nested, depth) for nested in _bodies(node))
-            return total
+def _check_calls(proto: ModelProto, where: str) -> None:
+    """Refuse functions that call themselves, or unfold beyond reason, before they are inlined."""
+    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    sizes: dict[tuple[str, str, str], int] = {}
 
-        if size(proto.graph, 0) >= MAX_NODES:
-            found = f"more than {MAX_NODES} nodes, or functions that call themselves"
-            raise self.fault("local functions of reasonable size", found, "repair the exporter")
+    def size(body: GraphProto | FunctionProto, depth: int) -> int:
+        total = 0
+        for node in body.node:
+            call = node.domain, node.op_type, node.overload
+            if call in functions and call not in sizes:
+                sizes[call] = MAX_NODES  # what a call within itself finds
+                sizes[call] = size(functions[call], depth + 1) if depth < MAX_CALLS else MAX_NODES
+            total += sizes.get(call, 1) + sum(size(nested, depth) for nested in _bodies(node))
+        return total
 
-    def name_uniquely(self, proto: ModelProto) -> None:
-        """Rename values in bodies whose name is defined elsewhere too; names of the main graph never change."""
-        seen: set[str] = set()
-        taken = set(chain.from_iterable(map(_defined, graphs(proto.graph))))
-        numbers: Counter[str] = Counter()
-        renamed = 0
+    if size(proto.graph, 0) >= MAX_NODES:
+        found = f"{MAX_NODES} nodes or more, or a function that calls itself"
+        raise _fault(where, "local functions of reasonable size", found, _REPAIR)
 
-        def visit(graph: GraphProto, outer: dict[str, str]) -> None:
-            nonlocal renamed
-            self.drop_repeated_initializers(graph)
-            names = dict(outer)
-            mine: set[str] = set()
-            for name in _defined(graph):
-                if name in mine or not isinstance(name, str):
-                    text = f"{_show(name)} twice" if isinstance(name, str) else f"{name!r}, which is not UTF-8"
-                    raise self.fault("every value defined once", text, "repair the exporter")
-                mine.add(name)
-                if name in seen:
-                    renamed += 1
-                    names[name] = name
-                    while names[name] in taken:
-                        numbers[name] += 1
-                        names[name] = f"{name}_{numbers[name]}"
-                    taken.add(names[name])
-            seen.update(mine)
-            if names:
-                _rename(graph, names)
-            for body in chain.from_iterable(map(_bodies, graph.node)):
-                visit(body, names)
 
-        visit(proto.graph, {})
-        if renamed:
-            self.notes.append(f"{renamed} values renamed (same name in two scopes)")
+class _Scope(NamedTuple):
+    """A graph, and the scopes nested in its nodes: index of the node -> scopes."""
 
-    def drop_repeated_initializers(self, graph: GraphProto) -> None:
-        """Of initializers with one name the last counts, as in onnxruntime."""
-        last = {tensor.name: i for i, tensor in enumerate(graph.initializer)}
+    graph: GraphProto
+    bodies: dict[int, list[_Scope]]
+
+    def inner(self) -> Iterator[_Scope]:
+        return chain.from_iterable(self.bodies.values())
+
+    def all(self) -> Iterator[_Scope]:
+        yield self
+        for scope in self.inner():
+            yield from scope.all()
+
+
+def _scope(graph: GraphProto) -> _Scope:
+    bodies = ((i, [_scope(body) for body in _bodies(node)]) for i, node in enumerate(graph.node))
+    return _Scope(graph, {i: found for i, found in bodies if found})
+
+
+def _drop_repeated_initializers(scope: _Scope, notes: list[str]) -> None:
+    """Of initializers with one name the last counts, as in onnxruntime."""
+    for graph, _ in scope.all():
+        last = {tensor.name: i for i, tensor in enumerate(graph.initializer) if tensor.name}
         for i in reversed(range(len(graph.initializer))):
             name = graph.initializer[i].name
-            if name and last[name] != i:
+            if last.get(name, i) != i:
+                notes.append(f"initializer {_show(name)} occurs again: the last one counts")
                 del graph.initializer[i]
-                self.notes.append(f"initializer {_show(name)} occurs twice: the last one counts")
 
-    def sort(self, graph: GraphProto, visible: set[str]) -> None:
-        """Topological order, stable; every name in use must be visible: defined here or in a scope around."""
-        mine = set(_defined(graph))
-        visible |= mine
-        producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-        needs: list[set[int]] = []
-        for node in graph.node:
-            unknown = next((name for name in node.input if name and name not in visible), None)
-            if unknown is not None:
-                raise self.fault(f"every input of {node.op_type} {_show(node.name)} defined", f"{_show(unknown)}, which is not")
-            bodies = list(chain.from_iterable(map(graphs, _bodies(node))))
-            inner = chain.from_iterable(chain(*(n.input for n in b.node), (o.name for o in b.output)) for b in bodies)
-            needs.append({producer[name] for name in chain(node.input, inner) if name in producer})
-        order = _topological(needs)
-        if len(order) < len(needs):
-            stuck = graph.node[min(set(range(len(needs))) - set(order))]
-            raise self.fault("a graph without cycles", f"one through {stuck.op_type} {_show(stuck.name)}", "repair the exporter")
-        if order != sorted(order):
-            position = {i: rank for rank, i in enumerate(order)}
-            ranks = (position[i] for i in range(len(order)))
-            graph.node.sort(key=lambda _: next(ranks))
-            self.notes.append("nodes sorted topologically")
-        for body in chain.from_iterable(map(_bodies, graph.node)):
-            self.sort(body, visible)
-        missing = next((value.name for value in graph.output if value.name and value.name not in visible), None)
-        if missing is not None:
-            raise self.fault("every graph output computed", f"{_show(missing)}, which is not")
-        visible -= mine
+
+def _name_uniquely(scope: _Scope, where: str, notes: list[str]) -> None:
+    """Rename values in bodies whose name is defined elsewhere too; names of the main graph never change."""
+    seen: set[str] = set()
+    taken = set(chain.from_iterable(_defined(inner.graph) for inner in scope.all()))
+    numbers: Counter[str] = Counter()
+    before = len(taken)
+
+    def visit(scope: _Scope, names: dict[str, str]) -> None:
+        mine = list(_defined(scope.graph))
+        wrong = next((name for name, n in Counter(mine).items() if n > 1 or isinstance(name, bytes)), None)
+        if wrong is not None:
+            raise _fault(where, "every value defined once, by a name in UTF-8", _show(wrong), _REPAIR)
+        for name in [name for name in mine if name in seen]:
+            names[name] = name
+            while names[name] in taken:
+                numbers[name] += 1
+                names[name] = f"{name}_{numbers[name]}"
+            taken.add(names[name])
+        seen.update(mine)
+        if names:
+            _rename(scope.graph, names)
+        for inner in scope.inner():
+            visit(inner, dict(names))
+
+    visit(scope, {})
+    if len(taken) > before:
+        notes.append(f"{len(taken) - before} values renamed (same name in two scopes)")
+
+
+def _sort(scope: _Scope, visible: set[str], where: str, notes: list[str]) -> None:
+    """Stable topological order; every name in use must be `visible`, which is to say defined here or around."""
+    graph, mine = scope.graph, set(_defined(scope.graph))
+    visible |= mine
+    producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    needs: list[set[int]] = []
+    for i, node in enumerate(graph.node):
+        used = set(node.input) - {""}
+        if not used <= visible:
+            found = f"{_show(min(used - visible, key=str))}, which is not"
+            raise _fault(where, f"every input of {_label(node)} defined", found, _REPAIR)
+        for body, _ in chain.from_iterable(inner.all() for inner in scope.bodies.get(i, ())):
+            used.update(*(inner.input for inner in body.node), (value.name for value in body.output))
+        needs.append({producer[name] for name in used if name in producer})
+    order = _topological(needs)
+    if len(order) < len(needs):
+        stuck = graph.node[min(set(range(len(needs))) - set(order))]
+        raise _fault(where, "a graph without cycles", f"one that {_label(stuck)} waits for", _REPAIR)
+    if order != sorted(order):
+        ranks = iter(sorted(range(len(order)), key=order.__getitem__))
+        graph.node.sort(key=lambda _: next(ranks))
+        notes.append("nodes sorted topologically")
+    for inner in scope.inner():
+        _sort(inner, visible, where, notes)
+    missing = {value.name for value in graph.output} - visible - {""}
+    if missing:
+        raise _fault(where, "every output computed", f"{_show(min(missing, key=str))}, which is not", _REPAIR)
+    visible -= mine
 
 
 def _topological(needs: list[set[int]]) -> list[int]:
@@ -686,8 +716,8 @@ def _scalars(proto: ModelProto) -> Iterator[tuple[str, NodeProto, AttributeProto
 
 
 def _scalar(attribute: AttributeProto) -> Array:
-    name, dtype = _SCALARS[attribute.name]
-    array = np.array(getattr(attribute, name), dtype)
+    dtype = np.float32 if "float" in attribute.name else np.int64
+    array = np.array(getattr(attribute, _SCALARS[attribute.name]), dtype)
     array.flags.writeable = False
     return array
 
@@ -696,7 +726,9 @@ def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
     if attribute.HasField("t"):
         yield attribute.t
     yield from attribute.tensors
-    for sparse in chain([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else [], attribute.sparse_tensors):
+    if attribute.HasField("sparse_tensor"):
+        yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+    for sparse in attribute.sparse_tensors:
         yield from (sparse.values, sparse.indices)
 
 
@@ -722,23 +754,25 @@ def _defined(graph: GraphProto) -> Iterator[str]:
 def _rename(graph: GraphProto, names: dict[str, str]) -> None:
     """Rename values in one graph, without the bodies nested in it."""
     for value in chain(graph.input, graph.output, graph.value_info, graph.initializer):
-        value.name = names.get(value.name, value.name)
+        if value.name in names:
+            value.name = names[value.name]
     for annotation in graph.quantization_annotation:
-        annotation.tensor_name = names.get(annotation.tensor_name, annotation.tensor_name)
+        if annotation.tensor_name in names:
+            annotation.tensor_name = names[annotation.tensor_name]
         for entry in annotation.quant_parameter_tensor_names:
             entry.value = names.get(entry.value, entry.value)
     for node in graph.node:
-        for list_ in (node.input, node.output):
-            for i, name in enumerate(list_):
+        for listed in (node.input, node.output):
+            for i, name in enumerate(listed):
                 if name in names:
-                    list_[i] = names[name]
+                    listed[i] = names[name]
         for spec in chain.from_iterable(c.sharding_spec for c in node.device_configurations):
             spec.tensor_name = names.get(spec.tensor_name, spec.tensor_name)
 
 
 def _clear_data(tensor: TensorProto) -> None:
     for name in (*_TYPED, "raw_data", "external_data", "data_location"):
-        tensor.ClearField(name)  # type: ignore[arg-type]
+        tensor.ClearField(name)
 
 
 def _set_data(tensor: TensorProto, array: Array) -> None:
@@ -764,10 +798,11 @@ def _store(name: str, tensor: TensorProto, array: Array) -> None:
         _set_data(tensor, array)
 
 
-def _code(name: str, array: Array) -> int:
+def _code(name: str, array: Array) -> TensorProto.DataType:
     if array.dtype not in _CODES:
         raise InternalError(f"weight {_show(name)} has dtype {array.dtype}, which ONNX does not know")
-    return _CODES[array.dtype]
+    code: TensorProto.DataType = _CODES[array.dtype]
+    return code
 
 
 def _size(array: Array) -> int:
@@ -793,7 +828,7 @@ def _outgoing(model: Model) -> tuple[ModelProto, Large]:
             graph.sparse_initializer.add().CopyFrom(untouched[tensor.name])
             graph.sparse_initializer[-1].values.name = tensor.name
         for name, _, attribute in _constants(graph):
-            if name in untouched:
+            if name in untouched and attribute.name == "value":
                 attribute.name, attribute.type = "sparse_value", AttributeProto.SPARSE_TENSOR
                 attribute.ClearField("t")
                 attribute.sparse_tensor.CopyFrom(untouched[name])
@@ -815,16 +850,22 @@ def _write_data(path: Path, large: Large) -> str:
     digest, end = hashlib.sha256(), 0
     places: dict[tuple[int, int, int], int] = {}
     with open(path, "wb") as file:
+
+        def write(piece: bytes | memoryview) -> None:
+            digest.update(piece)
+            file.write(piece)
+
         for tensor, array in large:
-            key = (array.__array_interface__["data"][0], array.nbytes, _BITS[_CODES[array.dtype]])
+            key = (array.ctypes.data, array.nbytes, _BITS[_CODES[array.dtype]])
             offset = places.get(key) if array.flags.c_contiguous else None
             if offset is None:
                 offset = -(-end // ALIGNMENT) * ALIGNMENT
-                places[key] = offset
-                for piece in chain([bytes(offset - end)], _pieces(array)):
-                    digest.update(piece)
-                    file.write(piece)
+                write(bytes(offset - end))
+                for piece in _pieces(array):
+                    write(piece)
                 end = offset + _size(array)
+                if array.flags.c_contiguous:
+                    places[key] = offset
             tensor.data_location = TensorProto.EXTERNAL
             for name, value in ("location", ""), ("offset", str(offset)), ("length", str(_size(array))):
                 tensor.external_data.add(key=name, value=value)
@@ -835,9 +876,9 @@ def _write_data(path: Path, large: Large) -> str:
 
 def _pieces(array: Array) -> Iterator[memoryview]:
     """The bytes of an array as ONNX stores them, at most CHUNK at a time, copied only where not contiguous."""
-    packed = _BITS[_CODES[array.dtype]] < 8 and array.dtype != bool
+    packed = _BITS[_CODES[array.dtype]] < 8
     for block in _blocks(array):
-        yield memoryview(numpy_helper.from_array(block).raw_data if packed else block.view(np.uint8))
+        yield memoryview(numpy_helper.from_array(block).raw_data) if packed else block.view(np.uint8).data
 
 
 def _blocks(array: Array) -> Iterator[Array]:
@@ -891,14 +932,14 @@ def _fault(where: object, expected: str, found: object, way: str) -> ModelFileEr
     return ModelFileError(f"{text if text.isprintable() else repr(text)}: expected {expected}, found {found}; {way}")
 
 
-def _halves(found: str) -> Iterable[str]:
-    return found.split("; ", 1)
-
-
 def _show(name: object) -> str:
     """A name out of a file, on one line, not too long."""
     text = repr(name)
     return text if len(text) <= 80 else f"{text[:76]}...{text[-1]}"
+
+
+def _label(node: NodeProto) -> str:
+    return f"{node.op_type} {_show(node.name)}"
 
 
 def _line(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -76,3 +76,17 @@ _LISTS = {
 def opsets(proto: onnx.ModelProto) -> dict[str, int]:
     """Domain -> opset version; ONNX's own domain is `""`."""
     return {"" if o.domain in DEFAULT_DOMAINS else o.domain: o.version for o in proto.opset_import}
+
+
+def walk(graph: onnx.GraphProto, versions: Mapping[str, int]) -> Iterator[Node]:
+    """Nodes of one graph in order, without those of its bodies."""
+    for proto in graph.node:
+        yield Node(proto, versions.get("" if proto.domain == "ai.onnx" else proto.domain, 1))
+
+
+def walk_all(graph: onnx.GraphProto, versions: Mapping[str, int]) -> Iterator[Node]:
+    """Nodes in order, every body right before the node that owns it."""
+    for node in walk(graph, versions):
+        for body in node.bodies():
+            yield from walk_all(body, versions)
+        yield node

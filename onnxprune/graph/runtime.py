@@ -17,7 +17,8 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from onnxprune.graph.io import Model, save, to_proto, weight_bytes
-from onnxprune.graph.shapes import Array, Shapes, graph_inputs, walk_all
+from onnxprune.graph.node import walk_all
+from onnxprune.graph.shapes import Array, Shapes, graph_inputs
 
 INLINE = 1 << 30  # bytes; larger models go to onnxruntime through a temporary folder
 Feeds = dict[str, Array]
@@ -34,6 +35,8 @@ def session(model: Model, *, threads: int = 0, optimize: bool = True) -> Iterato
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # without VNNI, 8-bit products saturate in pairs, so that a sum depends on its neighbours: compare exactly instead
+    options.add_session_config_entry("session.x64quantprecision", "0" if optimize else "1")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     providers = ["CPUExecutionProvider"]
@@ -104,6 +107,8 @@ def _integer_ranges(model: Model, shapes: Shapes) -> tuple[dict[str, int], dict[
             data = shapes.shapes.get(first)
             bound = data[node.attr("axis", 0)] if data else None
             name = source[node.input(1)]
+        elif node.op == "RoiAlign" and node.input(2) in source:
+            bound, name = (shapes.shapes.get(first) or (1,))[0], source[node.input(2)]
         elif node.op == "OneHot" and first in source and node.input(1) in shapes.known:
             bound, name = int(shapes.known[node.input(1)].ravel()[0]), source[first]
         if bound:

@@ -8,18 +8,19 @@ change what may be removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
-from onnxprune.graph.node import Node, opsets
+from onnxprune.graph.node import Node, opsets, walk
 
 Shape = tuple[int | None, ...]
 Array = np.ndarray[Any, Any]
@@ -68,9 +69,12 @@ class Shapes:
             self.constant.update(outputs)
         if self._fold(node):
             return
+        if node.op in ("If", "Loop"):
+            self._leave(node)
+            return
         try:
             inferred = self._infer(node)
-        except onnx.shape_inference.InferenceError as e:
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as e:
             self.problems.append(f"{node.label}: {str(e).splitlines()[0]}")
             inferred = {}
         for o in outputs:
@@ -139,8 +143,9 @@ class Shapes:
         if like is not None:
             proto, domain, version = onnx.NodeProto(), "", self.opsets.get("", 1)
             proto.CopyFrom(node.proto)
-            proto.op_type, proto.domain = like, ""
-            keep = onnx.defs.get_schema(like, version, "").attributes
+            proto.op_type, proto.domain = like[0], ""
+            del proto.input[like[1] :]
+            keep = onnx.defs.get_schema(like[0], version, "").attributes
             attributes = [a for a in node.proto.attribute if a.name in keep]
             del proto.attribute[:]
             proto.attribute.extend(attributes)
@@ -148,14 +153,11 @@ class Shapes:
             schema = onnx.defs.get_schema(proto.op_type, version, "" if domain == "ai.onnx" else domain)
         except onnx.defs.SchemaError:
             return self._infer_by_running(node)
-        names = dict.fromkeys(i for i in node.inputs if i in self.types)
-        captured = {i for body in node.bodies() for n in body.node for i in n.input if i in self.types}
-        names.update(dict.fromkeys(captured))
         data = {i: numpy_helper.from_array(self.known[i], i) for i in node.inputs if i in self.known}
         return onnx.shape_inference.infer_node_outputs(
             schema,
             proto,
-            {i: self.type_proto(i) for i in names},
+            {i: self.type_proto(i) for i in proto.input if i},
             input_data=data,
             opset_imports=self._imports,
             ir_version=self.model.proto.ir_version,
@@ -163,33 +165,21 @@ class Shapes:
 
     def _infer_by_running(self, node: Node) -> Mapping[str, onnx.TypeProto]:
         """An operator that onnx has no schema for (com.microsoft, ...): run it alone in onnxruntime, on zeros."""
-        import onnxruntime as ort
-
         inputs = [i for i in node.inputs if i]
         if any(i not in self.shapes or None in self.shapes[i] for i in inputs):
             return {}
-        infos = [onnx.ValueInfoProto(name=i, type=self.type_proto(i)) for i in inputs]
-        outs = [onnx.ValueInfoProto(name=o) for o in node.outputs if o]
-        graph = onnx.helper.make_graph([node.proto], "one", infos, outs)
-        imports = [o for o in self._imports if o.domain in ("", "ai.onnx", node.proto.domain)]
-        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=self.model.proto.ir_version or 8)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
+        feeds = {}
+        for i in inputs:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.types[i])
+            feeds[i] = self.known.get(i, np.zeros(tuple(d or 0 for d in self.shapes[i]), dtype))
         try:
-            session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            feeds = {}
-            for i in inputs:
-                dtype = onnx.helper.tensor_dtype_to_np_dtype(self.types[i])
-                shape = tuple(d or 0 for d in self.shapes[i])
-                feeds[i] = self.known.get(i, np.zeros(shape, dtype))
-            values = session.run(None, feeds)
+            values = run_node(node, feeds, self.model.proto)
         except Exception as e:  # onnxruntime's exceptions share no base class; unknown shapes pin, and are reported
             self.problems.append(f"{node.label}: onnxruntime cannot run {node.op} ({type(e).__name__})")
             return {}
+        outs = [o for o in node.outputs if o]
         return {
-            o.name: onnx.helper.make_tensor_type_proto(
-                onnx.helper.np_dtype_to_tensor_dtype(np.asarray(v).dtype), np.shape(v)
-            )
+            o: onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(np.asarray(v).dtype), np.shape(v))
             for o, v in zip(outs, values, strict=True)
         }
 
@@ -206,26 +196,36 @@ class Shapes:
                     self.shapes[info.name] = self.shapes[outer]
 
 
-LIKE = {
-    "com.microsoft::FusedConv": "Conv",
-    "com.microsoft::NhwcFusedConv": "Conv",
-    "com.microsoft::FusedGemm": "Gemm",
-    "com.microsoft::FusedMatMul": "MatMul",
-    "com.microsoft::Gelu": "Relu",
-    "com.microsoft::BiasGelu": "Add",
-    "com.microsoft::FastGelu": "Relu",
-    "com.microsoft::QuickGelu": "Relu",
-    "com.microsoft::DequantizeLinear": "DequantizeLinear",
-    "com.microsoft::QuantizeLinear": "QuantizeLinear",
-    "ImageScaler": "Identity",
-    "Affine": "Identity",
+    def _leave(self, node: Node) -> None:
+        """Outputs of If and Loop have the shapes of what their bodies return; where branches differ, None."""
+        bodies = list(node.bodies())
+        for k, o in enumerate(node.outputs):
+            returned = [b.output[k + (node.op == "Loop")].name for b in bodies]
+            if not o or any(r not in self.shapes for r in returned):
+                continue
+            shapes = [self.shapes[r] for r in returned]
+            self.types[o] = self.types.get(returned[0], onnx.TensorProto.FLOAT)
+            if node.op == "Loop" and k >= len(node.inputs) - 2:
+                self.shapes[o] = (None, *shapes[0])
+            elif node.op == "Loop" and shapes[0] != self.shapes.get(node.input(k + 2)):
+                continue
+            elif len({len(s) for s in shapes}) == 1:
+                self.shapes[o] = tuple(d[0] if len(set(d)) == 1 else None for d in zip(*shapes, strict=True))
+
+
+LIKE = {  # operators without a schema in onnx -> one with the same shapes, and how many inputs it reads
+    "com.microsoft::FusedConv": ("Conv", 3),
+    "com.microsoft::NhwcFusedConv": ("Conv", 3),
+    "com.microsoft::FusedGemm": ("Gemm", 3),
+    "com.microsoft::BiasGelu": ("Add", 2),
+    "com.microsoft::FastGelu": ("Relu", 1),
+    "com.microsoft::QuickGelu": ("Relu", 1),
+    "com.microsoft::Gelu": ("Relu", 1),
+    "com.microsoft::DequantizeLinear": ("DequantizeLinear", 3),
+    "com.microsoft::QuantizeLinear": ("QuantizeLinear", 3),
+    "ImageScaler": ("Identity", 1),
+    "Affine": ("Identity", 1),
 }
-
-
-def walk(graph: onnx.GraphProto, versions: Mapping[str, int]) -> Iterator[Node]:
-    """Nodes of one graph in order, without those of its bodies."""
-    for proto in graph.node:
-        yield Node(proto, versions.get("" if proto.domain == "ai.onnx" else proto.domain, 1))
 
 
 def run(shapes: Shapes, graph: onnx.GraphProto, visit: Callable[[onnx.GraphProto, Node], None]) -> None:
@@ -238,14 +238,6 @@ def run(shapes: Shapes, graph: onnx.GraphProto, visit: Callable[[onnx.GraphProto
         shapes.step(node)
 
 
-def walk_all(graph: onnx.GraphProto, versions: Mapping[str, int]) -> Iterator[Node]:
-    """Nodes in order, every body right before the node that owns it."""
-    for node in walk(graph, versions):
-        for body in node.bodies():
-            yield from walk_all(body, versions)
-        yield node
-
-
 def evaluate(node: Node, feeds: Mapping[str, Array], imports: Iterable[onnx.OperatorSetIdProto]) -> list[Array]:
     """Run one node with onnx's reference implementation; `feeds` by input name."""
     infos = [
@@ -256,6 +248,24 @@ def evaluate(node: Node, feeds: Mapping[str, Array], imports: Iterable[onnx.Oper
     graph = onnx.helper.make_graph([node.proto], "one", infos, outs)
     model = onnx.helper.make_model(graph, opset_imports=list(imports))
     result: list[Array] = ReferenceEvaluator(model).run(None, dict(feeds))
+    return result
+
+
+def run_node(node: Node, feeds: Mapping[str, Array], model: onnx.ModelProto) -> list[Array]:
+    """Run one node in onnxruntime; `feeds` by input name. Raises what onnxruntime raises."""
+    infos = [
+        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in feeds.items()
+    ]
+    outs = [onnx.ValueInfoProto(name=o) for o in node.outputs if o]
+    graph = onnx.helper.make_graph([node.proto], "one", infos, outs)
+    imports = [o for o in model.opset_import if o.domain in ("", "ai.onnx", node.proto.domain)]
+    one = onnx.helper.make_model(graph, opset_imports=imports, ir_version=max(model.ir_version, 4))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(one.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    result: list[Array] = session.run(None, dict(feeds))
     return result
 
 

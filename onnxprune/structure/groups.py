@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from onnxprune.graph.io import Model
-from onnxprune.graph.node import Node
-from onnxprune.graph.shapes import Array, Shapes, infer, walk_all
+from onnxprune.graph.node import Node, walk_all
+from onnxprune.graph.shapes import Array, Shapes, infer
 from onnxprune.structure.coupling import Computed, Coupling, Ids, Pin, Solution
 from onnxprune.structure.rules import BARRIERS, RULES
 
@@ -39,7 +39,8 @@ class ChannelGroup:
 
     kind:   channels, heads, head_dim, hidden or experts.
     labels: component of every unit, `(size,)`.
-    blocks: for every constraint of equal survivors, the block of every unit, `(size,)`, -1 where it has none.
+    blocks: constraints of equal survivors: how often a unit occurs in each block, `(blocks, size)`; what is kept must
+            have the same sum in every block.
     """
 
     name: str
@@ -217,15 +218,14 @@ def _build(c: Coupling, s: Solution, families: list[Ids]) -> tuple[ChannelGroup,
     used: Counter[str] = Counter()
     for k, labels in enumerate(families):
         kind = next((kind for kind, has in s.kinds.items() if has[labels].any()), "channels")
-        blocks = []
+        blocks: list[Ids] = []
         for rows in s.blocks:
             if (group_of[rows] == k).all():
-                block = np.full(len(labels), -1)
-                counts = [np.unique(unit_of[r]) for r in rows]
-                if sum(len(u) for u in counts) == len(np.unique(unit_of[rows])):
-                    for b, u in enumerate(counts):
-                        block[u] = b
-                    blocks.append(block)
+                counts = np.stack([np.bincount(unit_of[r], minlength=len(labels)) for r in rows])
+                if (counts != counts[0]).any() and not any(np.array_equal(counts, old) for old in blocks):
+                    blocks.append(counts)
+            else:
+                assert not (group_of[rows] == k).any(), "blocks that share a constraint are one group"
         name = next(iter(nodes[k]), "") or f"group_{k}"
         used[name] += 1
         if used[name] > 1:

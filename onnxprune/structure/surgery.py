@@ -129,17 +129,17 @@ class Surgeon:
         """Entries of a target shape that no longer name the number of survivors are overwritten."""
         y = self.coupling.axes(n.output(0))
         now = self.shapes.known.get(n.input(slot))
-        if now is None or now.ndim != 1 or not any(self.shrinks(n.output(0), k) for k in range(len(y))):
+        before = self.coupling.shape(n.output(0))
+        if now is None or now.ndim != 1 or before is None:
             return
         x = self.shapes.shapes.get(n.input(0), ())
         offset = len(y) - now.size
         entries = {}
         for i, v in enumerate(now.tolist()):
             k = i + offset
-            ids = y[k]
-            if ids is None or not self.shrinks(n.output(0), k) or v == -1:
+            if v == -1 or before[k] is None:
                 continue
-            size = self.count(ids)
+            size = self.count(y[k])
             if n.op == "Reshape" and v == 0 and not n.attr("allowzero", 0):
                 v = x[k] if k < len(x) else 0
             elif n.op == "Expand" and v == 1:
@@ -226,7 +226,7 @@ class Surgeon:
             return
         for slot, name in enumerate(n.inputs):
             old, now = self.coupling.shapes.known.get(name), self.shapes.known.get(name)
-            if old is None or now is None or name in self.coupling.shapes.constant:
+            if old is None or now is None or name in self.coupling.shapes.constant or old.shape != now.shape:
                 continue
             if slot not in SHAPE_INPUTS.get(n.op, ()) and not np.array_equal(old, now):
                 self.set_input(n, slot, old)
