@@ -120,10 +120,11 @@ def cost_model(
     for name, weight in shapes.model.weights.items():
         if name in statistics or not _trained(weight):
             continue
-        ids = [(a, 1) for a in axes(name)]
+        mine = axes(name) or [None] * weight.ndim  # no node reads it: nothing shrinks
+        ids = [(a, 1) for a in mine]
         if name in grouped:
             ids.append((grouped[name], len(grouped[name])))
-        held = math.prod(d for d, a in zip(weight.shape, axes(name), strict=True) if a is None)
+        held = math.prod(d for d, a in zip(weight.shape, mine, strict=True) if a is None)
         if name in grouped:
             held //= weight.shape[1]
         parameters.append(product(name, float(held), ids))
@@ -133,8 +134,3 @@ def cost_model(
 def _trained(weight: Array) -> bool:
     """Floats and 8-bit or narrower integers are parameters; shapes, indices and flags are not."""
     return weight.dtype.kind in "fV" or (weight.dtype.kind in "iu" and weight.dtype.itemsize == 1)
-
-
-def count_parameters(weights: dict[str, Array], statistics: set[str] = frozenset()) -> int:  # type: ignore[assignment]
-    """Trained numbers of a model as it is."""
-    return sum(w.size for n, w in weights.items() if n not in statistics and _trained(w))

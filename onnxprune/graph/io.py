@@ -57,6 +57,7 @@ ALIGNMENT = 4096  # bytes; a page, so that a runtime can map every tensor of a d
 CHUNK = 1 << 24  # bytes written and hashed at a time
 DENSE_LIMIT = 1 << 30  # bytes; sparse tensors may unfold to this, or to DENSE_RATIO times what the file stores
 DENSE_RATIO = 64
+MAX_RANK = 64  # dims, as in numpy
 MAX_NODES = 1 << 20  # nodes after inlining
 MAX_CALLS = 100  # functions calling one another
 OWN_DOMAIN = "onnxprune"  # functions of our sparse operators: never inlined
@@ -216,8 +217,9 @@ def save(model: Model, path: str | os.PathLike[str], *, inline_limit: int = INLI
         os.replace(target, path)
         made.clear()
         _sync_folder(path.parent)
-        for name in stale - {data.name if data else ""}:
-            path.with_name(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for name in stale - {data.name if data else ""}:
+                path.with_name(name).unlink()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             expected, way = f"room for {size} bytes", "free some space or save elsewhere"
@@ -365,6 +367,9 @@ class _Loader:
             for sparse in body.sparse_initializer:
                 self.densify(sparse, body.initializer.add(name=sparse.values.name))
             del body.sparse_initializer[:]
+        else:
+            for tensor in chain.from_iterable(map(_attribute_tensors, body.attribute_proto)):
+                self.take(tensor, park=False)
         for node in body.node:
             constant = node.op_type == "Constant" and node.domain in _STANDARD
             for attribute in node.attribute:
@@ -400,8 +405,8 @@ class _Loader:
         code, dims = tensor.data_type, list(tensor.dims)
         name = f"tensor {_show(tensor.name)}"
         external = tensor.data_location == TensorProto.EXTERNAL
-        if min(dims, default=0) < 0:
-            raise self.fault(f"dims of {name} from 0 up", dims)
+        if min(dims, default=0) < 0 or len(dims) > MAX_RANK:
+            raise self.fault(f"at most {MAX_RANK} dims of {name}, each from 0 up", dims)
         count = math.prod(dims)
         if code == TensorProto.STRING and not external and len(tensor.string_data) == count:
             return None
@@ -409,19 +414,24 @@ class _Loader:
             raise self.fault(
                 f"{name} whole, of a known type, with as many values as its dims say", f"type {code}, {dims}"
             )
-        size, typed = -(-count * _BITS[code] // 8), getattr(tensor, helper.tensor_dtype_to_field(code))
-        entries = size if _BITS[code] in (2, 4) else 2 * count if _DTYPES[code].kind == "c" else count
+        dtype, width = _DTYPES[code], _BITS[code]
+        size = -(-count * width // 8)
         expected = f"{size} bytes for {name} ({TensorProto.DataType.Name(code)} {dims})"
         try:
-            if external:
-                data = self.external_data(tensor, size, expected)
-                if _BITS[code] == 8 * _DTYPES[code].itemsize:
-                    return data.view(_DTYPES[code]).reshape(dims)
+            if external or tensor.HasField("raw_data"):
+                data = (
+                    self.external_data(tensor, size, expected) if external else np.frombuffer(tensor.raw_data, np.uint8)
+                )
+                if len(data) != size:
+                    raise self.fault(expected, len(data))
+                if width == 8 * dtype.itemsize:
+                    return data.view(dtype).reshape(dims)
                 tensor = TensorProto(dims=dims, data_type=code, raw_data=data.tobytes())
-            elif tensor.HasField("raw_data") and len(tensor.raw_data) != size:
-                raise self.fault(expected, len(tensor.raw_data))
-            elif not tensor.HasField("raw_data") and len(typed) != entries:
-                raise self.fault(expected, f"{len(typed)} entries, not {entries}")
+            else:
+                entries = size if width in (2, 4) else 2 * count if dtype.kind == "c" else count
+                found = len(getattr(tensor, helper.tensor_dtype_to_field(code)))
+                if found != entries:
+                    raise self.fault(f"{entries} entries for {name} ({TensorProto.DataType.Name(code)} {dims})", found)
             array = numpy_helper.to_array(tensor)
         except ValueError as error:
             raise self.fault(f"dims of {name} that fit into memory", dims) from error
@@ -467,8 +477,10 @@ class _Loader:
         self.take(sparse.indices, park=False)
         values, indices = self.array(sparse.values), self.array(sparse.indices)
         dims, name = list(sparse.dims), _show(sparse.values.name)
-        if values is None or indices is None or indices.dtype != np.int64 or min(dims, default=0) < 0:
-            raise self.fault(f"numbers, int64 indices and dims from 0 up in sparse tensor {name}", dims)
+        numeric = values is not None and indices is not None and indices.dtype == np.int64
+        if not numeric or min(dims, default=0) < 0 or len(dims) > MAX_RANK:
+            raise self.fault(f"numbers, int64 indices and sound dims in sparse tensor {name}", dims)
+        assert values is not None and indices is not None
         count = math.prod(dims)
         self.dense += count * values.itemsize
         self.stored += values.nbytes + indices.nbytes
@@ -500,12 +512,15 @@ class _Loader:
             array, kept = self.unpark(tensor)
             if array is None:
                 array = self.array(tensor)
-            elif _size(array) <= SMALL:
+            if array is None:
+                continue
+            weights[name] = array
+            if kept is not None:
+                sparse[name] = kept, array
+            if _size(array) > SMALL:
+                _clear_data(tensor)
+            elif not _has_data(tensor):
                 _set_data(tensor, array)
-            if array is not None:
-                weights[name] = array
-                if kept is not None:
-                    sparse[name] = kept, array
         for name, _, attribute in _scalars(proto):
             weights[name] = _scalar(attribute)
         for tensor in chain.from_iterable(map(_all_tensors, (proto.graph, *proto.functions))) if self.left else ():
@@ -620,7 +635,8 @@ def _name_uniquely(scope: _Scope, where: str, notes: list[str]) -> None:
         mine = list(_defined(scope.graph))
         wrong = next((name for name, n in Counter(mine).items() if n > 1 or isinstance(name, bytes)), None)
         if wrong is not None:
-            raise _fault(where, "every value defined once, by a name in UTF-8", _show(wrong), _REPAIR)
+            found = f"{_show(wrong)} twice" if isinstance(wrong, str) else _show(wrong)
+            raise _fault(where, "every value defined once, by a name in UTF-8", found, _REPAIR)
         for name in [name for name in mine if name in seen]:
             names[name] = name
             while names[name] in taken:
@@ -928,19 +944,20 @@ def _own_data_files(path: Path) -> set[str]:
 
 
 def _fault(where: object, expected: str, found: object, way: str) -> ModelFileError:
-    text = str(where)
-    return ModelFileError(f"{text if text.isprintable() else repr(text)}: expected {expected}, found {found}; {way}")
+    expected, found = (text if len(text) <= 400 else f"{text[:396]} ..." for text in (expected, str(found)))
+    message = f"{where}: expected {expected}, found {found}; {way}"
+    return ModelFileError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def _show(name: object) -> str:
-    """A name out of a file, on one line, not too long."""
+    """A name out of a file, not too long."""
     text = repr(name)
     return text if len(text) <= 80 else f"{text[:76]}...{text[-1]}"
 
 
 def _label(node: NodeProto) -> str:
-    return f"{node.op_type} {_show(node.name)}"
+    return f"{_show(node.op_type)[1:-1]} {_show(node.name)}"
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    return " ".join(str(error).split())

@@ -49,17 +49,19 @@ def session(model: Model, *, threads: int = 0, optimize: bool = True) -> Iterato
         yield ort.InferenceSession(os.fspath(path), options, providers=providers)
 
 
-def random_feeds(model: Model, shapes: Shapes, *, seed: int = 0, batch: int | None = None) -> Feeds:
+def random_feeds(
+    model: Model, shapes: Shapes, inputs: Mapping[str, tuple[int, ...]], *, seed: int = 0, batch: int | None = None
+) -> Feeds:
     """Seeded inputs: normal floats, integers inside the axis that they index, booleans all true.
 
-    batch: size of the dynamic first axes, in place of the one of the analysis.
+    inputs: concrete shape per input; batch: size of the dynamic first axes, in place of the one in `inputs`.
     """
     rng = np.random.default_rng(seed)
     limits, choices = _integer_ranges(model, shapes)
     feeds: Feeds = {}
     for info in graph_inputs(model):
         t = info.type.tensor_type
-        shape = [d or 1 for d in shapes.shapes.get(info.name, ())]
+        shape = list(inputs.get(info.name, ()))
         if batch is not None and shape and t.shape.dim and not t.shape.dim[0].HasField("dim_value"):
             shape[0] = batch
         dtype = helper.tensor_dtype_to_np_dtype(t.elem_type or TensorProto.FLOAT)

@@ -8,7 +8,7 @@ change what may be removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -275,28 +275,39 @@ def infer(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None = Non
     input_shapes: input name -> concrete shape, overriding the declared one.
     Raises `OptionError` where a given shape does not fit.
     """
+    best: Shapes | None = None
+    for concrete in concrete_inputs(model, input_shapes):
+        shapes = Shapes(model)
+        for info in graph_inputs(model):
+            shapes._set(info.name, info.type)
+            if info.name in concrete:
+                shapes.shapes[info.name] = concrete[info.name]
+        run(shapes, model.proto.graph, lambda graph, node: None)
+        if best is None or len(shapes.problems) < len(best.problems):
+            best = shapes
+        if not best.problems:
+            break
+    assert best is not None
+    return best
+
+
+def concrete_inputs(
+    model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Concrete shapes for all inputs, guess after guess where axes are dynamic; at least one.
+
+    Raises `OptionError` where a given shape does not fit.
+    """
     given = dict(input_shapes or {})
     inputs = graph_inputs(model)
     for name in given:
         if name not in {i.name for i in inputs}:
             raise OptionError(f"--input-shape {name}: no such input; the model has {', '.join(i.name for i in inputs)}")
-    best: Shapes | None = None
     for attempt in range(len(SIZES)):
-        shapes = Shapes(model)
-        dynamic = False
-        for info in inputs:
-            concrete, guessed = _concrete(info, given.get(info.name), attempt)
-            dynamic |= guessed
-            shapes._set(info.name, info.type)
-            if concrete is not None:
-                shapes.shapes[info.name] = concrete
-        run(shapes, model.proto.graph, lambda graph, node: None)
-        if best is None or len(shapes.problems) < len(best.problems):
-            best = shapes
-        if not best.problems or not dynamic:
-            break
-    assert best is not None
-    return best
+        found = [(i.name, *_concrete(i, given.get(i.name), attempt)) for i in inputs]
+        yield {name: shape for name, shape, _ in found if shape is not None}
+        if not any(guessed for _, _, guessed in found):
+            return
 
 
 def graph_inputs(model: Model) -> list[onnx.ValueInfoProto]:

@@ -159,7 +159,7 @@ class Coupling:
             self.pin(b, reason)
             return
         x, y = np.broadcast_arrays(a, b)
-        self._ties.append((x.ravel(), y.ravel(), self.node.label if self.node else ""))
+        self._ties.append((x.ravel(), y.ravel(), self.node.key if self.node else ""))
 
     def pin(self, ids: Axis, reason: str) -> None:
         """The ids can never be removed."""
@@ -246,6 +246,13 @@ class Coupling:
             return self._owners[-1][1:]
         starts = np.fromiter((o[0] for o in self._owners), np.int64, len(self._owners))
         return self._owners[int(np.searchsorted(starts, id, side="right")) - 1][1:]
+
+    def ties_of(self) -> dict[str, tuple[Ids, Ids]]:
+        """Node key -> the pairs of ids that its rule tied."""
+        out: dict[str, list[tuple[Ids, Ids]]] = {}
+        for a, b, key in self._ties:
+            out.setdefault(key, []).append((a, b))
+        return {k: (np.concatenate([a for a, _ in v]), np.concatenate([b for _, b in v])) for k, v in out.items()}
 
     def components(self) -> Ids:
         """Component label of every id, shape `(size,)`."""

@@ -35,8 +35,9 @@ SHAPE_INPUTS = {
 class Surgeon:
     """The state of one cut; rules reach it through the methods below."""
 
-    def __init__(self, analysis: Analysis, keep: Keep) -> None:
+    def __init__(self, analysis: Analysis, keep: Keep, shifts: Mapping[str, Array]) -> None:
         self.analysis = analysis
+        self.shifts = shifts
         self.coupling = analysis.coupling
         self.alive = keep
         self.model = analysis.model.copy()
@@ -89,7 +90,7 @@ class Surgeon:
             self._replace(old, value)
             return
         name = self.fresh(f"{old or n.key}_pruned")
-        self.insert("Constant", [], name, value=numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.insert("Constant", [], name, value=numpy_helper.from_array(np.asarray(value, order="C"), name))
         self.model.weights[name] = value
         self.shapes.known[name], self.shapes.shapes[name] = value, value.shape
         self.shapes.types[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -177,7 +178,7 @@ class Surgeon:
 
     def _constant(self, value: Array, base: str) -> str:
         name = self.fresh(base)
-        self.insert("Constant", [], name, value=numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.insert("Constant", [], name, value=numpy_helper.from_array(np.asarray(value, order="C"), name))
         self.model.weights[name] = value
         self.shapes.known[name], self.shapes.shapes[name] = value, value.shape
         self.shapes.types[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -219,6 +220,28 @@ class Surgeon:
         rule = RULES.get(node.op)
         if rule is not None and rule.resize is not None and any(self.coupling.axes(o) for o in node.outputs if o):
             rule.resize(self, node)
+        if node.key in self.shifts:
+            self.shift_output(node, self.shifts[node.key])
+
+    def shift_output(self, n: Node, shift: Array) -> None:
+        """Add a vector over the original's output channels to the node's bias."""
+        y = self.coupling.axes(n.output(0))
+        channel = len(y) - 1 if n.op in ("MatMul", "Gemm") else 1
+        ids = y[channel]
+        if ids is not None:
+            shift = shift[self.alive[ids]]
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(self.coupling.shapes.types[n.output(0)]))
+        if n.op == "MatMul":
+            inner = self.fresh(f"{n.output(0)}_unshifted")
+            bias = self._constant(shift.astype(dtype), f"{n.output(0)}_shift")
+            name = self.fresh(f"{n.output(0)}_shifted")
+            self.appended.append(helper.make_node("Add", [inner, bias], [n.output(0)], name=name))
+            n.proto.output[0] = n.outputs[0] = inner
+        elif not n.input(2):
+            self.set_input(n, 2, shift.astype(dtype))
+        elif n.input(2) in self.model.weights:
+            old = self.model.weights[n.input(2)].astype(np.float64)
+            self.set_input(n, 2, (old + shift / float(n.attr("beta", 1.0))).astype(dtype))
 
     def _freeze(self, n: Node) -> None:
         """Sizes that are read as numbers (the sqrt of a width, a count to divide by) keep their old value."""
@@ -232,12 +255,13 @@ class Surgeon:
                 self.set_input(n, slot, old)
 
 
-def prune_model(analysis: Analysis, keep: Keep) -> Model:
+def prune_model(analysis: Analysis, keep: Keep, shifts: Mapping[str, Array] | None = None) -> Model:
     """A new model without the ids that are False in `keep`, bool `(ids,)`.
 
+    shifts: node key -> what is added to its bias, `(out channels of the original,)`; see `recovery.bias_shifts`.
     Raises `InternalError` where a shape does not come out as the number of survivors.
     """
-    surgeon = Surgeon(analysis, keep)
+    surgeon = Surgeon(analysis, keep, shifts or {})
     rewrite(surgeon, surgeon.model.proto.graph)
     _tidy(surgeon)
     return surgeon.model

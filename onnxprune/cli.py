@@ -1,0 +1,423 @@
+"""The command line: arguments -> pipeline -> report on screen."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune import __version__, inspection
+from onnxprune.allocation import ALLOCATORS, MAX_RATIO, ROUND_TO
+from onnxprune.errors import OnnxPruneError, OptionError
+from onnxprune.graph.io import load
+from onnxprune.importance import CRITERIA
+from onnxprune.pipeline import RECOVERIES, Result, prune
+from onnxprune.report import Report, render, render_inspection, show
+from onnxprune.structure.groups import analyze
+from onnxprune.structure.rules import BARRIERS, RULES
+
+app = typer.Typer(
+    name="onnxprune",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+STAGES = {
+    "load": "reading the model",
+    "analyze": "finding what can be removed together",
+    "plan": "choosing what goes",
+    "cut": "cutting",
+    "verify": "checking that pruned equals masked",
+    "recover": "folding constants into biases",
+    "measure": "measuring latency, both models in turn",
+    "save": "writing",
+}
+EPILOG = """[bold]Subcommands[/bold] (the first word, if it is one of these names; anything else is a MODEL to prune)
+
+[cyan]onnxprune prune MODEL[/cyan]  the explicit form of the above
+
+[cyan]onnxprune inspect MODEL[/cyan]  groups that can be pruned, what is pinned and why
+
+[cyan]onnxprune ops[/cyan]  operators with a rule, and deliberate barriers
+
+Each has its own --help."""
+
+Choice = Enum("Choice", {name: name for name in CRITERIA}, type=str)  # type: ignore[misc]
+Allocation = Enum("Allocation", {name: name for name in ALLOCATORS}, type=str)  # type: ignore[misc]
+Recovery = Enum("Recovery", {name: name for name in RECOVERIES}, type=str)  # type: ignore[misc]
+
+WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
+JsonOption = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", rich_help_panel=OUTPUT, help="Write the report as JSON; - for standard output.")
+]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape", metavar="NAME:1,3,224,224", rich_help_panel=CHECK,
+        help="Concrete shape of a dynamic input, for the analysis, MACs and the check. Repeatable.",
+    ),
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="Name every group and everything pinned.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print nothing but errors.")]
+
+
+@app.command(name="prune", epilog=EPILOG)
+def prune_command(
+    model: ModelArgument,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            "--channels", "-c", metavar="R|auto", rich_help_panel=WHAT,
+            help="Fraction of the units of every group that is [bold]removed[/bold]: channels, filters, neurons, "
+            "recurrent units. auto: whatever a target needs.",
+        ),
+    ] = None,
+    ratio: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ratio", metavar="GLOB=R", rich_help_panel=WHAT,
+            help="Fraction removed from the groups whose name, node, weight or output matches. Repeatable, last match "
+            "wins; without --channels only what matches is pruned.",
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="GLOB", rich_help_panel=WHAT, help="Leave matching groups alone. Repeatable."),
+    ] = None,
+    target_macs: Annotated[
+        str | None,
+        typer.Option(
+            "--target-macs", metavar="T", rich_help_panel=WHAT,
+            help="MACs that are [bold]left[/bold]: 0.7, 70% or 300M. A fixed --channels applies first.",
+        ),
+    ] = None,
+    target_params: Annotated[
+        str | None,
+        typer.Option(
+            "--target-params", metavar="T", rich_help_panel=WHAT,
+            help="Parameters that are [bold]left[/bold]: 0.7, 70% or 5M. Two targets must both hold.",
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", rich_help_panel=WHAT, help="Replay a plan that --save-plan wrote."),
+    ] = None,
+    importance: Annotated[
+        Choice, typer.Option("--importance", rich_help_panel=HOW, help="What makes a unit worth keeping.")
+    ] = Choice("l2"),
+    allocate: Annotated[
+        Allocation,
+        typer.Option(
+            "--allocate", rich_help_panel=HOW,
+            help="uniform: the same fraction of every group; global: one threshold over all units.",
+        ),
+    ] = Allocation("uniform"),
+    round_to: Annotated[
+        int,
+        typer.Option("--round-to", metavar="N", rich_help_panel=HOW, help="Widths become multiples of N; 1 is exact."),
+    ] = ROUND_TO,
+    max_ratio: Annotated[
+        float | None,
+        typer.Option(
+            "--max-ratio", metavar="R", rich_help_panel=HOW, show_default=f"{MAX_RATIO} for global and targets",
+            help="Most that is removed of any group.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option("--steps", metavar="N", rich_help_panel=HOW, help="Cut in N steps, scoring again after each.")
+    ] = 1,
+    recover: Annotated[
+        Recovery,
+        typer.Option(
+            "--recover", rich_help_panel=HOW,
+            help="bias: fold the constant part of what is removed into the consumers' biases.",
+        ),
+    ] = Recovery("bias"),
+    seed: Annotated[int, typer.Option("--seed", rich_help_panel=HOW, help="Of random inputs and scores.")] = 0,
+    input_shape: ShapeOption = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify", rich_help_panel=CHECK,
+            help="Check file, shapes, inputs and outputs, and that pruned equals masked, before anything is written.",
+        ),
+    ] = True,
+    measure: Annotated[
+        bool, typer.Option("--latency/--no-latency", rich_help_panel=CHECK, help="Time both models in onnxruntime.")
+    ] = True,
+    threads: Annotated[
+        int,
+        typer.Option(
+            "--threads", metavar="N", rich_help_panel=CHECK, show_default="all cores",
+            help="onnxruntime's intra-op threads for the measurement.",
+        ),
+    ] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="OUT", rich_help_panel=OUTPUT, show_default="MODEL.pruned.onnx",
+            help="Where to write; an existing file is replaced, the input only with --force.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", rich_help_panel=OUTPUT, help="Allow OUT to be the input.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", rich_help_panel=OUTPUT, help="Plan and report; write no model.")
+    ] = False,
+    save_plan: Annotated[
+        Path | None,
+        typer.Option("--save-plan", metavar="FILE", rich_help_panel=OUTPUT, help="Write what is kept, as JSON."),
+    ] = None,
+    json_file: JsonOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make an ONNX model smaller and faster: remove channels, filters and neurons through the whole graph.
+
+    [bold]onnxprune model.onnx --channels 0.3[/bold] removes 30% of every group and writes model.pruned.onnx.
+    """
+    target = output or model.with_name(f"{model.stem}.pruned.onnx")
+    nothing = channels is None and not ratio and target_macs is None and target_params is None and plan is None
+    if nothing:
+        _inspect(model, input_shape, json_file, verbose, quiet)
+        raise OptionError("nothing to do: the above could be pruned; say how much with --channels 0.3 or --target-macs 70%")
+    if not dry_run and _same(model, target) and not force:
+        raise OptionError(f"{target} is the input; give another -o OUT, or --force to replace it")
+    if not dry_run and target.is_dir():
+        raise OptionError(f"-o {target} is a directory; name a file")
+    with _progress(quiet) as progress:
+        result = prune(
+            model,
+            channels=_channels(channels),
+            ratio=[_pair(r) for r in ratio or ()],
+            ignore=ignore or (),
+            importance=importance.value,
+            allocate=allocate.value,
+            round_to=round_to,
+            max_ratio=max_ratio,
+            target_macs=target_macs,
+            target_params=target_params,
+            steps=steps,
+            recover=recover.value,
+            input_shape=_shapes(input_shape),
+            plan=plan,
+            dry_run=dry_run,
+            verify=verify,
+            measure=measure,
+            seed=seed,
+            threads=threads,
+            progress=progress,
+        )
+        report = result.report
+        if not dry_run:
+            progress("save")
+            report = result.save(target)
+    if save_plan is not None:
+        _write(save_plan, result.plan.to_json(), "--save-plan")
+    _emit(report.to_dict(), json_file)
+    if not quiet:
+        console = _console(json_file)
+        show(console, render(report, verbose=verbose))
+        if not dry_run:
+            show(console, Text(f"written: {target}"))
+
+
+def _channels(text: str | None) -> Any:
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"--channels {text}: expected a fraction in [0, 1) that is removed, or auto") from None
+
+
+def _pair(text: str) -> tuple[str, float]:
+    glob, equals, value = text.rpartition("=")
+    try:
+        return (glob, float(value)) if equals and glob else _fail(f"--ratio {text}: expected GLOB=R")
+    except ValueError:
+        return _fail(f"--ratio {text}: {value!r} is not a number; expected GLOB=R, for instance 'layer1*=0.5'")
+
+
+def _fail(message: str) -> Any:
+    raise OptionError(message)
+
+
+def _shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """`NAME:1,3,224,224`, split at the last colon: names may hold colons."""
+    out = {}
+    for text in texts or ():
+        name, colon, dims = text.rpartition(":")
+        try:
+            out[name] = tuple(int(d) for d in dims.split(","))
+        except ValueError:
+            _fail(f"--input-shape {text}: expected NAME:1,3,224,224")
+        if not colon or not name or min(out[name]) < 1:
+            _fail(f"--input-shape {text}: expected NAME:1,3,224,224")
+    return out
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False
+
+
+def _inspect(
+    model: Path, input_shape: Sequence[str] | None, json_file: str | None, verbose: bool, quiet: bool
+) -> None:
+    with _progress(quiet) as progress:
+        progress("load")
+        loaded = load(model)
+        progress("analyze")
+        analysis = analyze(loaded, _shapes(input_shape))
+        rows = inspection.rows(analysis)
+    _emit(inspection.to_dict(analysis, rows), json_file)
+    if not quiet:
+        show(_console(json_file), render_inspection(rows, analysis, verbose=verbose))
+
+
+@app.command()
+def inspect(
+    model: ModelArgument,
+    input_shape: ShapeOption = None,
+    json_file: JsonOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show the groups that can be pruned, their share of parameters and MACs, and what is pinned and why."""
+    _inspect(model, input_shape, json_file, verbose, quiet)
+
+
+@app.command()
+def ops(json_file: JsonOption = None, quiet: QuietOption = False) -> None:
+    """List the operators with a rule, and those that deliberately pin what they touch."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("operator", "", "what the rule says"):
+        table.add_column(column, overflow="fold")
+    entries = {op: ("rule", r.summary) for op, r in RULES.items()} | {op: ("barrier", b) for op, b in BARRIERS.items()}
+    for op, (what, text) in sorted(entries.items(), key=lambda e: ("::" in e[0], e[0])):
+        table.add_row(op, what, Text(text))
+    _emit({op: {"kind": what, "text": text} for op, (what, text) in sorted(entries.items())}, json_file)
+    if not quiet:
+        console = _console(json_file)
+        show(console, table)
+        show(console, Text(f"{len(RULES)} rules, {len(BARRIERS)} barriers; any other operator pins what it touches"))
+
+
+# output
+
+
+def _console(json_file: str | None) -> Console:
+    """Tables go to standard output, or to standard error where that carries JSON."""
+    return Console(stderr=json_file == "-", highlight=False)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda stage: None
+        return
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda stage: bar.update(task, description=STAGES.get(stage, stage))
+
+
+def _emit(data: Any, json_file: str | None) -> None:
+    if json_file == "-":
+        sys.stdout.write(json.dumps(data, indent=1) + "\n")
+    elif json_file is not None:
+        _write(Path(json_file), json.dumps(data, indent=1) + "\n", "--json")
+
+
+def _write(path: Path, text: str, option: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise OptionError(f"{option} {path}: cannot be written ({e.strerror})") from e
+
+
+# entry
+
+
+def _with_default_command(arguments: Sequence[str]) -> list[str]:
+    """Put `prune` in front unless the first word that is not an option or its value names a subcommand."""
+    group: Any = typer.main.get_command(app)
+    takes_value = {
+        name
+        for p in group.commands["prune"].params
+        if p.param_type_name == "option" and not p.is_flag
+        for name in (*p.opts, *p.secondary_opts)
+    }
+    words = iter(arguments)
+    for word in words:
+        if word in takes_value:
+            next(words, None)
+        elif not word.startswith("-") or word == "-":
+            if word in group.commands:
+                rest = list(arguments)
+                rest.remove(word)
+                return [word, *rest]
+            break
+    return ["prune", *arguments]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit code 2 for the user's mistakes, 1 for ours."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if "--version" in argv:
+        print(f"onnxprune {__version__}")
+        raise SystemExit(0)
+    command: Any = typer.main.get_command(app)
+    try:
+        code = command.main(args=_with_default_command(argv or ["--help"]), prog_name="onnxprune", standalone_mode=False)
+    except typer.Abort:
+        code = 130
+    except UsageError as e:
+        code = _complain(f"{e.format_message()} (see onnxprune --help)", 2)  # type: ignore[attr-defined]
+    except OnnxPruneError as e:
+        code = _complain(str(e), e.exit_code)
+    except Exception as e:  # ours: one line for the user, the traceback for whoever asks
+        if "--verbose" in argv or "-v" in argv:
+            raise
+        where = traceback.extract_tb(e.__traceback__)[-1]
+        code = _complain(
+            f"internal error, nothing was written: {type(e).__name__}: {e} ({Path(where.filename).name}:{where.lineno}); "
+            f"please report it with the model (-v shows the traceback)", 1
+        )  # fmt: skip
+    raise SystemExit(code if argv else 2)
+
+
+def _complain(message: str, code: int) -> int:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"onnxprune: {' '.join(message.split())}"))
+    return code
+
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer carries click along since 0.26; before, it used it
+
+
+if __name__ == "__main__":
+    main()
+
+
+__all__ = ["Report", "Result", "app", "main"]

@@ -1,0 +1,346 @@
+"""The recipe: load, analyze, score, allocate, cut, recover, verify, measure; saving and showing are the caller's."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxprune.allocation import ALLOCATORS, MAX_RATIO, ROUND_TO, Keeps, matches, ratios, search
+from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.graph.cost import CostModel, cost_model
+from onnxprune.graph.io import Model, load, save, weight_bytes
+from onnxprune.graph.node import walk_all
+from onnxprune.graph.runtime import Latency, latency, random_feeds
+from onnxprune.graph.shapes import concrete_inputs
+from onnxprune.importance import CRITERIA, score
+from onnxprune.plan import Plan
+from onnxprune.recovery import bias_shifts
+from onnxprune.report import Cost, GroupReport, Report
+from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
+from onnxprune.structure.surgery import prune_model
+from onnxprune.structure.verify import Verification, check_file, verify
+
+KIND = "channels"
+RECOVERIES = ("bias", "none")
+Progress = Callable[[str], None]
+Target = float | str
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """model: the pruned model, None after a dry run; plan: what was kept; report: what was gained and what it cost."""
+
+    model: Model | None
+    plan: Plan
+    report: Report
+    analysis: Analysis
+
+    def save(self, path: str | os.PathLike[str]) -> Report:
+        """Write the pruned model, atomically; the report then names the file and its size.
+
+        Raises `OptionError` after a dry run, `ModelFileError` where the file cannot be written.
+        """
+        if self.model is None:
+            raise OptionError("a dry run has no model to save")
+        save(self.model, path)
+        after = replace(self.report.after, bytes=file_bytes(self.model, Path(path)))
+        return replace(self.report, output=str(path), after=after)
+
+
+def prune(
+    source: Any,
+    *,
+    channels: float | Literal["auto"] | None = None,
+    ratio: Mapping[str, float] | Sequence[tuple[str, float]] = (),
+    ignore: Sequence[str] = (),
+    importance: str = "l2",
+    allocate: str = "uniform",
+    round_to: int = ROUND_TO,
+    max_ratio: float | None = None,
+    target_macs: Target | None = None,
+    target_params: Target | None = None,
+    steps: int = 1,
+    recover: str = "bias",
+    input_shape: Mapping[str, tuple[int, ...]] | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    dry_run: bool = False,
+    verify: bool = True,
+    measure: bool = True,
+    seed: int = 0,
+    threads: int = 0,
+    progress: Progress = lambda stage: None,
+) -> Result:
+    """Remove channels, filters, neurons and recurrent units, structurally, through the whole graph.
+
+    source: path, bytes, `ModelProto`, graphsurgeon `Graph` or `Model`; it is not changed.
+    channels: fraction of the units of every group that is removed; "auto": whatever a target needs.
+    ratio: glob -> fraction removed, for the groups that it matches (last match wins); ignore: globs that stay.
+    target_macs, target_params: what is left, as a fraction, "70%" or an absolute "300M".
+    steps: cut, score again, cut. max_ratio: most that is removed of a group (default 0.8 for targets and `global`).
+    recover: "bias" folds the constant part of what is removed into the consumers' biases; "none" leaves it out.
+    plan: replay a plan; nothing else is chosen then. verify: check that pruned equals masked.
+    measure: latency of both models, on `threads` intra-op threads (0: onnxruntime's default).
+
+    Raises `OptionError`, `ModelFileError`, `NothingToPrune` (the user's side), `VerificationError` (ours).
+    """
+    pairs = list(ratio.items()) if isinstance(ratio, Mapping) else list(ratio)
+    targets = {"macs": target_macs, "params": target_params}
+    _check_options(importance, allocate, recover, round_to, max_ratio, steps)
+    asked = channels is not None or pairs or any(t is not None for t in targets.values())
+    if plan is None and not asked:
+        raise OptionError("nothing to do: say how much with --channels 0.3, --target-macs 70%, --ratio or --plan")
+    if plan is not None and asked:
+        raise OptionError("--plan replays what was chosen before; leave out --channels, --ratio and targets")
+
+    clock = _Clock(progress)
+    clock("load")
+    model = load(source)
+    clock("analyze")
+    analysis = analyze(model, dict(input_shape) if input_shape else None)
+    costs = _costs(analysis)
+    groups = analysis.of_kind(KIND)
+    if not groups:
+        raise NothingToPrune(_nothing(analysis))
+    clock("plan")
+    if plan is not None:
+        chosen = plan if isinstance(plan, Plan) else Plan.load(Path(plan), analysis)
+    else:
+        keeps = _choose(
+            analysis, costs, groups, channels, pairs, ignore, targets,
+            importance=importance, allocate=allocate, round_to=round_to, max_ratio=max_ratio, steps=steps, seed=seed,
+        )  # fmt: skip
+        settings = {"importance": importance, "allocate": allocate, "round_to": round_to, "steps": steps, "seed": seed}
+        chosen = Plan({k: v for k, v in keeps.items() if not v.all()}, recover, settings)
+    keep = analysis.keep_ids(dict(chosen.keep))
+    notes = [*model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
+    pruned: Model | None = None
+    checked: Verification | None = None
+    times: dict[str, Latency] = {}
+    if not dry_run:
+        clock("cut")
+        plain = prune_model(analysis, keep)
+        if verify:
+            clock("verify")
+            checked = verify_(analysis, keep, plain, input_shapes=input_shape, seed=seed)
+        pruned = plain
+        shifts = bias_shifts(analysis, keep) if chosen.recover == "bias" else {}
+        if shifts:
+            clock("recover")
+            pruned = prune_model(analysis, keep, shifts)
+            if verify:
+                check_file(model, pruned)
+            notes.append(f"bias of {len(shifts)} layers compensated for the mean of what was removed")
+        if measure:
+            clock("measure")
+            times, problem = _measure(analysis, pruned, checked, input_shape, seed, threads)
+            notes += problem
+    clock("")
+    report = _report(analysis, costs, chosen, keep, pruned, checked, times, notes, clock.seconds)
+    return Result(pruned, chosen, report, analysis)
+
+
+verify_ = verify
+
+
+class _Clock:
+    """Seconds per stage, and the caller's progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+        self.stage, self.start = "", time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        if self.stage:
+            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self.start
+        self.stage, self.start = stage, now
+        if stage:
+            self.progress(stage)
+
+
+def _check_options(
+    importance: str, allocate: str, recover: str, round_to: int, max_ratio: float | None, steps: int
+) -> None:
+    for option, value, allowed in (
+        ("importance", importance, CRITERIA),
+        ("allocate", allocate, ALLOCATORS),
+        ("recover", recover, RECOVERIES),
+    ):
+        if value not in allowed:
+            raise OptionError(f"--{option} {value}: unknown; choose one of {', '.join(allowed)}")
+    if round_to < 1:
+        raise OptionError(f"--round-to {round_to}: must be 1 (off) or more")
+    if max_ratio is not None and not 0 < max_ratio < 1:
+        raise OptionError(f"--max-ratio {max_ratio:g} is not a fraction in (0, 1)")
+    if steps < 1:
+        raise OptionError(f"--steps {steps}: must be 1 or more")
+
+
+def _costs(analysis: Analysis) -> CostModel:
+    c = analysis.coupling
+    return cost_model(walk_all(analysis.model.proto.graph, c.shapes.opsets), c.shapes, c.axes, c.grouped)
+
+
+def _nothing(analysis: Analysis) -> str:
+    where = analysis.model.path or "the model"
+    kinds = {g.kind for g in analysis.groups}
+    if kinds:
+        names = ", ".join(f"{len(analysis.of_kind(k))} of kind {k}" for k in sorted(kinds))
+        return f"{where}: no group of kind channels; there are {names}, which --channels leaves alone"
+    why = dict.fromkeys(f"{p.tensor} by {p.op} {p.node} ({p.reason})" for p in analysis.pinned)
+    held = "; ".join(list(why)[:4]) or "it has no weights that make channels"
+    more = f"; and {len(why) - 4} more" if len(why) > 4 else ""
+    return f"{where}: nothing can be pruned: {held}{more}"
+
+
+def parse_target(option: str, text: Target, total: float) -> float:
+    """`0.7`, `70%` (of what there is) or `300M`, `1.2G` (absolute) as an absolute number."""
+    raw = str(text).strip()
+    units = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+    try:
+        if raw.endswith("%"):
+            value = float(raw[:-1]) / 100 * total
+        elif raw[-1:].upper() in units:
+            value = float(raw[:-1]) * units[raw[-1:].upper()]
+        else:
+            value = float(raw)
+            value = value * total if value <= 1 else value
+    except ValueError:
+        raise OptionError(f"{option} {raw}: expected a fraction (0.7, 70%) or a number (300M) that is left") from None
+    if not 0 < value <= total:
+        raise OptionError(f"{option} {raw}: must be above 0 and at most what the model has now ({total:.4g})")
+    return value
+
+
+def _choose(
+    analysis: Analysis,
+    costs: CostModel,
+    groups: Sequence[ChannelGroup],
+    channels: float | Literal["auto"] | None,
+    pairs: Sequence[tuple[str, float]],
+    ignore: Sequence[str],
+    targets: Mapping[str, Target | None],
+    *,
+    importance: str,
+    allocate: str,
+    round_to: int,
+    max_ratio: float | None,
+    steps: int,
+    seed: int,
+) -> Keeps:
+    """Ratios first, then as much more as the targets need, over all steps."""
+    whole = np.ones(analysis.coupling.size, bool)
+    measures = {"macs": costs.macs, "params": costs.parameters}
+    limits = {
+        k: parse_target(f"--target-{k}", t, measures[k](whole)) for k, t in targets.items() if t is not None
+    }
+    if channels == "auto" and not limits:
+        raise OptionError("--channels auto needs a target: --target-macs or --target-params")
+    fixed = None if channels == "auto" else channels
+    wanted = ratios(groups, channels=fixed, ratio=pairs, ignore=ignore)
+    held = {g.name for g in groups if any(matches(g, glob) for glob, _ in pairs) or any(matches(g, i) for i in ignore)}
+    cap = max_ratio if max_ratio is not None else (MAX_RATIO if limits or allocate == "global" else 1.0)
+    keeps: Keeps = {g.name: np.ones(g.size, bool) for g in groups}
+    for step in range(1, steps + 1):
+        share = step / steps
+        alive = analysis.keep_ids(keeps)
+        scores = score(analysis, groups, importance=importance, keep=alive, seed=seed)
+        for name, kept in keeps.items():
+            scores[name][~kept] = -1.0  # what is gone stays gone
+
+        def at(r: float, share: float = share, scores: Any = scores) -> Keeps:
+            goal = {
+                g.name: wanted.get(g.name, 0.0) * share
+                if g.name in held or not limits
+                else max(wanted.get(g.name, 0.0) * share, r)
+                for g in groups
+            }
+            return ALLOCATORS[allocate](groups, scores, goal, round_to=round_to, max_ratio=cap)
+
+        if not limits:
+            keeps = at(0.0)
+            continue
+        goals = {k: measures[k](whole) - (measures[k](whole) - limit) * share for k, limit in limits.items()}
+
+        def satisfied(plan: Keeps, goals: Mapping[str, float] = goals) -> bool:
+            ids = analysis.keep_ids(plan)
+            return all(measures[k](ids) <= goal for k, goal in goals.items())
+
+        found = search(at, satisfied, low=0.0, high=cap)
+        if found is None:
+            ids = analysis.keep_ids(at(cap))
+            left = "; ".join(f"{measures[k](ids) / measures[k](whole):.0%} of {k}" for k in goals)
+            raise OptionError(
+                f"the target cannot be reached: with --max-ratio {cap:g} of every group {left} are left; "
+                f"raise --max-ratio, the target, or see what is pinned with `onnxprune inspect`"
+            )
+        keeps = found[0]
+    return keeps
+
+
+def _measure(
+    analysis: Analysis,
+    pruned: Model,
+    checked: Verification | None,
+    input_shape: Mapping[str, tuple[int, ...]] | None,
+    seed: int,
+    threads: int,
+) -> tuple[dict[str, Latency], list[str]]:
+    original = analysis.model
+    if checked is not None and checked.feeds is not None:
+        guesses: Iterable[Any] = [checked.feeds]
+    else:
+        guesses = (
+            random_feeds(original, analysis.coupling.shapes, shapes, seed=seed)
+            for shapes in concrete_inputs(original, input_shape)
+        )
+    problem = ""
+    for feeds in guesses:
+        try:
+            both = {"before": original, "after": pruned}
+            return latency(both, dict.fromkeys(both, feeds), threads=threads), []
+        except Exception as e:  # onnxruntime's exceptions share no base class
+            problem = problem or " ".join(str(e).split())[:120]
+    return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]
+
+
+def file_bytes(model: Model, path: Path | None) -> int:
+    """Size on disk with external data, in bytes; of what would be written where there is no file."""
+    if path is None or not path.is_file():
+        return int(model.proto.ByteSize()) + weight_bytes(model)
+    return path.stat().st_size + (weight_bytes(model) if model.external else 0)
+
+
+def _report(
+    analysis: Analysis,
+    costs: CostModel,
+    plan: Plan,
+    keep: Keep,
+    pruned: Model | None,
+    checked: Verification | None,
+    times: Mapping[str, Latency],
+    notes: Sequence[str],
+    seconds: Mapping[str, float],
+) -> Report:
+    whole = np.ones(analysis.coupling.size, bool)
+    model = analysis.model
+    before = Cost(round(costs.parameters(whole)), round(costs.macs(whole)), file_bytes(model, model.path), times.get("before"))
+    after_bytes = file_bytes(pruned, None) if pruned is not None else None
+    after = Cost(round(costs.parameters(keep)), round(costs.macs(keep)), after_bytes, times.get("after"))
+    groups = tuple(
+        GroupReport(g.name, g.kind, g.size, int(plan.keep[g.name].sum()) if g.name in plan.keep else g.size, g.nodes)
+        for g in analysis.of_kind(KIND)
+    )
+    others = [g for g in analysis.groups if g.kind != KIND]
+    left = {k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)}
+    return Report(
+        str(model.path) if model.path else "", "", before, after, groups, left, analysis.pinned, checked, tuple(notes),
+        dict(seconds),
+    )  # fmt: skip

@@ -1,0 +1,211 @@
+"""Recover what was lost without data: fold what a removed channel contributed on average into its consumers' biases.
+
+A removed channel is not zero but, to first order, a constant: its bias, or what its BatchNormalization says that its
+mean is, sent through the activations. That constant times the consumer's weights is added to the consumer's bias. It is
+exact where the channel really is constant and the consumer does not pad (Li et al. 2017 remove such channels for
+nothing; constant channels are common in trained MobileNets), and an approximation elsewhere.
+"""
+
+from __future__ import annotations
+
+
+import numpy as np
+
+from onnxprune.graph.node import Node, walk_all
+from onnxprune.graph.shapes import Array, run_node
+from onnxprune.importance import Weights
+from onnxprune.structure.coupling import Coupling, Ids
+from onnxprune.structure.groups import Analysis, Keep
+from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
+
+Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+PASSING = {
+    "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "Expand", "Tile", "Resize",
+    "Upsample", "DepthToSpace", "SpaceToDepth", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", *FIRST_ONLY,
+}  # fmt: skip
+REDUCING = {"ReduceMean", "ReduceMax", "ReduceMin"}
+CONTRACTING = {"Conv": 0, "com.microsoft::FusedConv": 0, "Gemm": 1, "MatMul": 1, "ConvTranspose": 0}
+
+
+def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Values]:
+    """Node key -> what its bias gains, float64 `(out channels of the original,)`.
+
+    keep: ids that survive, `(ids,)`. Nodes whose bias would not change are left out.
+    """
+    c = analysis.coupling
+    constants = constant_channels(analysis, keep)
+    weights = Weights(analysis)
+    shifts: dict[str, Values] = {}
+    for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
+        if node.op not in CONTRACTING or not all(c.axes(node.input(i)) for i in (0, 1)):
+            continue
+        x_axis = _contracted(c, node)
+        ids = c.axes(node.input(0))[x_axis]
+        if ids is None or keep[ids].all() or not c.is_constant(node.input(1)):
+            continue
+        value = np.where(keep[ids], 0.0, np.nan_to_num(constants[ids]))
+        if not value.any():
+            continue
+        w = weights.value(node.input(1))
+        if w is not None:
+            shift = _contribution(node, np.asarray(w, np.float64), value)
+            if shift is not None and shift.any():
+                shifts[node.key] = shift
+    return shifts
+
+
+def _contracted(c: Coupling, node: Node) -> int:
+    if node.op == "Gemm":
+        return 0 if node.attr("transA", 0) else 1
+    return len(c.axes(node.input(0))) - 1 if node.op == "MatMul" else 1
+
+
+def _contribution(node: Node, w: Values, value: Values) -> Values | None:
+    """What inputs with constant `value` `(in,)` add to every output channel."""
+    if node.op == "MatMul":
+        return np.asarray(value @ w) if w.ndim == 2 else None
+    if node.op == "Gemm":
+        w = w.T if node.attr("transB", 0) else w
+        return np.asarray(value @ w) * float(node.attr("alpha", 1.0))
+    if node.op == "ConvTranspose":
+        stride = np.prod(node.attr("strides", [1]))
+        g = int(node.attr("group", 1))
+        if g > 1:
+            return None
+        return np.asarray(value @ w.sum(tuple(range(2, w.ndim)))) / float(stride)  # every output sees 1/stride of the taps
+    g = int(node.attr("group", 1))
+    taps = w.sum(tuple(range(2, w.ndim)))  # (O, I/g)
+    rows = taps.reshape(g, -1, taps.shape[1])
+    return np.asarray(np.einsum("goi,gi->go", rows, value.reshape(g, -1)).ravel())
+
+
+def constant_channels(analysis: Analysis, keep: Keep) -> Values:
+    """The constant that stands for every removed id, float64 `(ids,)`; NaN where none is known."""
+    c = analysis.coupling
+    value: Values = np.full(c.size, np.nan)
+    weights = Weights(analysis)
+    ties = c.ties_of()
+    produced = {p.node.key: p for p in c.produces}
+    means = _running_means(analysis, weights)
+    touched = {n for n, axes in c.base.items() if any(ids is not None and not keep[ids].all() for ids in axes)}
+    for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
+        if not any(o in touched for o in node.outputs):
+            continue
+        if node.key in produced and node.op in CONTRACTING:
+            _set(value, keep, c.axes(node.key)[_out_axis(c, node)], _producer(node, weights, c, value, means))
+        elif node.op == "BatchNormalization":
+            axes = c.axes(node.key)
+            parts = [weights.value(i) for i in node.inputs[1:5]]
+            x = c.axes(node.input(0))[1]
+            if len(axes) > 1 and x is not None and all(p is not None for p in parts):
+                gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parts)
+                scale = gamma / np.sqrt(variance + node.attr("epsilon", 1e-5))
+                _set(value, keep, axes[1], (value[x] - mean) * scale + beta)
+        elif node.op == "InstanceNormalization":  # a constant is normalised to zero
+            bias = weights.value(node.input(2))
+            if bias is not None:
+                _set(value, keep, c.axes(node.key)[1], np.asarray(bias, np.float64))
+        elif node.op in UNARY or node.op in BROADCAST:
+            _elementwise(analysis, node, value, keep, weights)
+        elif (node.op in PASSING or node.op in REDUCING) and node.key in ties:
+            a, b = ties[node.key]
+            for _ in range(2):  # a view goes through the ids of its factors
+                for p, q in ((a, b), (b, a)):
+                    open_ = np.isnan(value[q]) & ~keep[q]
+                    value[q[open_]] = value[p[open_]]
+    return value
+
+
+def _set(value: Values, keep: Keep, ids: Ids | None, found: Values | None) -> None:
+    if ids is not None and found is not None:
+        gone = ~keep[ids]
+        value[ids[gone]] = np.broadcast_to(found, ids.shape)[gone]
+
+
+def _out_axis(c: Coupling, node: Node) -> int:
+    return len(c.axes(node.key)) - 1 if node.op in ("MatMul", "Gemm") else 1
+
+
+def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Values]:
+    """Tensor -> mean that the BatchNormalization behind it has recorded."""
+    out: dict[str, Values] = {}
+    for node in walk_all(analysis.model.proto.graph, {}):
+        if node.op == "BatchNormalization":
+            mean = weights.value(node.input(3))
+            if mean is not None:
+                out[node.input(0)] = np.asarray(mean, np.float64)
+    return out
+
+
+def _producer(node: Node, weights: Weights, c: Coupling, value: Values, means: dict[str, Values]) -> Values | None:
+    """Mean of a layer's output: recorded by BatchNormalization, or else its bias, as if its weights were zero."""
+    if node.key in means:
+        return means[node.key]
+    bias: Values | None = np.zeros(1)
+    if node.op != "MatMul" and node.input(2):
+        b = weights.value(node.input(2))
+        bias = None if b is None else np.asarray(b, np.float64).reshape(-1) * float(node.attr("beta", 1.0))
+    x, w = c.axes(node.input(0)), c.axes(node.input(1))
+    ids = x[1] if len(x) > 1 else None
+    if node.op == "Conv" and ids is not None and node.attr("group", 1) == ids.size and w[1] is None and bias is not None:
+        taps = weights.value(node.input(1))
+        if taps is not None:  # depthwise: a constant channel stays constant
+            taps = np.asarray(taps, np.float64).reshape(len(taps), -1).sum(1)
+            source = np.repeat(np.nan_to_num(value[ids]), len(taps) // ids.size)
+            return taps * source + bias
+    if node.op == "com.microsoft::FusedConv":
+        return None
+    return bias
+
+
+def _elementwise(analysis: Analysis, node: Node, value: Values, keep: Keep, weights: Weights) -> None:
+    """Apply the operator to the constants of its inputs."""
+    c = analysis.coupling
+    y = c.axes(node.key)
+    for axis, ids in enumerate(y):
+        if ids is None or keep[ids].all():
+            continue
+        gone = np.flatnonzero(~keep[ids])
+        feeds: dict[str, Array] = {}
+        for name in dict.fromkeys(i for i in node.inputs if i):
+            column = _column(c, name, axis - len(y), gone, value, weights)
+            if column is None:
+                break
+            dtype = np.float32 if c.shapes.types.get(name, 1) != 9 else np.bool_
+            feeds[name] = np.asarray(column).astype(dtype)
+        else:
+            known = np.ones(len(gone), bool)
+            for column in feeds.values():
+                if column.dtype != np.bool_:
+                    known &= ~np.isnan(np.broadcast_to(column, gone.shape))
+            if node.op in ("Cast", "CastLike"):
+                found = next(iter(feeds.values()))
+            else:
+                try:
+                    found = run_node(node, {k: v.astype(np.float32) for k, v in feeds.items()}, analysis.model.proto)[0]
+                except Exception:  # types that the operator does not take: nothing is known, nothing is folded
+                    continue
+            found = np.broadcast_to(np.asarray(found, np.float64), gone.shape)
+            value[ids[gone[known]]] = found[known]
+
+
+def _column(c: Coupling, name: str, axis: int, gone: Ids, value: Values, weights: Weights) -> Array | None:
+    """Values of one input at the removed places of an axis counted from the right; None where it varies."""
+    if c.is_constant(name):
+        w = weights.value(name)
+        if w is None:
+            return None
+        if w.size == 1:
+            return np.asarray(w).reshape(())
+        if w.ndim >= -axis and w.size == w.shape[axis]:
+            return np.asarray(w).reshape(-1)[gone]
+        return None
+    axes = c.axes(name)
+    if len(axes) < -axis:
+        return None
+    ids = axes[axis]
+    return None if ids is None else value[ids][gone]
+
+
+__all__ = ["bias_shifts", "constant_channels"]

@@ -1,0 +1,207 @@
+"""What was gained and what it cost, as data (JSON) and as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.graph.runtime import Latency
+from onnxprune.structure.groups import Analysis, Pinned
+from onnxprune.structure.verify import Verification
+
+
+@dataclass(frozen=True)
+class Cost:
+    """parameters: trained numbers; macs: multiply-accumulates of one run at the analysed input shape;
+    bytes: file size with external data, None for a dry run; latency: None where not measured."""
+
+    parameters: int
+    macs: int
+    bytes: int | None
+    latency: Latency | None
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """A group and how many of its units stay."""
+
+    name: str
+    kind: str
+    size: int
+    kept: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one pruning says; `to_dict` is what `--json` writes."""
+
+    model: str
+    output: str
+    before: Cost
+    after: Cost
+    groups: tuple[GroupReport, ...]
+    left_alone: Mapping[str, int]
+    pinned: tuple[Pinned, ...]
+    verification: Verification | None
+    notes: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: counts, bytes and seconds."""
+
+        def cost(c: Cost) -> dict[str, Any]:
+            return {
+                "parameters": c.parameters,
+                "macs": c.macs,
+                "bytes": c.bytes,
+                "latency_seconds": None if c.latency is None else c.latency.median,
+                "latency_fastest_seconds": None if c.latency is None else c.latency.fastest,
+                "latency_runs": None if c.latency is None else c.latency.runs,
+                "threads": None if c.latency is None else c.latency.threads,
+            }
+
+        v = self.verification
+        return {
+            "model": self.model,
+            "output": self.output,
+            "before": cost(self.before),
+            "after": cost(self.after),
+            "groups": [
+                {"name": g.name, "kind": g.kind, "size": g.size, "kept": g.kept, "nodes": list(g.nodes)}
+                for g in self.groups
+            ],
+            "left_alone": dict(self.left_alone),
+            "pinned": [pinned_dict(p) for p in self.pinned],
+            "verification": None
+            if v is None
+            else {"error": v.error, "tolerance": v.tolerance, "runs": v.runs, "notes": list(v.notes)},
+            "notes": list(self.notes),
+            "seconds": dict(self.seconds),
+        }
+
+
+def pinned_dict(p: Pinned) -> dict[str, Any]:
+    """A pinned axis as plain data."""
+    return {"tensor": p.tensor, "axis": p.axis, "size": p.size, "node": p.node, "op": p.op, "reason": p.reason}
+
+
+def number(x: float) -> str:
+    """1234567 -> 1.235 M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(x) >= size:
+            return f"{x / size:.4g} {unit}"
+    return f"{x:.4g}"
+
+
+def size(b: float) -> str:
+    """1234567 -> 1.235 MB."""
+    return f"{number(b)}B" if b >= 1e3 else f"{b:.0f} B"
+
+
+def render(report: Report, *, verbose: bool = False) -> RenderableType:
+    """The tables of one pruning."""
+    b, a = report.before, report.after
+    table = Table(title=None, show_edge=False, pad_edge=False, box=None)
+    for column in ("", "before", "after", "left"):
+        table.add_column(column, justify="left" if not column else "right")
+
+    def row(label: str, x: float | None, y: float | None, show: Any) -> None:
+        if x is not None:
+            share = "" if y is None or not x else f"{y / x:.1%}"
+            table.add_row(label, show(x), "-" if y is None else show(y), share)
+
+    row("parameters", b.parameters, a.parameters, number)
+    row("MACs per run", b.macs, a.macs, number)
+    row("file", b.bytes, a.bytes, size)
+    if b.latency and a.latency:
+        label = f"latency, {b.latency.threads} thread{'s' * (b.latency.threads > 1)} (median of {b.latency.runs})"
+        row(label, b.latency.median * 1e3, a.latency.median * 1e3, lambda ms: f"{ms:.3g} ms")
+    parts: list[RenderableType] = [table, Text()]
+    cut = [g for g in report.groups if g.kept < g.size]
+    parts.append(Text(f"groups pruned: {len(cut)} of {len(report.groups)} of kind channels"))
+    for kind, count in report.left_alone.items():
+        parts.append(Text(f"left alone: kind {kind} ({count} group{'s' * (count > 1)})"))
+    v = report.verification
+    if v is not None:
+        parts.append(Text(f"verified: pruned equals masked to {v.error:.1e} (allowed {v.tolerance:.0e}, {v.runs} run(s))"))
+    else:
+        parts.append(Text("not verified"))
+    parts.append(Text("accuracy: not measured"))
+    if report.pinned:
+        parts.append(Text(f"pinned: {len(report.pinned)} weights {'' if verbose else '(-v names them)'}"))
+        parts.append(_reasons(report.pinned))
+    for note in dict.fromkeys((*report.notes, *(v.notes if v else ()))):
+        parts.append(Text(f"note: {note}", style="yellow"))
+    if verbose:
+        parts += [Text(), _groups(report.groups), Text(), render_pinned(report.pinned)]
+        took = ", ".join(f"{k} {s:.2f} s" for k, s in report.seconds.items())
+        parts.append(Text(f"time: {took}"))
+    return Group(*parts)
+
+
+def _reasons(pinned: Sequence[Pinned]) -> RenderableType:
+    counts = Counter(p.reason if p.op == "graph" else f"{p.reason} ({p.op})" for p in pinned)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(justify="right")
+    table.add_column(overflow="fold")
+    for reason, count in counts.most_common(6):
+        table.add_row(f"  {count}x", Text(reason))
+    if len(counts) > 6:
+        table.add_row("", Text(f"and {len(counts) - 6} more reasons"))
+    return table
+
+
+def _groups(groups: Sequence[GroupReport]) -> RenderableType:
+    table = Table(title="groups", title_justify="left", box=None, pad_edge=False)
+    table.add_column("name", overflow="fold")
+    for column in ("units", "kept", "removed"):
+        table.add_column(column, justify="right")
+    for g in groups:
+        table.add_row(Text(g.name), str(g.size), str(g.kept), f"{1 - g.kept / g.size:.0%}")
+    return table
+
+
+def render_pinned(pinned: Sequence[Pinned]) -> RenderableType:
+    """Every pinned weight axis with operator, node and reason."""
+    table = Table(title="pinned", title_justify="left", box=None, pad_edge=False)
+    for column in ("weight", "axis", "size", "operator", "node", "reason"):
+        table.add_column(column, justify="right" if column in ("axis", "size") else "left", overflow="fold")
+    for p in pinned:
+        table.add_row(Text(p.tensor), str(p.axis), str(p.size), p.op, Text(p.node), Text(p.reason))
+    return table
+
+
+def render_inspection(rows: Sequence[Mapping[str, Any]], analysis: Analysis, *, verbose: bool) -> RenderableType:
+    """The groups of a model with their shares, then what is pinned."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("group", overflow="fold")
+    table.add_column("kind")
+    for column in ("units", "parameters", "MACs"):
+        table.add_column(column, justify="right")
+    table.add_column("constraint", overflow="fold")
+    for r in rows:
+        table.add_row(
+            Text(r["name"]), r["kind"], str(r["size"]), f"{r['parameters_share']:.1%}", f"{r['macs_share']:.1%}",
+            Text(r["constraint"]),
+        )  # fmt: skip
+    parts: list[RenderableType] = [table, Text()]
+    parts.append(Text(f"{len(rows)} groups; {len(analysis.pinned)} pinned weight axes"))
+    parts.append(render_pinned(analysis.pinned) if verbose else _reasons(analysis.pinned))
+    if verbose:
+        for r in rows:
+            parts.append(Text(f"\n{r['name']} ({r['kind']}, {r['size']} units)", style="bold"))
+            parts.append(Text("  made by  " + ", ".join(r["nodes"])))
+            parts.append(Text("  weights  " + ", ".join(f"{m['tensor']}[axis {m['axis']}]" for m in r["members"])))
+    return Group(*parts)
+
+
+def show(console: Console, renderable: RenderableType) -> None:
+    """Print without cutting lines off when piped."""
+    console.print(renderable, soft_wrap=not console.is_terminal)
