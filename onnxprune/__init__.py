@@ -1,10 +1,10 @@
 """Structural pruning of any ONNX model, without a training framework.
 
-    import onnxprune
+import onnxprune
 
-    result = onnxprune.prune("model.onnx", channels=0.3)
-    print(result.report.after.parameters)
-    result.save("model.pruned.onnx")
+result = onnxprune.prune("model.onnx", channels=0.3)
+print(result.report.after.parameters)
+result.save("model.pruned.onnx")
 """
 
 from onnxprune.errors import (

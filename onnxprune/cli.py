@@ -22,8 +22,8 @@ from onnxprune.allocation import ALLOCATORS, MAX_RATIO, ROUND_TO
 from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.graph.io import load
 from onnxprune.importance import CRITERIA
-from onnxprune.pipeline import RECOVERIES, Result, prune
-from onnxprune.report import Report, render, render_inspection, show
+from onnxprune.pipeline import RECOVERIES, prune
+from onnxprune.report import render, render_inspection, show
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.rules import BARRIERS, RULES
 
@@ -60,21 +60,29 @@ Choice = Enum("Choice", {name: name for name in CRITERIA}, type=str)  # type: ig
 Allocation = Enum("Allocation", {name: name for name in ALLOCATORS}, type=str)  # type: ignore[misc]
 Recovery = Enum("Recovery", {name: name for name in RECOVERIES}, type=str)  # type: ignore[misc]
 
+L2, UNIFORM, BIAS = Choice("l2"), Allocation("uniform"), Recovery("bias")
+
 WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
 JsonOption = Annotated[
     str | None,
-    typer.Option("--json", metavar="FILE", rich_help_panel=OUTPUT, help="Write the report as JSON; - for standard output.")
+    typer.Option(
+        "--json", metavar="FILE", rich_help_panel=OUTPUT, help="Write the report as JSON; - for standard output."
+    ),
 ]
 ShapeOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--input-shape", metavar="NAME:1,3,224,224", rich_help_panel=CHECK,
+        "--input-shape",
+        metavar="NAME:1,3,224,224",
+        rich_help_panel=CHECK,
         help="Concrete shape of a dynamic input, for the analysis, MACs and the check. Repeatable.",
     ),
 ]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="Name every group and everything pinned.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="Name every group and everything pinned.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print nothing but errors.")]
 
 
@@ -84,7 +92,10 @@ def prune_command(
     channels: Annotated[
         str | None,
         typer.Option(
-            "--channels", "-c", metavar="R|auto", rich_help_panel=WHAT,
+            "--channels",
+            "-c",
+            metavar="R|auto",
+            rich_help_panel=WHAT,
             help="Fraction of the units of every group that is [bold]removed[/bold]: channels, filters, neurons, "
             "recurrent units. auto: whatever a target needs.",
         ),
@@ -92,7 +103,9 @@ def prune_command(
     ratio: Annotated[
         list[str] | None,
         typer.Option(
-            "--ratio", metavar="GLOB=R", rich_help_panel=WHAT,
+            "--ratio",
+            metavar="GLOB=R",
+            rich_help_panel=WHAT,
             help="Fraction removed from the groups whose name, node, weight or output matches. Repeatable, last match "
             "wins; without --channels only what matches is pruned.",
         ),
@@ -104,14 +117,18 @@ def prune_command(
     target_macs: Annotated[
         str | None,
         typer.Option(
-            "--target-macs", metavar="T", rich_help_panel=WHAT,
+            "--target-macs",
+            metavar="T",
+            rich_help_panel=WHAT,
             help="MACs that are [bold]left[/bold]: 0.7, 70% or 300M. A fixed --channels applies first.",
         ),
     ] = None,
     target_params: Annotated[
         str | None,
         typer.Option(
-            "--target-params", metavar="T", rich_help_panel=WHAT,
+            "--target-params",
+            metavar="T",
+            rich_help_panel=WHAT,
             help="Parameters that are [bold]left[/bold]: 0.7, 70% or 5M. Two targets must both hold.",
         ),
     ] = None,
@@ -121,14 +138,15 @@ def prune_command(
     ] = None,
     importance: Annotated[
         Choice, typer.Option("--importance", rich_help_panel=HOW, help="What makes a unit worth keeping.")
-    ] = Choice("l2"),
+    ] = L2,
     allocate: Annotated[
         Allocation,
         typer.Option(
-            "--allocate", rich_help_panel=HOW,
+            "--allocate",
+            rich_help_panel=HOW,
             help="uniform: the same fraction of every group; global: one threshold over all units.",
         ),
-    ] = Allocation("uniform"),
+    ] = UNIFORM,
     round_to: Annotated[
         int,
         typer.Option("--round-to", metavar="N", rich_help_panel=HOW, help="Widths become multiples of N; 1 is exact."),
@@ -136,7 +154,10 @@ def prune_command(
     max_ratio: Annotated[
         float | None,
         typer.Option(
-            "--max-ratio", metavar="R", rich_help_panel=HOW, show_default=f"{MAX_RATIO} for global and targets",
+            "--max-ratio",
+            metavar="R",
+            rich_help_panel=HOW,
+            show_default=f"{MAX_RATIO} for global and targets",
             help="Most that is removed of any group.",
         ),
     ] = None,
@@ -146,16 +167,18 @@ def prune_command(
     recover: Annotated[
         Recovery,
         typer.Option(
-            "--recover", rich_help_panel=HOW,
+            "--recover",
+            rich_help_panel=HOW,
             help="bias: fold the constant part of what is removed into the consumers' biases.",
         ),
-    ] = Recovery("bias"),
+    ] = BIAS,
     seed: Annotated[int, typer.Option("--seed", rich_help_panel=HOW, help="Of random inputs and scores.")] = 0,
     input_shape: ShapeOption = None,
     verify: Annotated[
         bool,
         typer.Option(
-            "--verify/--no-verify", rich_help_panel=CHECK,
+            "--verify/--no-verify",
+            rich_help_panel=CHECK,
             help="Check file, shapes, inputs and outputs, and that pruned equals masked, before anything is written.",
         ),
     ] = True,
@@ -165,14 +188,21 @@ def prune_command(
     threads: Annotated[
         int,
         typer.Option(
-            "--threads", metavar="N", rich_help_panel=CHECK, show_default="all cores",
+            "--threads",
+            metavar="N",
+            rich_help_panel=CHECK,
+            show_default="all cores",
             help="onnxruntime's intra-op threads for the measurement.",
         ),
     ] = 0,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="OUT", rich_help_panel=OUTPUT, show_default="MODEL.pruned.onnx",
+            "--output",
+            "-o",
+            metavar="OUT",
+            rich_help_panel=OUTPUT,
+            show_default="MODEL.pruned.onnx",
             help="Where to write; an existing file is replaced, the input only with --force.",
         ),
     ] = None,
@@ -196,7 +226,9 @@ def prune_command(
     nothing = channels is None and not ratio and target_macs is None and target_params is None and plan is None
     if nothing:
         _inspect(model, input_shape, json_file, verbose, quiet)
-        raise OptionError("nothing to do: the above could be pruned; say how much with --channels 0.3 or --target-macs 70%")
+        raise OptionError(
+            "nothing to do: the above could be pruned; say how much with --channels 0.3 or --target-macs 70%"
+        )
     if not dry_run and _same(model, target) and not force:
         raise OptionError(f"{target} is the input; give another -o OUT, or --force to replace it")
     if not dry_run and target.is_dir():
@@ -248,15 +280,15 @@ def _channels(text: str | None) -> Any:
 
 
 def _pair(text: str) -> tuple[str, float]:
-    glob, equals, value = text.rpartition("=")
+    """`GLOB=R`, split at the last equals sign: names may hold some."""
+    glob, _, value = text.rpartition("=")
     try:
-        return (glob, float(value)) if equals and glob else _fail(f"--ratio {text}: expected GLOB=R")
+        r = float(value)
     except ValueError:
-        return _fail(f"--ratio {text}: {value!r} is not a number; expected GLOB=R, for instance 'layer1*=0.5'")
-
-
-def _fail(message: str) -> Any:
-    raise OptionError(message)
+        r = float("nan")
+    if not glob or r != r:
+        raise OptionError(f"--ratio {text}: expected GLOB=R, for instance 'layer1*=0.5'")
+    return glob, r
 
 
 def _shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
@@ -264,12 +296,10 @@ def _shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     out = {}
     for text in texts or ():
         name, colon, dims = text.rpartition(":")
-        try:
-            out[name] = tuple(int(d) for d in dims.split(","))
-        except ValueError:
-            _fail(f"--input-shape {text}: expected NAME:1,3,224,224")
-        if not colon or not name or min(out[name]) < 1:
-            _fail(f"--input-shape {text}: expected NAME:1,3,224,224")
+        sizes = dims.split(",")
+        if not colon or not name or not all(d.strip().isdecimal() and int(d) > 0 for d in sizes):
+            raise OptionError(f"--input-shape {text}: expected NAME:1,3,224,224")
+        out[name] = tuple(int(d) for d in sizes)
     return out
 
 
@@ -280,9 +310,7 @@ def _same(a: Path, b: Path) -> bool:
         return False
 
 
-def _inspect(
-    model: Path, input_shape: Sequence[str] | None, json_file: str | None, verbose: bool, quiet: bool
-) -> None:
+def _inspect(model: Path, input_shape: Sequence[str] | None, json_file: str | None, verbose: bool, quiet: bool) -> None:
     with _progress(quiet) as progress:
         progress("load")
         loaded = load(model)
@@ -390,7 +418,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(0)
     command: Any = typer.main.get_command(app)
     try:
-        code = command.main(args=_with_default_command(argv or ["--help"]), prog_name="onnxprune", standalone_mode=False)
+        code = command.main(
+            args=_with_default_command(argv or ["--help"]), prog_name="onnxprune", standalone_mode=False
+        )
     except typer.Abort:
         code = 130
     except UsageError as e:
@@ -402,9 +432,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         where = traceback.extract_tb(e.__traceback__)[-1]
         code = _complain(
-            f"internal error, nothing was written: {type(e).__name__}: {e} ({Path(where.filename).name}:{where.lineno}); "
-            f"please report it with the model (-v shows the traceback)", 1
-        )  # fmt: skip
+            f"internal error, nothing was written: {type(e).__name__}: {e} (in {Path(where.filename).name}, line "
+            f"{where.lineno}); please report it with the model (-v shows the traceback)",
+            1,
+        )
     raise SystemExit(code if argv else 2)
 
 
@@ -413,11 +444,10 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer carries click along since 0.26; before, it used it
+UsageError: type[Exception] = typer.BadParameter.__bases__[
+    0
+]  # typer carries click along since 0.26; before, it used it
 
 
 if __name__ == "__main__":
     main()
-
-
-__all__ = ["Report", "Result", "app", "main"]

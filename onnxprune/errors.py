@@ -1,12 +1,12 @@
 """Everything that onnxprune raises on purpose.
 
-    OnnxPruneError
-    ├── UserError              exit code 2: the input or an option is wrong, and the message says the way out
-    │   ├── ModelFileError     the file is missing, truncated, not ONNX, or refers to data it may not read
-    │   ├── OptionError        an option's value does not make sense, or matches nothing
-    │   └── NothingToPrune     no group of the asked kind exists; the message says what pins the rest
-    └── InternalError          exit code 1: our mistake; nothing was written
-        └── VerificationError  the pruned model does not compute what the masked model computes
+OnnxPruneError
+├── UserError              exit code 2: the input or an option is wrong, and the message says the way out
+│   ├── ModelFileError     the file is missing, truncated, not ONNX, or refers to data it may not read
+│   ├── OptionError        an option's value does not make sense, or matches nothing
+│   └── NothingToPrune     no group of the asked kind exists; the message says what pins the rest
+└── InternalError          exit code 1: our mistake; nothing was written
+    └── VerificationError  the pruned model does not compute what the masked model computes
 """
 
 

@@ -40,17 +40,17 @@ Criterion = Callable[[Site, np.random.Generator], Float]
 
 def l1(site: Site, rng: np.random.Generator) -> Float:
     """sum of magnitudes (Li et al. 2017, Pruning Filters for Efficient ConvNets)"""
-    return np.abs(site.rows).sum(1, dtype=np.float64)
+    return np.asarray(np.abs(site.rows).sum(1, dtype=np.float64))
 
 
 def l2(site: Site, rng: np.random.Generator) -> Float:
     """Euclidean norm"""
-    return np.sqrt(np.square(site.rows, dtype=np.float64).sum(1))
+    return np.asarray(np.sqrt(np.square(site.rows, dtype=np.float64).sum(1)))
 
 
 def linf(site: Site, rng: np.random.Generator) -> Float:
     """largest magnitude"""
-    return np.abs(site.rows).max(1).astype(np.float64)
+    return np.asarray(np.abs(site.rows).max(1), np.float64)
 
 
 def bn_scale(site: Site, rng: np.random.Generator) -> Float:
@@ -73,7 +73,7 @@ def lamp(site: Site, rng: np.random.Generator) -> Float:
     tail = np.cumsum(square[order][::-1])[::-1]
     out = np.empty_like(square)
     out[order] = square[order] / np.maximum(tail, 1e-30)
-    return out
+    return np.asarray(out)
 
 
 def random(site: Site, rng: np.random.Generator) -> Float:

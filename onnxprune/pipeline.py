@@ -238,9 +238,7 @@ def _choose(
     """Ratios first, then as much more as the targets need, over all steps."""
     whole = np.ones(analysis.coupling.size, bool)
     measures = {"macs": costs.macs, "params": costs.parameters}
-    limits = {
-        k: parse_target(f"--target-{k}", t, measures[k](whole)) for k, t in targets.items() if t is not None
-    }
+    limits = {k: parse_target(f"--target-{k}", t, measures[k](whole)) for k, t in targets.items() if t is not None}
     if channels == "auto" and not limits:
         raise OptionError("--channels auto needs a target: --target-macs or --target-params")
     fixed = None if channels == "auto" else channels
@@ -331,7 +329,9 @@ def _report(
 ) -> Report:
     whole = np.ones(analysis.coupling.size, bool)
     model = analysis.model
-    before = Cost(round(costs.parameters(whole)), round(costs.macs(whole)), file_bytes(model, model.path), times.get("before"))
+    before = Cost(
+        round(costs.parameters(whole)), round(costs.macs(whole)), file_bytes(model, model.path), times.get("before")
+    )
     after_bytes = file_bytes(pruned, None) if pruned is not None else None
     after = Cost(round(costs.parameters(keep)), round(costs.macs(keep)), after_bytes, times.get("after"))
     groups = tuple(

@@ -27,7 +27,8 @@ class Plan:
     def to_json(self) -> str:
         """Kept indices of every group, one line each; sizes guard against another model."""
         groups = {
-            name: {"size": len(keep), "kept": [int(i) for i in np.flatnonzero(keep)]} for name, keep in self.keep.items()
+            name: {"size": len(keep), "kept": [int(i) for i in np.flatnonzero(keep)]}
+            for name, keep in self.keep.items()
         }
         lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(g)}" for name, g in groups.items())
         head = json.dumps({"onnxprune_plan": VERSION, "recover": self.recover, "settings": dict(self.settings)})
@@ -43,7 +44,9 @@ class Plan:
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise OptionError(f"{where}: not a plan that onnxprune --save-plan wrote ({type(e).__name__}: {e})") from e
         if version != VERSION or recover not in ("none", "bias"):
-            raise OptionError(f"{where}: plan version {version} with recovery {recover!r}; this onnxprune reads {VERSION}")
+            raise OptionError(
+                f"{where}: plan version {version} with recovery {recover!r}; this onnxprune reads {VERSION}"
+            )
         sizes = {g.name: g.size for g in analysis.groups}
         keep: dict[str, Keep] = {}
         for name, (size, kept) in groups.items():

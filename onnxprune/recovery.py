@@ -8,7 +8,6 @@ nothing; constant channels are common in trained MobileNets), and an approximati
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from onnxprune.graph.node import Node, walk_all
@@ -21,8 +20,9 @@ from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 PASSING = {
-    "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "Expand", "Tile", "Resize",
-    "Upsample", "DepthToSpace", "SpaceToDepth", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", *FIRST_ONLY,
+    "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "Expand", "Tile",
+    "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "AveragePool", "MaxPool", "GlobalAveragePool",
+    "GlobalMaxPool", *FIRST_ONLY,
 }  # fmt: skip
 REDUCING = {"ReduceMean", "ReduceMax", "ReduceMin"}
 CONTRACTING = {"Conv": 0, "com.microsoft::FusedConv": 0, "Gemm": 1, "MatMul": 1, "ConvTranspose": 0}
@@ -73,7 +73,9 @@ def _contribution(node: Node, w: Values, value: Values) -> Values | None:
         g = int(node.attr("group", 1))
         if g > 1:
             return None
-        return np.asarray(value @ w.sum(tuple(range(2, w.ndim)))) / float(stride)  # every output sees 1/stride of the taps
+        return np.asarray(value @ w.sum(tuple(range(2, w.ndim)))) / float(
+            stride
+        )  # every output sees 1/stride of the taps
     g = int(node.attr("group", 1))
     taps = w.sum(tuple(range(2, w.ndim)))  # (O, I/g)
     rows = taps.reshape(g, -1, taps.shape[1])
@@ -148,12 +150,18 @@ def _producer(node: Node, weights: Weights, c: Coupling, value: Values, means: d
         bias = None if b is None else np.asarray(b, np.float64).reshape(-1) * float(node.attr("beta", 1.0))
     x, w = c.axes(node.input(0)), c.axes(node.input(1))
     ids = x[1] if len(x) > 1 else None
-    if node.op == "Conv" and ids is not None and node.attr("group", 1) == ids.size and w[1] is None and bias is not None:
+    if (
+        node.op == "Conv"
+        and ids is not None
+        and node.attr("group", 1) == ids.size
+        and w[1] is None
+        and bias is not None
+    ):
         taps = weights.value(node.input(1))
         if taps is not None:  # depthwise: a constant channel stays constant
             taps = np.asarray(taps, np.float64).reshape(len(taps), -1).sum(1)
             source = np.repeat(np.nan_to_num(value[ids]), len(taps) // ids.size)
-            return taps * source + bias
+            return np.asarray(taps * source + bias)
     if node.op == "com.microsoft::FusedConv":
         return None
     return bias

@@ -130,7 +130,9 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
         parts.append(Text(f"left alone: kind {kind} ({count} group{'s' * (count > 1)})"))
     v = report.verification
     if v is not None:
-        parts.append(Text(f"verified: pruned equals masked to {v.error:.1e} (allowed {v.tolerance:.0e}, {v.runs} run(s))"))
+        parts.append(
+            Text(f"verified: pruned equals masked to {v.error:.1e} (allowed {v.tolerance:.0e}, {v.runs} run(s))")
+        )
     else:
         parts.append(Text("not verified"))
     parts.append(Text("accuracy: not measured"))

@@ -19,7 +19,13 @@ from onnxprune.graph.shapes import Array, Shapes
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 Axes = Callable[[str], list[Ids | None]]
 
-CONVS = {"Conv": (0, 1), "com.microsoft::FusedConv": (0, 1), "QLinearConv": (0, 3), "ConvInteger": (0, 1), "DeformConv": (0, 1)}
+CONVS = {
+    "Conv": (0, 1),
+    "com.microsoft::FusedConv": (0, 1),
+    "QLinearConv": (0, 3),
+    "ConvInteger": (0, 1),
+    "DeformConv": (0, 1),
+}
 MATMULS = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3), "com.microsoft::FusedMatMul": (0, 1)}
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -91,7 +97,7 @@ def cost_model(
             if kernel is None or source is None or None in kernel or None in source:
                 continue
             spatial = source[2:] if node.op == "ConvTranspose" else shape[2:]
-            factor = math.prod(kernel[2:]) * math.prod(spatial) * (shape[0] or 1)  # type: ignore[arg-type,operator]
+            factor = math.prod(kernel[2:]) * math.prod(spatial) * (shape[0] or 1)  # type: ignore[arg-type]
             first, second = axes(w)[0], axes(w)[1] if len(axes(w)) > 1 else None
             if w in grouped:
                 macs.append(product(node.label, factor, [(first, 1), (grouped[w], len(grouped[w]))]))
@@ -121,13 +127,13 @@ def cost_model(
         if name in statistics or not _trained(weight):
             continue
         mine = axes(name) or [None] * weight.ndim  # no node reads it: nothing shrinks
-        ids = [(a, 1) for a in mine]
+        counted = [(a, 1) for a in mine]
         if name in grouped:
-            ids.append((grouped[name], len(grouped[name])))
+            counted.append((grouped[name], len(grouped[name])))
         held = math.prod(d for d, a in zip(weight.shape, mine, strict=True) if a is None)
         if name in grouped:
             held //= weight.shape[1]
-        parameters.append(product(name, float(held), ids))
+        parameters.append(product(name, float(held), counted))
     return CostModel(tuple(macs), tuple(parameters))
 
 

@@ -125,8 +125,8 @@ def load(source: Source) -> Model:
     where, path, proto = _parse(source)
     try:
         return _Loader(where, path).load(proto)
-    except UnicodeError as error:
-        raise _fault(where, "names in UTF-8", _line(error), _AGAIN) from error
+    except (UnicodeError, ProtobufError) as error:
+        raise _fault(where, "names in UTF-8 and a graph that protobuf can hold", _line(error), _REPAIR) from error
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -411,17 +411,16 @@ class _Loader:
         if code == TensorProto.STRING and not external and len(tensor.string_data) == count:
             return None
         if code not in _DTYPES or tensor.HasField("segment"):
-            raise self.fault(
-                f"{name} whole, of a known type, with as many values as its dims say", f"type {code}, {dims}"
-            )
+            expected = f"{name} whole, of a known type, with as many values as its dims say"
+            raise self.fault(expected, f"type {code}, {dims}")
         dtype, width = _DTYPES[code], _BITS[code]
         size = -(-count * width // 8)
-        expected = f"{size} bytes for {name} ({TensorProto.DataType.Name(code)} {dims})"
+        kind = f"{TensorProto.DataType.Name(code)} {dims}"
+        expected = f"{name} of {size} bytes ({kind})"
         try:
             if external or tensor.HasField("raw_data"):
-                data = (
-                    self.external_data(tensor, size, expected) if external else np.frombuffer(tensor.raw_data, np.uint8)
-                )
+                mapped = self.external_data(tensor, size, expected) if external else None
+                data = np.frombuffer(tensor.raw_data, np.uint8) if mapped is None else mapped
                 if len(data) != size:
                     raise self.fault(expected, len(data))
                 if width == 8 * dtype.itemsize:
@@ -431,7 +430,7 @@ class _Loader:
                 entries = size if width in (2, 4) else 2 * count if dtype.kind == "c" else count
                 found = len(getattr(tensor, helper.tensor_dtype_to_field(code)))
                 if found != entries:
-                    raise self.fault(f"{entries} entries for {name} ({TensorProto.DataType.Name(code)} {dims})", found)
+                    raise self.fault(f"{name} of {entries} entries ({kind})", found)
             array = numpy_helper.to_array(tensor)
         except ValueError as error:
             raise self.fault(f"dims of {name} that fit into memory", dims) from error

@@ -16,7 +16,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from onnxprune.graph.io import Model, save, to_proto, weight_bytes
+from onnxprune.graph.io import Model, graphs, save, to_proto, weight_bytes
 from onnxprune.graph.node import walk_all
 from onnxprune.graph.shapes import Array, Shapes, graph_inputs
 
@@ -35,10 +35,14 @@ def session(model: Model, *, threads: int = 0, optimize: bool = True) -> Iterato
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # without VNNI, 8-bit products saturate in pairs, so that a sum depends on its neighbours: compare exactly instead
-    options.add_session_config_entry("session.x64quantprecision", "0" if optimize else "1")
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    levels = ort.GraphOptimizationLevel
+    level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    if not optimize and _integer_kernels(model):
+        # without VNNI, int8 products saturate in pairs, so that a sum depends on its neighbours; an extended
+        # optimisation replaces them by exact ones
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        level = levels.ORT_ENABLE_EXTENDED
+    options.graph_optimization_level = level
     providers = ["CPUExecutionProvider"]
     if weight_bytes(model) <= INLINE:
         yield ort.InferenceSession(to_proto(model).SerializeToString(), options, providers=providers)
@@ -49,12 +53,15 @@ def session(model: Model, *, threads: int = 0, optimize: bool = True) -> Iterato
         yield ort.InferenceSession(os.fspath(path), options, providers=providers)
 
 
-def random_feeds(
-    model: Model, shapes: Shapes, inputs: Mapping[str, tuple[int, ...]], *, seed: int = 0, batch: int | None = None
-) -> Feeds:
+def _integer_kernels(model: Model) -> bool:
+    ops = {node.op_type for graph in graphs(model.proto.graph) for node in graph.node}
+    return any(op.startswith("QLinear") or op.endswith("Integer") for op in ops)
+
+
+def random_feeds(model: Model, shapes: Shapes, inputs: Mapping[str, tuple[int, ...]], *, seed: int = 0) -> Feeds:
     """Seeded inputs: normal floats, integers inside the axis that they index, booleans all true.
 
-    inputs: concrete shape per input; batch: size of the dynamic first axes, in place of the one in `inputs`.
+    inputs: concrete shape per input, as `concrete_inputs` gives them.
     """
     rng = np.random.default_rng(seed)
     limits, choices = _integer_ranges(model, shapes)
@@ -62,8 +69,6 @@ def random_feeds(
     for info in graph_inputs(model):
         t = info.type.tensor_type
         shape = list(inputs.get(info.name, ()))
-        if batch is not None and shape and t.shape.dim and not t.shape.dim[0].HasField("dim_value"):
-            shape[0] = batch
         dtype = helper.tensor_dtype_to_np_dtype(t.elem_type or TensorProto.FLOAT)
         feeds[info.name] = _values(rng, shape, np.dtype(dtype), limits.get(info.name), choices.get(info.name))
     return feeds
@@ -89,8 +94,8 @@ def _values(
 
 
 PASSING = {
-    "Cast", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Flatten", "Slice", "Concat", "Split", "Expand", "Tile",
-    "Gather", "Clip",
+    "Cast", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Flatten", "Slice", "Concat", "Split", "Expand",
+    "Tile", "Gather", "Clip",
 }  # fmt: skip
 
 

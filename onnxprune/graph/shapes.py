@@ -8,6 +8,7 @@ change what may be removed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,6 @@ Shape = tuple[int | None, ...]
 Array = np.ndarray[Any, Any]
 
 FOLD_LIMIT = 4096  # elements; larger tensors are data, not shape arithmetic
-BATCH = 1
 SIZES = (224, 64, 320, 32, 512, 16, 576, 8, 48)  # tried in this order for dynamic axes that are not the batch
 SEQUENCE_SIZES = (24, 64, 576, 512, 16, 128, 8, 1)  # the same for inputs of rank 3 or less
 NOT_FOLDED = {"RandomNormal", "RandomUniform", "Constant", "If", "Loop", "Scan", "QuantizeLinear", "DequantizeLinear"}
@@ -96,7 +96,7 @@ class Shapes:
             shape = np.array(self.shapes[node.input(0)], np.int64)
             return self._know(node, [shape[node.attr("start", 0) : node.attr("end", len(shape))]])
         if node.op == "Size" and None not in self.shapes.get(node.input(0), (None,)):
-            return self._know(node, [np.array(np.prod(self.shapes[node.input(0)]), np.int64)])
+            return self._know(node, [np.array(math.prod(d or 0 for d in self.shapes[node.input(0)]), np.int64)])
         if node.op in NOT_FOLDED or "::" in node.op or not node.inputs:
             return False
         if not all(i in self.known for i in node.inputs if i) or not self._small(node):
@@ -115,7 +115,7 @@ class Shapes:
             if node.op == "Range":
                 start, limit, delta = (float(self.known[i].reshape(())) for i in node.inputs)
                 return delta != 0 and (limit - start) / delta <= FOLD_LIMIT
-            size = float(np.prod(last.astype(np.float64))) * (1 if node.op == "ConstantOfShape" else 1)
+            size = float(np.prod(last.astype(np.float64)))
             base = self.known[node.inputs[0]].size if node.op != "ConstantOfShape" else 1
             return size * base <= FOLD_LIMIT
         return node.op not in ("OneHot", "Pad", "Resize", "Upsample", "EyeLike", "Conv", "Einsum")
@@ -179,7 +179,9 @@ class Shapes:
             return {}
         outs = [o for o in node.outputs if o]
         return {
-            o: onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(np.asarray(v).dtype), np.shape(v))
+            o: onnx.helper.make_tensor_type_proto(
+                onnx.helper.np_dtype_to_tensor_dtype(np.asarray(v).dtype), np.shape(v)
+            )
             for o, v in zip(outs, values, strict=True)
         }
 
@@ -194,7 +196,6 @@ class Shapes:
                 self.types[info.name] = self.types[outer]
                 if node.op == "Loop" and info.name not in self.shapes and outer in self.shapes:
                     self.shapes[info.name] = self.shapes[outer]
-
 
     def _leave(self, node: Node) -> None:
         """Outputs of If and Loop have the shapes of what their bodies return; where branches differ, None."""
@@ -213,7 +214,9 @@ class Shapes:
                 self.shapes[o] = tuple(d[0] if len(set(d)) == 1 else None for d in zip(*shapes, strict=True))
 
 
-LIKE = {  # operators without a schema in onnx -> one with the same shapes, and how many inputs it reads
+LIKE = {  # operators whose shapes onnx cannot infer -> one with the same shapes, and how many inputs it reads
+    "GroupNormalization": ("Relu", 1),
+    "MeanVarianceNormalization": ("Relu", 1),
     "com.microsoft::FusedConv": ("Conv", 3),
     "com.microsoft::NhwcFusedConv": ("Conv", 3),
     "com.microsoft::FusedGemm": ("Gemm", 3),
@@ -247,8 +250,7 @@ def evaluate(node: Node, feeds: Mapping[str, Array], imports: Iterable[onnx.Oper
     outs = [onnx.ValueInfoProto(name=o) for o in node.outputs if o]
     graph = onnx.helper.make_graph([node.proto], "one", infos, outs)
     model = onnx.helper.make_model(graph, opset_imports=list(imports))
-    result: list[Array] = ReferenceEvaluator(model).run(None, dict(feeds))
-    return result
+    return [np.asarray(v) for v in ReferenceEvaluator(model).run(None, dict(feeds))]
 
 
 def run_node(node: Node, feeds: Mapping[str, Array], model: onnx.ModelProto) -> list[Array]:
@@ -292,10 +294,11 @@ def infer(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None = Non
 
 
 def concrete_inputs(
-    model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None, *, batch: int = 1
 ) -> Iterator[dict[str, tuple[int, ...]]]:
     """Concrete shapes for all inputs, guess after guess where axes are dynamic; at least one.
 
+    batch: size of dynamic batch axes.
     Raises `OptionError` where a given shape does not fit.
     """
     given = dict(input_shapes or {})
@@ -304,7 +307,7 @@ def concrete_inputs(
         if name not in {i.name for i in inputs}:
             raise OptionError(f"--input-shape {name}: no such input; the model has {', '.join(i.name for i in inputs)}")
     for attempt in range(len(SIZES)):
-        found = [(i.name, *_concrete(i, given.get(i.name), attempt)) for i in inputs]
+        found = [(i.name, *_concrete(i, given.get(i.name), attempt, batch)) for i in inputs]
         yield {name: shape for name, shape, _ in found if shape is not None}
         if not any(guessed for _, _, guessed in found):
             return
@@ -316,7 +319,7 @@ def graph_inputs(model: Model) -> list[onnx.ValueInfoProto]:
 
 
 def _concrete(
-    info: onnx.ValueInfoProto, given: tuple[int, ...] | None, attempt: int
+    info: onnx.ValueInfoProto, given: tuple[int, ...] | None, attempt: int, batch: int
 ) -> tuple[tuple[int, ...] | None, bool]:
     """A concrete shape for an input (or None), and whether any axis had to be guessed."""
     t = info.type.tensor_type
@@ -330,7 +333,7 @@ def _concrete(
         if not fits:
             declared = ",".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
             raise OptionError(
-                f"--input-shape {info.name}:{','.join(map(str, given))} does not fit the model, which declares {declared}"
+                f"--input-shape {info.name}:{','.join(map(str, given))} does not fit the model's {declared}"
             )
         return given, False
     sizes = SIZES if len(dims) >= 4 else SEQUENCE_SIZES
@@ -339,8 +342,8 @@ def _concrete(
     for k, d in enumerate(dims):
         if d.HasField("dim_value"):
             shape.append(d.dim_value)
-        elif k == 0 or "batch" in d.dim_param.lower():
-            shape.append(BATCH)
+        elif k == 0 or "batch" in d.dim_param.lower() or (k == 1 and len(dims) == 3 and dims[0].HasField("dim_value")):
+            shape.append(batch)  # also of a recurrent state, (layers, batch, hidden)
         else:
             guessed = True
             shape.append(sizes[min(attempt, len(sizes) - 1)])

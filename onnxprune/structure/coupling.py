@@ -302,7 +302,7 @@ class Coupling:
             self.node = v.node
             free = [0 if f is None else int((~pinned[labels[f]]).sum()) for f in v.factors]
             attends = [f is not None and bool(heads[labels[f]].any()) for f in v.factors]
-            best = max(range(len(free)), key=lambda k: (free[k] > 0, attends[k], free[k], k))  # noqa: B023
+            best = max(range(len(free)), key=lambda k: (free[k] > 0, attends[k], free[k], k))
             live = best if free[best] else None
             for k, f in enumerate(v.factors):
                 if k != live:
@@ -328,7 +328,9 @@ class Coupling:
             for b, r in rows:
                 pinned = reason[r] >= 0
                 if pinned.any() and not pinned.all():
-                    pins.append(Pin(b.node.label, b.node.op, "", 1, "a group that must shrink evenly is pinned in part"))
+                    pins.append(
+                        Pin(b.node.label, b.node.op, "", 1, "a group that must shrink evenly is pinned in part")
+                    )
                     reason[r[~pinned]] = len(pins) - 1
                     changed = True
         return [r for _, r in rows if (reason[r] < 0).all()]

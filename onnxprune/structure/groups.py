@@ -158,7 +158,6 @@ def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
     rng = np.random.default_rng(0)
     signature = np.zeros(n, np.uint64)
     made = np.zeros(n, bool)
-    weights = [name for name in c.base if name in c.model.weights]
     touched = np.zeros(n, bool)
     for name in c.base:
         for _, ids in weight_axes(c, name):
@@ -168,9 +167,9 @@ def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
                 touched[present] = True
     for p in c.produces:
         axes = c.axes(p.weight)
-        ids = axes[p.axis] if axes else None
-        if ids is not None:
-            made[s.labels[ids]] = True
+        out = axes[p.axis] if axes else None
+        if out is not None:
+            made[s.labels[out]] = True
     free &= made & touched
     for has in s.kinds.values():  # kinds never mix
         signature[has] += rng.integers(1, 1 << 63, dtype=np.uint64)
@@ -221,9 +220,9 @@ def _build(c: Coupling, s: Solution, families: list[Ids]) -> tuple[ChannelGroup,
         blocks: list[Ids] = []
         for rows in s.blocks:
             if (group_of[rows] == k).all():
-                counts = np.stack([np.bincount(unit_of[r], minlength=len(labels)) for r in rows])
-                if (counts != counts[0]).any() and not any(np.array_equal(counts, old) for old in blocks):
-                    blocks.append(counts)
+                times = np.stack([np.bincount(unit_of[r], minlength=len(labels)) for r in rows])
+                if (times != times[0]).any() and not any(np.array_equal(times, old) for old in blocks):
+                    blocks.append(times)
             else:
                 assert not (group_of[rows] == k).any(), "blocks that share a constraint are one group"
         name = next(iter(nodes[k]), "") or f"group_{k}"

@@ -25,9 +25,10 @@ from onnxprune.structure.rules import RULES
 
 # inputs that hold shapes, axes, indices or counts: their rules rewrite them, or they follow by themselves
 SHAPE_INPUTS = {
-    "Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Resize": (1, 2, 3), "Upsample": (1,), "Slice": (1, 2, 3, 4),
-    "Gather": (1,), "Pad": (1, 3), "Tile": (1,), "Split": (1,), "Squeeze": (1,), "Unsqueeze": (1,), "Range": (0, 1, 2),
-    "ReduceSum": (1,), "ReduceMean": (1,), "Loop": (0, 1), "If": (0,), "Shape": (0,), "Size": (0,), "TopK": (1,),
+    "Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Resize": (1, 2, 3), "Upsample": (1,),
+    "Slice": (1, 2, 3, 4), "Gather": (1,), "Pad": (1, 3), "Tile": (1,), "Split": (1,),
+    "Squeeze": (1,), "Unsqueeze": (1,), "Range": (0, 1, 2), "ReduceSum": (1,), "ReduceMean": (1,),
+    "Loop": (0, 1), "If": (0,), "Shape": (0,), "Size": (0,), "TopK": (1,),
     "CenterCropPad": (1,), "Col2Im": (1, 2), "OneHot": (0, 1, 2), "RandomNormal": (0,), "RandomUniform": (0,),
 }  # fmt: skip
 
@@ -76,11 +77,12 @@ class Surgeon:
 
     def set_attr(self, n: Node, name: str, value: Any) -> None:
         """Write an attribute; `None` removes it."""
-        old = [a for a in n.proto.attribute if a.name != name]
+        if n.attr(name) == value:
+            return
+        if name in n.attributes:
+            n.proto.attribute.remove(n.attributes[name])
         if value is not None:
-            old.append(helper.make_attribute(name, value))
-        del n.proto.attribute[:]
-        n.proto.attribute.extend(old)
+            n.proto.attribute.append(helper.make_attribute(name, value))
         n.attributes = {a.name: a for a in n.proto.attribute}
 
     def set_input(self, n: Node, slot: int, value: Array) -> None:
@@ -208,7 +210,9 @@ class Surgeon:
                 continue
             grouped = self.coupling.grouped.get(name)
             if grouped is not None:
-                self.model.weights[name] = _slice_grouped(w, self.alive[self.coupling.axes(name)[0]], self.alive[grouped])
+                self.model.weights[name] = _slice_grouped(
+                    w, self.alive[self.coupling.axes(name)[0]], self.alive[grouped]
+                )
                 continue
             for axis, _, kept in keeps:
                 w = np.take(w, np.flatnonzero(kept), axis)
@@ -322,7 +326,8 @@ def _tidy(s: Surgeon) -> None:
     for graph in graphs(s.model.proto.graph):
         stale = [
             v for v in graph.value_info
-            if v.name in s.coupling.base and any(s.shrinks(v.name, k) for k in range(len(s.coupling.axes(v.name))))
+            if any(s.shrinks(v.name, k) for k in range(len(s.coupling.base.get(v.name, ()))))
+            or (v.name in weights and [d.dim_value for d in v.type.tensor_type.shape.dim] != [*weights[v.name].shape])
         ]  # fmt: skip
         for v in stale:
             graph.value_info.remove(v)

@@ -3,4 +3,15 @@
 from onnxprune.structure.rules import barriers, elementwise, layout, linear, quantized, recurrent, reduction
 from onnxprune.structure.rules.registry import BARRIERS, RULES, Rule
 
-__all__ = ["BARRIERS", "RULES", "Rule", "barriers", "elementwise", "layout", "linear", "quantized", "recurrent", "reduction"]
+__all__ = [
+    "BARRIERS",
+    "RULES",
+    "Rule",
+    "barriers",
+    "elementwise",
+    "layout",
+    "linear",
+    "quantized",
+    "recurrent",
+    "reduction",
+]

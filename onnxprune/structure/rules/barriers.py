@@ -22,13 +22,20 @@ barrier(
     *"GatherElements GatherND ScatterElements Scatter ScatterND Compress TensorScatter Unique NonZero OneHot".split(),
 )
 barrier("its indices count elements across channels", "MaxUnpool")
-barrier("attention as one operator: its heads are not split yet", "Attention", "RotaryEmbedding", "LinearAttention")
-for fused in ("Attention", "MultiHeadAttention", "GroupQueryAttention", "RotaryEmbedding", "PackedAttention"):
-    barrier("attention as one operator: its heads are not split yet", f"com.microsoft::{fused}")
+FUSED = "attention as one operator: its heads are not split yet"
+barrier(FUSED, "Attention", "RotaryEmbedding", "LinearAttention")
+barrier(
+    FUSED,
+    *"""com.microsoft::Attention com.microsoft::MultiHeadAttention com.microsoft::GroupQueryAttention
+    com.microsoft::RotaryEmbedding com.microsoft::PackedAttention""".split(),
+)
 barrier("its state holds channels between runs", "CausalConvWithState")
 barrier("gate and value are interleaved inside one axis", "SwiGLU")
-barrier("mixes all elements of its axes", *"DFT STFT Det AffineGrid".split())
-barrier("makes constants, not channels", *"BlackmanWindow HammingWindow HannWindow MelWeightMatrix EyeLike Range".split())
+barrier("mixes all elements of its axes", "DFT", "STFT", "Det", "AffineGrid")
+barrier(
+    "makes constants, not channels",
+    *"BlackmanWindow HammingWindow HannWindow MelWeightMatrix EyeLike Range".split(),
+)
 barrier(
     "random: pruned and masked model would draw different numbers",
     *"Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split(),

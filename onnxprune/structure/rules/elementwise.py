@@ -11,8 +11,8 @@ HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round 
 Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitCast ImageScaler Affine com.microsoft::Gelu
 com.microsoft::QuickGelu""".split()
 
-BROADCAST = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max
-Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor com.microsoft::BiasGelu com.microsoft::FastGelu""".split()
+BROADCAST = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less LessOrEqual
+Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor com.microsoft::BiasGelu com.microsoft::FastGelu""".split()
 
 # inputs beyond the first are scalars or settings
 FIRST_ONLY = ["CastLike", "Dropout"]
@@ -24,21 +24,21 @@ def broadcast_together(c: Coupling, inputs: list[str], outputs: list[str]) -> No
     unknown = [t for t in (*inputs, *outputs) if c.shape(t) is None]
     if unknown:
         for t in (*inputs, *outputs):
-            for ids in c.axes(t):
-                c.pin(ids, f"rank of {unknown[0]} is unknown")
+            for axis in c.axes(t):
+                c.pin(axis, f"rank of {unknown[0]} is unknown")
         return
     for k in range(1, rank + 1):
         out = [c.axes(o)[-k] for o in outputs if len(c.axes(o)) >= k]
-        origins = [o for t in inputs for o in c.reduced.get(t, [[]] * rank)[-k:][:1] for o in o]
-        for ids in out:
-            if ids is None:
+        origins = [ids for t in inputs if len(c.reduced.get(t, ())) >= k for ids in c.reduced[t][-k]]
+        for axis in out:
+            if axis is None:
                 continue
             for t in inputs:
                 if len(c.axes(t)) >= k and c.axes(t)[-k] is not None:
-                    c.tie(c.axes(t)[-k], ids)
+                    c.tie(c.axes(t)[-k], axis)
             for origin in origins:
-                c.normalised(ids, origin)
-        if origins and all(ids is None for ids in out):
+                c.normalised(axis, origin)
+        if origins and all(axis is None for axis in out):
             for o in outputs:
                 c.reduced.setdefault(o, [[] for _ in c.axes(o)])[-k] = origins
 

@@ -358,9 +358,8 @@ def resize(c: Coupling, n: Node) -> None:
         return
     cropped = n.attr("coordinate_transformation_mode", "") == "tf_crop_and_resize"
     for k, (p, q) in enumerate(zip(x, y, strict=True)):
-        if k < 2 and xs[k] == ys[k] and not cropped:
-            c.tie(p, q)
-        elif k == len(x) - 1 and xs[k] == ys[k] and not cropped and xs[1] != ys[1]:  # channels last
+        channel = k < 2 or (k == len(x) - 1 and xs[1] != ys[1])  # channels first, or last where axis 1 is resized
+        if channel and xs[k] == ys[k] and not cropped:
             c.tie(p, q)
         else:
             pin_partial(c, p, q, "resized")

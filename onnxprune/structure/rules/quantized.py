@@ -8,9 +8,7 @@ from onnxprune.structure.rules.elementwise import broadcast_together
 from onnxprune.structure.rules.registry import rule
 
 
-@rule(
-    "QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear"
-)
+@rule("QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")
 def quantize(c: Coupling, n: Node) -> None:
     """per tensor, per axis (scale and zero point follow the axis) or blocked (the blocked axis is pinned)"""
     broadcast_together(c, [n.input(0)], [n.output(0)])

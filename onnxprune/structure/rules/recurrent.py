@@ -21,7 +21,7 @@ def resize_hidden(s: Surgeon, n: Node) -> None:
 
 @rule("LSTM", "GRU", "RNN", resize=resize_hidden)
 def recurrent(c: Coupling, n: Node) -> None:
-    """W (D, g*H, I), R (D, g*H, H), B, P: hidden units are tied through gates, recurrence, states and both directions"""
+    """W (D, g*H, I), R (D, g*H, H), B, P: hidden units are tied through gates, recurrence, states, directions"""
     x, w, r = c.axes(n.input(0)), c.axes(n.input(1)), c.axes(n.input(2))
     if len(x) != 3 or len(w) != 3 or len(r) != 3 or r[2] is None or w[1] is None or r[1] is None:
         c.pin_all(n, "a recurrent layer of unknown shape or of one unit")

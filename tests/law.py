@@ -1,0 +1,48 @@
+"""The law as a function: cut a fraction of every group of kind channels, and compare with the masked model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.allocation import uniform
+from onnxprune.graph.io import Model, load
+from onnxprune.importance import score
+from onnxprune.structure.groups import Analysis, analyze
+from onnxprune.structure.surgery import prune_model
+from onnxprune.structure.verify import Verification, verify
+
+
+@dataclass
+class Cut:
+    analysis: Analysis
+    pruned: Model
+    verification: Verification | None
+    removed: int  # elements of all weights
+
+    @property
+    def error(self) -> float:
+        assert self.verification is not None
+        return self.verification.error
+
+
+def cut(source: Any, ratio: float = 0.35, *, importance: str = "random", check: bool = True) -> Cut:
+    """Remove `ratio` of every group of kind channels."""
+    model = load(source)
+    analysis = analyze(model)
+    groups = analysis.of_kind("channels")
+    scores = score(analysis, groups, importance=importance)
+    keeps = uniform(groups, scores, {g.name: ratio for g in groups}, round_to=1, max_ratio=1.0)
+    keep = analysis.keep_ids(keeps)
+    pruned = prune_model(analysis, keep)
+    removed = sum(w.size for w in model.weights.values()) - sum(w.size for w in pruned.weights.values())
+    return Cut(analysis, pruned, verify(analysis, keep, pruned) if check else None, removed)
+
+
+def same_weights(a: Model, b: Model) -> bool:
+    """True where two models hold the same arrays under the same names."""
+    return a.weights.keys() == b.weights.keys() and all(
+        np.array_equal(w.view(np.uint8) if w.dtype.kind == "V" else w, b.weights[n]) for n, w in a.weights.items()
+    )

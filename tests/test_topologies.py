@@ -1,0 +1,45 @@
+"""Every topology of the field, raw as exported and after constant folding: it shrinks, and pruned equals masked."""
+
+from __future__ import annotations
+
+import pytest
+from law import cut
+from topologies import PRUNES, TOPOLOGIES, UNRUNNABLE, folded
+
+import onnxprune
+from onnxprune.structure.verify import QUANTIZED_TOLERANCE
+
+# a sum that lands on the other side of a rounding boundary moves by a whole step of the next layer
+QUANTIZED = ("qdq", "qlinear", "integer", "quantize")
+FLOAT16 = ("float16", "fp16")
+
+
+@pytest.mark.parametrize("form", ["raw", "folded"])
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_pruned_equals_masked(name: str, form: str) -> None:
+    model = TOPOLOGIES[name]()
+    result = cut(folded(model) if form == "folded" else model)
+    limit = QUANTIZED_TOLERANCE if any(q in name for q in QUANTIZED) else 1e-4
+    assert result.error <= (2e-2 if any(f in name for f in FLOAT16) else limit)
+    assert (result.removed > 0) == PRUNES[name] or name in ALL_OUTPUT
+
+
+# what is removed is all of it: the second operand of the product is a graph output
+ALL_OUTPUT = {"einsum_bilinear"}
+
+
+@pytest.mark.parametrize("name", UNRUNNABLE)
+def test_what_onnxruntime_cannot_run_is_still_pruned(name: str) -> None:
+    model = UNRUNNABLE[name]()
+    with pytest.raises(onnxprune.OptionError, match="--no-verify"):
+        onnxprune.prune(model, channels=0.3)
+    result = onnxprune.prune(model, channels=0.3, verify=False)
+    assert result.report.after.parameters < result.report.before.parameters
+    assert any("latency not measured" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize("name", list(TOPOLOGIES)[::10])
+def test_ratio_zero_is_the_identity(name: str) -> None:
+    model = TOPOLOGIES[name]()
+    result = cut(model, 0.0, check=False)
+    assert onnxprune.to_proto(result.pruned) == onnxprune.to_proto(onnxprune.load(model))

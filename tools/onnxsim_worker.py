@@ -1,0 +1,63 @@
+"""Simplify and structurally prune a model with onnxsim. Runs in the rival's own environment, see common.onnxsim.
+
+    python onnxsim_worker.py IN.onnx OUT.onnx SPARSITY
+
+Prints one line of JSON: seconds per stage, and which functions of onnxsim ran. A model with QuantizeLinear or
+DequantizeLinear also goes through `apply_structured_pruning_qdq`, one with QLinearConv or QLinearMatMul through
+`apply_structured_pruning_qoperator`: each of the three leaves the layers of the others alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxsim
+
+
+def passes(model: onnx.ModelProto) -> list[str]:
+    """Names of the functions that apply."""
+    ops = {node.op_type for node in model.graph.node}
+    found = ["apply_structured_pruning"]
+    if ops & {"QuantizeLinear", "DequantizeLinear"}:
+        found.append("apply_structured_pruning_qdq")
+    if ops & {"QLinearConv", "QLinearMatMul", "QGemm"}:
+        found.append("apply_structured_pruning_qoperator")
+    return found
+
+
+def save(model: onnx.ModelProto, out: Path) -> None:
+    """Inline where it fits into a protobuf."""
+    if model.ByteSize() < 5e8:
+        onnx.save(model, out)
+    else:
+        onnx.save(model, out, save_as_external_data=True, location=f"{out.name}.data")
+
+
+def main() -> None:
+    source, out, sparsity = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+
+    def lap(stage: str, value: Any) -> Any:
+        nonlocal start
+        now = time.perf_counter()
+        seconds[stage], start = now - start, now
+        return value
+
+    model = lap("load", onnx.load(source))
+    model = lap("simplify", onnxsim.simplify(model)[0])
+    ran = passes(model)
+    for name in ran:
+        model = getattr(onnxsim, name)(model, sparsity)
+    lap("prune", None)
+    lap("save", save(model, out))
+    print(f"\n{json.dumps({'seconds': seconds, 'passes': ran})}")
+
+
+if __name__ == "__main__":
+    main()
