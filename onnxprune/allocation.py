@@ -61,8 +61,8 @@ def _unmatched(option: str, glob: str, groups: Sequence[ChannelGroup]) -> str:
     )
 
 
-def rounded(group: ChannelGroup, removed: float, round_to: int) -> int:
-    """How many units stay when `removed` (a fraction) should go.
+def rounded(group: ChannelGroup, removed: float, round_to: int, *, max_ratio: float = 1.0) -> int:
+    """How many units stay when `removed` (a fraction) should go, of which at most `max_ratio`.
 
     The width goes to the nearest multiple of `round_to`; narrow groups use half of it, a quarter, ..., so that a
     requested cut never becomes nothing. Groups with blocks keep the same number in every block.
@@ -70,15 +70,18 @@ def rounded(group: ChannelGroup, removed: float, round_to: int) -> int:
     if removed <= 0 or group.size < 2:
         return group.size
     blocks = math.lcm(*(len(b) for b in group.blocks)) if group.blocks else 1
-    target = group.size * (1 - removed)
+    least = max(1, math.ceil(group.size * (1 - max_ratio) - 1e-9))
+    target = max(group.size * (1 - removed), least)
     step = max(1, round_to // math.gcd(round_to, group.width))
     while True:
         unit = math.lcm(step, blocks)
         kept = round(target / unit) * unit
-        if 0 < kept < group.size and abs(kept - target) <= max(0.125 * group.size, 0.5 * blocks):
+        kept += unit if kept < least else 0
+        if kept < group.size and abs(kept - target) <= max(0.125 * group.size, 0.5 * blocks):
             return kept
         if step == 1:
-            return max(min(kept, group.size - blocks), blocks) if group.size > blocks else group.size
+            kept = min(kept, group.size - blocks)
+            return kept if kept >= least else group.size
         step = max(1, step // 2)
 
 
@@ -126,7 +129,8 @@ def uniform(
 ) -> Keeps:
     """the same fraction of every group"""
     return {
-        g.name: select(g, scores[g.name], rounded(g, min(wanted.get(g.name, 0.0), max_ratio), round_to)) for g in groups
+        g.name: select(g, scores[g.name], rounded(g, wanted.get(g.name, 0.0), round_to, max_ratio=max_ratio))
+        for g in groups
     }
 
 
@@ -137,14 +141,13 @@ def global_(
     out: Keeps = {}
     for r in sorted({wanted.get(g.name, 0.0) for g in groups}):
         mine = [g for g in groups if wanted.get(g.name, 0.0) == r]
-        limits = {g.name: int(max_ratio * g.size) for g in mine}
         # a group's lowest scores can go, the others are out of reach
-        offers = np.concatenate([np.sort(scores[g.name])[: limits[g.name]] for g in mine])
-        goal = min(round(r * sum(g.size for g in mine)), offers.size)
-        threshold = np.sort(offers)[goal - 1] if goal else -np.inf
-        for g in mine:
-            gone = min(int((scores[g.name] <= threshold).sum()), limits[g.name])
-            out[g.name] = select(g, scores[g.name], rounded(g, gone / g.size, round_to))
+        offers = [np.sort(scores[g.name])[: int(max_ratio * g.size + 1e-9)] for g in mine]
+        owner = np.repeat(np.arange(len(mine)), [len(o) for o in offers])
+        goal = round(r * sum(g.size for g in mine))
+        lowest = np.argsort(np.concatenate(offers), kind="stable")[:goal]
+        for g, gone in zip(mine, np.bincount(owner[lowest], minlength=len(mine)), strict=True):
+            out[g.name] = select(g, scores[g.name], rounded(g, gone / g.size, round_to, max_ratio=max_ratio))
     return {g.name: out[g.name] for g in groups}
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
+import onnx
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -20,12 +24,14 @@ from rich.text import Text
 from onnxprune import __version__, inspection
 from onnxprune.allocation import ALLOCATORS, MAX_RATIO, ROUND_TO
 from onnxprune.errors import OnnxPruneError, OptionError
-from onnxprune.graph.io import load
-from onnxprune.importance import CRITERIA
+from onnxprune.graph.io import Model, load, tensors
+from onnxprune.importance import CRITERIA, DEFAULT
 from onnxprune.pipeline import RECOVERIES, prune
 from onnxprune.report import render, render_inspection, show
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.rules import BARRIERS, RULES
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="onnxprune",
@@ -33,7 +39,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
 )
 
 STAGES = {
@@ -60,7 +66,7 @@ Choice = Enum("Choice", {name: name for name in CRITERIA}, type=str)  # type: ig
 Allocation = Enum("Allocation", {name: name for name in ALLOCATORS}, type=str)  # type: ignore[misc]
 Recovery = Enum("Recovery", {name: name for name in RECOVERIES}, type=str)  # type: ignore[misc]
 
-L2, UNIFORM, BIAS = Choice("l2"), Allocation("uniform"), Recovery("bias")
+PATH, UNIFORM, BIAS = Choice(DEFAULT), Allocation("uniform"), Recovery("bias")
 
 WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"
 
@@ -86,7 +92,7 @@ VerboseOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print nothing but errors.")]
 
 
-@app.command(name="prune", epilog=EPILOG)
+@app.command(name="prune", epilog=EPILOG, context_settings=CONTEXT)
 def prune_command(
     model: ModelArgument,
     channels: Annotated[
@@ -138,7 +144,7 @@ def prune_command(
     ] = None,
     importance: Annotated[
         Choice, typer.Option("--importance", rich_help_panel=HOW, help="What makes a unit worth keeping.")
-    ] = L2,
+    ] = PATH,
     allocate: Annotated[
         Allocation,
         typer.Option(
@@ -172,7 +178,9 @@ def prune_command(
             help="bias: fold the constant part of what is removed into the consumers' biases.",
         ),
     ] = BIAS,
-    seed: Annotated[int, typer.Option("--seed", rich_help_panel=HOW, help="Of random inputs and scores.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, rich_help_panel=HOW, help="Of random inputs and scores.")
+    ] = 0,
     input_shape: ShapeOption = None,
     verify: Annotated[
         bool,
@@ -190,6 +198,7 @@ def prune_command(
         typer.Option(
             "--threads",
             metavar="N",
+            min=0,
             rich_help_panel=CHECK,
             show_default="all cores",
             help="onnxruntime's intra-op threads for the measurement.",
@@ -222,17 +231,17 @@ def prune_command(
 
     [bold]onnxprune model.onnx --channels 0.3[/bold] removes 30% of every group and writes model.pruned.onnx.
     """
-    target = output or model.with_name(f"{model.stem}.pruned.onnx")
+    target = output or model.parent / f"{model.stem}.pruned.onnx"
     nothing = channels is None and not ratio and target_macs is None and target_params is None and plan is None
     if nothing:
         _inspect(model, input_shape, json_file, verbose, quiet)
         raise OptionError(
             "nothing to do: the above could be pruned; say how much with --channels 0.3 or --target-macs 70%"
         )
-    if not dry_run and _same(model, target) and not force:
-        raise OptionError(f"{target} is the input; give another -o OUT, or --force to replace it")
-    if not dry_run and target.is_dir():
-        raise OptionError(f"-o {target} is a directory; name a file")
+    outputs = {"--save-plan": save_plan, "--json": None if json_file in (None, "-") else Path(str(json_file))}
+    if not dry_run:
+        outputs["-o"] = target
+    _check_outputs(model, plan, outputs, force=force)
     with _progress(quiet) as progress:
         result = prune(
             model,
@@ -256,18 +265,20 @@ def prune_command(
             threads=threads,
             progress=progress,
         )
-        report = result.report
-        if not dry_run:
-            progress("save")
-            report = result.save(target)
-    if save_plan is not None:
-        _write(save_plan, result.plan.to_json(), "--save-plan")
-    _emit(report.to_dict(), json_file)
+        _spare_data(result.analysis.model, outputs)
+        with _file("--save-plan", save_plan, result.plan.to_json()):
+            report = result.report
+            if not dry_run:
+                progress("save")
+                report = result.save(target)
+    try:
+        _emit(report.to_dict(), json_file)
+    except OptionError as e:
+        raise e if dry_run else OptionError(f"{e}; the model is in {target}") from e
     if not quiet:
-        console = _console(json_file)
-        show(console, render(report, verbose=verbose))
+        _show(json_file, render(report, verbose=verbose))
         if not dry_run:
-            show(console, Text(f"written: {target}"))
+            _show(json_file, Text(f"written: {target}"))
 
 
 def _channels(text: str | None) -> Any:
@@ -303,14 +314,48 @@ def _shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     return out
 
 
+def _check_outputs(model: Path, plan: Path | None, outputs: Mapping[str, Path | None], *, force: bool = False) -> None:
+    """Refuse, before the work, what cannot be written, or what would replace a file that is read or written too."""
+    taken = [("the input", model), *([("the plan that is replayed", plan)] if plan and "-o" in outputs else [])]
+    for option, path in outputs.items():
+        if path is None or not model.is_file():  # reading says what is wrong with the model
+            continue
+        if os.path.isdir(path):
+            raise OptionError(f"{option} {path} is a directory; name a file")
+        if not os.path.isdir(path.parent):
+            raise OptionError(f"{option} {path}: there is no folder {path.parent}; create it, or name another")
+        special = os.path.exists(path) and not os.path.isfile(path)
+        if not os.access(path if special else path.parent, os.W_OK):
+            raise OptionError(f"{option} {path}: cannot be written; check the permissions, or name another place")
+        for what, other in taken:
+            if _same(path, other) and not special and not (option == "-o" and other == model and force):
+                way = "give another -o OUT, or --force to replace it" if option == "-o" else "name another file"
+                raise OptionError(f"{option} {path} is {what}; {way}")
+        taken.append((f"the file of {option}", path))
+
+
+def _spare_data(model: Model, outputs: Mapping[str, Path | None]) -> None:
+    """Refuse to replace a file that holds weights of the input."""
+    if model.path is None or not model.external:
+        return
+    stored = onnx.load(model.path, load_external_data=False)
+    entries = (e for _, t in tensors(stored) for e in t.external_data if e.key == "location")
+    for name in {e.value for e in entries}:
+        for option, path in outputs.items():
+            if path is not None and _same(path, model.path.parent / name):
+                raise OptionError(f"{option} {path} holds weights of the input; name another file")
+
+
 def _same(a: Path, b: Path) -> bool:
     try:
         return a.samefile(b)
     except OSError:
-        return False
+        return os.path.realpath(a) == os.path.realpath(b)
 
 
 def _inspect(model: Path, input_shape: Sequence[str] | None, json_file: str | None, verbose: bool, quiet: bool) -> None:
+    if json_file not in (None, "-"):
+        _check_outputs(model, None, {"--json": Path(str(json_file))})
     with _progress(quiet) as progress:
         progress("load")
         loaded = load(model)
@@ -319,7 +364,7 @@ def _inspect(model: Path, input_shape: Sequence[str] | None, json_file: str | No
         rows = inspection.rows(analysis)
     _emit(inspection.to_dict(analysis, rows), json_file)
     if not quiet:
-        show(_console(json_file), render_inspection(rows, analysis, verbose=verbose))
+        _show(json_file, render_inspection(rows, analysis, verbose=verbose))
 
 
 @app.command()
@@ -345,17 +390,20 @@ def ops(json_file: JsonOption = None, quiet: QuietOption = False) -> None:
         table.add_row(op, what, Text(text))
     _emit({op: {"kind": what, "text": text} for op, (what, text) in sorted(entries.items())}, json_file)
     if not quiet:
-        console = _console(json_file)
-        show(console, table)
-        show(console, Text(f"{len(RULES)} rules, {len(BARRIERS)} barriers; any other operator pins what it touches"))
+        _show(json_file, table)
+        _show(json_file, Text(f"{len(RULES)} rules, {len(BARRIERS)} barriers; any other operator pins what it touches"))
 
 
 # output
 
 
-def _console(json_file: str | None) -> Console:
+def _show(json_file: str | None, renderable: RenderableType) -> None:
     """Tables go to standard output, or to standard error where that carries JSON."""
-    return Console(stderr=json_file == "-", highlight=False)
+    console = Console(stderr=json_file == "-", highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000  # a name that is cut in two cannot be searched for
+    with _blamed("standard output"):
+        show(console, renderable)
 
 
 @contextmanager
@@ -372,24 +420,54 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 def _emit(data: Any, json_file: str | None) -> None:
+    text = json.dumps(data, indent=1) + "\n"
     if json_file == "-":
-        sys.stdout.write(json.dumps(data, indent=1) + "\n")
+        with _blamed("--json -"):
+            print(text, end="", flush=True)
     elif json_file is not None:
-        _write(Path(json_file), json.dumps(data, indent=1) + "\n", "--json")
+        with _file("--json", Path(json_file), text):
+            pass
 
 
-def _write(path: Path, text: str, option: str) -> None:
+@contextmanager
+def _file(option: str, path: Path | None, text: str) -> Iterator[None]:
+    """A file that appears, whole, once the body has succeeded."""
+    if path is None:
+        yield
+        return
+    real = Path(os.path.realpath(path))
+    staged = real.with_name(f".{secrets.token_hex(8)}.tmp")
+    special = os.path.exists(path) and not os.path.isfile(path)  # a device, a pipe
     try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as e:
-        raise OptionError(f"{option} {path}: cannot be written ({e.strerror})") from e
+        if not special:
+            with _blamed(f"{option} {path}"):
+                staged.write_text(text, encoding="utf-8")
+        yield
+        with _blamed(f"{option} {path}"):
+            if special:
+                path.write_text(text, encoding="utf-8")
+            else:
+                os.replace(staged, real)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """What the system refuses is an error of `what`."""
+    try:
+        yield
+    except (OSError, ValueError) as e:
+        if what in ("standard output", "--json -"):  # what is left in its buffer must not fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise OptionError(f"{what}: cannot be written ({getattr(e, 'strerror', None) or e})") from e
 
 
 # entry
 
 
-def _with_default_command(arguments: Sequence[str]) -> list[str]:
-    """Put `prune` in front unless the first word that is not an option or its value names a subcommand."""
+def _command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """The subcommand that the first word names, if that is not an option or its value; else `prune`."""
     group: Any = typer.main.get_command(app)
     takes_value = {
         name
@@ -405,9 +483,9 @@ def _with_default_command(arguments: Sequence[str]) -> list[str]:
             if word in group.commands:
                 rest = list(arguments)
                 rest.remove(word)
-                return [word, *rest]
+                return group, [word, *rest]
             break
-    return ["prune", *arguments]
+    return group.commands["prune"], list(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -416,11 +494,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "--version" in argv:
         print(f"onnxprune {__version__}")
         raise SystemExit(0)
-    command: Any = typer.main.get_command(app)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    command, words = _command(argv or ["--help"])
     try:
-        code = command.main(
-            args=_with_default_command(argv or ["--help"]), prog_name="onnxprune", standalone_mode=False
-        )
+        code = command.main(args=words, prog_name="onnxprune", standalone_mode=False) or 0
     except typer.Abort:
         code = 130
     except UsageError as e:

@@ -1,9 +1,10 @@
 """How much every unit of a group matters, from the weights alone.
 
-A criterion maps one weight, as rows `(n, m)` with a row per index of the axis that makes the units, to a score per row
-`(n,)`. Scores of the weights that make one group are divided by their mean, so that no layer outweighs another, and
+A measure maps one weight, as rows `(n, m)` with a row per index of the axis that makes (or reads) the units, to a score
+per row `(n,)`. Scores of the weights of one group are divided by their mean, so that no layer outweighs another, and
 averaged per unit. Where a BatchNormalization follows, its scale is folded into the rows first: a model scores the same
-whether or not it was folded.
+whether or not it was folded. A criterion is a measure of the weights that make the units, or the product of that and of
+a measure of those that read them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import numpy as np
 from onnxprune.errors import OptionError
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array, run_node
-from onnxprune.structure.coupling import Produce
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
 Float = np.ndarray[Any, np.dtype[np.float64]]
@@ -27,7 +27,7 @@ Scores = dict[str, Float]  # group name -> float64 (size,)
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One weight that makes units: rows `(n, m)` float32, unit of every row `(n,)` (-1: none), BN scale `(n,)`."""
+    """One weight: rows `(n, m)` float32, component of every row `(n,)`, BN scale of every row `(n,)` or None."""
 
     node: str
     rows: Array
@@ -35,7 +35,16 @@ class Site:
     bn_scale: Array | None
 
 
-Criterion = Callable[[Site, np.random.Generator], Float]
+Measure = Callable[[Site, np.random.Generator], Float]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """makes: measure of the weights that make the units; reads: of those that read them, None to leave them out."""
+
+    makes: Measure
+    reads: Measure | None = None
+    summary: str = ""
 
 
 def l1(site: Site, rng: np.random.Generator) -> Float:
@@ -82,21 +91,21 @@ def random(site: Site, rng: np.random.Generator) -> Float:
 
 
 CRITERIA: dict[str, Criterion] = {
-    "l1": l1,
-    "l2": l2,
-    "linf": linf,
-    "bn_scale": bn_scale,
-    "fpgm": fpgm,
-    "lamp": lamp,
-    "random": random,
+    "path": Criterion(
+        bn_scale,
+        l2,
+        "what makes a unit (bn_scale, or l2) times the l2 norm of what reads it: its share of the path norm",
+    ),
+    **{f.__name__: Criterion(f, None, (f.__doc__ or "").strip()) for f in (l1, l2, linf, bn_scale, fpgm, lamp, random)},
 }
+DEFAULT = "path"  # tools/accuracy.py: without data it keeps most
 
 
 def score(
     analysis: Analysis,
     groups: Sequence[ChannelGroup],
     *,
-    importance: str = "l2",
+    importance: str = DEFAULT,
     keep: Keep | None = None,
     seed: int = 0,
 ) -> Scores:
@@ -112,25 +121,31 @@ def score(
     for k, g in enumerate(groups):
         place[g.labels, 0] = k
         place[g.labels, 1] = np.arange(g.size)
-    total = [np.zeros(g.size) for g in groups]
-    count = [np.zeros(g.size) for g in groups]
     rng = np.random.default_rng(seed)
     weights = Weights(analysis)
-    for p in analysis.coupling.produces:
-        axes = analysis.coupling.axes(p.weight)
-        ids = axes[p.axis] if axes else None
-        if ids is None:
+    made = _aggregate(weights.makers(keep), criterion.makes, groups, place, rng)
+    if criterion.reads is None:
+        return made
+    read = _aggregate(weights.readers(keep), criterion.reads, groups, place, rng)
+    return {name: s * read[name] if read[name].any() else s for name, s in made.items()}
+
+
+def _aggregate(
+    sites: Iterator[Site], measure: Measure, groups: Sequence[ChannelGroup], place: Array, rng: np.random.Generator
+) -> Scores:
+    """Mean over the sites of every unit, each site relative to its own mean."""
+    total = [np.zeros(g.size) for g in groups]
+    count = [np.zeros(g.size) for g in groups]
+    for site in sites:
+        where = place[site.units]
+        hit = np.unique(where[:, 0])
+        if hit[-1] < 0:
             continue
-        where = place[analysis.solution.labels[ids]]
-        for k in np.unique(where[:, 0][where[:, 0] >= 0]):
-            site = weights.site(p, np.where(where[:, 0] == k, where[:, 1], -1), keep)
-            if site is None:
-                continue
-            mine = site.units >= 0
-            units = site.units[mine]
-            raw = criterion(site, rng)[mine]
-            raw = raw / max(float(raw.mean()), 1e-30)
-            total[k] += np.bincount(units, raw, groups[k].size)
+        scores = measure(site, rng)
+        for k in hit[hit >= 0]:
+            mine = where[:, 0] == k
+            units, raw = where[mine, 1], scores[mine]
+            total[k] += np.bincount(units, raw / max(float(raw.mean()), 1e-30), groups[k].size)
             count[k] += np.bincount(units, minlength=groups[k].size)
     return {g.name: t / np.maximum(n, 1) for g, t, n in zip(groups, total, count, strict=True)}
 
@@ -172,31 +187,60 @@ class Weights:
         values = run_node(node, feeds, self.model.proto)
         return values[node.outputs.index(name)]
 
-    def site(self, p: Produce, units: Array, keep: Keep | None) -> Site | None:
-        """The weight's rows along the axis that makes units."""
-        w = self.value(p.weight)
+    def makers(self, keep: Keep | None) -> Iterator[Site]:
+        """Every weight along the axis that makes units."""
+        labels = self.analysis.solution.labels
+        for p in self.coupling.produces:
+            axes = self.coupling.axes(p.weight)
+            ids = axes[p.axis] if axes else None
+            w = None if ids is None else self._alive(p.weight, p.axis, keep)
+            if w is None or ids is None:
+                continue
+            rows = np.moveaxis(w, p.axis, 0).reshape(w.shape[p.axis], -1)
+            scale = None
+            bn = self._batch_norm.get(p.output)
+            if bn is not None:
+                gamma, variance = self.value(bn.input(1)), self.value(bn.input(4))
+                if gamma is not None and variance is not None and gamma.size == len(rows):
+                    scale = gamma.astype(np.float32)
+                    deviation = np.sqrt(variance.astype(np.float32) + bn.attr("epsilon", 1e-5))
+                    rows = rows * (scale / deviation)[:, None]
+            yield Site(p.node.label, rows, labels[ids], scale)
+
+    def readers(self, keep: Keep | None) -> Iterator[Site]:
+        """Every weight along the axis that is summed over the units."""
+        labels = self.analysis.solution.labels
+        for consume in self.coupling.consumes:
+            axes = self.coupling.axes(consume.node.input(consume.input))
+            ids = axes[consume.axis] if axes else None
+            for name in consume.node.inputs if ids is not None else ():
+                if not name or name not in self.coupling.shapes.constant or len(self.coupling.axes(name)) < 2:
+                    continue
+                grouped = self.coupling.grouped.get(name)
+                if grouped is not None:
+                    w = self._alive(name, 1, keep)
+                    if w is not None:  # (O, I/g, ...) -> one row per group and inner index
+                        rows = np.moveaxis(w.reshape(len(grouped), -1, *w.shape[1:]), 2, 1)
+                        yield Site(consume.node.label, rows.reshape(grouped.size, -1), labels[grouped.ravel()], None)
+                    continue
+                for axis, other in enumerate(self.coupling.axes(name)):
+                    if other is not None and ids is not None and np.array_equal(labels[other], labels[ids]):
+                        w = self._alive(name, axis, keep)
+                        if w is not None:
+                            rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+                            yield Site(consume.node.label, rows, labels[other], None)
+                        break
+
+    def _alive(self, name: str, axis: int, keep: Keep | None) -> Array | None:
+        """The weight in float32; what is gone along its other axes counts as zero."""
+        w = self.value(name)
         if w is None:
             return None
         w = np.asarray(w).astype(np.float32)
         if keep is not None:
-            for axis, ids in enumerate(self.coupling.axes(p.weight)):
-                if ids is not None and axis != p.axis and not keep[ids].all():
+            for k, ids in enumerate(self.coupling.axes(name)):
+                if ids is not None and k != axis and not keep[ids].all():
                     shape = [1] * w.ndim
-                    shape[axis] = -1
+                    shape[k] = -1
                     w = w * keep[ids].reshape(shape)
-        rows = np.moveaxis(w, p.axis, 0).reshape(w.shape[p.axis], -1)
-        scale = None
-        bn = self._batch_norm.get(p.output)
-        if bn is not None:
-            gamma, variance = self.value(bn.input(1)), self.value(bn.input(4))
-            if gamma is not None and variance is not None and gamma.size == len(rows):
-                scale = gamma.astype(np.float32)
-                deviation = np.sqrt(variance.astype(np.float32) + bn.attr("epsilon", 1e-5))
-                rows = rows * (scale / deviation)[:, None]
-        return Site(p.node.label, rows, units, scale)
-
-
-def describe() -> Iterator[tuple[str, str]]:
-    """Name and one line of every criterion."""
-    for name, f in CRITERIA.items():
-        yield name, (f.__doc__ or "").strip()
+        return w

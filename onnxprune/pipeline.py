@@ -18,7 +18,7 @@ from onnxprune.graph.io import Model, load, save, weight_bytes
 from onnxprune.graph.node import walk_all
 from onnxprune.graph.runtime import Latency, latency, random_feeds
 from onnxprune.graph.shapes import concrete_inputs
-from onnxprune.importance import CRITERIA, score
+from onnxprune.importance import CRITERIA, DEFAULT, score
 from onnxprune.plan import Plan
 from onnxprune.recovery import bias_shifts
 from onnxprune.report import Cost, GroupReport, Report
@@ -59,7 +59,7 @@ def prune(
     channels: float | Literal["auto"] | None = None,
     ratio: Mapping[str, float] | Sequence[tuple[str, float]] = (),
     ignore: Sequence[str] = (),
-    importance: str = "l2",
+    importance: str = DEFAULT,
     allocate: str = "uniform",
     round_to: int = ROUND_TO,
     max_ratio: float | None = None,
@@ -195,6 +195,8 @@ def _nothing(analysis: Analysis) -> str:
         names = ", ".join(f"{len(analysis.of_kind(k))} of kind {k}" for k in sorted(kinds))
         return f"{where}: no group of kind channels; there are {names}, which --channels leaves alone"
     why = dict.fromkeys(f"{p.tensor} by {p.op} {p.node} ({p.reason})" for p in analysis.pinned)
+    if not why:
+        why = dict.fromkeys(f"{p.op} {p.node} ({p.reason})" for p in analysis.solution.pins if p.op != "graph")
     held = "; ".join(list(why)[:4]) or "it has no weights that make channels"
     more = f"; and {len(why) - 4} more" if len(why) > 4 else ""
     return f"{where}: nothing can be pruned: {held}{more}"

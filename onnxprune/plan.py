@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ class Plan:
         """Read a plan and check that it fits the analysed model; raises `OptionError`."""
         try:
             data = json.loads(text)
-            groups = {str(k): (int(v["size"]), [int(i) for i in v["kept"]]) for k, v in data["groups"].items()}
-            version, recover = data["onnxprune_plan"], data["recover"]
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            groups = {k: (index(v["size"]), [index(i) for i in v["kept"]]) for k, v in data["groups"].items()}
+            version, recover, settings = data["onnxprune_plan"], data["recover"], dict(data.get("settings", {}))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise OptionError(f"{where}: not a plan that onnxprune --save-plan wrote ({type(e).__name__}: {e})") from e
         if version != VERSION or recover not in ("none", "bias"):
             raise OptionError(
@@ -60,7 +61,7 @@ class Plan:
                 per_block = counts @ keep[name]
                 if (per_block != per_block[0]).any():
                     raise OptionError(f"{where}: group {name!r} must keep the same number of units in every block")
-        return Plan(keep, recover, data.get("settings", {}))
+        return Plan(keep, recover, settings)
 
     @staticmethod
     def load(path: str | Path, analysis: Analysis) -> Plan:

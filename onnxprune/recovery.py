@@ -45,14 +45,22 @@ def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Values]:
         if ids is None or keep[ids].all() or not c.is_constant(node.input(1)):
             continue
         value = np.where(keep[ids], 0.0, np.nan_to_num(constants[ids]))
-        if not value.any():
+        if not value.any() or not _takes_bias(analysis, node):
             continue
         w = weights.value(node.input(1))
-        if w is not None:
-            shift = _contribution(node, np.asarray(w, np.float64), value)
-            if shift is not None and shift.any():
-                shifts[node.key] = shift
+        shift = None if w is None else _contribution(node, np.asarray(w, np.float64), value)
+        out = c.axes(node.key)[_out_axis(c, node)]
+        if shift is not None and shift[slice(None) if out is None else keep[out]].any():
+            shifts[node.key] = shift
     return shifts
+
+
+def _takes_bias(analysis: Analysis, node: Node) -> bool:
+    """True where a stored bias can grow, or a new one be added."""
+    bias, beta = node.input(2), float(node.attr("beta", 1.0))
+    if node.op == "MatMul":
+        return True
+    return bias in analysis.model.weights and beta != 0 if bias else beta == 1
 
 
 def _contracted(c: Coupling, node: Node) -> int:
@@ -142,12 +150,16 @@ def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Values]:
 
 def _producer(node: Node, weights: Weights, c: Coupling, value: Values, means: dict[str, Values]) -> Values | None:
     """Mean of a layer's output: recorded by BatchNormalization, or else its bias, as if its weights were zero."""
-    if node.key in means:
-        return means[node.key]
     bias: Values | None = np.zeros(1)
     if node.op != "MatMul" and node.input(2):
         b = weights.value(node.input(2))
-        bias = None if b is None else np.asarray(b, np.float64).reshape(-1) * float(node.attr("beta", 1.0))
+        if b is None:
+            bias = None
+        else:  # Gemm: (N), (1, N), or another one for every row
+            bias = np.asarray(b, np.float64).reshape(-1, b.shape[-1] if b.ndim else 1).mean(0)
+            bias = bias * float(node.attr("beta", 1.0))
+    if node.key in means:
+        return _measured(c, node, weights, bias, means[node.key])
     x, w = c.axes(node.input(0)), c.axes(node.input(1))
     ids = x[1] if len(x) > 1 else None
     if (
@@ -165,6 +177,16 @@ def _producer(node: Node, weights: Weights, c: Coupling, value: Values, means: d
     if node.op == "com.microsoft::FusedConv":
         return None
     return bias
+
+
+def _measured(c: Coupling, node: Node, weights: Weights, bias: Values | None, mean: Values) -> Values:
+    """The recorded mean; the bias where the weights that make a channel are zero, for then it is all there is."""
+    w = weights.value(node.input(1))
+    axis = next((p.axis for p in c.produces if p.node.key == node.key and p.weight == node.input(1)), None)
+    if w is None or bias is None or axis is None or w.shape[axis] != mean.size:
+        return mean
+    dead = ~np.moveaxis(w, axis, 0).reshape(mean.size, -1).any(1)
+    return np.where(dead, bias, mean)
 
 
 def _elementwise(analysis: Analysis, node: Node, value: Values, keep: Keep, weights: Weights) -> None:
@@ -195,6 +217,7 @@ def _elementwise(analysis: Analysis, node: Node, value: Values, keep: Keep, weig
                 except Exception:  # types that the operator does not take: nothing is known, nothing is folded
                     continue
             found = np.broadcast_to(np.asarray(found, np.float64), gone.shape)
+            known &= np.isfinite(found)
             value[ids[gone[known]]] = found[known]
 
 

@@ -61,6 +61,7 @@ class Net:
         self.opset = draw.pick((17, 13, 21, 18, 11))
         self.dynamic = draw.chance(2)
         self.batch = 1 if self.dynamic else draw.pick((1, 2))
+        self.widths = draw.pick((WIDTHS, WIDTHS, (8,), (4, 8), (6, 12)))
         self.inline = draw.chance(4)  # weights in Constant nodes
         self.rng = np.random.default_rng(draw.integer(0, 999))
         self.nodes: list[onnx.NodeProto] = []
@@ -125,7 +126,7 @@ class Net:
     # nodes
 
     def ops(self, kind: str, *operands: Operand, n: int = 1, shape: Shape | None = None, **attributes: Any) -> list[str]:
-        """Append a node with `n` outputs; onnx infers their shapes, or all have `shape`, for data that it lacks."""
+        """Append a node with `n` outputs; onnx infers their types, or they are floats of `shape`."""
         inputs = ["" if x is None else x if isinstance(x, str) else self.const(x) for x in operands]
         while inputs and not inputs[-1]:
             inputs.pop()
@@ -133,8 +134,7 @@ class Net:
         node = helper.make_node(kind, inputs, outputs, name=f"{outputs[0]}_node", **attributes)
         self.nodes.append(node)
         if shape is not None:
-            dtype = TensorProto.INT64 if kind in ("Shape", "Gather", "Unsqueeze", "Concat", "Mul") else TensorProto.FLOAT
-            self.types.update({o: helper.make_tensor_type_proto(dtype, shape) for o in outputs})
+            self.types.update({o: helper.make_tensor_type_proto(TensorProto.FLOAT, shape) for o in outputs})
             return outputs
         used = {i for i in inputs if i}
         self.types |= onnx.shape_inference.infer_node_outputs(
@@ -181,7 +181,7 @@ class Net:
 
     def size(self, x: str, axis: int) -> str:
         """The scalar x.size(axis), as PyTorch exports it."""
-        return self.op("Gather", self.op("Shape", x, shape=(len(self.shape(x)),)), axis, shape=(), axis=0)
+        return self.op("Gather", self.op("Shape", x), axis, axis=0)
 
     def reshape(self, x: str, *target: int, batch: bool = True) -> str:
         """Reshape to `target`, stated in one of the ways that exporters have.
@@ -190,10 +190,10 @@ class Net:
         """
         old = self.shape(x)
         dims: list[int | str] = list(target)
-        style = self.draw.pick(("plain", "minus", "zero", "chain", "full_chain"))
+        style = self.draw.pick(("plain", "minus", "zero", "chain", "full_chain", "computed"))
         if not batch:
             dims[0] = -1
-        elif style in ("chain", "full_chain"):
+        elif style in ("chain", "full_chain", "computed"):
             dims[0] = self.size(x, 0)
         elif style == "zero" or self.dynamic:
             dims[0] = 0
@@ -205,17 +205,26 @@ class Net:
             for i in range(1, len(target)):
                 if target[i] in old[1:]:
                     dims[i] = self.size(x, old.index(target[i], 1))
+        if style == "computed":
+            for i in range(1, len(target)):
+                dims[i] = self.computed_size(x, target[i])
         if all(isinstance(d, int) for d in dims):
             return self.op("Reshape", x, self.const(np.array(dims, np.int64)), shape=target)
-        parts: list[str] = []
-        for d in dims:
-            if isinstance(d, int):
-                parts.append(self.const([d]))
-            elif self.opset < 13:
-                parts.append(self.op("Unsqueeze", d, shape=(1,), axes=[0]))
-            else:
-                parts.append(self.op("Unsqueeze", d, [0], shape=(1,)))
-        return self.op("Reshape", x, self.op("Concat", *parts, shape=(len(parts),), axis=0), shape=target)
+        return self.op("Reshape", x, self.dims(*dims), shape=target)
+
+    def dims(self, *sizes: int | str) -> str:
+        """A shape from constants and scalar tensors: Unsqueeze each, then Concat."""
+        return self.op("Concat", *[self.const([d]) if isinstance(d, int) else self.unsqueeze(d, 0) for d in sizes], axis=0)
+
+    def computed_size(self, x: str, size: int) -> str | int:
+        """`size` as a quotient or a product of x's sizes, where it is one: C // groups, H * W."""
+        old = self.shape(x)
+        for k in range(1, len(old)):
+            if old[k] % size == 0 and 1 < size < old[k]:
+                return self.op("Div", self.size(x, k), old[k] // size)
+            if k + 1 < len(old) and old[k] * old[k + 1] == size:
+                return self.op("Mul", self.size(x, k), self.size(x, k + 1))
+        return size
 
     # weights
 
@@ -251,6 +260,9 @@ class Net:
         elif form == "joined" and shape[0] > 1:
             at = draw.integer(1, shape[0] - 1)
             w = self.op("Concat", self.param(value[:at]), self.param(value[at:]), axis=0)
+        elif form == "split" and self.opset >= 13:
+            w, other = self.split(self.param(np.concatenate([value, value[::-1]])), [shape[0]] * 2, 0)
+            self.stored.setdefault(shape, []).append(other)
         elif form == "sliced":
             w = self.slice(self.param(np.concatenate([value, value])), 1, 1 + shape[0], 0)
         elif form == "identity":
@@ -276,7 +288,7 @@ class Net:
 
     def width(self, multiple: int = 1) -> int:
         """Number of channels, a multiple of `multiple`."""
-        return max(self.draw.pick(WIDTHS) // multiple, 1) * multiple
+        return max(self.draw.pick(self.widths) // multiple, 1) * multiple
 
     # what several blocks share
 
@@ -358,7 +370,7 @@ class Net:
 
 WEIGHT_FORMS = (
     "reused", "reused", "transposed", "reshaped", "flattened", "cast", "quantized", "scaled", "normalised", "joined", "sliced",
-    "identity", "output", "summed",
+    "identity", "output", "summed", "reused", "transposed", "split",
 )  # fmt: skip
 ACTIVATIONS = (
     "Relu", "Sigmoid", "Tanh", "silu", "LeakyRelu", "HardSwish", "Clip", "prelu", "gelu", "Elu", "Softplus", "Mish", "Neg", "Abs",
@@ -542,6 +554,113 @@ def channels_last(b: Net, x: str) -> str:
     return b.transpose(y, 0, rank - 1, *range(1, rank - 1)) if b.draw.chance(2) else y
 
 
+@block(3, 4, weight=2)
+def tied(b: Net, x: str) -> str:
+    """One convolution used twice or more: on its own output, on another tensor, at another size."""
+    _, c, *space = b.shape(x)
+    g = b.draw.pick([1, 1] + [d for d in range(2, c + 1) if c % d == 0])
+    w, bias = b.weight(c, c // g, *[1] * len(space), fan_in=c // g), b.bias(c)
+    y = b.op("Conv", x, w, bias, group=g)
+    form = b.draw.pick(("again", "siblings", "pyramid", "two_biases"))
+    if form == "again":
+        return b.op("Conv", b.act(y), w, bias, group=g)
+    if form == "siblings":
+        return b.op("Add", y, b.op("Conv", b.act(x), w, bias, group=g))
+    if form == "two_biases":
+        return b.op("Sub", b.act(y), b.op("Conv", b.act(x), w, b.param(b.normal(c)), group=g))
+    z = b.op("Conv", b.op("GlobalAveragePool", x), w, bias, group=g)
+    return b.op("Mul", y, b.op("Sigmoid", z))
+
+
+@block(3, 4, weight=2)
+def shuffle_unit(b: Net, x: str) -> str:
+    """ShuffleNet: grouped, shuffled, depthwise, grouped, added."""
+    n, c, *space = b.shape(x)
+    factors = [d for d in range(2, c) if c % d == 0]
+    if not factors:
+        return x
+    g = b.draw.pick(factors)
+    h = b.act(b.conv(x, c, group=g))
+    h = b.transpose(b.reshape(h, n, g, c // g, *space), 0, 2, 1, *range(3, 3 + len(space)))
+    h = b.conv(b.reshape(h, n, c, *space), c, 3, group=c)
+    return b.op("Add", x, b.conv(h, c, group=b.draw.pick(factors)))
+
+
+@block(3, 4)
+def res2net(b: Net, x: str) -> str:
+    """Parts of the channels through a chain of convolutions, joined and added."""
+    c = b.shape(x)[1]
+    if c % 4:
+        return x
+    parts = b.split(x, [c // 4] * 4, 1)
+    outs, carry = [parts[0]], parts[1]
+    for part in parts[2:]:
+        outs.append(b.act(b.conv(carry, c // 4, 3)))
+        carry = b.op("Add", part, outs[-1])
+    y = b.op("Concat", *outs, b.conv(carry, c // 4), axis=1)
+    return b.op("Add", b.conv(y, c), x) if b.draw.chance(2) else y
+
+
+@block(4, 4)
+def focus(b: Net, x: str) -> str:
+    """Patch merging: every second row and column, joined along the channels."""
+    n, c, h, w = b.shape(x)
+    if h % 2 or w % 2 or 4 * c > LONGEST:
+        return x
+    rows = [b.slice(x, k, INT_MAX, 2, 2) for k in (0, 1)]
+    return b.op("Concat", *[b.slice(r, k, INT_MAX, 3, 2) for k in (0, 1) for r in rows], axis=1)
+
+
+@block(4, 4)
+def windows(b: Net, x: str) -> str:
+    """Attention or a dense layer inside windows of two by two, as Swin cuts them."""
+    n, c, h, w = b.shape(x)
+    if h % 2 or w % 2:
+        return x
+    y = b.transpose(b.reshape(x, n, c, h // 2, 2, w // 2, 2), 0, 2, 4, 3, 5, 1)
+    y = b.reshape(y, n * h * w // 4, 4, c, batch=False)
+    y = b.draw.pick((attention, ffn, layer_norm))(b, y)
+    y = b.reshape(y, n, h // 2, w // 2, 2, 2, c, batch=False)
+    return b.reshape(b.transpose(y, 0, 5, 1, 3, 2, 4), n, c, h, w)
+
+
+@block(3, 4)
+def channel_attention(b: Net, x: str) -> str:
+    """Attention of channels over channels, in one head or in several."""
+    n, c, *space = b.shape(x)
+    size = math.prod(space)
+    heads = b.draw.pick([d for d in (1, 2, 4) if c % d == 0])
+    q, k, v = (b.reshape(b.conv(x, c), n, heads, c // heads, size) for _ in range(3))
+    if b.draw.chance(2):
+        q, k = (b.op("LpNormalization", t, axis=-1, p=2) for t in (q, k))
+    y = b.op("MatMul", b.op("Softmax", b.op("MatMul", q, b.transpose(k, 0, 1, 3, 2)), axis=-1), v)
+    return b.conv(b.reshape(y, n, c, *space), c)
+
+
+@block(3, 4)
+def computed_weight(b: Net, x: str) -> str:
+    """A convolution whose weight is computed from another tensor."""
+    _, c, *space = b.shape(x)
+    if b.dynamic or b.batch > 1:
+        return x
+    o = b.draw.pick((4, 3))
+    v = b.dense(b.op("Flatten", b.op("GlobalAveragePool", x), axis=1), o * c)
+    return b.op("Conv", x, b.op("Reshape", v, np.array([o, c, *[1] * len(space)]), shape=(o, c, *[1] * len(space))))
+
+
+@block(3, 5)
+def maxout(b: Net, x: str) -> str:
+    """An axis in two factors, one of them reduced."""
+    n, *rest = b.shape(x)
+    k = b.draw.integer(0, len(rest) - 1)
+    factors = [f for f in range(2, rest[k]) if rest[k] % f == 0]
+    if not factors:
+        return x
+    f = b.draw.pick(factors)
+    y = b.reshape(x, n, *rest[:k], f, rest[k] // f, *rest[k + 1 :])
+    return b.reduce(b.draw.pick(("Max", "Sum", "Mean", "L2")), y, [k + b.draw.pick((1, 2))], 0)
+
+
 @block(4, 4)
 def to_tokens(b: Net, x: str) -> str:
     n, c, h, w = b.shape(x)
@@ -555,7 +674,8 @@ def mixes_channels(b: Net, x: str) -> str:
         return b.op("LRN", x, size=3, alpha=0.1) if len(b.shape(x)) == 4 else x
     if kind == "LpNormalization":
         return b.op(kind, x, axis=b.draw.pick((1, -1)), p=2)
-    return b.op(kind, x, shape=b.shape(x)) if len(b.shape(x)) == 4 and math.prod(b.shape(x)[2:]) > 3 else x
+    fits = b.opset < 13 and len(b.shape(x)) == 4 and math.prod(b.shape(x)[2:]) > 3
+    return b.op(kind, x, shape=b.shape(x)) if fits else x
 
 
 # blocks over the last axis, and for tokens (N, L, C)
@@ -676,15 +796,17 @@ def recurrent(b: Net, x: str) -> str:
     w = b.param(b.normal(ways, gates * hidden, c))
     r = b.param(b.normal(ways, gates * hidden, hidden))
     bias = None if b.draw.chance(3) else b.param(b.normal(ways, 2 * gates * hidden))
-    more: dict[str, Any] = {"direction": "bidirectional"} if ways == 2 else {}
+    more: dict[str, Any] = {"direction": "bidirectional" if ways == 2 else b.draw.pick(("forward", "reverse"))}
     if cell == "GRU" and b.draw.chance(2):
         more["linear_before_reset"] = 1
     steps = b.transpose(x, 1, 0, 2)
     state = peepholes = None
     if b.draw.chance(3):
-        zero = b.param(b.normal(ways, 1, hidden))
-        shape = np.array([ways, n, hidden])
-        state = b.op("Expand", zero, shape) if not b.dynamic else None
+        if b.draw.chance(2):
+            sizes = b.dims(ways, b.size(x, 0), hidden)
+            state = b.op("Expand", b.param(b.normal(ways, 1, hidden)), sizes, shape=(ways, n, hidden))
+        else:
+            state = b.op("ConstantOfShape", b.dims(ways, b.size(steps, 1), hidden), shape=(ways, n, hidden))
     if cell == "LSTM" and b.draw.chance(4):
         peepholes = b.param(b.normal(ways, 3 * hidden))
     extra = (None, state, state, peepholes) if cell == "LSTM" else (None, state)
@@ -694,6 +816,19 @@ def recurrent(b: Net, x: str) -> str:
     if ways == 1 and b.draw.chance(2):
         return b.transpose(b.squeeze(out[0], 1), 1, 0, 2)
     return b.reshape(b.transpose(out[0], 2, 0, 1, 3), n, t, ways * hidden)
+
+
+@block(3, 3)
+def class_token(b: Net, x: str) -> str:
+    """A learned token in front, and at times only this one afterwards."""
+    n, t, c = b.shape(x)
+    sizes: Operand = b.dims(b.size(x, 0), 1, c)
+    if b.draw.chance(3):
+        sizes = b.op("Where", b.op("Equal", sizes, [-1, -1, -1]), [1, 1, 1], sizes)
+    token = b.op("Expand", b.param(b.normal(1, 1, c)), sizes, shape=(n, 1, c))
+    y = b.op("Add", b.op("Concat", token, x, axis=1), b.param(b.normal(1, t + 1, c)))
+    y = b.draw.pick((attention, ffn, dense))(b, y)
+    return b.op("Gather", y, 0, axis=1) if b.draw.chance(2) else y
 
 
 @block(3, 3)
@@ -739,11 +874,46 @@ def from_vector(b: Net, x: str) -> str:
 
 
 @block(2, 2)
-def weight_on_the_left(b: Net, x: str) -> str:
-    """Gemm with the weight as its first matrix."""
-    n, c = b.shape(x)
+def odd_gemm(b: Net, x: str) -> str:
+    """Gemm with the weight as its first matrix, or with the activation transposed."""
+    c = b.shape(x)[1]
     o = b.width()
+    if b.draw.chance(2):
+        return b.op("Gemm", b.transpose(x, 1, 0), b.weight(c, o, fan_in=c), b.bias(o), transA=1)
     return b.transpose(b.op("Gemm", b.weight(o, c, fan_in=c), x, transB=1), 1, 0)
+
+
+@block(2, 4)
+def autoencoder(b: Net, x: str) -> str:
+    """A layer and its transpose, with the same weight."""
+    c, h = b.shape(x)[-1], b.width()
+    w = b.weight(c, h, fan_in=c)
+    y = b.op("MatMul", b.act(b.op("MatMul", x, w)), b.transpose(w, 1, 0))
+    return b.op("Add", x, y) if b.draw.chance(2) else y
+
+
+@block(3, 4)
+def with_vector(b: Net, x: str) -> str:
+    """A product with a vector, which takes an axis away."""
+    shape = b.shape(x)
+    if b.draw.chance(2):
+        return b.op("MatMul", x, b.param(b.normal(shape[-1])))
+    return b.op("MatMul", b.param(b.normal(shape[-2])), x)
+
+
+@block(4, 4, weight=2)
+def per_head(b: Net, x: str) -> str:
+    """A weight of its own for every index of an axis: batched MatMul, or Einsum in several ways."""
+    _, h, t, c = b.shape(x)
+    o = b.width()
+    if not b.fits(h, t, o) or max(h, t) * c * o > 4 * LARGEST:
+        return x
+    form = b.draw.pick(("matmul", "bhtc,hco->bhto", "bhtc,hco->btho", "bhtc,hco->bto", "bhtc,tco->bho", "bhtc,hc->bht"))
+    if form == "matmul" or b.opset < 12:
+        return b.op("MatMul", x, b.weight(h, c, o, fan_in=c))
+    sizes = {"h": h, "t": t, "c": c, "o": o}
+    w = b.weight(*[sizes[label] for label in form[5:].split("-")[0]], fan_in=c)
+    return b.op("Einsum", x, w, equation=form)
 
 
 # blocks for any rank
@@ -767,6 +937,7 @@ def constant(b: Net, x: str) -> str:
     kind = b.draw.pick(("Mul", "Add", "Sub", "Div", "Max", "Min", "Where", "Mean"))
     if kind == "Where":
         mask = np.asarray(b.rng.random(full) < 0.5)
+        mask.flat[0] = True
         return b.op("Where", b.param(mask), *((x, value) if b.draw.chance(2) else (x, b.op("Neg", x))))
     swap = kind != "Div" and b.draw.chance(3)
     return b.op(kind, *((value, x) if swap else (x, value)))
@@ -838,13 +1009,19 @@ def cut(b: Net, x: str) -> str:
     d = shape[axis]
     start = b.draw.integer(0, d - 1)
     end = b.draw.integer(start + 1, d)
-    form = b.draw.pick(("plain", "negative", "open", "stride", "backwards", "two"))
+    form = b.draw.pick(("plain", "negative", "open", "stride", "backwards", "two", "chunk"))
     if form == "negative":
         return b.slice(x, start - d, end - d if end < d else INT_MAX, axis - len(shape))
     if form == "open":
         return b.slice(x, start, INT_MAX, axis)
     if form == "stride":
         return b.slice(x, start, INT_MAX, axis, 2)
+    if form == "chunk" and d % 2 == 0:  # torch.chunk, with the half computed from the shape
+        half = b.op("Unsqueeze", b.op("Div", b.size(x, axis), 2), [0]) if b.opset >= 13 else [d // 2]
+        part = (*shape[:axis], d // 2, *shape[axis + 1 :])
+        one = b.op("Slice", x, [0], half, [axis], shape=part)
+        two = b.op("Slice", x, half, [INT_MAX], [axis], shape=part)
+        return b.op("Mul", one, b.op("Tanh", two)) if b.draw.chance(2) else two
     if form == "backwards":
         return b.slice(x, -1, -INT_MAX, axis, -1)
     if form == "two" and len(shape) > 2:
@@ -888,6 +1065,8 @@ def pad(b: Net, x: str) -> str:
     if not b.fits(*shape[1:axis], shape[axis] + 5, *shape[axis + 1 :]) or (mode == "reflect" and shape[axis] <= 3):
         return x
     value = b.draw.pick((None, 0.7)) if mode == "constant" else None
+    if mode == "constant" and shape[axis] > 2 and b.draw.chance(4):
+        before, after = -1, b.draw.integer(-1, 1)
     if b.opset >= 18 and b.draw.chance(2):
         return b.op("Pad", x, [before, after], value, [axis], mode=mode)
     pads = np.zeros((2, len(shape)), np.int64)
@@ -972,23 +1151,71 @@ def repeat(b: Net, x: str) -> str:
     """Tile and Expand, by constants or by the shape of a tensor."""
     shape = b.shape(x)
     axis = b.draw.integer(1, len(shape) - 1)
-    form = b.draw.pick(("tile", "expand", "fill", "expand_like"))
+    form = b.draw.pick(("tile", "expand", "fill", "expand_like", "gate", "filled"))
     if form == "tile" and b.fits(*shape[1:], 2) and 2 * shape[axis] <= LONGEST:
         repeats = np.ones(len(shape), np.int64)
         repeats[axis] = 2
         return b.op("Tile", x, repeats)
     if form == "fill":
-        ones = b.op("ConstantOfShape", b.op("Shape", x, shape=(len(shape),)), shape=shape,
+        ones = b.op("ConstantOfShape", b.op("Shape", x), shape=shape,
                     value=helper.make_tensor("value", TensorProto.FLOAT, [1], [0.5]))  # fmt: skip
         return b.op("Add", x, ones)
+    if form == "gate":  # what was reduced, expanded again, to a constant shape or to that of x
+        y = b.reduce("Mean", x, [axis])
+        sizes = b.op("Shape", x) if b.draw.chance(2) else b.const([1, *shape[1:]])
+        return b.op("Mul", x, b.op("Sigmoid", b.op("Expand", y, sizes, shape=shape)))
+    if form == "filled":
+        ones = [1] * len(shape)
+        ones[axis] = shape[axis]
+        value = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.5])
+        return b.op("Mul", x, b.op("ConstantOfShape", ones, value=value))
     if form == "expand_like":
         value = b.param(b.normal(*_along(shape, axis)))
-        return b.op("Mul", x, b.op("Expand", value, b.op("Shape", x, shape=(len(shape),)), shape=shape))
+        return b.op("Mul", x, b.op("Expand", value, b.op("Shape", x), shape=shape))
     if form == "expand" and shape[axis] == 1 and b.fits(*shape[1:], 3):
         target = np.ones(len(shape), np.int64)
         target[axis] = 3
         return b.op("Expand", x, target)
     return x
+
+
+@block(2, 4)
+def logic(b: Net, x: str) -> str:
+    """Comparisons and booleans that choose between tensors."""
+    low, high = b.op("Greater", x, -0.217), b.op("Less", b.like(x), 1.317)
+    mask = b.op("Not", b.op(b.draw.pick(("And", "Or", "Xor")), low, high))
+    return b.op("Where", mask, *((x, b.op("Neg", x)) if b.draw.chance(2) else (0.25, x)))
+
+
+@block(2, 4)
+def addressed(b: Net, x: str) -> str:
+    """Operators that pick elements by index: they pin what they touch."""
+    shape = b.shape(x)
+    axis = b.draw.integer(1, len(shape) - 1)
+    form = b.draw.pick(("GatherElements", "OneHot", "ScatterND"))
+    if form == "GatherElements" and not b.dynamic:
+        return b.op(form, x, b.rng.integers(0, shape[axis], shape), axis=axis)
+    if form == "ScatterND" and not b.dynamic:
+        return b.op(form, x, np.zeros((1, 1), np.int64), np.ones((1, *shape[1:]), np.float32))
+    if form == "OneHot" and len(shape) < 4:
+        return b.op("OneHot", b.op("ArgMax", x, axis=axis, keepdims=0), 4, np.array([0, 1], np.float32), axis=1)
+    return x
+
+
+@block(2, 4)
+def branches(b: Net, x: str) -> str:
+    """If, whose branches capture the tensor and hold a layer of their own."""
+    shape = b.shape(x)
+    condition = b.op("Greater", b.op("ReduceMax", x, keepdims=0), 0.5)
+    bodies = []
+    for _ in range(2):
+        around = b.nodes, b.stored, b.aside, b.pool
+        b.nodes, b.stored, b.aside = [], {}, []
+        y = b.axis_layer(b.axis_layer(x, 1, b.width()), 1, shape[1])
+        info = helper.make_tensor_value_info(y, TensorProto.FLOAT, [None] * len(shape))
+        bodies.append(helper.make_graph(b.nodes, b.fresh("body"), [], [info]))
+        b.nodes, b.stored, b.aside, b.pool = around
+    return b.op("If", condition, shape=shape, then_branch=bodies[0], else_branch=bodies[1])
 
 
 @block(2, 4)
@@ -1006,7 +1233,10 @@ def second_input(b: Net, x: str) -> str:
 @block(2, 5)
 def same(b: Net, x: str) -> str:
     """Operators that change nothing: Identity, Dropout, Cast, double negation."""
-    form = b.draw.pick(("Identity", "Dropout", "Cast"))
+    form = b.draw.pick(("Identity", "Dropout", "Cast", "double"))
+    if form == "double":
+        y = b.op("Relu" if b.opset >= 14 else "Neg", b.op("Cast", x, to=TensorProto.DOUBLE))
+        return b.op("Cast", y, to=TensorProto.FLOAT)
     return b.op("Cast", x, to=TensorProto.FLOAT) if form == "Cast" else b.op(form, x)
 
 
@@ -1032,7 +1262,7 @@ def start(b: Net) -> str:
 def head(b: Net, x: str) -> str:
     """What turns the last tensor into an output; most forms leave its axes free."""
     rank = len(b.shape(x))
-    form = b.draw.pick(("layer", "flatten", "pool", "raw", "reduce"))
+    form = b.draw.pick(("layer", "flatten", "pool", "reduce", "layer", "flatten", "raw"))
     if form == "raw":
         return x
     if form == "flatten" and math.prod(b.shape(x)[1:]) <= 4 * LONGEST:
@@ -1049,12 +1279,15 @@ def build(draw: Draws) -> onnx.ModelProto:
     """A model from the choices of `draw`."""
     b = Net(draw)
     b.pool.append(start(b))
-    for _ in range(draw.integer(1, 8)):
+    for _ in range(draw.integer(1, 10)):
         x = draw.pick(b.pool) if draw.chance(6) else b.pool[-1]
         rank = len(b.shape(x))
         y = draw.pick([f for ranks, f in BLOCKS if rank in ranks])(b, x)
         if y != x:
             b.pool.append(y)
+            if draw.chance(3):
+                axis = draw.pick((len(b.shape(y)) - 1, 1))
+                b.pool.append(b.axis_layer(y, axis, draw.pick((b.shape(y)[axis], b.width()))))
     outputs = dict.fromkeys([head(b, b.pool[-1])])
     if draw.chance(3):
         x = draw.pick(b.pool)

@@ -47,7 +47,9 @@ Feeds = Mapping[str, Any]
 def parser(doc: str | None, *, rival: bool = False) -> argparse.ArgumentParser:
     """The options that all tools have; `doc` is the tool's docstring."""
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--assets", type=Path, metavar="DIR", help="the shared assets (default: shared/assets or ../shared/assets)")
+    p.add_argument(
+        "--assets", type=Path, metavar="DIR", help="the shared assets (default: shared/assets or ../shared/assets)"
+    )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON as well")
     if rival:
         what = f"a python with {RIVAL[0]} (default: a virtual environment made under {CACHE})"
@@ -267,9 +269,19 @@ def feeds(path: str | Path, seed: int = 0) -> dict[str, Any]:
 
 
 def interleaved(
-    jobs: Mapping[str, tuple[ort.InferenceSession, Feeds]], *, seconds: float, least: int = 9, most: int = 400
+    jobs: Mapping[str, tuple[ort.InferenceSession, Feeds]],
+    *,
+    seconds: float,
+    cpu: bool = False,
+    least: int = 9,
+    most: int = 400,
 ) -> dict[str, float]:
-    """Median seconds of a run; all jobs run once per round, in an order that changes from round to round."""
+    """Median seconds of a run; all jobs run once per round, in an order that changes from round to round.
+
+    cpu: processor time of this thread in place of real time, which is the same for sessions of one thread on an idle
+    machine, and leaves out what others do on a busy one.
+    """
+    clock = time.thread_time if cpu else time.perf_counter
     rng = np.random.default_rng(0)
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for s, x in jobs.values():
@@ -281,9 +293,9 @@ def interleaved(
             break
         for name in rng.permutation(names):
             s, x = jobs[name]
-            start = time.perf_counter()
+            start = clock()
             s.run(None, x)
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return {name: float(np.median(t)) for name, t in times.items()}
 
 

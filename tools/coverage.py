@@ -94,7 +94,9 @@ def rival(python: Path, path: Path, folder: Path, channels: float) -> dict[str, 
         left[key] = counted.value[0]
         left["passes"] = answer.value["passes"]
         if key == "pruned":
-            left["invalid"] = common.call("common:runs", out).value if common.call("common:runs", path).value == "" else ""
+            left["invalid"] = (
+                common.call("common:runs", out).value if common.call("common:runs", path).value == "" else ""
+            )
     return left
 
 
@@ -112,7 +114,10 @@ def cells(row: dict[str, Any], round_tos: list[int]) -> list[str]:
     cell.append(f"{max(errors):.0e}" if errors else "-")
     cell.append(str(first.get("pinned", "-")))
     r = row["onnxsim"]
-    cell += [common.percent(r.get("simplified"), before), common.percent(r.get("pruned"), before) if not r.get("invalid") else "invalid"]
+    cell += [
+        common.percent(r.get("simplified"), before),
+        common.percent(r.get("pruned"), before) if not r.get("invalid") else "invalid",
+    ]
     cell += ["yes" if row["more"] else "no"]
     cell.append(first["message"][:70] if first["message"] else first.get("reason", ""))
     return cell
@@ -172,12 +177,18 @@ def emit_summary(args: Any, table: Any, rows: list[dict[str, Any]], round_tos: l
         states = Counter(r["ours"][str(n)]["status"] for r in rows)
         least = sum(more(r, n) for r in rows)
         lines.append(
-            f"--round-to {n}: shrunk {states['shrunk']} of {len(rows)}, broken {states['broken']}, nothing or unchanged "
+            f"--round-to {n}: shrunk {states['shrunk']} of {len(rows)}, broken {states['broken']}, unchanged "
             f"{states['nothing'] + states['unchanged']}, at least as many removed as onnxsim on {least}"
         )
     failed = [f"{r['name']}: onnxsim: {r['onnxsim']['message']}" for r in rows if r["onnxsim"].get("message")]
-    invalid = [f"{r['name']}: onnxsim's result does not load: {r['onnxsim']['invalid']}" for r in rows if r["onnxsim"].get("invalid")]
-    broken = [f"{r['name']} @{n}: {o['message']}" for r in rows for n, o in r["ours"].items() if o["status"] != "shrunk"]
+    invalid = [
+        f"{r['name']}: onnxsim's result does not load: {r['onnxsim']['invalid']}"
+        for r in rows
+        if r["onnxsim"].get("invalid")
+    ]
+    broken = [
+        f"{r['name']} @{n}: {o['message']}" for r in rows for n, o in r["ours"].items() if o["status"] != "shrunk"
+    ]
     common.emit(args, [table, *lines, *broken, *failed, *invalid], {"rows": rows, "summary": lines})
 
 

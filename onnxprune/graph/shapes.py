@@ -88,7 +88,7 @@ class Shapes:
         if t.elem_type:
             self.types[name] = t.elem_type
         if t.HasField("shape"):
-            self.shapes[name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in t.shape.dim)
+            self.shapes[name] = tuple(d.dim_value if fixed(d) else None for d in t.shape.dim)
 
     def _fold(self, node: Node) -> bool:
         """Evaluate shape arithmetic; true if all outputs are now known."""
@@ -318,6 +318,11 @@ def graph_inputs(model: Model) -> list[onnx.ValueInfoProto]:
     return [i for i in model.proto.graph.input if i.name not in model.weights]
 
 
+def fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """True for an axis of declared size; old exporters write -1 for a dynamic one."""
+    return dim.HasField("dim_value") and dim.dim_value >= 0
+
+
 def _concrete(
     info: onnx.ValueInfoProto, given: tuple[int, ...] | None, attempt: int, batch: int
 ) -> tuple[tuple[int, ...] | None, bool]:
@@ -328,10 +333,10 @@ def _concrete(
     dims = t.shape.dim
     if given is not None:
         fits = len(given) == len(dims) and all(
-            not d.HasField("dim_value") or d.dim_value == g for d, g in zip(dims, given, strict=True)
+            not fixed(d) or d.dim_value == g for d, g in zip(dims, given, strict=True)
         )
         if not fits:
-            declared = ",".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
+            declared = ",".join(str(d.dim_value) if fixed(d) else d.dim_param or "?" for d in dims)
             raise OptionError(
                 f"--input-shape {info.name}:{','.join(map(str, given))} does not fit the model's {declared}"
             )
@@ -340,9 +345,9 @@ def _concrete(
     shape = []
     guessed = False
     for k, d in enumerate(dims):
-        if d.HasField("dim_value"):
+        if fixed(d):
             shape.append(d.dim_value)
-        elif k == 0 or "batch" in d.dim_param.lower() or (k == 1 and len(dims) == 3 and dims[0].HasField("dim_value")):
+        elif k == 0 or "batch" in d.dim_param.lower() or (k == 1 and len(dims) == 3 and fixed(dims[0])):
             shape.append(batch)  # also of a recurrent state, (layers, batch, hidden)
         else:
             guessed = True

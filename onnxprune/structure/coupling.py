@@ -154,7 +154,7 @@ class Coupling:
 
     def tie(self, a: Axis, b: Axis, reason: str = "meets an axis of other size") -> None:
         """The ids of `a` and `b`, broadcast against each other, live or die together."""
-        if a is None or b is None:
+        if a is None or b is None or not _broadcastable(a.shape, b.shape):
             self.pin(a, reason)
             self.pin(b, reason)
             return
@@ -353,6 +353,10 @@ class Solution:
 
 class Computed(Exception):
     """A rule needs a value that is only known at run time; the walker pins what the node touches."""
+
+
+def _broadcastable(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return all(p == q or p == 1 or q == 1 for p, q in zip(a[::-1], b[::-1], strict=False))
 
 
 def _segments(xs: Sequence[int], ys: Sequence[int]) -> Iterator[tuple[range, range]]:

@@ -171,6 +171,11 @@ def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
         if out is not None:
             made[s.labels[out]] = True
     free &= made & touched
+    before = -1
+    while before != free.sum():  # a block that holds what nothing makes (a constant's channels) cannot shrink evenly
+        before = free.sum()
+        for rows in s.blocks:
+            free[rows] &= free[rows].all()
     for has in s.kinds.values():  # kinds never mix
         signature[has] += rng.integers(1, 1 << 63, dtype=np.uint64)
     parent = _Union()

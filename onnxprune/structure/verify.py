@@ -17,7 +17,7 @@ from onnxprune.errors import OptionError, VerificationError
 from onnxprune.graph.io import Model, graphs, to_proto, weight_bytes
 from onnxprune.graph.node import Node
 from onnxprune.graph.runtime import Feeds, as_float32, random_feeds, session
-from onnxprune.graph.shapes import Array, concrete_inputs, graph_inputs
+from onnxprune.graph.shapes import Array, concrete_inputs, fixed, graph_inputs
 from onnxprune.structure.coupling import Consume
 from onnxprune.structure.groups import Analysis, Keep
 
@@ -112,7 +112,8 @@ def verify(
     notes += more
     runs = 1
     if not narrow and any(_dynamic_batch(i) for i in graph_inputs(original)):
-        second = random_feeds(original, analysis.coupling.shapes, _larger(original, shapes, input_shapes), seed=seed + 1)
+        larger = _larger(original, shapes, input_shapes)
+        second = random_feeds(original, analysis.coupling.shapes, larger, seed=seed + 1)
         try:
             expected = _run(masked_model(analysis, keep), second)
         except Exception as e:  # onnxruntime's exceptions share no base class
@@ -139,7 +140,7 @@ def _larger(
 
 def _dynamic_batch(info: onnx.ValueInfoProto) -> bool:
     dims = info.type.tensor_type.shape.dim
-    return bool(dims) and not dims[0].HasField("dim_value")
+    return bool(dims) and not fixed(dims[0])
 
 
 def _run_masked(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from onnxprune.graph.node import Node
 from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.registry import rule
 
+if TYPE_CHECKING:
+    from onnxprune.structure.surgery import Surgeon
+
 UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
 HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh
-Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitCast ImageScaler Affine com.microsoft::Gelu
+Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitCast Affine com.microsoft::Gelu
 com.microsoft::QuickGelu""".split()
 
 BROADCAST = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less LessOrEqual
@@ -27,7 +32,13 @@ def broadcast_together(c: Coupling, inputs: list[str], outputs: list[str]) -> No
             for axis in c.axes(t):
                 c.pin(axis, f"rank of {unknown[0]} is unknown")
         return
+    shapes = {t: c.shape(t) or () for t in (*inputs, *outputs)}
     for k in range(1, rank + 1):
+        unsized = [t for t, shape in shapes.items() if len(shape) >= k and shape[-k] is None]
+        if unsized:  # one at run time, or as long as the others
+            for t in (*inputs, *outputs):
+                c.pin(c.axes(t)[-k] if len(c.axes(t)) >= k else None, f"meets an axis of unknown size of {unsized[0]}")
+            continue
         out = [c.axes(o)[-k] for o in outputs if len(c.axes(o)) >= k]
         origins = [ids for t in inputs if len(c.reduced.get(t, ())) >= k for ids in c.reduced[t][-k]]
         for axis in out:
@@ -46,7 +57,26 @@ def broadcast_together(c: Coupling, inputs: list[str], outputs: list[str]) -> No
 @rule(*UNARY, *BROADCAST)
 def broadcast(c: Coupling, n: Node) -> None:
     """inputs are aligned from the right; every axis is tied to the output's"""
-    broadcast_together(c, [i for i in n.inputs if i], [o for o in n.outputs if o])
+    inputs = [i for i in n.inputs if i]
+    if n.opset < 7 and n.attr("broadcast", 0) and "axis" in n.attributes:  # the second is aligned at an axis
+        x, first = c.axes(inputs[0]), n.attr("axis")
+        for k, ids in enumerate(c.axes(inputs.pop())):
+            if ids is not None:
+                c.tie(ids, x[first + k])
+    broadcast_together(c, inputs, [o for o in n.outputs if o])
+
+
+def resize_bias(s: Surgeon, n: Node) -> None:
+    """The attribute holds a number per channel."""
+    x = s.coupling.axes(n.input(0))[1]
+    if x is not None and s.shrinks(n.input(0), 1):
+        s.set_attr(n, "bias", [b for b, kept in zip(n.attr("bias", []), s.keep(x), strict=False) if kept])
+
+
+@rule("ImageScaler", resize=resize_bias)
+def image_scaler(c: Coupling, n: Node) -> None:
+    """every axis of the first input is tied to the outputs'; a bias per channel"""
+    broadcast_together(c, [n.input(0)], [n.output(0)])
 
 
 @rule(*FIRST_ONLY)

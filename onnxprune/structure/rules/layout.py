@@ -182,6 +182,8 @@ def resize_slice(s: Surgeon, n: Node) -> None:
     """Starts and ends, counted in surviving indices."""
     c = s.coupling
     x = c.axes(n.input(0))
+    if not any(s.shrinks(n.input(0), k) for k in range(len(x))):  # nothing, or computed at run time and pinned
+        return
     starts, ends = {}, {}
     for i, (k, cut) in enumerate(slices(c, n, len(x)).items()):
         ids = x[k]
@@ -269,6 +271,8 @@ def resize_pad(s: Surgeon, n: Node) -> None:
     """Padded channels that go are padded no more."""
     c = s.coupling
     x, y = c.axes(n.input(0)), c.axes(n.output(0))
+    if not any(s.shrinks(n.output(0), k) for k in range(len(y))):  # nothing, or computed at run time and pinned
+        return
     before, after = pads(c, n, len(x))
     order = [a % len(x) for a in c.ints(n, "", 3) or range(len(x))]
     changed = {}
@@ -315,6 +319,8 @@ def pad(c: Coupling, n: Node) -> None:
 @rule("Expand", resize=resize_shape(1))
 def expand(c: Coupling, n: Node) -> None:
     """axes are aligned from the right; axes of size one are repeated"""
+    if c.known(n.input(1)) is None:
+        c.pin_all(n, "a shape that is computed at run time")
     for p, q in zip(c.axes(n.input(0))[::-1], c.axes(n.output(0))[::-1], strict=False):
         if p is not None:
             c.tie(p, q)
@@ -344,8 +350,12 @@ def tile(c: Coupling, n: Node) -> None:
 
 def resize_resize(s: Surgeon, n: Node) -> None:
     """`sizes` holds the channels."""
-    if n.op == "Resize" and n.input(3):
-        s.set_shape_input(n, 3)
+    if n.op != "Resize" or not n.input(3):
+        return
+    rank = len(s.coupling.axes(n.output(0)))
+    axes = n.attr("axes", list(range(rank)))
+    shrunk = {i: s.new_size(n.output(0), k % rank) for i, k in enumerate(axes) if s.shrinks(n.output(0), k)}
+    s.patch(n, "", 3, shrunk)
 
 
 @rule("Resize", "Upsample", resize=resize_resize)
@@ -389,6 +399,9 @@ def first_axes(count: int, reason: str) -> Couple:
 def center_crop_pad(c: Coupling, n: Node) -> None:
     """named axes are pinned, the others tied"""
     x, y = c.axes(n.input(0)), c.axes(n.output(0))
+    if len(x) != len(y):
+        c.pin_all(n, "a shape that is computed at run time")
+        return
     axes = [a % len(x) for a in n.attr("axes", list(range(len(x))))]
     for k, (p, q) in enumerate(zip(x, y, strict=True)):
         if k in axes:

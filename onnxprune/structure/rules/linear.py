@@ -268,9 +268,9 @@ def einsum(c: Coupling, n: Node) -> None:
             if ids is not None:
                 c.tie(ids, axes.setdefault(label, ids))
     for label in axes:
-        holders = [i for i, t in enumerate(terms) if label in t]
-        if label not in right and holders:
-            c.consume(n, holders[0], terms[holders[0]].index(label))
+        first = next((i for i, t in enumerate(terms) if label in t), None)
+        if label not in right and first is not None:
+            c.consume(n, first, terms[first].index(label))
     constant = [c.is_constant(i) for i in n.inputs]
     for i, labels in enumerate(terms):
         for label in labels if constant[i] else "":
@@ -279,5 +279,7 @@ def einsum(c: Coupling, n: Node) -> None:
     if sum(not k for k in constant) > 1:
         activations = [t for t, k in zip(terms, constant, strict=True) if not k]
         for label, ids in axes.items():
-            shared = all(label in t for t in activations)
-            c.mark("heads" if shared and label in right else "head_dim", ids)
+            holders = [t for t in activations if label in t]
+            if len(holders) > 1 or len(activations) == len(terms):
+                shared = len(holders) == len(activations)
+                c.mark("heads" if shared and label in right else "head_dim", ids)
