@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
-import onnx
+import numpy as np
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -24,7 +24,7 @@ from rich.text import Text
 from onnxprune import __version__, inspection
 from onnxprune.allocation import ALLOCATORS, MAX_RATIO, ROUND_TO
 from onnxprune.errors import OnnxPruneError, OptionError
-from onnxprune.graph.io import Model, load, tensors
+from onnxprune.graph.io import Model, load
 from onnxprune.importance import CRITERIA, DEFAULT
 from onnxprune.pipeline import RECOVERIES, prune
 from onnxprune.report import render, render_inspection, show
@@ -238,11 +238,13 @@ def prune_command(
         raise OptionError(
             "nothing to do: the above could be pruned; say how much with --channels 0.3 or --target-macs 70%"
         )
-    outputs = {"--save-plan": save_plan, "--json": None if json_file in (None, "-") else Path(str(json_file))}
-    if not dry_run:
-        outputs["-o"] = target
+    outputs = {
+        "-o": None if dry_run else target,
+        "--save-plan": save_plan,
+        "--json": None if json_file in (None, "-") else Path(str(json_file)),
+    }
     _check_outputs(model, plan, outputs, force=force)
-    with _progress(quiet) as progress:
+    with _hushed(), _progress(quiet) as progress:
         result = prune(
             model,
             channels=_channels(channels),
@@ -274,7 +276,7 @@ def prune_command(
     try:
         _emit(report.to_dict(), json_file)
     except OptionError as e:
-        raise e if dry_run else OptionError(f"{e}; the model is in {target}") from e
+        raise OptionError(str(e) if dry_run else f"{e}; the model is in {target}") from e
     if not quiet:
         _show(json_file, render(report, verbose=verbose))
         if not dry_run:
@@ -316,7 +318,7 @@ def _shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
 
 def _check_outputs(model: Path, plan: Path | None, outputs: Mapping[str, Path | None], *, force: bool = False) -> None:
     """Refuse, before the work, what cannot be written, or what would replace a file that is read or written too."""
-    taken = [("the input", model), *([("the plan that is replayed", plan)] if plan and "-o" in outputs else [])]
+    taken = [("the input", model), *([("the plan that is replayed", plan)] if plan else [])]
     for option, path in outputs.items():
         if path is None or not model.is_file():  # reading says what is wrong with the model
             continue
@@ -328,21 +330,19 @@ def _check_outputs(model: Path, plan: Path | None, outputs: Mapping[str, Path | 
         if not os.access(path if special else path.parent, os.W_OK):
             raise OptionError(f"{option} {path}: cannot be written; check the permissions, or name another place")
         for what, other in taken:
-            if _same(path, other) and not special and not (option == "-o" and other == model and force):
-                way = "give another -o OUT, or --force to replace it" if option == "-o" else "name another file"
-                raise OptionError(f"{option} {path} is {what}; {way}")
+            if special or not _same(path, other) or (option == "-o" and other is model and force):
+                continue
+            if not (option == "--save-plan" and other is plan):  # it would hold the same
+                forced = ", or --force to replace it" if option == "-o" and other is model else ""
+                raise OptionError(f"{option} {path} is {what}; name another file{forced}")
         taken.append((f"the file of {option}", path))
 
 
 def _spare_data(model: Model, outputs: Mapping[str, Path | None]) -> None:
     """Refuse to replace a file that holds weights of the input."""
-    if model.path is None or not model.external:
-        return
-    stored = onnx.load(model.path, load_external_data=False)
-    entries = (e for _, t in tensors(stored) for e in t.external_data if e.key == "location")
-    for name in {e.value for e in entries}:
+    for held in {Path(str(w.filename)) for w in model.weights.values() if isinstance(w, np.memmap) and w.filename}:
         for option, path in outputs.items():
-            if path is not None and _same(path, model.path.parent / name):
+            if path is not None and _same(path, held):
                 raise OptionError(f"{option} {path} holds weights of the input; name another file")
 
 
@@ -356,7 +356,7 @@ def _same(a: Path, b: Path) -> bool:
 def _inspect(model: Path, input_shape: Sequence[str] | None, json_file: str | None, verbose: bool, quiet: bool) -> None:
     if json_file not in (None, "-"):
         _check_outputs(model, None, {"--json": Path(str(json_file))})
-    with _progress(quiet) as progress:
+    with _hushed(), _progress(quiet) as progress:
         progress("load")
         loaded = load(model)
         progress("analyze")
@@ -419,6 +419,30 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda stage: bar.update(task, description=STAGES.get(stage, stage))
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Close standard output to native code: onnx's checker prints there, into the JSON."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        saved = os.dup(1)
+    except OSError:  # it is closed anyway
+        yield
+        return
+    _silence()
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def _silence() -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
 def _emit(data: Any, json_file: str | None) -> None:
     text = json.dumps(data, indent=1) + "\n"
     if json_file == "-":
@@ -459,7 +483,7 @@ def _blamed(what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as e:
         if what in ("standard output", "--json -"):  # what is left in its buffer must not fail again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _silence()
         raise OptionError(f"{what}: cannot be written ({getattr(e, 'strerror', None) or e})") from e
 
 

@@ -87,7 +87,8 @@ class Net:
     def input(self, shape: Shape, dtype: int = TensorProto.FLOAT) -> str:
         name = self.fresh("input")
         self.types[name] = helper.make_tensor_type_proto(dtype, (self.batch, *shape))
-        self.inputs.append(helper.make_tensor_value_info(name, dtype, ("batch" if self.dynamic else self.batch, *shape)))
+        batch = "batch" if self.dynamic else self.batch
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, (batch, *shape)))
         return name
 
     def const(self, value: npt.ArrayLike) -> str:
@@ -125,7 +126,9 @@ class Net:
 
     # nodes
 
-    def ops(self, kind: str, *operands: Operand, n: int = 1, shape: Shape | None = None, **attributes: Any) -> list[str]:
+    def ops(
+        self, kind: str, *operands: Operand, n: int = 1, shape: Shape | None = None, **attributes: Any
+    ) -> list[str]:
         """Append a node with `n` outputs; onnx infers their types, or they are floats of `shape`."""
         inputs = ["" if x is None else x if isinstance(x, str) else self.const(x) for x in operands]
         while inputs and not inputs[-1]:
@@ -214,7 +217,8 @@ class Net:
 
     def dims(self, *sizes: int | str) -> str:
         """A shape from constants and scalar tensors: Unsqueeze each, then Concat."""
-        return self.op("Concat", *[self.const([d]) if isinstance(d, int) else self.unsqueeze(d, 0) for d in sizes], axis=0)
+        parts = [self.const([d]) if isinstance(d, int) else self.unsqueeze(d, 0) for d in sizes]
+        return self.op("Concat", *parts, axis=0)
 
     def computed_size(self, x: str, size: int) -> str | int:
         """`size` as a quotient or a product of x's sizes, where it is one: C // groups, H * W."""
@@ -247,8 +251,8 @@ class Net:
         elif form == "quantized" and self.opset >= 13:
             q = self.param(self.rng.integers(-127, 128, shape).astype(np.int8))
             axis = draw.integer(0, len(shape) - 1)
-            many = draw.chance(2)
-            scale = self.param((self.positive(shape[axis]) if many else self.positive(1)[0].reshape(())) / 60 / fan_in**0.5)
+            sizes = shape[axis : axis + 1] if draw.chance(2) else ()
+            scale = self.param(np.asarray(self.positive(*sizes) / 60 / fan_in**0.5))
             zero = self.param(self.rng.integers(-3, 4, self.shape(scale)).astype(np.int8)) if draw.chance(2) else None
             w = self.op("DequantizeLinear", q, scale, zero, axis=axis)
         elif form == "scaled":
@@ -293,7 +297,7 @@ class Net:
     # what several blocks share
 
     def conv(self, x: str, cout: int, k: int = 1, *, group: int = 1, stride: int = 1, pad: int = -1) -> str:
-        n, cin, *space = self.shape(x)
+        _, cin, *space = self.shape(x)
         rank = len(space)
         pad = (k - 1) // 2 if pad < 0 or min(space) < k else pad
         w = self.weight(cout, cin // group, *[k] * rank, fan_in=cin // group * k**rank)
@@ -330,12 +334,14 @@ class Net:
         if kind == "silu":
             return self.op("Mul", x, self.op("Sigmoid", x))
         if kind == "gelu":
-            return self.op("Mul", self.op("Mul", x, 0.5), self.op("Add", self.op("Erf", self.op("Div", x, 1.4142135)), 1.0))
+            erf = self.op("Erf", self.op("Div", x, 1.4142135))
+            return self.op("Mul", self.op("Mul", x, 0.5), self.op("Add", erf, 1.0))
         if kind == "Clip":
             return self.op("Clip", x, *self.draw.pick(((0.0, 6.0), (-1.0, None), (None, 2.0))))
         if kind == "prelu":
             shape = self.shape(x)
-            return self.op("PRelu", x, self.param(self.positive(*self.draw.pick(((1,), shape[-1:], _along(shape, 1)))) / 4))
+            slope = self.positive(*self.draw.pick(((1,), shape[-1:], _along(shape, 1)))) / 4
+            return self.op("PRelu", x, self.param(slope))
         if (kind == "HardSwish" and self.opset < 14) or (kind == "Mish" and self.opset < 18):
             kind = "Relu"
         return self.op(kind, x)
@@ -368,14 +374,14 @@ class Net:
         return math.prod(shape) <= LARGEST and max(shape) <= LONGEST
 
 
-WEIGHT_FORMS = (
-    "reused", "reused", "transposed", "reshaped", "flattened", "cast", "quantized", "scaled", "normalised", "joined", "sliced",
-    "identity", "output", "summed", "reused", "transposed", "split",
-)  # fmt: skip
-ACTIVATIONS = (
-    "Relu", "Sigmoid", "Tanh", "silu", "LeakyRelu", "HardSwish", "Clip", "prelu", "gelu", "Elu", "Softplus", "Mish", "Neg", "Abs",
-    "HardSigmoid", "Identity", "Sin", "Selu",
-)  # fmt: skip
+WEIGHT_FORMS = tuple(
+    """reused reused reused transposed transposed reshaped flattened cast quantized scaled normalised joined split
+    sliced identity output summed""".split()
+)
+ACTIVATIONS = tuple(
+    """Relu Sigmoid Tanh silu LeakyRelu HardSwish Clip prelu gelu Elu Softplus Mish Neg Abs HardSigmoid Identity Sin
+    Selu""".split()
+)
 
 
 def _along(shape: Shape, axis: int) -> Shape:
@@ -402,7 +408,7 @@ def block(low: int, high: int, *, weight: int = 1) -> Callable[[Block], Block]:
 
 @block(3, 4, weight=4)
 def conv(b: Net, x: str) -> str:
-    _, c, *space = b.shape(x)
+    c = b.shape(x)[1]
     k, stride = b.draw.pick((3, 1)), b.draw.pick((1, 1, 1, 2))
     g = b.draw.pick([1, 1, 1] + [d for d in range(2, c + 1) if c % d == 0])
     y = b.conv(x, b.width(g), k, group=g, stride=stride, pad=b.draw.pick((-1, -1, 0)))
@@ -604,7 +610,7 @@ def res2net(b: Net, x: str) -> str:
 @block(4, 4)
 def focus(b: Net, x: str) -> str:
     """Patch merging: every second row and column, joined along the channels."""
-    n, c, h, w = b.shape(x)
+    _, c, h, w = b.shape(x)
     if h % 2 or w % 2 or 4 * c > LONGEST:
         return x
     rows = [b.slice(x, k, INT_MAX, 2, 2) for k in (0, 1)]
@@ -851,7 +857,7 @@ def mixer(b: Net, x: str) -> str:
 @block(3, 3)
 def products(b: Net, x: str) -> str:
     """Products of activations: Gram matrices, bilinear forms, outer products."""
-    n, t, c = b.shape(x)
+    _, t, c = b.shape(x)
     form = b.draw.pick(("gram", "einsum", "outer", "mix"))
     if form == "gram":
         return b.op("MatMul", b.op("Mul", x, 0.3), b.transpose(b.like(x), 0, 2, 1))
@@ -961,10 +967,9 @@ def meet(b: Net, x: str) -> str:
 def concat(b: Net, x: str) -> str:
     shape = b.shape(x)
     axis = b.draw.integer(1, len(shape) - 1)
-    fitting = [
-        p for p in b.pool
-        if len(b.shape(p)) == len(shape) and all(k == axis or p == q for k, (p, q) in enumerate(zip(b.shape(p), shape, strict=True)))
-    ]  # fmt: skip
+    rest = (*shape[:axis], *shape[axis + 1 :])
+    older = [p for p in b.pool if len(b.shape(p)) == len(shape)]
+    fitting = [p for p in older if (*b.shape(p)[:axis], *b.shape(p)[axis + 1 :]) == rest]
     parts = [x]
     for _ in range(b.draw.integer(1, 2)):
         form = b.draw.pick(("older", "computed", "itself", "constant"))
@@ -978,7 +983,8 @@ def concat(b: Net, x: str) -> str:
             parts.append(b.axis_layer(x, axis, b.draw.pick((shape[axis], b.width()))))
     if sum(b.shape(p)[axis] for p in parts) > LONGEST:
         return x
-    y = b.op("Concat", *(parts[::-1] if b.draw.chance(2) else parts), axis=axis - (len(shape) if b.draw.chance(4) else 0))
+    axis -= len(shape) if b.draw.chance(4) else 0
+    y = b.op("Concat", *(parts[::-1] if b.draw.chance(2) else parts), axis=axis)
     return y if b.fits(*b.shape(y)[1:]) else x
 
 
@@ -1311,7 +1317,8 @@ def build(draw: Draws) -> onnx.ModelProto:
 
 def optimised(model: onnx.ModelProto, level: str) -> onnx.ModelProto:
     """What onnxruntime saves after its graph optimisations: constants folded, operators fused."""
-    levels = {"basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC, "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED}
+    level_of = ort.GraphOptimizationLevel
+    levels = {"basic": level_of.ORT_ENABLE_BASIC, "extended": level_of.ORT_ENABLE_EXTENDED}
     with tempfile.TemporaryDirectory() as folder:
         options = ort.SessionOptions()
         options.graph_optimization_level = levels[level]

@@ -9,6 +9,8 @@ pinned is one unit that can be removed.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
 from onnxprune.graph.shapes import Array, Shapes
+from onnxprune.structure.transforms import fixed_transform
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 Axis = Ids | None  # None: an axis of size one, or of unknown size
@@ -82,7 +85,7 @@ class Coupling:
 
     model: Model
     shapes: Shapes
-    readers: dict[str, int]  # how many node inputs and graph outputs read a tensor
+    readers: Counter[str]  # how many node inputs and graph outputs read a tensor
     node: Node | None = None
     size: int = 0
     solved: bool = False
@@ -129,6 +132,11 @@ class Coupling:
     def shape(self, name: str) -> tuple[int | None, ...] | None:
         """Concrete shape, `None` where the rank is unknown."""
         return self.shapes.shapes.get(name)
+
+    def complete(self, name: str) -> bool:
+        """True where rank and all sizes are known."""
+        shape = self.shapes.shapes.get(name)
+        return shape is not None and None not in shape
 
     def known(self, name: str) -> Array | None:
         """Value of a small constant or of evaluated shape arithmetic."""
@@ -188,7 +196,14 @@ class Coupling:
     def produce(self, node: Node, weight: str, axis: int) -> None:
         """See `Produce`."""
         rank = len(self.axes(weight))
-        self.produces.append(Produce(node, weight, axis % rank if rank else axis, node.output(0)))
+        if not rank:
+            return
+        axis %= rank
+        self.produces.append(Produce(node, weight, axis, node.output(0)))
+        if weight in self.model.weights and self.axes(weight)[axis] is not None:
+            transform = fixed_transform(self.model.weights[weight], axis)
+            if transform:
+                self.pin(self.axes(weight)[axis], f"{transform}, not trained weights")
 
     def even(self, node: Node, rows: Ids) -> None:
         """Every row of `rows`, shape `(blocks, width)`, must keep the same number of units."""
@@ -241,11 +256,7 @@ class Coupling:
 
     def owner(self, id: int) -> tuple[str, int]:
         """Tensor and axis that an id belongs to."""
-        at = int(np.searchsorted([o[0] for o in self._owners[-1:]], id, side="right"))
-        if at:  # the newest axis: the common case while rules run
-            return self._owners[-1][1:]
-        starts = np.fromiter((o[0] for o in self._owners), np.int64, len(self._owners))
-        return self._owners[int(np.searchsorted(starts, id, side="right")) - 1][1:]
+        return self._owners[bisect_right(self._owners, id, key=lambda o: o[0]) - 1][1:]
 
     def ties_of(self) -> dict[str, tuple[Ids, Ids]]:
         """Node key -> the pairs of ids that its rule tied."""

@@ -123,11 +123,17 @@ def analyze(model: Model, input_shapes: dict[str, tuple[int, ...]] | None = None
 def couple(c: Coupling, node: Node) -> None:
     """Let the node's rule speak; without a rule, pin what it touches."""
     c.node = node
-    if node.op in RULES:
+    used = [i for i in node.inputs if i] + [o for o in node.outputs if c.readers[o]]
+    unknown = next((t for t in used if not c.complete(t)), None)
+    if unknown is not None and node.op not in ("Shape", "Size", "Constant", "If", "Loop", "Scan"):
+        c.pin_all(node, f"the shape of {unknown} is not known")
+    elif node.op in RULES:
         try:
             RULES[node.op].couple(c, node)
         except Computed as e:
             c.pin_all(node, str(e))
+        except (IndexError, TypeError, ValueError) as e:  # ranks and attributes that contradict each other
+            c.pin_all(node, f"malformed for its rule: {e}")
     elif node.op in BARRIERS:
         c.pin_all(node, BARRIERS[node.op])
     else:
