@@ -71,16 +71,16 @@ def rounded(group: ChannelGroup, removed: float, round_to: int, *, max_ratio: fl
         return group.size
     blocks = math.lcm(*(len(b) for b in group.blocks)) if group.blocks else 1
     least = max(1, math.ceil(group.size * (1 - max_ratio) - 1e-9))
-    target = max(group.size * (1 - removed), least)
+    target = group.size * (1 - min(removed, max_ratio))
     step = max(1, round_to // math.gcd(round_to, group.width))
     while True:
         unit = math.lcm(step, blocks)
         kept = round(target / unit) * unit
-        kept += unit if kept < least else 0
-        if kept < group.size and abs(kept - target) <= max(0.125 * group.size, 0.5 * blocks):
+        kept += unit if 0 < kept < least else 0
+        if 0 < kept < group.size and abs(kept - target) <= max(0.125 * group.size, 0.5 * blocks):
             return kept
         if step == 1:
-            kept = min(kept, group.size - blocks)
+            kept = min(max(kept, blocks), group.size - blocks)
             return kept if kept >= least else group.size
         step = max(1, step // 2)
 

@@ -1,9 +1,10 @@
 """Recover what was lost without data: fold what a removed channel contributed on average into its consumers' biases.
 
-A removed channel is not zero but, to first order, a constant: its bias, or what its BatchNormalization says that its
-mean is, sent through the activations. That constant times the consumer's weights is added to the consumer's bias. It is
-exact where the channel really is constant and the consumer does not pad (Li et al. 2017 remove such channels for
-nothing; constant channels are common in trained MobileNets), and an approximation elsewhere.
+A removed channel is not zero but, to first order, a constant: what its BatchNormalization recorded as its mean, or
+what its bias tells (all of it where the channel has no weights, less the larger they are), sent through the
+activations. That constant times the consumer's weights is added to the consumer's bias. It is exact where the channel
+really is constant and the consumer does not pad (constant channels are common in trained MobileNets), and an
+approximation elsewhere.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array, run_node
 from onnxprune.importance import Weights
-from onnxprune.structure.coupling import Coupling, Ids
+from onnxprune.structure.coupling import Coupling, Ids, Produce
 from onnxprune.structure.groups import Analysis, Keep
 from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
 
@@ -103,7 +104,12 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Values:
         if not any(o in touched for o in node.outputs):
             continue
         if node.key in produced and node.op in CONTRACTING:
-            _set(value, keep, c.axes(node.key)[_out_axis(c, node)], _producer(node, weights, c, value, means))
+            _set(
+                value,
+                keep,
+                c.axes(node.key)[_out_axis(c, node)],
+                _producer(produced[node.key], weights, c, value, means),
+            )
         elif node.op == "BatchNormalization":
             axes = c.axes(node.key)
             parts = [weights.value(i) for i in node.inputs[1:5]]
@@ -122,7 +128,7 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Values:
             a, b = ties[node.key]
             for _ in range(2):  # a view goes through the ids of its factors
                 for p, q in ((a, b), (b, a)):
-                    open_ = np.isnan(value[q]) & ~keep[q]
+                    open_ = np.isnan(value[q]) & ~np.isnan(value[p]) & ~keep[q]
                     value[q[open_]] = value[p[open_]]
     return value
 
@@ -148,45 +154,30 @@ def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Values]:
     return out
 
 
-def _producer(node: Node, weights: Weights, c: Coupling, value: Values, means: dict[str, Values]) -> Values | None:
-    """Mean of a layer's output: recorded by BatchNormalization, or else its bias, as if its weights were zero."""
-    bias: Values | None = np.zeros(1)
+def _producer(p: Produce, weights: Weights, c: Coupling, value: Values, means: dict[str, Values]) -> Values | None:
+    """What is known of the mean of a layer's outputs: recorded by BatchNormalization, or told by the bias."""
+    node, taps = p.node, weights.value(p.weight)
+    if taps is None or node.op == "com.microsoft::FusedConv":
+        return None
+    rows = np.moveaxis(np.asarray(taps, np.float64), p.axis, 0).reshape(taps.shape[p.axis], -1)
+    bias: Values = np.zeros(len(rows))
     if node.op != "MatMul" and node.input(2):
         b = weights.value(node.input(2))
         if b is None:
-            bias = None
-        else:  # Gemm: (N), (1, N), or another one for every row
-            bias = np.asarray(b, np.float64).reshape(-1, b.shape[-1] if b.ndim else 1).mean(0)
-            bias = bias * float(node.attr("beta", 1.0))
-    if node.key in means:
-        return _measured(c, node, weights, bias, means[node.key])
-    x, w = c.axes(node.input(0)), c.axes(node.input(1))
-    ids = x[1] if len(x) > 1 else None
-    if (
-        node.op == "Conv"
-        and ids is not None
-        and node.attr("group", 1) == ids.size
-        and w[1] is None
-        and bias is not None
-    ):
-        taps = weights.value(node.input(1))
-        if taps is not None:  # depthwise: a constant channel stays constant
-            taps = np.asarray(taps, np.float64).reshape(len(taps), -1).sum(1)
-            source = np.repeat(np.nan_to_num(value[ids]), len(taps) // ids.size)
-            return np.asarray(taps * source + bias)
-    if node.op == "com.microsoft::FusedConv":
-        return None
-    return bias
-
-
-def _measured(c: Coupling, node: Node, weights: Weights, bias: Values | None, mean: Values) -> Values:
-    """The recorded mean; the bias where the weights that make a channel are zero, for then it is all there is."""
-    w = weights.value(node.input(1))
-    axis = next((p.axis for p in c.produces if p.node.key == node.key and p.weight == node.input(1)), None)
-    if w is None or bias is None or axis is None or w.shape[axis] != mean.size:
-        return mean
-    dead = ~np.moveaxis(w, axis, 0).reshape(mean.size, -1).any(1)
-    return np.where(dead, bias, mean)
+            return None
+        # Gemm: (N), (1, N), or another one for every row
+        b = np.asarray(b, np.float64).reshape(-1, b.shape[-1] if b.ndim else 1).mean(0)
+        bias = bias + b * float(node.attr("beta", 1.0))
+    mean = means.get(node.key)
+    if mean is not None and len(mean) == len(rows):
+        return np.where(rows.any(1), mean, bias)
+    ids = c.axes(node.input(0))[1] if node.op == "Conv" else None
+    if ids is not None and node.attr("group", 1) == ids.size and c.axes(p.weight)[1] is None:
+        source = np.repeat(value[ids], len(rows) // ids.size)
+        if not np.isnan(source).all():  # depthwise: a constant channel stays constant
+            return np.asarray(rows.sum(1) * np.nan_to_num(source) + bias)
+    # of a channel with large weights the bias says little: it counts as far as the weights are small
+    return np.asarray(bias / (1 + np.square(rows).sum(1)))
 
 
 def _elementwise(analysis: Analysis, node: Node, value: Values, keep: Keep, weights: Weights) -> None:

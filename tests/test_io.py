@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import InternalError, ModelFileError
-from onnxprune.graph import io
+from onnxprune.graph import arrays, io, protos, writing
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
-DTYPES = [name for name, code in TensorProto.DataType.items() if code in io._DTYPES]
+DTYPES = [name for name, code in TensorProto.DataType.items() if code in arrays.DTYPES]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 
@@ -85,7 +86,7 @@ def bits(name: str, count: int) -> np.ndarray:
     dtype = helper.tensor_dtype_to_np_dtype(getattr(TensorProto, name))
     if name == "BOOL":
         return np.arange(count) % 2 == 0
-    width = {2: 0x03, 4: 0x0F, 6: 0x3F}.get(io._BITS[getattr(TensorProto, name)], 0xFF)
+    width = {2: 0x03, 4: 0x0F, 6: 0x3F}.get(arrays.BITS[getattr(TensorProto, name)], 0xFF)
     raw = np.random.default_rng(0).integers(0, 256, count * dtype.itemsize, np.uint8) & width
     return raw.astype(np.uint8).view(dtype)
 
@@ -112,7 +113,9 @@ def test_every_type_round_trips_bit_for_bit(name: str, count: int, tmp_path: Pat
         same(model, again)
         loaded = onnx.load(path).graph.initializer[0]
         assert numpy_helper.to_array(loaded).tobytes() == w.tobytes()
-        assert again.external == (len(os.listdir(path.parent)) == 2) == (limit == 0 and io._size(w) > io.SMALL)
+        assert (
+            again.external == (len(os.listdir(path.parent)) == 2) == (limit == 0 and arrays.stored_size(w) > io.SMALL)
+        )
 
 
 @pytest.mark.parametrize("count", [0, 5, 1501])
@@ -292,7 +295,7 @@ def test_names_become_unique_over_all_scopes(tmp_path: Path) -> None:
     proto.graph.node[0].attribute[0].g.quantization_annotation.add(tensor_name="w")
     model = io.load(proto)
     assert model.notes == ("7 values renamed (same name in two scopes)",)
-    names = [name for graph in io.graphs(model.proto.graph) for name in io._defined(graph)]
+    names = [name for graph in io.graphs(model.proto.graph) for name in protos.defined(graph)]
     assert len(names) == len(set(names)) == 13
     assert {n: w.tolist() for n, w in model.weights.items()} == {"w": [5, 5], "w_1": [1, 2], "w_2": [3, 4]}
     assert model.proto.graph.node[0].attribute[0].g.quantization_annotation[0].tensor_name == "w_1"
@@ -852,7 +855,7 @@ def test_views_of_the_same_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [64, 1024, 1 << 24])
 def test_pieces(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io, "CHUNK", chunk)
+    monkeypatch.setattr(arrays, "CHUNK", chunk)
     a = np.arange(3000, dtype=np.float32).reshape(2, 3, 500)
     for array in (
         a,
@@ -865,8 +868,8 @@ def test_pieces(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
         a.astype(bits("INT4", 1).dtype).T,
     ):
         raw = numpy_helper.from_array(np.ascontiguousarray(array)).raw_data
-        assert b"".join(io._pieces(array)) == raw
-        assert all(len(piece) <= chunk for piece in io._pieces(array))
+        assert b"".join(arrays.pieces(array)) == raw
+        assert all(len(piece) <= chunk for piece in arrays.pieces(array))
 
 
 def test_save_over_the_input_and_sweep(tmp_path: Path) -> None:
@@ -905,6 +908,55 @@ def test_to_proto_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(io, "INLINE_LIMIT", 5000)
     with pytest.raises(ModelFileError, match=r"at most 5000 bytes.*save\(\)"):
         io.to_proto(io.load(chain_model()))
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """Permission bits of each file, by its name without the digits of a data file."""
+    return {re.sub("[0-9a-f]{12}", "HASH", p.name): p.stat().st_mode & 0o777 for p in folder.iterdir()}
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o666, 0o444, 0o755])
+def test_permissions(mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New files get what the umask leaves; a replaced file keeps its bits, and nobody sees more before that."""
+    path, fsync = tmp_path / "m.onnx", os.fsync
+
+    def watch(handle: int) -> None:
+        assert all(bits == 0o600 for name, bits in modes(tmp_path).items() if name.endswith(".tmp"))
+        fsync(handle)
+
+    model = io.load(chain_model())
+    io.save(model, path)
+    assert modes(tmp_path) == {"m.onnx": 0o640}
+    monkeypatch.setattr(os, "fsync", watch)
+    path.chmod(mode)
+    io.save(model, path)
+    assert modes(tmp_path) == {"m.onnx": mode}
+    io.save(model, path, inline_limit=0)
+    assert modes(tmp_path) == {"m.onnx": mode, "m.onnx.HASH.data": mode}
+    next(tmp_path.glob("*.data")).chmod(0o400)
+    io.save(model, path, inline_limit=0)
+    assert modes(tmp_path) == {"m.onnx": mode, "m.onnx.HASH.data": 0o400}
+    monkeypatch.undo()
+    io.save(model, tmp_path / "n.onnx", inline_limit=0)
+    assert modes(tmp_path)["n.onnx"] == modes(tmp_path)["n.onnx.HASH.data"] == 0o640
+
+
+def test_a_missing_data_file_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    for _ in range(2):
+        io.save(io.load(chain_model()), path, inline_limit=0)
+        (data,) = tmp_path.glob("*.data")
+        data.unlink()
+    io.save(io.load(chain_model()), path, inline_limit=0)
+    same(io.load(path), io.load(chain_model()))
 
 
 @pytest.mark.parametrize("place", ["missing/m.onnx", "folder", "file/m.onnx", "pipe", "a\0b", "x" * 300])
@@ -960,7 +1012,15 @@ def before_call(at: int, strike: Callable[[], None], patch: pytest.MonkeyPatch) 
 
         return guarded
 
-    for owner, name in (os, "open"), (io, "_pieces"), (os, "fsync"), (os, "replace"), (Path, "unlink"):
+    for owner, name in (
+        (os, "open"),
+        (writing, "pieces"),
+        (writing, "set_data"),
+        (os, "fsync"),
+        (os, "chmod"),
+        (os, "replace"),
+        (Path, "unlink"),
+    ):
         patch.setattr(owner, name, guard(getattr(owner, name)))
 
 
@@ -986,6 +1046,55 @@ def test_killed_at_any_point(replacing: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert states == sorted(states)  # old until it is new
     assert not states[5]
     assert states[-1]
+    assert not list(path.parent.glob(".*"))  # the last save swept what the killed ones left
+
+
+def test_leftovers_are_swept(tmp_path: Path) -> None:
+    """Those of this target, and nothing else."""
+    swept = [".m.onnx.01234567.tmp", ".m.onnx.89abcdef.tmp"]
+    kept = [".m.onnx.0123456.tmp", ".m.onnx.0123456g.tmp", "m.onnx.01234567.tmp", ".n.onnx.01234567.tmp", "x.m.onnx"]
+    for name in (*swept, *kept):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / ".m.onnx.00000000.tmp").mkdir()
+    io.save(io.load(chain_model()), tmp_path / "m.onnx")
+    assert {p.name for p in tmp_path.iterdir()} == {*kept, ".m.onnx.00000000.tmp", "m.onnx"}
+
+
+@needs_fork
+@pytest.mark.parametrize("limit", [io.INLINE_LIMIT, 0])
+def test_a_running_save_is_not_swept(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two saves to one target at a time: both succeed, and the one that ends last stands."""
+    path, model = tmp_path / "m.onnx", io.load(chain_model())
+    ready, go = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        replace, status = os.replace, 1
+
+        def wait(*names: Any) -> None:
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            replace(*names)
+
+        try:
+            os.replace = wait  # type: ignore[assignment]
+            io.save(model, path, inline_limit=limit)
+            status = 0
+        finally:
+            os._exit(status)
+    os.read(ready[0], 1)
+    running = set(tmp_path.glob(".*.tmp"))
+    assert len(running) == (1 if limit else 2)
+    other = model.copy()
+    other.weights["w0"] = np.full(1024, 9, np.float32)
+    io.save(other, path, inline_limit=limit)
+    assert set(tmp_path.glob(".*.tmp")) == running
+    same(io.load(path), other)
+    os.write(go[1], b"xx")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    same(io.load(path), model)
+    for end in (*ready, *go):
+        os.close(end)
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])

@@ -78,7 +78,10 @@ def emit(args: argparse.Namespace, tables: Sequence[Table | str], rows: object) 
     """Print tables and lines; write `rows` to --json."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     for item in tables:
-        console.print(item)
+        if isinstance(item, Table) and item.title:
+            console.print(f"[bold]{item.title}[/bold]", soft_wrap=True)  # as the table's own it would be wrapped
+            item.title = None
+        console.print(item, soft_wrap=isinstance(item, str))
         console.print()
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

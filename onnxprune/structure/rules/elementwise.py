@@ -32,13 +32,7 @@ def broadcast_together(c: Coupling, inputs: list[str], outputs: list[str]) -> No
             for axis in c.axes(t):
                 c.pin(axis, f"rank of {unknown[0]} is unknown")
         return
-    shapes = {t: c.shape(t) or () for t in (*inputs, *outputs)}
     for k in range(1, rank + 1):
-        unsized = [t for t, shape in shapes.items() if len(shape) >= k and shape[-k] is None]
-        if unsized:  # one at run time, or as long as the others
-            for t in (*inputs, *outputs):
-                c.pin(c.axes(t)[-k] if len(c.axes(t)) >= k else None, f"meets an axis of unknown size of {unsized[0]}")
-            continue
         out = [c.axes(o)[-k] for o in outputs if len(c.axes(o)) >= k]
         origins = [ids for t in inputs if len(c.reduced.get(t, ())) >= k for ids in c.reduced[t][-k]]
         for axis in out:

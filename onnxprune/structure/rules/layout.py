@@ -399,9 +399,6 @@ def first_axes(count: int, reason: str) -> Couple:
 def center_crop_pad(c: Coupling, n: Node) -> None:
     """named axes are pinned, the others tied"""
     x, y = c.axes(n.input(0)), c.axes(n.output(0))
-    if len(x) != len(y):
-        c.pin_all(n, "a shape that is computed at run time")
-        return
     axes = [a % len(x) for a in n.attr("axes", list(range(len(x))))]
     for k, (p, q) in enumerate(zip(x, y, strict=True)):
         if k in axes:

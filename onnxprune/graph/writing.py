@@ -1,0 +1,197 @@
+"""Writing a model file, and where needed a data file beside it, so that a crash at any moment leaves a whole model.
+
+In go a proto and the arrays that its tensors stand for; out come files on disk, or a ModelFileError and no trace. Files
+are written and flushed under temporary names, `.<name of path>.<8 hex digits>.tmp`, and then renamed. They are locked
+while a save runs, so that the next save can tell, and delete, those of a save that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
+from onnx import ModelProto, TensorProto
+
+from onnxprune.graph.arrays import Large, pieces, set_data, stored_bits, stored_size
+from onnxprune.graph.messages import fault
+from onnxprune.graph.protos import all_tensors
+
+if sys.platform != "win32":
+    import fcntl
+
+ALIGNMENT = 4096  # bytes; a page, so that a runtime can map every tensor of a data file
+
+
+def write(path: Path, proto: ModelProto, large: Large, inline_limit: int) -> None:
+    """Write `proto` to `path` with the data of `large` inside, or in a data file if all exceeds `inline_limit` bytes.
+
+    The proto and its tensors are changed on the way. A file that is replaced hands on its permission bits, and those of
+    a model file go for a new data file too.
+    """
+    size = sum(stored_size(array) for _, array in large)
+    try:
+        size += proto.ByteSize()
+        if path.exists() and not path.is_file():
+            raise fault(path, "a place for a file", "a folder or a device", "name a file")
+        _sweep(path)
+        beside = large if size > inline_limit else []
+        for tensor, array in [] if beside else large:
+            set_data(tensor, array)
+        _replace(path, proto, beside)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            expected, way = f"room for {size} bytes", "free some space or save elsewhere"
+        else:
+            expected, way = "a place to write to", "check the folder and its permissions"
+        raise fault(path, expected, error, way) from error
+    except (ValueError, ProtobufError) as error:
+        way = "choose another file name, or prune more"
+        raise fault(path, "a usable file name and less than 2 GB without weights", error, way) from error
+
+
+def _replace(path: Path, proto: ModelProto, beside: Large) -> None:
+    """Write the data file, if anything goes into one, and the model file; rename both, the model last."""
+    mode = _permissions(path)
+    made: list[Path] = []  # must not stay behind on failure
+    with contextlib.ExitStack() as stack:
+        stack.callback(_discard, made)
+        data = staged = None
+        if beside:
+            staged = stack.enter_context(_temporary(path, mode, made))
+            data = path.with_name(f"{path.name}.{_write_data(staged, beside)}.data")
+            for tensor, _ in beside:
+                tensor.external_data[0].value = data.name
+        target = stack.enter_context(_temporary(path, mode, made))
+        target.write(proto.SerializeToString(deterministic=True))
+        _flush(target)
+        stale = _own_data_files(path)
+        if data and staged:
+            stale.discard(data.name)
+            kept = _permissions(data)
+            if kept is None:
+                made.append(data)
+            _rename(staged, data, mode if kept is None else kept)
+            _flush_folder(path.parent)
+        _rename(target, path, mode)
+        made.clear()
+        _flush_folder(path.parent)
+        _discard(path.with_name(name) for name in stale)
+
+
+def _write_data(file: BinaryIO, large: Large) -> str:
+    """Write tensors to a data file and their places into the protos, but for its name; 12 digits of its SHA-256.
+
+    Arrays over the same memory (a weight stored once, used under two names) are written once.
+    """
+    digest, end = hashlib.sha256(), 0
+    places: dict[tuple[int, int, int], int] = {}
+
+    def write(piece: bytes | memoryview) -> None:
+        digest.update(piece)
+        file.write(piece)
+
+    for tensor, array in large:
+        key = (array.ctypes.data, array.nbytes, stored_bits(array))
+        offset = places.get(key) if array.flags.c_contiguous else None
+        if offset is None:
+            offset = -(-end // ALIGNMENT) * ALIGNMENT
+            write(bytes(offset - end))
+            for piece in pieces(array):
+                write(piece)
+            end = offset + stored_size(array)
+            if array.flags.c_contiguous:
+                places[key] = offset
+        tensor.data_location = TensorProto.EXTERNAL
+        for name, value in ("location", ""), ("offset", str(offset)), ("length", str(stored_size(array))):
+            tensor.external_data.add(key=name, value=value)
+    _flush(file)
+    return digest.hexdigest()[:12]
+
+
+def _own_data_files(path: Path) -> set[str]:
+    """Data files that an earlier save to `path` wrote and the model there uses."""
+    own = re.compile(re.escape(path.name) + r"\.[0-9a-f]{12}\.data")
+    if not any(own.fullmatch(name) for name in os.listdir(path.parent)):
+        return set()
+    try:
+        old = ModelProto.FromString(path.read_bytes())
+    except (OSError, ProtobufError):
+        return set()
+    entries = chain.from_iterable(tensor.external_data for tensor in all_tensors(old.graph))
+    return {entry.value for entry in entries if entry.key == "location" and own.fullmatch(entry.value)}
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, mode: int | None, made: list[Path]) -> Iterator[BinaryIO]:
+    """A new file beside `path`, open and locked; nobody else can read it where what it replaces has a `mode`."""
+    bits = 0o666 if mode is None else 0o600
+    while True:
+        name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        with open(name, "xb", opener=lambda new, flags: os.open(new, flags, bits)) as file:
+            made.append(name)
+            if sys.platform != "win32":
+                with contextlib.suppress(OSError):  # a file system without locks, where nothing is swept either
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            if name.exists():  # not swept before it was locked
+                yield file
+                return
+
+
+def _sweep(path: Path) -> None:
+    """Delete the temporary files of killed saves to `path`, and none of a save that runs."""
+    own = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
+    for name in filter(own.fullmatch, os.listdir(path.parent)):
+        with contextlib.suppress(OSError), open(path.with_name(name), "r+b") as file:
+            if sys.platform == "win32":
+                file.close()  # no open file is deleted there, and so none that another save has open
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.with_name(name).unlink()
+
+
+def _permissions(path: Path) -> int | None:
+    """Permission bits of a file; None where there is none."""
+    return path.stat().st_mode & 0o777 if path.exists() else None
+
+
+def _rename(file: BinaryIO, target: Path, mode: int | None) -> None:
+    """Put a temporary file in its place, with these permission bits; None: with those that new files get."""
+    found = os.fstat(file.fileno()).st_mode & 0o777
+    if sys.platform == "win32":
+        file.close()  # no open file is renamed there
+    if mode is not None and mode != found:  # a file system that knows no permissions may refuse to set them
+        os.chmod(file.name, mode)
+    os.replace(file.name, target)
+
+
+def _flush(file: BinaryIO) -> None:
+    """Put a file's data on disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put renames on disk."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _discard(files: Iterable[Path]) -> None:
+    """Delete what can be deleted."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)

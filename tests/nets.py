@@ -1,0 +1,40 @@
+"""Small models as `onnx.parser` text with arrays for weights, and a run in onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx.parser
+import onnxruntime as ort
+from onnx import ModelProto, numpy_helper
+
+import onnxprune
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def build(nodes: str, x: str = "float[n,3,8,8]", y: str = "float[n,2,h,w]", *, opset: int = 17, **weights: Any) -> Any:
+    """A model of one input `x` and one output `y`; weights in float64 become float32."""
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : {opset}]> g ({x} x) => ({y} y) {{ {nodes} }}'
+    )
+    for name, value in weights.items():
+        w = np.asarray(value)
+        proto.graph.initializer.append(numpy_helper.from_array(w.astype(np.float32) if w.dtype == float else w, name))
+    return proto
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def run(source: Any, *feeds: Array) -> list[Array]:
+    """The outputs for inputs in order, without graph optimisations."""
+    proto = source if isinstance(source, ModelProto) else onnxprune.to_proto(onnxprune.load(source))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    named = {i.name: f for i, f in zip(session.get_inputs(), feeds, strict=True)}
+    return [np.asarray(o) for o in session.run(None, named)]
