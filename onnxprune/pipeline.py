@@ -139,7 +139,7 @@ def prune(
         if measure:
             clock("measure")
             times, problem = _measure(analysis, pruned, checked, input_shape, seed, threads)
-            notes += problem
+            notes += problem or _slower(times, groups, chosen)
     clock("")
     report = _report(analysis, costs, chosen, keep, pruned, checked, times, notes, clock.seconds)
     return Result(pruned, chosen, report, analysis)
@@ -309,6 +309,15 @@ def _measure(
         except Exception as e:  # onnxruntime's exceptions share no base class
             problem = problem or " ".join(str(e).split())[:120]
     return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]
+
+
+def _slower(times: Mapping[str, Latency], groups: Sequence[ChannelGroup], plan: Plan) -> list[str]:
+    """A word where the smaller model is not the faster one, and the usual cause."""
+    if not times or times["after"].median <= times["before"].median:
+        return []
+    odd = [g for g in groups if g.name in plan.keep and int(plan.keep[g.name].sum()) * g.width % 8]
+    cause = f"; {len(odd)} groups have a width that is no multiple of 8, try a larger cut" if odd else ""
+    return [f"the pruned model is not faster here{cause}"]
 
 
 def file_bytes(model: Model, path: Path | None) -> int:

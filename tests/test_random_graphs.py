@@ -141,9 +141,9 @@ def amplifies_rounding(analysis: Analysis, keep: Keep, pruned: Model) -> bool:
     for name, w in masked.weights.items():
         if w.dtype == np.float32:
             moved.weights[name] = (w * (1 + ROUNDING * rng.standard_normal(w.shape))).astype(np.float32)
-    expected = [*run(to_proto(masked)).values()]
-    noise, _ = compare(analysis.model, expected, [*run(to_proto(moved)).values()])
-    error, _ = compare(analysis.model, expected, [*run(to_proto(pruned)).values()])
+    expected = run(to_proto(masked))
+    noise, _ = compare(analysis.model, expected, run(to_proto(moved)), {})
+    error, _ = compare(analysis.model, expected, run(to_proto(pruned)), {})
     return error <= 10 * noise
 
 

@@ -922,8 +922,10 @@ def reference_error(analysis: Analysis, keep: Keep, pruned: Model) -> float:
     model = analysis.model
     feeds = random_feeds(model, analysis.coupling.shapes, next(concrete_inputs(model)))
     models = (masked_model(analysis, keep), pruned)
-    expected, found = ([np.asarray(v) for v in ReferenceEvaluator(to_proto(m)).run(None, feeds)] for m in models)
-    return compare(model, expected, found)[0]
+    names = [o.name for o in model.proto.graph.output]
+    outputs = [map(np.asarray, ReferenceEvaluator(to_proto(m)).run(None, feeds)) for m in models]
+    expected, found = (dict(zip(names, values, strict=True)) for values in outputs)
+    return compare(model, expected, found, {})[0]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{r.op.removeprefix('com.microsoft::')}-{r.form}" for r in ROWS])

@@ -14,7 +14,7 @@ import common
 MODELS = (
     "mobilenetv2_100_224_imagenet", "mobilenetv1_075_192_imagenet", "mobilenetv1_075_192_imagenet_qdq",
     "squeezenet10_imagenet_fp32", "resnet56_cifar10", "resnet56_cifar10_qdq_int8", "yolox_nano", "nanodet_m_320",
-    "ultraface_rfb_320", "kwt1_speechcommands", "ppocr_det_v2", "dtln_model2", "xfeat_256", "espcn_nn_resize",
+    "ultraface_rfb_320", "kwt1_speechcommands", "ppocr_det_v2", "ppocr_rec_en_crnn", "xfeat_256", "espcn_nn_resize",
 )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     table = common.columns(f"pruned over original, --channels {args.channels:g}, --round-to N", f"-model{ms}{heads}")
     for r in rows:
         if r["problem"]:
-            table.add_row(r["model"], r["problem"])
+            table.add_row(r["model"], *("failed" for _ in threads))
             continue
         base = [r["seconds"][str(t)]["original"] for t in threads]
         line = [f"{b * 1e3:.2f}" for b in base]
@@ -73,7 +73,7 @@ def main() -> None:
             line.append(f"{r['macs'][str(n)] / max(r['macs']['original'], 1):.2f}")
             line += [f"{r['seconds'][str(t)][str(n)] / b:.2f}" for t, b in zip(threads, base, strict=True)]
         table.add_row(r["model"], *line)
-    common.emit(args, [table], rows)
+    common.emit(args, [table, *(f"{r['model']}: {r['problem']}" for r in rows if r["problem"])], rows)
 
 
 if __name__ == "__main__":

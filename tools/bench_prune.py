@@ -101,7 +101,7 @@ def report(name: str, rows: list[dict[str, Any]], weights: int) -> tuple[Any, li
     base = by[PLAIN].get("seconds", {}).get("total")
     for r in rows:
         if "seconds" not in r:
-            table.add_row(r["job"], r["problem"])
+            table.add_row(r["job"], "failed")
             continue
         s = r["seconds"]
         low, high = r["total_range"]
@@ -116,11 +116,12 @@ def report(name: str, rows: list[dict[str, Any]], weights: int) -> tuple[Any, li
             f"{r['base'] / 1e6:.0f}" if r["base"] else "",
             f"{r['peak'] / weights:.2f}",
         )
+    lines = [f"{name}, {r['job']}: {r['problem']}" for r in rows if "problem" in r]
     mine = by[NONE]
-    if "seconds" not in mine:
-        return table, []
+    if "seconds" not in mine or not base:
+        return table, lines
     s = mine["seconds"]
-    lines = [
+    lines += [
         f"{name}: analysis, plan and surgery {s['core']:.3f} s (fastest {mine['fastest_core']:.3f} s); "
         f"{s['total'] / base:.2f} x plain load and save; RssAnon {mine['peak'] / weights:.2f} x weights"
     ]

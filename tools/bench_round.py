@@ -110,7 +110,7 @@ def whole(args: Any) -> tuple[list[Any], list[dict[str, Any]]]:
     table = common.columns(title, "-model threads N ms time MACs time_per_MAC")
     for r in rows:
         if r["problem"]:
-            table.add_row(r["model"], str(r["threads"]), r["problem"])
+            table.add_row(r["model"], str(r["threads"]), "failed")
             continue
         times, macs = r["seconds"][str(r["threads"])], r["macs"]
         for n in times:
@@ -125,7 +125,7 @@ def whole(args: Any) -> tuple[list[Any], list[dict[str, Any]]]:
                 f"{time / work:.2f}",
             )
         table.add_section()
-    return [table], rows
+    return [table, *(f"{r['model']}: {r['problem']}" for r in rows if r["problem"])], rows
 
 
 def main() -> None:

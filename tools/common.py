@@ -76,10 +76,10 @@ def columns(title: str, names: str) -> Table:
 
 def emit(args: argparse.Namespace, tables: Sequence[Table | str], rows: object) -> None:
     """Print tables and lines; write `rows` to --json."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
     for item in tables:
         if isinstance(item, Table) and item.title:
-            console.print(f"[bold]{item.title}[/bold]", soft_wrap=True)  # as the table's own it would be wrapped
+            console.print(item.title, style="bold", soft_wrap=True)  # as the table's own it would be wrapped
             item.title = None
         console.print(item, soft_wrap=isinstance(item, str))
         console.print()
