@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.node import walk_all
+from onnxprune.report import pinned_dict
 from onnxprune.structure.groups import Analysis, ChannelGroup
 
 
@@ -47,8 +48,6 @@ def constraint(group: ChannelGroup) -> str:
 
 def to_dict(analysis: Analysis, found: list[dict[str, Any]]) -> Mapping[str, Any]:
     """What `onnxprune inspect --json` writes."""
-    from onnxprune.report import pinned_dict
-
     return {
         "model": str(analysis.model.path or ""),
         "groups": found,

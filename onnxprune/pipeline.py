@@ -24,7 +24,8 @@ from onnxprune.recovery import bias_shifts
 from onnxprune.report import Cost, GroupReport, Report
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
 from onnxprune.structure.surgery import prune_model
-from onnxprune.structure.verify import Verification, check_file, verify
+from onnxprune.structure.verify import Verification, check_recovered
+from onnxprune.structure.verify import verify as check_law
 
 KIND = "channels"
 RECOVERIES = ("bias", "none")
@@ -117,6 +118,11 @@ def prune(
         )  # fmt: skip
         settings = {"importance": importance, "allocate": allocate, "round_to": round_to, "steps": steps, "seed": seed}
         chosen = Plan({k: v for k, v in keeps.items() if not v.all()}, recover, settings)
+    for name in chosen.keep:
+        if analysis.group(name).kind != KIND:
+            raise OptionError(
+                f"the plan cuts group {name!r} of kind {analysis.group(name).kind}; only channels are pruned"
+            )
     keep = analysis.keep_ids(dict(chosen.keep))
     notes = [*model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
     pruned: Model | None = None
@@ -127,14 +133,14 @@ def prune(
         plain = prune_model(analysis, keep)
         if verify:
             clock("verify")
-            checked = verify_(analysis, keep, plain, input_shapes=input_shape, seed=seed)
+            checked = check_law(analysis, keep, plain, input_shapes=input_shape, seed=seed)
         pruned = plain
         shifts = bias_shifts(analysis, keep) if chosen.recover == "bias" else {}
         if shifts:
             clock("recover")
             pruned = prune_model(analysis, keep, shifts)
-            if verify:
-                check_file(model, pruned)
+            if checked is not None:
+                check_recovered(model, pruned, checked)
             notes.append(f"bias of {len(shifts)} layers compensated for the mean of what was removed")
         if measure:
             clock("measure")
@@ -143,9 +149,6 @@ def prune(
     clock("")
     report = _report(analysis, costs, chosen, keep, pruned, checked, times, notes, clock.seconds)
     return Result(pruned, chosen, report, analysis)
-
-
-verify_ = verify
 
 
 class _Clock:
@@ -294,7 +297,7 @@ def _measure(
     threads: int,
 ) -> tuple[dict[str, Latency], list[str]]:
     original = analysis.model
-    if checked is not None and checked.feeds is not None:
+    if checked is not None:
         guesses: Iterable[Any] = [checked.feeds]
     else:
         guesses = (

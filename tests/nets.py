@@ -16,9 +16,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def build(nodes: str, x: str = "float[n,3,8,8]", y: str = "float[n,2,h,w]", *, opset: int = 17, **weights: Any) -> Any:
     """A model of one input `x` and one output `y`; weights in float64 become float32."""
-    proto = onnx.parser.parse_model(
-        f'<ir_version: 9, opset_import: ["" : {opset}]> g ({x} x) => ({y} y) {{ {nodes} }}'
-    )
+    proto = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : {opset}]> g ({x} x) => ({y} y) {{ {nodes} }}')
     for name, value in weights.items():
         w = np.asarray(value)
         proto.graph.initializer.append(numpy_helper.from_array(w.astype(np.float32) if w.dtype == float else w, name))

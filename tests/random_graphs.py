@@ -58,7 +58,7 @@ class Net:
 
     def __init__(self, draw: Draws) -> None:
         self.draw = draw
-        self.opset = draw.pick((17, 13, 21, 18, 11))
+        self.opset = draw.pick((17, 21, 13, 18, 11, 21))
         self.dynamic = draw.chance(2)
         self.batch = 1 if self.dynamic else draw.pick((1, 2))
         self.widths = draw.pick((WIDTHS, WIDTHS, (8,), (4, 8), (6, 12)))
@@ -466,7 +466,7 @@ def group_norm(b: Net, x: str) -> str:
     if math.prod(space) * c // g < 4:
         return x
     scale, bias = b.positive(c), b.normal(c)
-    if b.opset >= 21 and b.draw.chance(2):
+    if b.opset >= 21 and not b.draw.chance(3):
         return b.op("GroupNormalization", x, b.param(scale), b.param(bias), num_groups=g, shape=b.shape(x))
     y = b.reshape(x, n, g, c // g * math.prod(space))
     y = b.op("InstanceNormalization", y, b.param(np.ones(g)), b.param(np.zeros(g)))
@@ -605,6 +605,20 @@ def res2net(b: Net, x: str) -> str:
         carry = b.op("Add", part, outs[-1])
     y = b.op("Concat", *outs, b.conv(carry, c // 4), axis=1)
     return b.op("Add", b.conv(y, c), x) if b.draw.chance(2) else y
+
+
+@block(3, 4)
+def option_a(b: Net, x: str) -> str:
+    """A shortcut that pads the channels with zeros."""
+    _, c, *space = b.shape(x)
+    before, after = b.draw.integer(0, 2), b.draw.integer(1, 4)
+    pads = np.zeros((2, 2 + len(space)), np.int64)
+    pads[:, 1] = before, after
+    if b.opset >= 18 and b.draw.chance(2):
+        short = b.op("Pad", x, [before, after], None, [b.draw.pick((1, 1 - 2 - len(space)))])
+    else:
+        short = b.op("Pad", x, pads.ravel())
+    return b.op("Add", b.conv(x, before + c + after, b.draw.pick((3, 1))), short)
 
 
 @block(4, 4)
@@ -1157,7 +1171,7 @@ def repeat(b: Net, x: str) -> str:
     """Tile and Expand, by constants or by the shape of a tensor."""
     shape = b.shape(x)
     axis = b.draw.integer(1, len(shape) - 1)
-    form = b.draw.pick(("tile", "expand", "fill", "expand_like", "gate", "filled"))
+    form = b.draw.pick(("tile", "expand", "fill", "expand_like", "gate", "filled", "tile_one"))
     if form == "tile" and b.fits(*shape[1:], 2) and 2 * shape[axis] <= LONGEST:
         repeats = np.ones(len(shape), np.int64)
         repeats[axis] = 2
@@ -1170,6 +1184,10 @@ def repeat(b: Net, x: str) -> str:
         y = b.reduce("Mean", x, [axis])
         sizes = b.op("Shape", x) if b.draw.chance(2) else b.const([1, *shape[1:]])
         return b.op("Mul", x, b.op("Sigmoid", b.op("Expand", y, sizes, shape=shape)))
+    if form == "tile_one":
+        repeats = np.ones(len(shape), np.int64)
+        repeats[axis] = shape[axis]
+        return b.op("Add", x, b.op("Tile", b.reduce("Sum", b.op("Mul", x, 0.3), [axis]), repeats))
     if form == "filled":
         ones = [1] * len(shape)
         ones[axis] = shape[axis]

@@ -1,4 +1,4 @@
-"""How many units stay, and which: rounding, ratios and globs, uniform and global allocation, the search for a target."""
+"""How many units stay, and which: rounding, ratios and globs, uniform and global, the search for a target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from onnxprune.errors import OptionError
 from onnxprune.structure.groups import ChannelGroup, Keep
 
 
-def group(size: int, name: str = "conv", *, blocks: Sequence[Any] = (), width: int = 1, names: Any = ()) -> ChannelGroup:
+def group(
+    size: int, name: str = "conv", *, blocks: Sequence[Any] = (), width: int = 1, names: Any = ()
+) -> ChannelGroup:
     """blocks: for every constraint, the block of every unit, `(size,)`."""
     counts = tuple(np.stack([np.asarray(b) == k for k in range(max(b) + 1)]).astype(int) for b in blocks)
     return ChannelGroup(name, "channels", size, np.arange(size), (), counts, (name,), (name, *names), width)

@@ -1076,24 +1076,28 @@ def test_a_running_save_is_not_swept(limit: int, tmp_path: Path, monkeypatch: py
             replace(*names)
 
         try:
-            os.replace = wait  # type: ignore[assignment]
+            os.close(go[1])
+            monkeypatch.setattr(os, "replace", wait)
             io.save(model, path, inline_limit=limit)
             status = 0
         finally:
             os._exit(status)
-    os.read(ready[0], 1)
-    running = set(tmp_path.glob(".*.tmp"))
-    assert len(running) == (1 if limit else 2)
-    other = model.copy()
-    other.weights["w0"] = np.full(1024, 9, np.float32)
-    io.save(other, path, inline_limit=limit)
-    assert set(tmp_path.glob(".*.tmp")) == running
-    same(io.load(path), other)
-    os.write(go[1], b"xx")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    try:
+        os.read(ready[0], 1)
+        running = set(tmp_path.glob(".*.tmp"))
+        other = model.copy()
+        other.weights["w0"] = np.full(1024, 9, np.float32)
+        io.save(other, path, inline_limit=limit)
+        same(io.load(path), other)
+        assert set(tmp_path.glob(".*.tmp")) == running
+        assert len(running) == (1 if limit else 2)
+    finally:
+        os.close(go[1])  # which lets the child go on
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        for end in (*ready, go[0]):
+            os.close(end)
+    assert status == 0
     same(io.load(path), model)
-    for end in (*ready, *go):
-        os.close(end)
     assert not list(tmp_path.glob(".*.tmp"))
 
 

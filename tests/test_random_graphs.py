@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,14 @@ ROUNDING = 1e-6  # what rounding does to a weight, generously
 
 @dataclass(frozen=True)
 class Cut:
-    """How a graph is cut."""
+    """How a graph is cut: `ratio` of a `share` of its groups; twice where `again` is set."""
 
     ratio: float = 0.5
     round_to: int = 1
     allocator: str = "uniform"
     seed: int = 0
+    share: float = 1.0
+    again: bool = False
 
 
 def draw_cut(draw: Draws) -> Cut:
@@ -44,6 +46,8 @@ def draw_cut(draw: Draws) -> Cut:
         draw.pick((1, 2, 4, 8)),
         draw.pick(("uniform", "global")),
         draw.integer(0, 99),
+        draw.pick((1.0, 1.0, 0.5)),
+        draw.chance(5),
     )
 
 
@@ -72,7 +76,8 @@ def check(proto: onnx.ModelProto, cut: Cut) -> Outcome:
     analysis = analyze(model)
     groups = [g for g in analysis.groups if g.kind in KINDS]
     scores = score(analysis, groups, importance="random", seed=cut.seed)
-    wanted = {g.name: cut.ratio for g in groups}
+    rng = np.random.default_rng(cut.seed)
+    wanted = {g.name: cut.ratio * (rng.random() < cut.share) for g in groups}
     keeps = ALLOCATORS[cut.allocator](groups, scores, wanted, round_to=cut.round_to, max_ratio=0.9)
     for g in groups:
         check_constraints(g, keeps[g.name], cut)
@@ -93,6 +98,8 @@ def check(proto: onnx.ModelProto, cut: Cut) -> Outcome:
         if not out.shaky:
             raise
     check_shapes(analysis, keep, keeps, pruned)
+    if cut.again:
+        check(to_proto(pruned), replace(cut, again=False))
     return out
 
 

@@ -1,4 +1,4 @@
-"""Compensation is exact where a removed channel is constant and nobody pads; elsewhere it is a mean, and does no harm."""
+"""Compensation is exact where a removed channel is constant and nobody pads; elsewhere it is a mean."""
 
 from __future__ import annotations
 
@@ -224,9 +224,7 @@ def test_padded_borders_are_approximate_and_the_interior_exact() -> None:
 
 def test_padded_depthwise_chain() -> None:
     nodes = f"{FIRST} r = Relu(h) d = Conv<group = 6, pads = [1, 1, 1, 1]>(r, k, j) t = Relu(d) y = Conv(t, v, c)"
-    proto = build(
-        nodes, w=W, b=np.abs(B), k=np.abs(normal(6, 1, 3, 3)), j=np.abs(normal(6)), v=normal(2, 6, 1, 1), c=C
-    )
+    proto = build(nodes, w=W, b=np.abs(B), k=np.abs(normal(6, 1, 3, 3)), j=np.abs(normal(6)), v=normal(2, 6, 1, 1), c=C)
     (a,), (b,) = run(proto, X), run(prune(proto, "bias"), X)
     difference = np.abs(a - b).max((0, 1))
     assert difference[1:-1, 1:-1].max() <= 1e-5

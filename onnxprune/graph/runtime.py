@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.graph.io import Model, graphs, save, to_proto, weight_bytes
 from onnxprune.graph.node import walk_all
@@ -192,6 +192,10 @@ def as_float32(model: Model) -> Model:
                     a.i = TensorProto.FLOAT
                 if a.type == onnx.AttributeProto.GRAPH:
                     visit(a.g)
+                elif (
+                    a.type == onnx.AttributeProto.TENSOR and a.t.data_type in wide and node.output[0] not in out.weights
+                ):
+                    a.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(a.t).astype(np.float32), a.t.name))
 
     visit(out.proto.graph)
     return out

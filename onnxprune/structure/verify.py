@@ -7,7 +7,7 @@ model also passes onnx's checker and full shape inference, and its inputs and ou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -37,7 +37,9 @@ class Verification:
     tolerance: float
     runs: int
     notes: tuple[str, ...] = ()
-    feeds: Feeds | None = None  # inputs with which the model runs
+    feeds: Feeds = field(default_factory=dict)  # inputs with which the model runs
+    float32: bool = False  # run as a float32 copy
+    finite: bool = True  # all outputs of the masked model were finite
 
 
 def masked_model(analysis: Analysis, keep: Keep) -> Model:
@@ -130,7 +132,19 @@ def verify(
             f"pruned and masked model differ by {error:.1e} (allowed {limit:.0e}); nothing was written; "
             f"please report this with the plan (--save-plan) and the model"
         )
-    return Verification(error, limit, runs, tuple(notes), feeds)
+    return Verification(error, limit, runs, tuple(notes), feeds, narrow, all(map(_finite, expected.values())))
+
+
+def check_recovered(original: Model, recovered: Model, checked: Verification) -> None:
+    """After recovery the law no longer holds; what is left to check is the file, and that it runs and stays finite."""
+    check_file(original, recovered)
+    outputs = _run_pruned(as_float32(recovered) if checked.float32 else recovered, checked.feeds, {})
+    if checked.finite and not all(_finite(v) for v in outputs.values()):
+        raise VerificationError("an output is not finite after recovery; try --recover none; nothing was written")
+
+
+def _finite(x: Array) -> bool:
+    return x.dtype.kind not in "fV" or bool(np.isfinite(x.astype(np.float64)).all())
 
 
 def _larger(

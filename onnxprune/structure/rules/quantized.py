@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxprune.graph.node import Node
 from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.elementwise import broadcast_together
+from onnxprune.structure.rules.layout import couple_concat
 from onnxprune.structure.rules.registry import rule
 
 
@@ -66,6 +67,4 @@ def qlinear_pool(c: Coupling, n: Node) -> None:
 @rule("com.microsoft::QLinearConcat")
 def qlinear_concat(c: Coupling, n: Node) -> None:
     """as Concat over inputs 2, 5, 8, ..."""
-    from onnxprune.structure.rules.layout import couple_concat
-
     couple_concat(c, n.inputs[2::3], n.output(0), n.attr("axis", 0))
