@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from onnxprune.errors import OptionError
 from onnxprune.importance import Float, Scores
@@ -108,6 +107,8 @@ def select(group: ChannelGroup, scores: Float, kept: int) -> Keep:
 
 
 def _select_exactly(group: ChannelGroup, scores: Float, kept: int) -> Keep:
+    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and seldom needed
+
     equal = np.concatenate([counts[1:] - counts[:1] for counts in group.blocks])  # every block as many as the first
     for slack in range(group.size):  # the nearest count that the constraints allow
         for count in sorted({kept - slack, kept + slack}):

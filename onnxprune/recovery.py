@@ -104,12 +104,10 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Values:
         if not any(o in touched for o in node.outputs):
             continue
         if node.key in produced and node.op in CONTRACTING:
-            _set(
-                value,
-                keep,
-                c.axes(node.key)[_out_axis(c, node)],
-                _producer(produced[node.key], weights, c, value, means),
-            )
+            p, ids = produced[node.key], c.axes(node.key)[_out_axis(c, node)]
+            made = c.axes(p.weight)[p.axis]
+            if p.weight == node.input(1) and ids is not None and made is not None and ids.size == made.size:
+                _set(value, keep, ids, _producer(p, weights, c, value, means))
         elif node.op == "BatchNormalization":
             axes = c.axes(node.key)
             parts = [weights.value(i) for i in node.inputs[1:5]]

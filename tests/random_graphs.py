@@ -1264,6 +1264,21 @@ def same(b: Net, x: str) -> str:
     return b.op("Cast", x, to=TensorProto.FLOAT) if form == "Cast" else b.op(form, x)
 
 
+@block(2, 5)
+def by_size(b: Net, x: str) -> str:
+    """A mean written as a sum over a size that is read from the shape."""
+    axis = b.draw.integer(1, len(b.shape(x)) - 1)
+    size = b.op("Cast", b.size(x, axis), to=TensorProto.FLOAT)
+    if b.draw.chance(2):
+        return b.op("Div", x, b.op("Sqrt", size))
+    return b.op("Sub", x, b.op("Div", b.reduce("Sum", x, [axis]), size))
+
+
+LAYOUT = [  # blocks that move indices about
+    refactor, transpose, channel_shuffle, pixel_shuffle, split, cut, gather, concat, meet, maxout, mixer, pad, repeat,
+]  # fmt: skip
+
+
 # whole graphs
 
 
@@ -1303,10 +1318,11 @@ def build(draw: Draws) -> onnx.ModelProto:
     """A model from the choices of `draw`."""
     b = Net(draw)
     b.pool.append(start(b))
+    blocks = [(ranks, f) for ranks, f in BLOCKS if f in LAYOUT] if draw.chance(4) else BLOCKS
     for _ in range(draw.integer(1, 10)):
         x = draw.pick(b.pool) if draw.chance(6) else b.pool[-1]
         rank = len(b.shape(x))
-        y = draw.pick([f for ranks, f in BLOCKS if rank in ranks])(b, x)
+        y = draw.pick([f for ranks, f in blocks if rank in ranks])(b, x)
         if y != x:
             b.pool.append(y)
             if draw.chance(3):

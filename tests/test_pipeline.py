@@ -336,6 +336,13 @@ def test_targets_hold(target: Any, macs: float, params: float, steps: int, alloc
     assert max(x / limit for x, limit in zip(found, limits, strict=True)) > 0.85
 
 
+@pytest.mark.xfail(strict=True, reason="the default of --max-ratio lowers a ratio that was asked for, without a word")
+@pytest.mark.parametrize("options", [{"allocate": "global"}, {"target_macs": 0.9}])
+def test_a_ratio_above_the_default_of_the_most_is_taken(options: dict[str, Any]) -> None:
+    found = kept(prune(net(), channels=0.9, round_to=1, **options))
+    assert sum(found.values()) <= 0.1 * 72 + 1.5
+
+
 def test_a_target_that_holds_already_changes_nothing() -> None:
     assert kept(prune(net(), target_macs=1.0)) == {STEM: 16, BODY: 32, WIDE: 24}
 
@@ -408,6 +415,16 @@ def test_steps_score_again() -> None:
         ({"channels": 0.3, "input_shape": {"z": (1,)}}, "--input-shape z: no such input; the model has x"),
         ({"channels": 0.3, "input_shape": {"x": (1, 3, 8)}}, "--input-shape x:1,3,8 does not fit the model's n,3,8,8"),
         ({"channels": 0.3, "input_shape": {"x": (1, 4, 8, 8)}}, "does not fit the model's n,3,8,8"),
+        pytest.param(
+            {"channels": 0.3, "seed": -1},
+            "--seed -1: must be",
+            marks=pytest.mark.xfail(strict=True, raises=ValueError, reason="only the command line checks it"),
+        ),
+        pytest.param(
+            {"channels": 0.3, "threads": -1},
+            "--threads -1: must be",
+            marks=pytest.mark.xfail(strict=True, reason="only the command line checks it"),
+        ),
         ({"channels": 0.3, "plan": Plan({}, "none")}, "--plan replays what was chosen before"),
         ({"plan": "no/such/plan"}, "--plan no/such/plan: cannot be read (No such file or directory)"),
     ],
@@ -461,6 +478,15 @@ def test_the_report_is_what_the_file_holds(name: str, tmp_path: Path) -> None:
         assert group.kept == (result.plan.keep[group.name].sum() if group.name in result.plan.keep else group.size)
     again = prune(tmp_path / "out.onnx", channels=0.0, verify=False).report
     assert (again.before.parameters, again.before.macs) == (report.after.parameters, report.after.macs)
+
+
+@pytest.mark.xfail(strict=True, reason="a bias that compensation adds to a layer without one is not counted")
+def test_biases_that_compensation_adds_are_counted() -> None:
+    nodes = "h = Conv(x, w, b) r = Relu(h) y = Conv(r, v)"
+    proto = build(nodes, w=normal(16, 3, 3, 3) / 100, b=np.abs(normal(16)), v=normal(2, 16, 3, 3))
+    result = prune(proto, channels=0.5)
+    assert len(proto_of(result).graph.node[2].input) == 3
+    assert (result.report.after.parameters, result.report.after.macs) == count(proto_of(result))
 
 
 def test_bytes_with_external_data(tmp_path: Path) -> None:

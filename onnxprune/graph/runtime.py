@@ -35,6 +35,8 @@ def session(model: Model, *, threads: int = 0, optimize: bool = True) -> Iterato
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # sessions are timed in turn: threads of the one that rests must not spin on the cores of the other
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     levels = ort.GraphOptimizationLevel
     level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if not optimize and _integer_kernels(model):

@@ -123,8 +123,7 @@ def analyze(model: Model, input_shapes: dict[str, tuple[int, ...]] | None = None
 def couple(c: Coupling, node: Node) -> None:
     """Let the node's rule speak; without a rule, pin what it touches."""
     c.node = node
-    used = [i for i in node.inputs if i] + [o for o in node.outputs if c.readers[o]]
-    unknown = next((t for t in used if not c.complete(t)), None)
+    unknown = incomplete(c, node)
     if unknown is not None and node.op not in ("Shape", "Size", "Constant", "If", "Loop", "Scan"):
         c.pin_all(node, f"the shape of {unknown} is not known")
     elif node.op in RULES:
@@ -138,6 +137,12 @@ def couple(c: Coupling, node: Node) -> None:
         c.pin_all(node, BARRIERS[node.op])
     else:
         c.pin_all(node, "no rule for this operator")
+
+
+def incomplete(c: Coupling, node: Node) -> str | None:
+    """A tensor of the node whose shape is not known."""
+    used = [i for i in node.inputs if i] + [o for o in node.outputs if c.readers[o]]
+    return next((t for t in used if not c.complete(t)), None)
 
 
 def _readers(model: Model) -> Counter[str]:

@@ -18,19 +18,18 @@ from onnx import helper, numpy_helper
 from onnxprune.errors import InternalError
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.node import Node
-from onnxprune.graph.shapes import Array, Shapes, graph_inputs, run
+from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, run
 from onnxprune.structure.coupling import Axis, Ids
-from onnxprune.structure.groups import Analysis, Keep, weight_axes
+from onnxprune.structure.groups import Analysis, Keep, incomplete, weight_axes
 from onnxprune.structure.rules import RULES
 
-# inputs that hold shapes, axes, indices or counts: their rules rewrite them, or they follow by themselves
-SHAPE_INPUTS = {
-    "Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Resize": (1, 2, 3), "Upsample": (1,),
-    "Slice": (1, 2, 3, 4), "Gather": (1,), "Pad": (1, 3), "Tile": (1,), "Split": (1,),
-    "Squeeze": (1,), "Unsqueeze": (1,), "Range": (0, 1, 2), "ReduceSum": (1,), "ReduceMean": (1,),
-    "Loop": (0, 1), "If": (0,), "Shape": (0,), "Size": (0,), "TopK": (1,),
-    "CenterCropPad": (1,), "Col2Im": (1, 2), "OneHot": (0, 1, 2), "RandomNormal": (0,), "RandomUniform": (0,),
+# inputs that hold shapes: their rules rewrite them, or they follow by themselves
+SHAPE_INPUTS = {"Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Shape": (0,), "Size": (0,)}
+# the same, where an axis of the node shrinks
+SHRUNK_INPUTS = {
+    "Resize": (1, 2, 3), "Upsample": (1,), "Slice": (1, 2, 3, 4), "Gather": (1,), "Pad": (1, 3), "Split": (1,),
 }  # fmt: skip
+ALWAYS_OLD = {"Range", "Tile"}  # also where nothing but shapes is computed: what they make has its old size
 
 
 class Surgeon:
@@ -44,6 +43,9 @@ class Surgeon:
         self.model = analysis.model.copy()
         self.inserted: list[onnx.NodeProto] = []
         self.appended: list[onnx.NodeProto] = []
+        self.other: Shapes | None = None  # of the original with dynamic axes of other sizes
+        self.outputs = {o.name for g in graphs(self.model.proto.graph) for o in g.output}
+        self.makers = {o: p for g in graphs(analysis.model.proto.graph) for p in g.node for o in p.output if o}
         self.names = {n for g in graphs(self.model.proto.graph) for p in g.node for n in (*p.input, *p.output)}
         self.readers: Counter[str] = Counter(self.coupling.readers)
         self._slice_weights()
@@ -91,13 +93,7 @@ class Surgeon:
         if old in self.model.weights and self.readers[old] == 1:
             self._replace(old, value)
             return
-        name = self.fresh(f"{old or n.key}_pruned")
-        self.insert("Constant", [], name, value=numpy_helper.from_array(np.asarray(value, order="C"), name))
-        self.model.weights[name] = value
-        self.shapes.known[name], self.shapes.shapes[name] = value, value.shape
-        self.shapes.types[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
-        self.shapes.constant.add(name)
-        self._connect(n, slot, name)
+        self._connect(n, slot, self._constant(value, f"{old or n.key}_pruned"))
 
     def patch(self, n: Node, attribute: str, slot: int, entries: Mapping[int, int]) -> None:
         """Overwrite entries of a list of integers that is an attribute, a constant, or computed at run time."""
@@ -131,7 +127,8 @@ class Surgeon:
     def set_shape_input(self, n: Node, slot: int) -> None:
         """Entries of a target shape that no longer name the number of survivors are overwritten."""
         y = self.coupling.axes(n.output(0))
-        now = self.shapes.known.get(n.input(slot))
+        source = n.input(slot)
+        now = self.shapes.known.get(source)
         before = self.coupling.shape(n.output(0))
         if now is None or now.ndim != 1 or before is None:
             return
@@ -149,6 +146,15 @@ class Surgeon:
                 continue
             if v != size:
                 entries[i] = size
+        varying = {i: v for i, v in entries.items() if now[i] > 0 and self._varies(source, i)}
+        if varying:  # a dynamic size times a width: scaled, so that it stays dynamic
+            times, by = np.ones_like(now), np.ones_like(now)
+            for i, v in varying.items():
+                times[i], by[i] = v, now[i]
+            product, quotient = self.fresh(f"{source}_times"), self.fresh(f"{source}_resized")
+            self.insert("Mul", [source, self._constant(times, f"{source}_kept")], product)
+            self.insert("Div", [product, self._constant(by, f"{source}_full")], quotient)
+            self._connect(n, slot, quotient)
         self.patch(n, "", slot, entries)
 
     def scale_output(self, n: Node, factor: float) -> None:
@@ -180,7 +186,14 @@ class Surgeon:
 
     def _constant(self, value: Array, base: str) -> str:
         name = self.fresh(base)
-        self.insert("Constant", [], name, value=numpy_helper.from_array(np.asarray(value, order="C"), name))
+        tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        if self.shapes.opsets.get("", 1) >= 9 or value.dtype.kind == "f":
+            self.insert("Constant", [], name, value=tensor)
+        else:  # before opset 9 a Constant holds nothing but floats
+            proto = self.model.proto
+            proto.graph.initializer.append(tensor)
+            if proto.ir_version < 4:
+                proto.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, value.shape))
         self.model.weights[name] = value
         self.shapes.known[name], self.shapes.shapes[name] = value, value.shape
         self.shapes.types[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -222,7 +235,7 @@ class Surgeon:
         """Rewrite the sizes of one node, and note what has to be put around it."""
         self._freeze(node)
         rule = RULES.get(node.op)
-        if rule is not None and rule.resize is not None and any(self.coupling.axes(o) for o in node.outputs if o):
+        if rule is not None and rule.resize is not None and incomplete(self.coupling, node) is None:
             rule.resize(self, node)
         if node.key in self.shifts:
             self.shift_output(node, self.shifts[node.key])
@@ -249,14 +262,94 @@ class Surgeon:
 
     def _freeze(self, n: Node) -> None:
         """Sizes that are read as numbers (the sqrt of a width, a count to divide by) keep their old value."""
-        if n.op not in ("Constant",) and all(o in self.coupling.shapes.known for o in n.outputs if o):
+        if n.op not in ALWAYS_OLD and all(o in self.coupling.shapes.known for o in n.outputs if o):
             return
+        follows = SHAPE_INPUTS.get(n.op, ())
+        if n.op in SHRUNK_INPUTS and any(
+            self.shrinks(t, k) for t in (n.input(0), n.output(0)) for k in range(len(self.coupling.axes(t)))
+        ):
+            follows = SHRUNK_INPUTS[n.op]
         for slot, name in enumerate(n.inputs):
-            old, now = self.coupling.shapes.known.get(name), self.shapes.known.get(name)
-            if old is None or now is None or name in self.coupling.shapes.constant or old.shape != now.shape:
-                continue
-            if slot not in SHAPE_INPUTS.get(n.op, ()) and not np.array_equal(old, now):
-                self.set_input(n, slot, old)
+            if slot not in follows and self._changed(name):
+                self._connect(n, slot, self._as_before(name))
+
+    def _changed(self, name: str) -> bool:
+        """True for a number computed of shapes that the cut has changed."""
+        old, now = self.coupling.shapes.known.get(name), self.shapes.known.get(name)
+        if old is None or now is None or name in self.coupling.shapes.constant or old.shape != now.shape:
+            return False
+        return not np.array_equal(old, now)
+
+    def keep_output(self, n: Node) -> None:
+        """An output of the graph that is computed of shapes has the value that it had."""
+        for k, o in enumerate(n.outputs):
+            if o in self.outputs and self._changed(o):
+                n.proto.output[k] = n.outputs[k] = self.fresh(f"{o}_pruned")
+                self.appended.append(helper.make_node("Identity", [self._as_before(o)], [o]))
+
+    def _varies(self, name: str, index: int | None = None) -> bool:
+        """True where a value computed of shapes (or one entry of it) depends on dynamic axes of the inputs."""
+        old = self.coupling.shapes.known.get(name)
+        if old is None or name in self.coupling.shapes.constant:
+            return False
+        if self.other is None:
+            model, self.other = self.analysis.model, Shapes(self.analysis.model)
+            for info in graph_inputs(model):
+                self.other.types[info.name] = self.coupling.shapes.types.get(info.name, 1)
+                shape = self.coupling.shapes.shapes.get(info.name)
+                if shape is not None:
+                    dims = info.type.tensor_type.shape.dim
+                    self.other.shapes[info.name] = tuple(
+                        s if s is None or fixed(d) else 2 * s for s, d in zip(shape, dims, strict=True)
+                    )
+            run(self.other, model.proto.graph, lambda graph, node: None)
+        new = self.other.known.get(name)
+        if new is None or new.shape != old.shape:
+            return True
+        return not np.array_equal(old, new) if index is None else bool(old[index] != new[index])
+
+    def _as_before(self, name: str) -> str:
+        """A tensor with the value that `name` has in the original, whatever the dynamic axes: a constant, or the shape
+        arithmetic behind it once more, on the original's widths."""
+        known = self.coupling.shapes.known
+        proto = self.makers.get(name)
+        if name in self.coupling.shapes.constant or proto is None:
+            return name
+        if not self._varies(name):
+            return self._constant(known[name], f"{name}_original")
+        node = Node(proto, self.shapes.opsets.get("", 1))
+        if node.op in ("Shape", "Size"):
+            sizes = self.fresh(f"{name}_shape")
+            self.insert("Shape", [node.input(0)], sizes)
+            old = self.coupling.shape(node.input(0)) or ()
+            shrunk = [self.shrinks(node.input(0), k) for k in range(len(old))]
+            mask = np.array([0 if s else 1 for s in shrunk], np.int64)
+            plus = np.array([d if s else 0 for s, d in zip(shrunk, old, strict=True)], np.int64)
+            scaled, whole = self.fresh(f"{name}_dynamic"), self.fresh(f"{name}_original")
+            self.insert("Mul", [sizes, self._constant(mask, f"{name}_mask")], scaled)
+            self.insert("Add", [scaled, self._constant(plus, f"{name}_widths")], whole)
+            if node.op == "Size":
+                count = self.fresh(f"{name}_count")
+                self.insert("ReduceProd", [whole], count, keepdims=0)
+                return count
+            if "start" in node.attributes or "end" in node.attributes:
+                at = np.arange(len(old))[node.attr("start", 0) : node.attr("end", len(old))]
+                part = self.fresh(f"{name}_part")
+                self.insert("Gather", [whole, self._constant(at, f"{name}_at")], part)
+                return part
+            return whole
+        copy = onnx.NodeProto()
+        copy.CopyFrom(proto)
+        inputs = [self._as_before(i) if i else "" for i in node.inputs]
+        names = {o: self.fresh(f"{o}_original") for o in node.outputs if o}
+        del copy.input[:], copy.output[:]
+        copy.input.extend(inputs)
+        copy.output.extend(names.get(o, "") for o in node.outputs)
+        copy.name = self.fresh(f"{names[name]}_node")
+        self.inserted.append(copy)
+        self.readers.update(i for i in inputs if i)
+        self.shapes.step(Node(copy, self.shapes.opsets.get("", 1)))
+        return names[name]
 
 
 def prune_model(analysis: Analysis, keep: Keep, shifts: Mapping[str, Array] | None = None) -> Model:
@@ -284,6 +377,7 @@ def rewrite(s: Surgeon, graph: onnx.GraphProto) -> None:
         wanted = list(node.outputs)
         s.visit(graph, node)
         s.shapes.step(node)
+        s.keep_output(node)
         for extra in s.appended:
             s.shapes.step(Node(extra, s.shapes.opsets.get("", 1)))
         for o in wanted:
@@ -331,6 +425,10 @@ def _tidy(s: Surgeon) -> None:
         ]  # fmt: skip
         for v in stale:
             graph.value_info.remove(v)
+        for info in graph.output:  # of a body: an output of the model never shrinks
+            for k, d in enumerate(info.type.tensor_type.shape.dim):
+                if d.HasField("dim_value") and k < len(s.coupling.axes(info.name)) and s.shrinks(info.name, k):
+                    d.dim_value = s.new_size(info.name, k)
         for info in graph.input:
             if info.name in weights and info.type.tensor_type.HasField("shape"):
                 for d, size in zip(info.type.tensor_type.shape.dim, weights[info.name].shape, strict=False):
@@ -340,6 +438,8 @@ def _tidy(s: Surgeon) -> None:
                 kept = [t for t in graph.initializer if t.name != name]
                 del graph.initializer[:]
                 graph.initializer.extend(kept)
+                for info in [i for i in graph.input if i.name == name]:  # before IR version 4
+                    graph.input.remove(info)
                 del weights[name]
 
 

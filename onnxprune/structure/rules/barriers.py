@@ -7,7 +7,24 @@ from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.registry import barrier, rule
 
 
-@rule("If", "Loop", "Scan")
+@rule("If")
+def branches(c: Coupling, n: Node) -> None:
+    """an output and what both branches return for it are tied; bodies are analysed in place"""
+    for k, o in enumerate(n.outputs):
+        returned = [body.output[k].name for body in n.bodies()]
+        if not o:
+            continue
+        if all(c.complete(t) and c.shape(t) == c.shape(o) for t in (o, *returned)):
+            for t in returned:
+                for p, q in zip(c.axes(t), c.axes(o), strict=True):
+                    c.tie(p, q)
+        else:
+            for t in (o, *returned):
+                for ids in c.axes(t):
+                    c.pin(ids, "branches of If return different shapes")
+
+
+@rule("Loop", "Scan")
 def control_flow(c: Coupling, n: Node) -> None:
     """bodies are analysed in place; what enters or leaves them by name of the operator is pinned"""
     c.pin_all(n, f"passes through {n.op}")

@@ -48,7 +48,20 @@ def reshape(c: Coupling, n: Node) -> None:
     c.view(n, n.input(0), n.output(0))
 
 
-@rule("Flatten", "Squeeze", "Unsqueeze")
+def resize_squeeze(s: Surgeon, n: Node) -> None:
+    """Without axes every axis of size one goes: name them where one comes down to that."""
+    if n.op != "Squeeze" or n.attr("axes") is not None or n.input(1):
+        return
+    x = n.input(0)
+    if any(s.shrinks(x, k) and s.new_size(x, k) == 1 for k in range(len(s.coupling.axes(x)))):
+        ones = [k for k, d in enumerate(s.coupling.shape(x) or ()) if d == 1]
+        if n.opset < 13:
+            s.set_attr(n, "axes", ones)
+        else:
+            s.set_input(n, 1, np.array(ones, np.int64))
+
+
+@rule("Flatten", "Squeeze", "Unsqueeze", resize=resize_squeeze)
 def view(c: Coupling, n: Node) -> None:
     """as Reshape; the sizes follow by themselves"""
     c.view(n, n.input(0), n.output(0))
@@ -349,13 +362,16 @@ def tile(c: Coupling, n: Node) -> None:
 
 
 def resize_resize(s: Surgeon, n: Node) -> None:
-    """`sizes` holds the channels."""
-    if n.op != "Resize" or not n.input(3):
-        return
+    """`sizes` holds the channels; scales that were computed of shapes stay one."""
     rank = len(s.coupling.axes(n.output(0)))
     axes = n.attr("axes", list(range(rank)))
     shrunk = {i: s.new_size(n.output(0), k % rank) for i, k in enumerate(axes) if s.shrinks(n.output(0), k)}
-    s.patch(n, "", 3, shrunk)
+    if n.input(3):
+        s.patch(n, "", 3, shrunk)
+        return
+    slot = 1 if n.op == "Upsample" or n.opset < 11 else 2
+    if s.coupling.known(n.input(slot)) is not None:
+        s.patch(n, "", slot, dict.fromkeys(shrunk, 1))
 
 
 @rule("Resize", "Upsample", resize=resize_resize)
