@@ -23,7 +23,7 @@ from onnxprune.plan import Plan
 from onnxprune.recovery import bias_shifts
 from onnxprune.report import Cost, GroupReport, Report
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
-from onnxprune.structure.surgery import prune_model
+from onnxprune.structure.surgery import prune_model, slice_weights
 from onnxprune.structure.verify import Verification, check_recovered
 from onnxprune.structure.verify import verify as check_law
 
@@ -130,7 +130,8 @@ def prune(
     times: dict[str, Latency] = {}
     if not dry_run:
         clock("cut")
-        plain = prune_model(analysis, keep)
+        sliced = slice_weights(analysis, keep)
+        plain = prune_model(analysis, keep, sliced=sliced)
         if verify:
             clock("verify")
             checked = check_law(analysis, keep, plain, input_shapes=input_shape, seed=seed)
@@ -138,7 +139,7 @@ def prune(
         shifts = bias_shifts(analysis, keep) if chosen.recover == "bias" else {}
         if shifts:
             clock("recover")
-            pruned = prune_model(analysis, keep, shifts)
+            pruned = prune_model(analysis, keep, shifts, sliced=sliced)
             if checked is not None:
                 check_recovered(model, pruned, checked)
             notes.append(f"bias of {len(shifts)} layers compensated for the mean of what was removed")

@@ -104,10 +104,10 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Values:
         if not any(o in touched for o in node.outputs):
             continue
         if node.key in produced and node.op in CONTRACTING:
-            p, ids = produced[node.key], c.axes(node.key)[_out_axis(c, node)]
-            made = c.axes(p.weight)[p.axis]
-            if p.weight == node.input(1) and ids is not None and made is not None and ids.size == made.size:
-                _set(value, keep, ids, _producer(p, weights, c, value, means))
+            made, ids = produced[node.key], c.axes(node.key)[_out_axis(c, node)]
+            rows = c.axes(made.weight)[made.axis]  # not so where the weight is on the left, or holds outputs per group
+            if made.weight == node.input(1) and ids is not None and rows is not None and ids.size == rows.size:
+                _set(value, keep, ids, _producer(made, weights, c, value, means))
         elif node.op == "BatchNormalization":
             axes = c.axes(node.key)
             parts = [weights.value(i) for i in node.inputs[1:5]]
@@ -125,9 +125,9 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Values:
         elif (node.op in PASSING or node.op in REDUCING) and node.key in ties:
             a, b = ties[node.key]
             for _ in range(2):  # a view goes through the ids of its factors
-                for p, q in ((a, b), (b, a)):
-                    open_ = np.isnan(value[q]) & ~np.isnan(value[p]) & ~keep[q]
-                    value[q[open_]] = value[p[open_]]
+                for source, target in ((a, b), (b, a)):
+                    fresh = np.isnan(value[target]) & ~np.isnan(value[source]) & ~keep[target]
+                    value[target[fresh]] = value[source[fresh]]
     return value
 
 

@@ -370,6 +370,17 @@ class Net:
             y = self.transpose(self.dense(self.transpose(x, *perm), n), *np.argsort(perm).tolist())
         return self.act(y) if self.draw.chance(2) else y
 
+    def model(self, *outputs: str) -> onnx.ModelProto:
+        """The finished model; the first axis of the outputs is the batch."""
+        first = "batch" if self.dynamic else self.batch
+        shapes = {o: (first, *self.shape(o)[1:]) for o in outputs} | {o: self.shape(o) for o in self.aside}
+        infos = [helper.make_tensor_value_info(o, self.types[o].tensor_type.elem_type, d) for o, d in shapes.items()]
+        listed = []
+        if self.draw.chance(12):  # initializers that are inputs too, as before IR version 4
+            listed = [helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in self.weights]
+        graph = helper.make_graph(self.nodes, "random", [*self.inputs, *listed], infos, self.weights)
+        return helper.make_model(graph, opset_imports=self.imports, ir_version=10)
+
     def fits(self, *shape: int) -> bool:
         return math.prod(shape) <= LARGEST and max(shape) <= LONGEST
 
@@ -1334,15 +1345,7 @@ def build(draw: Draws) -> onnx.ModelProto:
         outputs[x if draw.chance(4) else head(b, x)] = None
     if draw.chance(10):
         outputs[b.op("ArgMax", b.pool[-1], axis=1)] = None
-    first = "batch" if b.dynamic else b.batch
-    infos = [
-        helper.make_tensor_value_info(o, b.types[o].tensor_type.elem_type, (first, *b.shape(o)[1:])) for o in outputs
-    ] + [helper.make_tensor_value_info(o, TensorProto.FLOAT, b.shape(o)) for o in b.aside]
-    listed = []
-    if draw.chance(12):  # initializers that are inputs too, as before IR version 4
-        listed = [helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in b.weights]
-    graph = helper.make_graph(b.nodes, "random", [*b.inputs, *listed], infos, b.weights)
-    model = helper.make_model(graph, opset_imports=b.imports, ir_version=10)
+    model = b.model(*outputs)
     form = draw.pick(("plain",) * 6 + ("described", "basic", "extended"))
     if form == "described":  # with the types of inner tensors stored, as many exporters do
         return onnx.shape_inference.infer_shapes(model)
@@ -1369,6 +1372,13 @@ def optimised(model: onnx.ModelProto, level: str) -> onnx.ModelProto:
 def from_seed(seed: int) -> onnx.ModelProto:
     """The model that `tools/fuzz.py` draws from this seed."""
     return build(Draws(random.Random(seed).randint))
+
+
+def simplest(opset: int = 17) -> Net:
+    """A net whose every choice is the first, to write a graph down by hand."""
+    b = Net(Draws(lambda low, high: low))
+    b.opset, b.imports = opset, [helper.make_opsetid("", opset)]
+    return b
 
 
 @st.composite

@@ -608,12 +608,16 @@ def test_a_full_disk_leaves_everything_as_it_was(words: str, folder: Path, capfd
     assert_refused(Outcome(2, printed.out, printed.err), "free some space or save elsewhere")
 
 
-@pytest.mark.parametrize("words", ["-o out.onnx", "-o net.onnx --force"])
+@pytest.mark.parametrize(
+    "words",
+    [f"net.onnx {CUT} -o out.onnx", f"net.onnx {CUT} -o net.onnx --force", "inspect net.onnx -q --json report.json"],
+)
 def test_killed_in_the_middle_of_a_save(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the model takes its place; its half-written file keeps a name of its own."""
+    """Before the new file takes its place; what is half written keeps a name of its own."""
+    Path("report.json").write_text("an older report")
     before = contents(folder)
     monkeypatch.setattr(os, "replace", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    assert in_child(lambda: cli.main(f"net.onnx {CUT} {words}".split())) == -signal.SIGKILL
+    assert in_child(lambda: cli.main(words.split())) == -signal.SIGKILL
     after = contents(folder)
     assert after | before == after
     assert all(name.endswith(".tmp") for name in after.keys() - before.keys())

@@ -379,8 +379,9 @@ def test_targets_that_make_no_sense(text: str) -> None:
 
 
 def test_parse_target() -> None:
-    found = [parse_target("-", t, 2e9) for t in ("0.7", 0.7, "70%", "300M", "1.2G", "300m", "5k", 12345, "1", " 50% ")]
-    assert found == pytest.approx([1.4e9, 1.4e9, 1.4e9, 3e8, 1.2e9, 3e8, 5e3, 12345, 2e9, 1e9])
+    words = ["0.7", 0.7, "70%", "300M", "1.2G", "300m", "5k", 12345, "1", " 50% ", "1.5B"]
+    found = [parse_target("-", word, 2e9) for word in words]
+    assert found == pytest.approx([1.4e9, 1.4e9, 1.4e9, 3e8, 1.2e9, 3e8, 5e3, 12345, 2e9, 1e9, 1.5e9])
 
 
 def test_steps_score_again() -> None:
@@ -390,6 +391,18 @@ def test_steps_score_again() -> None:
     assert any((once.plan.keep[n] != often.plan.keep[n]).any() for n in (BODY, WIDE))
     assert (once.plan.keep[STEM] == often.plan.keep[STEM]).all()  # it reads the image
     assert often.plan.settings["steps"] == 4
+
+
+def test_what_went_in_a_step_does_not_come_back() -> None:
+    """The second unit of `body` is the weakest, until the first of `stem` is gone and takes two others with it."""
+    stem = np.diag([0.1, 5, 6, 7]) + 0.01
+    body = np.array([[10, 0, 0, 0], [0, 1, 0, 0], [9, 0, 0, 0], [0, 20, 0, 0]])
+    nodes = "h = Gemm<transB = 1>(x, stem) r = Relu(h) k = Gemm<transB = 1>(r, body) t = Relu(k) y = Gemm(t, head)"
+    proto = build(nodes, "float[n,4]", "float[n,2]", stem=stem, body=body.astype(float), head=normal(4, 2))
+    plan = prune(proto, channels=0.5, steps=2, round_to=1, importance="l1").plan
+    assert not plan.keep["Gemm(h)"][0]
+    assert not plan.keep["Gemm(k)"][1]
+    assert plan.keep["Gemm(k)"].sum() == 2
 
 
 # What is refused

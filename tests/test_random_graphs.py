@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_graphs import Draws, models
+from random_graphs import Draws, models, simplest
 
 from onnxprune.allocation import ALLOCATORS, rounded
 from onnxprune.errors import VerificationError
@@ -60,6 +62,7 @@ class Outcome:
     error:   pruned against masked.
     shaky:   the error is above the limit, but so is that of the masked model with its weights rounded otherwise.
     ops:     operators of the graph; cut: those of them that touch an axis that shrank.
+    pinned:  reasons why weights cannot shrink, where no input or output of the graph is one.
     """
 
     groups: Counter[str] = field(default_factory=Counter)
@@ -68,6 +71,7 @@ class Outcome:
     shaky: bool = False
     ops: Counter[str] = field(default_factory=Counter)
     cut: Counter[str] = field(default_factory=Counter)
+    pinned: Counter[str] = field(default_factory=Counter)
 
 
 def check(proto: onnx.ModelProto, cut: Cut) -> Outcome:
@@ -86,6 +90,7 @@ def check(proto: onnx.ModelProto, cut: Cut) -> Outcome:
     if keep.all():
         check_identity(model, pruned)
     out = Outcome(Counter(g.kind for g in analysis.groups), sum(int((~k).sum()) for k in keeps.values()))
+    out.pinned.update(p.reason for p in analysis.pinned if "axis of the graph" not in p.reason)
     for node in walk_all(model.proto.graph, analysis.coupling.shapes.opsets):
         out.ops[node.op] += 1
         touched = [ids for t in (*node.inputs, *node.outputs) for ids in analysis.coupling.base.get(t, ())]
@@ -169,6 +174,38 @@ def run(proto: onnx.ModelProto) -> dict[str, np.ndarray[Any, Any]]:
         feeds[i.name] = rng.integers(0, 7, shape) if integers else rng.standard_normal(shape).astype(np.float32)
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def constant_in_a_group() -> onnx.ModelProto:
+    """A grouped convolution over a constant and a layer: no group of channels may shrink without the others."""
+    b = simplest()
+    x = b.conv(b.input((3, 4, 4)), 8, 3)
+    joined = b.op("Concat", b.param(b.normal(1, 8, 4, 4)), x, axis=1)
+    return b.model(b.conv(b.conv(joined, 8, group=2), 3))
+
+
+def described_indices() -> onnx.ModelProto:
+    """The type of a constant is stored, and the constant becomes shorter."""
+    b = simplest()
+    x = b.op("Gather", b.conv(b.input((3, 4, 4)), 8, 3), [5, 0, 3, 1, 7, 2], axis=1)
+    return onnx.shape_inference.infer_shapes(b.model(b.conv(x, 3)))
+
+
+def normalised_in_groups() -> onnx.ModelProto:
+    """onnx infers no shape for GroupNormalization: its rule has to know it without."""
+    b = simplest(opset=21)
+    x = b.conv(b.input((3, 4, 4)), 8, 3)
+    y = b.op("GroupNormalization", x, b.param(b.positive(8)), b.param(b.normal(8)), num_groups=4, shape=b.shape(x))
+    return b.model(b.conv(y, 3))
+
+
+REGRESSIONS = [(constant_in_a_group, True), (described_indices, True), (normalised_in_groups, True)]
+
+
+@pytest.mark.parametrize(("build", "shrinks"), REGRESSIONS, ids=lambda v: getattr(v, "__name__", ""))
+def test_found_before(build: Callable[[], onnx.ModelProto], shrinks: bool) -> None:
+    """Graphs on which the random ones once failed, made small."""
+    assert (check(build(), Cut()).removed > 0) == shrinks
 
 
 @st.composite

@@ -408,6 +408,8 @@ matmul("Einsum", 'g = Einsum<equation = "btc,bsc->bts">(h, h) k = MatMul(g, h)',
        form="two activations")
 matmul("Einsum", 'g = MatMul(h, w3) k = Einsum<equation = "btt->bt">(g)', "8 channels: w1:1 w3:0",
        "w3:1 pinned: Einsum with a diagonal or of unknown rank", form="diagonal", also="float[8,5] w3", w2="5,4")
+free("Einsum", "broadcast along a label", "float[5,3] x", "float[3,8] w1, float[3,1] w2, float[4,8] w3",
+     'h = MatMul(x, w1) g = MatMul(x, w2) y = Einsum<equation = "bi,bi,oi->bo">(g, h, w3)', "8 head_dim: w1:1 w3:1")
 free("Einsum", "bilinear", "float[5,3] x", "float[3,8] w1, float[3,6] w2, float[4,8,6] w3",
      'h = MatMul(x, w1) g = MatMul(x, w2) y = Einsum<equation = "bi,oij,bj->bo">(h, w3, g)', "8 channels: w1:1 w3:1",
      "6 channels: w2:1 w3:2")
@@ -468,6 +470,9 @@ conv("Squeeze", "g = GlobalAveragePool(h) k = Squeeze<axes = [2,3]>(g)", _LAST, 
 conv("Squeeze", "g = GlobalAveragePool(h) k = Squeeze(g, a)", _LAST, form="input", w2="8,4", tail=_FLAT,
      also="int64[2] a = {-1,-2}")
 conv("Squeeze", "g = GlobalAveragePool(h) k = Squeeze(g)", _LAST, form="all", w2="8,4", tail=_FLAT)
+for _opset in (12, 13):
+    conv("Squeeze", "g = GlobalAveragePool(h) k = Squeeze(g)", "2 channels: b1:0 w1:0 w2:0",
+         form=f"all, down to one channel, opset {_opset}", w1="2,3,1,1", w2="2,4", tail=_FLAT, opset=_opset)
 gemm("Unsqueeze", "k = Unsqueeze<axes = [2]>(h)", "8 channels: b1:0 w1:1 w2:1", form="attribute", opset=11, w2="4,8,1",
      tail="y = Conv(k, w2)")
 gemm("Unsqueeze", "k = Unsqueeze(h, a)", "8 channels: b1:0 w1:1 w2:1", form="input", also="int64[2] a = {-1,2}",
@@ -633,6 +638,10 @@ conv("Resize", "k = Resize(h, , s)", form="scales", also="float[4] s = {1,1,2,2}
 conv("Resize", "k = Resize(h, s)", form="scales, opset 10", opset=10, also="float[4] s = {1,1,2,2}")
 conv("Resize", "t = Shape(h) p = Slice(t, i, n) s = Concat<axis = 0>(p, q) k = Resize(h, , , s)", form="computed sizes",
      also="int64[1] i = {0}, int64[1] n = {2}, int64[2] q = {9,9}")
+conv("Resize", "t = Shape(h) c = Cast<to = 1>(t) s = Div(n, c) k = Resize(h, , s)", form="computed scales",
+     also="float[4] n = {2,8,12,12}")
+conv("Upsample", "t = Shape(h) c = Cast<to = 1>(t) s = Div(n, c) k = Upsample(h, s)", form="computed scales", opset=9,
+     also="float[4] n = {2,8,12,12}")
 conv("Resize", "k = Resize<axes = [2,3]>(h, , , s)", form="sizes of two axes", opset=18, also="int64[2] s = {12,9}")
 conv("Resize", "k = Resize<axes = [3,1,2]>(h, , , s)", form="sizes of permuted axes", opset=18,
      also="int64[3] s = {12,8,9}")
@@ -692,6 +701,9 @@ for _op in "ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp".split()
          also="float one = {1}, int64[2] a = {2,3}")
 free("ReduceSum", "axes at run time", "float[2,3,6,6] x, int64[1] a", "float[8,3,1,1] w1",
      "h = Conv(x, w1) k = ReduceSum(h, a) y = Neg(k)", "w1:0 pinned: the shape of k is not known")
+conv("ReduceMean", "i = Cast<to = 6>(h) m = ReduceMean(i, a) y = Cast<to = 1>(m)",
+     "w1:0 pinned: a mean of integers, which cannot keep its divisor", form="channels, of integers", tail="",
+     also="int64[1] a = {1}")
 conv("ReduceMean", "m = ReduceMean(h, a) k = Sub(h, m)", "8 hidden: b1:0 w1:0 w2:1", form="centred over C",
      also="int64[1] a = {1}")
 matmul("ReduceMean",
@@ -780,6 +792,7 @@ for _op, _attrs in (
     conv(_op, f"k = {_op}{_attrs}(h)")
 conv("MaxPool", "k, i = MaxPool<kernel_shape = [2,2]>(h)", "w1:0 pinned: MaxPool indices count across channels",
      form="indices", outputs="float[] y, int64[] i")
+conv("MaxPool", "k, i = MaxPool<kernel_shape = [2,2]>(h)", form="indices that nobody reads")
 for _op in ("ArgMax", "ArgMin"):
     conv(_op, f"i = {_op}<axis = 2>(h) k = Cast<to = 1>(i)", form="rows")
     conv(_op, f"i = {_op}<axis = -1, keepdims = 0>(h) k = Cast<to = 1>(i)", form="columns, no keepdims", w2="4,8,1")
@@ -845,6 +858,15 @@ for _op, _call, _also in (
     free(_op, "the batch is made by a layer", "float[3,64] x", f"float[8,3] w1, int64[4] s = {{8,4,4,4}}, "
          f"int64[1] a = {{0}}{', ' * bool(_also)}{_also}",
          f"g = MatMul(w1, x) h = Reshape(g, s) k = {_call} y = ReduceSum(k, a)", "8 channels: w1:0")
+
+for _op, _call, _also, _reason in (
+    ("GridSample", "GridSample(h, p)", "float[8,4,5,2] p", "sampled on a grid"),
+    ("DeformConv", "DeformConv(h, w2, p)", "float[4,4,2,2] w2, float[8,8,3,3] p",
+    "offsets of a deformable convolution"),
+):
+    free(_op, "the batch is made by a layer", "float[3,64] x", f"float[8,3] w1, int64[4] s = {{8,4,4,4}}, "
+         f"int64[1] a = {{0}}, {_also}", f"g = MatMul(w1, x) h = Reshape(g, s) k = {_call} y = ReduceSum(k, a)",
+         f"w1:0 pinned: {_reason}")
 
 # 8-bit values
 
@@ -942,22 +964,23 @@ _WEIGHTS = "float[8,3,1,1] w1, float[4,8,1,1] w2, float[4,8,1,1] w3"
 free("If", "captures", "float[2,3,6,6] x, bool c", _WEIGHTS, """h = Conv(x, w1)
      y = If<then_branch = t () => (float[2,4,6,6] p) { p = Conv(h, w2) },
             else_branch = e () => (float[2,4,6,6] q) { r = Relu(h) q = Conv(r, w3) }>(c)""",
-     "8 channels: w1:0 w2:1 w3:1", "w2:0 pinned: enters or leaves a body of If",
-     "w3:0 pinned: enters or leaves a body of If")
+     "8 channels: w1:0 w2:1 w3:1")
 free("If", "captures, the other branch runs", "float[2,3,6,6] x, bool c", _WEIGHTS, """h = Conv(x, w1) d = Not(c)
      y = If<then_branch = t () => (float[2,4,6,6] p) { p = Conv(h, w2) },
             else_branch = e () => (float[2,4,6,6] q) { r = Relu(h) q = Conv(r, w3) }>(d)""",
-     "8 channels: w1:0 w2:1 w3:1", "w2:0 pinned: enters or leaves a body of If",
-     "w3:0 pinned: enters or leaves a body of If")
+     "8 channels: w1:0 w2:1 w3:1")
 free("If", "passes on", "float[2,3,6,6] x, bool c", _WEIGHTS, """h = Conv(x, w1)
      k = If<then_branch = t () => (float[2,8,6,6] p) { p = Relu(h) },
-            else_branch = e () => (float[2,8,6,6] q) { q = Neg(h) }>(c) y = Conv(k, w2)""",
-     "w1:0 pinned: enters or leaves a body of If")
+            else_branch = e () => (float[2,8,6,6] q) { q = Neg(h) }>(c) y = Conv(k, w2)""", "8 channels: w1:0 w2:1")
+free("If", "branches of different shapes", "float[2,3,6,6] x, bool c", "float[8,3,1,1] w1, int64[1] a = {1}",
+     """h = Conv(x, w1)
+     k = If<then_branch = t () => (float[2,8,6,6] p) { p = Relu(h) },
+            else_branch = e () => (float[2,1,6,6] q) { q = ReduceSum(h, a) }>(c) y = ReduceSum(k, a)""",
+     "w1:0 pinned: branches of If return different shapes")
 free("If", "holds both layers", "float[2,3,6,6] x, bool c", _WEIGHTS, """
      y = If<then_branch = t () => (float[2,4,6,6] p) { h = Conv(x, w1) r = Relu(h) p = Conv(r, w2) },
             else_branch = e () => (float[2,4,6,6] q) { i = Conv(x, w1) j = Neg(i) q = Conv(j, w3) }>(c)""",
-     "8 channels: w1:0 w2:1 w3:1", "w2:0 pinned: enters or leaves a body of If",
-     "w3:0 pinned: enters or leaves a body of If")
+     "8 channels: w1:0 w2:1 w3:1")
 free("Loop", "captures, and holds both layers", "float[2,3,6,6] x, bool c",
      f"{_WEIGHTS}, float[8,4,1,1] w4, int64 n = {{3}}",
      """h = Conv(x, w1) z = Conv(h, w2)
@@ -996,7 +1019,8 @@ def reference_error(analysis: Analysis, keep: Keep, pruned: Model) -> float:
     model = analysis.model
     feeds = random_feeds(model, analysis.coupling.shapes, next(concrete_inputs(model)))
     models = (masked_model(analysis, keep), pruned)
-    expected, found = (np.asarray(ReferenceEvaluator(to_proto(m)).run(None, feeds)[0]) for m in models)
+    values: list[Any] = [ReferenceEvaluator(to_proto(m)).run(None, feeds) for m in models]
+    expected, found = (np.asarray(v[0]) for v in values)
     assert expected.shape == found.shape
     return float(np.abs(expected - found).max() / np.abs(expected).max())
 
@@ -1132,6 +1156,14 @@ def found(weights: str, nodes: str, x: str = "float[2,3,6,6] x") -> tuple[str, .
 def test_heads_win_over_the_dimensions_inside_a_head() -> None:
     model = build(text("float[2,5,3] x", ATTENTION_WEIGHTS.replace("0,0,4,2", "0,0,2,4"), ATTENTION))
     assert describe(analyze(load(model))) == ("2 heads: wk:1x4 wo:0x4 wq:1x4 wv:1x4",)
+
+
+def test_heads_that_are_pinned_leave_the_dimensions_inside_a_head() -> None:
+    source = text("float[2,5,3] x", ATTENTION_WEIGHTS, ATTENTION, outputs="float[] y, float[] s")
+    analysis = analyze(load(build(source)))
+    assert describe(analysis) == ("2 head_dim: wk:1x4 wq:1x4", "2 head_dim: wo:0x4 wv:1x4")
+    keep = shrink(analysis, ("head_dim",))
+    assert verify(analysis, keep, prune_model(analysis, keep)).error <= 1e-5
 
 
 def test_without_heads_the_finer_factor_of_a_shuffle_lives() -> None:

@@ -173,6 +173,12 @@ def report(outcomes: list[Outcome], failures: dict[str, list[int]], seconds: flo
     for k in range(0, len(cells), 4):
         operators.add_row(*[text for cell in cells[k : k + 4] for text in cell])
     console.print(operators)
+    reasons = Table(title="why weights stay, other than inputs and outputs")
+    reasons.add_column("reason")
+    reasons.add_column("count", justify="right")
+    for reason, n in sum((o.pinned for o in outcomes), Counter()).most_common(15):
+        reasons.add_row(reason, f"{n:,}")
+    console.print(reasons)
     for kind, seeds in failures.items():
         console.print(f"[red]{len(seeds)}[/red] {kind}: seeds {seeds[:8]}", highlight=False)
 

@@ -107,7 +107,7 @@ def cost_model(
             a = node.input(MATMULS.get(node.op, (0, 1))[0])
             if not axes(a):
                 continue
-            k = 0 if node.attr("transA", 0) and len(axes(a)) == 2 else -1
+            k = -2 if node.attr("transA", 0) and len(axes(a)) > 1 else -1
             factor = math.prod(d for d, ids in zip(shape, axes(y), strict=True) if ids is None and d is not None)
             macs.append(product(node.label, factor, [*((i, 1) for i in axes(y)), sized(a, k)]))
         elif node.op == "Einsum" and "." not in node.attr("equation", "."):
@@ -118,10 +118,11 @@ def cost_model(
                     labels[label] = ids if ids is not None else labels.get(label)
             macs.append(product(node.label, 1.0, [(i, 1) for i in labels.values()]))
         elif node.op in GATES:
-            steps, directions = shape[0] or 1, (shapes.shapes.get(node.input(1)) or (1,))[0] or 1
-            batch = (shapes.shapes.get(node.input(0)) or (1, 1))[1] or 1
+            steps, batch, *_ = shapes.shapes.get(node.input(0)) or (1, 1)
+            directions = (shapes.shapes.get(node.input(1)) or (1,))[0] or 1
             for w in node.inputs[1:3]:
-                macs.append(product(node.label, float(steps * batch * directions), [sized(w, 1), sized(w, 2)]))
+                factor = (steps or 1) * (batch or 1) * directions
+                macs.append(product(node.label, float(factor), [sized(w, 1), sized(w, 2)]))
     parameters = []
     for name, weight in shapes.model.weights.items():
         if name in statistics or not _trained(weight):

@@ -82,6 +82,17 @@ class Shapes:
                 self._set(o, inferred[o])
             if o not in self.shapes and o in self._declared:
                 self._set(o, self._declared[o])
+        if node.op == "Reshape" and not self._fits(node):
+            self.problems.append(f"{node.label}: {node.output(0)} does not hold as many elements as {node.input(0)}")
+
+    def _fits(self, node: Node) -> bool:
+        x, y = self.shapes.get(node.input(0), (None,)), self.shapes.get(node.output(0), (None,))
+        return None in x or None in y or math.prod(d or 0 for d in x) == math.prod(d or 0 for d in y)
+
+    def forget_declared(self, names: Iterable[str]) -> None:
+        """Declared shapes of these tensors hold no longer."""
+        for name in names:
+            self._declared.pop(name, None)
 
     def _set(self, name: str, value: onnx.TypeProto) -> None:
         t = value.tensor_type

@@ -124,19 +124,19 @@ def couple(c: Coupling, node: Node) -> None:
     """Let the node's rule speak; without a rule, pin what it touches."""
     c.node = node
     unknown = incomplete(c, node)
-    if unknown is not None and node.op not in ("Shape", "Size", "Constant", "If", "Loop", "Scan"):
+    if node.op in BARRIERS:
+        c.pin_all(node, BARRIERS[node.op])
+    elif node.op not in RULES:
+        c.pin_all(node, "no rule for this operator")
+    elif unknown is not None and node.op not in ("Shape", "Size", "Constant", "If", "Loop", "Scan"):
         c.pin_all(node, f"the shape of {unknown} is not known")
-    elif node.op in RULES:
+    else:
         try:
             RULES[node.op].couple(c, node)
         except Computed as e:
             c.pin_all(node, str(e))
         except (IndexError, TypeError, ValueError) as e:  # ranks and attributes that contradict each other
             c.pin_all(node, f"malformed for its rule: {e}")
-    elif node.op in BARRIERS:
-        c.pin_all(node, BARRIERS[node.op])
-    else:
-        c.pin_all(node, "no rule for this operator")
 
 
 def incomplete(c: Coupling, node: Node) -> str | None:

@@ -35,7 +35,9 @@ ALWAYS_OLD = {"Range", "Tile"}  # also where nothing but shapes is computed: wha
 class Surgeon:
     """The state of one cut; rules reach it through the methods below."""
 
-    def __init__(self, analysis: Analysis, keep: Keep, shifts: Mapping[str, Array]) -> None:
+    def __init__(
+        self, analysis: Analysis, keep: Keep, shifts: Mapping[str, Array], sliced: Mapping[str, Array]
+    ) -> None:
         self.analysis = analysis
         self.shifts = shifts
         self.coupling = analysis.coupling
@@ -48,8 +50,11 @@ class Surgeon:
         self.makers = {o: p for g in graphs(analysis.model.proto.graph) for p in g.node for o in p.output if o}
         self.names = {n for g in graphs(self.model.proto.graph) for p in g.node for n in (*p.input, *p.output)}
         self.readers: Counter[str] = Counter(self.coupling.readers)
-        self._slice_weights()
+        self.model.weights.update(sliced)
         self.shapes = Shapes(self.model)
+        self.shapes.forget_declared(
+            name for name, axes in self.coupling.base.items() if any(self.shrinks(name, k) for k in range(len(axes)))
+        )
         for info in graph_inputs(self.model):
             if info.name in self.coupling.shapes.shapes:
                 self.shapes.shapes[info.name] = self.coupling.shapes.shapes[info.name]
@@ -213,24 +218,6 @@ class Surgeon:
         self.model.weights[name] = value
         self.shapes.known[name], self.shapes.shapes[name] = value, value.shape
 
-    def _slice_weights(self) -> None:
-        for name, w in self.model.weights.items():
-            if name not in self.coupling.base:
-                continue
-            keeps = [(axis, ids, self.alive[ids]) for axis, ids in weight_axes(self.coupling, name)]
-            keeps = [k for k in keeps if not k[2].all()]
-            if not keeps:
-                continue
-            grouped = self.coupling.grouped.get(name)
-            if grouped is not None:
-                self.model.weights[name] = _slice_grouped(
-                    w, self.alive[self.coupling.axes(name)[0]], self.alive[grouped]
-                )
-                continue
-            for axis, _, kept in keeps:
-                w = np.take(w, np.flatnonzero(kept), axis)
-            self.model.weights[name] = w
-
     def visit(self, graph: onnx.GraphProto, node: Node) -> None:
         """Rewrite the sizes of one node, and note what has to be put around it."""
         self._freeze(node)
@@ -264,7 +251,7 @@ class Surgeon:
         """Sizes that are read as numbers (the sqrt of a width, a count to divide by) keep their old value."""
         if n.op not in ALWAYS_OLD and all(o in self.coupling.shapes.known for o in n.outputs if o):
             return
-        follows = SHAPE_INPUTS.get(n.op, ())
+        follows: tuple[int, ...] = SHAPE_INPUTS.get(n.op, ())
         if n.op in SHRUNK_INPUTS and any(
             self.shrinks(t, k) for t in (n.input(0), n.output(0)) for k in range(len(self.coupling.axes(t)))
         ):
@@ -352,13 +339,40 @@ class Surgeon:
         return names[name]
 
 
-def prune_model(analysis: Analysis, keep: Keep, shifts: Mapping[str, Array] | None = None) -> Model:
+def slice_weights(analysis: Analysis, keep: Keep) -> dict[str, Array]:
+    """The weights that shrink without the ids that are False in `keep`, bool `(ids,)`."""
+    c = analysis.coupling
+    sliced: dict[str, Array] = {}
+    for name, w in analysis.model.weights.items():
+        kept = [(axis, keep[ids]) for axis, ids in weight_axes(c, name)] if name in c.base else []
+        if all(k.all() for _, k in kept):
+            continue
+        if name in c.grouped:
+            out = c.axes(name)[0]
+            assert out is not None
+            sliced[name] = _slice_grouped(w, keep[out], keep[c.grouped[name]])
+            continue
+        for axis, k in kept:
+            if not k.all():
+                w = np.take(w, np.flatnonzero(k), axis)
+        sliced[name] = w
+    return sliced
+
+
+def prune_model(
+    analysis: Analysis,
+    keep: Keep,
+    shifts: Mapping[str, Array] | None = None,
+    *,
+    sliced: Mapping[str, Array] | None = None,
+) -> Model:
     """A new model without the ids that are False in `keep`, bool `(ids,)`.
 
     shifts: node key -> what is added to its bias, `(out channels of the original,)`; see `recovery.bias_shifts`.
+    sliced: what `slice_weights` gave, where several models share it.
     Raises `InternalError` where a shape does not come out as the number of survivors.
     """
-    surgeon = Surgeon(analysis, keep, shifts or {})
+    surgeon = Surgeon(analysis, keep, shifts or {}, slice_weights(analysis, keep) if sliced is None else sliced)
     rewrite(surgeon, surgeon.model.proto.graph)
     _tidy(surgeon)
     return surgeon.model

@@ -82,6 +82,10 @@ def _mask(analysis: Analysis, keep: Keep, proto: onnx.NodeProto, consume: Consum
         tensor = numpy_helper.from_array(np.asarray(value, order="C"), out + suffix)
         return helper.make_node("Constant", [], [out + suffix], value=tensor)
 
+    if dtype in (np.float32, np.float64) and analysis.coupling.shapes.opsets.get("", 1) >= 9:
+        # what is removed may be no number (of a constant channel, normalised), which times zero is none either
+        choice = helper.make_node("Where", [out + ":m", current, out + ":z"], [out])
+        return [constant(alive, ":m"), constant(np.zeros((), dtype), ":z"), choice]
     if dtype.kind not in "iu":
         return [constant(alive.astype(dtype), ":m"), helper.make_node("Mul", [current, out + ":m"], [out])]
     nodes = [constant(alive, ":m"), helper.make_node("Cast", [current], [out + ":i"], to=onnx.TensorProto.INT32)]

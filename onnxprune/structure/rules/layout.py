@@ -401,9 +401,10 @@ def first_axes(count: int, reason: str) -> Couple:
             return
         for p, q in zip(x[:count], y[:count], strict=True):
             c.tie(p, q)
-        for t in (*n.inputs[1:], *n.outputs[1:]):
-            for ids in c.axes(t) if t else []:
+        for grid in n.inputs[1:]:
+            for ids in c.axes(grid):
                 c.pin(ids, reason)
+            c.tie(x[0], c.axes(grid)[0])
         for ids in (*x[count:], *y[count:]):
             c.pin(ids, reason)
 

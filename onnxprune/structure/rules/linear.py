@@ -136,9 +136,10 @@ def deform_conv(c: Coupling, n: Node) -> None:
         c.pin_all(n, "grouped deformable convolution")
         return
     X, W, Y = c.axes(n.input(0)), c.axes(n.input(1)), c.axes(n.output(0))
-    for name in (n.input(2), n.input(4)):
-        for axis in c.axes(name) if name else []:
+    for name in filter(None, (n.input(2), n.input(4))):
+        for axis in c.axes(name):
             c.pin(axis, "offsets of a deformable convolution")
+        c.tie(X[0], c.axes(name)[0])
     for axis in (*X[2:], *Y[2:], *W[2:]):
         c.pin(axis, SPATIAL)
     c.tie(X[0], Y[0])
@@ -268,9 +269,10 @@ def einsum(c: Coupling, n: Node) -> None:
             if ids is not None:
                 c.tie(ids, axes.setdefault(label, ids))
     for label in axes:
-        first = next((i for i, t in enumerate(terms) if label in t), None)
-        if label not in right and first is not None:
-            c.consume(n, first, terms[first].index(label))
+        if label not in right:  # one operand is enough, but not one that is broadcast along the label
+            places = ((i, t.index(label)) for i, t in enumerate(terms) if label in t)
+            i, k = next((i, k) for i, k in places if c.axes(n.inputs[i])[k] is not None)
+            c.consume(n, i, k)
     constant = [c.is_constant(i) for i in n.inputs]
     for i, labels in enumerate(terms):
         for label in labels if constant[i] else "":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx import helper
+
 from onnxprune.graph.node import Node
 from onnxprune.structure.coupling import Coupling, Ids
 from onnxprune.structure.rules.elementwise import broadcast_together
@@ -61,6 +63,10 @@ def reduce_mean(c: Coupling, n: Node) -> None:
     """reduced axes are consumers; the mean keeps its original divisor"""
     axes = couple_reduce(c, n)
     x = c.axes(n.input(0))
+    if helper.tensor_dtype_to_np_dtype(c.shapes.types.get(n.input(0), 1)).kind in "iu":
+        for k in axes:
+            c.pin(x[k], "a mean of integers, which cannot keep its divisor")
+        return
     c.means[n.output(0)] = [ids for k in axes if (ids := x[k]) is not None]
     for k in axes:
         c.consume(n, 0, k)
@@ -227,7 +233,7 @@ def pool(c: Coupling, n: Node) -> None:
         c.tie(x[1], y[1])
         for ids in (*x[2:], *y[2:]):
             c.pin(ids, "a spatial axis of a convolution or pooling")
-    if len(n.outputs) > 1 and n.output(1) and n.op == "MaxPool":
+    if n.op == "MaxPool" and c.readers[n.output(1)]:
         c.pin(x[1], "MaxPool indices count across channels")
 
 
