@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxprune.allocation import ALLOCATORS, MAX_RATIO, ROUND_TO, Keeps, matches, ratios, search
 from onnxprune.errors import NothingToPrune, OptionError
-from onnxprune.graph.cost import CostModel, cost_model
+from onnxprune.graph.cost import CostModel, cost_model, trained
 from onnxprune.graph.io import Model, load, save, weight_bytes
 from onnxprune.graph.node import walk_all
 from onnxprune.graph.runtime import Latency, latency, random_feeds
@@ -92,12 +92,12 @@ def prune(
     """
     pairs = list(ratio.items()) if isinstance(ratio, Mapping) else list(ratio)
     targets = {"macs": target_macs, "params": target_params}
-    _check_options(importance, allocate, recover, round_to, max_ratio, steps)
+    _check_options(importance, allocate, recover, round_to, max_ratio, steps, seed, threads)
     asked = channels is not None or pairs or any(t is not None for t in targets.values())
     if plan is None and not asked:
         raise OptionError("nothing to do: say how much with --channels 0.3, --target-macs 70%, --ratio or --plan")
-    if plan is not None and asked:
-        raise OptionError("--plan replays what was chosen before; leave out --channels, --ratio and targets")
+    if plan is not None and (asked or ignore):
+        raise OptionError("--plan replays what was chosen before; leave out --channels, --ratio, --ignore and targets")
 
     clock = _Clock(progress)
     clock("load")
@@ -170,7 +170,14 @@ class _Clock:
 
 
 def _check_options(
-    importance: str, allocate: str, recover: str, round_to: int, max_ratio: float | None, steps: int
+    importance: str,
+    allocate: str,
+    recover: str,
+    round_to: int,
+    max_ratio: float | None,
+    steps: int,
+    seed: int,
+    threads: int,
 ) -> None:
     for option, value, allowed in (
         ("importance", importance, CRITERIA),
@@ -183,6 +190,9 @@ def _check_options(
         raise OptionError(f"--round-to {round_to}: must be 1 (off) or more")
     if max_ratio is not None and not 0 < max_ratio < 1:
         raise OptionError(f"--max-ratio {max_ratio:g} is not a fraction in (0, 1)")
+    for name, given in (("seed", seed), ("threads", threads)):
+        if given < 0:
+            raise OptionError(f"--{name} {given}: must be 0 or more")
     if steps < 1:
         raise OptionError(f"--steps {steps}: must be 1 or more")
 
@@ -250,7 +260,9 @@ def _choose(
     fixed = None if channels == "auto" else channels
     wanted = ratios(groups, channels=fixed, ratio=pairs, ignore=ignore)
     held = {g.name for g in groups if any(matches(g, glob) for glob, _ in pairs) or any(matches(g, i) for i in ignore)}
-    cap = max_ratio if max_ratio is not None else (MAX_RATIO if limits or allocate == "global" else 1.0)
+    asked = max(wanted.values(), default=0.0)  # what was asked for is no surprise
+    default = max(MAX_RATIO, asked) if limits or allocate == "global" else 1.0
+    cap = default if max_ratio is None else max_ratio
     keeps: Keeps = {g.name: np.ones(g.size, bool) for g in groups}
     for step in range(1, steps + 1):
         share = step / steps
@@ -348,7 +360,9 @@ def _report(
         round(costs.parameters(whole)), round(costs.macs(whole)), file_bytes(model, model.path), times.get("before")
     )
     after_bytes = file_bytes(pruned, None) if pruned is not None else None
-    after = Cost(round(costs.parameters(keep)), round(costs.macs(keep)), after_bytes, times.get("after"))
+    added = () if pruned is None else (w for n, w in pruned.weights.items() if n not in model.weights and trained(w))
+    parameters = round(costs.parameters(keep)) + sum(w.size for w in added)
+    after = Cost(parameters, round(costs.macs(keep)), after_bytes, times.get("after"))
     groups = tuple(
         GroupReport(g.name, g.kind, g.size, int(plan.keep[g.name].sum()) if g.name in plan.keep else g.size, g.nodes)
         for g in analysis.of_kind(KIND)

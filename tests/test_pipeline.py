@@ -336,11 +336,10 @@ def test_targets_hold(target: Any, macs: float, params: float, steps: int, alloc
     assert max(x / limit for x, limit in zip(found, limits, strict=True)) > 0.85
 
 
-@pytest.mark.xfail(strict=True, reason="the default of --max-ratio lowers a ratio that was asked for, without a word")
 @pytest.mark.parametrize("options", [{"allocate": "global"}, {"target_macs": 0.9}])
 def test_a_ratio_above_the_default_of_the_most_is_taken(options: dict[str, Any]) -> None:
     found = kept(prune(net(), channels=0.9, round_to=1, **options))
-    assert sum(found.values()) <= 0.1 * 72 + 1.5
+    assert sum(found.values()) <= 0.1 * 72 + len(found)  # every group keeps whole units
 
 
 def test_a_target_that_holds_already_changes_nothing() -> None:
@@ -428,16 +427,8 @@ def test_what_went_in_a_step_does_not_come_back() -> None:
         ({"channels": 0.3, "input_shape": {"z": (1,)}}, "--input-shape z: no such input; the model has x"),
         ({"channels": 0.3, "input_shape": {"x": (1, 3, 8)}}, "--input-shape x:1,3,8 does not fit the model's n,3,8,8"),
         ({"channels": 0.3, "input_shape": {"x": (1, 4, 8, 8)}}, "does not fit the model's n,3,8,8"),
-        pytest.param(
-            {"channels": 0.3, "seed": -1},
-            "--seed -1: must be",
-            marks=pytest.mark.xfail(strict=True, raises=ValueError, reason="only the command line checks it"),
-        ),
-        pytest.param(
-            {"channels": 0.3, "threads": -1},
-            "--threads -1: must be",
-            marks=pytest.mark.xfail(strict=True, reason="only the command line checks it"),
-        ),
+        ({"channels": 0.3, "seed": -1}, "--seed -1: must be"),
+        ({"channels": 0.3, "threads": -1}, "--threads -1: must be"),
         ({"channels": 0.3, "plan": Plan({}, "none")}, "--plan replays what was chosen before"),
         ({"plan": "no/such/plan"}, "--plan no/such/plan: cannot be read (No such file or directory)"),
     ],
@@ -493,7 +484,6 @@ def test_the_report_is_what_the_file_holds(name: str, tmp_path: Path) -> None:
     assert (again.before.parameters, again.before.macs) == (report.after.parameters, report.after.macs)
 
 
-@pytest.mark.xfail(strict=True, reason="a bias that compensation adds to a layer without one is not counted")
 def test_biases_that_compensation_adds_are_counted() -> None:
     nodes = "h = Conv(x, w, b) r = Relu(h) y = Conv(r, v)"
     proto = build(nodes, w=normal(16, 3, 3, 3) / 100, b=np.abs(normal(16)), v=normal(2, 16, 3, 3))

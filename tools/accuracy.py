@@ -13,6 +13,8 @@ from typing import Any
 
 import common
 
+import onnxprune.importance
+
 REAL = (
     "mobilenetv2_100_224_imagenet", "mobilenetv1_075_192_imagenet", "squeezenet10_imagenet_fp32", "resnet20_cifar10",
     "resnet56_cifar10",
@@ -64,7 +66,7 @@ def prune(path: str, out: str, channels: float, options: dict[str, Any]) -> list
 def main() -> None:
     p = common.parser(__doc__, rival=True)
     p.add_argument("--channels", type=float, action="append", metavar="R", help="repeatable (default 0.1 and 0.3)")
-    p.add_argument("--importance", action="append", metavar="NAME", help="criteria to compare, repeatable (default l2)")
+    p.add_argument("--importance", action="append", metavar="NAME", help="criteria, repeatable (default: path)")
     p.add_argument("--recover", action="append", metavar="NAME", help="repeatable (default none and bias)")
     p.add_argument("--allocate", default="uniform", metavar="NAME", help="default uniform")
     p.add_argument("--round-to", type=int, default=1, metavar="N", help="default 1")
@@ -72,7 +74,8 @@ def main() -> None:
     p.add_argument("--only", default="*", metavar="GLOB", help="only models whose name matches")
     p.add_argument("--no-onnxsim", action="store_true", help="leave the rival out")
     args = p.parse_args()
-    variants = [(i, r) for i in args.importance or ["l2"] for r in args.recover or ["none", "bias"]]
+    criteria = args.importance or [onnxprune.importance.DEFAULT]
+    variants = [(i, r) for i in criteria for r in args.recover or ["none", "bias"]]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         out = Path(folder) / "out.onnx"

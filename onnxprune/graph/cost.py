@@ -125,7 +125,7 @@ def cost_model(
                 macs.append(product(node.label, float(factor), [sized(w, 1), sized(w, 2)]))
     parameters = []
     for name, weight in shapes.model.weights.items():
-        if name in statistics or not _trained(weight):
+        if name in statistics or not trained(weight):
             continue
         mine = axes(name) or [None] * weight.ndim  # no node reads it: nothing shrinks
         counted = [(a, 1) for a in mine]
@@ -138,6 +138,6 @@ def cost_model(
     return CostModel(tuple(macs), tuple(parameters))
 
 
-def _trained(weight: Array) -> bool:
+def trained(weight: Array) -> bool:
     """Floats and 8-bit or narrower integers are parameters; shapes, indices and flags are not."""
     return weight.dtype.kind in "fV" or (weight.dtype.kind in "iu" and weight.dtype.itemsize == 1)

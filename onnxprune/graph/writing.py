@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import re
 import secrets
@@ -85,7 +86,17 @@ def _replace(path: Path, proto: ModelProto, beside: Large) -> None:
         _rename(target, path, mode)
         made.clear()
         _flush_folder(path.parent)
-        _discard(path.with_name(name) for name in stale)
+        _discard(path.with_name(name) for name in stale if not _used_elsewhere(path, name))
+
+
+def _used_elsewhere(path: Path, name: str) -> bool:
+    """True where another model of the folder names the data file: a copy of the model that is replaced, for one."""
+    for other in path.parent.glob("*.onnx"):
+        if other.is_file() and other.stat().st_size and not other.samefile(path):
+            with other.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if content.find(name.encode()) >= 0:
+                    return True
+    return False
 
 
 def _write_data(file: BinaryIO, large: Large) -> str:

@@ -135,7 +135,7 @@ class Surgeon:
         source = n.input(slot)
         now = self.shapes.known.get(source)
         before = self.coupling.shape(n.output(0))
-        if now is None or now.ndim != 1 or before is None:
+        if now is None or now.ndim != 1 or before is None or len(y) != len(before):
             return
         x = self.shapes.shapes.get(n.input(0), ())
         offset = len(y) - now.size
@@ -242,7 +242,7 @@ class Surgeon:
             self.appended.append(helper.make_node("Add", [inner, bias], [n.output(0)], name=name))
             n.proto.output[0] = n.outputs[0] = inner
         elif not n.input(2):
-            self.set_input(n, 2, shift.astype(dtype))
+            self.set_input(n, 2, (shift / float(n.attr("beta", 1.0))).astype(dtype))
         elif n.input(2) in self.model.weights:
             old = self.model.weights[n.input(2)].astype(np.float64)
             self.set_input(n, 2, (old + shift / float(n.attr("beta", 1.0))).astype(dtype))

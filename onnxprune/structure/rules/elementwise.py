@@ -57,7 +57,7 @@ def broadcast(c: Coupling, n: Node) -> None:
         for k, ids in enumerate(c.axes(inputs.pop())):
             if ids is not None:
                 c.tie(ids, x[first + k])
-    broadcast_together(c, inputs, [o for o in n.outputs if c.readers[o]])
+    broadcast_together(c, inputs, [n.output(0)])
 
 
 def resize_bias(s: Surgeon, n: Node) -> None:
@@ -76,4 +76,4 @@ def image_scaler(c: Coupling, n: Node) -> None:
 @rule(*FIRST_ONLY)
 def first_input(c: Coupling, n: Node) -> None:
     """every axis of the first input is tied to the outputs'"""
-    broadcast_together(c, [n.input(0)], [o for o in n.outputs if c.readers[o]])
+    broadcast_together(c, [n.input(0)], [n.output(0), *(o for o in n.outputs[1:] if c.readers[o])])
