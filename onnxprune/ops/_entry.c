@@ -1,0 +1,634 @@
+/* The custom operators of domain onnxprune, as onnxruntime sees them.
+ *
+ * onnxruntime loads this library through SessionOptions.register_custom_ops_library and calls RegisterCustomOps. The
+ * library knows onnxruntime, memory and threads; all arithmetic, the checks of a weight's arrays and the division of
+ * work are in one function compiled by numba, whose address Python hands over through connect(). Nothing that
+ * onnxruntime may call late belongs to Python, so that sessions may outlive the interpreter.
+ *
+ * OrtApi is a table of function pointers that only grows, so positions are stable; the ones used exist since 1.16.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _WIN32
+#include <malloc.h>
+#include <windows.h>
+#define EXPORT __declspec(dllexport)
+#define aligned_new(bytes) _aligned_malloc(bytes, 64)
+#define aligned_delete(p) _aligned_free(p)
+#define pause_thread() SwitchToThread()
+#else
+#include <sched.h>
+#define EXPORT __attribute__((visibility("default")))
+#define aligned_new(bytes) aligned_alloc(64, bytes)
+#define aligned_delete(p) free(p)
+#define pause_thread() sched_yield()
+#endif
+
+enum { API_VERSION = 17 };
+typedef struct Status Status; /* opaque; NULL is success */
+typedef const void *const *Api;
+
+#define CALL(api, index, type) ((type)(uintptr_t)(api)[index])
+typedef Status *(*CreateStatus)(int code, const char *message);                              /* 0 */
+typedef const char *(*GetErrorMessage)(const Status *);                                      /* 2 */
+typedef Status *(*CreateDomain)(const char *name, void **domain);                            /* 26 */
+typedef Status *(*DomainAdd)(void *domain, const void *op);                                  /* 27 */
+typedef Status *(*AddDomain)(void *options, void *domain);                                   /* 28 */
+typedef Status *(*GetData)(const void *value, void **data);                                  /* 51 */
+typedef Status *(*GetType)(const void *info, int *type);                                     /* 60 */
+typedef Status *(*GetRank)(const void *info, size_t *rank);                                  /* 61 */
+typedef Status *(*GetDims)(const void *info, int64_t *dims, size_t rank);                    /* 62 */
+typedef Status *(*GetTypeAndShape)(const void *value, void **info);                          /* 65 */
+typedef Status *(*GetFloat)(const void *info, const char *name, float *out);                 /* 85 */
+typedef Status *(*GetInt)(const void *info, const char *name, int64_t *out);                 /* 86 */
+typedef Status *(*GetInput)(const void *context, size_t index, const void **value);          /* 90 */
+typedef Status *(*GetOutput)(void *context, size_t index, const int64_t *dims, size_t rank, void **value); /* 91 */
+typedef void (*Release)(void *);                                                             /* 93, 99 */
+typedef Status *(*GetInts)(const void *info, const char *name, int64_t *out, size_t *size);  /* 163 */
+typedef Status *(*GetInputCount)(const void *info, size_t *count);                           /* 230 */
+typedef Status *(*GetNodeName)(const void *info, char *out, size_t *size);                   /* 244 */
+typedef Status *(*GetConstant)(const void *info, size_t index, int *is_constant, const void **value); /* 249 */
+typedef Status *(*ParallelFor)(const void *context, void (*task)(void *, size_t), size_t total, size_t batches,
+                               void *user);                                                  /* 274 */
+
+enum { FLOAT = 1, UINT8 = 2, UINT16 = 4, INT32 = 6, FAIL = 1, INVALID_ARGUMENT = 2 };
+
+/* driver.py has the same lists */
+enum { RIGHT, LEFT, CONV };
+enum { CSR, NM };
+enum { CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, RUN };
+enum { SPMM, PERMUTE, EXPAND, GATHER, LAYOUTS };
+enum {
+    KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, ALPHA, LOW, HIGH,
+    VALUES, INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL, PB, PR, DESC_SIZE
+};
+enum {
+    X, Y, ADDED, BATCH, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PACK, LAYOUT, SHARED, PREPARE_TASKS, TASKS,
+    SHARED_BYTES, TASK_BYTES, COLUMNS, PANELS, UNITS, CALL_SIZE
+};
+
+static const char *const KINDS[] = {"MatMul", "LeftMatMul", "Conv"};
+static const char *const FORMATS[] = {"Csr", "Nm"};
+static const char *const ACTIVATIONS[] = {"", "Relu", "Clip", "HardSwish", "Silu", "Gelu", "FastGelu"};
+enum { N_KINDS = 3, N_FORMATS = 2, N_ACTIVATIONS = 7, N_OPS = N_KINDS * N_FORMATS * 2 * N_ACTIVATIONS };
+
+static const char *const FAULTS[] = {
+    "", "values[%" PRId64 "] is not finite", "bias[%" PRId64 "] is not finite", "indptr does not start at 0",
+    "indptr falls after row %" PRId64, "indptr exceeds the number of values after row %" PRId64,
+    "indptr does not end at the number of values", "indices[%" PRId64 "] is outside the row",
+    "indices[%" PRId64 "] does not rise within its row", "positions of row %" PRId64 " lie outside their block",
+    "positions of row %" PRId64 " do not rise within a block", "values of row %" PRId64 " lie beyond its end",
+    "positions of row %" PRId64 " have bits set after the last one",
+};
+
+typedef int64_t (*Entry)(int64_t what, int64_t desc, int64_t call, int64_t task, int64_t scratch);
+static _Atomic(Entry) entry;
+
+/* ---- memory: buffers are kept for the next run --------------------------------------------------------------- */
+
+typedef struct Buffer {
+    struct Buffer *next;
+    size_t bytes; /* usable, after the header of one line */
+} Buffer;
+enum { LINE = 64, IDLE = 64 };
+static Buffer *idle;
+static int idle_count;
+static atomic_flag idle_lock = ATOMIC_FLAG_INIT;
+
+static void lock(atomic_flag *flag) {
+    while (atomic_flag_test_and_set_explicit(flag, memory_order_acquire)) pause_thread();
+}
+static void unlock(atomic_flag *flag) { atomic_flag_clear_explicit(flag, memory_order_release); }
+
+static size_t line(size_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
+
+static void *take(size_t bytes) {
+    Buffer **best = NULL, *found = NULL;
+    lock(&idle_lock);
+    for (Buffer **b = &idle; *b; b = &(*b)->next)
+        if ((*b)->bytes >= bytes && (*b)->bytes / 4 <= bytes + 65536 && (!best || (*b)->bytes < (*best)->bytes)) best = b;
+    if (best) {
+        found = *best;
+        *best = found->next;
+        idle_count--;
+    }
+    unlock(&idle_lock);
+    if (!found) {
+        if (bytes > SIZE_MAX / 2) return NULL;
+        size_t usable = line(bytes + bytes / 8);
+        found = aligned_new(LINE + usable);
+        if (!found) return NULL;
+        found->bytes = usable;
+    }
+    return (char *)found + LINE;
+}
+
+static void give(void *memory) {
+    if (!memory) return;
+    Buffer *buffer = (Buffer *)((char *)memory - LINE), *dropped = NULL;
+    lock(&idle_lock);
+    buffer->next = idle;
+    idle = buffer;
+    if (++idle_count > IDLE) { /* drop the one that waited longest */
+        Buffer **b = &idle;
+        while ((*b)->next) b = &(*b)->next;
+        dropped = *b;
+        *b = NULL;
+        idle_count--;
+    }
+    unlock(&idle_lock);
+    aligned_delete(dropped);
+}
+
+/* ---- operators ------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    uint32_t version;
+    void *(*create_kernel)(void);
+    const char *(*name)(const void *op);
+    const char *(*provider)(const void *op);
+    int (*input_type)(const void *op, size_t index);
+    size_t (*input_count)(const void *op);
+    int (*output_type)(const void *op, size_t index);
+    size_t (*output_count)(const void *op);
+    void *compute;
+    void (*destroy)(void *kernel);
+    int (*input_characteristic)(const void *op, size_t index);
+    int (*output_characteristic)(const void *op, size_t index);
+    int (*input_memory)(const void *op, size_t index);
+    int (*variadic_input_minimum)(const void *op);
+    int (*variadic_input_homogeneous)(const void *op);
+    int (*variadic_output_minimum)(const void *op);
+    int (*variadic_output_homogeneous)(const void *op);
+    Status *(*create)(const void *op, Api api, const void *info, void **kernel);
+    Status *(*compute_v2)(void *kernel, void *context);
+    void *infer_shape;
+    int (*first_version)(const void *op);
+    int (*last_version)(const void *op);
+    void *later[8];
+    /* ours */
+    char label[40];
+    int kind, format, activation, residual;
+} Operator;
+
+static Operator operators[N_OPS];
+
+typedef struct {
+    Api api;
+    int64_t desc[DESC_SIZE];
+    _Atomic(void *) packed[LAYOUTS];
+    atomic_flag packing;
+    char name[128];
+} Kernel;
+
+static Status *error(Api api, const char *node, const char *format, ...) {
+    char text[400];
+    int at = snprintf(text, sizeof text, "onnxprune: node %s: ", node);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text + at, sizeof text - (size_t)at, format, arguments);
+    va_end(arguments);
+    return CALL(api, 0, CreateStatus)(INVALID_ARGUMENT, text);
+}
+
+#define TRY(call)                   \
+    do {                            \
+        Status *status_ = (call);   \
+        if (status_) return status_; \
+    } while (0)
+
+/* dims of a tensor; rank is -1 where there are more than 8 */
+static Status *shape(Api api, const void *value, int *type, int *rank, int64_t dims[8]) {
+    void *info = NULL;
+    size_t n = 0;
+    TRY(CALL(api, 65, GetTypeAndShape)(value, &info));
+    Status *status = CALL(api, 60, GetType)(info, type);
+    if (!status) status = CALL(api, 61, GetRank)(info, &n);
+    *rank = n <= 8 ? (int)n : -1;
+    if (!status && n <= 8) status = CALL(api, 62, GetDims)(info, dims, n);
+    CALL(api, 99, Release)(info);
+    return status;
+}
+
+/* a constant input of the given type and shape; length -1: any */
+static Status *constant(Kernel *k, const void *info, size_t index, const char *what, int type, int rank,
+                        const int64_t *lengths, int64_t *address, int64_t *first) {
+    int is_constant = 0, found_type = 0, found_rank = 0;
+    int64_t dims[8] = {0};
+    const void *value = NULL;
+    void *data = NULL;
+    TRY(CALL(k->api, 249, GetConstant)(info, index, &is_constant, &value));
+    if (!is_constant || !value) return error(k->api, k->name, "%s must be an initializer or a constant", what);
+    TRY(shape(k->api, value, &found_type, &found_rank, dims));
+    if (found_type != type) return error(k->api, k->name, "%s has the wrong type", what);
+    if (found_rank != rank) return error(k->api, k->name, "%s has %d axes, expected %d", what, found_rank, rank);
+    for (int i = 0; i < rank; i++)
+        if (lengths[i] >= 0 && dims[i] != lengths[i])
+            return error(k->api, k->name, "%s has length %" PRId64 " in axis %d, expected %" PRId64, what, dims[i], i,
+                         lengths[i]);
+    if (first) *first = dims[0];
+    TRY(CALL(k->api, 51, GetData)(value, &data));
+    *address = (int64_t)(uintptr_t)data;
+    return NULL;
+}
+
+/* the attribute's ints, exactly `count` of them, each at least `least` and below 2^31 */
+static Status *ints(Kernel *k, const void *info, const char *name, size_t count, int64_t least, int64_t *out) {
+    size_t size = count;
+    Status *status = CALL(k->api, 163, GetInts)(info, name, out, &size);
+    if (status || size != count) {
+        if (status) CALL(k->api, 93, Release)(status);
+        return error(k->api, k->name, "attribute %s must hold %zu integers", name, count);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (out[i] < least || out[i] > INT32_MAX)
+            return error(k->api, k->name, "attribute %s holds %" PRId64 ", expected %" PRId64 " to 2^31 - 1", name,
+                         out[i], least);
+    return NULL;
+}
+
+static Status *number(Kernel *k, const void *info, const char *name, int64_t least, int64_t most, int64_t *out) {
+    Status *status = CALL(k->api, 86, GetInt)(info, name, out);
+    if (status) {
+        CALL(k->api, 93, Release)(status);
+        return error(k->api, k->name, "attribute %s is missing", name);
+    }
+    if (*out < least || *out > most)
+        return error(k->api, k->name, "attribute %s is %" PRId64 ", expected %" PRId64 " to %" PRId64, name, *out, least,
+                     most);
+    return NULL;
+}
+
+static Status *real(Kernel *k, const void *info, const char *name, int64_t *bits) {
+    float value = 0;
+    uint32_t raw;
+    Status *status = CALL(k->api, 85, GetFloat)(info, name, &value);
+    if (status) {
+        CALL(k->api, 93, Release)(status);
+        return error(k->api, k->name, "attribute %s is missing", name);
+    }
+    if (value != value) return error(k->api, k->name, "attribute %s is not a number", name);
+    memcpy(&raw, &value, sizeof raw);
+    *bits = raw;
+    return NULL;
+}
+
+/* everything but the contents of the arrays */
+static Status *describe(Kernel *k, const Operator *op, const void *info) {
+    int64_t *d = k->desc, dims[4], pair[4];
+    d[KIND] = op->kind;
+    d[FORMAT] = op->format;
+    d[ACTIVATION] = op->activation;
+    d[RESIDUAL] = op->residual;
+    d[KH] = d[KW] = d[SH] = d[SW] = d[DH] = d[DW] = d[GROUPS] = 1;
+    if (op->kind != CONV) {
+        TRY(ints(k, info, "shape", 2, 0, dims));
+        d[M] = dims[0];
+        d[K] = d[C] = dims[1];
+    } else {
+        size_t spatial = 2, size = 4;
+        Status *status = CALL(k->api, 163, GetInts)(info, "shape", dims, &size);
+        if (status) CALL(k->api, 93, Release)(status);
+        if (size == 3) spatial = 1;
+        TRY(ints(k, info, "shape", 2 + spatial, 0, dims));
+        TRY(number(k, info, "group", 1, INT32_MAX, &d[GROUPS]));
+        d[M] = dims[0];
+        d[C] = dims[1];
+        d[KW] = dims[1 + spatial];
+        d[KH] = spatial == 2 ? dims[2] : 1;
+        if (d[KW] < 1 || d[KH] < 1) return error(k->api, k->name, "attribute shape has an empty kernel");
+        if (d[M] % d[GROUPS]) return error(k->api, k->name, "group %" PRId64 " does not divide %" PRId64 " filters",
+                                           d[GROUPS], d[M]);
+        TRY(ints(k, info, "strides", spatial, 1, pair));
+        d[SW] = pair[spatial - 1];
+        if (spatial == 2) d[SH] = pair[0];
+        TRY(ints(k, info, "dilations", spatial, 1, pair));
+        d[DW] = pair[spatial - 1];
+        if (spatial == 2) d[DH] = pair[0];
+        TRY(ints(k, info, "pads", 2 * spatial, 0, pair));
+        d[PL] = pair[spatial - 1];
+        d[PR] = pair[2 * spatial - 1];
+        if (spatial == 2) {
+            d[PT] = pair[0];
+            d[PB] = pair[2];
+        }
+        if ((double)d[C] * (double)d[KH] * (double)d[KW] > INT32_MAX)
+            return error(k->api, k->name, "attribute shape is too large");
+        d[K] = d[C] * d[KH] * d[KW];
+        const int64_t geometry[] = {d[SH], d[SW], d[DH], d[DW], d[PT], d[PL], d[PB], d[PR]};
+        for (int i = 0; i < 8; i++)
+            if (geometry[i] > 1 << 20) return error(k->api, k->name, "a stride, dilation or pad is above 2^20");
+        if ((double)d[KH] * (double)d[DH] > INT32_MAX || (double)d[KW] * (double)d[DW] > INT32_MAX)
+            return error(k->api, k->name, "the dilated kernel is too large");
+    }
+    if ((double)d[M] * (double)d[K] > (double)((int64_t)1 << 33))
+        return error(k->api, k->name, "attribute shape claims more than 2^33 weights");
+    TRY(real(k, info, "alpha", &d[ALPHA]));
+    float low = -HUGE_VALF, high = HUGE_VALF;
+    uint32_t raw;
+    if (op->activation == 1) low = 0;
+    memcpy(&raw, &low, sizeof raw), d[LOW] = raw;
+    memcpy(&raw, &high, sizeof raw), d[HIGH] = raw;
+    if (op->activation == 2) {
+        TRY(real(k, info, "min", &d[LOW]));
+        TRY(real(k, info, "max", &d[HIGH]));
+    }
+    if (op->format == CSR) {
+        int64_t any[1] = {-1}, rows[1] = {d[M] + 1};
+        TRY(constant(k, info, 1, "values", FLOAT, 1, any, &d[VALUES], &d[NNZ]));
+        int64_t nnz[1] = {d[NNZ]};
+        d[INDEX_BYTES] = d[K] <= 65536 ? 2 : 4;
+        TRY(constant(k, info, 2, "indices", d[INDEX_BYTES] == 2 ? UINT16 : INT32, 1, nnz, &d[INDICES], NULL));
+        TRY(constant(k, info, 3, "indptr", INT32, 1, rows, &d[INDPTR], NULL));
+    } else {
+        TRY(number(k, info, "m", 2, 256, &d[BLOCK]));
+        TRY(number(k, info, "n", 1, d[BLOCK], &d[N]));
+        int64_t bits = 1, rows = d[M] * d[KH] * d[KW], blocks = (d[C] + d[BLOCK] - 1) / d[BLOCK];
+        while ((1 << bits) < d[BLOCK]) bits++;
+        int64_t lengths[3] = {rows, blocks, d[N]}, bytes[2] = {rows, (blocks * d[N] * bits + 7) / 8};
+        TRY(constant(k, info, 1, "values", FLOAT, 3, lengths, &d[VALUES], NULL));
+        TRY(constant(k, info, 2, "positions", UINT8, 2, bytes, &d[INDICES], NULL));
+        d[NNZ] = rows * blocks * d[N];
+    }
+    int64_t filters[1] = {d[M]};
+    TRY(constant(k, info, op->format == CSR ? 4 : 3, "bias", FLOAT, 1, filters, &d[BIAS], NULL));
+    return NULL;
+}
+
+static Status *create(const void *op_, Api api, const void *info, void **kernel) {
+    const Operator *op = op_;
+    *kernel = NULL;
+    Kernel *k = calloc(1, sizeof *k);
+    if (!k) return error(api, op->label, "out of memory");
+    k->api = api;
+    atomic_flag_clear(&k->packing);
+    size_t size = sizeof k->name;
+    Status *status = CALL(api, 244, GetNodeName)(info, k->name, &size);
+    if (status || !k->name[0]) {
+        if (status) CALL(api, 93, Release)(status);
+        snprintf(k->name, sizeof k->name, "(%s)", op->label);
+    }
+    k->name[sizeof k->name - 1] = 0;
+    Entry run = atomic_load(&entry);
+    if (!run)
+        status = error(api, k->name, "the kernels are not compiled; call onnxprune.get_library_path() first");
+    else
+        status = describe(k, op, info);
+    if (!status) {
+        int64_t fault = run(CHECK, (int64_t)(uintptr_t)k->desc, 0, 0, 0);
+        if (fault) status = error(api, k->name, FAULTS[fault], k->desc[DETAIL]);
+    }
+    if (status)
+        free(k);
+    else
+        *kernel = k;
+    return status;
+}
+
+static void destroy(void *kernel) {
+    Kernel *k = kernel;
+    if (!k) return;
+    for (int i = 0; i < LAYOUTS; i++) aligned_delete(atomic_load(&k->packed[i]));
+    free(k);
+}
+
+/* the weight as a kernel reads it; made on first use, by one thread */
+static void *packed(Kernel *k, int64_t layout) {
+    void *memory = atomic_load(&k->packed[layout]);
+    if (memory) return memory;
+    lock(&k->packing);
+    memory = atomic_load(&k->packed[layout]);
+    if (!memory) {
+        Entry run = atomic_load(&entry);
+        int64_t desc = (int64_t)(uintptr_t)k->desc;
+        int64_t most = run(BOUND, desc, 0, layout, 0);
+        char *draft = most > 0 ? aligned_new(line((size_t)most)) : NULL;
+        if (draft) {
+            int64_t used = run(FILL, desc, 0, layout, (int64_t)(uintptr_t)draft);
+            if (used > 0 && used <= most && (memory = aligned_new(line((size_t)used)))) memcpy(memory, draft, (size_t)used);
+            aligned_delete(draft);
+        }
+        atomic_store(&k->packed[layout], memory);
+    }
+    unlock(&k->packing);
+    return memory;
+}
+
+typedef struct {
+    int64_t *desc, *call;
+    int64_t what;
+    size_t scratch_bytes;
+    atomic_int failed;
+} Work;
+
+static void task(void *user, size_t index) {
+    Work *w = user;
+    void *scratch = w->scratch_bytes ? take(w->scratch_bytes) : NULL;
+    if (w->scratch_bytes && !scratch) {
+        atomic_store(&w->failed, 1);
+        return;
+    }
+    atomic_load(&entry)(w->what, (int64_t)(uintptr_t)w->desc, (int64_t)(uintptr_t)w->call, (int64_t)index,
+                        (int64_t)(uintptr_t)scratch);
+    give(scratch);
+}
+
+static Status *parallel(Kernel *k, void *context, int64_t *call, int64_t what, int64_t tasks, int64_t scratch_bytes) {
+    Work work = {k->desc, call, what, (size_t)scratch_bytes, 0};
+    if (tasks == 1)
+        task(&work, 0);
+    else
+        TRY(CALL(k->api, 274, ParallelFor)(context, task, (size_t)tasks, 0, &work));
+    return atomic_load(&work.failed) ? error(k->api, k->name, "out of memory") : NULL;
+}
+
+/* dims of Y from those of X; fills in the geometry of the call */
+static Status *geometry(Kernel *k, int rank, const int64_t *dims, int64_t *out, int64_t *call) {
+    const int64_t *d = k->desc;
+    for (int i = 0; i < rank; i++) out[i] = dims[i];
+    call[BATCH] = 1;
+    if (d[KIND] == RIGHT) {
+        if (rank < 1 || dims[rank - 1] != d[K])
+            return error(k->api, k->name, "X has length %" PRId64 " in its last axis, expected %" PRId64,
+                         rank > 0 ? dims[rank - 1] : (int64_t)-1, d[K]);
+        for (int i = 0; i < rank - 1; i++) call[BATCH] *= dims[i];
+        out[rank - 1] = d[M];
+    } else if (d[KIND] == LEFT) {
+        if (rank < 2 || dims[rank - 2] != d[K])
+            return error(k->api, k->name, "X has length %" PRId64 " in its last axis but one, expected %" PRId64,
+                         rank > 1 ? dims[rank - 2] : (int64_t)-1, d[K]);
+        for (int i = 0; i < rank - 2; i++) call[BATCH] *= dims[i];
+        out[rank - 2] = d[M];
+        call[HEIGHT] = call[OUT_HEIGHT] = 1;
+        call[WIDTH] = call[OUT_WIDTH] = dims[rank - 1];
+    } else {
+        if (rank != 3 && rank != 4) return error(k->api, k->name, "X has %d axes, expected 3 or 4", rank);
+        if (rank == 3 && d[KH] != 1) return error(k->api, k->name, "X has 3 axes, expected 4");
+        if (dims[1] != d[C] * d[GROUPS])
+            return error(k->api, k->name, "X has %" PRId64 " channels, expected %" PRId64, dims[1], d[C] * d[GROUPS]);
+        call[BATCH] = dims[0];
+        call[HEIGHT] = rank == 4 ? dims[2] : 1;
+        call[WIDTH] = dims[rank - 1];
+        int64_t tall = call[HEIGHT] + d[PT] + d[PB] - d[DH] * (d[KH] - 1) - 1;
+        int64_t wide = call[WIDTH] + d[PL] + d[PR] - d[DW] * (d[KW] - 1) - 1;
+        if (tall < 0 || wide < 0) return error(k->api, k->name, "the kernel is larger than the padded X");
+        call[OUT_HEIGHT] = tall / d[SH] + 1;
+        call[OUT_WIDTH] = wide / d[SW] + 1;
+        out[1] = d[M];
+        if (rank == 4) out[2] = call[OUT_HEIGHT];
+        out[rank - 1] = call[OUT_WIDTH];
+    }
+    return NULL;
+}
+
+static Status *compute(void *kernel, void *context) {
+    Kernel *k = kernel;
+    Entry run = atomic_load(&entry);
+    int64_t call[CALL_SIZE] = {0}, dims[8], out[8], added[8];
+    int64_t desc_address = (int64_t)(uintptr_t)k->desc, call_address = (int64_t)(uintptr_t)call;
+    const void *x = NULL;
+    void *y = NULL, *data = NULL;
+    int type = 0, rank = 0;
+    TRY(CALL(k->api, 90, GetInput)(context, 0, &x));
+    TRY(shape(k->api, x, &type, &rank, dims));
+    if (type != FLOAT || rank < 0) return error(k->api, k->name, "X must be float32 with at most 8 axes");
+    TRY(geometry(k, rank, dims, out, call));
+    TRY(CALL(k->api, 51, GetData)(x, &data));
+    call[X] = (int64_t)(uintptr_t)data;
+    if (k->desc[RESIDUAL]) {
+        const void *residual = NULL;
+        int added_rank = 0;
+        TRY(CALL(k->api, 90, GetInput)(context, k->desc[FORMAT] == CSR ? 5 : 4, &residual));
+        TRY(shape(k->api, residual, &type, &added_rank, added));
+        if (type != FLOAT || added_rank != rank || memcmp(added, out, (size_t)rank * sizeof *out))
+            return error(k->api, k->name, "residual must be float32 of the shape of Y");
+        TRY(CALL(k->api, 51, GetData)(residual, &data));
+        call[ADDED] = (int64_t)(uintptr_t)data;
+    }
+    TRY(CALL(k->api, 91, GetOutput)(context, 0, out, (size_t)rank, &y));
+    TRY(CALL(k->api, 51, GetData)(y, &data));
+    call[Y] = (int64_t)(uintptr_t)data;
+    for (int i = 0; i < rank; i++)
+        if (out[i] == 0) return NULL;
+    run(CHOOSE, desc_address, call_address, 0, 0);
+    void *weight = packed(k, call[LAYOUT]);
+    if (!weight) return error(k->api, k->name, "out of memory");
+    call[PACK] = (int64_t)(uintptr_t)weight;
+    run(PLAN, desc_address, call_address, 0, 0);
+    void *shared = take((size_t)call[SHARED_BYTES]);
+    if (!shared) return error(k->api, k->name, "out of memory");
+    call[SHARED] = (int64_t)(uintptr_t)shared;
+    Status *status = parallel(k, context, call, PREPARE, call[PREPARE_TASKS], 0);
+    if (!status) status = parallel(k, context, call, RUN, call[TASKS], call[TASK_BYTES]);
+    give(shared);
+    return status;
+}
+
+static const char *op_name(const void *op) { return ((const Operator *)op)->label; }
+static const char *op_provider(const void *op) { return (void)op, NULL; }
+static size_t op_inputs(const void *op_) {
+    const Operator *op = op_;
+    return (size_t)((op->format == CSR ? 5 : 4) + op->residual);
+}
+static int op_input_type(const void *op_, size_t index) {
+    const Operator *op = op_;
+    if (op->format == CSR && index == 2) return 0; /* uint16 or int32 */
+    if (op->format == CSR && index == 3) return INT32;
+    return op->format == NM && index == 2 ? UINT8 : FLOAT;
+}
+static size_t op_outputs(const void *op) { return (void)op, 1; }
+static int op_output_type(const void *op, size_t index) { return (void)op, (void)index, FLOAT; }
+static int op_required(const void *op, size_t index) { return (void)op, (void)index, 0; }
+static int op_one(const void *op) { return (void)op, 1; }
+static int op_newest(const void *op) { return (void)op, INT32_MAX; }
+
+static void fill_operators(void) {
+    for (int i = 0; i < N_OPS; i++) {
+        Operator *op = &operators[i];
+        op->activation = i % N_ACTIVATIONS;
+        op->residual = i / N_ACTIVATIONS % 2;
+        op->kind = i / (2 * N_ACTIVATIONS) % N_KINDS;
+        op->format = i / (2 * N_ACTIVATIONS * N_KINDS);
+        snprintf(op->label, sizeof op->label, "%s%s%s%s", FORMATS[op->format], KINDS[op->kind], op->residual ? "Add" : "",
+                 ACTIVATIONS[op->activation]);
+        op->version = API_VERSION;
+        op->name = op_name;
+        op->provider = op_provider;
+        op->input_type = op_input_type;
+        op->input_count = op_inputs;
+        op->output_type = op_output_type;
+        op->output_count = op_outputs;
+        op->destroy = destroy;
+        op->input_characteristic = op->output_characteristic = op->input_memory = op_required;
+        op->variadic_input_minimum = op->variadic_input_homogeneous = op_one;
+        op->variadic_output_minimum = op->variadic_output_homogeneous = op_one;
+        op->create = create;
+        op->compute_v2 = compute;
+        op->first_version = op_one;
+        op->last_version = op_newest;
+    }
+}
+
+/* One domain serves every session; onnxruntime keeps a pointer to it. */
+EXPORT Status *RegisterCustomOps(void *options, const void *const *api_base) {
+    static atomic_flag guard = ATOMIC_FLAG_INIT;
+    static void *domain;
+    Api api = ((Api(*)(uint32_t))(uintptr_t)api_base[0])(API_VERSION);
+    if (!api) return NULL; /* older than 1.17; Python checks the version first */
+    Status *status = NULL;
+    lock(&guard);
+    if (!domain) {
+        void *fresh = NULL;
+        status = CALL(api, 26, CreateDomain)("onnxprune", &fresh);
+        for (int i = 0; !status && i < N_OPS; i++) status = CALL(api, 27, DomainAdd)(fresh, &operators[i]);
+        if (!status) domain = fresh;
+    }
+    if (!status) status = CALL(api, 28, AddDomain)(options, domain);
+    unlock(&guard);
+    return status;
+}
+
+/* ---- Python --------------------------------------------------------------------------------------------------- */
+
+static PyObject *connect(PyObject *self, PyObject *address) {
+    (void)self;
+    void *pointer = PyLong_AsVoidPtr(address);
+    if (PyErr_Occurred()) return NULL;
+    atomic_store(&entry, (Entry)(uintptr_t)pointer);
+    Py_RETURN_NONE;
+}
+
+static PyObject *connected(PyObject *self, PyObject *nothing) {
+    (void)self, (void)nothing;
+    return PyBool_FromLong(atomic_load(&entry) != NULL);
+}
+
+static PyObject *memory(PyObject *self, PyObject *nothing) {
+    (void)self, (void)nothing;
+    size_t bytes = 0;
+    lock(&idle_lock);
+    for (Buffer *b = idle; b; b = b->next) bytes += b->bytes;
+    unlock(&idle_lock);
+    return PyLong_FromSize_t(bytes);
+}
+
+static PyMethodDef methods[] = {
+    {"connect", connect, METH_O, "Take the address of the compiled driver; it must live as long as the process."},
+    {"connected", connected, METH_NOARGS, "Whether connect() was called."},
+    {"memory", memory, METH_NOARGS, "Bytes of scratch memory kept for the next run."},
+    {NULL, NULL, 0, NULL},
+};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_entry", "The custom operator library.", -1, methods,
+                                    NULL, NULL, NULL, NULL};
+EXPORT PyObject *PyInit__entry(void) {
+    fill_operators();
+    return PyModule_Create(&module);
+}

@@ -1,0 +1,149 @@
+"""The custom operator library: where it lies, what is missing, and its kernels compiled and kept for the next process."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnxruntime as ort
+
+from onnxprune.errors import UserError
+
+OLDEST = (1, 20)  # onnxruntime
+HERE = Path(__file__).parent
+_lock = threading.Lock()
+
+
+class LibraryMissing(UserError):
+    """Sparse operators cannot run here: what is missing, and the way out."""
+
+
+def available() -> str:
+    """"" where sparse operators can run; otherwise what is missing, in one sentence. Nothing is compiled."""
+    if importlib.util.find_spec("onnxprune.ops._entry") is None:
+        return (
+            "the native part of onnxprune was not built: install a C compiler and reinstall onnxprune "
+            "(pip install --force-reinstall --no-deps onnxprune)"
+        )
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed: pip install numba"
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    if version < OLDEST:
+        return f"onnxruntime {ort.__version__} is too old: sparse operators need {OLDEST[0]}.{OLDEST[1]} or newer"
+    return ""
+
+
+def get_library_path() -> str:
+    """The path for `onnxruntime.SessionOptions.register_custom_ops_library`; kernels are compiled on the first call.
+
+    Raises `LibraryMissing` where the native part or numba is missing, or onnxruntime is too old.
+    """
+    return str(_entry().__file__)
+
+
+def register(options: ort.SessionOptions) -> None:
+    """Make the sparse operators known to sessions with these options; raises `LibraryMissing`."""
+    options.register_custom_ops_library(get_library_path())
+
+
+def session(
+    path: str | os.PathLike[str] | bytes, options: ort.SessionOptions | None = None, **arguments: Any
+) -> ort.InferenceSession:
+    """`onnxruntime.InferenceSession` with the sparse operators registered, on the CPU unless `providers` says otherwise.
+
+    Without the library the model's own functions run, if it has them: densely, with the same result. Raises
+    `LibraryMissing` where it has none, or whatever onnxruntime raises where the model does not load.
+    """
+    options = options or ort.SessionOptions()
+    arguments.setdefault("providers", ["CPUExecutionProvider"])
+    missing = available()
+    if not missing:
+        register(options)
+    source = path if isinstance(path, bytes) else os.fspath(path)
+    try:
+        return ort.InferenceSession(source, options, **arguments)
+    except Exception as error:
+        if missing and "is not a registered function/op" in str(error):
+            raise LibraryMissing(
+                f"{'model' if isinstance(path, bytes) else path}: its sparse operators have no functions to fall back on, "
+                f"because its opset is below 12, and {missing}"
+            ) from error
+        raise
+
+
+def loaded() -> bool:
+    """Whether the kernels are compiled and handed over."""
+    module = sys.modules.get("onnxprune.ops._entry")
+    return module is not None and bool(module.connected())
+
+
+def _entry() -> ModuleType:
+    """The native module, with the driver connected."""
+    missing = available()
+    if missing:
+        raise LibraryMissing(f"sparse operators cannot run: {missing}")
+    module = importlib.import_module("onnxprune.ops._entry")
+    with _lock:
+        if not module.connected():
+            driver = _compiled()
+            # onnxruntime may call it as long as the process lives, also while the interpreter shuts down
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(driver.entry))
+            module.connect(driver.entry.address)
+    return module
+
+
+def _compiled() -> ModuleType:
+    """The driver; its machine code comes from a cache, keyed by our code, numba, llvmlite and (numba's doing) the CPU."""
+    from numba import config
+
+    before, folder = config.CACHE_DIR, _cache_folder()
+    with _announced(folder):
+        config.CACHE_DIR = str(folder) if folder else ""
+        try:
+            return importlib.import_module("onnxprune.ops.driver")
+        finally:
+            config.CACHE_DIR = before
+
+
+def _cache_folder() -> Path | None:
+    """A folder of the user's that holds the code of exactly this version; None: numba's own choice."""
+    import llvmlite
+    import numba
+
+    digest = hashlib.sha256()
+    for part in (sys.version, numba.__version__, llvmlite.__version__, platform.machine()):
+        digest.update(part.encode())
+    for name in ("emit.py", "kernels.py", "driver.py"):
+        digest.update((HERE / name).read_bytes())
+    base = os.environ.get("ONNXPRUNE_CACHE_DIR")
+    if not base:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        base = os.path.join(os.environ.get("LOCALAPPDATA", home) if os.name == "nt" else home, "onnxprune")
+    folder = Path(base) / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+announce: Callable[[str], None] = lambda text: print(text, file=sys.stderr)  # noqa: E731
+
+
+@contextlib.contextmanager
+def _announced(folder: Path | None) -> Iterator[None]:
+    """One line where compiling takes time."""
+    if folder is None or not any(folder.rglob("*.nbc")):
+        announce("onnxprune: compiling sparse kernels for this machine, once (about half a minute)")
+    yield
