@@ -133,6 +133,36 @@ def u8(address: int, n: int) -> Any:
     return carray(_u8(address), n)
 
 
+# plain loops: numba compiles slices and sorting slowly
+
+
+@njit
+def clear(out: Any, begin: int, end: int) -> None:
+    """Zeros in out[begin:end]."""
+    for i in range(begin, end):
+        out[i] = 0
+
+
+@njit
+def copy(out: Any, begin: int, source: Any, origin: int, n: int) -> None:
+    """n elements from source[origin:] to out[begin:]."""
+    for i in range(n):
+        out[begin + i] = source[origin + i]
+
+
+@njit
+def descending(keys: Any, most: int, order: Any) -> None:
+    """Stable order of keys in 0 ... most, the largest first (counting sort)."""
+    place = np.zeros(most + 2, np.int64)
+    for key in keys:
+        place[most - key + 1] += 1
+    for i in range(most + 1):
+        place[i + 1] += place[i]
+    for i in range(len(keys)):
+        order[place[most - keys[i]]] = i
+        place[most - keys[i]] += 1
+
+
 @njit
 def aligned(n: int) -> int:
     """n rounded up to a line of the cache."""
@@ -233,7 +263,8 @@ def check(d: Any) -> int:
 @njit
 def decode(d: Any, first: int, rows: int, out: Any) -> None:
     """Dense rows first ... first + rows of W as `[rows, K]`, times alpha."""
-    out[:rows] = ZERO
+    for r in range(rows):
+        clear(out[r], 0, d[K])
     alpha = float_of(np.int32(d[ALPHA]))
     values = f32(d[VALUES], d[NNZ])
     if d[FORMAT] == CSR:
@@ -334,7 +365,7 @@ def take(wanted: int, buckets: Any, counts: Any) -> tuple[int, int]:
 @njit
 def fill_buckets(sub: Any, order: Any, g: int, rows: int, width: int, buckets: Any, counts: Any) -> None:
     """Columns of a group of rows by the set of rows that have a nonzero there."""
-    counts[:] = 0
+    clear(counts, 0, SETS)
     for c in range(width):
         s = 0
         for r in range(ROWS):
@@ -357,7 +388,6 @@ def spmm_fill(d: Any, base: int) -> int:
     row_blocks = count * d[GROUPS]
     rows_of_group = d[M] // d[GROUPS]
     head = i64(base, 8)
-    table = i64(base + 64, row_blocks * width_count * 4)
     at = 64 + row_blocks * width_count * 32
     head[6] = at
     where = i64(base + at, row_blocks * 4)
@@ -366,13 +396,14 @@ def spmm_fill(d: Any, base: int) -> int:
     sharing = density(d) >= SHARE_FROM
     head[4] = 1 if sharing else 0
     bias = f32(base + at, d[M] + ROWS)
-    bias[: d[M]] = f32(d[BIAS], d[M])
-    bias[d[M] :] = ZERO
+    copy(bias, 0, f32(d[BIAS], d[M]), 0, d[M])
+    clear(bias, d[M], d[M] + ROWS)
     at = aligned(at + 4 * (d[M] + 2 * ROWS))
     dense = np.empty((height, d[K]), np.float32)
     groups = (height + ROWS - 1) // ROWS
     buckets = np.empty((SETS, width + 1), np.int64)
     counts = np.empty(SETS, np.int64)
+    total = np.empty(SETS, np.float64)
     left = np.empty(width, np.int64)
     classes = len(CLASS_LENGTHS) - 1 if sharing else 0
     quota = np.zeros(len(CLASS_LENGTHS), np.int64)
@@ -386,25 +417,26 @@ def spmm_fill(d: Any, base: int) -> int:
         for j in range(width_count):
             begin = j * width
             columns = min(width, d[K] - begin)
-            sub = dense[:rows, begin : begin + columns]
+            sub = dense[:, begin : begin + columns]
             nonzero = np.zeros(groups * ROWS, np.int64)
             for r in range(rows):
                 for c in range(columns):
                     if sub[r, c] != ZERO:
                         nonzero[r] += 1
-            entry = table[4 * (i * width_count + j) : 4 * (i * width_count + j) + 4]
+            entry = i64(base + 64 + 32 * (i * width_count + j), 4)
             entry[2] = at
             order = i32(base + at, groups * ROWS)
-            order[:] = np.argsort(-nonzero, kind="mergesort").astype(np.int32)
+            descending(nonzero, columns, order)
             at = aligned(at + 4 * groups * ROWS)
             entry[3] = at
             sizes = i64(base + at, 16)
-            quota[:] = 0
+            clear(quota, 0, len(CLASS_LENGTHS))
             if sharing:  # as many steps of every class as nearly every group can fill
-                total = np.zeros(SETS, np.float64)
+                clear(total, 0, SETS)
                 for g in range(groups):
                     fill_buckets(sub, order, g, rows, columns, buckets, counts)
-                    total += counts
+                    for s in range(SETS):
+                        total[s] += counts[s]
                 for c in range(classes):
                     usual = 1e30
                     for part in range(CLASS_LENGTHS[c]):
@@ -439,7 +471,7 @@ def spmm_fill(d: Any, base: int) -> int:
                                         weights[w] = sub[order[g * ROWS + r], chosen]
                                     w += 1
                         at += 4 * members + 4 * ROWS
-                left[:columns] = 0
+                clear(left, 0, columns)
                 for s in range(1, SETS):
                     for n in range(counts[s]):
                         left[buckets[s, n]] |= s
@@ -498,7 +530,7 @@ def expand_fill(d: Any, base: int) -> int:
     head[2] = aligned(head[1] + 8 * (panels + 1))
     masks = u8(base + head[2], panels * d[K] * (PANEL // 8))
     head[3] = aligned(head[2] + panels * d[K] * (PANEL // 8))
-    masks[:] = 0
+    clear(masks, 0, len(masks))
     values = f32(base + head[3], d[NNZ] + 16)
     dense = np.empty((PANEL, d[K]), np.float32)
     at = 0
@@ -514,7 +546,7 @@ def expand_fill(d: Any, base: int) -> int:
                     values[at] = dense[r, c]
                     at += 1
     starts[panels] = 4 * at
-    values[at : d[NNZ] + 16] = ZERO
+    clear(values, at, d[NNZ] + 16)
     return head[3] + 4 * d[NNZ] + 1024
 
 
@@ -539,8 +571,8 @@ def permute_fill(d: Any, base: int) -> int:
     head[1] = aligned(64 + panels * chunks * PANEL * 4)
     words = u32(base + head[0], panels * chunks * PANEL)
     values = f32(base + head[1], panels * chunks * 16 * PANEL)
-    words[:] = 0
-    values[:] = ZERO
+    clear(words, 0, len(words))
+    clear(values, 0, len(values))
     stored = (d[K] + 3) // 4 * d[N]
     row_bytes = (stored * 2 + 7) // 8
     source = f32(d[VALUES], d[NNZ])
@@ -583,7 +615,7 @@ def gather_fill(d: Any, base: int) -> int:
         for c in range(d[K]):
             if dense[0, c] != ZERO:
                 nonzero[row] += 1
-    order[:] = np.argsort(-nonzero, kind="mergesort").astype(np.int32)
+    descending(nonzero, d[K], order)
     ends[0] = 0
     for s in range(sets):
         steps = nonzero[order[s * GATHERED]]
@@ -592,11 +624,11 @@ def gather_fill(d: Any, base: int) -> int:
     head[4] = aligned(head[3] + total * head[5] + 64)
     columns2, columns4 = u16(base + head[3], total), i32(base + head[3], total)
     values = f32(base + head[4], total)
-    values[:] = ZERO
+    clear(values, 0, total)
     if small:
-        columns2[:] = 0
+        clear(columns2, 0, total)
     else:
-        columns4[:] = 0
+        clear(columns4, 0, total)
     for i in range(sets * GATHERED):
         row = order[i]
         if row >= d[M]:
@@ -707,10 +739,10 @@ def prepare(d: Any, call: Any, task: int) -> None:
         for t in range(padded_tokens(tokens)):
             out = f32(shared + 4 * t * wide, wide)
             if t < tokens:
-                out[: d[K]] = f32(call[X] + 4 * t * d[K], d[K])
-                out[d[K] :] = ZERO
+                copy(out, 0, f32(call[X], wide), t * d[K], d[K])
+                clear(out, d[K], wide)
             else:
-                out[:] = ZERO
+                clear(out, 0, wide)
         return
     if d[KIND] == RIGHT:
         prepare_tokens(d, call, task)
@@ -784,18 +816,17 @@ def prepare_planes(d: Any, call: Any, c: int) -> None:
             plane = f32(start + 4 * (kx * phases + phase) * rows * width, rows * width)
             for j in range(rows):
                 y = j * d[SH] + phase - d[PT]
-                out = plane[j * width : (j + 1) * width]
+                row = j * width
                 if y < 0 or y >= call[HEIGHT]:
-                    out[:] = ZERO
+                    clear(plane, row, row + width)
                     continue
-                out[:low] = ZERO
-                out[high:] = ZERO
+                clear(plane, row, row + low)
+                clear(plane, row + high, row + width)
                 if d[SW] == 1:
-                    begin = y * call[WIDTH] + low + shift
-                    out[low:high] = source[begin : begin + high - low]
+                    copy(plane, row + low, source, y * call[WIDTH] + low + shift, high - low)
                 else:
                     for x in range(low, high):
-                        out[x] = source[y * call[WIDTH] + x * d[SW] + shift]
+                        plane[row + x] = source[y * call[WIDTH] + x * d[SW] + shift]
 
 
 @njit
@@ -911,7 +942,6 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
     base = call[PACK]
     head = i64(base, 8)
     row_blocks, width_count, width = head[0], head[1], head[2]
-    table = i64(base + 64, row_blocks * width_count * 4)
     where = i64(base + head[6], row_blocks * 4)
     right = d[KIND] == RIGHT
     clamp = 1 if (d[ACTIVATION] == RELU or d[ACTIVATION] == CLIP) and not d[RESIDUAL] else 0
@@ -948,7 +978,7 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
             target, stride = tile, STRIDE
             if last and straight:
                 target, stride = y, 4 * call[COLUMNS]
-            entry = table[4 * (i * width_count + j) : 4 * (i * width_count + j) + 4]
+            entry = i64(base + 64 + 32 * (i * width_count + j), 4)
             multiply(
                 head[4], vectors, groups, x, base, entry, tile, target, stride, base + head[5] + 4 * row, 1 if j == 0 else 0,
                 1 if last and clamp else 0, d[LOW], d[HIGH],
@@ -961,7 +991,7 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
                 high = (rows + LANES - 1) // LANES * LANES
                 TRANSPOSE_OUT((tile, STRIDE, spare, 4 * high, high, vectors * LANES, high))
                 for t in range(n):
-                    f32(y + 4 * t * d[M], rows)[:] = f32(spare + 4 * t * high, rows)
+                    copy(f32(y, 1), t * d[M], f32(spare, 1), t * high, rows)
             if more:
                 for t in range(n):
                     skip = 4 * ((at + t) * d[M] + row)
@@ -969,7 +999,7 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
         else:
             if not straight:
                 for r in range(rows):
-                    f32(y + 4 * r * call[COLUMNS], n)[:] = f32(tile + r * STRIDE, n)
+                    copy(f32(y, 1), r * call[COLUMNS], f32(tile, 1), r * (STRIDE // 4), n)
             if more:
                 for r in range(rows):
                     skip = 4 * ((image * d[M] + row + r) * call[COLUMNS] + at)

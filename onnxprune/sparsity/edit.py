@@ -1,0 +1,101 @@
+"""A model under change: names that nothing has, new constants, and the removal of what nothing reads any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from onnx import GraphProto, NodeProto
+
+from onnxprune.graph.arrays import Array, store
+from onnxprune.graph.io import Model, graphs
+from onnxprune.graph.protos import is_constant
+
+
+class Edit:
+    """A copy of a model; the original and its arrays are never written to."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model.copy()
+        self.names = set(model.weights)
+        self.node_names: set[str] = set()
+        for graph in graphs(model.proto.graph):
+            self.names.update(value.name for value in (*graph.input, *graph.output))
+            for node in graph.node:
+                self.node_names.add(node.name)
+                self.names.update(node.input, node.output)
+        self._zeros: dict[int, str] = {}
+
+    @property
+    def graph(self) -> GraphProto:
+        """The main graph."""
+        return self.model.proto.graph
+
+    def fresh(self, base: str) -> str:
+        """A name for a value."""
+        return _fresh(base, self.names)
+
+    def fresh_node(self, base: str) -> str:
+        """A name for a node."""
+        return _fresh(base, self.node_names)
+
+    def constant(self, base: str, array: Array) -> str:
+        """Add an initializer to the main graph; its name."""
+        name = self.fresh(base)
+        array = np.asarray(array)
+        if not array.flags.c_contiguous:  # ascontiguousarray makes a vector of a scalar
+            array = np.ascontiguousarray(array)
+        array = array.view()
+        array.flags.writeable = False
+        self.model.weights[name] = array
+        store(name, self.graph.initializer.add(name=name), array)
+        return name
+
+    def zeros(self, count: int) -> str:
+        """An initializer of so many zeros, float32, shared by all that ask."""
+        if count not in self._zeros:
+            self._zeros[count] = self.constant(f"zeros_{count}", np.zeros(count, np.float32))
+        return self._zeros[count]
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove those of the constants that nothing reads, and what is said of values that are gone."""
+        proto = self.model.proto
+        read: set[str] = set()
+        for graph in graphs(proto.graph):
+            read.update(value.name for value in graph.output)
+            for node in graph.node:
+                read.update(node.input)
+        unread = set(names) & set(self.model.weights) - read
+        for graph in graphs(proto.graph):
+            for name in unread:
+                self.model.weights.pop(name, None)
+                self.model.sparse.pop(name, None)
+            _keep(graph.initializer, [t for t in graph.initializer if t.name not in unread])
+            _keep(graph.input, [i for i in graph.input if i.name not in unread])
+            nodes = [n for n in graph.node if not (is_constant(n) and n.output[0] in unread)]
+            _keep(graph.node, nodes)
+            known = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+            known.update(output for node in graph.node for output in node.output)
+            _keep(graph.value_info, [i for i in graph.value_info if i.name in known])
+
+
+def place(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Make these the nodes of a graph; they may be nodes of it."""
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _keep(field: object, kept: list[object]) -> None:
+    if len(kept) != len(field):  # type: ignore[arg-type]
+        copies = [type(entry).FromString(entry.SerializeToString()) for entry in kept]  # type: ignore[attr-defined]
+        del field[:]  # type: ignore[attr-defined]
+        field.extend(copies)  # type: ignore[attr-defined]
+
+
+def _fresh(base: str, taken: set[str]) -> str:
+    name, k = base, 1
+    while name in taken:
+        name, k = f"{base}_{k}", k + 1
+    taken.add(name)
+    return name

@@ -1,0 +1,196 @@
+"""Layers whose weight can be sparse: MatMul, Gemm and Conv with a constant float32 weight.
+
+In goes a model; out come its layers, each with the way from its initializer to the matrix W `[M, K]` of
+docs/sparse-format.md (M outputs, K the length of the reduction) and back, and the nodes that stay dense, with reasons.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from onnx import GraphProto, ModelProto
+
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.io import Model, graphs
+from onnxprune.graph.node import Node, opsets, walk
+
+Op = Literal["MatMul", "Gemm", "Conv"]
+Side = Literal["right", "left"]
+OPS = ("MatMul", "Gemm", "Conv")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with a weight that can be sparse.
+
+    node: key of the node, see `keys`; weight: name in `Model.weights`, which several layers may share.
+    side: `right` for X W and for Conv, `left` for W X.
+    transposed: a matrix is stored as W itself, `[M, K]` (orientation MK); else as `[K, M]` (KM). Conv is always MK.
+    shape: of W, `(M, K)` or `(M, C/group, kh, kw)` or `(M, C/group, kw)`.
+    """
+
+    node: str
+    op: Op
+    weight: str
+    side: Side
+    transposed: bool
+    group: int
+    shape: tuple[int, ...]
+
+    @property
+    def orientation(self) -> str:
+        """The attribute `weight` of the sparse operators."""
+        return "MK" if self.transposed else "KM"
+
+    def matrix(self, array: Array) -> Array:
+        """W `[M, K]` from the initializer's array, a view wherever that is possible."""
+        if self.op == "Conv":
+            return array.reshape(self.shape[0], -1)
+        return array if self.transposed else array.T
+
+    def restore(self, matrix: Array) -> Array:
+        """The initializer's array from W `[M, K]`."""
+        if self.op == "Conv":
+            return matrix.reshape(self.shape)
+        return matrix if self.transposed else matrix.T
+
+    def blocks(self, array: Array) -> Array:
+        """The initializer's array as `[S, L]`: N:M runs along L, the reduction of a matrix, the channels of a Conv.
+
+        A Conv `[M, C/group, kh, kw]` gives `[M * kh * kw, C/group]`, a copy unless the kernel is 1x1.
+        """
+        if self.op == "Conv":
+            return to_blocks(array.reshape(self.shape))
+        return self.matrix(array)
+
+    def unblocks(self, blocks: Array) -> Array:
+        """The initializer's array from `[S, L]`."""
+        return from_blocks(blocks, self.shape) if self.op == "Conv" else self.restore(blocks)
+
+
+def to_blocks(w: Array) -> Array:
+    """The rows along which N:M runs: `[S, L]` from `[M, K]`, `[M, C, kw]` or `[M, C, kh, kw]`."""
+    return np.moveaxis(w, 1, -1).reshape(-1, w.shape[1])
+
+
+def from_blocks(blocks: Array, shape: tuple[int, ...]) -> Array:
+    """The weight of `shape` from its rows `[S, L]`; the inverse of `to_blocks`."""
+    return np.moveaxis(blocks.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+
+
+def keys(proto: ModelProto) -> list[str]:
+    """A name for each node of the main graph, by which it is found again in copies of the model.
+
+    The node's name where it has one that no other node has, nor any other node's output; else its first output.
+    """
+    graph = proto.graph
+    names = Counter(node.name for node in graph.node)
+    makers = {output: i for i, node in enumerate(graph.node) for output in node.output}
+    found = []
+    for i, node in enumerate(graph.node):
+        unique = names[node.name] == 1 and makers.get(node.name, i) == i
+        found.append(node.name if node.name and unique else next((o for o in node.output if o), ""))
+    return found
+
+
+def find_layers(model: Model) -> tuple[list[Layer], list[tuple[str, str]]]:
+    """The layers of the main graph in order, and `(node, reason)` for each MatMul, Gemm and Conv that stays dense."""
+    graph = model.proto.graph
+    versions = opsets(model.proto)
+    names = keys(model.proto)
+    layers: list[Layer] = []
+    dense: list[tuple[str, str]] = []
+    for node, name in zip(walk(graph, versions), names, strict=True):
+        for body in node.bodies():
+            dense += [(inner, f"inside the {node.op} {node.label}") for inner in _products(body, versions)]
+        if node.op in OPS:
+            found = _layer(model, node, name)
+            if isinstance(found, Layer):
+                layers.append(found)
+            else:
+                dense.append((name, found))
+    return _drop_shared(model, layers, dense)
+
+
+def _products(body: GraphProto, versions: dict[str, int]) -> Iterator[str]:
+    for graph in graphs(body):
+        yield from (node.label for node in walk(graph, versions) if node.op in OPS)
+
+
+def _layer(model: Model, node: Node, name: str) -> Layer | str:
+    """The layer that a node is, or why it stays dense."""
+    weights = model.weights
+    constant = [node.input(i) in weights for i in (0, 1)]
+    if not any(constant):
+        return "no constant weight"
+    if all(constant):
+        return "both inputs are constant"
+    if node.op == "Conv" and constant[0]:
+        return "its input is constant, its weight is not"
+    slot = 1 if constant[1] else 0
+    weight = node.input(slot)
+    w = weights[weight]
+    if w.dtype != np.float32:
+        return f"{w.dtype} weights stay dense; convert to float32 first"
+    if w.size == 0:
+        return "its weight is empty"
+    if node.op == "Conv":
+        return _conv(node, name, w)
+    if w.ndim != 2:
+        return f"its weight is of rank {w.ndim}, not 2"
+    if node.op == "Gemm":
+        flipped = bool(node.attr("transB", 0) if slot == 1 else node.attr("transA", 0))
+        transposed = flipped == (slot == 1)
+        shape = w.shape if transposed else w.shape[::-1]
+        return Layer(name, "Gemm", weight, "right" if slot == 1 else "left", transposed, 1, shape)
+    if slot == 1:
+        return Layer(name, "MatMul", weight, "right", False, 1, w.shape[::-1])
+    return Layer(name, "MatMul", weight, "left", True, 1, w.shape)
+
+
+def _conv(node: Node, name: str, w: Array) -> Layer | str:
+    if w.ndim not in (3, 4):
+        return f"convolution in {max(w.ndim - 2, 0)} dimensions stays dense"
+    group = int(node.attr("group", 1))
+    if group < 1 or w.shape[0] % group:
+        return f"group {group} does not divide its {w.shape[0]} output channels"
+    if w.shape[1] == 1:
+        return "depthwise convolution stays dense" if group > 1 else "convolution of one channel stays dense"
+    if list(node.attr("kernel_shape", w.shape[2:])) != list(w.shape[2:]):
+        return f"kernel_shape is not that of its weight, {list(w.shape[2:])}"
+    return Layer(name, "Conv", node.input(1), "right", True, group, tuple(w.shape))
+
+
+def _drop_shared(
+    model: Model, layers: list[Layer], dense: list[tuple[str, str]]
+) -> tuple[list[Layer], list[tuple[str, str]]]:
+    """Leave out layers whose weight is not theirs alone: what one of them stores must do for all that read it."""
+    by_weight = defaultdict(list)
+    for layer in layers:
+        by_weight[layer.weight].append(layer)
+    reads: Counter[str] = Counter()
+    for graph in graphs(model.proto.graph):
+        reads.update(name for node in graph.node for name in node.input)
+    outputs = {output.name for graph in graphs(model.proto.graph) for output in graph.output}
+    overridable = {i.name for i in model.proto.graph.input} if model.proto.ir_version >= 4 else set()
+    kept = []
+    for layer in layers:
+        shared = by_weight[layer.weight]
+        reason = ""
+        if layer.weight in outputs:
+            reason = f"its weight {layer.weight} is an output of the model"
+        elif layer.weight in overridable:
+            reason = f"its weight {layer.weight} is an input of the model as well, which may override it"
+        elif len({(other.op == "Conv", other.transposed, other.group) for other in shared}) > 1:
+            reason = f"its weight {layer.weight} is read in another orientation as well"
+        elif reads[layer.weight] != len(shared):
+            reason = f"its weight {layer.weight} is read by other nodes as well"
+        if reason:
+            dense.append((layer.node, reason))
+        else:
+            kept.append(layer)
+    return kept, dense
