@@ -1,0 +1,280 @@
+"""Sparse operators beside dense onnxruntime, through real sessions: interleaved, medians, outputs compared.
+
+    bench_sparse.py layers   MatMul with many, few and one token, Conv 1x1 and 3x3 of ResNet-50, tiny operators
+    bench_sparse.py models   whole models: every layer sparse, and what `auto` chose, over dense
+
+A ratio is dense time over sparse time: above 1 is faster. One-token products rotate over copies of the weight that exceed
+the last-level cache. The first lines name the CPU and what it can do.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune import formats
+from onnxprune.ops import register
+
+LEVELS = ("2:4", 0.5, 0.7, 0.8, 0.9, 0.95)
+MUST = {
+    "many": dict(zip(LEVELS, (1.55, 1.5, 2.1, 2.8, 4.7, 7.5), strict=True)),
+    "one": dict(zip(LEVELS, (1.75, 2.0, 3.2, 3.6, 3.9, 6.0), strict=True)),
+    "few": {0.9: 6.0},
+    "conv1": {0.7: 2.0, 0.8: 2.7, 0.9: 4.3},
+    "conv3": {0.7: 1.8, 0.8: 2.3, 0.9: 3.5},
+}
+CONV1 = ((64, 256, 56), (256, 64, 56), (128, 512, 28), (512, 128, 28), (256, 1024, 14), (1024, 256, 14), (512, 2048, 7),
+         (2048, 512, 7))  # fmt: skip
+CONV3 = ((64, 64, 56), (128, 128, 28), (256, 256, 14), (512, 512, 7))
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def mask(w: Array, level: float | str, axis: int = 1) -> Array:
+    """The weight with its smallest entries zero: a fraction, or all but N of every M along an axis."""
+    w = w.copy()
+    if isinstance(level, str):
+        n, m = (int(x) for x in level.split(":"))
+        blocks = np.moveaxis(w, axis, -1)
+        shape = blocks.shape
+        blocks = np.ascontiguousarray(blocks).reshape(-1, m)
+        np.put_along_axis(blocks, np.argsort(-np.abs(blocks), axis=1)[:, n:], 0, axis=1)
+        return np.ascontiguousarray(np.moveaxis(blocks.reshape(shape), -1, axis))
+    flat = np.abs(w).ravel()
+    w.ravel()[np.argsort(flat)[: round(level * flat.size)]] = 0
+    return w
+
+
+def model(nodes: Sequence[Any], inputs: Mapping[str, Sequence[int]], outputs: Sequence[str], arrays: Mapping[str, Array]):
+    """A model of these nodes."""
+    graph = helper.make_graph(
+        list(nodes), "bench",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
+        [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in arrays.items()],
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("onnxprune", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+def stored(w: Array, level: float | str, name: str) -> tuple[str, dict[str, Array], dict[str, Any]]:
+    """Prefix of the operator, arrays, attributes."""
+    conv = w.ndim == 4
+    if isinstance(level, str):
+        n, m = (int(x) for x in level.split(":"))
+        blocks = np.moveaxis(w, 1, -1).reshape(-1, w.shape[1]) if conv else w
+        arrays = formats.pack_nm(np.ascontiguousarray(blocks), n, m)
+        return "Nm", {f"{name}_{k}": a for k, a in zip(("v", "p"), arrays, strict=True)}, {"n": n, "m": m}
+    arrays = formats.pack_csr(w.reshape(len(w), -1))
+    return "Csr", {f"{name}_{k}": a for k, a in zip(("v", "i", "p"), arrays, strict=True)}, {}
+
+
+def products(weights: Sequence[Array], tokens: int, level: float | str | None) -> onnx.ModelProto:
+    """y_i = x W_i^T for every weight `[M, K]`; dense where level is None."""
+    nodes, arrays = [], {}
+    for i, w in enumerate(weights):
+        if level is None:
+            arrays[f"w{i}"] = w.T
+            nodes.append(helper.make_node("MatMul", ["x", f"w{i}"], [f"y{i}"]))
+            continue
+        prefix, more, attributes = stored(w, level, f"w{i}")
+        arrays |= more | {f"b{i}": np.zeros(len(w), np.float32)}
+        nodes.append(
+            helper.make_node(
+                f"{prefix}MatMul", ["x", *more, f"b{i}"], [f"y{i}"], domain="onnxprune", shape=w.shape, alpha=1.0,
+                name=f"n{i}", **attributes,
+            )  # fmt: skip
+        )
+    return model(nodes, {"x": [tokens, weights[0].shape[1]]}, [f"y{i}" for i in range(len(weights))], arrays)
+
+
+def convolution(w: Array, size: int, level: float | str | None) -> onnx.ModelProto:
+    """One convolution of stride 1 that keeps the size."""
+    k = w.shape[2]
+    shared: dict[str, Any] = {"pads": [k // 2] * 4, "strides": [1, 1], "dilations": [1, 1], "group": 1}
+    bias = np.zeros(len(w), np.float32)
+    if level is None:
+        node, arrays = helper.make_node("Conv", ["x", "w", "b"], ["y0"], **shared), {"w": w, "b": bias}
+    else:
+        prefix, more, attributes = stored(w, level, "w")
+        arrays = more | {"b": bias}
+        node = helper.make_node(
+            f"{prefix}Conv", ["x", *more, "b"], ["y0"], domain="onnxprune", shape=w.shape, alpha=1.0, name="n",
+            **shared, **attributes,
+        )  # fmt: skip
+    return model([node], {"x": [1, w.shape[1], size, size]}, ["y0"], arrays)
+
+
+def session(m: onnx.ModelProto, threads: int) -> ort.InferenceSession:
+    """A session with our operators that leaves the cores when it rests."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    register(options)
+    return ort.InferenceSession(m.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def bound(s: ort.InferenceSession, x: Array) -> Callable[[], None]:
+    """A run without copies from and to numpy."""
+    binding = s.io_binding()
+    binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x))
+    for o in s.get_outputs():
+        binding.bind_output(o.name)
+    s.run_with_iobinding(binding)
+    options = ort.RunOptions()
+    return lambda: s.run_with_iobinding(binding, options)
+
+
+def medians(runs: Mapping[Any, Callable[[], None]], seconds: float) -> dict[Any, float]:
+    """Blocks of each in turn; median seconds of a run."""
+    count, times = {}, {name: [] for name in runs}
+    for name, run in runs.items():
+        run()
+        start = time.perf_counter()
+        run()
+        count[name] = max(2, min(200, int(0.01 / max(time.perf_counter() - start, 1e-7))))
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < 3 or time.perf_counter() < end:
+        for name, run in runs.items():
+            run()
+            for _ in range(count[name]):
+                start = time.perf_counter()
+                run()
+                times[name].append(time.perf_counter() - start)
+        rounds += 1
+    return {name: float(np.median(t)) for name, t in times.items()}
+
+
+def machine() -> list[str]:
+    """CPU, GFLOP/s of a dense product, GB/s of reading."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        name = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if x.startswith("model name")), name)
+    from onnxprune.ops.kernels import MACHINE
+
+    lines = [f"CPU: {name}, {os.cpu_count()} cores; kernels: {MACHINE.name}; onnxruntime {ort.__version__}"]
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((1536, 1536), np.float32), rng.standard_normal((512, 1536), np.float32)
+    long = rng.standard_normal((8192, 8192), np.float32)
+    for threads in (1, 2):
+        t = medians({0: bound(session(products([w], 512, None), threads), x)}, 0.5)[0]
+        g = medians({0: bound(session(products([long], 1, None), threads), long[:1].copy())}, 0.5)[0]
+        lines.append(
+            f"dense, {threads} thread(s): {2 * w.size * 512 / t / 1e9:.0f} GFLOP/s in a product of 512 tokens, "
+            f"{long.nbytes / g / 1e9:.1f} GB/s in one of a single token"
+        )
+    return lines
+
+
+def case(kind: str, title: str, build: Callable[[Any], tuple[onnx.ModelProto, int]], x: Array, levels: Sequence[Any], threads: int,
+         seconds: float, divide: int = 1) -> dict[str, Any]:  # fmt: skip
+    """Dense and every level in turn; ratios."""
+    row: dict[str, Any] = {"kind": kind, "case": title, "threads": threads}
+    dense, _ = build(None)
+    for level in levels:  # two sessions at a time: caches are shared, and memory is not endless
+        sparse, _ = build(level)
+        reference = _with_weights(dense, level)
+        a, b = session(reference, threads), session(sparse, threads)
+        y, z = a.run(None, {"x": x}), b.run(None, {"x": x})
+        worst = max(float(np.abs(p - q).max() / np.abs(p).max()) for p, q in zip(y, z, strict=True))
+        assert worst < 1e-4, (title, level, worst)
+        t = medians({"dense": bound(a, x), "sparse": bound(b, x)}, seconds)
+        row[f"{level}"] = t["dense"] / t["sparse"]
+        row["dense_us"] = t["dense"] * 1e6 / divide
+        del a, b
+    return row
+
+
+def _with_weights(dense: onnx.ModelProto, level: Any) -> onnx.ModelProto:
+    """The dense model with masked weights, so that outputs can be compared (dense time does not depend on zeros)."""
+    out = onnx.ModelProto()
+    out.CopyFrom(dense)
+    for t in out.graph.initializer:
+        if t.name.startswith("w"):
+            a = numpy_helper.to_array(t)
+            a = mask(a.T, level).T if a.ndim == 2 else mask(a, level)
+            t.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(a), t.name))
+    return out
+
+
+def layers(threads: Sequence[int], seconds: float, only: Sequence[str], cache: float) -> list[dict[str, Any]]:
+    """All rows of the layer table."""
+    rng = np.random.default_rng(0)
+    rows = []
+
+    def show(row: dict[str, Any]) -> None:
+        rows.append(row)
+        ratios = "  ".join(f"{k}: {v:.2f}" for k, v in row.items() if isinstance(v, float) and k != "dense_us")
+        print(f"{row['kind']:6} {row['case']:28} {row['threads']} thr  dense {row['dense_us']:8.0f} us  {ratios}", flush=True)
+
+    def matmul(kind: str, m: int, k: int, tokens: int, levels: Sequence[Any], n: int, copies: int) -> None:
+        x = rng.standard_normal((tokens, k), np.float32)
+        w = [rng.standard_normal((m, k), np.float32) for _ in range(copies)]
+        build = lambda level: (  # noqa: E731
+            products(w if level is None else [mask(v, level) for v in w], tokens, level), copies
+        )
+        show(case(kind, f"{m}x{k}, {tokens} tokens", build, x, levels, n, seconds, copies))
+
+    for n in threads:
+        if "many" in only:
+            for m, k, tokens in ((3072, 768, 64), (3072, 768, 128), (768, 3072, 128), (3072, 768, 384), (4096, 4096, 128)):
+                matmul("many", m, k, tokens, LEVELS, n, 1)
+        if "few" in only:
+            for tokens in (2, 4, 8, 16, 32):
+                matmul("few", 3072, 768, tokens, ("2:4", 0.7, 0.9), n, 8)
+        if "one" in only:
+            for level in LEVELS:
+                part = 0.56 if level == "2:4" else max(1.1 * (1 - level), 0.05)
+                copies = max(2, min(16, int(np.ceil(2 * cache / (64 * part)))))
+                matmul("one", 4096, 4096, 1, (level,), n, copies)
+        for kind, shapes, k in (("conv1", CONV1, 1), ("conv3", CONV3, 3)):
+            if kind in only:
+                for c, m, size in shapes:
+                    x = rng.standard_normal((1, c, size, size), np.float32)
+                    w = rng.standard_normal((m, c, k, k), np.float32)
+                    build = lambda level, w=w, size=size: (  # noqa: E731
+                        convolution(w if level is None else mask(w, level), size, level), 1
+                    )
+                    show(case(kind, f"{c}->{m} at {size}x{size}", build, x, ("2:4", 0.5, 0.7, 0.8, 0.9), n, seconds))
+        if "tiny" in only:
+            w = rng.standard_normal((8, 8), np.float32)
+            x = rng.standard_normal((1, 8), np.float32)
+            a, b = (bound(session(products([w] * 50, 1, level), n), x) for level in (None, 0.0))
+            t = medians({"dense": a, "sparse": b}, seconds)
+            print(f"tiny   8x8, 1 token: dense {t['dense'] / 50 * 1e6:.2f} us, sparse {t['sparse'] / 50 * 1e6:.2f} us a call")
+    return rows
+
+
+def main() -> None:
+    """Print the tables."""
+    p = common.parser(__doc__)
+    p.add_argument("what", nargs="?", choices=("layers", "models"), default="layers")
+    p.add_argument("--threads", default="1,2", help="intra-op threads, comma-separated")
+    p.add_argument("--only", default="many,few,one,conv1,conv3,tiny", help="kinds of layers")
+    p.add_argument("--seconds", type=float, default=0.4, help="for each pair of sessions")
+    p.add_argument("--cache", type=float, default=32, help="MB of last-level cache")
+    args = p.parse_args()
+    print("\n".join(machine()), flush=True)
+    threads = [int(t) for t in args.threads.split(",")]
+    rows = layers(threads, args.seconds, args.only.split(","), args.cache)
+    if args.json:
+        import json
+
+        args.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
