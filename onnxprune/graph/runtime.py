@@ -25,11 +25,14 @@ Feeds = dict[str, Array]
 
 
 @contextmanager
-def session(model: Model, *, threads: int = 0, optimize: bool = True) -> Iterator[ort.InferenceSession]:
+def session(
+    model: Model, *, threads: int = 0, optimize: bool = True, profile: str = ""
+) -> Iterator[ort.InferenceSession]:
     """An onnxruntime session on the CPU.
 
-    threads: intra-op threads, 0 for onnxruntime's default; optimize: graph optimisations (off for comparisons).
-    Raises whatever onnxruntime raises where the model does not load.
+    threads: intra-op threads, 0 for onnxruntime's default; optimize: graph optimisations (off for comparisons);
+    profile: how the file starts that the session's `end_profiling` writes. Sparse operators run through the library
+    where it is available, else through their functions. Raises whatever onnxruntime raises where the model does not load.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -45,6 +48,13 @@ def session(model: Model, *, threads: int = 0, optimize: bool = True) -> Iterato
         options.add_session_config_entry("session.x64quantprecision", "1")
         level = levels.ORT_ENABLE_EXTENDED
     options.graph_optimization_level = level
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    if any(opset.domain == "onnxprune" for opset in model.proto.opset_import):
+        from onnxprune import ops  # loads numba
+
+        if not ops.available():
+            ops.register(options)
     providers = ["CPUExecutionProvider"]
     if weight_bytes(model) <= INLINE:
         yield ort.InferenceSession(to_proto(model).SerializeToString(), options, providers=providers)

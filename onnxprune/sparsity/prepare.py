@@ -1,0 +1,118 @@
+"""What is done to a model before its weights are masked; each step computes the same outputs.
+
+    free_weights     initializers that are listed as inputs as well become constants
+    fold_batchnorm   BatchNormalization goes into the convolution before it, as onnxruntime does when it loads a model: a
+                     sparse operator stops that fusion, and a mask should see the weights that are computed with
+    raise_opset      old opsets lack what the functions of the sparse operators are made of
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+from onnx import version_converter
+
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.io import Model, load, to_proto
+from onnxprune.graph.node import opsets, walk
+from onnxprune.sparsity.edit import Edit, place
+from onnxprune.sparsity.functions import MIN_OPSET
+from onnxprune.sparsity.layers import find_layers
+
+
+RAISED = 13  # the opset that older ones are raised to; every onnxruntime since 1.8 runs it
+
+
+def prepare(model: Model, *, functions: bool) -> tuple[Model, list[str]]:
+    """A model ready to be masked, and what was changed; functions: sparse operators will need their functions."""
+    notes = []
+    model, freed = free_weights(model)
+    if freed:
+        notes.append(f"{freed} weights were inputs of the model as well; they are constants now")
+    if functions and opsets(model.proto).get("", 1) < MIN_OPSET:
+        model, note = raise_opset(model)
+        notes.append(note)
+    model, folded = fold_batchnorm(model)
+    if folded:
+        notes.append(f"{folded} BatchNormalization nodes folded into the convolutions before them")
+    return model, notes
+
+
+def free_weights(model: Model) -> tuple[Model, int]:
+    """A copy in which no initializer is an input too (a default that a caller may override), and how many were."""
+    graph = model.proto.graph
+    constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    kept = [i for i in graph.input if i.name not in constants]
+    count = len(graph.input) - len(kept)
+    if not count:
+        return model, 0
+    out = model.copy()
+    del out.proto.graph.input[:]
+    out.proto.graph.input.extend(kept)
+    return out, count if model.proto.ir_version >= 4 else 0  # before, all initializers were listed
+
+
+def raise_opset(model: Model) -> tuple[Model, str]:
+    """A copy at opset RAISED, or the model as it is where onnx cannot convert it; a note."""
+    old = opsets(model.proto).get("", 1)
+    try:
+        converted = load(version_converter.convert_version(to_proto(model), RAISED))
+    except (OnnxPruneError, RuntimeError, ValueError, AttributeError, IndexError) as error:
+        why = " ".join(str(error).split())[:100]
+        return model, f"opset {old} is below {MIN_OPSET} and cannot be raised ({why}): runs only with onnxprune's library"
+    known = {p.key for p in converted.proto.metadata_props}
+    converted.proto.metadata_props.extend(p for p in model.proto.metadata_props if p.key not in known)
+    return replace(converted, path=model.path, external=model.external), f"opset raised from {old} to {RAISED}"
+
+
+def fold_batchnorm(model: Model) -> tuple[Model, int]:
+    """A copy without the BatchNormalization nodes that follow a convolution with a weight of its own, and their number.
+
+    y = (conv(x, W) + b - mean) * scale / sqrt(var + epsilon) + shift, exact up to rounding.
+    """
+    versions = opsets(model.proto)
+    edit = Edit(model)
+    out = edit.model
+    nodes = list(walk(out.proto.graph, versions))
+    reads = Counter(name for node in nodes for name in node.inputs)
+    reads.update(o.name for o in out.proto.graph.output)
+    for node in nodes:
+        for body in node.bodies():
+            reads.update(name for inner in walk(body, versions) for name in inner.inputs)
+    makers = {node.outputs[0]: node for node in nodes if node.op == "Conv" and node.outputs}
+    unread: set[str] = set()
+    weights = Counter(layer.weight for layer in find_layers(model)[0] if layer.op == "Conv")
+    overridable = {i.name for i in out.proto.graph.input}
+    gone: dict[str, str] = {}  # output of a normalisation -> the convolution's former output
+    for norm in nodes:
+        conv = makers.get(norm.input(0)) if norm.op == "BatchNormalization" else None
+        if conv is None or reads[conv.outputs[0]] != 1 or weights[conv.input(1)] != 1 or reads[conv.input(1)] != 1:
+            continue
+        if norm.attr("training_mode", 0) or len([o for o in norm.outputs if o]) > 1:
+            continue
+        w = out.weights[conv.input(1)]
+        names = [norm.input(i) for i in range(1, 5)] + ([conv.input(2)] if conv.input(2) else [])
+        own = [out.weights.get(n) for n in names if n not in overridable]
+        known = [v for v in own if v is not None and v.shape == w.shape[:1] and v.dtype == np.float32]
+        if len(known) < len(names):
+            continue
+        scale, shift, mean, variance, *rest = (v.astype(np.float64) for v in known)
+        factor = scale / np.sqrt(variance + norm.attr("epsilon", 1e-5))
+        bias = ((rest[0] if rest else 0.0) - mean) * factor + shift
+        scaled = (w * factor.reshape(-1, *[1] * (w.ndim - 1))).astype(np.float32)
+        if not (np.isfinite(scaled).all() and np.isfinite(bias).all()):
+            continue
+        scaled.flags.writeable = False
+        out.weights[conv.input(1)] = scaled
+        named = edit.constant(f"{conv.input(1)}_bias", bias.astype(np.float32))
+        conv.proto.input[:] = [*conv.inputs[:2], named]
+        gone[norm.outputs[0]] = conv.outputs[0]
+        conv.proto.output[0] = norm.outputs[0]
+        unread.update(names)
+    if gone:
+        kept = [n for n in edit.graph.node if not (n.op_type == "BatchNormalization" and n.output[0] in gone)]
+        place(edit.graph, kept)
+        edit.drop(unread)
+    return out, len(gone)
