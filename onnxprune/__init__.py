@@ -1,4 +1,4 @@
-"""Structural pruning of any ONNX model, without a training framework.
+"""Structural pruning and sparse weights for any ONNX model, without a training framework.
 
 import onnxprune
 
@@ -7,6 +7,10 @@ print(result.report.after.parameters)
 result.save("model.pruned.onnx")
 """
 
+import os
+from typing import TYPE_CHECKING, Any
+
+from onnxprune import formats
 from onnxprune.errors import (
     InternalError,
     ModelFileError,
@@ -20,10 +24,15 @@ from onnxprune.graph.io import Model, load, save, to_proto
 from onnxprune.pipeline import Result, prune
 from onnxprune.plan import Plan
 from onnxprune.report import Report
+from onnxprune.sparsity.rewrite import densify
+from onnxprune.sparsity.stage import Sparsity
 from onnxprune.structure.groups import Analysis, ChannelGroup, Pinned
 from onnxprune.structure.groups import analyze as _analyze
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+__version__ = "0.2.0"
 
 
 def analyze(source: object, *, input_shape: dict[str, tuple[int, ...]] | None = None) -> Analysis:
@@ -32,6 +41,30 @@ def analyze(source: object, *, input_shape: dict[str, tuple[int, ...]] | None = 
     input_shape: input name -> concrete shape, where the declared one is dynamic.
     """
     return _analyze(load(source), input_shape)
+
+
+def sparsify(source: object, sparsity: float | None = None, **options: Any) -> Result:
+    """`prune` for sparse weights alone: `sparsify(model, 0.8)` or `sparsify(model, pattern="2:4")`."""
+    return prune(source, sparsity=sparsity, **options)
+
+
+def get_library_path() -> str:
+    """The path for `onnxruntime.SessionOptions.register_custom_ops_library`, where a model has sparse operators.
+
+    The first call on a machine compiles the kernels, which takes a while. Raises `UserError` where they cannot run.
+    """
+    from onnxprune import ops  # loads numba
+
+    return ops.get_library_path()
+
+
+def session(
+    path: str | os.PathLike[str] | bytes, options: "ort.SessionOptions | None" = None, **arguments: Any
+) -> "ort.InferenceSession":
+    """`onnxruntime.InferenceSession` with the sparse operators registered; see `onnxprune.ops.session`."""
+    from onnxprune import ops
+
+    return ops.session(path, options, **arguments)
 
 
 __all__ = [
@@ -47,11 +80,17 @@ __all__ = [
     "Plan",
     "Report",
     "Result",
+    "Sparsity",
     "UserError",
     "VerificationError",
     "analyze",
+    "densify",
+    "formats",
+    "get_library_path",
     "load",
     "prune",
     "save",
+    "session",
+    "sparsify",
     "to_proto",
 ]

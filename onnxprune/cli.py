@@ -23,11 +23,16 @@ from rich.text import Text
 
 from onnxprune import __version__, inspection
 from onnxprune.allocation import ALLOCATORS, MAX_RATIO, ROUND_TO
+from onnxprune.bench_cli import bench
 from onnxprune.errors import OnnxPruneError, OptionError
-from onnxprune.graph.io import Model, load
+from onnxprune.graph.io import Model, load, save
 from onnxprune.importance import CRITERIA, DEFAULT
 from onnxprune.pipeline import RECOVERIES, prune
 from onnxprune.report import render, render_inspection, show
+from onnxprune.sparsity.masks import ALLOCATORS as SPARSE_ALLOCATORS
+from onnxprune.sparsity.masks import SOLVERS
+from onnxprune.sparsity.rewrite import densify as to_dense
+from onnxprune.sparsity.stage import FORMATS
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.rules import BARRIERS, RULES
 
@@ -49,6 +54,7 @@ STAGES = {
     "cut": "cutting",
     "verify": "checking that pruned equals masked",
     "recover": "folding constants into biases",
+    "sparsify": "making weights sparse",
     "measure": "measuring latency, both models in turn",
     "save": "writing",
 }
@@ -58,6 +64,10 @@ EPILOG = """[bold]Subcommands[/bold] (the first word, if it is one of these name
 
 [cyan]onnxprune inspect MODEL[/cyan]  groups that can be pruned, what is pinned and why
 
+[cyan]onnxprune bench A.onnx \\[B.onnx ...][/cyan]  latency, size, peak memory and outputs of model files, interleaved
+
+[cyan]onnxprune densify MODEL[/cyan]  a model with sparse operators back to plain ONNX
+
 [cyan]onnxprune ops[/cyan]  operators with a rule, and deliberate barriers
 
 Each has its own --help."""
@@ -66,9 +76,15 @@ Choice = Enum("Choice", {name: name for name in CRITERIA}, type=str)  # type: ig
 Allocation = Enum("Allocation", {name: name for name in ALLOCATORS}, type=str)  # type: ignore[misc]
 Recovery = Enum("Recovery", {name: name for name in RECOVERIES}, type=str)  # type: ignore[misc]
 
+Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
+Solver = Enum("Solver", {name: name for name in SOLVERS}, type=str)  # type: ignore[misc]
+SparseAllocation = Enum("SparseAllocation", {name: name for name in SPARSE_ALLOCATORS}, type=str)  # type: ignore[misc]
+
 PATH, UNIFORM, BIAS = Choice(DEFAULT), Allocation("uniform"), Recovery("bias")
+AUTO, MAGNITUDE, ALIKE = Format("auto"), Solver("magnitude"), SparseAllocation("uniform")
 
 WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"
+SPARSE = "Sparse weights"
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
 JsonOption = Annotated[
@@ -110,15 +126,18 @@ def prune_command(
         list[str] | None,
         typer.Option(
             "--ratio",
-            metavar="GLOB=R",
+            metavar="[channels:|sparsity:]GLOB=R",
             rich_help_panel=WHAT,
-            help="Fraction removed from the groups whose name, node, weight or output matches. Repeatable, last match "
-            "wins; without --channels only what matches is pruned.",
+            help="Fraction removed from the groups, or made zero in the layers, whose name, node, weight or output "
+            "matches. Repeatable, last match wins; without --channels or --sparsity only what matches is pruned. "
+            "The prefix is needed where both are asked for.",
         ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option("--ignore", metavar="GLOB", rich_help_panel=WHAT, help="Leave matching groups alone. Repeatable."),
+        typer.Option(
+            "--ignore", metavar="GLOB", rich_help_panel=WHAT, help="Leave matching groups or layers alone. Repeatable."
+        ),
     ] = None,
     target_macs: Annotated[
         str | None,
@@ -142,6 +161,55 @@ def prune_command(
         Path | None,
         typer.Option("--plan", metavar="FILE", rich_help_panel=WHAT, help="Replay a plan that --save-plan wrote."),
     ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            "--sparsity",
+            "-s",
+            metavar="R",
+            rich_help_panel=SPARSE,
+            help="Fraction of the weights of MatMul, Gemm and Conv that becomes [bold]zero[/bold], after --channels.",
+        ),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            "--pattern",
+            metavar="N:M",
+            rich_help_panel=SPARSE,
+            help="Instead: keep N of every M consecutive weights along the reduction (of Conv: input channels); 2:4 is "
+            "what TensorRT takes.",
+        ),
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            "--quality",
+            metavar="Q",
+            rich_help_panel=SPARSE,
+            help="Instead: weights below Q standard deviations of their layer become zero.",
+        ),
+    ] = None,
+    format: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            rich_help_panel=SPARSE,
+            help="How zeros are stored. auto: sparse operators where the whole session measures faster on this machine;"
+            " csr, nm: everywhere; dense: zeros in a plain file; sparse-initializer: ONNX's own, smaller above 70%.",
+        ),
+    ] = AUTO,
+    solver: Annotated[
+        Solver, typer.Option("--solver", rich_help_panel=SPARSE, help="Which weights count.")
+    ] = MAGNITUDE,
+    sparsity_allocate: Annotated[
+        SparseAllocation,
+        typer.Option(
+            "--sparsity-allocate",
+            rich_help_panel=SPARSE,
+            help="uniform: the same fraction of every layer; global: one threshold over all layers.",
+        ),
+    ] = ALIKE,
     importance: Annotated[
         Choice, typer.Option("--importance", rich_help_panel=HOW, help="What makes a unit worth keeping.")
     ] = PATH,
@@ -232,11 +300,12 @@ def prune_command(
     [bold]onnxprune model.onnx --channels 0.3[/bold] removes 30% of every group and writes model.pruned.onnx.
     """
     target = output or model.parent / f"{model.stem}.pruned.onnx"
-    nothing = channels is None and not ratio and target_macs is None and target_params is None and plan is None
-    if nothing:
+    amounts = (channels, target_macs, target_params, plan, sparsity, pattern, quality)
+    if not ratio and all(amount is None for amount in amounts):
         _inspect(model, input_shape, json_file, verbose, quiet)
         raise OptionError(
-            "nothing to do: the above could be pruned; say how much with --channels 0.3 or --target-macs 70%"
+            "nothing to do: the above could be pruned; say how much with --channels 0.3, --target-macs 70% or "
+            "--sparsity 0.8"
         )
     outputs = {
         "-o": None if dry_run else target,
@@ -248,6 +317,12 @@ def prune_command(
         result = prune(
             model,
             channels=_channels(channels),
+            sparsity=sparsity,
+            pattern=pattern,
+            quality=quality,
+            format=format.value,
+            solver=solver.value,
+            sparsity_allocate=sparsity_allocate.value,
             ratio=[_pair(r) for r in ratio or ()],
             ignore=ignore or (),
             importance=importance.value,
@@ -281,6 +356,40 @@ def prune_command(
         _show(json_file, render(report, verbose=verbose))
         if not dry_run:
             _show(json_file, Text(f"written: {target}"))
+
+
+@app.command()
+def densify(
+    model: ModelArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            rich_help_panel=OUTPUT,
+            show_default="MODEL.dense.onnx",
+            help="Where to write.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", rich_help_panel=OUTPUT, help="Allow OUT to be the input.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Turn sparse operators back into plain ONNX: the masked weights, bit for bit."""
+    target = output or model.parent / f"{model.stem}.dense.onnx"
+    _check_outputs(model, None, {"-o": target}, force=force)
+    with _hushed(), _progress(quiet) as progress:
+        progress("load")
+        loaded = load(model)
+        count = sum(node.domain == "onnxprune" for node in loaded.proto.graph.node)
+        if not count:
+            raise OptionError(f"{model}: there is no sparse operator in it; nothing was written")
+        _spare_data(loaded, {"-o": target})
+        dense = to_dense(loaded)
+        progress("save")
+        save(dense, target)
+    if not quiet:
+        _show(None, Text(f"{count} sparse layers are dense now\nwritten: {target}"))
 
 
 def _channels(text: str | None) -> Any:
@@ -377,6 +486,9 @@ def inspect(
 ) -> None:
     """Show the groups that can be pruned, their share of parameters and MACs, and what is pinned and why."""
     _inspect(model, input_shape, json_file, verbose, quiet)
+
+
+app.command()(bench)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +16,14 @@ from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.cost import CostModel, cost_model, trained
 from onnxprune.graph.io import Model, load, save, weight_bytes
 from onnxprune.graph.node import walk_all
-from onnxprune.graph.runtime import Latency, latency, random_feeds
+from onnxprune.graph.runtime import Feeds, Latency, latency, random_feeds
 from onnxprune.graph.shapes import concrete_inputs
 from onnxprune.importance import CRITERIA, DEFAULT, score
 from onnxprune.plan import Plan
 from onnxprune.recovery import bias_shifts
 from onnxprune.report import Cost, GroupReport, Report
+from onnxprune.sparsity.layers import find_layers
+from onnxprune.sparsity.stage import Sparsity, Wanted, matching, sparsify
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
 from onnxprune.structure.surgery import prune_model, slice_weights
 from onnxprune.structure.verify import Verification, check_recovered
@@ -58,8 +60,14 @@ def prune(
     source: Any,
     *,
     channels: float | Literal["auto"] | None = None,
+    sparsity: float | None = None,
+    pattern: str | None = None,
+    quality: float | None = None,
     ratio: Mapping[str, float] | Sequence[tuple[str, float]] = (),
     ignore: Sequence[str] = (),
+    format: str = "auto",
+    solver: str = "magnitude",
+    sparsity_allocate: str = "uniform",
     importance: str = DEFAULT,
     allocate: str = "uniform",
     round_to: int = ROUND_TO,
@@ -77,11 +85,15 @@ def prune(
     threads: int = 0,
     progress: Progress = lambda stage: None,
 ) -> Result:
-    """Remove channels, filters, neurons and recurrent units, structurally, through the whole graph.
+    """Remove channels, filters, neurons and recurrent units, structurally; then make weights sparse.
 
     source: path, bytes, `ModelProto`, graphsurgeon `Graph` or `Model`; it is not changed.
     channels: fraction of the units of every group that is removed; "auto": whatever a target needs.
-    ratio: glob -> fraction removed, for the groups that it matches (last match wins); ignore: globs that stay.
+    sparsity: fraction of the weights of every MatMul, Gemm and Conv that becomes zero; pattern: "2:4" keeps 2 of every
+    4 consecutive ones; quality: weights below so many standard deviations of their layer become zero.
+    format: what stores them: "auto" measures, "dense", "csr", "nm" (operators of ours), "sparse-initializer".
+    ratio: glob -> fraction, for the groups or layers that it matches (last match wins); a prefix says which, as
+    "channels:layer4*" or "sparsity:fc*", and is needed where both are asked for. ignore: globs that stay.
     target_macs, target_params: what is left, as a fraction, "70%" or an absolute "300M".
     steps: cut, score again, cut. max_ratio: most that is removed of a group (default 0.8 for targets and `global`).
     recover: "bias" folds the constant part of what is removed into the consumers' biases; "none" leaves it out.
@@ -92,12 +104,22 @@ def prune(
     """
     pairs = list(ratio.items()) if isinstance(ratio, Mapping) else list(ratio)
     targets = {"macs": target_macs, "params": target_params}
+    structural = channels is not None or any(t is not None for t in targets.values())
+    sparse = any(x is not None for x in (sparsity, pattern, quality))
+    cuts, zeros = _by_mode(pairs, structural, sparse)
+    structural = structural or bool(cuts)
+    wanted = Wanted(sparsity, pattern, quality, zeros, (), sparsity_allocate, solver, format)
     _check_options(importance, allocate, recover, round_to, max_ratio, steps, seed, threads)
-    asked = channels is not None or pairs or any(t is not None for t in targets.values())
+    wanted.check()
+    asked = structural or wanted.asked
     if plan is None and not asked:
-        raise OptionError("nothing to do: say how much with --channels 0.3, --target-macs 70%, --ratio or --plan")
+        raise OptionError(
+            "nothing to do: say how much with --channels 0.3, --target-macs 70%, --sparsity 0.8, --pattern 2:4, "
+            "--ratio or --plan"
+        )
     if plan is not None and (asked or ignore):
-        raise OptionError("--plan replays what was chosen before; leave out --channels, --ratio, --ignore and targets")
+        raise OptionError("--plan replays what was chosen before; leave out --channels, --sparsity, --ratio, --ignore "
+                          "and targets")  # fmt: skip
 
     clock = _Clock(progress)
     clock("load")
@@ -106,16 +128,22 @@ def prune(
     analysis = analyze(model, dict(input_shape) if input_shape else None)
     costs = _costs(analysis)
     groups = analysis.of_kind(KIND)
-    if not groups:
+    if structural and not groups:
         raise NothingToPrune(_nothing(analysis))
     clock("plan")
     if plan is not None:
         chosen = plan if isinstance(plan, Plan) else Plan.load(Path(plan), analysis)
+        wanted = replace(wanted, recorded=chosen.sparsity)
     else:
-        keeps = _choose(
-            analysis, costs, groups, channels, pairs, ignore, targets,
-            importance=importance, allocate=allocate, round_to=round_to, max_ratio=max_ratio, steps=steps, seed=seed,
-        )  # fmt: skip
+        spared, ignored = _ignored(model, groups, ignore, structural, wanted.asked)
+        wanted = replace(wanted, ignore=ignored)
+        keeps: Keeps = {}
+        if structural:
+            keeps = _choose(
+                analysis, costs, groups, channels, cuts, spared, targets,
+                importance=importance, allocate=allocate, round_to=round_to, max_ratio=max_ratio, steps=steps,
+                seed=seed,
+            )  # fmt: skip
         settings = {"importance": importance, "allocate": allocate, "round_to": round_to, "steps": steps, "seed": seed}
         chosen = Plan({k: v for k, v in keeps.items() if not v.all()}, recover, settings)
     for name in chosen.keep:
@@ -127,8 +155,11 @@ def prune(
     notes = [*model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
     pruned: Model | None = None
     checked: Verification | None = None
+    outcome: Sparsity | None = None
     times: dict[str, Latency] = {}
-    if not dry_run:
+    if not chosen.keep and wanted.asked:
+        pruned = model
+    elif not dry_run or wanted.asked:
         clock("cut")
         sliced = slice_weights(analysis, keep)
         plain = prune_model(analysis, keep, sliced=sliced)
@@ -143,12 +174,22 @@ def prune(
             if checked is not None:
                 check_recovered(model, pruned, checked)
             notes.append(f"bias of {len(shifts)} layers compensated for the mean of what was removed")
-        if measure:
-            clock("measure")
-            times, problem = _measure(analysis, pruned, checked, input_shape, seed, threads)
-            notes += problem or _slower(times, groups, chosen)
+    if wanted.asked and pruned is not None:
+        clock("sparsify")
+        guesses = _feeds(analysis, checked, input_shape, seed)
+        pruned, outcome, more = sparsify(
+            pruned, wanted, guesses, verify=verify, threads=threads, dry_run=dry_run, progress=progress
+        )
+        chosen = replace(chosen, sparsity=outcome.to_plan())
+        notes += more
+    if dry_run:
+        pruned = None
+    elif measure and pruned is not None:
+        clock("measure")
+        times, problem = _measure(analysis, pruned, _feeds(analysis, checked, input_shape, seed), threads)
+        notes += problem or _slower(times, groups, chosen)
     clock("")
-    report = _report(analysis, costs, chosen, keep, pruned, checked, times, notes, clock.seconds)
+    report = _report(analysis, costs, chosen, keep, pruned, checked, outcome, times, notes, clock.seconds)
     return Result(pruned, chosen, report, analysis)
 
 
@@ -301,22 +342,54 @@ def _choose(
     return keeps
 
 
+def _by_mode(
+    pairs: Sequence[tuple[str, float]], structural: bool, sparse: bool
+) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+    """Ratios for channels and for sparsity; without a prefix, those of the one mode that is on."""
+    prefixes = ("channels:", "sparsity:")
+    named = {p for glob, _ in pairs for p in prefixes if glob.startswith(p)}
+    both = (structural or prefixes[0] in named) and (sparse or prefixes[1] in named)
+    out: dict[str, list[tuple[str, float]]] = {p: [] for p in prefixes}
+    for glob, r in pairs:
+        prefix = next((p for p in prefixes if glob.startswith(p)), "")
+        if not prefix and both:
+            raise OptionError(
+                f"--ratio {glob}={r:g}: channels are removed and weights made sparse; say which with "
+                f"channels:{glob} or sparsity:{glob}"
+            )
+        out[prefix or prefixes[sparse and not structural]].append((glob.removeprefix(prefix), r))
+    return out[prefixes[0]], out[prefixes[1]]
+
+
+def _ignored(
+    model: Model, groups: Sequence[ChannelGroup], ignore: Sequence[str], structural: bool, sparse: bool
+) -> tuple[list[str], list[str]]:
+    """Globs that spare groups and those that spare layers; where both are asked for, either match will do."""
+    if not (structural and sparse):
+        return list(ignore) if structural else [], list(ignore) if sparse else []
+    layers = find_layers(model)[0]
+    of_groups = [glob for glob in ignore if any(matches(g, glob) for g in groups)]
+    of_layers = [glob for glob in ignore if matching(model, layers, glob)]
+    return of_groups + [glob for glob in ignore if glob not in {*of_groups, *of_layers}], of_layers
+
+
+def _feeds(
+    analysis: Analysis, checked: Verification | None, input_shape: Mapping[str, tuple[int, ...]] | None, seed: int
+) -> list[Feeds]:
+    """Inputs to try: those that the check ran with, else the guesses for dynamic axes."""
+    if checked is not None:
+        return [checked.feeds]
+    original = analysis.model
+    return [
+        random_feeds(original, analysis.coupling.shapes, shapes, seed=seed)
+        for shapes in concrete_inputs(original, input_shape)
+    ]
+
+
 def _measure(
-    analysis: Analysis,
-    pruned: Model,
-    checked: Verification | None,
-    input_shape: Mapping[str, tuple[int, ...]] | None,
-    seed: int,
-    threads: int,
+    analysis: Analysis, pruned: Model, guesses: Sequence[Feeds], threads: int
 ) -> tuple[dict[str, Latency], list[str]]:
     original = analysis.model
-    if checked is not None:
-        guesses: Iterable[Any] = [checked.feeds]
-    else:
-        guesses = (
-            random_feeds(original, analysis.coupling.shapes, shapes, seed=seed)
-            for shapes in concrete_inputs(original, input_shape)
-        )
     problem = ""
     for feeds in guesses:
         try:
@@ -329,7 +402,7 @@ def _measure(
 
 def _slower(times: Mapping[str, Latency], groups: Sequence[ChannelGroup], plan: Plan) -> list[str]:
     """A word where the smaller model is not the faster one, and the usual cause."""
-    if not times or times["after"].median <= times["before"].median:
+    if not times or times["after"].median <= times["before"].median or not plan.keep:
         return []
     odd = [g for g in groups if g.name in plan.keep and int(plan.keep[g.name].sum()) * g.width % 8]
     cause = f"; {len(odd)} groups have a width that is no multiple of 8, try a larger cut" if odd else ""
@@ -350,6 +423,7 @@ def _report(
     keep: Keep,
     pruned: Model | None,
     checked: Verification | None,
+    outcome: Sparsity | None,
     times: Mapping[str, Latency],
     notes: Sequence[str],
     seconds: Mapping[str, float],
@@ -371,5 +445,5 @@ def _report(
     left = {k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)}
     return Report(
         str(model.path) if model.path else "", "", before, after, groups, left, analysis.pinned, checked, tuple(notes),
-        dict(seconds),
+        dict(seconds), outcome,
     )  # fmt: skip

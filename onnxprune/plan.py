@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import OptionError
+from onnxprune.sparsity.stage import from_plan
 from onnxprune.structure.groups import Analysis, Keep
 
 VERSION = 1
@@ -19,11 +20,13 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """keep: group name -> bool `(size,)`; recover: how the loss is compensated; settings: how the plan came about."""
+    """keep: group name -> bool `(size,)`; recover: how the loss is compensated; settings: how the plan came about;
+    sparsity: solver, pattern, and zeros and format of every layer, where weights became sparse."""
 
     keep: Mapping[str, Keep]
     recover: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    sparsity: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """Kept indices of every group, one line each; sizes guard against another model."""
@@ -32,7 +35,8 @@ class Plan:
             for name, keep in self.keep.items()
         }
         lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(g)}" for name, g in groups.items())
-        head = json.dumps({"onnxprune_plan": VERSION, "recover": self.recover, "settings": dict(self.settings)})
+        fields = {"onnxprune_plan": VERSION, "recover": self.recover, "settings": dict(self.settings)}
+        head = json.dumps(fields | ({"sparsity": dict(self.sparsity)} if self.sparsity else {}))
         return f'{head[:-1]}, "groups": {{\n{lines}\n}}}}\n'
 
     @staticmethod
@@ -42,6 +46,7 @@ class Plan:
             data = json.loads(text)
             groups = {k: (index(v["size"]), [index(i) for i in v["kept"]]) for k, v in data["groups"].items()}
             version, recover, settings = data["onnxprune_plan"], data["recover"], dict(data.get("settings", {}))
+            sparse = data.get("sparsity")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise OptionError(f"{where}: not a plan that onnxprune --save-plan wrote ({type(e).__name__}: {e})") from e
         if version != VERSION or recover not in ("none", "bias"):
@@ -61,7 +66,7 @@ class Plan:
                 per_block = counts @ keep[name]
                 if (per_block != per_block[0]).any():
                     raise OptionError(f"{where}: group {name!r} must keep the same number of units in every block")
-        return Plan(keep, recover, settings)
+        return Plan(keep, recover, settings, None if sparse is None else from_plan(sparse, where))
 
     @staticmethod
     def load(path: str | Path, analysis: Analysis) -> Plan:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.graph.runtime import Latency
+from onnxprune.sparsity.stage import Sparsity
 from onnxprune.structure.groups import Analysis, Pinned
 from onnxprune.structure.verify import Verification
 
@@ -52,6 +53,7 @@ class Report:
     verification: Verification | None
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
+    sparsity: Sparsity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: counts, bytes and seconds."""
@@ -82,6 +84,7 @@ class Report:
             "verification": None
             if v is None
             else {"error": v.error, "tolerance": v.tolerance, "runs": v.runs, "notes": list(v.notes)},
+            "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
@@ -125,18 +128,24 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
         row(label, b.latency.median * 1e3, a.latency.median * 1e3, lambda ms: f"{ms:.3g} ms")
     parts: list[RenderableType] = [table, Text()]
     cut = [g for g in report.groups if g.kept < g.size]
-    parts.append(Text(f"groups pruned: {len(cut)} of {len(report.groups)} of kind channels"))
-    for kind, count in report.left_alone.items():
-        parts.append(Text(f"left alone: kind {kind} ({count} group{'s' * (count > 1)})"))
+    s = report.sparsity
+    if s is not None:
+        parts += [_sparse(s), *([_sparse_layers(s)] if verbose else [])]
+    if cut or s is None:
+        parts.append(Text(f"groups pruned: {len(cut)} of {len(report.groups)} of kind channels"))
+        for kind, count in report.left_alone.items():
+            parts.append(Text(f"left alone: kind {kind} ({count} group{'s' * (count > 1)})"))
     v = report.verification
     if v is not None:
         parts.append(
             Text(f"verified: pruned equals masked to {v.error:.1e} (allowed {v.tolerance:.0e}, {v.runs} run(s))")
         )
-    else:
+    if s is not None and s.error is not None:
+        parts.append(Text(f"verified: sparse equals masked to {s.error:.1e} of the largest output"))
+    if v is None and (s is None or s.error is None):
         parts.append(Text("not verified"))
     parts.append(Text("accuracy: not measured"))
-    if report.pinned:
+    if report.pinned and (cut or s is None):
         parts.append(Text(f"pinned: {len(report.pinned)} weights {'' if verbose else '(-v names them)'}"))
         parts.append(_reasons(report.pinned))
     for note in dict.fromkeys((*report.notes, *(v.notes if v else ()))):
@@ -146,6 +155,37 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
         took = ", ".join(f"{k} {s:.2f} s" for k, s in report.seconds.items())
         parts.append(Text(f"time: {took}"))
     return Group(*parts)
+
+
+def _sparse(s: Sparsity) -> RenderableType:
+    """Weights that are zero, and how they are stored."""
+    dense = [x for x in s.layers if x.format == "dense"]
+    how = f"N:M pattern {s.pattern}" if s.pattern else "unstructured"
+    lines = [
+        f"sparse: {s.zeros / max(s.size, 1):.1%} of {number(s.size)} weights in {len(s.layers)} layers are zero "
+        f"({how}, {s.solver}); {number(s.size - s.zeros)} left"
+    ]
+    kinds = Counter(x.format for x in s.layers)
+    lines.append(f"format {s.format}: " + ", ".join(f"{n} layers {kind}" for kind, n in kinds.most_common()))
+    if s.speedup is not None:
+        threads = f"{s.threads} threads" if s.threads else "all cores"
+        lines.append(f"whole session {s.speedup:.2f} times as fast as dense on {s.cpu} ({threads})")
+    for reason, n in Counter(x.reason for x in dense if x.reason).most_common(4):
+        lines.append(f"  {n}x dense: {reason}")
+    for reason, n in Counter(reason for _, reason in s.untouched).most_common(4):
+        lines.append(f"  {n}x untouched: {reason}")
+    return Text("\n".join(lines))
+
+
+def _sparse_layers(s: Sparsity) -> RenderableType:
+    table = Table(title="sparse layers", title_justify="left", box=None, pad_edge=False)
+    for column in ("node", "operator", "rows x columns", "zeros", "format", "why dense"):
+        numeric = column in ("rows x columns", "zeros")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for x in s.layers:
+        shape, share = f"{x.rows} x {x.columns}", f"{x.zeros / max(x.size, 1):.1%}"
+        table.add_row(Text(x.node), x.op, shape, share, x.format, Text(x.reason))
+    return table
 
 
 def _reasons(pinned: Sequence[Pinned]) -> RenderableType:

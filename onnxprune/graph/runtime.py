@@ -32,7 +32,8 @@ def session(
 
     threads: intra-op threads, 0 for onnxruntime's default; optimize: graph optimisations (off for comparisons);
     profile: how the file starts that the session's `end_profiling` writes. Sparse operators run through the library
-    where it is available, else through their functions. Raises whatever onnxruntime raises where the model does not load.
+    where it is available, else through their functions. Raises whatever onnxruntime raises where the model does not
+    load.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4

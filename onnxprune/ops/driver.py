@@ -5,7 +5,6 @@ tables of int64: `desc` describes a layer and lives as long as its session, `cal
 their fields are those of the enums in `_entry.c`.
 """
 
-# ruff: noqa: N806
 from __future__ import annotations
 
 from typing import Any

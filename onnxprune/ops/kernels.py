@@ -16,7 +16,22 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba import config
 
-from onnxprune.ops.emit import F32, I1, I8, I16, I32, I64, POINTER, Emitter, Value, constant, ir, kernel, lanes_of, vector
+from onnxprune.ops.emit import (
+    F32,
+    I1,
+    I8,
+    I16,
+    I32,
+    I64,
+    POINTER,
+    Emitter,
+    Value,
+    constant,
+    ir,
+    kernel,
+    lanes_of,
+    vector,
+)
 
 PREFETCH = 4096  # bytes ahead in a stream that stays in the caches; FAR: in one that comes from memory
 FAR = 8192

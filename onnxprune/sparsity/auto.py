@@ -1,7 +1,7 @@
 """Which layers run faster sparse, measured: `--format auto`.
 
-A sparse operator stops fusions and blocked layouts of its neighbours, so a layer that is faster by itself may make the whole
-slower. Time per node orders the layers; whole sessions decide, dense and sparse in turn.
+A sparse operator stops fusions and blocked layouts of its neighbours, so a layer that is faster by itself may make the
+whole slower. Time per node orders the layers; whole sessions decide, dense and sparse in turn.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def choose(
     missing = ops.available()
     if missing:
         raise UserError(
-            f"--format auto measures sparse kernels, which cannot run here: {missing}; or choose --format dense, csr or nm"
+            f"--format auto measures sparse kernels, which cannot run here: {missing}; or choose --format dense or csr"
         )
     reasons: dict[str, str] = {}
     shapes = {layer.node: layer for layer in layers}
@@ -161,11 +161,13 @@ def _layer_speedups(
 
 def _node_times(model: Model, feeds: Feeds, threads: int) -> dict[str, float]:
     """Seconds of every node, summed over runs, by the name that it has in the model (fused ones: their last part)."""
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        with session(model, threads=threads, profile=str(Path(folder) / "profile")) as s:
-            for _ in range(PROFILED + 2):
-                s.run(None, feeds)
-            events = json.loads(Path(s.end_profiling()).read_text(encoding="utf-8", errors="replace"))
+    with (
+        tempfile.TemporaryDirectory(prefix="onnxprune-") as folder,
+        session(model, threads=threads, profile=str(Path(folder) / "profile")) as s,
+    ):
+        for _ in range(PROFILED + 2):
+            s.run(None, feeds)
+        events = json.loads(Path(s.end_profiling()).read_text(encoding="utf-8", errors="replace"))
     durations: dict[str, list[float]] = defaultdict(list)
     suffixes = ("_kernel_time", "_nchwc", "/MatMulAddFusion", "_MatMul_With_Add", "_token")
     for event in events:

@@ -1,9 +1,9 @@
 """What is done to a model before its weights are masked; each step computes the same outputs.
 
-    free_weights     initializers that are listed as inputs as well become constants
-    fold_batchnorm   BatchNormalization goes into the convolution before it, as onnxruntime does when it loads a model: a
-                     sparse operator stops that fusion, and a mask should see the weights that are computed with
-    raise_opset      old opsets lack what the functions of the sparse operators are made of
+free_weights     initializers that are listed as inputs as well become constants
+fold_batchnorm   BatchNormalization goes into the convolution before it, as onnxruntime does when it loads a model: a
+                 sparse operator stops that fusion, and a mask should see the weights that are computed with
+raise_opset      old opsets lack what the functions of the sparse operators are made of
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from onnxprune.graph.node import opsets, walk
 from onnxprune.sparsity.edit import Edit, place
 from onnxprune.sparsity.functions import MIN_OPSET
 from onnxprune.sparsity.layers import find_layers
-
 
 RAISED = 13  # the opset that older ones are raised to; every onnxruntime since 1.8 runs it
 
@@ -61,7 +60,10 @@ def raise_opset(model: Model) -> tuple[Model, str]:
         converted = load(version_converter.convert_version(to_proto(model), RAISED))
     except (OnnxPruneError, RuntimeError, ValueError, AttributeError, IndexError) as error:
         why = " ".join(str(error).split())[:100]
-        return model, f"opset {old} is below {MIN_OPSET} and cannot be raised ({why}): runs only with onnxprune's library"
+        return (
+            model,
+            f"opset {old} is below {MIN_OPSET} cannot be raised ({why}): needs onnxprune's library to run",
+        )
     known = {p.key for p in converted.proto.metadata_props}
     converted.proto.metadata_props.extend(p for p in model.proto.metadata_props if p.key not in known)
     return replace(converted, path=model.path, external=model.external), f"opset raised from {old} to {RAISED}"
