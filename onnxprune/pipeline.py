@@ -174,6 +174,8 @@ def prune(
             if checked is not None:
                 check_recovered(model, pruned, checked)
             notes.append(f"bias of {len(shifts)} layers compensated for the mean of what was removed")
+    new = () if pruned is None else (w for n, w in pruned.weights.items() if n not in model.weights)
+    added = sum(w.size for w in new if trained(w))  # biases that compensate
     if wanted.asked and pruned is not None:
         clock("sparsify")
         guesses = _feeds(analysis, checked, input_shape, seed)
@@ -189,7 +191,7 @@ def prune(
         times, problem = _measure(analysis, pruned, _feeds(analysis, checked, input_shape, seed), threads)
         notes += problem or _slower(times, groups, chosen)
     clock("")
-    report = _report(analysis, costs, chosen, keep, pruned, checked, outcome, times, notes, clock.seconds)
+    report = _report(analysis, costs, chosen, keep, pruned, checked, outcome, added, times, notes, clock.seconds)
     return Result(pruned, chosen, report, analysis)
 
 
@@ -424,6 +426,7 @@ def _report(
     pruned: Model | None,
     checked: Verification | None,
     outcome: Sparsity | None,
+    added: int,
     times: Mapping[str, Latency],
     notes: Sequence[str],
     seconds: Mapping[str, float],
@@ -434,8 +437,7 @@ def _report(
         round(costs.parameters(whole)), round(costs.macs(whole)), file_bytes(model, model.path), times.get("before")
     )
     after_bytes = file_bytes(pruned, None) if pruned is not None else None
-    added = () if pruned is None else (w for n, w in pruned.weights.items() if n not in model.weights and trained(w))
-    parameters = round(costs.parameters(keep)) + sum(w.size for w in added)
+    parameters = round(costs.parameters(keep)) + added
     after = Cost(parameters, round(costs.macs(keep)), after_bytes, times.get("after"))
     groups = tuple(
         GroupReport(g.name, g.kind, g.size, int(plan.keep[g.name].sum()) if g.name in plan.keep else g.size, g.nodes)

@@ -191,8 +191,9 @@ def sparsify(
         notes.append("zeros alone do not make a dense file faster or smaller; --format auto, csr or nm does")
     out = masked
     if form == "sparse-initializer":
-        out, more = sparse_initializers(masked, chosen)
-        notes += more
+        out, _ = sparse_initializers(masked, chosen)
+        larger = "as a sparse initializer it would be larger"
+        reasons = {layer.node: larger for layer in chosen if layer.weight not in out.sparse}
     elif formats:
         out, more = rewrite(masked, formats)
         notes += more

@@ -1,0 +1,300 @@
+"""Sparse weights from the user's side: masks, formats, plans, the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxprune
+from onnxprune import formats
+from onnxprune.cli import main
+from onnxprune.graph.io import load
+from onnxprune.ops import available
+from onnxprune.sparsity import auto
+from onnxprune.sparsity.layers import find_layers
+from onnxprune.sparsity.masks import Pattern, below, global_, lowest_kept, n_of_m, uniform
+from onnxprune.sparsity.prepare import prepare
+
+MODELS = Path(__file__).parent.parent / "models"
+RESNET, MLP, VIT = (str(MODELS / f"digits_{name}.onnx") for name in ("resnet_bn", "mlp", "vit"))
+QUICK: dict[str, Any] = {"measure": False, "format": "dense"}
+
+
+def net(
+    nodes: list[Any], arrays: dict[str, np.ndarray], shape: list[Any], opset: int = 17, **extra: Any
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for n, a in arrays.items()],
+    )  # fmt: skip
+    for name in extra.get("inputs", ()):
+        graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, arrays[name].shape))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def zeros(model: onnxprune.Model) -> dict[str, float]:
+    return {x.node: float((model.weights[x.weight] == 0).mean()) for x in find_layers(model)[0]}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    out = capsys.readouterr()
+    return int(stop.value.code or 0), out.out, out.err
+
+
+# masks
+
+
+def test_lowest_kept_removes_exactly_so_many_and_of_equals_the_first():
+    scores = np.array([[3, 1, 1], [1, 2, 1]], np.float32)
+    assert lowest_kept(scores, 2).tolist() == [[True, False, False], [True, True, True]]
+    assert lowest_kept(scores, 0).all() and not lowest_kept(scores, 6).any()
+    big = random(100, 100)
+    for count in (1, 17, 5000, 9999):
+        kept = lowest_kept(np.abs(big), count)
+        assert (~kept).sum() == count
+        assert np.abs(big[~kept]).max() <= np.abs(big[kept]).min()
+
+
+@pytest.mark.parametrize(("text", "length"), [("2:4", 16), ("1:4", 18), ("4:8", 21), ("3:5", 5), ("1:16", 7)])
+def test_n_of_m_keeps_the_largest_of_every_block(text: str, length: int):
+    pattern = Pattern.parse(text)
+    scores = np.abs(random(11, length))
+    kept = n_of_m(scores, pattern)
+    for start in range(0, length, pattern.m):
+        block, mask = scores[:, start : start + pattern.m], kept[:, start : start + pattern.m]
+        assert (mask.sum(1) == min(pattern.n, block.shape[1])).all()
+        for s, k in zip(block, mask, strict=True):
+            assert s[k].min() >= s[~k].max(initial=0)
+
+
+def test_allocators_count():
+    scores = {"a": np.arange(10, dtype=np.float32), "b": np.arange(10, dtype=np.float32) + 5}
+    assert uniform(scores, {"a": 0.3, "b": 0.5}) == {"a": 3, "b": 5}
+    assert global_(scores, dict.fromkeys("ab", 0.5)) == {"a": 8, "b": 2}  # of equals the first go
+    assert below({"a": np.array([-1, 1, 3, -3], np.float32)}, 0.5) == {"a": 2}
+
+
+def test_conv_pattern_runs_along_the_input_channels():
+    w = random(6, 8, 3, 3)
+    model = net([helper.make_node("Conv", ["x", "w"], ["y"], name="c")], {"w": w}, [1, 8, 9, 9])
+    masked = onnxprune.sparsify(model, pattern="2:4", **QUICK).model.weights["w"]
+    assert ((masked.reshape(6, 2, 4, 3, 3) != 0).sum(2) == 2).all()
+    assert np.array_equal(masked[masked != 0], w[masked != 0])
+
+
+def test_shared_weight_is_masked_once():
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="a"),
+        helper.make_node("MatMul", ["h", "w"], ["y"], name="b"),
+    ]
+    result = onnxprune.sparsify(net(nodes, {"w": random(12, 12)}, [3, 12]), 0.5, **QUICK)
+    assert (result.model.weights["w"] == 0).sum() == 72
+    both = onnxprune.sparsify(net(nodes, {"w": random(12, 12)}, [3, 12]), 0.5, measure=False, format="csr")
+    names = [n.input[1] for n in both.model.proto.graph.node]
+    assert names[0] == names[1]
+
+
+# the stages before
+
+
+def test_batchnorm_is_folded_and_listed_weights_become_constants():
+    w, v = random(8, 4, 3, 3), np.abs(random(4, 8)) + 0.5
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], name="c"),
+        helper.make_node("BatchNormalization", ["h", "s", "b", "m", "v"], ["n"], name="n"),
+        helper.make_node("Relu", ["n"], ["y"]),
+    ]
+    arrays = {"w": w, **{name: v[i] for i, name in enumerate("sbmv")}}
+    proto = net(nodes, arrays, [1, 4, 7, 7], inputs=("w",))
+    model = load(proto)
+    out, notes = prepare(model, functions=False)
+    assert [n.op_type for n in out.proto.graph.node] == ["Conv", "Relu"]
+    assert len(notes) == 2 and [i.name for i in out.proto.graph.input] == ["x"]
+    x = random(1, 4, 7, 7)
+    a, b = (ort.InferenceSession(p.SerializeToString()) for p in (proto, onnxprune.to_proto(out)))
+    np.testing.assert_allclose(a.run(None, {"x": x})[0], b.run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)
+    assert np.array_equal(model.weights["w"], w)  # the input is not touched
+
+
+def test_old_opset_is_raised_for_the_functions():
+    proto = net([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"w": random(8, 8)}, [2, 8], opset=9)
+    result = onnxprune.sparsify(proto, 0.5, measure=False, format="csr")
+    assert {o.domain: o.version for o in result.model.proto.opset_import}[""] == 13
+    assert [f.name for f in result.model.proto.functions] == ["CsrMatMul"]
+
+
+# the whole way
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [({"sparsity": 0.8, "format": "csr"}, "csr"), ({"pattern": "2:4", "format": "nm"}, "nm"),
+     ({"pattern": "1:4", "format": "csr"}, "csr"), ({"sparsity": 0.9, "format": "sparse-initializer"}, "sparse-initializer"),
+     ({"quality": 0.6, "format": "dense"}, "dense")],
+)  # fmt: skip
+@pytest.mark.parametrize("path", [RESNET, MLP, VIT])
+def test_every_format_computes_what_the_masked_model_computes(
+    path: str, options: dict[str, Any], kind: str, tmp_path: Path
+):
+    result = onnxprune.prune(path, measure=False, **options)
+    found = result.report.sparsity
+    assert found is not None and found.error is not None and found.error < 1e-4
+    assert any(x.format == kind for x in found.layers)
+    out = tmp_path / "out.onnx"
+    result.save(out)
+    masked = onnxprune.prune(path, measure=False, **{**options, "format": "dense"}).model
+    back = onnxprune.densify(onnxprune.load(out))
+    expected, got = ({x.node: x.matrix(m.weights[x.weight]) for x in find_layers(m)[0]} for m in (masked, back))
+    assert expected.keys() == got.keys()
+    for name, w in expected.items():
+        assert w.tobytes() == got[name].tobytes(), name  # bit for bit
+    if kind in ("csr", "nm"):
+        node = next(n.name for n in onnx.load(out).graph.node if n.domain == "onnxprune")
+        assert np.array_equal(formats.unpack(str(out), node).reshape(expected[node].shape), expected[node])
+        plain = ort.InferenceSession(str(out))  # no library: the functions
+        dense = ort.InferenceSession(onnxprune.to_proto(masked).SerializeToString())
+        feeds = {i.name: random(*(d if isinstance(d, int) else 2 for d in i.shape)) for i in dense.get_inputs()}
+        for a, b in zip(dense.run(None, feeds), plain.run(None, feeds), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_sparsity_is_exact_and_deterministic():
+    a, b = (onnxprune.sparsify(RESNET, 0.7, **QUICK) for _ in range(2))
+    assert onnxprune.to_proto(a.model).SerializeToString() == onnxprune.to_proto(b.model).SerializeToString()
+    sizes = {x.node: x.size for x in a.report.sparsity.layers}
+    for node, share in zeros(a.model).items():
+        assert abs(share - 0.7) <= 1 / sizes[node]
+    shares = zeros(onnxprune.sparsify(RESNET, 0.7, sparsity_allocate="global", **QUICK).model)
+    assert max(shares.values()) - min(shares.values()) > 0.05
+
+
+def test_ratios_and_ignore():
+    names = [x.node for x in find_layers(load(RESNET))[0]]
+    result = onnxprune.sparsify(RESNET, 0.5, ratio={names[1]: 0.9, names[2]: 0.2}, ignore=[names[0]], **QUICK)
+    shares = zeros(result.model)
+    assert shares[names[0]] < 0.01 and abs(shares[names[1]] - 0.9) < 0.01 and abs(shares[names[2]] - 0.2) < 0.01
+    only = zeros(onnxprune.prune(RESNET, ratio={f"sparsity:{names[1]}": 0.9}, **QUICK).model)
+    assert only[names[1]] > 0.89 and max(v for k, v in only.items() if k != names[1]) < 0.01
+
+
+def test_channels_then_sparsity():
+    result = onnxprune.prune(RESNET, channels=0.25, sparsity=0.6, measure=False, format="csr")
+    assert result.report.after.macs < result.report.before.macs
+    assert abs(result.report.sparsity.zeros / result.report.sparsity.size - 0.6) < 0.01
+    assert result.report.verification is not None
+    with pytest.raises(onnxprune.OptionError, match="sparsity:"):
+        onnxprune.prune(RESNET, channels=0.25, sparsity=0.6, ratio={"a": 0.5})
+
+
+@pytest.mark.parametrize("options", [["--sparsity", "0.8", "--format", "csr"], ["--pattern", "2:4", "--format", "nm"],
+                                     ["--channels", "0.25", "--quality", "0.7", "--format", "csr"]])  # fmt: skip
+def test_plan_replays_to_the_same_bytes(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    a, b, plan = tmp_path / "a.onnx", tmp_path / "b.onnx", tmp_path / "p.json"
+    assert run(capsys, RESNET, *options, "-o", a, "--save-plan", plan, "--no-latency")[0] == 0
+    assert run(capsys, RESNET, "--plan", plan, "-o", b, "--no-latency")[0] == 0
+    assert a.read_bytes() == b.read_bytes()
+    assert run(capsys, MLP, "--plan", plan, "-o", b, "--no-latency")[0] == 2
+
+
+def test_plan_replays_what_auto_chose_without_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    names = [x.node for x in find_layers(load(MLP))[0]]
+    choice = auto.Choice({names[0]: "csr"}, {n: "slower" for n in names[1:]}, 1.5, "some CPU", 1)
+    monkeypatch.setattr(auto, "choose", lambda *a, **k: choice)
+    first = onnxprune.sparsify(MLP, 0.8, measure=False)
+    kinds = {x.node: (x.format, x.reason) for x in first.report.sparsity.layers}
+    assert kinds[names[0]] == ("csr", "") and kinds[names[1]] == ("dense", "slower")
+    stored = {p.key: p.value for p in first.model.proto.metadata_props}["onnxprune.sparsity"]
+    assert json.loads(stored)["cpu"] == "some CPU"
+    monkeypatch.setattr(auto, "choose", lambda *a, **k: pytest.fail("measured"))
+    path = tmp_path / "plan.json"
+    path.write_text(first.plan.to_json())
+    again = onnxprune.prune(MLP, plan=path, measure=False)
+    assert onnxprune.to_proto(again.model).SerializeToString() == onnxprune.to_proto(first.model).SerializeToString()
+
+
+@pytest.mark.skipif(bool(available()), reason=available())
+def test_auto_measures_and_gives_reasons():
+    wide = net(
+        [helper.make_node("MatMul", ["x", "w"], ["h"], name="wide"), helper.make_node("MatMul", ["h", "v"], ["y"], name="thin")],
+        {"w": random(512, 1024), "v": random(1024, 2)}, [64, 512],
+    )  # fmt: skip
+    found = onnxprune.sparsify(wide, 0.95, threads=1).report.sparsity
+    assert found.cpu and found.speedup >= 1
+    assert all(x.format == "csr" or x.reason for x in found.layers)
+
+
+def test_auto_without_the_library_says_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("onnxprune.ops.available", lambda: "no compiler was there")
+    with pytest.raises(onnxprune.UserError, match="no compiler was there"):
+        onnxprune.sparsify(MLP, 0.8)
+
+
+BAD = [
+    (["--sparsity", "1.2"], "fraction"),
+    (["--sparsity", "-0.1"], "fraction"),
+    (["--pattern", "4:2"], "N:M"),
+    (["--pattern", "two"], "N:M"),
+    (["--pattern", "2:4", "--sparsity", "0.9"], "50%"),
+    (["--quality", "0"], "deviations"),
+    (["--quality", "0.5", "--sparsity", "0.5"], "leave out"),
+    (["--sparsity", "0.5", "--format", "nm"], "--pattern"),
+    (["--sparsity", "0.5", "--ignore", "nothing*"], "matches no layer"),
+    (["--sparsity", "0.5", "--ratio", "sparsity:nothing=0.5"], "matches no layer"),
+    (["--sparsity", "0.5", "--channels", "0.5", "--ratio", "a=0.5"], "channels:a"),
+    (["--sparsity", "0.5", "--format", "zip"], "zip"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), BAD, ids=[" ".join(o) for o, _ in BAD])
+def test_bad_options_are_one_line_and_write_nothing(
+    options: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out.onnx"
+    code, _, error = run(capsys, RESNET, *options, "-o", out)
+    assert code == 2 and says in error and len(error.strip().splitlines()) == 1, error
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_finite_are_refused():
+    w = random(8, 8)
+    w[3, 3] = np.nan
+    with pytest.raises(onnxprune.OptionError, match="NaN"):
+        onnxprune.sparsify(net([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": w}, [2, 8]), 0.5, **QUICK)
+
+
+def test_model_without_layers(tmp_path: Path):
+    with pytest.raises(onnxprune.NothingToPrune, match="no layer"):
+        onnxprune.sparsify(net([helper.make_node("Relu", ["x"], ["y"])], {}, [2, 8]), 0.5, **QUICK)
+
+
+def test_densify_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sparse, dense = tmp_path / "s.onnx", tmp_path / "d.onnx"
+    assert run(capsys, RESNET, "-s", "0.8", "--format", "csr", "-o", sparse, "--no-latency")[0] == 0
+    before = sparse.read_bytes()
+    assert run(capsys, "densify", sparse, "-o", sparse)[0] == 2 and sparse.read_bytes() == before
+    assert run(capsys, "densify", sparse, "-o", dense)[0] == 0
+    assert not any(n.domain == "onnxprune" for n in onnx.load(dense).graph.node)
+    assert not onnx.load(dense).functions
+    code, _, error = run(capsys, "densify", dense, "-o", tmp_path / "e.onnx")
+    assert code == 2 and "no sparse operator" in error
+
+
+def test_report_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    code, out, _ = run(capsys, MLP, "-s", "0.8", "--format", "csr", "-o", tmp_path / "o.onnx", "--json", "-", "-q")
+    data = json.loads(out)["sparsity"]
+    assert code == 0 and data["format"] == "csr" and all(x["format"] == "csr" for x in data["layers"])
+    assert data["zeros"] == sum(x["zeros"] for x in data["layers"])
