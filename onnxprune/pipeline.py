@@ -22,8 +22,7 @@ from onnxprune.importance import CRITERIA, DEFAULT, score
 from onnxprune.plan import Plan
 from onnxprune.recovery import bias_shifts
 from onnxprune.report import Cost, GroupReport, Report
-from onnxprune.sparsity.layers import find_layers
-from onnxprune.sparsity.stage import Sparsity, Wanted, matching, sparsify
+from onnxprune.sparsity.stage import Sparsity, Wanted, layer_names, matching, sparsify
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
 from onnxprune.structure.surgery import prune_model, slice_weights
 from onnxprune.structure.verify import Verification, check_recovered
@@ -117,9 +116,11 @@ def prune(
             "nothing to do: say how much with --channels 0.3, --target-macs 70%, --sparsity 0.8, --pattern 2:4, "
             "--ratio or --plan"
         )
-    if plan is not None and (asked or ignore):
-        raise OptionError("--plan replays what was chosen before; leave out --channels, --sparsity, --ratio, --ignore "
-                          "and targets")  # fmt: skip
+    if plan is not None and (asked or ignore or format != "auto"):
+        raise OptionError("--plan replays what was chosen before; leave out --channels, --sparsity, --ratio, --ignore, "
+                          "--format and targets")  # fmt: skip
+    if format != "auto" and plan is None and not wanted.asked:
+        raise OptionError(f"--format {format} stores sparse weights; ask for some with --sparsity 0.8 or --pattern 2:4")
 
     clock = _Clock(progress)
     clock("load")
@@ -189,7 +190,7 @@ def prune(
     elif measure and pruned is not None:
         clock("measure")
         times, problem = _measure(analysis, pruned, _feeds(analysis, checked, input_shape, seed), threads)
-        notes += problem or _slower(times, groups, chosen)
+        notes += problem or _slower(times, groups, chosen, outcome)
     clock("")
     report = _report(analysis, costs, chosen, keep, pruned, checked, outcome, added, times, notes, clock.seconds)
     return Result(pruned, chosen, report, analysis)
@@ -350,16 +351,16 @@ def _by_mode(
     """Ratios for channels and for sparsity; without a prefix, those of the one mode that is on."""
     prefixes = ("channels:", "sparsity:")
     named = {p for glob, _ in pairs for p in prefixes if glob.startswith(p)}
-    both = (structural or prefixes[0] in named) and (sparse or prefixes[1] in named)
+    removed, zeroed = structural or prefixes[0] in named, sparse or prefixes[1] in named
     out: dict[str, list[tuple[str, float]]] = {p: [] for p in prefixes}
     for glob, r in pairs:
         prefix = next((p for p in prefixes if glob.startswith(p)), "")
-        if not prefix and both:
+        if not prefix and removed and zeroed:
             raise OptionError(
                 f"--ratio {glob}={r:g}: channels are removed and weights made sparse; say which with "
                 f"channels:{glob} or sparsity:{glob}"
             )
-        out[prefix or prefixes[sparse and not structural]].append((glob.removeprefix(prefix), r))
+        out[prefix or prefixes[zeroed]].append((glob.removeprefix(prefix), r))
     return out[prefixes[0]], out[prefixes[1]]
 
 
@@ -369,9 +370,9 @@ def _ignored(
     """Globs that spare groups and those that spare layers; where both are asked for, either match will do."""
     if not (structural and sparse):
         return list(ignore) if structural else [], list(ignore) if sparse else []
-    layers = find_layers(model)[0]
+    names = layer_names(model)
     of_groups = [glob for glob in ignore if any(matches(g, glob) for g in groups)]
-    of_layers = [glob for glob in ignore if matching(model, layers, glob)]
+    of_layers = [glob for glob in ignore if matching(names, glob)]
     return of_groups + [glob for glob in ignore if glob not in {*of_groups, *of_layers}], of_layers
 
 
@@ -402,9 +403,15 @@ def _measure(
     return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]
 
 
-def _slower(times: Mapping[str, Latency], groups: Sequence[ChannelGroup], plan: Plan) -> list[str]:
+def _slower(
+    times: Mapping[str, Latency], groups: Sequence[ChannelGroup], plan: Plan, outcome: Sparsity | None
+) -> list[str]:
     """A word where the smaller model is not the faster one, and the usual cause."""
-    if not times or times["after"].median <= times["before"].median or not plan.keep:
+    if not times or times["after"].median <= times["before"].median:
+        return []
+    if outcome is not None and outcome.format in ("csr", "nm"):
+        return ["the sparse model is not faster here; --format auto keeps layers dense where that is faster"]
+    if not plan.keep:
         return []
     odd = [g for g in groups if g.name in plan.keep and int(plan.keep[g.name].sum()) * g.width % 8]
     cause = f"; {len(odd)} groups have a width that is no multiple of 8, try a larger cut" if odd else ""

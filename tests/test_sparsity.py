@@ -143,7 +143,8 @@ def test_old_opset_is_raised_for_the_functions():
 @pytest.mark.parametrize(
     ("options", "kind"),
     [({"sparsity": 0.8, "format": "csr"}, "csr"), ({"pattern": "2:4", "format": "nm"}, "nm"),
-     ({"pattern": "1:4", "format": "csr"}, "csr"), ({"sparsity": 0.9, "format": "sparse-initializer"}, "sparse-initializer"),
+     ({"pattern": "1:4", "format": "csr"}, "csr"),
+     ({"sparsity": 0.9, "format": "sparse-initializer"}, "sparse-initializer"),
      ({"quality": 0.6, "format": "dense"}, "dense")],
 )  # fmt: skip
 @pytest.mark.parametrize("path", [RESNET, MLP, VIT])
@@ -229,7 +230,8 @@ def test_plan_replays_what_auto_chose_without_measuring(tmp_path: Path, monkeypa
 @pytest.mark.skipif(bool(available()), reason=available())
 def test_auto_measures_and_gives_reasons():
     wide = net(
-        [helper.make_node("MatMul", ["x", "w"], ["h"], name="wide"), helper.make_node("MatMul", ["h", "v"], ["y"], name="thin")],
+        [helper.make_node("MatMul", ["x", "w"], ["h"], name="wide"),
+         helper.make_node("MatMul", ["h", "v"], ["y"], name="thin")],
         {"w": random(512, 1024), "v": random(1024, 2)}, [64, 512],
     )  # fmt: skip
     found = onnxprune.sparsify(wide, 0.95, threads=1).report.sparsity

@@ -3,12 +3,15 @@
     bench_sparse.py layers   MatMul with many, few and one token, Conv 1x1 and 3x3 of ResNet-50, tiny operators
     bench_sparse.py models   whole models: every layer sparse, and what `auto` chose, over dense
 
-A ratio is dense time over sparse time: above 1 is faster. One-token products rotate over copies of the weight that exceed
-the last-level cache. The first lines name the CPU and what it can do.
+A ratio is dense time over sparse time: above 1 is faster. One-token products rotate over copies of the weight that
+exceed the last-level cache. The first lines name the CPU and what it can do.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import json
 import os
 import platform
 import time
@@ -20,10 +23,17 @@ import common
 import numpy as np
 import onnx
 import onnxruntime as ort
+from bert import bert
 from onnx import TensorProto, helper, numpy_helper
+from resnet50 import resnet50
 
+import onnxprune
 from onnxprune import formats
+from onnxprune.graph.runtime import random_feeds
+from onnxprune.graph.runtime import session as runtime_session
+from onnxprune.graph.shapes import concrete_inputs
 from onnxprune.ops import register
+from onnxprune.sparsity import auto
 
 LEVELS = ("2:4", 0.5, 0.7, 0.8, 0.9, 0.95)
 MUST = {
@@ -54,7 +64,9 @@ def mask(w: Array, level: float | str, axis: int = 1) -> Array:
     return w
 
 
-def model(nodes: Sequence[Any], inputs: Mapping[str, Sequence[int]], outputs: Sequence[str], arrays: Mapping[str, Array]):
+def model(
+    nodes: Sequence[Any], inputs: Mapping[str, Sequence[int]], outputs: Sequence[str], arrays: Mapping[str, Array]
+) -> onnx.ModelProto:
     """A model of these nodes."""
     graph = helper.make_graph(
         list(nodes), "bench",
@@ -88,12 +100,8 @@ def products(weights: Sequence[Array], tokens: int, level: float | str | None) -
             continue
         prefix, more, attributes = stored(w, level, f"w{i}")
         arrays |= more | {f"b{i}": np.zeros(len(w), np.float32)}
-        nodes.append(
-            helper.make_node(
-                f"{prefix}MatMul", ["x", *more, f"b{i}"], [f"y{i}"], domain="onnxprune", shape=w.shape, alpha=1.0,
-                name=f"n{i}", **attributes,
-            )  # fmt: skip
-        )
+        attributes |= {"domain": "onnxprune", "shape": w.shape, "alpha": 1.0, "name": f"n{i}"}
+        nodes.append(helper.make_node(f"{prefix}MatMul", ["x", *more, f"b{i}"], [f"y{i}"], **attributes))
     return model(nodes, {"x": [tokens, weights[0].shape[1]]}, [f"y{i}" for i in range(len(weights))], arrays)
 
 
@@ -162,7 +170,8 @@ def machine() -> list[str]:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        name = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if x.startswith("model name")), name)
+        names = [x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        name = names[0] if names else name
     from onnxprune.ops.kernels import MACHINE
 
     lines = [f"CPU: {name}, {os.cpu_count()} cores; kernels: {MACHINE.name}; onnxruntime {ort.__version__}"]
@@ -218,19 +227,29 @@ def layers(threads: Sequence[int], seconds: float, only: Sequence[str], cache: f
     def show(row: dict[str, Any]) -> None:
         rows.append(row)
         ratios = "  ".join(f"{k}: {v:.2f}" for k, v in row.items() if isinstance(v, float) and k != "dense_us")
-        print(f"{row['kind']:6} {row['case']:28} {row['threads']} thr  dense {row['dense_us']:8.0f} us  {ratios}", flush=True)
+        print(
+            f"{row['kind']:6} {row['case']:28} {row['threads']} thr  dense {row['dense_us']:8.0f} us  {ratios}",
+            flush=True,
+        )
 
     def matmul(kind: str, m: int, k: int, tokens: int, levels: Sequence[Any], n: int, copies: int) -> None:
         x = rng.standard_normal((tokens, k), np.float32)
         w = [rng.standard_normal((m, k), np.float32) for _ in range(copies)]
         build = lambda level: (  # noqa: E731
-            products(w if level is None else [mask(v, level) for v in w], tokens, level), copies
+            products(w if level is None else [mask(v, level) for v in w], tokens, level),
+            copies,
         )
         show(case(kind, f"{m}x{k}, {tokens} tokens", build, x, levels, n, seconds, copies))
 
     for n in threads:
         if "many" in only:
-            for m, k, tokens in ((3072, 768, 64), (3072, 768, 128), (768, 3072, 128), (3072, 768, 384), (4096, 4096, 128)):
+            for m, k, tokens in (
+                (3072, 768, 64),
+                (3072, 768, 128),
+                (768, 3072, 128),
+                (3072, 768, 384),
+                (4096, 4096, 128),
+            ):
                 matmul("many", m, k, tokens, LEVELS, n, 1)
         if "few" in only:
             for tokens in (2, 4, 8, 16, 32):
@@ -246,7 +265,8 @@ def layers(threads: Sequence[int], seconds: float, only: Sequence[str], cache: f
                     x = rng.standard_normal((1, c, size, size), np.float32)
                     w = rng.standard_normal((m, c, k, k), np.float32)
                     build = lambda level, w=w, size=size: (  # noqa: E731
-                        convolution(w if level is None else mask(w, level), size, level), 1
+                        convolution(w if level is None else mask(w, level), size, level),
+                        1,
                     )
                     show(case(kind, f"{c}->{m} at {size}x{size}", build, x, ("2:4", 0.5, 0.7, 0.8, 0.9), n, seconds))
         if "tiny" in only:
@@ -254,8 +274,64 @@ def layers(threads: Sequence[int], seconds: float, only: Sequence[str], cache: f
             x = rng.standard_normal((1, 8), np.float32)
             a, b = (bound(session(products([w] * 50, 1, level), n), x) for level in (None, 0.0))
             t = medians({"dense": a, "sparse": b}, seconds)
-            print(f"tiny   8x8, 1 token: dense {t['dense'] / 50 * 1e6:.2f} us, sparse {t['sparse'] / 50 * 1e6:.2f} us a call")
+            print(
+                f"tiny   8x8, 1 token: dense {t['dense'] / 50 * 1e6:.2f} us, sparse {t['sparse'] / 50 * 1e6:.2f} us a call"
+            )
     return rows
+
+
+ASSETS = (
+    "mobilenetv1_075_192_imagenet", "mobilenetv2_100_224_imagenet", "squeezenet10_imagenet_fp32", "resnet56_cifar10",
+    "kwt1_speechcommands", "yolox_nano", "magika_v3_3",
+)  # fmt: skip
+BUILT: dict[str, Callable[[], onnx.ModelProto]] = {
+    "resnet50": lambda: resnet50(folded_bn=True, batch=1),
+    "bert_base": bert,
+}
+
+
+def models(args: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
+    """Whole models: every layer sparse, and `auto`; time and size over dense."""
+    names = args.models.split(",") if args.models else [*ASSETS, *BUILT]
+    rows = []
+    for name in names:
+        source = BUILT[name]() if name in BUILT else common.assets(args.assets) / "models" / f"{name}.onnx"
+        for level in args.levels.split(","):
+            options: dict[str, Any] = {"pattern": level} if ":" in level else {"sparsity": float(level)}
+            base = onnxprune.sparsify(source, **options, format="dense", measure=False, verify=False)
+            every = onnxprune.sparsify(
+                source, **options, format="nm" if ":" in level else "csr", measure=False, verify=False
+            )
+            chosen = onnxprune.sparsify(source, **options, format="auto", measure=False, threads=threads)
+            feeds = _feeds(base.analysis)
+            row: dict[str, Any] = {"model": name, "level": level, "threads": threads}
+            size = len(onnxprune.to_proto(base.model).SerializeToString())
+            for what, result in (("every", every), ("auto", chosen)):
+                # sessions of one file differ by a per cent: three pairs, the middle one counts
+                ratios = [auto.measure(base.model, result.model, feeds, threads, args.seconds) for _ in range(3)]
+                row[what] = float(np.median(ratios))
+                row[f"{what}_bytes"] = len(onnxprune.to_proto(result.model).SerializeToString()) / size
+            row["layers"] = len(chosen.report.sparsity.layers)
+            row["sparse"] = sum(x.format != "dense" for x in chosen.report.sparsity.layers)
+            rows.append(row)
+            print(
+                f"{name:30} {level:5} {threads} thr  every layer {row['every']:5.2f} ({row['every_bytes']:4.0%} of the "
+                f"bytes)  auto {row['auto']:5.2f} ({row['auto_bytes']:4.0%}), {row['sparse']} of {row['layers']} layers",
+                flush=True,
+            )
+    slower = [r for r in rows if r["auto"] < 0.98]
+    print(f"{len(rows)} rows, {len(slower)} with auto below 0.98 {[(r['model'], r['level']) for r in slower]}")
+    return rows
+
+
+def _feeds(analysis: onnxprune.Analysis) -> dict[str, Any]:
+    for shapes in concrete_inputs(analysis.model, None):
+        feeds = random_feeds(analysis.model, analysis.coupling.shapes, shapes)
+        with contextlib.suppress(Exception):  # the next guess may fit
+            with runtime_session(analysis.model) as s:
+                s.run(None, feeds)
+            return feeds
+    raise ValueError("no inputs found with which it runs")
 
 
 def main() -> None:
@@ -264,15 +340,18 @@ def main() -> None:
     p.add_argument("what", nargs="?", choices=("layers", "models"), default="layers")
     p.add_argument("--threads", default="1,2", help="intra-op threads, comma-separated")
     p.add_argument("--only", default="many,few,one,conv1,conv3,tiny", help="kinds of layers")
+    p.add_argument("--models", default="", help="names of models, comma-separated")
+    p.add_argument("--levels", default=",".join(str(x) for x in LEVELS), help="sparsities of whole models")
     p.add_argument("--seconds", type=float, default=0.4, help="for each pair of sessions")
     p.add_argument("--cache", type=float, default=32, help="MB of last-level cache")
     args = p.parse_args()
     print("\n".join(machine()), flush=True)
     threads = [int(t) for t in args.threads.split(",")]
-    rows = layers(threads, args.seconds, args.only.split(","), args.cache)
+    if args.what == "layers":
+        rows = layers(threads, args.seconds, args.only.split(","), args.cache)
+    else:
+        rows = [row for n in threads for row in models(args, n)]
     if args.json:
-        import json
-
         args.json.write_text(json.dumps(rows, indent=1))
 
 

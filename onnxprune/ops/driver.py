@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-from onnxprune.ops import kernels
+from onnxprune.ops import activations, kernels
 from onnxprune.ops.emit import I16, I32
 from onnxprune.ops.kernels import ALONE, GATHERED, L1, LANES, MACHINE, PANEL, ROWS, SHARING, STRIDE, VECTORS
 
@@ -30,7 +30,7 @@ from onnxprune.ops.kernels import ALONE, GATHERED, L1, LANES, MACHINE, PANEL, RO
 ) = range(18)  # fmt: skip
 RIGHT, LEFT, CONV = range(3)  # KIND
 CSR, NM = range(2)  # FORMAT
-NOTHING, RELU, CLIP, HARD_SWISH, SILU, GELU, FAST_GELU = range(7)  # ACTIVATION
+NOTHING, RELU, CLIP = range(3)  # ACTIVATION; more are in activations.py
 SPMM, PERMUTE, EXPAND, GATHER = range(4)  # LAYOUT
 CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, RUN = range(7)  # what the entry is asked for
 
@@ -52,12 +52,13 @@ if WIDE:
 GATHER_16, GATHER_32 = kernels.gather(I16), kernels.gather(I32)
 TRANSPOSE_IN, TRANSPOSE_OUT = kernels.transpose(True), kernels.transpose(False)
 COPY_ROWS = kernels.copy_rows()
+FINISH = activations.finish(LANES)
 
 CLASS_SETS = np.array([[*c, *[0] * (ROWS - len(c))] for c in SHARING], np.int64)
 CLASS_LENGTHS = np.array([len(c) for c in SHARING], np.int64)
 SETS = 1 << ROWS
 BITS = np.array([bin(s).count("1") for s in range(SETS)], np.int64)
-ZERO, ONE, HALF, TWO = np.float32(0), np.float32(1), np.float32(0.5), np.float32(2)
+ZERO = np.float32(0)
 
 
 def _pointer_to(dtype: Any) -> Any:
@@ -866,73 +867,9 @@ def multiply(
 
 
 @njit
-def exponential(x: np.float32) -> np.float32:
-    """e^x in float32, to 2 units in the last place (Cephes)."""
-    x = min(max(x, np.float32(-87.0)), np.float32(88.0))
-    n = np.floor(x * np.float32(1.44269504) + HALF)
-    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    p = p * r * r + r + ONE
-    return p * float_of(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
-
-
-@njit
-def activate(x: np.float32, activation: int, low: np.float32, high: np.float32) -> np.float32:
-    """One activation; a NaN stays one."""
-    if activation == NOTHING:
-        return x
-    if activation == RELU or activation == CLIP:
-        if x < low:
-            return low
-        return high if x > high else x
-    if activation == HARD_SWISH:
-        return x * min(max(x * np.float32(1 / 6) + HALF, ZERO), ONE)
-    if activation == SILU:
-        return x / (ONE + exponential(-x))
-    if activation == GELU:  # erf: Abramowitz and Stegun 7.1.26
-        z = abs(x) * np.float32(0.70710678)
-        t = ONE / (ONE + np.float32(0.3275911) * z)
-        p = np.float32(1.061405429)
-        p = p * t - np.float32(1.453152027)
-        p = p * t + np.float32(1.421413741)
-        p = p * t - np.float32(0.284496736)
-        p = p * t + np.float32(0.254829592)
-        tail = p * t * exponential(-z * z)
-        return HALF * x * (tail if x < ZERO else TWO - tail)
-    u = np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)
-    return x * (ONE - ONE / (exponential(TWO * u) + ONE))
-
-
-@njit
 def finish(d: Any, y: int, added: int, n: int) -> None:
-    """Residual and activation on n outputs side by side."""
-    out = f32(y, n)
-    activation = d[ACTIVATION]
-    low, high = float_of(np.int32(d[LOW])), float_of(np.int32(d[HIGH]))
-    if added:
-        more = f32(added, n)
-        for i in range(n):
-            out[i] += more[i]
-    if activation == RELU or activation == CLIP:
-        for i in range(n):
-            out[i] = activate(out[i], CLIP, low, high)
-    elif activation == HARD_SWISH:
-        for i in range(n):
-            out[i] = activate(out[i], HARD_SWISH, low, high)
-    elif activation == SILU:
-        for i in range(n):
-            out[i] = activate(out[i], SILU, low, high)
-    elif activation == GELU:
-        for i in range(n):
-            out[i] = activate(out[i], GELU, low, high)
-    elif activation == FAST_GELU:
-        for i in range(n):
-            out[i] = activate(out[i], FAST_GELU, low, high)
+    """Residual (0: none) and activation on n outputs side by side."""
+    FINISH((y, added, n, d[ACTIVATION], d[LOW], d[HIGH]))
 
 
 @njit
@@ -1072,7 +1009,6 @@ def run_gather(d: Any, call: Any, begin: int, end: int, tile: int) -> None:
     ends, order = i64(base + head[1], end + 1), i32(base + head[2], end * GATHERED)
     bias, product = f32(d[BIAS], d[M]), f32(tile, GATHERED)
     wide = padded_columns(d)
-    low, high = float_of(np.int32(d[LOW])), float_of(np.int32(d[HIGH]))
     for s in range(begin, end):
         at = ends[s] * GATHERED
         for t in range(call[BATCH]):
@@ -1083,12 +1019,15 @@ def run_gather(d: Any, call: Any, begin: int, end: int, tile: int) -> None:
             else:
                 GATHER_32(a)
             for r in range(GATHERED):
+                row = min(order[s * GATHERED + r], d[M] - 1)
+                product[r] += bias[row]
+                if d[RESIDUAL]:
+                    product[r] += f32(call[ADDED] + 4 * t * d[M], d[M])[row]
+            finish(d, tile, 0, GATHERED)
+            for r in range(GATHERED):
                 row = order[s * GATHERED + r]
                 if row < d[M]:
-                    value = product[r] + bias[row]
-                    if d[RESIDUAL]:
-                        value += f32(call[ADDED] + 4 * t * d[M], d[M])[row]
-                    f32(call[Y] + 4 * t * d[M], d[M])[row] = activate(value, d[ACTIVATION], low, high)
+                    f32(call[Y] + 4 * t * d[M], d[M])[row] = product[r]
 
 
 @njit

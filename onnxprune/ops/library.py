@@ -124,7 +124,7 @@ def _cache_folder() -> Path | None:
     digest = hashlib.sha256()
     for part in (sys.version, numba.__version__, llvmlite.__version__, platform.machine()):
         digest.update(part.encode())
-    for name in ("emit.py", "kernels.py", "driver.py"):
+    for name in ("emit.py", "kernels.py", "activations.py", "driver.py"):
         digest.update((HERE / name).read_bytes())
     base = os.environ.get("ONNXPRUNE_CACHE_DIR")
     if not base:

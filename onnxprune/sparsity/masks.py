@@ -20,6 +20,7 @@ from onnxprune.graph.arrays import Array
 Mask = npt.NDArray[np.bool_]
 Scores = Mapping[str, Array]  # weight -> score of every entry
 Counts = dict[str, int]  # weight -> entries that go
+MAX_SPARSITY = 0.99  # of a layer, for `global`, unless more is asked for
 
 
 def magnitude(w: Array) -> Array:
@@ -56,15 +57,23 @@ def uniform(scores: Scores, ratios: Mapping[str, float]) -> Counts:
 
 
 def global_(scores: Scores, ratios: Mapping[str, float]) -> Counts:
-    """one threshold over all layers with the same wanted sparsity"""
+    """one threshold over all layers with the same wanted sparsity, at most MAX_SPARSITY of a layer
+
+    Scores are taken as they are, not normalised by layer: with `magnitude`, layers of small weights lose more.
+    """
     out: Counts = {}
     for r in sorted(set(ratios.values())):
         mine = [name for name in scores if ratios[name] == r]
-        everything = np.concatenate([scores[name].ravel() for name in mine])
+        everything = np.concatenate([_reachable(scores[name], max(r, MAX_SPARSITY)).ravel() for name in mine])
         gone = np.concatenate(([0], np.cumsum(~lowest_kept(everything, round(r * everything.size)))))
         ends = np.cumsum([0, *(scores[name].size for name in mine)])
         out |= {name: int(gone[b] - gone[a]) for name, a, b in zip(mine, ends, ends[1:], strict=False)}
     return {name: out[name] for name in scores}
+
+
+def _reachable(scores: Array, limit: float) -> Array:
+    """The scores, with infinity for those beyond the lowest `limit` of them: they go last."""
+    return np.where(lowest_kept(scores, int(limit * scores.size + 1e-9)), np.inf, scores)
 
 
 Allocator = Callable[[Scores, Mapping[str, float]], Counts]

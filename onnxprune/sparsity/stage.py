@@ -6,6 +6,7 @@ import fnmatch
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ import numpy as np
 from onnxprune.errors import NothingToPrune, OptionError, VerificationError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
+from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.runtime import Feeds, session
-from onnxprune.sparsity.layers import Layer, find_layers
+from onnxprune.sparsity.layers import Layer, find_layers, keys
 from onnxprune.sparsity.masks import ALLOCATORS, SOLVERS, Pattern, below, lowest_kept, n_of_m
-from onnxprune.sparsity.prepare import prepare
+from onnxprune.sparsity.operators import is_sparse
+from onnxprune.sparsity.prepare import free_weights, prepare
 from onnxprune.sparsity.rewrite import Format, rewrite, sparse_initializers
+from onnxprune.structure.verify import SATURATING, check_file, compare
 
 FORMATS = ("auto", "dense", "csr", "nm", "sparse-initializer")
 OPERATORS = ("auto", "csr", "nm")  # formats with operators of ours
@@ -63,8 +67,16 @@ class Wanted:
                 raise OptionError(f"{what}: {r:g} is not a fraction in [0, 1); 0.8 makes 80% of the weights zero")
         if self.quality is not None and not 0 < self.quality < 100:
             raise OptionError(f"--quality {self.quality:g}: expected a number of standard deviations above 0, as 0.5")
-        if self.quality is not None and (self.sparsity is not None or self.pattern is not None):
-            raise OptionError("--quality sets a threshold for each layer; leave out --sparsity and --pattern")
+        if self.quality is not None and (self.sparsity is not None or self.pattern is not None or self.ratio):
+            raise OptionError(
+                "--quality sets a threshold for each layer; leave out --sparsity, --pattern and --ratio sparsity:..., "
+                "and use --ignore for layers that stay dense"
+            )
+        if self.allocate != "uniform" and (self.pattern is not None or self.quality is not None):
+            raise OptionError(
+                f"--sparsity-allocate {self.allocate} spreads --sparsity over the layers; leave it out with "
+                f"{'--pattern' if self.pattern is not None else '--quality'}"
+            )
         if self.pattern is not None:
             pattern = Pattern.parse(self.pattern)
             fixed = 1 - pattern.n / pattern.m
@@ -79,7 +91,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class LayerSparsity:
-    """A layer: rows x columns of its weight as a matrix, entries that are zero, format and why it is dense."""
+    """A layer: rows x columns of its weight as a matrix, entries that are zero, whether they were asked for, format
+    and why it is dense."""
 
     node: str
     op: str
@@ -87,6 +100,7 @@ class LayerSparsity:
     rows: int
     columns: int
     zeros: int
+    masked: bool
     format: str
     reason: str
 
@@ -112,17 +126,17 @@ class Sparsity:
 
     @property
     def zeros(self) -> int:
-        """Zero weights of all layers."""
-        return sum(layer.zeros for layer in self.layers)
+        """Zero weights of all layers, a shared weight counted once."""
+        return sum({x.weight: x.zeros for x in self.layers}.values())
 
     @property
     def size(self) -> int:
-        """Weights of all layers."""
-        return sum(layer.size for layer in self.layers)
+        """Weights of all layers, a shared weight counted once."""
+        return sum({x.weight: x.size for x in self.layers}.values())
 
     def to_plan(self) -> dict[str, Any]:
-        """What replays it: counts and formats."""
-        layers = {x.node: {"size": x.size, "zeros": x.zeros, "format": x.format} for x in self.layers}
+        """What replays it: counts and formats of the layers that were masked."""
+        layers = {x.node: {"size": x.size, "zeros": x.zeros, "format": x.format} for x in self.layers if x.masked}
         return {
             "solver": self.solver, "pattern": self.pattern, "format": self.format, "cpu": self.cpu,
             "threads": self.threads, "layers": layers,
@@ -154,7 +168,8 @@ def sparsify(
 ) -> tuple[Model, Sparsity, list[str]]:
     """The sparse model, what became of its layers, and notes. The model that comes in is not changed.
 
-    guesses: inputs to check and measure with; the first that runs is used.
+    guesses: inputs to check and measure with; the first that runs is used. A dry run measures, so that its plan
+    replays what the run would have made, but does not check.
     Raises `OptionError`, `NothingToPrune`, and `VerificationError` where rewriting changed the outputs.
     """
     recorded = wanted.recorded
@@ -162,12 +177,13 @@ def sparsify(
     prepared, notes = prepare(model, functions=form in OPERATORS)
     layers, untouched = find_layers(prepared)
     if not layers:
-        why = "; ".join(dict.fromkeys(reason for _, reason in untouched)) or "it has no MatMul, Gemm or Conv"
+        sparse = any(is_sparse(node) for node in model.proto.graph.node)
+        none = "its layers are sparse already; onnxprune densify MODEL first" if sparse else "it has no MatMul, Gemm or Conv"
+        why = "; ".join(dict.fromkeys(reason for _, reason in untouched)) or none
         raise NothingToPrune(f"{model.path or 'the model'}: no layer can be sparse: {why}")
-    pattern, masked, chosen = _mask(prepared, layers, wanted)
-    feeds = _running(masked, guesses) if verify or form == "auto" else None
-    if feeds is None and not dry_run and form == "auto" and not recorded:
-        raise OptionError("--format auto measures, and onnxruntime cannot run the model; choose another --format")
+    pattern, masked, chosen = _mask(prepared, layers, wanted, layer_names(model))
+    check, measured = verify and not dry_run, form == "auto" and not recorded
+    feeds = _running(masked, guesses, measured=measured) if check or measured else {}
     formats: dict[str, Format] = {}
     reasons: dict[str, str] = {}
     speedup, cpu, used = None, "", threads
@@ -178,10 +194,9 @@ def sparsify(
                    if v["format"] in ("csr", "nm")}  # fmt: skip
         reasons = dict.fromkeys(set(every) - set(formats), "as the plan says")
         cpu, used = str(recorded.get("cpu", "")), int(recorded.get("threads", 0))
-    elif form == "auto" and not dry_run:
+    elif form == "auto":
         from onnxprune.sparsity.auto import choose  # loads numba
 
-        assert feeds is not None
         choice = choose(masked, every, chosen, feeds, threads=threads, progress=progress)
         formats, reasons = dict(choice.formats), dict(choice.reasons)
         speedup, cpu = choice.speedup, choice.cpu
@@ -202,10 +217,11 @@ def sparsify(
             del formats[name]
             reasons.setdefault(name, "cannot be expressed as a sparse operator")
     error = None
-    if feeds is not None and verify and not dry_run:
+    if check:
         progress("verify")
         _same(model, prepared, feeds, PREPARED, "preparing the model for sparse weights")
-        error = _same(masked, out, feeds, TOLERANCE, "rewriting the layers")
+        error, more = _same(masked, out, feeds, TOLERANCE, "rewriting the layers")
+        notes += [*more, *check_file(model, out)]
     rows = []
     for layer in layers:
         w = layer.matrix(masked.weights[layer.weight])
@@ -215,29 +231,46 @@ def sparsify(
             kind = form
         reason = reasons.get(layer.node, "" if layer.node in every else "not asked for")
         zeros = w.size - int(np.count_nonzero(w))
-        rows.append(LayerSparsity(layer.node, layer.op, layer.weight, w.shape[0], w.shape[1], zeros, kind, reason))
+        rows.append(
+            LayerSparsity(
+                layer.node, layer.op, layer.weight, w.shape[0], w.shape[1], zeros, layer.node in every, kind, reason
+            )
+        )
     found = Sparsity(
         str(recorded["solver"]) if recorded else wanted.solver, str(pattern or ""), form, tuple(rows), tuple(untouched),
         speedup, cpu, used, error,
     )  # fmt: skip
-    if formats:
+    if form in OPERATORS:
         _describe(out, found)
     return out, found, notes
 
 
-def layer_names(layer: Layer, model: Model) -> tuple[str, ...]:
-    """What globs are matched against: node, weight, output."""
-    outputs = [o for n in model.proto.graph.node if n.name == layer.node for o in n.output]
-    return (layer.node, layer.weight, *outputs)
+Names = dict[str, set[str]]  # weight -> what globs are matched against: node, weight and output of its layers
 
 
-def matching(model: Model, layers: Sequence[Layer], glob: str) -> list[Layer]:
-    """Layers that a glob, or a plain name, matches."""
-    return [x for x in layers if any(n == glob or fnmatch.fnmatchcase(n, glob) for n in layer_names(x, model))]
+def layer_names(model: Model) -> Names:
+    """Names of the layers by weight, as the user sees them: before anything is prepared."""
+    return _names(free_weights(model)[0])
 
 
-def _mask(model: Model, layers: Sequence[Layer], wanted: Wanted) -> tuple[Pattern | None, Model, list[Layer]]:
-    """The pattern, the model with its zeros, and the layers that got any."""
+def _names(model: Model) -> Names:
+    nodes = dict(zip(keys(model.proto), model.proto.graph.node, strict=True))
+    out: Names = {}
+    for layer in find_layers(model)[0]:
+        node = nodes[layer.node]
+        out.setdefault(layer.weight, set()).update((layer.node, layer.weight, node.name, *node.output))
+    return out
+
+
+def matching(names: Names, glob: str) -> set[str]:
+    """Weights of the layers that a glob, or a plain name, matches; a weight that layers share is masked as a whole."""
+    return {w for w, found in names.items() if any(n == glob or fnmatch.fnmatchcase(n, glob) for n in found)}
+
+
+def _mask(
+    model: Model, layers: Sequence[Layer], wanted: Wanted, names: Names
+) -> tuple[Pattern | None, Model, list[Layer]]:
+    """The pattern, the model with its zeros, and the layers that were asked for; names: before preparation."""
     recorded = wanted.recorded
     text = recorded["pattern"] if recorded else wanted.pattern
     pattern = Pattern.parse(str(text)) if text else None
@@ -250,10 +283,11 @@ def _mask(model: Model, layers: Sequence[Layer], wanted: Wanted) -> tuple[Patter
                 raise OptionError(
                     f"the plan's sparse layer {node!r} has {row['size']} weights; in the model it {found}"
                 )
-        nodes = {layer.node for layer in layers if recorded["layers"].get(layer.node, {}).get("zeros")}
+        nodes = set(recorded["layers"])
         ratios: dict[str, float] = {}
     else:
-        ratios = _ratios(model, layers, wanted)
+        known = {w: names.get(w, set()) | found for w, found in _names(model).items()}
+        ratios = _ratios(known, layers, wanted)
         nodes = {layer.node for layer in layers if ratios.get(layer.node, 0.0) > 0}
     by_weight = {layer.weight: layer for layer in layers if layer.node in nodes}  # a shared weight is masked once
     weights = {name: model.weights[name] for name in by_weight}
@@ -277,15 +311,14 @@ def _mask(model: Model, layers: Sequence[Layer], wanted: Wanted) -> tuple[Patter
         masks = {name: lowest_kept(scores[name], count) for name, count in counts.items()}
     out = model.copy()
     for name, mask in masks.items():
-        # +0.0, not w * 0, which would be -0.0 for negative weights and count as stored
-        w = np.where(mask, weights[name], np.float32(0)) if not mask.all() else weights[name]
-        w = np.ascontiguousarray(w)
+        # +0.0, also for -0.0, which counts as zero and is restored by a plan as one that goes
+        w = np.ascontiguousarray(np.where(mask & (weights[name] != 0), weights[name], np.float32(0)))
         w.flags.writeable = False
         out.weights[name] = w
     return pattern, out, [layer for layer in layers if layer.weight in masks]
 
 
-def _ratios(model: Model, layers: Sequence[Layer], wanted: Wanted) -> dict[str, float]:
+def _ratios(names: Names, layers: Sequence[Layer], wanted: Wanted) -> dict[str, float]:
     """Fraction of zeros per layer; of several globs the last match wins, `ignore` wins over all."""
     base = wanted.sparsity
     if wanted.pattern is not None:
@@ -296,55 +329,84 @@ def _ratios(model: Model, layers: Sequence[Layer], wanted: Wanted) -> dict[str, 
     out = {layer.node: base for layer in layers if base is not None}
     for option, globs in (("--ratio", wanted.ratio), ("--ignore", [(glob, 0.0) for glob in wanted.ignore])):
         for glob, r in globs:
-            hit = matching(model, layers, glob)
+            hit = matching(names, glob)
             if not hit:
                 some = ", ".join(layer.node for layer in layers[:3])
                 raise OptionError(f"{option} {glob!r} matches no layer that can be sparse; there are {some}, ...")
-            out.update({layer.node: r for layer in hit})
-    for layer in layers:  # a weight is masked as a whole
-        shared = [out.get(other.node, 0.0) for other in layers if other.weight == layer.weight]
-        if layer.node in out:
-            out[layer.node] = min(shared)
+            out.update({layer.node: r for layer in layers if layer.weight in hit})
     return out
 
 
-def _running(model: Model, guesses: Sequence[Feeds]) -> Feeds | None:
-    """The first inputs with which the model runs."""
+def _running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
+    """The first inputs with which the model runs; raises `OptionError` where there are none."""
+    first = ""
     for feeds in guesses:
         try:
             with session(model) as s:
                 s.run(None, feeds)
             return feeds
-        except Exception:  # onnxruntime's exceptions share no base class
-            continue
-    return None
+        except Exception as e:  # onnxruntime's exceptions share no base class
+            first = first or _line(e)
+    where = f"{model.path or 'the model'}: onnxruntime cannot run it"
+    if measured:
+        raise OptionError(f"{where}, and --format auto measures ({first}); choose another --format")
+    raise OptionError(
+        f"{where}, so the result cannot be verified ({first}); pass --no-verify to write it unverified, or "
+        f"--input-shape if the guessed shapes are at fault"
+    )
 
 
-def _same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> float:
-    """Largest difference of outputs over the largest magnitude; raises `VerificationError` above the tolerance."""
+def _same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple[float, list[str]]:
+    """Largest difference of outputs over the largest magnitude, and what that cannot tell.
+
+    Raises `VerificationError` above the tolerance, and where shapes or what is finite differ.
+    """
     if a is b:
-        return 0.0
-    with session(a) as s:
-        expected = {o.name: np.asarray(v) for o, v in zip(s.get_outputs(), s.run(None, feeds), strict=True)}
+        return 0.0, []
+    inner = _before_last_step(a, b)
+    expected = _outputs(a, feeds, inner)
     try:
-        with session(b) as s:
-            found = {o.name: np.asarray(v) for o, v in zip(s.get_outputs(), s.run(None, feeds), strict=True)}
+        found = _outputs(b, feeds, inner)
     except Exception as e:
-        raise VerificationError(f"{what} broke it: {' '.join(str(e).split())[:300]}; nothing was written") from e
-    worst = 0.0
-    for name, x in expected.items():
-        y = found.get(name)
-        if y is None or y.shape != x.shape or y.dtype != x.dtype:
-            raise VerificationError(f"{what} changed output {name}; nothing was written")
-        if x.dtype.kind == "f" and x.size:
-            finite = np.isfinite(x) & np.isfinite(y)
-            scale = float(np.abs(x[finite]).max(initial=1e-3))
-            worst = max(worst, float(np.abs(x[finite].astype(np.float64) - y[finite]).max(initial=0.0)) / scale)
+        raise VerificationError(f"{what} broke it: {_line(e)}; nothing was written") from e
+    try:
+        worst, notes = compare(a, expected, found, inner)
+    except VerificationError as e:
+        raise VerificationError(f"{what} changed the model: {e}; nothing was written") from e
     if not worst <= tolerance:
         raise VerificationError(
             f"{what} changed the outputs by {worst:.1e} of the largest, allowed {tolerance:.0e}; nothing was written"
         )
-    return worst
+    return worst, notes
+
+
+def _outputs(model: Model, feeds: Feeds, inner: Mapping[str, str]) -> dict[str, Array]:
+    """Outputs and inner values by name."""
+    probed = model.copy()
+    present = {o.name for o in model.proto.graph.output}
+    for name in dict.fromkeys(inner.values()):
+        if name not in present:
+            probed.proto.graph.output.add(name=name)
+    with session(probed) as s:
+        return {o.name: np.asarray(v) for o, v in zip(s.get_outputs(), s.run(None, feeds), strict=True)}
+
+
+def _before_last_step(a: Model, b: Model) -> dict[str, str]:
+    """Output -> the value before its last Sigmoid, ArgMax, ..., where both models have it: a rounding may turn an
+    ArgMax, and a Sigmoid hides differences."""
+    makers, others = ({n.outputs[0]: n for n in walk(m.proto.graph, opsets(m.proto)) if n.outputs} for m in (a, b))
+    found = {}
+    for info in a.proto.graph.output:
+        name = info.name
+        while name in makers and makers[name].op in SATURATING:
+            name = makers[name].input(0)
+        if name != info.name and name in makers and name in others:
+            found[info.name] = name
+    return found
+
+
+def _line(e: Exception) -> str:
+    return " ".join(str(e).split())[:300]
 
 
 def _describe(model: Model, found: Sparsity) -> None:
@@ -360,8 +422,8 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
     """The sparse part of a plan, checked; raises `OptionError`."""
     try:
         out: dict[str, Any] = {k: str(data[k]) for k in ("solver", "pattern", "format", "cpu")}
-        out["threads"] = int(data["threads"])
-        rows = [(str(node), int(r["size"]), int(r["zeros"]), str(r["format"])) for node, r in data["layers"].items()]
+        out["threads"] = index(data["threads"])
+        rows = [(str(n), index(r["size"]), index(r["zeros"]), str(r["format"])) for n, r in data["layers"].items()]
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise OptionError(f"{where}: its sparse part is not what onnxprune wrote ({type(e).__name__}: {e})") from e
     stored = ("dense", "csr", "nm", "sparse-initializer")
@@ -378,4 +440,4 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
     return out
 
 
-__all__ = ["FORMATS", "LayerSparsity", "Sparsity", "Wanted", "from_plan", "matching", "sparsify"]
+__all__ = ["FORMATS", "LayerSparsity", "Sparsity", "Wanted", "from_plan", "layer_names", "matching", "sparsify"]
