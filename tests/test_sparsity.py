@@ -85,6 +85,8 @@ def test_allocators_count():
     scores = {"a": np.arange(10, dtype=np.float32), "b": np.arange(10, dtype=np.float32) + 5}
     assert uniform(scores, {"a": 0.3, "b": 0.5}) == {"a": 3, "b": 5}
     assert global_(scores, dict.fromkeys("ab", 0.5)) == {"a": 8, "b": 2}  # of equals the first go
+    small = {"a": np.full(10, 0.1, np.float32), "b": np.ones(90, np.float32)}
+    assert global_(small, dict.fromkeys("ab", 0.5)) == {"a": 9, "b": 41}  # something stays of every layer
     assert below({"a": np.array([-1, 1, 3, -3], np.float32)}, 0.5) == {"a": 2}
 
 
@@ -106,6 +108,9 @@ def test_shared_weight_is_masked_once():
     both = onnxprune.sparsify(net(nodes, {"w": random(12, 12)}, [3, 12]), 0.5, measure=False, format="csr")
     names = [n.input[1] for n in both.model.proto.graph.node]
     assert names[0] == names[1]
+    one = onnxprune.prune(net(nodes, {"w": random(12, 12)}, [3, 12]), ratio={"sparsity:a": 0.5}, **QUICK)
+    assert (one.model.weights["w"] == 0).sum() == 72
+    assert (one.report.sparsity.zeros, one.report.sparsity.size) == (72, 144)
 
 
 # the stages before
@@ -192,6 +197,32 @@ def test_ratios_and_ignore():
     assert only[names[1]] > 0.89 and max(v for k, v in only.items() if k != names[1]) < 0.01
 
 
+def two(**arrays: np.ndarray) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="a"),
+        helper.make_node("MatMul", ["h", "v"], ["y"], name="b"),
+    ]
+    return net(nodes, {"w": random(16, 16), "v": random(16, 16, seed=1)} | arrays, [3, 16])
+
+
+def test_names_from_before_the_preparation_match():
+    """The output of a convolution is gone once its BatchNormalization is folded."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["before"]),
+        helper.make_node("BatchNormalization", ["before", "s", "s", "s", "s"], ["after"]),
+        helper.make_node("Relu", ["after"], ["y"]),
+    ]
+    proto = net(nodes, {"w": random(8, 4, 3, 3), "s": np.ones(8, np.float32)}, [1, 4, 7, 7], inputs=("w",))
+    for name in ("before", "after", "w"):
+        found = onnxprune.prune(proto, ratio={f"sparsity:{name}": 0.5}, **QUICK).report.sparsity
+        assert found.zeros == 144, name
+
+
+def test_ratios_without_prefix_follow_the_mode_that_is_on():
+    result = onnxprune.prune(two(), ratio=[("sparsity:a", 0.5), ("b", 0.25)], **QUICK)
+    assert zeros(result.model) == {"a": 0.5, "b": 0.25}
+
+
 def test_channels_then_sparsity():
     result = onnxprune.prune(RESNET, channels=0.25, sparsity=0.6, measure=False, format="csr")
     assert result.report.after.macs < result.report.before.macs
@@ -209,6 +240,38 @@ def test_plan_replays_to_the_same_bytes(options: list[str], tmp_path: Path, caps
     assert run(capsys, RESNET, "--plan", plan, "-o", b, "--no-latency")[0] == 0
     assert a.read_bytes() == b.read_bytes()
     assert run(capsys, MLP, "--plan", plan, "-o", b, "--no-latency")[0] == 2
+
+
+def test_plan_leaves_ignored_layers_alone_whatever_zeros_they_hold(tmp_path: Path):
+    v = random(16, 16, seed=1)
+    v[0, 0], v[1, :8] = 0, -0.0
+    for options in ({"pattern": "2:4", "ignore": ["b"]}, {"sparsity": 0.01, "ignore": ["a"]}):
+        first = onnxprune.sparsify(two(v=v), measure=False, format="csr", **options)
+        (tmp_path / "plan.json").write_text(first.plan.to_json())
+        again = onnxprune.prune(two(v=v), plan=tmp_path / "plan.json", measure=False)
+        one, other = (onnxprune.to_proto(r.model).SerializeToString() for r in (first, again))
+        assert one == other
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"size": float("inf")}, "not what onnxprune wrote"), ({"size": 4}, "has 4 weights; in the model it has 256"),
+     ({"zeros": 257}, "cannot be"), ({"format": "nm"}, "cannot be"), ({"format": 3}, "cannot be")],
+)  # fmt: skip
+def test_bad_plans(change: dict[str, Any], says: str, tmp_path: Path):
+    plan = json.loads(onnxprune.sparsify(two(), 0.01, **QUICK).plan.to_json())
+    plan["sparsity"]["layers"]["a"].update(change)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(onnxprune.OptionError, match=says):
+        onnxprune.prune(two(), plan=tmp_path / "plan.json", measure=False)
+
+
+def test_dry_run_plans_what_auto_chooses(monkeypatch: pytest.MonkeyPatch):
+    choice = auto.Choice({"a": "csr"}, {"b": "slower"}, 1.5, "some CPU", 1)
+    monkeypatch.setattr(auto, "choose", lambda *a, **k: choice)
+    dry, run = (onnxprune.sparsify(two(), 0.8, measure=False, dry_run=d) for d in (True, False))
+    assert dry.model is None and dry.plan.to_json() == run.plan.to_json()
+    assert dry.plan.sparsity["layers"]["a"]["format"] == "csr"
 
 
 def test_plan_replays_what_auto_chose_without_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -245,6 +308,43 @@ def test_auto_without_the_library_says_what_is_missing(monkeypatch: pytest.Monke
         onnxprune.sparsify(MLP, 0.8)
 
 
+@pytest.mark.parametrize(("good", "bad"), [("Identity", "Log"), ("Identity", "Neg"), ("ArgMax", "ArgMin")])
+def test_a_change_of_the_outputs_is_found(good: str, bad: str, monkeypatch: pytest.MonkeyPatch):
+    """Also where all that comes out is NaN, or holds integers."""
+
+    def ending(last: str, inner: str) -> onnx.ModelProto:
+        extra = {"axis": 1} if last.startswith("Arg") else {}
+        nodes = [
+            helper.make_node("MatMul", ["x", "w"], ["h"], name="a"),
+            helper.make_node("Sigmoid", ["h"], ["s"]),
+            helper.make_node("Sub", ["s", "one"], [inner]),  # below 0, of which Log is NaN
+            helper.make_node(last, [inner], ["y"], **extra),
+        ]
+        proto = net(nodes, {"w": random(16, 16), "one": np.ones(1, np.float32)}, [3, 16])
+        proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64 if extra else TensorProto.FLOAT
+        return proto
+
+    broken = load(ending(bad, "other"))  # another name, so that what is before the last step is not compared instead
+    monkeypatch.setattr("onnxprune.sparsity.stage.rewrite", lambda model, formats: (broken, []))
+    with pytest.raises(onnxprune.VerificationError, match="nothing was written"):
+        onnxprune.sparsify(ending(good, "inner"), 0.5, measure=False, format="csr")
+
+
+def test_model_that_does_not_run_is_not_passed_off_as_verified():
+    proto = two()
+    proto.graph.node[1].domain, proto.graph.node[1].op_type = "other", "Foo"
+    proto.opset_import.append(helper.make_opsetid("other", 1))
+    with pytest.raises(onnxprune.OptionError, match="--no-verify"):
+        onnxprune.sparsify(proto, 0.5, **QUICK)
+    assert onnxprune.sparsify(proto, 0.5, verify=False, **QUICK).report.sparsity.error is None
+
+
+def test_sparse_model_is_sent_to_densify():
+    result = onnxprune.sparsify(two(), 0.8, measure=False, format="csr")
+    with pytest.raises(onnxprune.NothingToPrune, match="densify"):
+        onnxprune.sparsify(result.model, 0.8, **QUICK)
+
+
 BAD = [
     (["--sparsity", "1.2"], "fraction"),
     (["--sparsity", "-0.1"], "fraction"),
@@ -253,6 +353,9 @@ BAD = [
     (["--pattern", "2:4", "--sparsity", "0.9"], "50%"),
     (["--quality", "0"], "deviations"),
     (["--quality", "0.5", "--sparsity", "0.5"], "leave out"),
+    (["--quality", "0.5", "--ratio", "sparsity:*=0.5"], "leave out"),
+    (["--pattern", "2:4", "--sparsity-allocate", "global"], "--pattern"),
+    (["--channels", "0.3", "--format", "csr"], "--sparsity"),
     (["--sparsity", "0.5", "--format", "nm"], "--pattern"),
     (["--sparsity", "0.5", "--ignore", "nothing*"], "matches no layer"),
     (["--sparsity", "0.5", "--ratio", "sparsity:nothing=0.5"], "matches no layer"),

@@ -188,8 +188,19 @@ def machine() -> list[str]:
     return lines
 
 
-def case(kind: str, title: str, build: Callable[[Any], tuple[onnx.ModelProto, int]], x: Array, levels: Sequence[Any], threads: int,
-         seconds: float, divide: int = 1) -> dict[str, Any]:  # fmt: skip
+Build = Callable[[Any], tuple[onnx.ModelProto, int]]
+
+
+def case(
+    kind: str,
+    title: str,
+    build: Build,
+    x: Array,
+    levels: Sequence[Any],
+    threads: int,
+    seconds: float,
+    divide: int = 1,
+) -> dict[str, Any]:
     """Dense and every level in turn; ratios."""
     row: dict[str, Any] = {"kind": kind, "case": title, "threads": threads}
     dense, _ = build(None)
@@ -275,7 +286,8 @@ def layers(threads: Sequence[int], seconds: float, only: Sequence[str], cache: f
             a, b = (bound(session(products([w] * 50, 1, level), n), x) for level in (None, 0.0))
             t = medians({"dense": a, "sparse": b}, seconds)
             print(
-                f"tiny   8x8, 1 token: dense {t['dense'] / 50 * 1e6:.2f} us, sparse {t['sparse'] / 50 * 1e6:.2f} us a call"
+                f"tiny   8x8, 1 token: dense {t['dense'] / 50 * 1e6:.2f} us a call, sparse "
+                f"{t['sparse'] / 50 * 1e6:.2f} us"
             )
     return rows
 
@@ -315,8 +327,9 @@ def models(args: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
             row["sparse"] = sum(x.format != "dense" for x in chosen.report.sparsity.layers)
             rows.append(row)
             print(
-                f"{name:30} {level:5} {threads} thr  every layer {row['every']:5.2f} ({row['every_bytes']:4.0%} of the "
-                f"bytes)  auto {row['auto']:5.2f} ({row['auto_bytes']:4.0%}), {row['sparse']} of {row['layers']} layers",
+                f"{name:30} {level:5} {threads} thr  every layer {row['every']:5.2f} ({row['every_bytes']:4.0%} "
+                f"of the bytes)  auto {row['auto']:5.2f} ({row['auto_bytes']:4.0%}), {row['sparse']} of "
+                f"{row['layers']} layers",
                 flush=True,
             )
     slower = [r for r in rows if r["auto"] < 0.98]

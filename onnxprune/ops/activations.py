@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from onnxprune.ops.emit import F32, I32, Emitter, Value, constant, ir, kernel, lanes_of, vector
+from llvmlite import ir
+
+from onnxprune.ops.emit import F32, I32, Emitter, Value, constant, kernel, lanes_of, vector
 
 
 class Math:

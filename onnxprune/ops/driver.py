@@ -1,8 +1,8 @@
 """What runs between onnxruntime and the kernels: checks, packing, division of work; compiled by numba into one entry.
 
-The C part (`_entry.c`) owns memory and threads and knows onnxruntime; it calls `entry(what, a, b, c)` with the addresses of two
-tables of int64: `desc` describes a layer and lives as long as its session, `call` describes one run. The numbers of
-their fields are those of the enums in `_entry.c`.
+The C part (`_entry.c`) owns memory and threads and knows onnxruntime; it calls `entry` with the addresses of two tables
+of int64: `desc` describes a layer and lives as long as its session, `call` describes one run. The numbers of their
+fields are those of the enums in `_entry.c`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from onnxprune.ops.kernels import ALONE, GATHERED, L1, LANES, MACHINE, PANEL, RO
 
 # fields of desc
 (
-    KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, ALPHA, LOW, HIGH, VALUES,
-    INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL,
+    KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, ALPHA, LOW, HIGH,
+    VALUES, INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL,
 ) = range(28)  # fmt: skip
 # fields of call
 (
@@ -185,8 +185,8 @@ def position_bits(m: int) -> int:
 def column(d: Any, i: int) -> int:
     """Column i of a CSR weight."""
     if d[INDEX_BYTES] == 2:
-        return np.int64(u16(d[INDICES], i + 1)[i])
-    return np.int64(i32(d[INDICES], i + 1)[i])
+        return int(u16(d[INDICES], i + 1)[i])
+    return int(i32(d[INDICES], i + 1)[i])
 
 
 @njit
@@ -337,7 +337,7 @@ def spmm_bound(d: Any) -> int:
 
 @njit
 def take(wanted: int, buckets: Any, counts: Any) -> tuple[int, int]:
-    """A column in which all rows of the set `wanted` have a nonzero, if there is one; else one that some have; its rows."""
+    """A column where all rows of the set `wanted` have a nonzero, else one where some have; which have."""
     if counts[wanted] > 0:
         counts[wanted] -= 1
         return buckets[wanted, counts[wanted]], wanted
@@ -381,8 +381,9 @@ def fill_buckets(sub: Any, order: Any, g: int, rows: int, width: int, buckets: A
 def spmm_fill(d: Any, base: int) -> int:
     """Write the packed weight at `base`; the bytes that it takes.
 
-    Head: int64[8] = row blocks, blocks of K, columns of a block, rows of a block, sharing, offset of the bias, of the row blocks.
-    Then per (row block, block of K) the offsets of ends, stream, order, sizes; per row block (first row, rows, group).
+    Head: int64[8] = row blocks, blocks of K, columns of a block, rows of a block, sharing, offset of the bias, of the
+    row blocks. Then per (row block, block of K) the offsets of ends, stream, order, sizes; per row block (first row,
+    rows, group).
     """
     height, count, width, width_count = blocks_of(d)
     row_blocks = count * d[GROUPS]
@@ -597,7 +598,7 @@ def gather_bound(d: Any) -> int:
 
 @njit
 def gather_fill(d: Any, base: int) -> int:
-    """Head: sets of rows, offsets of ends (in steps), order, columns, values, bytes of a column; the bytes that all takes."""
+    """Head: sets of rows, offsets of ends (in steps), order, columns, values, bytes of a column; all bytes."""
     sets = (d[M] + GATHERED - 1) // GATHERED
     head = i64(base, 8)
     head[0] = sets
@@ -831,13 +832,13 @@ def prepare_planes(d: Any, call: Any, c: int) -> None:
 
 @njit
 def multiply(
-    sharing: int, vectors: int, groups: int, x: int, base: int, entry: Any, source: int, target: int, stride: int, bias: int,
-    first: int, clamp: int, low: int, high: int,
+    sharing: int, vectors: int, groups: int, x: int, base: int, entry: Any, source: int, target: int, stride: int,
+    bias: int, first: int, clamp: int, low: int, high: int,
 ) -> None:  # fmt: skip
     """The kernel of this width."""
     a = (
-        groups, x, base + entry[0], base + entry[1], base + entry[2], base + entry[3], source, STRIDE, target, stride, bias,
-        first, clamp, low, high,
+        groups, x, base + entry[0], base + entry[1], base + entry[2], base + entry[3], source, STRIDE, target, stride,
+        bias, first, clamp, low, high,
     )  # fmt: skip
     if sharing:
         if vectors == 1:
@@ -916,8 +917,8 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
                 target, stride = y, 4 * call[COLUMNS]
             entry = i64(base + 64 + 32 * (i * width_count + j), 4)
             multiply(
-                head[4], vectors, groups, x, base, entry, tile, target, stride, base + head[5] + 4 * row, 1 if j == 0 else 0,
-                1 if last and clamp else 0, d[LOW], d[HIGH],
+                head[4], vectors, groups, x, base, entry, tile, target, stride, base + head[5] + 4 * row,
+                1 if j == 0 else 0, 1 if last and clamp else 0, d[LOW], d[HIGH],
             )  # fmt: skip
         if right:
             y = call[Y] + 4 * (at * d[M] + row)

@@ -100,7 +100,9 @@ class Emitter:
         arguments = [pointer, *(constant(v, I32) for v in (0, 3, 1))]
         self.intrinsic("llvm.prefetch.p0", ir.VoidType(), arguments)
 
-    def when(self, condition: Value, then: Callable[[], list[Value]], otherwise: Callable[[], list[Value]]) -> list[Value]:
+    def when(
+        self, condition: Value, then: Callable[[], list[Value]], otherwise: Callable[[], list[Value]]
+    ) -> list[Value]:
         """The values of one of two branches."""
         b = self.b
         yes, no, end = (b.append_basic_block() for _ in range(3))
@@ -197,4 +199,18 @@ def address_as(value: float) -> int:
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
 
 
-__all__ = ["F32", "I1", "I8", "I16", "I32", "I64", "POINTER", "Emitter", "constant", "kernel", "lanes_of", "njit", "vector"]
+__all__ = [
+    "F32",
+    "I1",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "POINTER",
+    "Emitter",
+    "constant",
+    "kernel",
+    "lanes_of",
+    "njit",
+    "vector",
+]

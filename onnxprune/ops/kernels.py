@@ -1,11 +1,11 @@
 """The inner loops of sparse products, for AVX-512, AVX2 and any other CPU; float32.
 
-    spmm      many columns: rows of W in groups of `Machine.rows`, X in panels `[K][panel]`; one step of the stream is one
-              nonzero of each row of the group. Accumulators stay in registers, X in the first-level cache.
-    expand    few tokens, moderate sparsity: for every column of W a bit mask over PANEL rows and the nonzeros among them
-    permute   few tokens, n:4 patterns: lanes are rows, a position picks one of four x values
-    gather    few tokens, high sparsity: rows of W in lockstep, x gathered by column
-    transpose_in, transpose_out: between `[tokens][K]` and panels
+spmm      many columns: rows of W in groups of `Machine.rows`, X in panels `[K][panel]`; one step of the stream is one
+          nonzero of each row of the group. Accumulators stay in registers, X in the first-level cache.
+expand    few tokens, moderate sparsity: for every column of W a bit mask over PANEL rows and the nonzeros among them
+permute   few tokens, n:4 patterns: lanes are rows, a position picks one of four x values
+gather    few tokens, high sparsity: rows of W in lockstep, x gathered by column
+transpose_in, transpose_out: between `[tokens][K]` and panels
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
+from llvmlite import ir
 from numba import config
 
 from onnxprune.ops.emit import (
@@ -27,7 +28,6 @@ from onnxprune.ops.emit import (
     Emitter,
     Value,
     constant,
-    ir,
     kernel,
     lanes_of,
     vector,
@@ -75,8 +75,8 @@ STRIDE = 4 * LANES * VECTORS  # bytes from one row of a panel of X to the next
 PANEL = 4 * LANES  # rows of a panel of `expand` and `permute`
 L1 = 32 * 1024  # bytes of X that a block of the reduction may take
 
-# A step takes one nonzero of each row of the group; classes of steps say which rows share a column (as bit sets), because
-# a shared column is loaded once. Their counts are fixed in a block of W, so that loops have constant trip counts.
+# A step takes one nonzero of each row of the group; classes of steps say which rows share a column (as bit sets),
+# because a shared column is loaded once. Their counts are fixed in a block of W: loops have constant trip counts.
 CLASSES: dict[int, tuple[tuple[int, ...], ...]] = {
     4: ((15,), (7, 8), (11, 4), (13, 2), (14, 1), (3, 12), (5, 10), (9, 6), (1, 2, 4, 8)),
     2: ((3,), (1, 2)),
@@ -343,7 +343,7 @@ def transpose(rows_first: bool) -> Any:
 
 
 def copy_rows() -> Any:
-    """`rows` rows of `floats` floats, from `source + offsets[row]` to `target + row * STRIDE`, zeros up to a whole vector."""
+    """`rows` rows of `floats` floats, from `source + offsets[row]` to `target + row * STRIDE`; zeros fill a vector."""
 
     def emit(k: Emitter, source: Value, offsets: Value, target: Value, rows: Value, floats: Value) -> None:
         b = k.b

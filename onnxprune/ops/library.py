@@ -1,4 +1,4 @@
-"""The custom operator library: where it lies, what is missing, and its kernels compiled and kept for the next process."""
+"""The custom operator library: where it lies, what is missing, and its kernels, compiled and kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LibraryMissing(UserError):
 
 
 def available() -> str:
-    """"" where sparse operators can run; otherwise what is missing, in one sentence. Nothing is compiled."""
+    """ "" where sparse operators can run; otherwise what is missing, in one sentence. Nothing is compiled."""
     if importlib.util.find_spec("onnxprune.ops._entry") is None:
         return (
             "the native part of onnxprune was not built: install a C compiler and reinstall onnxprune "
@@ -60,7 +60,7 @@ def register(options: ort.SessionOptions) -> None:
 def session(
     path: str | os.PathLike[str] | bytes, options: ort.SessionOptions | None = None, **arguments: Any
 ) -> ort.InferenceSession:
-    """`onnxruntime.InferenceSession` with the sparse operators registered, on the CPU unless `providers` says otherwise.
+    """`onnxruntime.InferenceSession` with the sparse operators registered; on the CPU unless `providers` is given.
 
     Without the library the model's own functions run, if it has them: densely, with the same result. Raises
     `LibraryMissing` where it has none, or whatever onnxruntime raises where the model does not load.
@@ -76,8 +76,8 @@ def session(
     except Exception as error:
         if missing and "is not a registered function/op" in str(error):
             raise LibraryMissing(
-                f"{'model' if isinstance(path, bytes) else path}: its sparse operators have no functions to fall back on, "
-                f"because its opset is below 12, and {missing}"
+                f"{'model' if isinstance(path, bytes) else path}: its sparse operators have no functions to fall back "
+                f"on, because its opset is below 12, and {missing}"
             ) from error
         raise
 
@@ -104,7 +104,7 @@ def _entry() -> ModuleType:
 
 
 def _compiled() -> ModuleType:
-    """The driver; its machine code comes from a cache, keyed by our code, numba, llvmlite and (numba's doing) the CPU."""
+    """The driver; its machine code is kept, keyed by our code, numba, llvmlite and (by numba itself) the CPU."""
     from numba import config
 
     before, folder = config.CACHE_DIR, _cache_folder()

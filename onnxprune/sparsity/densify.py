@@ -21,7 +21,7 @@ from onnxprune.graph.node import Node, opsets
 from onnxprune.graph.reading import DENSE_LIMIT, DENSE_RATIO
 from onnxprune.sparsity.edit import Edit, place
 from onnxprune.sparsity.functions import activation
-from onnxprune.sparsity.operators import DOMAIN, VERSION, is_sparse
+from onnxprune.sparsity.operators import DOMAIN, METADATA, VERSION, is_sparse
 from onnxprune.sparsity.sizes import Sizes
 
 
@@ -51,6 +51,10 @@ def densify(model: Model) -> Model:
             where, f"weights that unfold to at most {max(DENSE_LIMIT, DENSE_RATIO * stored)} bytes", dense, EXPORT
         )
     arrays: dict[tuple[Any, ...], Array] = {}
+    model = model.copy()
+    kept = [p for p in model.proto.metadata_props if p.key != METADATA]
+    del model.proto.metadata_props[:]
+    model.proto.metadata_props.extend(kept)
     plain = _Densifier(model, weights, arrays, lambda name: False).run()
     if not any(Node(node, 1).attr("dense") == "Gemm" for node in found):
         return plain

@@ -11,6 +11,7 @@ from onnx import NodeProto
 
 DOMAIN = "onnxprune"
 VERSION = 1
+METADATA = "onnxprune.sparsity"  # key of what the model says of its sparse layers
 
 STORAGES = ("Csr", "Nm")
 PRODUCTS = ("MatMul", "LeftMatMul", "Conv")

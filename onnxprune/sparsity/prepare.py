@@ -21,6 +21,7 @@ from onnxprune.sparsity.edit import Edit, place
 from onnxprune.sparsity.functions import MIN_OPSET
 from onnxprune.sparsity.layers import find_layers
 
+REFUSALS = (version_converter.ConvertError, RuntimeError, ValueError, LookupError, AttributeError)
 RAISED = 13  # the opset that older ones are raised to; every onnxruntime since 1.8 runs it
 
 
@@ -50,6 +51,7 @@ def free_weights(model: Model) -> tuple[Model, int]:
     out = model.copy()
     del out.proto.graph.input[:]
     out.proto.graph.input.extend(kept)
+    out.proto.ir_version = max(out.proto.ir_version, 4)  # before, an initializer must be listed
     return out, count if model.proto.ir_version >= 4 else 0  # before, all initializers were listed
 
 
@@ -58,11 +60,11 @@ def raise_opset(model: Model) -> tuple[Model, str]:
     old = opsets(model.proto).get("", 1)
     try:
         converted = load(version_converter.convert_version(to_proto(model), RAISED))
-    except (OnnxPruneError, RuntimeError, ValueError, AttributeError, IndexError) as error:
+    except (*REFUSALS, OnnxPruneError) as error:
         why = " ".join(str(error).split())[:100]
         return (
             model,
-            f"opset {old} is below {MIN_OPSET} cannot be raised ({why}): needs onnxprune's library to run",
+            f"opset {old} is below {MIN_OPSET} and cannot be raised ({why}): needs onnxprune's library to run",
         )
     known = {p.key for p in converted.proto.metadata_props}
     converted.proto.metadata_props.extend(p for p in model.proto.metadata_props if p.key not in known)
