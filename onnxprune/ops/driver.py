@@ -52,6 +52,7 @@ if WIDE:
 GATHER_16, GATHER_32 = kernels.gather(I16), kernels.gather(I32)
 TRANSPOSE_IN, TRANSPOSE_OUT = kernels.transpose(True), kernels.transpose(False)
 COPY_ROWS = kernels.copy_rows()
+MOVE, CLEAR = kernels.move(False), kernels.move(True)
 FINISH = activations.finish(LANES)
 
 CLASS_SETS = np.array([[*c, *[0] * (ROWS - len(c))] for c in SHARING], np.int64)
@@ -740,7 +741,7 @@ def prepare(d: Any, call: Any, task: int) -> None:
         for t in range(padded_tokens(tokens)):
             out = f32(shared + 4 * t * wide, wide)
             if t < tokens:
-                copy(out, 0, f32(call[X], wide), t * d[K], d[K])
+                MOVE((call[X] + 4 * t * d[K], shared + 4 * t * wide, d[K]))
                 clear(out, d[K], wide)
             else:
                 clear(out, 0, wide)
@@ -807,27 +808,28 @@ def prepare_planes(d: Any, call: Any, c: int) -> None:
     """The shifted planes of one channel of one image; zeros where the padding is."""
     phases = min(d[SH], 1 + (d[KH] - 1) * d[DH])
     rows, width = plane_rows(d, call), call[OUT_WIDTH]
-    source = f32(call[X] + 4 * c * call[HEIGHT] * call[WIDTH], call[HEIGHT] * call[WIDTH])
+    image = call[X] + 4 * c * call[HEIGHT] * call[WIDTH]
     start = call[SHARED] + aligned(8 * d[K] * d[GROUPS]) + 4 * c * d[KW] * phases * rows * width
     for kx in range(d[KW]):
         shift = kx * d[DW] - d[PL]
         low = min(width, max(0, (-shift + d[SW] - 1) // d[SW]))
         high = max(low, min(width, (call[WIDTH] - 1 - shift) // d[SW] + 1))
         for phase in range(phases):
-            plane = f32(start + 4 * (kx * phases + phase) * rows * width, rows * width)
+            plane = start + 4 * (kx * phases + phase) * rows * width
             for j in range(rows):
-                y = j * d[SH] + phase - d[PT]
-                row = j * width
+                y, out = j * d[SH] + phase - d[PT], plane + 4 * j * width
                 if y < 0 or y >= call[HEIGHT]:
-                    clear(plane, row, row + width)
+                    CLEAR((out, out, width))
                     continue
-                clear(plane, row, row + low)
-                clear(plane, row + high, row + width)
+                CLEAR((out, out, low))
+                CLEAR((out, out + 4 * high, width - high))
+                source = image + 4 * y * call[WIDTH]
                 if d[SW] == 1:
-                    copy(plane, row + low, source, y * call[WIDTH] + low + shift, high - low)
+                    MOVE((source + 4 * (low + shift), out + 4 * low, high - low))
                 else:
+                    row, pixels = f32(out, width), f32(source, call[WIDTH])
                     for x in range(low, high):
-                        plane[row + x] = source[y * call[WIDTH] + x * d[SW] + shift]
+                        row[x] = pixels[x * d[SW] + shift]
 
 
 @njit
@@ -928,7 +930,7 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
                 high = (rows + LANES - 1) // LANES * LANES
                 TRANSPOSE_OUT((tile, STRIDE, spare, 4 * high, high, vectors * LANES, high))
                 for t in range(n):
-                    copy(f32(y, 1), t * d[M], f32(spare, 1), t * high, rows)
+                    MOVE((spare + 4 * t * high, y + 4 * t * d[M], rows))
             if more:
                 for t in range(n):
                     skip = 4 * ((at + t) * d[M] + row)
@@ -936,7 +938,7 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
         else:
             if not straight:
                 for r in range(rows):
-                    copy(f32(y, 1), r * call[COLUMNS], f32(tile, 1), r * (STRIDE // 4), n)
+                    MOVE((tile + r * STRIDE, y + 4 * r * call[COLUMNS], n))
             if more:
                 for r in range(rows):
                     skip = 4 * ((image * d[M] + row + r) * call[COLUMNS] + at)

@@ -372,3 +372,22 @@ def copy_rows() -> Any:
         k.loop(0, rows, 1, [], row)
 
     return kernel(5, emit)
+
+
+def move(fill: bool) -> Any:
+    """`floats` floats from source to target, which do not overlap; fill: zeros instead of a source."""
+
+    def emit(k: Emitter, source: Value, target: Value, floats: Value) -> None:
+        b = k.b
+        source, target = k.pointer(source), k.pointer(target)
+        whole = b.mul(b.sdiv(floats, constant(LANES)), constant(LANES))
+        for lanes, start, stop in ((LANES, constant(0), whole), (1, whole, floats)):
+
+            def step(i: Value, _: list[Value], lanes: int = lanes) -> list[Value]:
+                at = k.mul(i, 4)
+                k.store(k.zero(lanes) if fill else k.load(k.at(source, at), vector(lanes)), k.at(target, at))
+                return []
+
+            k.loop(start, stop, lanes, [], step)
+
+    return kernel(3, emit)
