@@ -25,6 +25,7 @@
 #define aligned_delete(p) _aligned_free(p)
 #define pause_thread() SwitchToThread()
 #else
+#include <pthread.h>
 #include <sched.h>
 #define EXPORT __attribute__((visibility("default")))
 #define aligned_new(bytes) aligned_alloc(64, bytes)
@@ -53,13 +54,15 @@ typedef Status *(*GetInput)(const void *context, size_t index, const void **valu
 typedef Status *(*GetOutput)(void *context, size_t index, const int64_t *dims, size_t rank, void **value); /* 91 */
 typedef void (*Release)(void *);                                                             /* 93, 99 */
 typedef Status *(*GetInts)(const void *info, const char *name, int64_t *out, size_t *size);  /* 163 */
-typedef Status *(*GetInputCount)(const void *info, size_t *count);                           /* 230 */
+typedef Status *(*GetOutputName)(const void *info, size_t index, char *out, size_t *size);   /* 233 */
 typedef Status *(*GetNodeName)(const void *info, char *out, size_t *size);                   /* 244 */
 typedef Status *(*GetConstant)(const void *info, size_t index, int *is_constant, const void **value); /* 249 */
 typedef Status *(*ParallelFor)(const void *context, void (*task)(void *, size_t), size_t total, size_t batches,
                                void *user);                                                  /* 274 */
 
 enum { FLOAT = 1, UINT8 = 2, UINT16 = 4, INT32 = 6, FAIL = 1, INVALID_ARGUMENT = 2 };
+
+#define MOST ((int64_t)1 << 40) /* elements of a tensor: 4 TiB */
 
 /* driver.py has the same lists */
 enum { RIGHT, LEFT, CONV };
@@ -102,6 +105,7 @@ enum { LINE = 64, IDLE = 64 };
 static Buffer *idle;
 static int idle_count;
 static atomic_flag idle_lock = ATOMIC_FLAG_INIT;
+static atomic_int kernels; /* that exist; buffers are not kept beyond the last one */
 
 static void lock(atomic_flag *flag) {
     while (atomic_flag_test_and_set_explicit(flag, memory_order_acquire)) pause_thread();
@@ -148,6 +152,25 @@ static void give(void *memory) {
     aligned_delete(dropped);
 }
 
+static void drop_idle(void) {
+    lock(&idle_lock);
+    Buffer *buffer = idle;
+    idle = NULL;
+    idle_count = 0;
+    unlock(&idle_lock);
+    while (buffer) {
+        Buffer *next = buffer->next;
+        aligned_delete(buffer);
+        buffer = next;
+    }
+}
+
+#ifndef _WIN32
+/* a child never finds the list half changed, or its lock held by a thread that it does not have */
+static void before_fork(void) { lock(&idle_lock); }
+static void after_fork(void) { unlock(&idle_lock); }
+#endif
+
 /* ---- operators ------------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -186,11 +209,12 @@ typedef struct {
     int64_t desc[DESC_SIZE];
     _Atomic(void *) packed[LAYOUTS];
     atomic_flag packing;
-    char name[128];
+    int axes; /* of X, where the operator fixes them */
+    char name[256];
 } Kernel;
 
 static Status *error(Api api, const char *node, const char *format, ...) {
-    char text[400];
+    char text[512];
     int at = snprintf(text, sizeof text, "onnxprune: node %s: ", node);
     va_list arguments;
     va_start(arguments, format);
@@ -204,6 +228,46 @@ static Status *error(Api api, const char *node, const char *format, ...) {
         Status *status_ = (call);   \
         if (status_) return status_; \
     } while (0)
+
+/* whole characters of UTF-8 as far as there is room, `?` for other bytes */
+static void copy_text(char *out, size_t room, const char *from) {
+    const unsigned char *in = (const unsigned char *)from;
+    while (*in && room > 1) {
+        size_t n = *in < 0x80 ? 1 : *in < 0xC2 ? 0 : *in < 0xE0 ? 2 : *in < 0xF0 ? 3 : *in < 0xF5 ? 4 : 0;
+        for (size_t i = 1; i < n; i++)
+            if ((in[i] & 0xC0) != 0x80) n = 0;
+        if ((*in == 0xE0 && in[1] < 0xA0) || (*in == 0xED && in[1] > 0x9F) || (*in == 0xF0 && in[1] < 0x90) ||
+            (*in == 0xF4 && in[1] > 0x8F))
+            n = 0; /* too long, or no character */
+        if (n >= room) break;
+        if (n)
+            memcpy(out, in, n);
+        else
+            *out = '?';
+        in += n ? n : 1;
+        out += n ? n : 1;
+        room -= n ? n : 1;
+    }
+    *out = 0;
+}
+
+/* the node's name, or that of its output where it has none */
+static void find_name(Kernel *k, const Operator *op, const void *info) {
+    size_t size = 0;
+    Status *status = CALL(k->api, 244, GetNodeName)(info, NULL, &size);
+    int by_output = status || size <= 1;
+    if (by_output) {
+        if (status) CALL(k->api, 93, Release)(status);
+        status = CALL(k->api, 233, GetOutputName)(info, 0, NULL, &size);
+    }
+    char *text = status || size <= 1 ? NULL : calloc(1, size);
+    if (text)
+        status = by_output ? CALL(k->api, 233, GetOutputName)(info, 0, text, &size)
+                           : CALL(k->api, 244, GetNodeName)(info, text, &size);
+    if (status) CALL(k->api, 93, Release)(status);
+    copy_text(k->name, sizeof k->name, text && text[0] ? text : op->label);
+    free(text);
+}
 
 /* dims of a tensor; rank is -1 where there are more than 8 */
 static Status *shape(Api api, const void *value, int *type, int *rank, int64_t dims[8]) {
@@ -267,7 +331,7 @@ static Status *number(Kernel *k, const void *info, const char *name, int64_t lea
     return NULL;
 }
 
-static Status *real(Kernel *k, const void *info, const char *name, int64_t *bits) {
+static Status *real(Kernel *k, const void *info, const char *name, int finite, int64_t *bits) {
     float value = 0;
     uint32_t raw;
     Status *status = CALL(k->api, 85, GetFloat)(info, name, &value);
@@ -276,6 +340,7 @@ static Status *real(Kernel *k, const void *info, const char *name, int64_t *bits
         return error(k->api, k->name, "attribute %s is missing", name);
     }
     if (value != value) return error(k->api, k->name, "attribute %s is not a number", name);
+    if (finite && isinf(value)) return error(k->api, k->name, "attribute %s is not finite", name);
     memcpy(&raw, &value, sizeof raw);
     *bits = raw;
     return NULL;
@@ -290,7 +355,7 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
     d[RESIDUAL] = op->residual;
     d[KH] = d[KW] = d[SH] = d[SW] = d[DH] = d[DW] = d[GROUPS] = 1;
     if (op->kind != CONV) {
-        TRY(ints(k, info, "shape", 2, 0, dims));
+        TRY(ints(k, info, "shape", 2, 1, dims));
         d[M] = dims[0];
         d[K] = d[C] = dims[1];
     } else {
@@ -298,13 +363,13 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
         Status *status = CALL(k->api, 163, GetInts)(info, "shape", dims, &size);
         if (status) CALL(k->api, 93, Release)(status);
         if (size == 3) spatial = 1;
-        TRY(ints(k, info, "shape", 2 + spatial, 0, dims));
+        TRY(ints(k, info, "shape", 2 + spatial, 1, dims));
+        k->axes = 2 + (int)spatial;
         TRY(number(k, info, "group", 1, INT32_MAX, &d[GROUPS]));
         d[M] = dims[0];
         d[C] = dims[1];
         d[KW] = dims[1 + spatial];
         d[KH] = spatial == 2 ? dims[2] : 1;
-        if (d[KW] < 1 || d[KH] < 1) return error(k->api, k->name, "attribute shape has an empty kernel");
         if (d[M] % d[GROUPS]) return error(k->api, k->name, "group %" PRId64 " does not divide %" PRId64 " filters",
                                            d[GROUPS], d[M]);
         TRY(ints(k, info, "strides", spatial, 1, pair));
@@ -329,17 +394,20 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
         if ((double)d[KH] * (double)d[DH] > INT32_MAX || (double)d[KW] * (double)d[DW] > INT32_MAX)
             return error(k->api, k->name, "the dilated kernel is too large");
     }
-    if ((double)d[M] * (double)d[K] > (double)((int64_t)1 << 33))
-        return error(k->api, k->name, "attribute shape claims more than 2^33 weights");
-    TRY(real(k, info, "alpha", &d[ALPHA]));
+    if ((double)d[M] * (double)d[K] > INT32_MAX)
+        return error(k->api, k->name, "attribute shape claims more than 2^31 - 1 weights");
+    TRY(real(k, info, "alpha", 1, &d[ALPHA]));
     float low = -HUGE_VALF, high = HUGE_VALF;
     uint32_t raw;
     if (op->activation == 1) low = 0;
     memcpy(&raw, &low, sizeof raw), d[LOW] = raw;
     memcpy(&raw, &high, sizeof raw), d[HIGH] = raw;
     if (op->activation == 2) {
-        TRY(real(k, info, "min", &d[LOW]));
-        TRY(real(k, info, "max", &d[HIGH]));
+        TRY(real(k, info, "min", 0, &d[LOW]));
+        TRY(real(k, info, "max", 0, &d[HIGH]));
+        raw = (uint32_t)d[LOW], memcpy(&low, &raw, sizeof low);
+        raw = (uint32_t)d[HIGH], memcpy(&high, &raw, sizeof high);
+        if (low > high) d[LOW] = d[HIGH]; /* then Clip gives max */
     }
     if (op->format == CSR) {
         int64_t any[1] = {-1}, rows[1] = {d[M] + 1};
@@ -363,6 +431,14 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
     return NULL;
 }
 
+static void destroy(void *kernel) {
+    Kernel *k = kernel;
+    if (!k) return;
+    for (int i = 0; i < LAYOUTS; i++) aligned_delete(atomic_load(&k->packed[i]));
+    free(k);
+    if (atomic_fetch_sub(&kernels, 1) == 1) drop_idle();
+}
+
 static Status *create(const void *op_, Api api, const void *info, void **kernel) {
     const Operator *op = op_;
     *kernel = NULL;
@@ -370,13 +446,9 @@ static Status *create(const void *op_, Api api, const void *info, void **kernel)
     if (!k) return error(api, op->label, "out of memory");
     k->api = api;
     atomic_flag_clear(&k->packing);
-    size_t size = sizeof k->name;
-    Status *status = CALL(api, 244, GetNodeName)(info, k->name, &size);
-    if (status || !k->name[0]) {
-        if (status) CALL(api, 93, Release)(status);
-        snprintf(k->name, sizeof k->name, "(%s)", op->label);
-    }
-    k->name[sizeof k->name - 1] = 0;
+    atomic_fetch_add(&kernels, 1);
+    find_name(k, op, info);
+    Status *status = NULL;
     Entry run = atomic_load(&entry);
     if (!run)
         status = error(api, k->name, "the kernels are not compiled; call onnxprune.get_library_path() first");
@@ -387,17 +459,10 @@ static Status *create(const void *op_, Api api, const void *info, void **kernel)
         if (fault) status = error(api, k->name, FAULTS[fault], k->desc[DETAIL]);
     }
     if (status)
-        free(k);
+        destroy(k);
     else
         *kernel = k;
     return status;
-}
-
-static void destroy(void *kernel) {
-    Kernel *k = kernel;
-    if (!k) return;
-    for (int i = 0; i < LAYOUTS; i++) aligned_delete(atomic_load(&k->packed[i]));
-    free(k);
 }
 
 /* the weight as a kernel reads it; made on first use, by one thread */
@@ -450,6 +515,19 @@ static Status *parallel(Kernel *k, void *context, int64_t *call, int64_t what, i
     return atomic_load(&work.failed) ? error(k->api, k->name, "out of memory") : NULL;
 }
 
+/* the product of the dims; -1 where X could not lie in memory */
+static int64_t product(const int64_t *dims, int count) {
+    double size = 1;
+    int64_t exact = 1;
+    for (int i = 0; i < count; i++) {
+        if (dims[i] < 0) return -1;
+        size *= (double)dims[i];
+    }
+    if (size > (double)MOST) return -1;
+    for (int i = 0; i < count; i++) exact = size > 0 ? exact * dims[i] : 0;
+    return exact;
+}
+
 /* dims of Y from those of X; fills in the geometry of the call */
 static Status *geometry(Kernel *k, int rank, const int64_t *dims, int64_t *out, int64_t *call) {
     const int64_t *d = k->desc;
@@ -459,19 +537,18 @@ static Status *geometry(Kernel *k, int rank, const int64_t *dims, int64_t *out, 
         if (rank < 1 || dims[rank - 1] != d[K])
             return error(k->api, k->name, "X has length %" PRId64 " in its last axis, expected %" PRId64,
                          rank > 0 ? dims[rank - 1] : (int64_t)-1, d[K]);
-        for (int i = 0; i < rank - 1; i++) call[BATCH] *= dims[i];
+        call[BATCH] = product(dims, rank - 1);
         out[rank - 1] = d[M];
     } else if (d[KIND] == LEFT) {
         if (rank < 2 || dims[rank - 2] != d[K])
             return error(k->api, k->name, "X has length %" PRId64 " in its last axis but one, expected %" PRId64,
                          rank > 1 ? dims[rank - 2] : (int64_t)-1, d[K]);
-        for (int i = 0; i < rank - 2; i++) call[BATCH] *= dims[i];
+        call[BATCH] = product(dims, rank - 2);
         out[rank - 2] = d[M];
         call[HEIGHT] = call[OUT_HEIGHT] = 1;
         call[WIDTH] = call[OUT_WIDTH] = dims[rank - 1];
     } else {
-        if (rank != 3 && rank != 4) return error(k->api, k->name, "X has %d axes, expected 3 or 4", rank);
-        if (rank == 3 && d[KH] != 1) return error(k->api, k->name, "X has 3 axes, expected 4");
+        if (rank != k->axes) return error(k->api, k->name, "X has %d axes, expected %d", rank, k->axes);
         if (dims[1] != d[C] * d[GROUPS])
             return error(k->api, k->name, "X has %" PRId64 " channels, expected %" PRId64, dims[1], d[C] * d[GROUPS]);
         call[BATCH] = dims[0];
@@ -485,7 +562,15 @@ static Status *geometry(Kernel *k, int rank, const int64_t *dims, int64_t *out, 
         out[1] = d[M];
         if (rank == 4) out[2] = call[OUT_HEIGHT];
         out[rank - 1] = call[OUT_WIDTH];
+        /* the planes of driver.py; their bytes must not overflow */
+        double tall_kernel = 1 + (double)(d[KH] - 1) * (double)d[DH];
+        double phases = (double)d[SH] < tall_kernel ? (double)d[SH] : tall_kernel;
+        double rows = (double)call[OUT_HEIGHT] + tall_kernel / (double)d[SH] + 1;
+        double planes = (double)dims[0] * (double)dims[1] * (double)d[KW] * phases;
+        if (planes * rows * (double)call[OUT_WIDTH] > (double)MOST) return error(k->api, k->name, "X is too large");
     }
+    if (call[BATCH] < 0 || product(out, rank) < 0 || product(dims, rank) < 0)
+        return error(k->api, k->name, "X is too large");
     return NULL;
 }
 
@@ -498,6 +583,7 @@ static Status *compute(void *kernel, void *context) {
     void *y = NULL, *data = NULL;
     int type = 0, rank = 0;
     TRY(CALL(k->api, 90, GetInput)(context, 0, &x));
+    if (!x) return error(k->api, k->name, "X is missing");
     TRY(shape(k->api, x, &type, &rank, dims));
     if (type != FLOAT || rank < 0) return error(k->api, k->name, "X must be float32 with at most 8 axes");
     TRY(geometry(k, rank, dims, out, call));
@@ -507,6 +593,7 @@ static Status *compute(void *kernel, void *context) {
         const void *residual = NULL;
         int added_rank = 0;
         TRY(CALL(k->api, 90, GetInput)(context, k->desc[FORMAT] == CSR ? 5 : 4, &residual));
+        if (!residual) return error(k->api, k->name, "residual is missing");
         TRY(shape(k->api, residual, &type, &added_rank, added));
         if (type != FLOAT || added_rank != rank || memcmp(added, out, (size_t)rank * sizeof *out))
             return error(k->api, k->name, "residual must be float32 of the shape of Y");
@@ -630,5 +717,8 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_entry", "The custom
                                     NULL, NULL, NULL, NULL};
 EXPORT PyObject *PyInit__entry(void) {
     fill_operators();
+#ifndef _WIN32
+    pthread_atfork(before_fork, after_fork, after_fork);
+#endif
     return PyModule_Create(&module);
 }

@@ -1,17 +1,18 @@
-"""The custom operator library: where it lies, what is missing, and its kernels, compiled and kept."""
+"""The custom operator library: where it lies, what is missing, and its kernels, compiled and kept for the next time."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import importlib
 import importlib.util
 import os
 import platform
+import shutil
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from onnxprune.errors import UserError
 
 OLDEST = (1, 20)  # onnxruntime
 HERE = Path(__file__).parent
+DRIVER = "onnxprune.ops.driver"
 _lock = threading.Lock()
 
 
@@ -60,7 +62,7 @@ def register(options: ort.SessionOptions) -> None:
 def session(
     path: str | os.PathLike[str] | bytes, options: ort.SessionOptions | None = None, **arguments: Any
 ) -> ort.InferenceSession:
-    """`onnxruntime.InferenceSession` with the sparse operators registered; on the CPU unless `providers` is given.
+    """`onnxruntime.InferenceSession` with the sparse operators registered, on the CPU unless `providers` is given.
 
     Without the library the model's own functions run, if it has them: densely, with the same result. Raises
     `LibraryMissing` where it has none, or whatever onnxruntime raises where the model does not load.
@@ -104,26 +106,50 @@ def _entry() -> ModuleType:
 
 
 def _compiled() -> ModuleType:
-    """The driver; its machine code is kept, keyed by our code, numba, llvmlite and (by numba itself) the CPU."""
+    """The driver; its machine code comes from a cache, keyed by our code, where it lies, numba, llvmlite and the CPU.
+
+    A cache that cannot be read is made anew; where there is no place for one, the code is compiled for this process.
+    """
+    folder = _cache_folder()
+    if folder and any(folder.rglob("*.nbc")):
+        try:
+            return _imported(folder)
+        except Exception:  # numba lets errors of damaged files through
+            shutil.rmtree(folder, ignore_errors=True)
+    announce("onnxprune: compiling sparse kernels for this machine, once (about half a minute)")
+    if folder:
+        return _imported(folder)
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as temporary:
+        return _imported(Path(temporary))
+
+
+def _imported(folder: Path) -> ModuleType:
+    """The driver, with numba's cache in this folder."""
     from numba import config
 
-    before, folder = config.CACHE_DIR, _cache_folder()
-    with _announced(folder):
-        config.CACHE_DIR = str(folder) if folder else ""
-        try:
-            return importlib.import_module("onnxprune.ops.driver")
-        finally:
-            config.CACHE_DIR = before
+    before = config.CACHE_DIR, config.DISABLE_JIT
+    config.CACHE_DIR, config.DISABLE_JIT = str(folder), 0
+    try:
+        return importlib.import_module(DRIVER)
+    finally:
+        config.CACHE_DIR, config.DISABLE_JIT = before
 
 
 def _cache_folder() -> Path | None:
-    """A folder of the user's that holds the code of exactly this version; None: numba's own choice."""
+    """A folder of the user's for exactly this code on this CPU; None where there can be none.
+
+    numba's own key has the CPU too, but processes on two kinds of CPU that write one index at once may confuse it.
+    """
     import llvmlite
+    import llvmlite.binding as llvm
     import numba
+    from numba import config
 
     digest = hashlib.sha256()
-    for part in (sys.version, numba.__version__, llvmlite.__version__, platform.machine()):
-        digest.update(part.encode())
+    cpu = config.CPU_NAME or llvm.get_host_cpu_name(), config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
+    place = str(HERE), str((HERE / "driver.py").stat().st_mtime_ns)  # which numba compares as well
+    for part in (sys.version, numba.__version__, llvmlite.__version__, platform.machine(), *cpu, *place):
+        digest.update(part.encode() + b"\0")
     for name in ("emit.py", "kernels.py", "activations.py", "driver.py"):
         digest.update((HERE / name).read_bytes())
     base = os.environ.get("ONNXPRUNE_CACHE_DIR")
@@ -139,11 +165,3 @@ def _cache_folder() -> Path | None:
 
 
 announce: Callable[[str], None] = lambda text: print(text, file=sys.stderr)  # noqa: E731
-
-
-@contextlib.contextmanager
-def _announced(folder: Path | None) -> Iterator[None]:
-    """One line where compiling takes time."""
-    if folder is None or not any(folder.rglob("*.nbc")):
-        announce("onnxprune: compiling sparse kernels for this machine, once (about half a minute)")
-    yield

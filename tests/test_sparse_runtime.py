@@ -1,0 +1,768 @@
+"""The sparse operators in onnxruntime: results, threads, bad weights, the ends of processes, the cache, memory."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import psutil
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxprune import formats
+from onnxprune.graph.arrays import Array
+from onnxprune.ops import available, library, register
+from onnxprune.sparsity.functions import function
+from onnxprune.sparsity.layers import to_blocks
+from onnxprune.sparsity.operators import ACTIVATIONS, OPERATORS, PRODUCTS
+
+pytestmark = pytest.mark.skipif(bool(available()), reason=available() or "sparse operators can run")
+
+ROOT = Path(__file__).resolve().parent.parent
+Form = float | tuple[int, int]  # the density of CSR, or n:m
+PATTERNS: tuple[Form, ...] = ((2, 4), (1, 4), (4, 8), (1, 16), (3, 5))
+FORMS: tuple[Form, ...] = (0.0, 0.03, 0.12, 0.3, 1.0, *PATTERNS)
+CONV = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1}
+
+
+# weights, models, and what they should compute
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def weight(shape: Sequence[int], form: Form, seed: int = 0) -> Array:
+    """A weight that conforms to a form; CSR has an empty row where there is more than one."""
+    w = normal(*shape, seed=seed)
+    if isinstance(form, tuple):
+        blocks = np.array(to_blocks(w) if len(shape) > 2 else w)
+        for k in range(0, blocks.shape[1], form[1]):
+            part = blocks[:, k : k + form[1]]
+            part[np.argsort(np.argsort(-np.abs(part), axis=1), axis=1) >= form[0]] = 0
+        return blocks if len(shape) == 2 else np.moveaxis(blocks.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+    w[np.random.default_rng(seed + 1).random(shape) >= form] = 0
+    if len(w) > 1 and form < 1:
+        w[len(w) // 2] = 0
+    return w
+
+
+def arrays_of(w: Array, form: Form) -> dict[str, Array]:
+    """The arrays of a sparse operator, in order."""
+    if isinstance(form, tuple):
+        rows = np.ascontiguousarray(to_blocks(w) if w.ndim > 2 else w)
+        return dict(zip(("values", "positions"), formats.pack_nm(rows, *form), strict=True))
+    return dict(zip(("values", "indices", "indptr"), formats.pack_csr(w.reshape(len(w), -1)), strict=True))
+
+
+def model_of(
+    w: Array, form: Form, product: str = "MatMul", *, add: bool = False, activation: str = "",
+    bias: Array | None = None, body: bool = False, **attributes: Any,
+) -> ModelProto:  # fmt: skip
+    """One sparse operator named `layer`; all sizes of X but those of the weight are free. body: with its function."""
+    storage = "Nm" if isinstance(form, tuple) else "Csr"
+    operator = OPERATORS[f"{storage}{product}{'Add' if add else ''}{activation}"]
+    bias = np.zeros(len(w), np.float32) if bias is None else bias
+    arrays = arrays_of(w, form) | {"bias": bias}
+    given = {"shape": w.shape, "alpha": 1.0, "dense": "Conv" if product == "Conv" else "MatMul", "weight": "MK"}
+    given |= {"n": form[0], "m": form[1]} if isinstance(form, tuple) else {}
+    given |= ({"min": -0.5, "max": 0.75} if activation == "Clip" else {}) | CONV
+    if w.ndim == 3:
+        given |= {"strides": [1], "pads": [0, 0], "dilations": [1]}
+    given |= attributes
+    chosen = {name: given[name] for name in operator.attributes}
+    node = helper.make_node(str(operator), operator.inputs, ["Y"], "layer", domain="onnxprune", **chosen)
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("X", "residual")[: 1 + add]]
+    graph = helper.make_graph(
+        [node], "g", inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in arrays.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("onnxprune", 1)]
+    bodies = [made for made in [function(operator, 17)] if made and body]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=bodies)
+
+
+def options_of(threads: int = 1, ours: bool = True) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    if ours:
+        register(options)
+    return options
+
+
+def session_of(model: ModelProto, threads: int = 1, ours: bool = True) -> ort.InferenceSession:
+    return ort.InferenceSession(
+        model.SerializeToString(), options_of(threads, ours), providers=["CPUExecutionProvider"]
+    )
+
+
+def run(session: ort.InferenceSession, x: Array, residual: Array | None = None) -> Array:
+    result: Array = session.run(None, {"X": x} | ({} if residual is None else {"residual": residual}))[0]
+    return result
+
+
+def dense(w: Array, x: Array, product: str = "MatMul", **attributes: Any) -> Array:
+    """The product in float64."""
+    wide, x = w.astype(np.float64), x.astype(np.float64)
+    if product != "Conv":
+        return x @ wide.T if product == "MatMul" else wide @ x
+    a = {**CONV, **({"strides": [1], "pads": [0, 0], "dilations": [1]} if w.ndim == 3 else {}), **attributes}
+    axes, group = w.ndim - 2, a["group"]
+    padding = list(zip(a["pads"][:axes], a["pads"][axes:], strict=True))
+    x = np.pad(x, [(0, 0), (0, 0), *padding])
+    reach = [d * (k - 1) + 1 for d, k in zip(a["dilations"], w.shape[2:], strict=True)]
+    sizes = [(n - r) // s + 1 for n, r, s in zip(x.shape[2:], reach, a["strides"], strict=True)]
+    y = np.zeros((len(x), len(w), *sizes))
+    rows, channels = len(w) // group, w.shape[1]
+    for tap in itertools.product(*map(range, w.shape[2:])):
+        starts = [t * d for t, d in zip(tap, a["dilations"], strict=True)]
+        window = [slice(b, b + s * n, s) for b, s, n in zip(starts, a["strides"], sizes, strict=True)]
+        part = x[(slice(None), slice(None), *window)]
+        for g in range(group):
+            rows_of, channels_of = (slice(g * n, (g + 1) * n) for n in (rows, channels))
+            y[:, rows_of] += np.einsum("mc,bc...->bm...", wide[(rows_of, slice(None), *tap)], part[:, channels_of])
+    return y
+
+
+def activated(x: Array, name: str, low: float = -0.5, high: float = 0.75) -> Array:
+    """An activation in float64."""
+    erf = np.vectorize(math.erf, otypes=[float])
+    functions: dict[str, Callable[[], Array]] = {
+        "": lambda: x,
+        "Relu": lambda: np.maximum(x, 0),
+        "Clip": lambda: np.minimum(np.maximum(x, low), high),
+        "HardSwish": lambda: x * np.clip(x / 6 + 0.5, 0, 1),
+        "Silu": lambda: x / (1 + np.exp(-x)),
+        "Gelu": lambda: 0.5 * x * (1 + erf(x / math.sqrt(2))),
+        "FastGelu": lambda: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    }
+    return functions[name]()
+
+
+def close(got: Array, expected: Array) -> None:
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+# results
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("m", "k"), [(1, 1), (1, 70), (70, 1), (33, 47), (65, 130), (600, 300)])
+def test_matmul(m: int, k: int, form: Form) -> None:
+    w, bias = weight((m, k), form), normal(m, seed=3)
+    session = session_of(model_of(w, form, bias=bias))
+    for leading in [(), (1,), (2,), (3,), (5,), (2, 3), (2, 1, 9), (1, 1), (17,), (40,), (131,)]:
+        x = normal(*leading, k, seed=len(leading))
+        close(run(session, x), dense(w, x) + bias)
+
+
+@pytest.mark.parametrize("form", [0.05, 0.4, (2, 4), (3, 5)])
+def test_every_count_of_tokens_and_columns(form: Form) -> None:
+    w = weight((37, 61), form)
+    right, left = session_of(model_of(w, form)), session_of(model_of(w, form, "LeftMatMul"))
+    for count in range(1, 41):
+        x = normal(count, 61, seed=count)
+        close(run(right, x), dense(w, x))
+        close(run(left, np.ascontiguousarray(x.T)), dense(w, x).T)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("m", "k"), [(1, 1), (1, 33), (70, 1), (65, 130)])
+def test_left_matmul(m: int, k: int, form: Form) -> None:
+    w, bias = weight((m, k), form), normal(m, seed=3)
+    session = session_of(model_of(w, form, "LeftMatMul", bias=bias))
+    for leading, n in [((), 1), ((2,), 7), ((2, 3), 16), ((1, 1, 2), 70), ((), 131)]:
+        x = normal(*leading, k, n, seed=n)
+        close(run(session, x), dense(w, x, "LeftMatMul") + bias[:, None])
+
+
+CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [  # X, W, attributes
+    ((1, 5, 7, 9), (6, 5, 1, 1), {}),
+    ((2, 5, 7, 9), (6, 5, 1, 1), {"strides": [2, 2]}),
+    ((2, 5, 7, 9), (6, 5, 1, 1), {"pads": [1, 0, 2, 1]}),
+    ((3, 5, 7, 9), (6, 5, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((2, 5, 12, 9), (7, 5, 3, 2), {"strides": [2, 3], "pads": [0, 1, 2, 3], "dilations": [2, 1]}),
+    ((2, 5, 12, 11), (7, 5, 3, 3), {"strides": [3, 1], "pads": [4, 0, 0, 4], "dilations": [2, 3]}),
+    ((1, 5, 3, 2), (4, 5, 3, 2), {}),
+    ((2, 6, 8, 8), (8, 3, 3, 3), {"group": 2, "pads": [1, 1, 1, 1]}),
+    ((2, 6, 8, 8), (6, 1, 3, 3), {"group": 6}),
+    ((2, 6, 8, 8), (9, 2, 1, 1), {"group": 3, "strides": [1, 2]}),
+    ((2, 5, 40), (6, 5, 1), {}),
+    ((2, 5, 40), (6, 5, 5), {"strides": [2], "pads": [3, 1], "dilations": [2]}),
+    ((1, 1, 6, 300), (1, 1, 2, 3), {"pads": [1, 1, 1, 1]}),
+    ((1, 20, 14, 14), (80, 20, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((1, 3, 2, 2), (4, 3, 1, 1), {"pads": [2, 2, 2, 2], "strides": [3, 3]}),
+]
+
+
+@pytest.mark.parametrize("form", [0.0, 0.1, 0.5, 1.0, *PATTERNS])
+def test_conv(form: Form) -> None:
+    for x_shape, w_shape, attributes in CONVOLUTIONS:
+        w, bias, x = weight(w_shape, form), normal(w_shape[0], seed=3), normal(*x_shape, seed=4)
+        got = run(session_of(model_of(w, form, "Conv", bias=bias, **attributes)), x)
+        close(got, dense(w, x, "Conv", **attributes) + bias.reshape(-1, *[1] * (w.ndim - 2)))
+
+
+INPUTS = {"MatMul": (3, 21), "LeftMatMul": (2, 21, 19), "Conv": (2, 7, 4, 5)}
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("form", [0.4, (2, 4)])
+@pytest.mark.parametrize("alpha", [1.0, -0.5])
+def test_activations_and_residual(product: str, form: Form, alpha: float) -> None:
+    w = weight((19, 7, 3, 1) if product == "Conv" else (19, 21), form)
+    for count, activation, add in itertools.product((1, 2, 20), ACTIVATIONS, (False, True)):
+        shape = (count, 21) if product == "MatMul" else INPUTS[product]
+        if product != "MatMul" and count > 1:
+            continue
+        x = 3 * normal(*shape, seed=5)
+        attributes = {"pads": [1, 0, 1, 0]} if product == "Conv" else {}
+        expected = alpha * dense(w, x, product, **attributes)
+        residual = normal(*expected.shape, seed=6) if add else None
+        expected = expected if residual is None else expected + residual
+        session = session_of(model_of(w, form, product, add=add, activation=activation, alpha=alpha, **attributes))
+        close(run(session, x, residual), activated(expected, activation))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 6.0), (-math.inf, 0.25), (0.5, math.inf), (-math.inf, math.inf), (1.0, -1.0)]
+)
+def test_bounds_of_clip(low: float, high: float) -> None:
+    w = weight((19, 21), 0.4)
+    session = session_of(model_of(w, 0.4, activation="Clip", min=low, max=high))
+    for count in (1, 30):
+        x = normal(count, 21)
+        close(run(session, x), activated(dense(w, x), "Clip", low, high))
+
+
+@pytest.mark.parametrize("form", [0.0, 0.4, (2, 4)])
+def test_nothing_comes_of_nothing(form: Form) -> None:
+    w, w4 = weight((9, 12), form), weight((9, 12, 3, 1), form)
+    right, left, conv = (session_of(model_of(w4 if product == "Conv" else w, form, product)) for product in PRODUCTS)
+    for shape in ((0, 12), (2, 0, 12), (0, 3, 12)):
+        assert run(right, normal(*shape)).shape == (*shape[:-1], 9)
+    for shape in ((12, 0), (0, 12, 5), (2, 12, 0)):
+        assert run(left, normal(*shape)).shape == (*shape[:-2], 9, shape[-1])
+    assert run(conv, normal(0, 12, 5, 4)).shape == (0, 9, 3, 4)
+    with pytest.raises(Exception, match="larger than the padded X"):  # as the dense Conv
+        run(conv, normal(2, 12, 5, 0))
+
+
+@pytest.mark.parametrize("form", [0.05, 0.5, (2, 4), (3, 5)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_spread_where_weights_are_stored(form: Form, bad: float) -> None:
+    """A row that stores no weight there may or may not show them; other tokens never do."""
+    w = weight((37, 61), form)
+    for activation, count in itertools.product(ACTIVATIONS, (2, 30)):
+        x = normal(count, 61)
+        x[1, 17] = bad
+        got = run(session_of(model_of(w, form, activation=activation)), x)
+        shows = w[:, 17] != 0
+        if np.isinf(bad) and activation:  # minus infinity may become 0, or 0 times infinity; Clip has bounds
+            shows = (w[:, 17] * np.sign(bad) > 0) & (activation != "Clip")
+        assert not np.isfinite(got[1][shows]).any()
+        rest = np.arange(count) != 1
+        close(got[rest], activated(dense(w, x[rest]), activation))
+
+
+def test_values_may_be_extreme_in_size() -> None:
+    w = np.array([[1e-42, 0, 0], [0, 3e38, 0], [0, 0, -1.5]], np.float32)
+    x = np.array([[1, 10, 2]], np.float32)
+    got = run(session_of(model_of(w, 0.4)), x)
+    assert got[0, 1] == np.inf
+    assert got[0, 2] == -3
+
+
+def test_more_columns_than_uint16_can_tell_apart() -> None:
+    w = np.zeros((3, 70000), np.float32)
+    w[[0, 0, 2, 2], [3, 69999, 65536, 12]] = (1, 2, 3, 4)
+    model = model_of(w, 0.1)
+    assert numpy_helper.to_array(model.graph.initializer[1]).dtype == np.int32
+    session = session_of(model)
+    for count in (1, 5):
+        x = normal(count, 70000)
+        close(run(session, x), dense(w, x))
+
+
+# threads, sessions, changing shapes
+
+
+@pytest.mark.parametrize("form", [0.05, 0.5, (2, 4)])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_threads_give_the_same_bytes(product: str, form: Form) -> None:
+    w = weight((256, 64, 3, 3) if product == "Conv" else (600, 300), form)
+    shapes = {"MatMul": [(1, 300), (4, 300), (200, 300)], "LeftMatMul": [(2, 300, 70)], "Conv": [(2, 64, 14, 14)]}
+    sessions = [session_of(model_of(w, form, product, activation="Silu"), threads) for threads in (1, 2, 4)]
+    for shape in shapes[product]:
+        x = normal(*shape)
+        one, *others = (run(session, x).tobytes() for session in sessions)
+        assert all(other == one for other in others)
+
+
+def test_many_threads_call_one_session() -> None:
+    w = weight((130, 300), 0.2)
+    session = session_of(model_of(w, 0.2, activation="Relu"), threads=2)
+    inputs = [normal(count, 300, seed=count) for count in (1, 2, 3, 17, 64, 200)]
+    expected = [activated(dense(w, x), "Relu") for x in inputs]
+    with ThreadPoolExecutor(8) as pool:  # the first runs race for the packing of the weight
+        for i, got in enumerate(pool.map(lambda i: run(session, inputs[i % 6]), range(240))):
+            close(got, expected[i % 6])
+
+
+def test_many_sessions_at_once() -> None:
+    weights = [weight((40 + i, 100), 0.3, seed=i) for i in range(20)]
+    x = normal(9, 100)
+
+    def work(i: int) -> None:
+        session = session_of(model_of(weights[i], 0.3), threads=1 + i % 3)
+        for _ in range(5):
+            close(run(session, x), dense(weights[i], x))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(20)))
+    sessions = [session_of(model_of(w, 0.3)) for w in weights]
+    for session, w in zip(sessions, weights, strict=True):
+        close(run(session, x), dense(w, x))
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_batch_changes_from_run_to_run(product: str) -> None:
+    w = weight((32, 8, 3, 3) if product == "Conv" else (32, 72), 0.3)
+    session = session_of(model_of(w, 0.3, product), threads=2)
+    one = {"MatMul": (72,), "LeftMatMul": (72, 5), "Conv": (8, 9, 10)}[product]
+    for batch in (1, 64, 1, 3, 64, 2):
+        x = normal(batch, *one, seed=batch)
+        close(run(session, x), dense(w, x, product))
+
+
+def test_x_that_does_not_fit() -> None:
+    right, left = (session_of(model_of(weight((9, 12), 0.4), 0.4, product)) for product in ("MatMul", "LeftMatMul"))
+    conv = session_of(model_of(weight((9, 12, 3, 1), 0.4), 0.4, "Conv"))
+    line = session_of(model_of(weight((9, 12, 3), 0.4), 0.4, "Conv"))
+    added = session_of(model_of(weight((9, 12), 0.4), 0.4, add=True))
+    wrong: list[tuple[ort.InferenceSession, list[tuple[int, ...]]]] = [
+        (right, [(2, 11), (12, 2), ()]), (left, [(11, 2), (12,)]),
+        (conv, [(1, 11, 5, 5), (1, 12, 5), (1, 12, 2, 5), (12, 5, 5), (1, 1, 12, 5, 5)]),
+        (line, [(1, 12, 5, 5), (1, 12, 2)]),
+    ]  # fmt: skip
+    for session, shapes in wrong:
+        for shape in shapes:
+            with pytest.raises(Exception, match="onnxprune: node layer: "):
+                run(session, normal(*shape))
+    for shape in ((3, 9), (2, 8), (9,), (1, 2, 9)):
+        with pytest.raises(Exception, match="node layer: residual must"):
+            run(added, normal(2, 12), normal(*shape))
+    assert run(right, normal(2, 12)).shape == (2, 9)
+
+
+# bad weights
+
+
+def edited(form: Form, product: str = "MatMul", **edits: Any) -> ModelProto:
+    """A model of 4 x 8 weights, arrays and attributes replaced; a None removes an attribute."""
+    w = weight((4, 8, 1, 1) if product == "Conv" else (4, 8), form, seed=7)
+    model = model_of(w, form, product)
+    node = model.graph.node[0]
+    for name, value in edits.items():
+        for tensor in model.graph.initializer:
+            if tensor.name == name:
+                tensor.CopyFrom(numpy_helper.from_array(value, name))
+        for attribute in list(node.attribute):
+            if attribute.name == name:
+                node.attribute.remove(attribute)
+                if value is not None:
+                    node.attribute.append(helper.make_attribute(name, value))
+    return model
+
+
+def put(array: Array, at: Any, value: Any) -> Array:
+    array = array.copy()
+    array[at] = value
+    return array
+
+
+CSR, NM = (arrays_of(weight((4, 8), form, seed=7), form) for form in (0.5, (2, 4)))
+NNZ = len(CSR["values"])
+BAD_CSR: list[tuple[dict[str, Any], str]] = [
+    ({"indptr": put(CSR["indptr"], 1, -1)}, "indptr falls"),
+    ({"indptr": put(CSR["indptr"], 2, NNZ + 1)}, "indptr"),
+    ({"indptr": put(CSR["indptr"], 2, 2**31 - 1)}, "indptr"),
+    ({"indptr": put(CSR["indptr"], 2, -(2**31))}, "indptr"),
+    ({"indptr": put(CSR["indptr"], 0, 1)}, "indptr does not start at 0"),
+    ({"indptr": put(CSR["indptr"], 4, NNZ - 1)}, "indptr"),
+    ({"indptr": put(CSR["indptr"], 4, NNZ + 1)}, "indptr exceeds"),
+    ({"indptr": CSR["indptr"][:-1]}, "indptr has length 4"),
+    ({"indptr": CSR["indptr"][None]}, "indptr has 2 axes"),
+    ({"indptr": CSR["indptr"].astype(np.int64)}, "indptr"),
+    ({"indices": put(CSR["indices"], 0, 8)}, "indices"),
+    ({"indices": put(CSR["indices"], NNZ - 1, 65535)}, "outside the row"),
+    ({"indices": put(CSR["indices"], 1, CSR["indices"][0])}, "does not rise"),
+    ({"indices": CSR["indices"][:-1]}, "indices has length"),
+    ({"indices": CSR["indices"].astype(np.int32)}, "indices has the wrong type"),
+    ({"indices": CSR["indices"].astype(np.float32)}, "indices has the wrong type"),
+    ({"values": CSR["values"][:-1]}, "indices has length"),
+    ({"values": CSR["values"][None]}, "values has 2 axes"),
+    ({"values": CSR["values"].astype(np.float64)}, "values"),
+    ({"values": put(CSR["values"], 2, np.nan)}, r"values\[2\] is not finite"),
+    ({"values": put(CSR["values"], 0, np.inf)}, r"values\[0\] is not finite"),
+    ({"bias": normal(5)}, "bias has length 5"),
+    ({"bias": put(normal(4), 3, -np.inf)}, r"bias\[3\] is not finite"),
+    ({"bias": put(normal(4), 1, np.nan)}, r"bias\[1\] is not finite"),
+    ({"shape": [4, 7]}, "indices"),
+    ({"shape": [5, 8]}, "indptr has length 5"),
+    ({"shape": [-4, 8]}, "shape holds -4"),
+    ({"shape": [4, 0]}, "shape holds 0"),
+    ({"shape": [4, 2**31]}, "shape holds"),
+    ({"shape": [4, 2**31 - 1]}, "2\\^31"),
+    ({"shape": [4]}, "shape must hold 2 integers"),
+    ({"shape": [4, 8, 1]}, "shape must hold 2 integers"),
+    ({"shape": None}, "shape must hold 2 integers"),
+    ({"shape": 4}, "shape must hold 2 integers"),
+    ({"alpha": math.nan}, "alpha is not a number"),
+    ({"alpha": math.inf}, "alpha is not finite"),
+    ({"alpha": None}, "alpha is missing"),
+]
+BAD_NM: list[tuple[dict[str, Any], str]] = [
+    ({"positions": put(NM["positions"], (1, 0), 0)}, "positions of row 1 do not rise within a block"),
+    ({"positions": put(NM["positions"], (3, 0), 0b0100_0001)}, "positions of row 3 do not rise"),
+    ({"positions": NM["positions"][:, :0]}, "positions has length 0"),
+    ({"positions": NM["positions"][:3]}, "positions has length 3"),
+    ({"positions": NM["positions"].astype(np.int8)}, "positions"),
+    ({"positions": NM["positions"][0]}, "positions has 1 axes"),
+    ({"values": NM["values"].reshape(4, -1)}, "values has 2 axes"),
+    ({"values": NM["values"][:, :1]}, "values has length 1"),
+    ({"values": put(NM["values"], (0, 0, 0), np.nan)}, r"values\[0\] is not finite"),
+    ({"values": put(NM["values"], (3, 1, 1), -np.inf)}, r"values\[15\] is not finite"),
+    ({"bias": put(normal(4), 1, np.nan)}, r"bias\[1\] is not finite"),
+    ({"n": 3}, "values has length 2"),
+    ({"n": 0}, "n is 0"),
+    ({"n": -1}, "n is -1"),
+    ({"n": 5}, "n is 5"),
+    ({"m": 1}, "m is 1"),
+    ({"m": 257}, "m is 257"),
+    ({"m": 2**40}, "m is"),
+    ({"m": 3}, "values|positions"),
+    ({"n": None}, "n is missing"),
+    ({"shape": [4, 7]}, "values of row . lie beyond its end"),
+    ({"shape": [4, 9]}, "values has length 2"),
+    ({"shape": [2**31 - 1, 8]}, "2\\^31"),
+]
+BAD_CONV: list[tuple[dict[str, Any], str]] = [
+    ({"group": 3}, "group 3 does not divide"),
+    ({"group": 0}, "group is 0"),
+    ({"group": -1}, "group is -1"),
+    ({"strides": [1, 0]}, "strides holds 0"),
+    ({"strides": [1]}, "strides must hold 2"),
+    ({"strides": [1, 2**21]}, "stride"),
+    ({"dilations": [0, 1]}, "dilations holds 0"),
+    ({"dilations": [1, -1]}, "dilations holds -1"),
+    ({"pads": [0, 0, -1, 0]}, "pads holds -1"),
+    ({"pads": [0, 0]}, "pads must hold 4"),
+    ({"pads": [0, 0, 0, 2**40]}, "pads holds"),
+    ({"shape": [4, 8, 0, 1]}, "shape holds 0"),
+    ({"shape": [4, 8, 1]}, "strides must hold 1"),
+    ({"shape": [4, 8]}, "shape must hold 4"),
+    ({"shape": [4, 8, 1, 1, 1]}, "shape must hold 4"),
+    ({"shape": [4, 2**20, 2**20, 1]}, "too large"),
+    ({"group": None}, "group is missing"),
+]
+
+
+TYPE = "Type 'tensor.* of input parameter"
+
+
+def refused(model: ModelProto, words: str) -> None:
+    """The session is not made, and the error has the node's name and these words; onnxruntime itself checks types."""
+    with pytest.raises(Exception, match=rf"node layer: .*({words})|{TYPE}.*{words.split()[0]}.* in node \(layer\)"):
+        session_of(model)
+
+
+@pytest.mark.parametrize(("edits", "words"), BAD_CSR)
+def test_bad_csr(edits: dict[str, Any], words: str) -> None:
+    refused(edited(0.5, **edits), words)
+
+
+@pytest.mark.parametrize(("edits", "words"), BAD_NM)
+def test_bad_nm(edits: dict[str, Any], words: str) -> None:
+    refused(edited((2, 4), **edits), words)
+
+
+@pytest.mark.parametrize(("edits", "words"), BAD_CONV)
+@pytest.mark.parametrize("form", [0.5, (2, 4)])
+def test_bad_conv(edits: dict[str, Any], words: str, form: Form) -> None:
+    refused(edited(form, "Conv", **edits), words)
+
+
+def test_positions_outside_their_block() -> None:
+    model = model_of(weight((2, 5), (1, 5)), (1, 5))
+    position = model.graph.initializer[1]
+    position.CopyFrom(numpy_helper.from_array(np.array([[0], [5]], np.uint8), "positions"))
+    refused(model, "positions of row 1 lie outside their block")
+    position.CopyFrom(numpy_helper.from_array(np.array([[0b1000], [1]], np.uint8), "positions"))
+    refused(model, "positions of row 0 have bits set")
+
+
+@pytest.mark.parametrize("form", [0.5, (2, 4)])
+def test_weights_must_be_constant(form: Form) -> None:
+    for name in (*arrays_of(weight((4, 8), form), form), "bias"):
+        model = edited(form)
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+        refused(model, f"{name} must be an initializer or a constant")  # an initializer that a feed may override
+        model.graph.initializer.remove(tensor)
+        refused(model, f"{name} must be an initializer or a constant")
+
+
+@pytest.mark.parametrize("form", [0.5, (2, 4)])
+def test_inputs_left_out(form: Form) -> None:
+    for i, count in itertools.product(range(4), (None, 1, 3)):
+        model = edited(form)
+        node = model.graph.node[0]
+        if count is None:
+            node.input[i] = ""
+        else:
+            del node.input[count:]
+        try:
+            session = session_of(model)
+        except Exception as error:
+            assert "layer" in str(error)
+        else:  # X alone may be missing in the file
+            with pytest.raises(Exception, match="X is missing"):
+                session.run(None, {})
+
+
+def test_names_in_errors() -> None:
+    model = edited(0.5, alpha=math.nan)
+    node = model.graph.node[0]
+    long, odd = "ß" * 300, "a" + "ß" * 300
+    for name, found in (
+        (long, long[:127]),
+        (odd, odd[:128]),
+        ("", "Y"),
+        ("%s%n", "%s%n"),
+        ("layer 漢😀", "layer 漢😀"),
+    ):
+        node.name = name
+        with pytest.raises(Exception) as caught:
+            session_of(model)
+        assert f"onnxprune: node {found}: attribute alpha is not a number" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "odd", [b"\x80", b"\xc1\xbf", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xff", b"\xe6\xbc"]
+)
+def test_names_that_are_no_text(odd: bytes) -> None:
+    model = edited(0.5, alpha=math.nan)
+    model.graph.node[0].name = "l" * len(odd)
+    data = model.SerializeToString().replace(b"l" * len(odd) + b"\x22", odd + b"\x22")  # the next field follows
+    with pytest.raises(Exception, match=r"onnxprune: node [?]+: attribute alpha is not a number"):
+        ort.InferenceSession(data, options_of(), providers=["CPUExecutionProvider"])
+
+
+# the library and the functions
+
+
+def test_the_library_wins_over_a_function() -> None:
+    w, x = weight((9, 12), 0.4), normal(3, 12)
+    model = model_of(w, 0.4, body=True)
+    close(run(session_of(model, ours=False), x), dense(w, x))
+    body = model.functions[0]
+    name = body.output[0]
+    for node in body.node:  # another answer
+        for i, output in enumerate(node.output):
+            if output == name:
+                node.output[i] = "right"
+    body.node.append(NodeProto(op_type="Neg", input=["right"], output=[name]))
+    close(run(session_of(model, ours=False), x), -dense(w, x))
+    close(run(session_of(model), x), dense(w, x))
+
+
+@pytest.mark.parametrize("form", [0.4, (2, 4), (3, 5)])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_functions_and_kernels_agree(product: str, form: Form) -> None:
+    w = weight((19, 7, 3, 1) if product == "Conv" else (19, 21), form)
+    for activation in ACTIVATIONS:
+        model = model_of(w, form, product, add=True, activation=activation, alpha=0.5, bias=normal(19), body=True)
+        x = normal(*INPUTS[product])
+        residual = normal(*dense(w, x, product).shape)
+        close(run(session_of(model), x, residual), run(session_of(model, ours=False), x, residual))
+
+
+def test_without_function_and_library() -> None:
+    with pytest.raises(Exception, match="is not a registered function/op"):
+        session_of(model_of(weight((9, 12), 0.4), 0.4), ours=False)
+
+
+# processes
+
+HEAD = """
+import sys, threading, time
+import numpy as np
+sys.path.insert(0, {tests!r})
+from test_sparse_runtime import dense, model_of, normal, run, session_of, weight
+w, x = weight((130, 300), 0.2), normal(20, 300)
+model = model_of(w, 0.2)
+def check(session):
+    np.testing.assert_allclose(run(session, x), dense(w, x), rtol=1e-4, atol=1e-4)
+"""
+ENDS = {
+    "global": "session = session_of(model, 2); check(session)",
+    "cycle": "a = [session_of(model, 2)]; a.append(a); check(a[0]); import gc; gc.disable()",
+    "before the modules": "session = session_of(model, 2); check(session); del session",
+    "after the modules": """
+session = session_of(model, 2)
+check(session)
+import builtins
+builtins.kept = session
+for name in [n for n in sys.modules if n.startswith(("onnxprune", "numba", "llvmlite"))]:
+    del sys.modules[name]
+import gc
+gc.collect()
+check(session)
+""",
+    "thread": """
+def work():
+    global session
+    session = session_of(model, 2)
+    check(session)
+thread = threading.Thread(target=work); thread.start(); thread.join(); check(session)
+""",
+    "daemon thread": """
+# in a kernel when the interpreter ends; one that comes back to Python by then aborts in onnxruntime, also without us
+w = weight((2048, 2048), 1.0)
+session = session_of(model_of(w, 1.0))
+run(session, normal(9, 2048))
+x = np.ones((20000, 2048), np.float32)
+threading.Thread(target=lambda: run(session, x), daemon=True).start()
+time.sleep(0.3)
+""",
+    "exception": """
+session = session_of(model, 2)
+try:
+    run(session, x[:, 1:])
+except Exception as error:
+    assert "expected 300" in str(error)
+check(session)
+model.graph.node[0].input[1] = 'bias'
+try:
+    session_of(model)
+except Exception as error:
+    kept = error
+""",
+    "exit hook": "import atexit; session = session_of(model, 2); atexit.register(lambda: check(session)); sys.exit(0)",
+    "pools": """
+import multiprocessing
+session = session_of(model)
+check(session)
+def work(i):
+    check(session)  # of one thread, so it may be used after a fork
+    check(session_of(model, 2))
+    return i
+if __name__ == "__main__":
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            assert sum(pool.map(work, range(8))) == 28
+""",
+}
+
+
+def python(folder: Path, text: str, **environment: str) -> str:
+    """Run a script in a new process: what it prints, if it exits with 0."""
+    script = folder / "script.py"
+    script.write_text(HEAD.format(tests=str(ROOT / "tests")) + text)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path, **environment}, text=True,
+        capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="fork")
+@pytest.mark.parametrize("end", ENDS)
+def test_processes_end_well(end: str, tmp_path: Path) -> None:
+    python(tmp_path, ENDS[end])
+
+
+TELL = """
+from onnxprune.ops import library
+from onnxprune.ops.kernels import MACHINE
+check(session_of(model))
+import json
+print(json.dumps([MACHINE.name, str(library._cache_folder())]))
+"""
+
+
+def test_each_cpu_has_its_own_kernels(tmp_path: Path) -> None:
+    """The same cache, one CPU after the other and back (the first time ever, this compiles)."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("names of x86 CPUs")
+    machine, folder = json.loads(python(tmp_path, TELL))
+    other, other_folder = json.loads(python(tmp_path, TELL, NUMBA_CPU_NAME="x86-64"))
+    assert other == "portable"
+    assert folder != other_folder
+    assert Path(folder).parent == Path(other_folder).parent
+    assert machine == json.loads(python(tmp_path, TELL))[0]
+
+
+def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONNXPRUNE_CACHE_DIR", str(tmp_path))
+    folder = library._cache_folder()
+    assert folder is not None
+    assert folder.parent == tmp_path
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("ONNXPRUNE_CACHE_DIR", str(blocked))
+    assert library._cache_folder() is None
+
+
+# memory
+
+
+def resident() -> float:
+    """MiB of this process."""
+    return float(psutil.Process().memory_info().rss / 2**20)
+
+
+def test_memory_does_not_grow() -> None:
+    w = weight((512, 512), 0.3)
+    model, x = model_of(w, 0.3), normal(64, 512)
+
+    def cycle() -> None:
+        session = session_of(model, 2)
+        for count in (64, 1, 7):
+            run(session, x[:count])
+
+    session = session_of(model, 2)
+    for _ in range(50):
+        run(session, x)
+    for _ in range(5):
+        cycle()
+    before = resident()
+    for i in range(300):
+        run(session, x[: 1 + i % 64])
+    for _ in range(20):  # each holds about 4 MiB
+        cycle()
+    assert resident() - before < 20
+
+
+def test_scratch_memory_goes_with_the_last_session() -> None:
+    memory = sys.modules["onnxprune.ops._entry"].memory
+    session = session_of(model_of(weight((64, 512), 0.3), 0.3))
+    run(session, normal(20000, 512))
+    assert memory() > 30 << 20
+    del session
+    assert memory() == 0
