@@ -295,9 +295,10 @@ def prune_command(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make an ONNX model smaller and faster: remove channels, filters and neurons through the whole graph.
+    """Make an ONNX model smaller and faster: remove channels, filters and neurons, make weights sparse, or both.
 
-    [bold]onnxprune model.onnx --channels 0.3[/bold] removes 30% of every group and writes model.pruned.onnx.
+    [bold]onnxprune model.onnx --channels 0.3[/bold] removes 30% of every group and writes model.pruned.onnx;
+    [bold]--sparsity 0.8[/bold] makes 80% of the weights zero and uses sparse kernels where they measure faster.
     """
     target = output or model.parent / f"{model.stem}.pruned.onnx"
     amounts = (channels, target_macs, target_params, plan, sparsity, pattern, quality)

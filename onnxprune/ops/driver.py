@@ -36,7 +36,7 @@ CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, RUN = range(7)  # what the entry is a
 
 WIDE = MACHINE.name != "portable"
 FEW = {"avx512": 4, "avx2": 2, "portable": 1}[MACHINE.name]  # tokens up to which a product is bound by reading W
-EXPAND_FROM = {"avx512": 0.085, "avx2": 0.2, "portable": 2.0}[MACHINE.name]  # density below which gathering reads less
+EXPAND_FROM = {"avx512": 0.085, "avx2": 0.25, "portable": 2.0}[MACHINE.name]  # density below which gathering reads less
 SHARE_FROM = 0.18  # density from which rows share columns often enough
 ROW_BLOCK = 512  # rows of W whose sums stay in the second-level cache
 TASK_FLOPS = 3_000_000.0  # 20 to 100 microseconds
