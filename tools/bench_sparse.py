@@ -165,6 +165,26 @@ def medians(runs: Mapping[Any, Callable[[], None]], seconds: float) -> dict[Any,
     return {name: float(np.median(t)) for name, t in times.items()}
 
 
+def rivals(x: Array, w: Array) -> dict[str, Callable[[], None]]:
+    """W X by the sparse libraries that are installed here, for W `[M, K]` as CSR and X `[K, tokens]`, one thread."""
+    from scipy import sparse
+
+    csr, dense = sparse.csr_matrix(w), np.ascontiguousarray(x.T)
+    out: dict[str, Callable[[], None]] = {"scipy": lambda: csr @ dense}
+    with contextlib.suppress(ImportError):
+        from sparse_dot_mkl import dot_product_mkl
+
+        out["MKL"] = lambda: dot_product_mkl(csr, dense)
+    with contextlib.suppress(ImportError):
+        import torch
+
+        torch.set_num_threads(1)
+        parts = [torch.from_numpy(a.astype(np.int64)) for a in (csr.indptr, csr.indices)]
+        a, b = torch.sparse_csr_tensor(*parts, torch.from_numpy(csr.data), size=w.shape), torch.from_numpy(dense)
+        out["torch"] = lambda: a @ b
+    return out
+
+
 def machine() -> list[str]:
     """CPU, GFLOP/s of a dense product, GB/s of reading."""
     name = platform.processor() or platform.machine()
@@ -252,6 +272,15 @@ def layers(threads: Sequence[int], seconds: float, only: Sequence[str], cache: f
         )
         show(case(kind, f"{m}x{k}, {tokens} tokens", build, x, levels, n, seconds, copies))
 
+    if "rivals" in only:
+        for m, k, tokens in ((3072, 768, 128), (4096, 4096, 1)):
+            x, w = rng.standard_normal((tokens, k), np.float32), rng.standard_normal((m, k), np.float32)
+            for level in (0.5, 0.7, 0.9):
+                sparse = mask(w, level)
+                ours = bound(session(products([sparse], tokens, level), 1), x)
+                t = medians({"ours": ours} | rivals(x, sparse), seconds)
+                others = "  ".join(f"{name}: {t[name] / t['ours']:.1f}" for name in t if name != "ours")
+                print(f"rivals {m}x{k}, {tokens} tokens, {level:.0%}: their time over ours  {others}", flush=True)
     for n in threads:
         if "many" in only:
             for m, k, tokens in (
@@ -352,7 +381,7 @@ def main() -> None:
     p = common.parser(__doc__)
     p.add_argument("what", nargs="?", choices=("layers", "models"), default="layers")
     p.add_argument("--threads", default="1,2", help="intra-op threads, comma-separated")
-    p.add_argument("--only", default="many,few,one,conv1,conv3,tiny", help="kinds of layers")
+    p.add_argument("--only", default="many,few,one,conv1,conv3,tiny,rivals", help="kinds of layers")
     p.add_argument("--models", default="", help="names of models, comma-separated")
     p.add_argument("--levels", default=",".join(str(x) for x in LEVELS), help="sparsities of whole models")
     p.add_argument("--seconds", type=float, default=0.4, help="for each pair of sessions")
