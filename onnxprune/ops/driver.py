@@ -79,16 +79,6 @@ _f32, _i64, _i32, _u32, _u16, _u8 = (
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def bits_of(typing_context: Any, value: Any) -> Any:
-    """float32 -> uint32 with the same bits."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.bitcast(values[0], ir.IntType(32))
-
-    return types.uint32(types.float32), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
 def float_of(typing_context: Any, bits: Any) -> Any:
     """int32 -> float32 with the same bits."""
 

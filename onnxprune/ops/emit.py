@@ -7,12 +7,11 @@ numba. All its arguments are int64: sizes, and addresses as numbers.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 F32, I1, I8, I16, I32, I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -194,11 +193,6 @@ def kernel(arguments: int, emit: Emit) -> Any:
     return call
 
 
-def address_as(value: float) -> int:
-    """The bits of a float32 as an int, for constants."""
-    return int(struct.unpack("<i", struct.pack("<f", value))[0])
-
-
 __all__ = [
     "F32",
     "I1",
@@ -211,6 +205,5 @@ __all__ = [
     "constant",
     "kernel",
     "lanes_of",
-    "njit",
     "vector",
 ]
