@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.allocation import global_, matches, ratios, rounded, search, select, uniform
+from onnxprune.allocation.select import global_, matches, ratios, rounded, search, select, uniform
 from onnxprune.errors import OptionError
 from onnxprune.structure.groups import ChannelGroup, Keep
 

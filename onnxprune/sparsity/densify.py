@@ -19,7 +19,7 @@ from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.messages import fault
 from onnxprune.graph.node import Node, opsets
 from onnxprune.graph.reading import DENSE_LIMIT, DENSE_RATIO
-from onnxprune.sparsity.edit import Edit, place
+from onnxprune.graph.edit import Edit, place
 from onnxprune.sparsity.functions import activation
 from onnxprune.sparsity.operators import DOMAIN, METADATA, VERSION, is_sparse
 from onnxprune.sparsity.sizes import Sizes

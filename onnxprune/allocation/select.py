@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from onnxprune.errors import OptionError
-from onnxprune.importance import Float, Scores
+from onnxprune.importance.weights import Float, Scores
 from onnxprune.structure.groups import ChannelGroup, Keep
 
 ROUND_TO = 8  # tools/bench_round.py: what onnxruntime's kernels like

@@ -1,0 +1,124 @@
+"""One level per group, so that targets hold and the sum of the damage is least.
+
+minimise sum_g damage_g(l_g)  subject to  measure_k(l) <= limit_k. Costs are products of the survivors of two groups (a
+convolution's inputs and outputs), so that groups interact: for a price of the cost, groups choose their level in turn
+until none moves (coordinate descent), the price is bisected until the targets hold, and pairs of groups then exchange
+levels while that lowers the damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.allocation.levels import Levels
+from onnxprune.graph.cost import Product
+from onnxprune.importance.weights import Float
+from onnxprune.structure.groups import Analysis, ChannelGroup
+
+SWEEPS = 20
+PRICES = 60
+
+
+class Measure:
+    """A sum of products as a function of how many units every group keeps."""
+
+    def __init__(self, products: Sequence[Product], analysis: Analysis, groups: Sequence[ChannelGroup]) -> None:
+        owner = np.full(len(analysis.solution.reason), -1)
+        for k, g in enumerate(groups):
+            owner[g.labels] = k
+        ways = max((len(p.ids) for p in products), default=1) or 1
+        self.base = np.zeros((len(products), ways))
+        self.per_unit = np.zeros((len(products), ways, len(groups)))
+        self.factor = np.array([p.factor for p in products])
+        for i, p in enumerate(products):
+            self.base[i, len(p.ids):] = 1.0
+            for j, (ids, divisor) in enumerate(zip(p.ids, p.divisors, strict=True)):
+                mine = owner[analysis.solution.labels[ids]]
+                self.base[i, j] = np.count_nonzero(mine < 0) / divisor
+                for k in np.unique(mine[mine >= 0]):
+                    self.per_unit[i, j, k] = np.count_nonzero(mine == k) / groups[k].size / divisor
+        self.touched = [np.flatnonzero(self.per_unit[:, :, k].any(1)) for k in range(len(groups))]
+
+    def __call__(self, kept: Float) -> float:
+        """kept: units per group, `(groups,)`."""
+        return float((self.factor * (self.base + self.per_unit @ kept).prod(1)).sum())
+
+    def along(self, k: int, kept: Float, choices: Float) -> Float:
+        """The measure, up to a constant, where group k keeps each of `choices`."""
+        rows = self.touched[k]
+        counts = self.base[rows] + self.per_unit[rows] @ kept
+        moved = counts[:, :, None] + self.per_unit[rows, :, k][:, :, None] * (choices - kept[k])
+        return np.asarray(self.factor[rows] @ moved.prod(1))
+
+
+def choose(
+    groups: Sequence[ChannelGroup],
+    levels: Levels,
+    measures: Mapping[str, Measure],
+    limits: Mapping[str, float],
+) -> dict[str, int] | None:
+    """Group name -> units kept; None where even the deepest levels do not reach the limits."""
+    kept = [np.array(levels.kept[g.name], float) for g in groups]
+    hurt = [np.array(levels.damage[g.name]) for g in groups]
+    used = {k: m for k, m in measures.items() if k in limits}
+
+    def holds(at: Float) -> bool:
+        return all(m(at) <= limits[k] for k, m in used.items())
+
+    def settle(price: float) -> Float:
+        at = np.array([k[0] for k in kept])
+        for _ in range(SWEEPS):
+            moved = False
+            for g in range(len(groups)):
+                cost = hurt[g] + price * sum(m.along(g, at, kept[g]) / limits[k] for k, m in used.items())
+                best = kept[g][int(np.argmin(cost))]
+                moved |= best != at[g]
+                at[g] = best
+            if not moved:
+                break
+        return at
+
+    deepest = np.array([k[-1] for k in kept])
+    if not holds(deepest):
+        return None
+    low, high, best = 1e-9, 1e6, deepest
+    if holds(np.array([k[0] for k in kept])):
+        return {g.name: g.size for g in groups}
+    for _ in range(PRICES):
+        price = float(np.sqrt(low * high))
+        at = settle(price)
+        if holds(at):
+            high, best = price, at
+        else:
+            low = price
+    at = _exchange(best, kept, hurt, holds)
+    return {g.name: int(a) for g, a in zip(groups, at, strict=True)}
+
+
+def _exchange(at: Float, kept: Sequence[Float], hurt: Sequence[Float], holds: Callable[[Float], bool]) -> Float:
+    """One group up, perhaps another one down, as long as the damage falls and the limits hold; the best move first."""
+    level = [int(np.flatnonzero(k == a)[0]) for k, a in zip(kept, at, strict=True)]
+    count = len(kept)
+
+    def gain(g: int, step: int) -> float:
+        to = level[g] + step
+        return float(hurt[g][level[g]] - hurt[g][to]) if 0 <= to < len(kept[g]) else -np.inf
+
+    while True:
+        up, down = [gain(g, -1) for g in range(count)], [gain(g, 1) for g in range(count)]
+        moves = [(up[a] + (down[b] if b >= 0 else 0.0), a, b) for a in range(count) for b in range(-1, count) if a != b]
+        for _, a, b in sorted((m for m in moves if m[0] > 1e-9), reverse=True):
+            new = at.copy()
+            new[a] = kept[a][level[a] - 1]
+            if b >= 0:
+                new[b] = kept[b][level[b] + 1]
+            if holds(new):
+                break
+        else:
+            return at
+        at = new
+        level[a] -= 1
+        if b >= 0:
+            level[b] += 1

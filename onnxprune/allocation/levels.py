@@ -1,0 +1,196 @@
+"""The level database: what each group costs at each level, when it alone is cut and its readers make up for it.
+
+Order within a group: group OBS on the original's activations. The damage of a level is measured at the outputs, on
+samples that no moment has seen (in-sample figures say next to nothing). With masks: readers get weights that are zero
+for what is gone, so that the original graph runs with other numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.allocation.select import rounded, select
+from onnxprune.calibration.damage import damage, joined
+from onnxprune.calibration.layers import Unsuitable, Values, find_linear, find_tail, read_by
+from onnxprune.calibration.places import Parameters, parameters
+from onnxprune.calibration.stream import Stream
+from onnxprune.graph.edit import Edit
+from onnxprune.graph.runtime import Feeds
+from onnxprune.importance.data import MEASURES, RIDGE, Reading, batches, find_readings, gather, see
+from onnxprune.importance.weights import Float, Scores
+from onnxprune.solvers.least_squares import damping
+from onnxprune.solvers.least_squares import Moments
+from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
+
+REMOVED = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # levels, as fractions of a group
+HOPELESS = 3.0  # damage of one group alone beyond which deeper levels are not measured
+SAMPLES = 80  # that the damage is measured on
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Per group: units kept `(levels,)`, from all to few, and damage `(levels,)`, which starts at 0 and never falls."""
+
+    kept: dict[str, list[int]]
+    damage: dict[str, list[float]]
+    scores: Scores
+
+    def to_json(self) -> str:
+        scores = {k: v.tolist() for k, v in self.scores.items()}
+        return json.dumps({"kept": self.kept, "damage": self.damage, "scores": scores})
+
+    @staticmethod
+    def from_json(text: str) -> Levels:
+        data = json.loads(text)
+        return Levels(data["kept"], data["damage"], {k: np.array(v) for k, v in data["scores"].items()})
+
+
+def level_database(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    source: Sequence[Feeds],
+    held_out: Sequence[Feeds],
+    samples: int,
+    *,
+    importance: str = "obs",
+    round_to: int = 1,
+    max_ratio: float = 0.8,
+    memory: float = 2e9,
+    threads: int = 0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Levels:
+    """source: for the moments; held_out: `samples` others, on which the damage is measured."""
+    readings = find_readings(analysis, groups)
+    by_name = {g.name: g for g in groups}
+    kept: dict[str, list[int]] = {}
+    hurt: dict[str, list[float]] = {}
+    scores: Scores = {}
+    edit = Edit(analysis.model)
+    places = find_places(edit, [r for mine in readings.values() for r in mine])
+    outputs = [o.name for o in analysis.model.proto.graph.output]
+    measure = damage(
+        analysis.model, Stream(analysis.model, held_out, threads=threads).compute(outputs), outputs, samples
+    )
+    total, done = 2 * len(groups), 0
+    for names in batches(readings, memory):
+        mine = [r for name in names for r in readings[name]]
+        start = done
+        gather(
+            analysis, mine, source, memory=memory, threads=threads, seed=seed, ranks=importance == "hrank",
+            progress=lambda a, b: progress(start + round(a / max(b, 1) * len(names)), total),
+        )  # fmt: skip
+        done += len(names)
+        stream = Stream(edit.model, held_out, limit=memory, threads=threads)
+        first = {n: min((r.layer.index for r in readings[n]), default=0) for n in names}
+        for name in sorted(names, key=lambda n: first[n]):
+            group = by_name[name]
+            scores[name] = MEASURES[importance](see(analysis, group, readings[name]))
+            counts = [rounded(group, r, round_to, max_ratio=max_ratio) for r in REMOVED if r <= max_ratio + 1e-9]
+            kept[name] = sorted({group.size, *counts}, reverse=True)
+            stream.advance(first[name])
+            hurt[name] = [0.0]
+            for k in kept[name][1:]:
+                if hurt[name][-1] > HOPELESS:
+                    hurt[name].append(hurt[name][-1] * 2)
+                    continue
+                alive = select(group, scores[name], k)
+                fits = [(p, *compensated(mine, group, alive, analysis)) for p, mine in _used(places, readings[name])]
+                before = [_swap(edit, p, m, shift) for p, m, shift in fits]
+                found = measure(joined(stream.compute(outputs), outputs))
+                for old in before:
+                    edit.model.weights.update(old)
+                hurt[name].append(max(found, hurt[name][-1]))
+            done += 1
+            progress(done, total)
+        for r in mine:
+            r.moments = Moments()
+    return Levels(kept, hurt, scores)
+
+
+def find_places(edit: Edit, readings: Sequence[Reading]) -> dict[str, Parameters]:
+    """Layer -> where its matrix and bias are, of the layers that can be given others."""
+    values, readers = Values(edit.model), read_by(edit.model)
+    wanted = {r.layer.key: r for r in readings}
+    out = {}
+    for layer in find_linear(edit.model):
+        if layer.key in wanted:
+            r = wanted[layer.key]
+            try:
+                tail = find_tail(layer, edit.model, values, readers, r.weight.shape[1] * layer.groups)
+                out[layer.key] = parameters(edit, layer, tail, values, readers)
+            except Unsuitable:
+                continue
+    return out
+
+
+def _used(places: dict[str, Parameters], readings: Sequence[Reading]) -> list[tuple[Parameters, list[Reading]]]:
+    """The readings of every layer, all groups of a grouped convolution together."""
+    by_layer: dict[str, list[Reading]] = {}
+    for r in readings:
+        if r.layer.key in places and r.moments.count:
+            by_layer.setdefault(r.layer.key, []).append(r)
+    return [(places[k], v) for k, v in by_layer.items()]
+
+
+def compensated(
+    readings: Sequence[Reading], group: ChannelGroup, alive: Keep, analysis: Analysis
+) -> tuple[dict[int, Float], Float]:
+    """Per group of the layer the full matrix with zeros for what is gone, and what the bias gains."""
+    matrices: dict[int, Float] = {}
+    shifts = []
+    unit = np.full(len(analysis.solution.reason) + 1, -1)
+    unit[group.labels] = np.arange(group.size)
+    for r in readings:
+        units = unit[r.components]
+        stays = (units < 0) | alive[units]
+        gram = r.moments.gram
+        lam = damping(gram, RIDGE)
+        h = gram[np.ix_(stays, stays)] + lam * np.eye(int(stays.sum()))
+        right = gram[stays] @ r.weight + lam * r.weight[stays]
+        m = np.zeros_like(r.weight)
+        m[stays] = np.linalg.solve(h, right)
+        matrices[r.group] = m
+        shifts.append(r.moments.x_mean @ (r.weight - m))
+    return matrices, np.concatenate(shifts)
+
+
+def _swap(edit: Edit, p: Parameters, matrices: dict[int, Float], shift: Float) -> dict[str, object]:
+    """Put the new numbers in place; the old arrays by name."""
+    from onnxprune.calibration.layers import matrix
+
+    names = [p.weight.name, *([p.bias.name] if p.bias else [])]
+    old = {n: edit.model.weights[n] for n in names}
+    full = matrix(p.layer, Values(edit.model))
+    shifts = np.zeros((full.shape[0], full.shape[2]))
+    for row, (g, m) in enumerate(sorted(matrices.items())):
+        full[g] = m
+        shifts[g] = shift.reshape(len(matrices), -1)[row]
+    p.write(full, shifts.ravel())
+    return old
+
+
+def cache_key(*parts: object) -> str:
+    """Name of a database in a cache folder."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def cached(folder: Path | None, key: str, make: Callable[[], Levels]) -> tuple[Levels, bool]:
+    """The database of that key, made where the folder has none; and whether it was there."""
+    if folder is None:
+        return make(), False
+    path = folder / f"levels-{key}.json"
+    if path.is_file():
+        return Levels.from_json(path.read_text(encoding="utf-8")), True
+    levels = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{key[:6]}.tmp")
+    part.write_text(levels.to_json(), encoding="utf-8")
+    part.replace(path)
+    return levels, False

@@ -1,0 +1,279 @@
+"""How much every unit matters, from what its readers see on calibration data.
+
+A `Reading` is one layer that reads units: moments of its rows (see `calibration.layers`) on the whole model, its matrix,
+and the unit of every row. A measure maps the readings of one group to a score per unit `(size,)`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxprune.calibration.layers import (
+    Linear,
+    Unsuitable,
+    Values,
+    find_linear,
+    kernel_shape,
+    matrix,
+    positions,
+    rows,
+)
+from onnxprune.calibration.stream import Stream
+from onnxprune.graph.runtime import Feeds
+from onnxprune.graph.shapes import Array
+from onnxprune.importance.weights import Float, Scores
+from onnxprune.solvers.least_squares import Moments
+from onnxprune.solvers.obs import Reader, removal_costs
+from onnxprune.structure.groups import Analysis, ChannelGroup
+
+ROWS = 100_000  # of one layer's moments, at most
+WORK = 4e10  # multiply-adds for one layer's moments, at most
+RIDGE = 0.03
+
+
+@dataclass(eq=False)
+class Reading:
+    """One layer, or one group of a grouped convolution.
+
+    weight: `(d, o)`; components: of every row's channel, `(d,)`; moments: of the rows; magnitude, square, zeros: mean
+    magnitude, mean square and share of zeros of every row's entries, `(d,)`; rank: mean rank of its feature maps.
+    """
+
+    layer: Linear
+    group: int
+    weight: Float
+    components: Array
+    moments: Moments = field(default_factory=Moments)
+    magnitude: Float = field(default_factory=lambda: np.zeros(0))
+    square: Float = field(default_factory=lambda: np.zeros(0))
+    zeros: Float = field(default_factory=lambda: np.zeros(0))
+    rank: Float = field(default_factory=lambda: np.zeros(0))
+
+
+def row_components(analysis: Analysis, layer: Linear, m: Float) -> Array:
+    """Component of what every column of the layer's rows holds, -1 for an axis without ids, `(groups, in)`."""
+    axes = analysis.coupling.axes(layer.source)
+    n = layer.node
+    axis = 1 if len(axes) > 2 and n.op not in ("MatMul", "LSTM", "GRU", "RNN") else len(axes) - 1
+    if n.op == "Gemm" and n.attr("transA", 0):
+        axis = 0
+    ids = axes[axis] if axes else None
+    g, d, _ = m.shape
+    if ids is None:
+        return np.full((g, d), -1)
+    return np.repeat(analysis.solution.labels[ids], g * d // ids.size).reshape(g, d)
+
+
+def find_readings(analysis: Analysis, groups: Sequence[ChannelGroup]) -> dict[str, list[Reading]]:
+    """Group name -> the layers that read its units, in order; without moments."""
+    values = Values(analysis.model)
+    owner = np.full(len(analysis.solution.reason) + 1, -1)  # the last entry: of no component
+    for k, g in enumerate(groups):
+        owner[g.labels] = k
+    out: dict[str, list[Reading]] = {g.name: [] for g in groups}
+    for layer in find_linear(analysis.model):
+        try:
+            m = matrix(layer, values)
+        except Unsuitable:
+            continue
+        components = row_components(analysis, layer, m)
+        if layer.groups > 1 and (components == components[:, :1]).all():
+            continue  # depthwise: it goes with its channels
+        for part, (weight, mine) in enumerate(zip(m, components, strict=True)):
+            reading = Reading(layer, part, weight, mine)
+            for k in np.unique(owner[mine]):
+                if k >= 0:
+                    out[groups[k].name].append(reading)
+    return out
+
+
+def gather(
+    analysis: Analysis,
+    readings: Sequence[Reading],
+    source: Sequence[Feeds],
+    *,
+    memory: float = 2e9,
+    threads: int = 0,
+    seed: int = 0,
+    ranks: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Fill in the moments of the readings in one pass over the data; what the original model computes."""
+    values = Values(analysis.model)
+    stream = Stream(analysis.model, source, limit=memory, threads=threads)
+    by_layer: dict[str, list[Reading]] = {}
+    for r in readings:
+        if r not in by_layer.setdefault(r.layer.key, []):
+            by_layer[r.layer.key].append(r)
+    for done, mine in enumerate(sorted(by_layer.values(), key=lambda rs: rs[0].layer.index)):
+        progress(done, len(by_layer))
+        layer = mine[0].layer
+        kernel = kernel_shape(layer, values)
+        stream.advance(layer.index)
+        rng = np.random.default_rng([seed, zlib.crc32(layer.key.encode())])
+        share = None
+        for batch in stream.compute([layer.source]):
+            x = batch[layer.source]
+            count = positions(layer, x, kernel)
+            if share is None:
+                width = len(mine[0].weight)
+                share = min(ROWS, max(WORK / (width * width * len(mine)), 20 * width)) / (count * len(stream.state))
+            picked = None if share >= 1 else np.sort(rng.choice(count, max(1, round(count * share)), replace=False))
+            found = rows(layer, x, kernel, picked)
+            for r in mine:
+                _count(r, found[r.group])
+                if ranks:
+                    _rank(r, x, layer.groups)
+    progress(len(by_layer), len(by_layer))
+
+
+def _count(r: Reading, x: Array) -> None:
+    before = r.moments.count
+    if not before:
+        r.magnitude, r.square, r.zeros = (np.zeros(x.shape[1]) for _ in range(3))
+    r.moments.add(x)
+    share = len(x) / max(r.moments.count, 1)
+    for total, now in ((r.magnitude, np.abs(x)), (r.square, np.square(x)), (r.zeros, x <= 0)):
+        total += share * (now.mean(0, dtype=np.float64) - total)
+
+
+def _rank(r: Reading, x: Array, groups: int) -> None:
+    """Rank of every channel's map; of vectors whether they are not zero."""
+    if x.ndim < 4:
+        maps = x.reshape(-1, 1, 1, x.shape[-1]).transpose(0, 3, 1, 2)
+    else:
+        maps = x.reshape(x.shape[0], x.shape[1], x.shape[2], -1)
+    maps = maps[:8]  # few samples tell (Lin et al. 2020)
+    channels = np.array_split(np.arange(maps.shape[1]), groups)[r.group]
+    found = np.linalg.matrix_rank(maps[:, channels].astype(np.float32)).mean(0)
+    ranks = np.repeat(found, len(r.weight) // len(channels))
+    r.rank = ranks if not len(r.rank) else r.rank + ranks
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measures
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one group's readers see. units: per reading the unit of every row, -1 for none of this group."""
+
+    group: ChannelGroup
+    readings: Sequence[Reading]
+    units: Sequence[Array]
+    energy: float  # of one unit, joules (see `unit_energy`)
+
+    def mean(self, of: Callable[[Reading], Float]) -> Float:
+        """A figure per row, averaged per unit within a reading, relative to its mean, then over the readings."""
+        total = np.zeros(self.group.size)
+        for r, units in zip(self.readings, self.units, strict=True):
+            mine = units >= 0
+            raw = np.bincount(units[mine], of(r)[mine], self.group.size)
+            raw /= np.maximum(np.bincount(units[mine], minlength=self.group.size), 1)
+            total += raw / max(float(raw.mean()), 1e-30)
+        return np.asarray(total / max(len(self.readings), 1))
+
+
+Measure = Callable[[Seen], Float]
+
+
+def activation(seen: Seen) -> Float:
+    """mean magnitude of the activations (Molchanov et al. 2017, Pruning CNNs for Resource Efficient Inference)"""
+    return seen.mean(lambda r: r.magnitude)
+
+
+def variance(seen: Seen) -> Float:
+    """variance of the activations"""
+    return seen.mean(lambda r: np.diag(r.moments.gram))
+
+
+def apoz(seen: Seen) -> Float:
+    """share of activations that are above zero (Hu et al. 2016, Network Trimming)"""
+    return seen.mean(lambda r: 1 - r.zeros)
+
+
+def hrank(seen: Seen) -> Float:
+    """mean rank of the feature maps (Lin et al. 2020, HRank)"""
+    return seen.mean(lambda r: r.rank)
+
+
+def wanda(seen: Seen) -> Float:
+    """magnitude of the weights that read a unit times the norm of what they read (Sun et al. 2023, Wanda)"""
+    return seen.mean(lambda r: np.abs(r.weight).sum(1) * np.sqrt(r.square))
+
+
+def energy(seen: Seen) -> Float:
+    """wanda per joule that the unit costs, of arithmetic and of memory (Yang et al. 2017, Energy-Aware Pruning)"""
+    return wanda(seen) / max(seen.energy, 1e-30)
+
+
+def obs(seen: Seen) -> Float:
+    """error of the readers' outputs when the units that are left make up for it (group OBS)"""
+    readers = [
+        Reader(r.moments.gram, r.weight, units) for r, units in zip(seen.readings, seen.units, strict=True)
+    ]
+    return removal_costs(readers, seen.group.size, ridge=RIDGE)
+
+
+MEASURES: dict[str, Measure] = {f.__name__: f for f in (activation, variance, apoz, hrank, wanda, energy, obs)}
+
+
+def see(analysis: Analysis, group: ChannelGroup, readings: Sequence[Reading], energy: float = 0.0) -> Seen:
+    """The readings of one group with the units of their rows."""
+    unit = np.full(len(analysis.solution.reason) + 1, -1)
+    unit[group.labels] = np.arange(group.size)
+    known = [r for r in readings if r.moments.count]
+    return Seen(group, known, [unit[r.components] for r in known], energy)
+
+
+def batches(readings: dict[str, list[Reading]], memory: float) -> Iterator[list[str]]:
+    """Names of groups, so many at a time that the moments of their readings fit into `memory` bytes."""
+    names: list[str] = []
+    held: dict[int, int] = {}
+    for name, mine in readings.items():
+        added = {id(r): 16 * len(r.weight) ** 2 for r in mine}
+        if names and sum((held | added).values()) > memory:
+            yield names
+            names, held = [], {}
+        names.append(name)
+        held |= added
+    if names:
+        yield names
+
+
+def score(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    source: Sequence[Feeds],
+    *,
+    importance: str,
+    memory: float = 2e9,
+    threads: int = 0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """Score every unit by calibration data; larger is more important."""
+    readings = find_readings(analysis, groups)
+    measure = MEASURES[importance]
+    out: Scores = {}
+    by_name = {g.name: g for g in groups}
+    for names in batches(readings, memory):
+        mine = [r for name in names for r in readings[name]]
+        gather(
+            analysis, mine, source, memory=memory, threads=threads, seed=seed, ranks=importance == "hrank",
+            progress=progress,
+        )  # fmt: skip
+        for name in names:
+            out[name] = measure(see(analysis, by_name[name], readings[name]))
+        for r in mine:
+            r.moments = Moments()
+    return {g.name: out[g.name] for g in groups}
+
+
+__all__ = ["MEASURES", "Any", "Reading", "gather", "score"]

@@ -1,0 +1,128 @@
+"""Least squares of targets on rows that arrive in batches.
+
+Moments of rows x `(n, d)` and targets t `(n, o)` are summed up; the solution minimises
+
+    mean ||x W + b - t||^2 + ridge * mean(diag G) * ||W - W0||^2,       G = covariance of x
+
+so that what the data do not tell stays as in W0. Sums are kept in float64 about the mean of the first batch; products
+within a batch are float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+Array = np.ndarray[Any, Any]
+Float = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Moments:
+    """Running first and second moments of rows and targets.
+
+    intercept: whether a constant is fitted too; without one, moments are taken about zero.
+    """
+
+    def __init__(self, *, intercept: bool = True) -> None:
+        self.intercept = intercept
+        self.count = 0
+
+    def add(self, x: Array, t: Array | None = None) -> None:
+        """x: float32 `(n, d)`; t: float32 `(n, o)`, or None where only the rows matter."""
+        t = np.zeros((len(x), 0), np.float32) if t is None else t
+        if not len(x):
+            return
+        if not self.count:
+            d, o = x.shape[1], t.shape[1]
+            self.x0 = x.mean(0) if self.intercept else np.zeros(d, np.float32)
+            self.t0 = t.mean(0) if self.intercept else np.zeros(o, np.float32)
+            self.xx, self.xt = np.zeros((d, d)), np.zeros((d, o))
+            self.sx, self.st, self.tt = np.zeros(d), np.zeros(o), np.zeros(o)
+        x, t = x - self.x0, t - self.t0
+        self.xx += x.T @ x
+        self.xt += x.T @ t
+        self.sx += x.sum(0, dtype=np.float64)
+        self.st += t.sum(0, dtype=np.float64)
+        self.tt += np.square(t, dtype=np.float64).sum(0)
+        self.count += len(x)
+
+    @property
+    def x_mean(self) -> Float:
+        """`(d,)`; zeros without intercept."""
+        return self.x0 + (self.sx / self.count if self.intercept else 0.0)
+
+    @property
+    def t_mean(self) -> Float:
+        """`(o,)`; zeros without intercept."""
+        return self.t0 + (self.st / self.count if self.intercept else 0.0)
+
+    @property
+    def gram(self) -> Float:
+        """Covariance of the rows, `(d, d)`; second moments without intercept."""
+        return self._centred(self.xx, self.sx, self.sx)
+
+    @property
+    def cross(self) -> Float:
+        """Covariance of rows and targets, `(d, o)`."""
+        return self._centred(self.xt, self.sx, self.st)
+
+    @property
+    def variance(self) -> Float:
+        """Of the targets, `(o,)`."""
+        mean = self.st / self.count if self.intercept else 0.0
+        return np.maximum(self.tt / self.count - np.square(mean), 0.0)
+
+    def _centred(self, total: Float, a: Float, b: Float) -> Float:
+        out = total / self.count
+        if self.intercept:
+            out -= np.outer(a / self.count, b / self.count)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """weight: `(d, o)`; shift: `(o,)`; error: unexplained variance of the targets over their variance."""
+
+    weight: Float
+    shift: Float
+    error: float
+
+
+class Singular(Exception):
+    """No solution: the text says why."""
+
+
+def damping(gram: Float, ridge: float) -> float:
+    """The ridge in units of the rows' mean variance."""
+    return ridge * float(np.mean(np.diag(gram))) + 1e-12
+
+
+def solve(moments: Moments, prior: Float, *, ridge: float, cross: Float | None = None) -> Fit:
+    """prior: W0 `(d, o)`. cross: use this instead of the moments' own, with the same `x`.
+
+    Raises `Singular` where there are no rows, where they do not vary, or where the numbers are not finite.
+    """
+    if not moments.count:
+        raise Singular("no data reached it")
+    gram, target = moments.gram, moments.cross if cross is None else cross
+    if not (np.isfinite(gram).all() and np.isfinite(target).all()):
+        raise Singular("its inputs are not finite")
+    if not np.diag(gram).any():
+        raise Singular("its inputs are constant")
+    lam = damping(gram, ridge)
+    try:
+        factor = cho_factor(gram + lam * np.eye(len(gram)), check_finite=False)
+    except LinAlgError:
+        raise Singular("the normal equations are singular") from None
+    weight = cho_solve(factor, target + lam * prior, check_finite=False)
+    return Fit(weight, moments.t_mean - moments.x_mean @ weight, error(moments, weight))
+
+
+def error(moments: Moments, weight: Float) -> float:
+    """Unexplained variance of the targets over their variance, with the best shift; 0 where they do not vary."""
+    total = float(moments.variance.sum())
+    explained = 2 * np.einsum("do,do->", weight, moments.cross) - np.einsum("do,do->", weight, moments.gram @ weight)
+    return max(total - float(explained), 0.0) / total if total > 0 else 0.0
