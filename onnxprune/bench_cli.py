@@ -15,6 +15,8 @@ from rich.text import Text
 
 from onnxprune.benchmark import Benchmark, Profile, benchmark, plural
 from onnxprune.errors import OptionError
+from onnxprune.options import input_shapes
+from onnxprune.screen import check_outputs, emit, hushed, show_on
 
 WHAT, OUTPUT = "What to measure", "Files and output"
 
@@ -87,18 +89,16 @@ def bench(
 
     [bold]onnxprune bench model.onnx model.pruned.onnx[/bold] says how much faster the second is, and how sure that is.
     """
-    from onnxprune import cli  # which imports this module
-
     target = None if json_file in (None, "-") else Path(str(json_file))
     for path in (*models, inputs) if target else ():
         if path is not None:
-            cli._check_outputs(path, None, {"--json": target})
-    with cli._hushed(), _still(quiet) as progress:
+            check_outputs(path, None, {"--json": target})
+    with hushed(), _still(quiet) as progress:
         result = benchmark(
             models,
             threads=_threads(threads),
             seconds=seconds,
-            input_shape=cli._shapes(input_shape),
+            input_shape=input_shapes(input_shape),
             inputs=inputs,
             seed=seed,
             profile=profile,
@@ -106,10 +106,10 @@ def bench(
             progress=progress,
         )
     for held in {p for m in result.models for p in m.data} if target else ():
-        cli._check_outputs(Path(held), None, {"--json": target})
-    cli._emit(result.to_dict(), json_file)
+        check_outputs(Path(held), None, {"--json": target})
+    emit(result.to_dict(), json_file)
     if not quiet:
-        cli._show(json_file, render(result, verbose=verbose))
+        show_on(json_file, render(result, verbose=verbose))
 
 
 @contextmanager

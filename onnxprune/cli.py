@@ -2,37 +2,80 @@
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from enum import Enum
+from collections.abc import Sequence
 from io import TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from onnxprune import __version__, inspection
-from onnxprune.allocation import ALLOCATORS, MAX_RATIO, ROUND_TO
+from onnxprune.allocation import MAX_RATIO, ROUND_TO
 from onnxprune.bench_cli import bench
+from onnxprune.calibrated import ALLOCATIONS, IMPORTANCES
+from onnxprune.data_cli import evaluate as evaluate_command
+from onnxprune.data_cli import sensitivity
 from onnxprune.errors import OnnxPruneError, OptionError
-from onnxprune.graph.io import Model, load, save
-from onnxprune.importance import CRITERIA, DEFAULT
-from onnxprune.pipeline import RECOVERIES, prune
-from onnxprune.report import render, render_inspection, show
-from onnxprune.sparsity.masks import ALLOCATORS as SPARSE_ALLOCATORS
-from onnxprune.sparsity.masks import SOLVERS
+from onnxprune.graph.io import load, save
+from onnxprune.options import (
+    ALIKE,
+    AUTO,
+    CHECK,
+    DATA,
+    HOW,
+    MAGNITUDE,
+    OUTPUT,
+    SPARSE,
+    WHAT,
+    Allocation,
+    CalibrationOption,
+    Choice,
+    CropOption,
+    Format,
+    JsonOption,
+    LabelsOption,
+    Layout,
+    LayoutOption,
+    MeanOption,
+    MemoryOption,
+    MetricOption,
+    ModelArgument,
+    Order,
+    OrderOption,
+    PresetOption,
+    QuietOption,
+    Recovery,
+    SamplesOption,
+    ScaleOption,
+    ShapeOption,
+    SizeOption,
+    Solver,
+    SparseAllocation,
+    StdOption,
+    VerboseOption,
+    input_shapes,
+    pair,
+    preprocess,
+    ratio_or_auto,
+)
+from onnxprune.pipeline import MEMORY, prune
+from onnxprune.report import render, render_inspection
+from onnxprune.screen import (
+    check_outputs,
+    emit,
+    hushed,
+    progress_bar,
+    show_on,
+    spare_data,
+    staged_file,
+)
 from onnxprune.sparsity.rewrite import densify as to_dense
-from onnxprune.sparsity.stage import FORMATS
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.rules import BARRIERS, RULES
 
@@ -47,22 +90,15 @@ app = typer.Typer(
     context_settings=CONTEXT,
 )
 
-STAGES = {
-    "load": "reading the model",
-    "analyze": "finding what can be removed together",
-    "plan": "choosing what goes",
-    "cut": "cutting",
-    "verify": "checking that pruned equals masked",
-    "recover": "folding constants into biases",
-    "sparsify": "making weights sparse",
-    "measure": "measuring latency, both models in turn",
-    "save": "writing",
-}
 EPILOG = """[bold]Subcommands[/bold] (the first word, if it is one of these names; anything else is a MODEL to prune)
 
 [cyan]onnxprune prune MODEL[/cyan]  the explicit form of the above
 
 [cyan]onnxprune inspect MODEL[/cyan]  groups that can be pruned, what is pinned and why
+
+[cyan]onnxprune evaluate MODEL SRC[/cyan]  how good a model is on data
+
+[cyan]onnxprune sensitivity MODEL --calibration SRC[/cyan]  what each group costs at each ratio
 
 [cyan]onnxprune bench A.onnx \\[B.onnx ...][/cyan]  latency, size, peak memory and outputs of model files, interleaved
 
@@ -71,41 +107,6 @@ EPILOG = """[bold]Subcommands[/bold] (the first word, if it is one of these name
 [cyan]onnxprune ops[/cyan]  operators with a rule, and deliberate barriers
 
 Each has its own --help."""
-
-Choice = Enum("Choice", {name: name for name in CRITERIA}, type=str)  # type: ignore[misc]
-Allocation = Enum("Allocation", {name: name for name in ALLOCATORS}, type=str)  # type: ignore[misc]
-Recovery = Enum("Recovery", {name: name for name in RECOVERIES}, type=str)  # type: ignore[misc]
-
-Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
-Solver = Enum("Solver", {name: name for name in SOLVERS}, type=str)  # type: ignore[misc]
-SparseAllocation = Enum("SparseAllocation", {name: name for name in SPARSE_ALLOCATORS}, type=str)  # type: ignore[misc]
-
-PATH, UNIFORM, BIAS = Choice(DEFAULT), Allocation("uniform"), Recovery("bias")
-AUTO, MAGNITUDE, ALIKE = Format("auto"), Solver("magnitude"), SparseAllocation("uniform")
-
-WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"
-SPARSE = "Sparse weights"
-
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
-JsonOption = Annotated[
-    str | None,
-    typer.Option(
-        "--json", metavar="FILE", rich_help_panel=OUTPUT, help="Write the report as JSON; - for standard output."
-    ),
-]
-ShapeOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input-shape",
-        metavar="NAME:1,3,224,224",
-        rich_help_panel=CHECK,
-        help="Concrete shape of a dynamic input, for the analysis, MACs and the check. Repeatable.",
-    ),
-]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="Name every group and everything pinned.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print nothing but errors.")]
 
 
 @app.command(name="prune", epilog=EPILOG, context_settings=CONTEXT)
@@ -155,6 +156,15 @@ def prune_command(
             metavar="T",
             rich_help_panel=WHAT,
             help="Parameters that are [bold]left[/bold]: 0.7, 70% or 5M. Two targets must both hold.",
+        ),
+    ] = None,
+    target_bytes: Annotated[
+        str | None,
+        typer.Option(
+            "--target-bytes",
+            metavar="T",
+            rich_help_panel=WHAT,
+            help="Size of the file that is [bold]left[/bold]: 0.7, 70% or 5M bytes.",
         ),
     ] = None,
     plan: Annotated[
@@ -211,16 +221,23 @@ def prune_command(
         ),
     ] = ALIKE,
     importance: Annotated[
-        Choice, typer.Option("--importance", rich_help_panel=HOW, help="What makes a unit worth keeping.")
-    ] = PATH,
+        Choice | None,
+        typer.Option(
+            "--importance",
+            rich_help_panel=HOW,
+            show_default="obs with data, path without",
+            help="What makes a unit worth keeping; list explains them.",
+        ),
+    ] = None,
     allocate: Annotated[
-        Allocation,
+        Allocation | None,
         typer.Option(
             "--allocate",
             rich_help_panel=HOW,
-            help="uniform: the same fraction of every group; global: one threshold over all units.",
+            show_default="kl with data and a target, uniform else",
+            help="; ".join(f"{k}: {v}" for k, v in ALLOCATIONS.items()) + ".",
         ),
-    ] = UNIFORM,
+    ] = None,
     round_to: Annotated[
         int,
         typer.Option("--round-to", metavar="N", rich_help_panel=HOW, help="Widths become multiples of N; 1 is exact."),
@@ -239,13 +256,63 @@ def prune_command(
         int, typer.Option("--steps", metavar="N", rich_help_panel=HOW, help="Cut in N steps, scoring again after each.")
     ] = 1,
     recover: Annotated[
-        Recovery,
+        Recovery | None,
         typer.Option(
             "--recover",
             rich_help_panel=HOW,
-            help="bias: fold the constant part of what is removed into the consumers' biases.",
+            show_default="least-squares with data, bias without",
+            help="How the loss is made up for. least-squares: refit every layer that lost inputs; mean-std, batchnorm: "
+            "statistics only; bias: fold the constant part of what went into biases, without data; none: instant.",
         ),
-    ] = BIAS,
+    ] = None,
+    calibration: CalibrationOption = None,
+    samples: SamplesOption = None,
+    augment: Annotated[
+        bool, typer.Option("--augment", rich_help_panel=DATA, help="Random crops and flips of calibration images.")
+    ] = False,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            "--evaluate",
+            metavar="SRC",
+            rich_help_panel=DATA,
+            help="Measure before and after on this: any source that --calibration takes, with labels (an array labels, "
+            "sub-folders per class, or --labels), or module:function in Python, which gets the path of a model.",
+        ),
+    ] = None,
+    labels: LabelsOption = None,
+    metric: MetricOption = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            metavar="D",
+            rich_help_panel=WHAT,
+            help="The smallest model whose metric on --evaluate falls by at most D; 0.01 is one point. Searched on a "
+            "third of the samples, confirmed on the rest.",
+        ),
+    ] = None,
+    preset: PresetOption = None,
+    image_size: SizeOption = None,
+    crop: CropOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    scale: ScaleOption = None,
+    layout: LayoutOption = Layout("auto"),  # noqa: B008
+    channel_order: OrderOption = Order("auto"),  # noqa: B008
+    memory: MemoryOption = MEMORY / 1e9,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR",
+            rich_help_panel=DATA,
+            help="Keep the level database here; other targets for the same model, data and options then take seconds.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", metavar="N", min=1, rich_help_panel=DATA, help="Solves in parallel.")
+    ] = 1,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, rich_help_panel=HOW, help="Of random inputs and scores.")
     ] = 0,
@@ -301,7 +368,7 @@ def prune_command(
     [bold]--sparsity 0.8[/bold] makes 80% of the weights zero and uses sparse kernels where they measure faster.
     """
     target = output or model.parent / f"{model.stem}.pruned.onnx"
-    amounts = (channels, target_macs, target_params, plan, sparsity, pattern, quality)
+    amounts = (channels, target_macs, target_params, target_bytes, max_drop, plan, sparsity, pattern, quality)
     if not ratio and all(amount is None for amount in amounts):
         _inspect(model, input_shape, json_file, verbose, quiet)
         raise OptionError(
@@ -313,28 +380,40 @@ def prune_command(
         "--save-plan": save_plan,
         "--json": None if json_file in (None, "-") else Path(str(json_file)),
     }
-    _check_outputs(model, plan, outputs, force=force)
-    with _hushed(), _progress(quiet) as progress:
+    check_outputs(model, plan, outputs, force=force)
+    with hushed(), progress_bar(quiet) as progress:
         result = prune(
             model,
-            channels=_channels(channels),
+            channels=ratio_or_auto(channels),
             sparsity=sparsity,
             pattern=pattern,
             quality=quality,
             format=format.value,
             solver=solver.value,
             sparsity_allocate=sparsity_allocate.value,
-            ratio=[_pair(r) for r in ratio or ()],
+            ratio=[pair(r) for r in ratio or ()],
             ignore=ignore or (),
-            importance=importance.value,
-            allocate=allocate.value,
+            importance=importance and importance.value,
+            allocate=allocate and allocate.value,
             round_to=round_to,
             max_ratio=max_ratio,
             target_macs=target_macs,
             target_params=target_params,
+            target_bytes=target_bytes,
             steps=steps,
-            recover=recover.value,
-            input_shape=_shapes(input_shape),
+            recover=recover and recover.value,
+            calibration=calibration,
+            samples=samples,
+            preprocess=preprocess(preset, image_size, crop, mean, std, scale, layout, channel_order),
+            augment=augment,
+            memory=memory * 1e9,
+            cache=cache,
+            jobs=jobs,
+            evaluate=evaluate,
+            labels=labels,
+            metric=metric and metric.value,
+            max_drop=max_drop,
+            input_shape=input_shapes(input_shape),
             plan=plan,
             dry_run=dry_run,
             verify=verify,
@@ -343,20 +422,20 @@ def prune_command(
             threads=threads,
             progress=progress,
         )
-        _spare_data(result.analysis.model, outputs)
-        with _file("--save-plan", save_plan, result.plan.to_json()):
+        spare_data(result.analysis.model, outputs)
+        with staged_file("--save-plan", save_plan, result.plan.to_json()):
             report = result.report
             if not dry_run:
                 progress("save")
                 report = result.save(target)
     try:
-        _emit(report.to_dict(), json_file)
+        emit(report.to_dict(), json_file)
     except OptionError as e:
         raise OptionError(str(e) if dry_run else f"{e}; the model is in {target}") from e
     if not quiet:
-        _show(json_file, render(report, verbose=verbose))
+        show_on(json_file, render(report, verbose=verbose))
         if not dry_run:
-            _show(json_file, Text(f"written: {target}"))
+            show_on(json_file, Text(f"written: {target}"))
 
 
 @app.command()
@@ -378,103 +457,42 @@ def densify(
 ) -> None:
     """Turn sparse operators back into plain ONNX: the masked weights, bit for bit."""
     target = output or model.parent / f"{model.stem}.dense.onnx"
-    _check_outputs(model, None, {"-o": target}, force=force)
-    with _hushed(), _progress(quiet) as progress:
+    check_outputs(model, None, {"-o": target}, force=force)
+    with hushed(), progress_bar(quiet) as progress:
         progress("load")
         loaded = load(model)
         count = sum(node.domain == "onnxprune" for node in loaded.proto.graph.node)
         if not count:
             raise OptionError(f"{model}: there is no sparse operator in it; nothing was written")
-        _spare_data(loaded, {"-o": target})
+        spare_data(loaded, {"-o": target})
         dense = to_dense(loaded)
         progress("save")
         save(dense, target)
     if not quiet:
-        _show(None, Text(f"{count} sparse layers are dense now\nwritten: {target}"))
+        show_on(None, Text(f"{count} sparse layers are dense now\nwritten: {target}"))
 
 
-def _channels(text: str | None) -> Any:
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise OptionError(f"--channels {text}: expected a fraction in [0, 1) that is removed, or auto") from None
-
-
-def _pair(text: str) -> tuple[str, float]:
-    """`GLOB=R`, split at the last equals sign: names may hold some."""
-    glob, _, value = text.rpartition("=")
-    try:
-        r = float(value)
-    except ValueError:
-        r = float("nan")
-    if not glob or r != r:
-        raise OptionError(f"--ratio {text}: expected GLOB=R, for instance 'layer1*=0.5'")
-    return glob, r
-
-
-def _shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
-    """`NAME:1,3,224,224`, split at the last colon: names may hold colons."""
-    out = {}
-    for text in texts or ():
-        name, colon, dims = text.rpartition(":")
-        sizes = dims.split(",")
-        if not colon or not name or not all(d.strip().isdecimal() and int(d) > 0 for d in sizes):
-            raise OptionError(f"--input-shape {text}: expected NAME:1,3,224,224")
-        out[name] = tuple(int(d) for d in sizes)
-    return out
-
-
-def _check_outputs(model: Path, plan: Path | None, outputs: Mapping[str, Path | None], *, force: bool = False) -> None:
-    """Refuse, before the work, what cannot be written, or what would replace a file that is read or written too."""
-    taken = [("the input", model), *([("the plan that is replayed", plan)] if plan else [])]
-    for option, path in outputs.items():
-        if path is None or not model.is_file():  # reading says what is wrong with the model
-            continue
-        if os.path.isdir(path):
-            raise OptionError(f"{option} {path} is a directory; name a file")
-        if not os.path.isdir(path.parent):
-            raise OptionError(f"{option} {path}: there is no folder {path.parent}; create it, or name another")
-        special = os.path.exists(path) and not os.path.isfile(path)
-        if not os.access(path if special else path.parent, os.W_OK):
-            raise OptionError(f"{option} {path}: cannot be written; check the permissions, or name another place")
-        for what, other in taken:
-            if special or not _same(path, other) or (option == "-o" and other is model and force):
-                continue
-            if not (option == "--save-plan" and other is plan):  # it would hold the same
-                forced = ", or --force to replace it" if option == "-o" and other is model else ""
-                raise OptionError(f"{option} {path} is {what}; name another file{forced}")
-        taken.append((f"the file of {option}", path))
-
-
-def _spare_data(model: Model, outputs: Mapping[str, Path | None]) -> None:
-    """Refuse to replace a file that holds weights of the input."""
-    for held in {Path(str(w.filename)) for w in model.weights.values() if isinstance(w, np.memmap) and w.filename}:
-        for option, path in outputs.items():
-            if path is not None and _same(path, held):
-                raise OptionError(f"{option} {path} holds weights of the input; name another file")
-
-
-def _same(a: Path, b: Path) -> bool:
-    try:
-        return a.samefile(b)
-    except OSError:
-        return os.path.realpath(a) == os.path.realpath(b)
+def _criteria() -> RenderableType:
+    table = Table(box=None, pad_edge=False)
+    for column in ("importance", "what it measures, and where it comes from"):
+        table.add_column(column, overflow="fold")
+    for name, summary in IMPORTANCES.items():
+        table.add_row(name, Text(summary))
+    return table
 
 
 def _inspect(model: Path, input_shape: Sequence[str] | None, json_file: str | None, verbose: bool, quiet: bool) -> None:
     if json_file not in (None, "-"):
-        _check_outputs(model, None, {"--json": Path(str(json_file))})
-    with _hushed(), _progress(quiet) as progress:
+        check_outputs(model, None, {"--json": Path(str(json_file))})
+    with hushed(), progress_bar(quiet) as progress:
         progress("load")
         loaded = load(model)
         progress("analyze")
-        analysis = analyze(loaded, _shapes(input_shape))
+        analysis = analyze(loaded, input_shapes(input_shape))
         rows = inspection.rows(analysis)
-    _emit(inspection.to_dict(analysis, rows), json_file)
+    emit(inspection.to_dict(analysis, rows), json_file)
     if not quiet:
-        _show(json_file, render_inspection(rows, analysis, verbose=verbose))
+        show_on(json_file, render_inspection(rows, analysis, verbose=verbose))
 
 
 @app.command()
@@ -490,6 +508,8 @@ def inspect(
 
 
 app.command()(bench)
+app.command(name="evaluate")(evaluate_command)
+app.command()(sensitivity)
 
 
 @app.command()
@@ -501,103 +521,15 @@ def ops(json_file: JsonOption = None, quiet: QuietOption = False) -> None:
     entries = {op: ("rule", r.summary) for op, r in RULES.items()} | {op: ("barrier", b) for op, b in BARRIERS.items()}
     for op, (what, text) in sorted(entries.items(), key=lambda e: ("::" in e[0], e[0])):
         table.add_row(op, what, Text(text))
-    _emit({op: {"kind": what, "text": text} for op, (what, text) in sorted(entries.items())}, json_file)
+    emit({op: {"kind": what, "text": text} for op, (what, text) in sorted(entries.items())}, json_file)
     if not quiet:
-        _show(json_file, table)
-        _show(json_file, Text(f"{len(RULES)} rules, {len(BARRIERS)} barriers; any other operator pins what it touches"))
+        show_on(json_file, table)
+        show_on(
+            json_file, Text(f"{len(RULES)} rules, {len(BARRIERS)} barriers; any other operator pins what it touches")
+        )
 
 
 # output
-
-
-def _show(json_file: str | None, renderable: RenderableType) -> None:
-    """Tables go to standard output, or to standard error where that carries JSON."""
-    console = Console(stderr=json_file == "-", highlight=False)
-    if not console.is_terminal:
-        console.width = 10_000  # a name that is cut in two cannot be searched for
-    with _blamed("standard output"):
-        show(console, renderable)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda stage: None
-        return
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda stage: bar.update(task, description=STAGES.get(stage, stage))
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Close standard output to native code: onnx's checker prints there, into the JSON."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        saved = os.dup(1)
-    except OSError:  # it is closed anyway
-        yield
-        return
-    _silence()
-    try:
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
-
-
-def _silence() -> None:
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
-
-
-def _emit(data: Any, json_file: str | None) -> None:
-    text = json.dumps(data, indent=1) + "\n"
-    if json_file == "-":
-        with _blamed("--json -"):
-            print(text, end="", flush=True)
-    elif json_file is not None:
-        with _file("--json", Path(json_file), text):
-            pass
-
-
-@contextmanager
-def _file(option: str, path: Path | None, text: str) -> Iterator[None]:
-    """A file that appears, whole, once the body has succeeded."""
-    if path is None:
-        yield
-        return
-    real = Path(os.path.realpath(path))
-    staged = real.with_name(f".{secrets.token_hex(8)}.tmp")
-    special = os.path.exists(path) and not os.path.isfile(path)  # a device, a pipe
-    try:
-        if not special:
-            with _blamed(f"{option} {path}"):
-                staged.write_text(text, encoding="utf-8")
-        yield
-        with _blamed(f"{option} {path}"):
-            if special:
-                path.write_text(text, encoding="utf-8")
-            else:
-                os.replace(staged, real)
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-@contextmanager
-def _blamed(what: str) -> Iterator[None]:
-    """What the system refuses is an error of `what`."""
-    try:
-        yield
-    except (OSError, ValueError) as e:
-        if what in ("standard output", "--json -"):  # what is left in its buffer must not fail again at exit
-            _silence()
-        raise OptionError(f"{what}: cannot be written ({getattr(e, 'strerror', None) or e})") from e
 
 
 # entry
@@ -633,6 +565,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(0)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    if "--importance=list" in argv or ("--importance", "list") in pairwise(argv):
+        show_on(None, _criteria())
+        raise SystemExit(0)
     command, words = _command(argv or ["--help"])
     try:
         code = command.main(args=words, prog_name="onnxprune", standalone_mode=False) or 0

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.graph.cost import cost_model
-from onnxprune.graph.node import walk_all
 from onnxprune.report import pinned_dict
 from onnxprune.structure.groups import Analysis, ChannelGroup
 
@@ -16,7 +14,7 @@ from onnxprune.structure.groups import Analysis, ChannelGroup
 def rows(analysis: Analysis) -> list[dict[str, Any]]:
     """One row per group: share of parameters and MACs that would go with all but one of its units."""
     c = analysis.coupling
-    costs = cost_model(walk_all(analysis.model.proto.graph, c.shapes.opsets), c.shapes, c.axes, c.grouped)
+    costs = analysis.costs()
     whole = np.ones(c.size, bool)
     parameters, macs = max(costs.parameters(whole), 1.0), max(costs.macs(whole), 1.0)
     out = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,15 +12,41 @@ from typing import Any, Literal
 import numpy as np
 
 from onnxprune.allocation import ALLOCATORS, MAX_RATIO, ROUND_TO, Keeps, matches, ratios, search
+from onnxprune.allocation.levels import Levels
+from onnxprune.calibrated import (
+    ALLOCATIONS,
+    IMPORTANCES,
+    RECOVERIES,
+    SYNTHETIC,
+    Fidelity,
+    Recipe,
+    calibration_of,
+    data_scores,
+    describe,
+    estimate,
+    fidelity,
+    keeps_for,
+    levels_of,
+    needs_data,
+    recipe,
+    recovered,
+    total_macs,
+    wants_synthetic,
+)
+from onnxprune.calibration.data import Calibration
+from onnxprune.calibration.images import Preprocess
+from onnxprune.calibration.samples import read
 from onnxprune.errors import NothingToPrune, OptionError
-from onnxprune.graph.cost import CostModel, cost_model, trained
+from onnxprune.evaluation import METRICS, Drop, Evaluator, Function, Score, default_metric, drop, is_function, smallest
+from onnxprune.graph.cost import CostModel, trained
 from onnxprune.graph.io import Model, load, save, weight_bytes
-from onnxprune.graph.node import walk_all
 from onnxprune.graph.runtime import Feeds, Latency, latency, random_feeds
 from onnxprune.graph.shapes import concrete_inputs
-from onnxprune.importance import CRITERIA, DEFAULT, score
+from onnxprune.importance import Scores, score
+from onnxprune.importance.data import MEASURES
 from onnxprune.plan import Plan
-from onnxprune.recovery import bias_shifts
+from onnxprune.progress import Progress, silent
+from onnxprune.recovery.least_squares import LayerFit
 from onnxprune.report import Cost, GroupReport, Report
 from onnxprune.sparsity.stage import Sparsity, Wanted, layer_names, matching, sparsify
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
@@ -29,8 +55,7 @@ from onnxprune.structure.verify import Verification, check_recovered
 from onnxprune.structure.verify import verify as check_law
 
 KIND = "channels"
-RECOVERIES = ("bias", "none")
-Progress = Callable[[str], None]
+MEMORY = 2e9  # bytes for activations
 Target = float | str
 
 
@@ -67,14 +92,26 @@ def prune(
     format: str = "auto",
     solver: str = "magnitude",
     sparsity_allocate: str = "uniform",
-    importance: str = DEFAULT,
-    allocate: str = "uniform",
+    importance: str | None = None,
+    allocate: str | None = None,
     round_to: int = ROUND_TO,
     max_ratio: float | None = None,
     target_macs: Target | None = None,
     target_params: Target | None = None,
+    target_bytes: Target | None = None,
     steps: int = 1,
-    recover: str = "bias",
+    recover: str | None = None,
+    calibration: Any = None,
+    samples: int | None = None,
+    preprocess: Preprocess | None = None,
+    augment: bool = False,
+    memory: float = MEMORY,
+    cache: str | os.PathLike[str] | None = None,
+    jobs: int = 1,
+    evaluate: Any = None,
+    labels: Any = None,
+    metric: str | None = None,
+    max_drop: float | None = None,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     dry_run: bool = False,
@@ -82,7 +119,7 @@ def prune(
     measure: bool = True,
     seed: int = 0,
     threads: int = 0,
-    progress: Progress = lambda stage: None,
+    progress: Progress = silent,
 ) -> Result:
     """Remove channels, filters, neurons and recurrent units, structurally; then make weights sparse.
 
@@ -93,28 +130,35 @@ def prune(
     format: what stores them: "auto" measures, "dense", "csr", "nm" (operators of ours), "sparse-initializer".
     ratio: glob -> fraction, for the groups or layers that it matches (last match wins); a prefix says which, as
     "channels:layer4*" or "sparsity:fc*", and is needed where both are asked for. ignore: globs that stay.
-    target_macs, target_params: what is left, as a fraction, "70%" or an absolute "300M".
+    target_macs, target_params, target_bytes: what is left, as a fraction, "70%" or an absolute "300M".
     steps: cut, score again, cut. max_ratio: most that is removed of a group (default 0.8 for targets and `global`).
-    recover: "bias" folds the constant part of what is removed into the consumers' biases; "none" leaves it out.
+    calibration: unlabelled samples: a path, arrays by input name, an iterable of feeds, "synthetic"; None makes up
+    images where the input looks like one, unless `recover` is "none" or "bias". samples, preprocess, augment: how many,
+    what images become, crops and flips. memory: bytes for activations; cache: folder for the level database.
+    importance, allocate, recover: None is the best that the data allow: "obs", "kl" under a target and
+    "least-squares" with data, "path", "uniform" and "bias" without.
+    evaluate: labelled or unlabelled samples, or "module:function"; metric: top1, top5, agreement or mse.
+    max_drop: the smallest model whose metric falls by at most so much.
     plan: replay a plan; nothing else is chosen then. verify: check that pruned equals masked.
     measure: latency of both models, on `threads` intra-op threads (0: onnxruntime's default).
 
     Raises `OptionError`, `ModelFileError`, `NothingToPrune` (the user's side), `VerificationError` (ours).
     """
     pairs = list(ratio.items()) if isinstance(ratio, Mapping) else list(ratio)
-    targets = {"macs": target_macs, "params": target_params}
-    structural = channels is not None or any(t is not None for t in targets.values())
+    targets = {"macs": target_macs, "params": target_params, "bytes": target_bytes}
+    targeted = any(t is not None for t in targets.values()) or max_drop is not None
+    structural = channels is not None or targeted
     sparse = any(x is not None for x in (sparsity, pattern, quality))
     cuts, zeros = _by_mode(pairs, structural, sparse)
     structural = structural or bool(cuts)
     wanted = Wanted(sparsity, pattern, quality, zeros, (), sparsity_allocate, solver, format)
-    _check_options(importance, allocate, recover, round_to, max_ratio, steps, seed, threads)
+    _check_options(importance, allocate, recover, round_to, max_ratio, steps, seed, threads, metric, max_drop, evaluate)
     wanted.check()
     asked = structural or wanted.asked
     if plan is None and not asked:
         raise OptionError(
-            "nothing to do: say how much with --channels 0.3, --target-macs 70%, --sparsity 0.8, --pattern 2:4, "
-            "--ratio or --plan"
+            "nothing to do: say how much with --channels 0.3, --target-macs 70%, --max-drop 0.01, --sparsity 0.8, "
+            "--pattern 2:4, --ratio or --plan"
         )
     if plan is not None and (asked or ignore or format != "auto"):
         raise OptionError("--plan replays what was chosen before; leave out --channels, --sparsity, --ratio, --ignore, "
@@ -127,36 +171,80 @@ def prune(
     model = load(source)
     clock("analyze")
     analysis = analyze(model, dict(input_shape) if input_shape else None)
-    costs = _costs(analysis)
+    costs = analysis.costs()
     groups = analysis.of_kind(KIND)
     if structural and not groups:
         raise NothingToPrune(_nothing(analysis))
-    clock("plan")
+    chosen: Plan | None = None
     if plan is not None:
         chosen = plan if isinstance(plan, Plan) else Plan.load(Path(plan), analysis)
         wanted = replace(wanted, recorded=chosen.sparsity)
-    else:
+        importance, allocate, recover = "path", "uniform", chosen.recover
+        recorded = dict(chosen.settings.get("calibration") or {})
+        if calibration is None and recorded.get("synthetic"):
+            calibration = SYNTHETIC
+        samples = samples or recorded.get("samples")
+        seed = int(chosen.settings.get("seed", seed))
+    cutting = structural if chosen is None else bool(chosen.keep)
+    data = _data(
+        model, costs, cutting, calibration, importance, allocate, recover, samples=samples, preprocess=preprocess,
+        augment=augment, memory=memory, threads=threads, jobs=jobs, seed=seed, clock=clock,
+    )  # fmt: skip
+    how = recipe(importance, allocate, recover, data=None if data is None else "synthetic" if data.synthetic else "real",
+                 targeted=targeted)  # fmt: skip
+    if steps > 1 and how.importance in MEASURES:
+        raise OptionError(f"--steps {steps}: scores again by weights; with --importance {how.importance} leave it out")
+    judge = _judge(model, evaluate, labels, metric, preprocess, threads, seed) if evaluate is not None else None
+    if data is not None:
+        seconds = estimate(analysis, data, len(groups), levels=how.allocate == "kl" and plan is None)
+        clock.note(f"{describe(data)}; about {seconds:.0f} s" + (
+            "; --recover none is instant" if calibration is None else ""))  # fmt: skip
+
+    clock("plan")
+    notes = [*model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
+    whole = np.ones(analysis.coupling.size, bool)
+    measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
+    limits = {k: parse_target(f"--target-{k}", t, measures[k](whole)) for k, t in targets.items() if t is not None}
+    builder = _Builder(
+        analysis, costs, groups, how, data, clock, round_to=round_to, max_ratio=max_ratio, steps=steps, seed=seed,
+        cache=None if cache is None else Path(cache),
+    )  # fmt: skip
+    verdict: Drop | None = None
+    settings: dict[str, Any] = {
+        "importance": how.importance, "allocate": how.allocate, "round_to": round_to, "steps": steps, "seed": seed,
+    }  # fmt: skip
+    if data is not None:
+        settings["calibration"] = {
+            "digest": data.samples.digest, "description": data.samples.description, "samples": data.samples.count,
+            "synthetic": data.synthetic, "ridge": how.ridge,
+        }  # fmt: skip
+    if chosen is None:
         spared, ignored = _ignored(model, groups, ignore, structural, wanted.asked)
         wanted = replace(wanted, ignore=ignored)
         keeps: Keeps = {}
-        if structural:
-            keeps = _choose(
-                analysis, costs, groups, channels, cuts, spared, targets,
-                importance=importance, allocate=allocate, round_to=round_to, max_ratio=max_ratio, steps=steps,
-                seed=seed,
-            )  # fmt: skip
-        settings = {"importance": importance, "allocate": allocate, "round_to": round_to, "steps": steps, "seed": seed}
-        chosen = Plan({k: v for k, v in keeps.items() if not v.all()}, recover, settings)
+        if max_drop is not None:
+            assert judge is not None
+            keeps, verdict = builder.within(max_drop, judge, channels, cuts, spared, limits)
+            notes.append(
+                f"--max-drop {max_drop:g}: {costs.macs(analysis.keep_ids(keeps)) / costs.macs(whole):.0%} of the MACs"
+            )
+        elif structural:
+            keeps = builder.choose(channels, cuts, spared, limits)
+        notes += builder.notes
+        chosen = Plan({k: v for k, v in keeps.items() if not v.all()}, how.recover, settings)
+    else:
+        notes += _differs(chosen, settings)
     for name in chosen.keep:
         if analysis.group(name).kind != KIND:
             raise OptionError(
                 f"the plan cuts group {name!r} of kind {analysis.group(name).kind}; only channels are pruned"
             )
     keep = analysis.keep_ids(dict(chosen.keep))
-    notes = [*model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
     pruned: Model | None = None
     checked: Verification | None = None
     outcome: Sparsity | None = None
+    close: Fidelity | None = None
+    fits: tuple[LayerFit, ...] = ()
     times: dict[str, Latency] = {}
     if not chosen.keep and wanted.asked:
         pruned = model
@@ -167,14 +255,13 @@ def prune(
         if verify:
             clock("verify")
             checked = check_law(analysis, keep, plain, input_shapes=input_shape, seed=seed)
-        pruned = plain
-        shifts = bias_shifts(analysis, keep) if chosen.recover == "bias" else {}
-        if shifts:
-            clock("recover")
-            pruned = prune_model(analysis, keep, shifts, sliced=sliced)
-            if checked is not None:
-                check_recovered(model, pruned, checked)
-            notes.append(f"bias of {len(shifts)} layers compensated for the mean of what was removed")
+        clock("recover")
+        pruned, fits, more = recovered(
+            analysis, keep, plain, sliced, how.recover, data, ridge=how.ridge, progress=clock.progress
+        )
+        notes += more
+        if pruned is not plain and checked is not None:
+            check_recovered(model, pruned, checked)
     new = () if pruned is None else (w for n, w in pruned.weights.items() if n not in model.weights)
     added = sum(w.size for w in new if trained(w))  # biases that compensate
     if wanted.asked and pruned is not None:
@@ -185,6 +272,12 @@ def prune(
         )
         chosen = replace(chosen, sparsity=outcome.to_plan())
         notes += more
+    if pruned is not None and not dry_run and (data is not None or judge is not None):
+        clock("compare")
+        if data is not None:
+            close = fidelity(model, pruned, data)
+        if judge is not None and verdict is None:
+            verdict = drop(judge(model), judge(pruned))
     if dry_run:
         pruned = None
     elif measure and pruned is not None:
@@ -193,7 +286,182 @@ def prune(
         notes += problem or _slower(times, groups, chosen, outcome)
     clock("")
     report = _report(analysis, costs, chosen, keep, pruned, checked, outcome, added, times, notes, clock.seconds)
+    report = replace(
+        report, fidelity=close, evaluation=verdict, fits=fits, recipe=how,
+        calibration=None if data is None else data.samples.description,
+    )  # fmt: skip
     return Result(pruned, chosen, report, analysis)
+
+
+def _data(
+    model: Model,
+    costs: CostModel,
+    cutting: bool,
+    calibration: Any,
+    importance: str | None,
+    allocate: str | None,
+    recover: str | None,
+    *,
+    clock: _Clock,
+    **options: Any,
+) -> Calibration | None:
+    """The samples to calibrate on; None where none are needed, or can be had."""
+    if not cutting:
+        return None
+    if calibration is None:
+        if not wants_synthetic(model, importance, allocate, recover):
+            option = needs_data(importance, allocate, recover)
+            if option:
+                raise OptionError(
+                    f"{option} needs data: --calibration FOLDER with a few hundred samples, or --calibration synthetic"
+                )
+            return None
+        calibration = SYNTHETIC
+    if recover in ("none", "bias") and importance not in (None, *MEASURES) and allocate not in (None, "kl"):
+        return None  # nothing would use them
+    clock("calibration")
+    return calibration_of(calibration, model, total_macs(costs), **options)
+
+
+def _judge(
+    model: Model, evaluate: Any, labels: Any, metric: str | None, preprocess: Preprocess | None, threads: int, seed: int
+) -> Evaluator | Function:
+    """What scores models on the user's data."""
+    if is_function(evaluate):
+        return Function(evaluate)
+    samples = read(
+        evaluate, model, preprocess=preprocess or Preprocess(), labels=labels, seed=seed, option="--evaluate"
+    )
+    return Evaluator(model, samples, metric or default_metric(model, samples), threads=threads)
+
+
+def _differs(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
+    """One line where a plan is replayed on other data than it was made with."""
+    then, now = (dict(s.get("calibration") or {}) for s in (plan.settings, settings))
+    if then.get("digest") == now.get("digest") and then.get("ridge") == now.get("ridge"):
+        return []
+    return [
+        f"the plan was made with {then.get('description', 'no data')}, now it is {now.get('description', 'no data')}: "
+        f"the recovered weights differ"
+    ]
+
+
+class _Builder:
+    """Chooses what stays, for one target or for many; the level database is made once."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        costs: CostModel,
+        groups: Sequence[ChannelGroup],
+        how: Recipe,
+        data: Calibration | None,
+        clock: _Clock,
+        *,
+        round_to: int,
+        max_ratio: float | None,
+        steps: int,
+        seed: int,
+        cache: Path | None,
+    ) -> None:
+        self.analysis, self.costs, self.groups, self.how, self.data = analysis, costs, groups, how, data
+        self.clock, self.round_to, self.max_ratio, self.steps, self.seed = clock, round_to, max_ratio, steps, seed
+        self.cache = cache
+        self.scores: Any = None
+        self.levels: dict[tuple[str, ...], Levels] = {}
+        self.notes: list[str] = []
+
+    def choose(
+        self,
+        channels: float | Literal["auto"] | None,
+        pairs: Sequence[tuple[str, float]],
+        ignore: Sequence[str],
+        limits: Mapping[str, float],
+    ) -> Keeps:
+        """What stays of every group. Raises `OptionError` where the targets cannot be reached."""
+        how = self.how
+        if how.allocate == "kl":
+            return self._by_levels(channels, pairs, ignore, limits)
+        if how.importance in MEASURES and self.scores is None:
+            assert self.data is not None
+            self.scores = data_scores(self.analysis, self.groups, self.data, how.importance, self.clock.progress)
+        return _choose(
+            self.analysis, self.costs, self.groups, channels, pairs, ignore, limits, importance=how.importance,
+            allocate=how.allocate, round_to=self.round_to, max_ratio=self.max_ratio, steps=self.steps, seed=self.seed,
+            scores=self.scores,
+        )  # fmt: skip
+
+    def _by_levels(
+        self,
+        channels: float | Literal["auto"] | None,
+        pairs: Sequence[tuple[str, float]],
+        ignore: Sequence[str],
+        limits: Mapping[str, float],
+    ) -> Keeps:
+        assert self.data is not None
+        if not limits:
+            raise OptionError("--allocate kl spreads a target: give --target-macs, --target-params or --target-bytes")
+        if channels not in (None, "auto"):
+            raise OptionError("--allocate kl chooses every ratio; leave out --channels, or allocate uniform or global")
+        held = ratios(self.groups, channels=None, ratio=pairs, ignore=ignore)
+        free = [g for g in self.groups if g.name not in held]
+        cap = MAX_RATIO if self.max_ratio is None else self.max_ratio
+        fixed: Keeps = {}
+        if any(held.values()):
+            mine = [g for g in self.groups if g.name in held]
+            scores = data_scores(self.analysis, mine, self.data, self.how.importance, self.clock.progress)
+            fixed = ALLOCATORS["uniform"](mine, scores, held, round_to=self.round_to, max_ratio=1.0)
+        key = tuple(g.name for g in free)
+        if key not in self.levels:
+            self.clock("levels")
+            self.levels[key], was = levels_of(
+                self.analysis, free, self.data, importance=self.how.importance, round_to=self.round_to,
+                max_ratio=cap, cache=self.cache, progress=self.clock.progress,
+            )  # fmt: skip
+            if was:
+                self.notes.append("level database taken from the cache")
+            self.clock("plan")
+        keeps = keeps_for(self.analysis, self.costs, free, self.levels[key], limits, fixed)
+        if keeps is None:
+            raise OptionError(
+                f"the target cannot be reached with --max-ratio {cap:g} of every group; raise --max-ratio, the "
+                f"target, or see what is pinned with `onnxprune inspect`"
+            )
+        return {**fixed, **keeps}
+
+    def within(
+        self,
+        limit: float,
+        judge: Evaluator | Function,
+        channels: float | Literal["auto"] | None,
+        pairs: Sequence[tuple[str, float]],
+        ignore: Sequence[str],
+        limits: Mapping[str, float],
+    ) -> tuple[Keeps, Drop]:
+        """The plan of the smallest model whose metric falls by at most `limit`, and by how much it does."""
+        macs = total_macs(self.costs)
+        made: dict[int, Keeps] = {}
+
+        def build(left: int) -> Score | None:
+            try:
+                made[left] = self.choose(channels, pairs, ignore, {**limits, "macs": macs * left / 100})
+            except OptionError:
+                return None
+            keep = self.analysis.keep_ids(made[left])
+            sliced = slice_weights(self.analysis, keep)
+            plain = prune_model(self.analysis, keep, sliced=sliced)
+            model, _, _ = recovered(
+                self.analysis, keep, plain, sliced, self.how.recover, self.data, ridge=self.how.ridge, progress=silent
+            )
+            return judge(model)
+
+        self.clock("search")
+        before = judge(self.analysis.model)
+        found = smallest(
+            build, before, limit, seed=self.seed,
+            progress=lambda done, total: self.clock.progress("search", done, total),
+        )  # fmt: skip
+        return made[found.left], found.confirmed
 
 
 class _Clock:
@@ -203,6 +471,10 @@ class _Clock:
         self.progress = progress
         self.seconds: dict[str, float] = {}
         self.stage, self.start = "", time.perf_counter()
+
+    def note(self, text: str) -> None:
+        """Tell the caller a line."""
+        self.progress(self.stage, note=text)
 
     def __call__(self, stage: str) -> None:
         now = time.perf_counter()
@@ -214,21 +486,25 @@ class _Clock:
 
 
 def _check_options(
-    importance: str,
-    allocate: str,
-    recover: str,
+    importance: str | None,
+    allocate: str | None,
+    recover: str | None,
     round_to: int,
     max_ratio: float | None,
     steps: int,
     seed: int,
     threads: int,
+    metric: str | None,
+    max_drop: float | None,
+    evaluate: Any,
 ) -> None:
     for option, value, allowed in (
-        ("importance", importance, CRITERIA),
-        ("allocate", allocate, ALLOCATORS),
+        ("importance", importance, IMPORTANCES),
+        ("allocate", allocate, ALLOCATIONS),
         ("recover", recover, RECOVERIES),
+        ("metric", metric, METRICS),
     ):
-        if value not in allowed:
+        if value is not None and value not in allowed:
             raise OptionError(f"--{option} {value}: unknown; choose one of {', '.join(allowed)}")
     if round_to < 1:
         raise OptionError(f"--round-to {round_to}: must be 1 (off) or more")
@@ -239,11 +515,10 @@ def _check_options(
             raise OptionError(f"--{name} {given}: must be 0 or more")
     if steps < 1:
         raise OptionError(f"--steps {steps}: must be 1 or more")
-
-
-def _costs(analysis: Analysis) -> CostModel:
-    c = analysis.coupling
-    return cost_model(walk_all(analysis.model.proto.graph, c.shapes.opsets), c.shapes, c.axes, c.grouped)
+    if max_drop is not None and not 0 < max_drop < 1:
+        raise OptionError(f"--max-drop {max_drop:g}: expected a fraction above 0, 0.01 is one point")
+    if max_drop is not None and evaluate is None:
+        raise OptionError("--max-drop needs --evaluate SRC: labelled samples, or module:function")
 
 
 def _nothing(analysis: Analysis) -> str:
@@ -286,7 +561,7 @@ def _choose(
     channels: float | Literal["auto"] | None,
     pairs: Sequence[tuple[str, float]],
     ignore: Sequence[str],
-    targets: Mapping[str, Target | None],
+    limits: Mapping[str, float],
     *,
     importance: str,
     allocate: str,
@@ -294,13 +569,14 @@ def _choose(
     max_ratio: float | None,
     steps: int,
     seed: int,
+    scores: Scores | None,
 ) -> Keeps:
-    """Ratios first, then as much more as the targets need, over all steps."""
+    """Ratios first, then as much more as the targets need, over all steps; scores: None to score by weights."""
     whole = np.ones(analysis.coupling.size, bool)
-    measures = {"macs": costs.macs, "params": costs.parameters}
-    limits = {k: parse_target(f"--target-{k}", t, measures[k](whole)) for k, t in targets.items() if t is not None}
+    measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
+    known = scores
     if channels == "auto" and not limits:
-        raise OptionError("--channels auto needs a target: --target-macs or --target-params")
+        raise OptionError("--channels auto needs a target: --target-macs, --target-params or --target-bytes")
     fixed = None if channels == "auto" else channels
     wanted = ratios(groups, channels=fixed, ratio=pairs, ignore=ignore)
     held = {g.name for g in groups if any(matches(g, glob) for glob, _ in pairs) or any(matches(g, i) for i in ignore)}
@@ -311,11 +587,11 @@ def _choose(
     for step in range(1, steps + 1):
         share = step / steps
         alive = analysis.keep_ids(keeps)
-        scores = score(analysis, groups, importance=importance, keep=alive, seed=seed)
+        scores = known or score(analysis, groups, importance=importance, keep=alive, seed=seed)
         for name, kept in keeps.items():
             scores[name][~kept] = -1.0  # what is gone stays gone
 
-        def at(r: float, share: float = share, scores: Any = scores) -> Keeps:
+        def at(r: float, share: float = share, scores: Scores = scores) -> Keeps:
             goal = {
                 g.name: wanted.get(g.name, 0.0) * share
                 if g.name in held or not limits

@@ -16,6 +16,7 @@ from onnxprune.sparsity.stage import from_plan
 from onnxprune.structure.groups import Analysis, Keep
 
 VERSION = 1
+RECOVERIES = ("least-squares", "mean-std", "batchnorm", "bias", "none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Plan:
             sparse = data.get("sparsity")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise OptionError(f"{where}: not a plan that onnxprune --save-plan wrote ({type(e).__name__}: {e})") from e
-        if version != VERSION or recover not in ("none", "bias"):
+        if version != VERSION or recover not in RECOVERIES:
             raise OptionError(
                 f"{where}: plan version {version} with recovery {recover!r}; this onnxprune reads {VERSION}"
             )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnxprune.calibrated import Fidelity, Recipe
+from onnxprune.evaluation import CONFIDENCE, Drop
 from onnxprune.graph.runtime import Latency
+from onnxprune.recovery.least_squares import LayerFit
 from onnxprune.sparsity.stage import Sparsity
 from onnxprune.structure.groups import Analysis, Pinned
 from onnxprune.structure.verify import Verification
@@ -54,6 +57,11 @@ class Report:
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
     sparsity: Sparsity | None = None
+    fidelity: Fidelity | None = None
+    evaluation: Drop | None = None
+    fits: tuple[LayerFit, ...] = ()
+    recipe: Recipe | None = None
+    calibration: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: counts, bytes and seconds."""
@@ -85,6 +93,11 @@ class Report:
             if v is None
             else {"error": v.error, "tolerance": v.tolerance, "runs": v.runs, "notes": list(v.notes)},
             "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
+            "calibration": self.calibration,
+            "recipe": None if self.recipe is None else asdict(self.recipe),
+            "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
+            "evaluation": None if self.evaluation is None else self.evaluation.to_dict(),
+            "refitted": [asdict(f) for f in self.fits],
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
@@ -144,17 +157,48 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
         parts.append(Text(f"verified: sparse equals masked to {s.error:.1e} of the largest output"))
     if v is None and (s is None or s.error is None):
         parts.append(Text("not verified"))
-    parts.append(Text("accuracy: not measured"))
+    parts += [Text(line) for line in _quality(report)]
     if report.pinned and (cut or s is None):
         parts.append(Text(f"pinned: {len(report.pinned)} weights {'' if verbose else '(-v names them)'}"))
         parts.append(_reasons(report.pinned))
     for note in dict.fromkeys((*report.notes, *(v.notes if v else ()))):
         parts.append(Text(f"note: {note}", style="yellow"))
     if verbose:
-        parts += [Text(), _groups(report.groups), Text(), render_pinned(report.pinned)]
+        parts += [Text(), _groups(report.groups), Text(), *([_fits(report.fits), Text()] if report.fits else [])]
+        parts.append(render_pinned(report.pinned))
         took = ", ".join(f"{k} {s:.2f} s" for k, s in report.seconds.items())
         parts.append(Text(f"time: {took}"))
     return Group(*parts)
+
+
+def _quality(report: Report) -> list[str]:
+    """What is known of how good the model still is."""
+    lines = []
+    if report.calibration:
+        lines.append(f"calibration: {report.calibration}")
+    done = [f for f in report.fits if not f.reason]
+    if report.recipe is not None and report.recipe.recover not in ("none", "bias") and report.fits:
+        before, after = (sum(getattr(f, k) for f in done) / max(len(done), 1) for k in ("before", "after"))
+        lines.append(
+            f"recovered: {report.recipe.recover}, {len(done)} of {len(report.fits)} layers that lost inputs; "
+            f"unexplained variance of their outputs {before:.1%} -> {after:.1%} on average"
+        )
+    f = report.fidelity
+    if f is not None:
+        agree = "" if f.agreement is None else f"the same class for {f.agreement:.1%}, "
+        name = "squared error over variance" if f.agreement is None else "KL divergence"
+        kind = (
+            "made-up samples" if f.synthetic else "samples that calibrated it" if f.seen else "samples it has not seen"
+        )
+        lines.append(f"outputs against the original's: {agree}{name} {f.kl:.3g} ({f.samples} {kind})")
+    e = report.evaluation
+    if e is None:
+        lines.append("accuracy: not measured (--evaluate SRC does)")
+    else:
+        sure = "" if e.bound is None else f", at most {e.bound:.4f} with {CONFIDENCE:.0%} confidence"
+        count = "" if e.samples is None else f" on {e.samples} samples"
+        lines.append(f"{e.metric}: {e.before:.4f} -> {e.after:.4f}{count}; worse by {e.drop:.4f}{sure}")
+    return lines
 
 
 def _sparse(s: Sparsity) -> RenderableType:
@@ -207,6 +251,18 @@ def _groups(groups: Sequence[GroupReport]) -> RenderableType:
         table.add_column(column, justify="right")
     for g in groups:
         table.add_row(Text(g.name), str(g.size), str(g.kept), f"{1 - g.kept / g.size:.0%}")
+    return table
+
+
+def _fits(fits: Sequence[LayerFit]) -> RenderableType:
+    """Layers that lost inputs: the part of their outputs' variance that is not explained."""
+    table = Table(title="refitted layers", title_justify="left", box=None, pad_edge=False)
+    for column in ("node", "operator", "unexplained before", "after", "rows", "left as it was because"):
+        numeric = column in ("unexplained before", "after", "rows")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for f in fits:
+        shown = ("-", "-") if f.reason else (f"{f.before:.2%}", f"{f.after:.2%}")
+        table.add_row(Text(f.node), f.op, *shown, number(f.rows), Text(f.reason))
     return table
 
 

@@ -15,16 +15,21 @@ import numpy as np
 from onnxprune.allocation.levels import Levels
 from onnxprune.graph.cost import Product
 from onnxprune.importance.weights import Float
-from onnxprune.structure.groups import Analysis, ChannelGroup
+from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
 SWEEPS = 20
 PRICES = 60
 
 
 class Measure:
-    """A sum of products as a function of how many units every group keeps."""
+    """A sum of products as a function of how many units every group keeps.
 
-    def __init__(self, products: Sequence[Product], analysis: Analysis, groups: Sequence[ChannelGroup]) -> None:
+    alive: ids that survive in the groups that are not asked about, bool `(ids,)`.
+    """
+
+    def __init__(
+        self, products: Sequence[Product], analysis: Analysis, groups: Sequence[ChannelGroup], alive: Keep
+    ) -> None:
         owner = np.full(len(analysis.solution.reason), -1)
         for k, g in enumerate(groups):
             owner[g.labels] = k
@@ -33,10 +38,10 @@ class Measure:
         self.per_unit = np.zeros((len(products), ways, len(groups)))
         self.factor = np.array([p.factor for p in products])
         for i, p in enumerate(products):
-            self.base[i, len(p.ids):] = 1.0
+            self.base[i, len(p.ids) :] = 1.0
             for j, (ids, divisor) in enumerate(zip(p.ids, p.divisors, strict=True)):
                 mine = owner[analysis.solution.labels[ids]]
-                self.base[i, j] = np.count_nonzero(mine < 0) / divisor
+                self.base[i, j] = np.count_nonzero((mine < 0) & alive[ids]) / divisor
                 for k in np.unique(mine[mine >= 0]):
                     self.per_unit[i, j, k] = np.count_nonzero(mine == k) / groups[k].size / divisor
         self.touched = [np.flatnonzero(self.per_unit[:, :, k].any(1)) for k in range(len(groups))]

@@ -24,8 +24,7 @@ from onnxprune.graph.edit import Edit
 from onnxprune.graph.runtime import Feeds
 from onnxprune.importance.data import MEASURES, RIDGE, Reading, batches, find_readings, gather, see
 from onnxprune.importance.weights import Float, Scores
-from onnxprune.solvers.least_squares import damping
-from onnxprune.solvers.least_squares import Moments
+from onnxprune.solvers.least_squares import Moments, damping
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
 REMOVED = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # levels, as fractions of a group

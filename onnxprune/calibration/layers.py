@@ -172,21 +172,15 @@ def window(layer: Linear, kernel: tuple[int, ...], size: tuple[int, ...]) -> Win
         wanted = n.attr("output_shape")
         if wanted is not None or auto.startswith("SAME"):
             target = wanted[-rank:] if wanted is not None else [s * t for s, t in zip(size, strides, strict=True)]
-            total = [
-                t * (s - 1) + e + k - w for s, t, e, k, w in zip(size, strides, extra, spans, target, strict=True)
-            ]
+            total = [t * (s - 1) + e + k - w for s, t, e, k, w in zip(size, strides, extra, spans, target, strict=True)]
             heads = [p - p // 2 if auto == "SAME_LOWER" else p // 2 for p in total]
             pads = heads + [p - h for p, h in zip(total, heads, strict=True)]
         elif auto == "VALID":
             pads = [0] * 2 * rank
-        inner = [
-            (k - 1 - a, k - 1 - b + e) for k, a, b, e in zip(spans, pads[:rank], pads[rank:], extra, strict=True)
-        ]
+        inner = [(k - 1 - a, k - 1 - b + e) for k, a, b, e in zip(spans, pads[:rank], pads[rank:], extra, strict=True)]
         return Window(kernel, (1,) * rank, dilations, tuple(inner), strides)
     if auto.startswith("SAME"):
-        total = [
-            max((math.ceil(s / t) - 1) * t + k - s, 0) for s, t, k in zip(size, strides, spans, strict=True)
-        ]
+        total = [max((math.ceil(s / t) - 1) * t + k - s, 0) for s, t, k in zip(size, strides, spans, strict=True)]
         heads = [p - p // 2 if auto == "SAME_LOWER" else p // 2 for p in total]
         pads = heads + [p - h for p, h in zip(total, heads, strict=True)]
     elif auto == "VALID":
@@ -226,7 +220,9 @@ def rows(layer: Linear, x: Array, kernel: tuple[int, ...], picked: Array | None)
             chosen = flat[picked // flat.shape[2], :, picked % flat.shape[2]]
         return np.asarray(chosen, np.float32).reshape(len(chosen), g, -1).transpose(1, 0, 2)
     if any(z > 1 for z in win.spread):
-        wide = np.zeros((*x.shape[:2], *((s - 1) * z + 1 for s, z in zip(x.shape[2:], win.spread, strict=True))), x.dtype)
+        wide = np.zeros(
+            (*x.shape[:2], *((s - 1) * z + 1 for s, z in zip(x.shape[2:], win.spread, strict=True))), x.dtype
+        )
         wide[(slice(None), slice(None), *(slice(None, None, z) for z in win.spread))] = x
         x = wide
     crop = tuple(slice(max(0, -a), x.shape[2 + k] - max(0, -b)) for k, (a, b) in enumerate(win.pads))
@@ -299,7 +295,13 @@ def find_tail(layer: Linear, model: Model, values: Values, readers: Mapping[str,
     first = True
     while len(readers.get(name, [])) == 1:
         n = readers[name][0]
-        if n.op == "BatchNormalization" and conv and not other and n.input(0) == name and all(i in constant for i in n.inputs[1:5]):
+        if (
+            n.op == "BatchNormalization"
+            and conv
+            and not other
+            and n.input(0) == name
+            and all(i in constant for i in n.inputs[1:5])
+        ):
             gamma, beta, mean, variance = (values(i).astype(np.float64) for i in n.inputs[1:5])
             factor = gamma / np.sqrt(variance + n.attr("epsilon", 1e-5))
             scale, shift = scale * factor, (shift - mean) * factor + beta
@@ -331,8 +333,10 @@ def find_tail(layer: Linear, model: Model, values: Values, readers: Mapping[str,
             bounds = (0.0, math.inf)
             break
         elif n.op == "Clip":
-            ends = [n.attr("min", values(n.input(1)) if n.input(1) in constant else -math.inf),
-                    n.attr("max", values(n.input(2)) if n.input(2) in constant else math.inf)]
+            ends = [
+                n.attr("min", values(n.input(1)) if n.input(1) in constant else -math.inf),
+                n.attr("max", values(n.input(2)) if n.input(2) in constant else math.inf),
+            ]
             bounds = (float(np.asarray(ends[0]).item()), float(np.asarray(ends[1]).item()))
             break
         else:

@@ -51,7 +51,9 @@ def place(edit: Edit, node: Node, slot: int, values: Values, readers: Readers) -
         if stored_as in model.weights and len(readers.get(stored_as, ())) == 1 and not maker.attr("block_size", 0):
             rank, axis = model.weights[stored_as].ndim, int(maker.attr("axis", 1))
             scale = _along(values(maker.input(1)), rank, axis)
-            return Place(model, stored_as, scale, _along(values(maker.input(2)), rank, axis) if maker.input(2) else None)
+            return Place(
+                model, stored_as, scale, _along(values(maker.input(2)), rank, axis) if maker.input(2) else None
+            )
     fresh = edit.constant(f"{name}_own", values(name))
     node.proto.input[slot] = node.inputs[slot] = fresh
     return Place(model, fresh)
@@ -66,14 +68,15 @@ def _along(value: Array, rank: int, axis: int) -> Float:
 class Parameters:
     """Matrix and bias of one layer, to be read and written.
 
-    bias: None where the layer has none and nothing behind it can take one; sign, factor: what one added to the outputs
-    means there; span: the part of the stored bias that is meant.
+    bias: None where the layer has none and nothing behind it can take one; factor: what one added to the outputs means
+    there.
     """
 
     layer: Linear
     weight: Place
     bias: Place | None
     factor: float = 1.0
+    own: bool = True  # the bias is the layer's, and not of a node behind it
 
     def write(self, m: Float, shift: Float) -> None:
         """m: `(groups, in, out)`; shift: what is added to the outputs, `(groups * out,)`."""
@@ -84,7 +87,9 @@ class Parameters:
                 new = old.copy()
                 new[:, : old.shape[1] // 2] += shift.reshape(len(old), -1)
             else:
-                new = old + self.factor * shift.reshape([-1 if d > 1 else 1 for d in old.shape] if old.size > 1 else old.shape)
+                new = old + self.factor * shift.reshape(
+                    [-1 if d > 1 else 1 for d in old.shape] if old.size > 1 else old.shape
+                )
             self.bias.write(new)
 
 
@@ -97,7 +102,7 @@ def parameters(edit: Edit, layer: Linear, tail: Tail, values: Values, readers: R
     weight = place(edit, n, 1, values, readers)
 
     def own(node: Node, slot: int, factor: float) -> Parameters:
-        return Parameters(layer, weight, place(edit, node, slot, values, readers), factor)
+        return Parameters(layer, weight, place(edit, node, slot, values, readers), factor, node is n)
 
     if n.op in RECURRENT:
         return own(n, 3, 1.0) if n.input(3) else Parameters(layer, weight, None)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.graph.arrays import stored_bits, stored_size
+from onnxprune.graph.io import weight_bytes
 from onnxprune.graph.node import Node
 from onnxprune.graph.shapes import Array, Shapes
 
@@ -48,10 +50,13 @@ class Product:
 
 @dataclass(frozen=True, eq=False)
 class CostModel:
-    """macs: multiply-accumulates of one run, per node; parameters: trained numbers, per weight."""
+    """macs: multiply-accumulates of one run, per node; parameters: trained numbers, per weight; bytes: of the file, per
+    weight, and `overhead` for the graph itself."""
 
     macs_of: tuple[Product, ...]
     parameters_of: tuple[Product, ...]
+    bytes_of: tuple[Product, ...]
+    overhead: float
 
     def macs(self, keep: Array) -> float:
         """MACs of one run if the ids that are True in `keep` survive."""
@@ -60,6 +65,10 @@ class CostModel:
     def parameters(self, keep: Array) -> float:
         """Trained numbers that are left."""
         return sum(p(keep) for p in self.parameters_of)
+
+    def bytes(self, keep: Array) -> float:
+        """Bytes of the file that is left, but for what nodes of the graph gain or lose."""
+        return self.overhead + sum(p(keep) for p in self.bytes_of)
 
 
 def cost_model(
@@ -123,10 +132,8 @@ def cost_model(
             for w in node.inputs[1:3]:
                 factor = (steps or 1) * (batch or 1) * directions
                 macs.append(product(node.label, float(factor), [sized(w, 1), sized(w, 2)]))
-    parameters = []
+    parameters, stored = [], []
     for name, weight in shapes.model.weights.items():
-        if name in statistics or not trained(weight):
-            continue
         mine = axes(name) or [None] * weight.ndim  # no node reads it: nothing shrinks
         counted = [(a, 1) for a in mine]
         if name in grouped:
@@ -134,8 +141,12 @@ def cost_model(
         held = math.prod(d for d, a in zip(weight.shape, mine, strict=True) if a is None)
         if name in grouped:
             held //= weight.shape[1]
-        parameters.append(product(name, float(held), counted))
-    return CostModel(tuple(macs), tuple(parameters))
+        stored.append(product(name, held * stored_bits(weight) / 8, counted))
+        if trained(weight) and name not in statistics:
+            parameters.append(product(name, float(held), counted))
+    model = shapes.model
+    overhead = model.proto.ByteSize() + weight_bytes(model) - sum(stored_size(w) for w in model.weights.values())
+    return CostModel(tuple(macs), tuple(parameters), tuple(stored), float(overhead))
 
 
 def trained(weight: Array) -> bool:

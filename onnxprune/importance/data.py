@@ -215,9 +215,7 @@ def energy(seen: Seen) -> Float:
 
 def obs(seen: Seen) -> Float:
     """error of the readers' outputs when the units that are left make up for it (group OBS)"""
-    readers = [
-        Reader(r.moments.gram, r.weight, units) for r, units in zip(seen.readings, seen.units, strict=True)
-    ]
+    readers = [Reader(r.moments.gram, r.weight, units) for r, units in zip(seen.readings, seen.units, strict=True)]
     return removal_costs(readers, seen.group.size, ridge=RIDGE)
 
 

@@ -35,13 +35,14 @@ from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import Array
-from onnxprune.solvers.least_squares import Float, Moments, Singular, solve
+from onnxprune.solvers.least_squares import Fit, Float, Moments, Singular, match, solve
 from onnxprune.structure.coupling import Axis, Coupling
 from onnxprune.structure.groups import Analysis, Keep
 
 RIDGE = 0.03  # tools/bench_accuracy.py; three times that for synthetic data
 ROWS = 200_000  # of one layer's regression, at most
 WORK = 1.2e11  # multiply-adds for one layer's moments, at most
+REFITS = 2  # rounds of targets that know the activation
 SMALLEST_SCALE = 1e-3  # channels that a normalisation shrinks below this part of the largest cannot make up for others
 
 
@@ -77,6 +78,13 @@ class Task:
     matrix: Float  # of the whole model, `(groups, in, out)`
     kernel: tuple[int, ...]
 
+    def bias(self) -> Float:
+        """What the layer itself adds to its outputs, `(out,)`; what the nodes behind it add is the tail's shift."""
+        place = self.into.bias
+        if place is None or not self.into.own:
+            return np.zeros(self.outside.sum())
+        return np.asarray(place.read().ravel() / self.into.factor)
+
     def prior(self, g: int) -> Float:
         """What survives of group g's matrix."""
         return self.matrix[g][np.ix_(self.inside[g], self.outside[g])]
@@ -88,6 +96,7 @@ def least_squares(
     pruned: Model,
     source: Sequence[Feeds],
     *,
+    method: str = "least-squares",
     ridge: float = RIDGE,
     memory: float = 2e9,
     threads: int = 0,
@@ -98,6 +107,7 @@ def least_squares(
 
     keep: ids that survive, bool `(ids,)`; pruned: what surgery made of it, without shifts of biases.
     source: inputs of both models, batch by batch. memory: bytes for activations.
+    method: "least-squares", or "mean-std", which only scales and shifts every output.
     """
     edit = Edit(pruned)
     tasks, fits = find_tasks(analysis, keep, edit)
@@ -108,14 +118,19 @@ def least_squares(
         whole.advance(task.whole.index)
         small.advance(task.pruned.index)
         moments = [Moments(intercept=task.into.bias is not None) for _ in task.inside]
-        for x, t in regression(task, whole, small, seed=seed):
+        for x, t, _ in regression(task, whole, small, seed=seed):
             for g, m in enumerate(moments):
                 m.add(x[g], t[g])
         try:
-            solved = [solve(m, task.prior(g), ridge=ridge) for g, m in enumerate(moments)]
+            solved = [
+                match(m, task.prior(g)) if method == "mean-std" else solve(m, task.prior(g), ridge=ridge)
+                for g, m in enumerate(moments)
+            ]
         except Singular as e:
             fits.append(LayerFit(task.whole.node.label, task.whole.node.op, 0.0, 0.0, moments[0].count, str(e)))
             continue
+        if method == "least-squares" and task.tail.bounds is not None:
+            solved = _activation_aware(task, whole, small, moments, solved, ridge=ridge, seed=seed)
         before = np.mean([_plain_error(m, task.prior(g)) for g, m in enumerate(moments)])
         after = float(np.mean([s.error for s in solved]))
         task.into.write(np.stack([s.weight for s in solved]), np.concatenate([s.shift for s in solved]))
@@ -180,8 +195,37 @@ def surviving(c: Coupling, layer: Linear, keep: Keep, m: Float) -> tuple[Keep, K
     return spread(into, g * d).reshape(g, d), spread(out, g * o).reshape(g, o)
 
 
-def regression(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterator[tuple[Array, Array]]:
-    """Rows `(groups, n, in)` of the pruned model and targets `(groups, n, out)` of the whole one, batch by batch."""
+def _activation_aware(
+    task: Task, whole: Stream, small: Stream, moments: list[Moments], solved: list[Fit], *, ridge: float, seed: int
+) -> list[Fit]:
+    """Solve again with targets that may be anything where the activation is flat, as long as it stays so.
+
+    Where the whole model is below the lower end, any value below it will do, and alike above: the target is what the
+    layer gives now, or the end itself.
+    """
+    assert task.tail.bounds is not None
+    low, high = task.tail.bounds
+    scale = task.tail.scale.reshape(len(moments), 1, -1).astype(np.float32)
+    able = np.abs(scale) > SMALLEST_SCALE * np.abs(scale).max()
+    offset = (task.tail.scale * task.bias() + task.tail.shift).reshape(scale.shape).astype(np.float32)
+    for _ in range(REFITS):
+        again = [m.like() for m in moments]
+        weight = np.stack([s.weight for s in solved]).astype(np.float32)
+        shift = np.stack([s.shift for s in solved]).astype(np.float32)[:, None]
+        for x, t, added in regression(task, whole, small, seed=seed):
+            now = scale * (np.matmul(x, weight) + shift) + offset + added
+            wish = scale * t + offset + added
+            free = np.where(wish <= low, np.minimum(now, low), np.where(wish >= high, np.maximum(now, high), wish))
+            t = t + np.where(able, (free - wish) / np.where(able, scale, 1), 0.0)
+            for g, m in enumerate(again):
+                m.add(x[g], t[g])
+        solved = [solve(m, task.prior(g), ridge=ridge) for g, m in enumerate(again)]
+    return solved
+
+
+def regression(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterator[tuple[Array, Array, Array]]:
+    """Rows `(groups, n, in)` of the pruned model, targets `(groups, n, out)` of the whole one, and what the pruned model
+    adds to the outputs behind the layer, of the targets' shape or one that broadcasts; batch by batch."""
     g, _, o = task.matrix.shape
     full = task.matrix.astype(np.float32)
     other = task.tail.other
@@ -202,16 +246,16 @@ def regression(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterat
         picked = None if share >= 1 else np.sort(rng.choice(count, max(1, round(count * share)), replace=False))
         target = np.matmul(rows(task.whole, x, task.kernel, picked), full)  # (g, n, out)
         target = np.stack([target[k][:, task.outside[k]] for k in range(g)])
+        added = np.zeros((g, 1, 1), np.float32)
         if other:
-            missing = output_rows(task.whole, dense[other], picked)[:, task.outside.ravel()]
-            missing = (missing - output_rows(task.pruned, thin[other], picked)) * factor
+            stream = output_rows(task.pruned, thin[other], picked)
+            missing = (output_rows(task.whole, dense[other], picked)[:, task.outside.ravel()] - stream) * factor
             target = target + missing.reshape(len(missing), g, -1).transpose(1, 0, 2)
-        yield rows(task.pruned, thin[task.pruned.source], task.kernel, picked), target
+            added = stream.reshape(len(stream), g, -1).transpose(1, 0, 2)
+        yield rows(task.pruned, thin[task.pruned.source], task.kernel, picked), target, added
 
 
 def sampled_share(total: int, width: int, groups: int) -> float:
     """Part of all rows that are used: enough for the width, bounded in number and in work."""
     limit = min(ROWS, max(WORK / (width * width * groups), 20 * width))
     return limit / max(total, 1)
-
-

@@ -20,6 +20,9 @@ Array = np.ndarray[Any, Any]
 Float = np.ndarray[Any, np.dtype[np.float64]]
 
 
+SCALES = (0.2, 5.0)  # by which `match` may scale an output
+
+
 class Moments:
     """Running first and second moments of rows and targets.
 
@@ -29,6 +32,13 @@ class Moments:
     def __init__(self, *, intercept: bool = True) -> None:
         self.intercept = intercept
         self.count = 0
+        self._known: Moments | None = None
+
+    def like(self) -> Moments:
+        """Of the same rows, which need not be summed up again, and of other targets."""
+        other = Moments(intercept=self.intercept)
+        other._known = self
+        return other
 
     def add(self, x: Array, t: Array | None = None) -> None:
         """x: float32 `(n, d)`; t: float32 `(n, o)`, or None where only the rows matter."""
@@ -39,10 +49,11 @@ class Moments:
             d, o = x.shape[1], t.shape[1]
             self.x0 = x.mean(0) if self.intercept else np.zeros(d, np.float32)
             self.t0 = t.mean(0) if self.intercept else np.zeros(o, np.float32)
-            self.xx, self.xt = np.zeros((d, d)), np.zeros((d, o))
+            self.xx, self.xt = np.zeros((d, d)) if self._known is None else self._known.xx, np.zeros((d, o))
             self.sx, self.st, self.tt = np.zeros(d), np.zeros(o), np.zeros(o)
         x, t = x - self.x0, t - self.t0
-        self.xx += x.T @ x
+        if self._known is None:
+            self.xx += x.T @ x
         self.xt += x.T @ t
         self.sx += x.sum(0, dtype=np.float64)
         self.st += t.sum(0, dtype=np.float64)
@@ -118,6 +129,16 @@ def solve(moments: Moments, prior: Float, *, ridge: float, cross: Float | None =
     except LinAlgError:
         raise Singular("the normal equations are singular") from None
     weight = cho_solve(factor, target + lam * prior, check_finite=False)
+    return Fit(weight, moments.t_mean - moments.x_mean @ weight, error(moments, weight))
+
+
+def match(moments: Moments, prior: Float) -> Fit:
+    """The prior, each output scaled and shifted to the mean and the standard deviation of its target."""
+    if not moments.count:
+        raise Singular("no data reached it")
+    spread = np.einsum("do,do->o", prior, moments.gram @ prior)
+    scale = np.sqrt(moments.variance / np.maximum(spread, 1e-12 * max(float(spread.max(initial=0.0)), 1e-30)))
+    weight = prior * np.clip(scale, *SCALES)
     return Fit(weight, moments.t_mean - moments.x_mean @ weight, error(moments, weight))
 
 

@@ -15,11 +15,11 @@ from onnx import NodeProto, helper, numpy_helper
 
 from onnxprune.formats import EXPORT, Weight, read_weight
 from onnxprune.graph.arrays import Array
+from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.messages import fault
 from onnxprune.graph.node import Node, opsets
 from onnxprune.graph.reading import DENSE_LIMIT, DENSE_RATIO
-from onnxprune.graph.edit import Edit, place
 from onnxprune.sparsity.functions import activation
 from onnxprune.sparsity.operators import DOMAIN, METADATA, VERSION, is_sparse
 from onnxprune.sparsity.sizes import Sizes

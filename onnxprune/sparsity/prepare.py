@@ -15,9 +15,9 @@ import numpy as np
 from onnx import version_converter
 
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.node import opsets, walk
-from onnxprune.graph.edit import Edit, place
 from onnxprune.sparsity.functions import MIN_OPSET
 from onnxprune.sparsity.layers import find_layers
 

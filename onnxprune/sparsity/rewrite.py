@@ -17,12 +17,12 @@ from onnx import NodeProto, SparseTensorProto, TensorProto, helper
 from onnxprune import formats
 from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array, set_data
+from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model
 from onnxprune.graph.messages import show
 from onnxprune.graph.node import Node, opsets
 from onnxprune.sparsity.absorb import Absorber, Chain, Uses, as_bias
 from onnxprune.sparsity.densify import densify
-from onnxprune.graph.edit import Edit, place
 from onnxprune.sparsity.functions import MIN_IR, MIN_OPSET, function
 from onnxprune.sparsity.layers import Layer, find_layers, keys
 from onnxprune.sparsity.operators import DOMAIN, OPERATORS, VERSION, Operator

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.graph.cost import CostModel, cost_model
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array, Shapes, infer
@@ -87,6 +88,11 @@ class Analysis:
     def of_kind(self, kind: str) -> list[ChannelGroup]:
         """The groups of one kind, in graph order."""
         return [g for g in self.groups if g.kind == kind]
+
+    def costs(self) -> CostModel:
+        """MACs, parameters and bytes, also of what is only planned."""
+        c = self.coupling
+        return cost_model(walk_all(self.model.proto.graph, c.shapes.opsets), c.shapes, c.axes, c.grouped)
 
     def keep_ids(self, keep: dict[str, Keep]) -> Keep:
         """Group name -> bool `(size,)` becomes a bool per id; ids outside the named groups stay."""

@@ -1,0 +1,281 @@
+"""What calibration data add to a pruning: the recipe that goes with them, the choice of levels, recovery, fidelity."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.allocation.budget import Measure, choose
+from onnxprune.allocation.levels import Levels, cache_key, cached, level_database
+from onnxprune.allocation.select import Keeps, select
+from onnxprune.calibration.damage import damage, joined, probabilities
+from onnxprune.calibration.data import FEW, HELD_OUT, Calibration, calibrate, default_samples
+from onnxprune.calibration.images import Preprocess, looks_like_image
+from onnxprune.calibration.layers import find_linear
+from onnxprune.calibration.samples import read
+from onnxprune.calibration.stream import Stream
+from onnxprune.graph.cost import CostModel
+from onnxprune.graph.io import Model, to_proto
+from onnxprune.graph.shapes import graph_inputs
+from onnxprune.importance import CRITERIA, Scores
+from onnxprune.importance import score as weight_scores
+from onnxprune.importance.data import MEASURES, score
+from onnxprune.plan import RECOVERIES
+from onnxprune.progress import Progress, counting
+from onnxprune.recovery import bias_shifts
+from onnxprune.recovery.least_squares import LayerFit, least_squares
+from onnxprune.recovery.normalisation import batch_statistics
+from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
+from onnxprune.structure.surgery import prune_model
+
+WITH_DATA = ("least-squares", "mean-std", "batchnorm")
+IMPORTANCES: dict[str, str] = {
+    **{name: c.summary for name, c in CRITERIA.items()},
+    **{name: (f.__doc__ or "").strip() for name, f in MEASURES.items()},
+}
+ALLOCATIONS = {
+    "uniform": "the same fraction of every group",
+    "global": "one threshold over all units",
+    "kl": "what the outputs suffer least from, measured on data (needs a target)",
+}
+SYNTHETIC = "synthetic"
+UNSEEN = 100  # samples beyond those used that outputs are compared on
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How units are scored, how much goes where, how the loss is made up for, and with what ridge."""
+
+    importance: str
+    allocate: str
+    recover: str
+    ridge: float
+
+
+def recipe(
+    importance: str | None, allocate: str | None, recover: str | None, *, data: str | None, targeted: bool
+) -> Recipe:
+    """What the user did not say; data: None, "real" or "synthetic"; targeted: a target for the whole model is set."""
+    if data is None:
+        return Recipe(importance or "path", allocate or "uniform", recover or "bias", 0.0)
+    return Recipe(
+        importance or "obs", allocate or ("kl" if targeted else "uniform"), recover or "least-squares",
+        0.03 if data == "real" else 0.1,
+    )  # fmt: skip
+
+
+def wants_synthetic(model: Model, importance: str | None, allocate: str | None, recover: str | None) -> bool:
+    """True where made-up images are the best that can be had: an image goes in, and nothing forbids the work."""
+    if recover in ("none", "bias") and importance not in MEASURES and allocate != "kl":
+        return False
+    inputs = graph_inputs(model)
+    return len(inputs) == 1 and looks_like_image(inputs[0])
+
+
+def needs_data(importance: str | None, allocate: str | None, recover: str | None) -> str:
+    """The option that asks for calibration data, "" for none."""
+    if importance in MEASURES:
+        return f"--importance {importance}"
+    return "--allocate kl" if allocate == "kl" else f"--recover {recover}" if recover in WITH_DATA else ""
+
+
+def calibration_of(
+    source: Any,
+    model: Model,
+    macs: float,
+    *,
+    samples: int | None,
+    preprocess: Preprocess | None,
+    augment: bool,
+    memory: float,
+    threads: int,
+    jobs: int,
+    seed: int,
+) -> Calibration:
+    """Samples and how they are run. Raises `OptionError` for a source that does not fit the model."""
+    read_from = read(
+        source, model, preprocess=preprocess or Preprocess(), samples=samples or default_samples(macs),
+        augment=augment, seed=seed,
+    )  # fmt: skip
+    synthetic = isinstance(source, str) and source == SYNTHETIC
+    return calibrate(read_from, model, synthetic=synthetic, memory=memory, threads=threads, jobs=jobs, seed=seed)
+
+
+def total_macs(costs: CostModel) -> float:
+    """MACs of one run of the whole model."""
+    size = 1 + max((int(ids.max()) for p in costs.macs_of for ids in p.ids if ids.size), default=0)
+    return costs.macs(np.ones(size, bool))
+
+
+def describe(data: Calibration) -> str:
+    """The data in one line."""
+    few = f" (few: moments are more certain with {FEW} or more)" if data.samples.count < FEW else ""
+    return f"calibrating on {data.samples.description}{few}"
+
+
+def estimate(analysis: Analysis, data: Calibration, groups: int, *, levels: bool) -> float:
+    """Roughly how long the work on the data takes, in seconds, from the time of one batch."""
+    source = data.runs(range(min(data.batch, data.samples.count)))
+    stream = Stream(analysis.model, source, threads=data.threads)
+    names = [o.name for o in analysis.model.proto.graph.output]
+    list(stream.compute(names))
+    start = time.perf_counter()
+    list(stream.compute(names))
+    each = (time.perf_counter() - start) / max(1, min(data.batch, data.samples.count))
+    layers = len(find_linear(analysis.model))
+    work = 6 * each * data.samples.count + 0.25 * layers
+    if levels:
+        work += 4 * each * data.samples.count + groups * (0.5 + 5 * each * HELD_OUT)
+    return work
+
+
+def data_scores(
+    analysis: Analysis, groups: Sequence[ChannelGroup], data: Calibration, importance: str, progress: Progress
+) -> Scores:
+    """Scores of the units by a criterion that needs data, or by one that needs weights."""
+    if importance in CRITERIA:
+        return weight_scores(analysis, groups, importance=importance, seed=data.seed)
+    return score(
+        analysis, groups, data.runs(), importance=importance, memory=data.memory, threads=data.threads, seed=data.seed,
+        progress=counting(progress, "score"),
+    )  # fmt: skip
+
+
+def levels_of(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    calibration: Calibration,
+    *,
+    importance: str,
+    round_to: int,
+    max_ratio: float,
+    cache: Path | None,
+    progress: Progress,
+) -> tuple[Levels, bool]:
+    """The level database of the groups, from the cache where it has it."""
+    learn, away = calibration.held_out()
+    options = {"importance": importance, "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
+    key = ""
+    if cache is not None:
+        digest = hashlib.sha256(to_proto(analysis.model).SerializeToString(deterministic=True)).hexdigest()
+        key = cache_key(digest, calibration.samples.digest, options, [g.name for g in groups])
+
+    def make() -> Levels:
+        return level_database(
+            analysis, groups, calibration.runs(learn), calibration.runs(away), len(away),
+            importance=importance, round_to=round_to, max_ratio=max_ratio, memory=calibration.memory,
+            threads=calibration.threads, seed=calibration.seed, progress=counting(progress, "levels"),
+        )  # fmt: skip
+
+    return cached(cache, key, make)
+
+
+def keeps_for(
+    analysis: Analysis,
+    costs: CostModel,
+    groups: Sequence[ChannelGroup],
+    levels: Levels,
+    limits: Mapping[str, float],
+    fixed: Keeps,
+) -> Keeps | None:
+    """The plan with the least damage under the limits (macs, params, bytes); None where none holds them.
+
+    fixed: what stays of the other groups.
+    """
+    products = {"macs": costs.macs_of, "params": costs.parameters_of, "bytes": costs.bytes_of}
+    measures = {k: Measure(products[k], analysis, groups, analysis.keep_ids(fixed)) for k in limits}
+    exact = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
+    tight = dict(limits)
+    for _ in range(8):  # counts of shared or repeated units are approximate
+        kept = choose(groups, levels, measures, tight)
+        if kept is None:
+            return None
+        keeps = {g.name: select(g, levels.scores[g.name], kept[g.name]) for g in groups}
+        ids = analysis.keep_ids({**fixed, **keeps})
+        over = {k: exact[k](ids) / limit for k, limit in limits.items()}
+        if all(o <= 1 + 1e-9 for o in over.values()):
+            return keeps
+        tight = {k: tight[k] / max(over[k], 1.0) * 0.999 for k in limits}
+    return None
+
+
+def recovered(
+    analysis: Analysis,
+    keep: Keep,
+    plain: Model,
+    sliced: Mapping[str, Any],
+    method: str,
+    calibration: Calibration | None,
+    *,
+    ridge: float,
+    progress: Progress,
+) -> tuple[Model, tuple[LayerFit, ...], list[str]]:
+    """The pruned model after recovery; what became of each layer; notes."""
+    if method == "bias":
+        shifts = bias_shifts(analysis, keep)
+        if not shifts:
+            return plain, (), []
+        progress("recover")
+        note = f"bias of {len(shifts)} layers compensated for the mean of what was removed"
+        return prune_model(analysis, keep, shifts, sliced=sliced), (), [note]
+    if method == "none" or calibration is None:
+        return plain, (), []
+    source = calibration.runs()
+    count = counting(progress, "recover")
+    if method == "batchnorm":
+        model, n = batch_statistics(
+            plain, source, memory=calibration.memory, threads=calibration.threads, progress=count
+        )
+        return model, (), [f"statistics of {n} BatchNormalization nodes estimated anew"]
+    model, fits = least_squares(
+        analysis, keep, plain, source, method=method, ridge=ridge, memory=calibration.memory,
+        threads=calibration.threads, seed=calibration.seed, progress=count,
+    )  # fmt: skip
+    notes = [f"{f.node} ({f.op}) was not refitted: {f.reason}" for f in fits if f.reason]
+    return model, tuple(fits), notes
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close the outputs are to the original's, on `samples` samples.
+
+    agreement: share of samples with the same largest class, None where the model is no classifier; kl: mean divergence
+    of the class probabilities (nats), or, of other models, squared error over variance; seen: the fit knew the samples.
+    """
+
+    samples: int
+    agreement: float | None
+    kl: float
+    seen: bool
+    synthetic: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fidelity(original: Model, pruned: Model, calibration: Calibration) -> Fidelity:
+    """Compare outputs, on samples that were left over where there are some, else on those that were used."""
+    spare = calibration.samples.spare(UNSEEN)
+    seen = spare is None or spare.count < FEW
+    samples = calibration.samples if spare is None or seen else spare
+    indices = range(samples.count)
+    source = list(samples.batches(calibration.batch))
+    names = [o.name for o in original.proto.graph.output]
+    measure = damage(
+        original, Stream(original, source, threads=calibration.threads).compute(names), names, len(indices)
+    )
+    found = joined(Stream(pruned, source, threads=calibration.threads).compute(names), names)
+    agreement = None
+    if measure.classes:
+        a, b = (probabilities(o[measure.classes]).argmax(1) for o in (measure.reference, found))
+        agreement = float((a == b).mean())
+    return Fidelity(len(indices), agreement, measure(found), seen, calibration.synthetic)
+
+
+__all__ = ["IMPORTANCES", "RECOVERIES", "Fidelity", "Recipe", "recipe"]

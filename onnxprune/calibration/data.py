@@ -1,0 +1,99 @@
+"""Calibration data made ready for a model: batches that it can run, and a part that no moment may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.calibration.samples import Samples
+from onnxprune.errors import OptionError
+from onnxprune.graph.io import Model
+from onnxprune.graph.runtime import Feeds, session
+
+BATCH_BYTES = 4 << 20  # of the inputs of one batch
+BATCH = 256
+HELD_OUT = 80  # samples that damage is measured on, at most a third of all
+FEW = 64  # samples below which moments say little
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """samples: what is used; batch: how many are run at once; synthetic: not real data; memory: bytes for activations;
+    threads: of onnxruntime; jobs: solves in parallel."""
+
+    samples: Samples
+    batch: int
+    synthetic: bool = False
+    memory: float = 2e9
+    threads: int = 0
+    jobs: int = 1
+    seed: int = 0
+
+    def runs(self, indices: Sequence[int] | None = None) -> list[Feeds]:
+        """Inputs batch by batch, of all samples or of some."""
+        chosen = self.samples if indices is None else self.samples.take(indices)
+        return list(chosen.batches(self.batch))
+
+    def held_out(self) -> tuple[list[int], list[int]]:
+        """Indices that moments may use, and evenly spread ones that they may not."""
+        n = self.samples.count
+        away = np.unique(np.linspace(0, n - 1, min(HELD_OUT, max(1, n // 3))).round().astype(int))
+        return [i for i in range(n) if i not in set(away.tolist())], away.tolist()
+
+
+def calibrate(
+    samples: Samples,
+    model: Model,
+    *,
+    synthetic: bool = False,
+    memory: float = 2e9,
+    threads: int = 0,
+    jobs: int = 1,
+    seed: int = 0,
+    option: str = "--calibration",
+) -> Calibration:
+    """Choose a batch with which the model gives for every sample what it gives for it alone.
+
+    Raises `OptionError` where onnxruntime cannot run the model on the data.
+    """
+    return Calibration(samples, fitting_batch(samples, model, option=option), synthetic, memory, threads, jobs, seed)
+
+
+def fitting_batch(samples: Samples, model: Model, *, option: str = "--calibration") -> int:
+    """How many samples the model can run at once; 1 where its graph has a batch of one baked in."""
+    if not samples.count:
+        raise OptionError(f"{option}: there is no sample in it")
+    with session(model) as s:
+        try:
+            one = s.run(None, samples.feeds([0]))
+        except Exception as e:  # onnxruntime's exceptions share no base class
+            line = " ".join(str(e).split())[:200]
+            raise OptionError(f"{option}: onnxruntime cannot run the model on the first sample: {line}") from e
+        if not samples.stackable or samples.count < 2:
+            return 1
+        bytes_each = sum(v.nbytes for v in samples.feeds([0]).values())
+        batch = int(min(BATCH, max(2, BATCH_BYTES // max(bytes_each, 1)), samples.count))
+        try:
+            other = s.run(None, samples.feeds([1]))
+            both = s.run(None, samples.feeds([0, 1]))
+        except Exception:  # a batch of one is baked into the graph
+            return 1
+    alike = all(
+        b.shape[:1] == (2,) and a.shape == b[:1].shape and _close(b[:1], a) and _close(b[1:], c)
+        for a, b, c in zip(one, both, other, strict=True)
+    )
+    return batch if alike else 1
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:  # type: ignore[type-arg]
+    if a.dtype.kind != "f":
+        return bool((a == b).mean() > 0.9) if a.size else True
+    scale = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+    return bool(np.allclose(a, b, rtol=1e-2, atol=1e-2 * scale + 1e-6, equal_nan=True))
+
+
+def default_samples(macs: float) -> int:
+    """How many samples are used where the user does not say: more of models that run quickly."""
+    return int(np.clip(1.3e11 / max(macs, 1.0), 256, 1024))

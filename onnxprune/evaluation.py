@@ -1,0 +1,320 @@
+"""How good a model is on data, how sure a difference is, and the smallest model that is good enough.
+
+A metric gives a figure per sample. Two models are compared on the same samples, so that their differences are paired.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from onnxprune.calibration.damage import classifier_output, joined
+from onnxprune.calibration.data import fitting_batch
+from onnxprune.calibration.samples import Samples
+from onnxprune.calibration.stream import Stream
+from onnxprune.errors import OptionError
+from onnxprune.graph.io import Model, save
+from onnxprune.graph.shapes import Array
+from onnxprune.progress import Count
+
+CONFIDENCE = 0.95
+SEARCHED = 1 / 3  # part of the samples that the search sees; the rest confirms
+STEPS_BACK = (0.75, 0.5, 0.25, 0.1, 0.0)  # of the way from the smallest candidate to the original, safest first
+Outputs = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """per_sample: (outputs, labels, outputs of the original, name of the class scores) -> `(n,)`.
+
+    better: 1 where larger is better, -1 where smaller is; labelled: whether labels are needed.
+    """
+
+    per_sample: Callable[[Outputs, Array | None, Outputs, str], Array]
+    better: int
+    labelled: bool
+    summary: str
+
+
+def _ranked(y: Array, labels: Array, k: int) -> Array:
+    scores = y.reshape(len(y), -1)
+    own = np.take_along_axis(scores, labels[:, None], 1)
+    return np.asarray(((scores > own).sum(1) < k).astype(np.float64))
+
+
+def _top(k: int) -> Callable[[Outputs, Array | None, Outputs, str], Array]:
+    def per_sample(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
+        assert labels is not None
+        return _ranked(outputs[classes], labels, k)
+
+    return per_sample
+
+
+def _agreement(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
+    a, b = (o[classes].reshape(len(o[classes]), -1).argmax(1) for o in (outputs, reference))
+    return np.asarray((a == b).astype(np.float64))
+
+
+def _mse(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
+    n = max(len(y) for y in reference.values())
+    parts = []
+    for name, y in reference.items():
+        if y.dtype.kind == "f" and len(y) == n:
+            a, b = (v.reshape(n, -1).astype(np.float64) for v in (y, outputs[name]))
+            parts.append(np.square(a - b).mean(1) / max(float(a.var()), 1e-12))
+    return np.asarray(np.mean(parts, 0)) if parts else np.zeros(n)
+
+
+METRICS: dict[str, Metric] = {
+    "top1": Metric(_top(1), 1, True, "share of samples whose label has the largest score"),
+    "top5": Metric(_top(5), 1, True, "share of samples whose label is among the five largest scores"),
+    "agreement": Metric(_agreement, 1, False, "share of samples with the same largest score as in the original"),
+    "mse": Metric(_mse, -1, False, "squared distance from the original's outputs over their variance"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """metric: its name; value: mean over samples; each: per sample `(n,)`, None where a function of the user's gives
+    one number only; better: 1 where larger is better, else -1."""
+
+    metric: str
+    value: float
+    each: Array | None
+    better: int = 1
+
+    @property
+    def samples(self) -> int | None:
+        return None if self.each is None else len(self.each)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the value."""
+        if self.each is None or len(self.each) < 2:
+            return None
+        return float(self.each.std(ddof=1)) / math.sqrt(len(self.each))
+
+
+def is_function(source: object) -> bool:
+    """True for `module:function`."""
+    return isinstance(source, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source))
+
+
+class Evaluator:
+    """Scores models on one source; see `evaluator`."""
+
+    def __init__(self, original: Model, samples: Samples, metric: str, *, threads: int = 0) -> None:
+        self.samples, self.metric, self.threads = samples, metric, threads
+        self.names = [o.name for o in original.proto.graph.output]
+        self.batch = fitting_batch(samples, original, option="--evaluate")
+        self.reference = self.outputs(original)
+        self.classes = classifier_output(original, self.reference, samples.count)
+        self.labels = None if samples.labels is None else np.asarray(samples.labels).astype(np.int64)
+        if METRICS[metric].labelled and self.labels is None:
+            raise OptionError(
+                f"--metric {metric}: there are no labels; give an array `labels`, sub-folders per class, --labels FILE, "
+                f"or --metric agreement"
+            )
+        if metric != "mse" and not self.classes:
+            raise OptionError(f"--metric {metric}: the model has no output with a row of class scores; use mse")
+        self.offset = 0
+        if METRICS[metric].labelled and self.labels is not None:
+            self.offset = self._offset(self.labels)
+
+    def _offset(self, labels: Array) -> int:
+        """1 where the model has a background class in front that the labels do not count."""
+        classes = self.reference[self.classes].reshape(self.samples.count, -1).shape[1]
+        if labels.min() < 0 or labels.max() >= classes:
+            raise OptionError(
+                f"--evaluate: labels go from {labels.min()} to {labels.max()}, the model has {classes} classes (0 to "
+                f"{classes - 1}); give labels that count from 0"
+            )
+        if classes != 1001 or labels.max() >= 1000:
+            return 0
+        hits = [_ranked(self.reference[self.classes], labels + o, 1).mean() for o in (0, 1)]
+        return int(hits[1] > hits[0])
+
+    def outputs(self, model: Model) -> dict[str, Array]:
+        """Outputs of a model for all samples."""
+        runs = self.samples.batches(self.batch)
+        return joined(Stream(model, list(runs), threads=self.threads).compute(self.names), self.names)
+
+    def __call__(self, model: Model) -> Score:
+        metric = METRICS[self.metric]
+        labels = None if self.labels is None else self.labels + self.offset
+        each = metric.per_sample(self.outputs(model), labels, self.reference, self.classes)
+        return Score(self.metric, float(each.mean()), each, metric.better)
+
+
+class Function:
+    """A function of the user's, `module:function`: the path of a model file -> one number, or one per sample."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        module, _, attribute = name.partition(":")
+        sys.path.insert(0, os.getcwd())
+        try:
+            self.function = getattr(importlib.import_module(module), attribute)
+        except Exception as e:  # whatever importing the user's code raises
+            raise OptionError(f"--evaluate {name}: cannot be imported ({type(e).__name__}: {e})") from e
+        finally:
+            sys.path.pop(0)
+
+    def __call__(self, model: Model) -> Score:
+        with _written(model) as path:
+            try:
+                found = np.asarray(self.function(str(path)), np.float64)
+            except Exception as e:  # the user's code
+                raise OptionError(f"--evaluate {self.name}: the function raised {type(e).__name__}: {e}") from e
+        if found.ndim > 1 or not found.size or not np.isfinite(found).all():
+            raise OptionError(
+                f"--evaluate {self.name}: expected one finite number, or one per sample; got {found!r:.80}"
+            )
+        return Score(self.name, float(found.mean()), found if found.ndim else None)
+
+
+@contextmanager
+def _written(model: Model) -> Iterator[Path]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        path = Path(folder) / "model.onnx"
+        save(model, path)
+        yield path
+
+
+def default_metric(original: Model, samples: Samples) -> str:
+    """top1 with labels; without, agreement of a classifier, mse of any other model."""
+    few = samples.take(range(min(2, samples.count)))
+    names = [o.name for o in original.proto.graph.output]
+    found = joined(Stream(original, list(few.batches(1))).compute(names), names)
+    if not classifier_output(original, found, few.count):
+        return "mse"
+    return "agreement" if samples.labels is None else "top1"
+
+
+@dataclass(frozen=True)
+class Drop:
+    """By how much `after` is worse than `before`, and an upper confidence bound; of `mse` the rise.
+
+    samples: compared, in pairs; None for a function that gives one number, which has no bound.
+    """
+
+    metric: str
+    before: float
+    after: float
+    drop: float
+    bound: float | None
+    samples: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "metric": self.metric, "before": self.before, "after": self.after, "drop": self.drop,
+            "bound": self.bound, "confidence": CONFIDENCE, "samples": self.samples,
+        }  # fmt: skip
+
+
+def drop(before: Score, after: Score, indices: Array | None = None) -> Drop:
+    """Paired comparison on all samples, or on some.
+
+    The bound is one-sided: for shares of hits that of Bonett and Price (2012), which adds one hit lost and one gained,
+    so that a few samples without a loss prove little; else that of the normal distribution.
+    """
+    if before.each is None or after.each is None:
+        lost = (before.value - after.value) * before.better
+        return Drop(before.metric, before.value, after.value, lost, None, None)
+    a, b = (s.each if indices is None else s.each[indices] for s in (before, after))
+    n = len(a)
+    difference = (a - b) * before.better
+    lost, z = float(difference.mean()), float(norm.ppf(CONFIDENCE))
+    if set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
+        worse, better = ((difference > 0).sum() + 1) / (n + 2), ((difference < 0).sum() + 1) / (n + 2)
+        bound = worse - better + z * math.sqrt((worse + better - (worse - better) ** 2) / (n + 2))
+    else:
+        bound = lost + z * float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Drop(before.metric, float(a.mean()), float(b.mean()), lost, float(bound), n)
+
+
+@dataclass(frozen=True)
+class Found:
+    """left: the part of the MACs, in percent, that the smallest good model has; tried: left -> drop on the searched part;
+    confirmed: drop on the rest."""
+
+    left: int
+    tried: dict[int, Drop]
+    confirmed: Drop
+
+
+def smallest(
+    build: Callable[[int], Score | None],
+    before: Score,
+    limit: float,
+    *,
+    seed: int = 0,
+    progress: Count = lambda done, total: None,
+) -> Found:
+    """The smallest model whose metric falls by at most `limit`.
+
+    build: percent of the MACs that are left -> the score of that model, None where it cannot be made.
+    Bisection on a third of the samples; on the rest, candidates are confirmed from the safest to the smallest and the
+    last one before the first failure is taken (a fixed sequence, so that one confidence level covers all tests).
+    Raises `OptionError` where not even the safest candidate is good enough.
+    """
+    scores: dict[int, Score | None] = {}
+    n = before.samples
+    order = np.random.default_rng(seed).permutation(n) if n else None
+    first = None if order is None else order[: max(1, round(len(order) * SEARCHED))]
+    rest = None if order is None else order[len(first) :]  # type: ignore[arg-type]
+    if rest is not None and before.metric != "mse" and drop(before, before, rest).bound > limit:  # type: ignore[operator]
+        need = math.ceil(math.sqrt(2) * float(norm.ppf(CONFIDENCE)) / limit / (1 - SEARCHED)) if limit > 0 else 0
+        way = f"give at least {need} samples" if need else "a drop of nothing cannot be shown"
+        raise OptionError(f"--max-drop {limit:g}: {n} samples cannot show so small a drop; {way}; nothing was written")
+    tried: dict[int, Drop] = {}
+
+    def score(left: int) -> Score | None:
+        if left not in scores:
+            progress(len(scores), 12)
+            scores[left] = build(left)
+        return scores[left]
+
+    def good(left: int) -> bool:
+        found = score(left)
+        if found is None:
+            return False
+        tried[left] = drop(before, found, first)
+        return tried[left].drop <= limit
+
+    low, high = 0, 100  # low is too small, high is good enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        if good(middle):
+            high = middle
+        else:
+            low = middle
+    best: tuple[int, Drop] | None = None
+    for left in dict.fromkeys(min(99, high + round((100 - high) * back)) for back in STEPS_BACK):
+        found = score(left)
+        if found is None:
+            continue
+        now = drop(before, found, rest)
+        if (now.drop if now.bound is None else now.bound) > limit:
+            break
+        best = left, now
+    if best is None:
+        raise OptionError(
+            f"--max-drop {limit:g}: not even the smallest cut that was tried holds it for sure; allow a larger drop, or "
+            f"give more samples to --calibration and --evaluate; nothing was written"
+        )
+    return Found(best[0], tried, best[1])

@@ -1,0 +1,58 @@
+"""Normalisation statistics of a pruned model, estimated anew on data, layer after layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnxprune.calibration.layers import Values, constants, read_by
+from onnxprune.calibration.places import place
+from onnxprune.calibration.stream import Stream
+from onnxprune.errors import OptionError
+from onnxprune.graph.edit import Edit
+from onnxprune.graph.io import Model
+from onnxprune.graph.node import opsets, walk
+from onnxprune.graph.runtime import Feeds
+
+
+def batch_statistics(
+    pruned: Model,
+    source: Sequence[Feeds],
+    *,
+    memory: float = 2e9,
+    threads: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Model, int]:
+    """The model with running mean and variance of every BatchNormalization as on the data; how many there are.
+
+    Raises `OptionError` where the model has none (exporters fold them into convolutions).
+    """
+    edit = Edit(pruned)
+    values, readers, constant = Values(edit.model), read_by(edit.model), constants(edit.model)
+    norms = [
+        (i, n)
+        for i, n in enumerate(walk(edit.model.proto.graph, opsets(edit.model.proto)))
+        if n.op == "BatchNormalization" and all(x in constant for x in n.inputs[3:5])
+    ]
+    if not norms:
+        raise OptionError(
+            "--recover batchnorm: the model has no BatchNormalization, exporters fold it into convolutions; "
+            "use mean-std or least-squares"
+        )
+    places = [(i, n, place(edit, n, 3, values, readers), place(edit, n, 4, values, readers)) for i, n in norms]
+    stream = Stream(edit.model, source, limit=memory, threads=threads)
+    for done, (index, node, mean, variance) in enumerate(places):
+        progress(done, len(places))
+        stream.advance(index)
+        count, total, square = 0, 0.0, 0.0
+        offset = mean.read()
+        for batch in stream.compute([node.input(0)]):
+            x = np.moveaxis(batch[node.input(0)], 1, 0).reshape(len(offset), -1).astype(np.float64) - offset[:, None]
+            count += x.shape[1]
+            total = total + x.sum(1)
+            square = square + np.square(x).sum(1)
+        mean.write(offset + total / count)
+        variance.write(np.maximum(square / count - np.square(total / count), 0.0))
+    progress(len(places), len(places))
+    return edit.model, len(places)
