@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.allocation import uniform
+from onnxprune.allocation.select import uniform
 from onnxprune.graph.io import Model, load
 from onnxprune.importance import score
 from onnxprune.structure.groups import Analysis, analyze

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_graphs import Draws, models, simplest
 
-from onnxprune.allocation import ALLOCATORS, rounded
+from onnxprune.allocation.select import ALLOCATORS, rounded
 from onnxprune.errors import VerificationError
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.node import walk_all

@@ -21,7 +21,7 @@ from law import cut
 from onnx import helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.allocation import select, uniform
+from onnxprune.allocation.select import select, uniform
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.runtime import random_feeds

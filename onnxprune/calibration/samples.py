@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.calibration.images import Preprocess, decode, image_format
-from onnxprune.calibration.synthetic import synthetic
+from onnxprune.calibration.images import CACHED, Format, Preprocess, decode, image_format
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
 from onnxprune.graph.runtime import Feeds
@@ -27,7 +28,7 @@ from onnxprune.graph.shapes import Array, fixed, graph_inputs
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MEMBER = 2 << 30  # bytes of one file in an archive
-CACHED = 256 << 20  # bytes of decoded images that are kept
+MADE_UP = 256  # samples where nobody says how many
 LABELS = ("labels", "y", "label")
 
 
@@ -35,8 +36,9 @@ LABELS = ("labels", "y", "label")
 class Samples:
     """load: index -> inputs of one run; chosen: which of the source's samples these are.
 
-    description: for the report; fingerprint: bytes that stand for the source; labels: int64 `(count,)` or None;
-    stackable: whether samples can be joined along axis 0 of every input; total: samples that the source has.
+    description: for the report; fingerprint: bytes that stand for one of the source's samples; labels: int64 `(count,)`
+    or None; stackable: whether samples can be joined along axis 0 of every input; total: samples that the source has;
+    names: files of all of them, none of arrays; augmented: whether they are random crops.
     """
 
     load: Callable[[int], Feeds]
@@ -46,6 +48,8 @@ class Samples:
     labels: Array | None
     stackable: bool
     total: int
+    names: tuple[str, ...] = ()
+    augmented: bool = False
 
     @property
     def count(self) -> int:
@@ -54,46 +58,44 @@ class Samples:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what the samples are made of."""
-        digest = hashlib.sha256(self.description.encode())
+        """SHA-256 of what the samples are made of, wherever it lies."""
+        digest = hashlib.sha256()
         for i in self.chosen:
             digest.update(self.fingerprint(i))
         return digest.hexdigest()
 
     def feeds(self, indices: Sequence[int]) -> Feeds:
-        """Inputs of one run: the samples, joined along axis 0."""
+        """Inputs of one run: the samples, joined along axis 0 where they are stackable, else exactly one."""
         each = [self.load(self.chosen[i]) for i in indices]
         if len(each) == 1:
             return each[0]
-        assert self.stackable
+        assert each and self.stackable
         return {name: np.concatenate([e[name] for e in each]) for name in each[0]}
 
     def batches(self, size: int) -> Iterator[Feeds]:
-        """Inputs of one run after the other, `size` samples each."""
+        """Inputs of one run after the other, `size` samples each, one where they are not stackable."""
         size = size if self.stackable else 1
         for start in range(0, self.count, size):
             yield self.feeds(range(start, min(start + size, self.count)))
 
     def take(self, indices: Sequence[int]) -> Samples:
         """Some of the samples."""
-        where = tuple(self.chosen[i] for i in indices)
         labels = None if self.labels is None else self.labels[list(indices)]
-        return Samples(self.load, where, self.description, self.fingerprint, labels, self.stackable, self.total)
+        return replace(self, chosen=tuple(self.chosen[i] for i in indices), labels=labels)
 
     def spare(self, count: int) -> Samples | None:
         """At most `count` of the source's other samples, evenly spread, without labels; None where there are none."""
         other = sorted(set(range(self.total)) - set(self.chosen))
         if not other:
             return None
-        where = tuple(other[i] for i in spread(len(other), count))
-        return Samples(self.load, where, self.description, self.fingerprint, None, self.stackable, self.total)
+        return replace(self, chosen=tuple(other[i] for i in spread(len(other), count)), labels=None)
 
 
 def spread(total: int, count: int | None) -> list[int]:
-    """At most `count` indices below `total`, evenly spread."""
+    """At most `count` indices below `total`, evenly spread: `spread(5, 3)` is `[0, 2, 4]`."""
     if count is None or count >= total:
         return list(range(total))
-    return np.unique(np.linspace(0, total - 1, count).round().astype(int)).tolist()
+    return [int(i) for i in np.unique(np.linspace(0, total - 1, count).round())]
 
 
 def read(
@@ -112,36 +114,36 @@ def read(
     source: "synthetic", the path of a .npz, .npy, folder or .zip of .npy or images; in Python also arrays by input
     name, one array, an iterable of feeds, or `Samples`. samples: at most so many, evenly spread. labels: a file or an
     array. augment: random crops and flips of images. option: what messages name.
+    Feeds of equal shapes whose first axis is the batch are taken apart into their rows; others are one sample each.
     Raises `OptionError` naming what does not fit.
     """
     if samples is not None and samples < 1:
         raise OptionError(f"--samples {samples}: must be 1 or more")
     inputs = graph_inputs(model)
+    if not inputs:
+        raise OptionError(f"{option}: the model has no inputs to feed")
     how = preprocess or Preprocess()
     if isinstance(source, Samples):
         found = source
     elif isinstance(source, str) and source == "synthetic":
-        count = samples or 256
-        load, description = synthetic(model, inputs, how, seed)
-        fingerprint = f"{description} {seed}".encode()
-        found = Samples(load, tuple(range(count)), f"{count} {description}", lambda i: fingerprint, None,
-                        _stackable(inputs), count)  # fmt: skip
+        from onnxprune.calibration.synthetic import synthetic  # which makes samples
+
+        found = synthetic(model, {}, how, samples or MADE_UP, seed)
     elif isinstance(source, (str, os.PathLike)):
         found = _from_path(Path(source), model, inputs, how, augment, seed, samples, option)
     else:
-        found = _from_arrays(_collect(source, inputs, option), inputs, f"{option}: the array", option)
-    if augment and not getattr(found.load, "augments", False):
+        found = _from_python(source, inputs, option)
+    if augment and not found.augmented:
         raise OptionError(f"--augment crops and flips images; {option} holds none")
     if not found.count:
-        raise OptionError(f"{option} {source}: there is no sample in it")
+        shown = f" {source}" if isinstance(source, (str, os.PathLike)) else ""
+        raise OptionError(f"{option}{shown}: there is no sample in it")
     if labels is not None:
         found = _labelled(found, labels, option)
-    indices = spread(found.count, samples)
-    out = found.take(indices)
-    if out.count < found.count:
-        note = f"{out.count} of {found.description}"
-        out = Samples(out.load, out.chosen, note, out.fingerprint, out.labels, out.stackable, out.total)
-    return out
+    if samples is None or samples >= found.count:
+        return found
+    out = found.take(spread(found.count, samples))
+    return replace(out, description=f"{out.count} of {found.description}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -154,11 +156,12 @@ def _shape(info: onnx.ValueInfoProto) -> list[int | None] | None:
     return [d.dim_value if fixed(d) else None for d in t.shape.dim] if t.HasField("shape") else None
 
 
-def _stackable(inputs: Sequence[onnx.ValueInfoProto]) -> bool:
+def stackable(inputs: Sequence[onnx.ValueInfoProto]) -> bool:
+    """Whether samples can be joined along axis 0 of every input."""
     return all((shape := _shape(i)) is not None and len(shape) > 0 and shape[0] is None for i in inputs)
 
 
-def _shown(shape: Iterable[int | None]) -> str:
+def _tuple(shape: Iterable[int | None]) -> str:
     return "(" + ", ".join("?" if d is None else str(d) for d in shape) + ")"
 
 
@@ -166,16 +169,20 @@ def _cast(x: Array, info: onnx.ValueInfoProto, what: str) -> Array:
     """The values in the input's type, if nothing is lost that matters."""
     wanted = np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
     if x.dtype.kind in "fc" and not np.isfinite(x).all():
-        raise OptionError(f"{what}: holds values that are not finite (NaN or infinity)")
+        raise OptionError(f"{what}: input {info.name} holds values that are not finite (NaN or infinity)")
     if x.dtype == wanted:
         return x
-    if x.dtype.kind in "fiub" and (wanted.kind in "fV" or (wanted.kind in "iu" and x.dtype.kind in "iub")):
-        out = x.astype(wanted)
-        if wanted.kind in "fV" or np.array_equal(out, x):
+    floating = wanted.kind in "fV"  # V: bfloat16
+    if x.dtype.kind in "fiub" and (floating or wanted.kind in "iu"):
+        with np.errstate(all="ignore"):
+            out = x.astype(wanted)
+            same = np.isfinite(out.astype(np.float64)).all() if floating else np.array_equal(out, x)
+        if same:
             return out
-    elif x.dtype.kind == "f" and wanted.kind in "iu" and np.array_equal(x.astype(wanted), x):
-        return x.astype(wanted)
-    raise OptionError(f"{what}: input {info.name} expects {wanted}, found {x.dtype} whose values do not fit")
+    elif x.dtype.kind in "US" and wanted.kind == "O":
+        return x.astype(object)
+    found = f"{x.dtype} whose values do not fit"
+    raise OptionError(f"{what}: input {info.name} expects {wanted}, found {found}; convert it")
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
@@ -189,77 +196,119 @@ def _pieces(x: Array, info: onnx.ValueInfoProto, what: str) -> tuple[int, Callab
         return len(x), lambda i: x[i]
     if x.ndim and len(wanted) == x.ndim and wanted and _fits(x.shape[1:], wanted[1:]):
         step = wanted[0] or 1
-        if len(x) >= step:
+        if len(x) >= step or not len(x):
             return len(x) // step, lambda i: x[i * step : (i + 1) * step]
     if not wanted and x.ndim == 0:
         return 1, lambda i: x
-    raise OptionError(
-        f"{what}: input {info.name} expects {_shown(wanted)}, with samples along the first axis, found {_shown(x.shape)}"
-    )
+    found = f"with samples along the first axis, found {_tuple(x.shape)}"
+    raise OptionError(f"{what}: input {info.name} expects {_tuple(wanted)}, {found}")
 
 
-def _from_arrays(arrays: Mapping[str, Array], inputs: Sequence[onnx.ValueInfoProto], what: str, option: str) -> Samples:
+def _from_arrays(arrays: Mapping[str, Array], inputs: Sequence[onnx.ValueInfoProto], what: str, shown: str) -> Samples:
+    """what: names the source in messages; shown: in the report."""
     named = dict(arrays)
-    labels = next((named.pop(k) for k in LABELS if k in named and k not in {i.name for i in inputs}), None)
+    names = [i.name for i in inputs]
+    labels = next((named.pop(k) for k in LABELS if k in named and k not in names and len(named) > 1), None)
     if len(inputs) == 1 and len(named) == 1 and inputs[0].name not in named:
         named = {inputs[0].name: next(iter(named.values()))}
-    for info in inputs:
-        if info.name not in named:
-            raise OptionError(f"{what}: no array for input {info.name}; found {', '.join(named) or 'none'}")
+    for name in names:
+        if name not in named:
+            raise OptionError(f"{what}: no array for input {name}; found {', '.join(named) or 'none'}")
     for name in named:
-        if name not in {i.name for i in inputs}:
-            raise OptionError(f"{what}: the model has no input {name}; it has {', '.join(i.name for i in inputs)}")
+        if name not in names:
+            raise OptionError(f"{what}: the model has no input {name}; it has {', '.join(names)}")
     parts, counts = {}, {}
     for info in inputs:
         x = _cast(np.asarray(named[info.name]), info, what)
         counts[info.name], parts[info.name] = _pieces(x, info, what)
     if len(set(counts.values())) > 1:
-        raise OptionError(f"{what}: inputs have different numbers of samples: {counts}")
+        each = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise OptionError(f"{what}: inputs have different numbers of samples: {each}; give as many of each")
     count = next(iter(counts.values()))
 
     def load(i: int) -> Feeds:
         return {name: np.ascontiguousarray(part(i)) for name, part in parts.items()}
 
-    def fingerprint(i: int) -> bytes:
-        feeds = load(i)
-        return hashlib.sha256(
-            b"".join(f"{n} {v.dtype} {v.shape}".encode() + v.tobytes() for n, v in sorted(feeds.items()))
-        ).digest()
+    found = Samples(
+        load, tuple(range(count)), f"{count} samples of {shown}", lambda i: _hash(load(i)), None, stackable(inputs),
+        count,
+    )  # fmt: skip
+    if labels is None:
+        return found
+    flat = np.asarray(labels).reshape(-1)
+    if flat.size == count and flat.dtype.kind in "iufb":
+        return _labelled(found, flat, what)
+    note = f", without its labels of shape {_tuple(np.shape(labels))}"  # of pixels, boxes, or of rows of a fixed batch
+    return replace(found, description=found.description + note)
 
-    made = Samples(
-        load, tuple(range(count)), f"{count} samples of {what}", fingerprint, None, _stackable(inputs), count
-    )
-    return made if labels is None else _labelled(made, labels, option)
+
+def _hash(feeds: Feeds) -> bytes:
+    digest = hashlib.sha256()
+    for name, x in sorted(feeds.items()):
+        digest.update(f"{name} {x.dtype} {x.shape} ".encode())
+        digest.update(repr(x.tolist()).encode() if x.dtype.kind == "O" else x.tobytes())
+    return digest.digest()
 
 
-def _collect(source: Any, inputs: Sequence[onnx.ValueInfoProto], option: str) -> dict[str, Array]:
-    """Arrays by input name from a mapping, an array, or an iterable of feeds."""
+def _from_python(source: Any, inputs: Sequence[onnx.ValueInfoProto], option: str) -> Samples:
+    """Samples from a mapping, an array, or an iterable of feeds."""
     if isinstance(source, Mapping):
-        return {str(k): np.asarray(v) for k, v in source.items()}
+        return _from_arrays({str(k): np.asarray(v) for k, v in source.items()}, inputs, option, "arrays")
     if isinstance(source, np.ndarray):
-        return {inputs[0].name: source}
+        return _from_arrays({inputs[0].name: source}, inputs, option, "an array")
     try:
         runs = list(source)
     except TypeError:
-        raise OptionError(
-            f"{option}: expected a path, arrays or an iterable of feeds, found {type(source).__name__}"
-        ) from None
-    feeds = [r if isinstance(r, Mapping) else {inputs[0].name: r} for r in runs]
-    if not feeds:
+        kind = type(source).__name__
+        raise OptionError(f"{option}: expected a path, arrays or an iterable of feeds, found {kind}") from None
+    if not runs:
         raise OptionError(f"{option}: the iterable is empty")
-    out = {}
-    for name in feeds[0]:
-        try:
-            arrays = [np.asarray(f[name]) for f in feeds]
-        except KeyError:
-            raise OptionError(f"{option}: a feed has no array for input {name}") from None
-        info = next((i for i in inputs if i.name == name), None)
-        shape = None if info is None else _shape(info)
-        batched = shape is not None and shape and shape[0] is None and all(a.ndim == len(shape) for a in arrays)
-        if len({a.shape[1:] if batched else a.shape for a in arrays}) > 1:
-            raise OptionError(f"{option}: feeds of input {name} have different shapes; give equal ones")
-        out[name] = np.concatenate(arrays) if batched else np.stack(arrays)
-    return out
+    feeds = [
+        {k: np.asarray(v) for k, v in (r if isinstance(r, Mapping) else {inputs[0].name: r}).items()} for r in runs
+    ]
+    names = [i.name for i in inputs]
+    for k, f in enumerate(feeds):
+        for name in [n for n in names if n not in f]:
+            raise OptionError(f"{option}: feed {k} has no array for input {name}")
+        for name in [n for n in f if n not in names]:
+            raise OptionError(f"{option}: feed {k}: the model has no input {name}; it has {', '.join(names)}")
+    if not all(_alike([f[i.name] for f in feeds], i) for i in inputs):
+        each = [{i.name: _one(f[i.name], i, f"{option}: feed {k}") for i in inputs} for k, f in enumerate(feeds)]
+        return Samples(
+            lambda i: each[i], tuple(range(len(each))), f"{len(each)} samples of an iterable",
+            lambda i: _hash(each[i]), None, False, len(each),
+        )  # fmt: skip
+    rows = {i.name: _in_rows(feeds[0][i.name], i) for i in inputs}
+    joined = {n: (np.concatenate if rows[n] else np.stack)([f[n] for f in feeds]) for n in names}
+    return _from_arrays(joined, inputs, option, "an iterable")
+
+
+def _in_rows(x: Array, info: onnx.ValueInfoProto) -> bool:
+    """Whether the array has the input's own axes, the first of them a batch of any size."""
+    shape = _shape(info)
+    return shape is not None and shape[:1] == [None] and x.ndim == len(shape)
+
+
+def _alike(arrays: Sequence[Array], info: onnx.ValueInfoProto) -> bool:
+    skip = int(all(_in_rows(x, info) for x in arrays))
+    return len({x.shape[skip:] for x in arrays}) == 1
+
+
+def _one(x: Array, info: onnx.ValueInfoProto, what: str) -> Array:
+    """An array that is one sample, in the input's type and with its batch axis."""
+    x, wanted = _cast(x, info, what), _shape(info)
+    if wanted is None:
+        return x
+    x = _lifted(x, wanted)
+    if not _fits(x.shape, wanted):
+        raise OptionError(f"{what}: input {info.name} expects {_tuple(wanted)}, found {_tuple(x.shape)}")
+    return x
+
+
+def _lifted(x: Array, wanted: Sequence[int | None]) -> Array:
+    """With a batch axis of one, if that is all that lacks."""
+    lacks = len(wanted) == x.ndim + 1 and wanted[0] in (None, 1) and _fits(x.shape, wanted[1:])
+    return x[None] if lacks else x
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -269,161 +318,226 @@ def _collect(source: Any, inputs: Sequence[onnx.ValueInfoProto], option: str) ->
 
 @dataclass(frozen=True)
 class _File:
-    """A file of a folder or an archive. path: relative, with slashes."""
+    """A file of a folder or an archive. path: relative, with slashes; shown: for messages."""
 
     path: str
-    read: Callable[[], bytes]
+    shown: str
+    open: Callable[[], IO[bytes]]
+
+    def read(self) -> bytes:
+        """Its bytes. Raises `OptionError` where they cannot be had."""
+        try:
+            with self.open() as stream:
+                return stream.read()
+        except Exception as e:  # of the disk, or whatever a broken or encrypted archive makes zipfile raise
+            raise OptionError(f"{self.shown}: cannot be read ({_reason(e)})") from e
+
+    def shape(self) -> tuple[int, ...]:
+        """Of the array of a .npy, without reading it."""
+        try:
+            with self.open() as stream:
+                version = np.lib.format.read_magic(stream)
+                header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
+                    np.lib.format.read_array_header_2_0
+                )  # fmt: skip
+                return tuple(header(stream)[0])
+        except Exception as e:
+            raise OptionError(f"{self.shown}: cannot be read as a numpy file ({_reason(e)})") from e
 
 
-def _files(path: Path, option: str) -> list[_File]:
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _files(path: Path, what: str) -> list[_File]:
     """Files that are no junk, sorted."""
     if path.is_dir():
-        found = [_File(p.relative_to(path).as_posix(), p.read_bytes) for p in path.rglob("*") if p.is_file()]
-    else:
-        archive = zipfile.ZipFile(path)
         found = []
-        for info in archive.infolist():
-            if info.is_dir():
-                continue
-            if info.file_size > MEMBER:
-                raise OptionError(f"{option} {path}: {info.filename} would take {info.file_size} bytes, limit {MEMBER}")
-            found.append(_File(info.filename, lambda info=info: archive.read(info)))  # type: ignore[misc]
+        for p in path.rglob("*"):
+            if p.is_file():
+                name = p.relative_to(path).as_posix()
+                found.append(_File(name, f"{what}/{name}", functools.partial(_open, p)))
+    else:
+        archive = _archive(path, what, "a folder or a .zip of .npy or images, .npz or .npy")
+        found = [
+            _File(info.filename, f"{what}/{info.filename}", functools.partial(archive.open, info))
+            for info in archive.infolist()
+            if not info.is_dir()
+        ]
     good = [f for f in found if not any(p.startswith((".", "__MACOSX")) for p in PurePosixPath(f.path).parts)]
     return sorted(good, key=lambda f: f.path)
 
 
-def _load_npy(data: Any, name: str) -> Any:
+def _archive(path: Path, what: str, expected: str) -> zipfile.ZipFile:
+    """An archive none of whose files is a bomb."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as e:
+        raise OptionError(f"{what}: expected {expected} ({_reason(e)})") from e
+    for info in archive.infolist():
+        if info.file_size > MEMBER:
+            archive.close()
+            size = f"would take {info.file_size} bytes, more than {MEMBER}"
+            raise OptionError(f"{what}: {info.filename} {size}; give it as .npy outside of an archive")
+    return archive
+
+
+def _load_npy(data: Any, what: str) -> Any:
     try:
         return np.load(data, allow_pickle=False)
     except Exception as e:  # whatever a broken file makes numpy raise
-        raise OptionError(f"{name}: cannot be read as a numpy file ({e})") from e
+        raise OptionError(f"{what}: cannot be read as a numpy file ({_reason(e)})") from e
+
+
+def _load_npz(path: Path, what: str) -> dict[str, Array]:
+    _archive(path, what, "a .npz archive").close()
+    with _load_npy(path, what) as arrays:
+        try:
+            return {k: np.asarray(arrays[k]) for k in arrays.files}
+        except Exception as e:  # of numpy, zipfile or zlib
+            raise OptionError(f"{what}: cannot be read as a numpy archive ({_reason(e)})") from e
 
 
 def _from_path(
     path: Path, model: Model, inputs: Sequence[onnx.ValueInfoProto], how: Preprocess, augment: bool, seed: int,
     samples: int | None, option: str,
 ) -> Samples:  # fmt: skip
-    what = f"{option} {path}"
+    what, shown = f"{option} {path}", str(path)
     if not path.exists():
         raise OptionError(f"{what}: there is no such file or folder")
     suffix = path.suffix.lower()
     if path.is_file() and suffix == ".npz":
-        with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else _bad(what, "a .npz archive") as archive:
-            large = next((i for i in archive.infolist() if i.file_size > 4 * MEMBER), None)
-        if large is not None:
-            raise OptionError(f"{what}: {large.filename} would take {large.file_size} bytes")
-        with _load_npy(path, what) as arrays:
-            try:
-                named = {k: arrays[k] for k in arrays.files}
-            except ValueError as e:
-                raise OptionError(f"{what}: {e}") from e
-        return _from_arrays(named, inputs, what, option)
+        return _from_arrays(_load_npz(path, what), inputs, what, shown)
     if path.is_file() and suffix == ".npy":
-        return _from_arrays({inputs[0].name: _load_npy(path, what)}, inputs, what, option)
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise OptionError(f"{what}: expected .npz, .npy, a folder or a .zip of .npy or images")
-    files = _files(path, option)
+        if len(inputs) > 1:
+            raise OptionError(f"{what}: one array, but the model has {len(inputs)} inputs; give a .npz")
+        return _from_arrays({inputs[0].name: _load_npy(path, what)}, inputs, what, shown)
+    files = _files(path, what)
     images = [f for f in files if PurePosixPath(f.path).suffix.lower() in IMAGES]
-    arrays_ = [f for f in files if f.path.lower().endswith(".npy")]
-    if images and arrays_:
+    arrays = [f for f in files if f.path.lower().endswith(".npy")]
+    if images and arrays:
         raise OptionError(f"{what}: holds images and .npy files; keep one kind")
-    if not images and not arrays_:
-        raise OptionError(f"{what}: holds no image ({', '.join(IMAGES)}) and no .npy file")
-    return (
-        _from_images(images, model, inputs, how, augment, seed, samples, what)
-        if images
-        else _from_npys(arrays_, inputs, what)
-    )
+    if images:
+        return _from_images(images, model, inputs, how, augment, seed, samples, what, shown)
+    if arrays:
+        return _from_npys(arrays, inputs, what, shown)
+    raise OptionError(f"{what}: holds no image ({', '.join(IMAGES)}) and no .npy file")
 
 
-def _bad(what: str, expected: str) -> Any:
-    raise OptionError(f"{what}: is not {expected}")
-
-
-def _from_npys(files: Sequence[_File], inputs: Sequence[onnx.ValueInfoProto], what: str) -> Samples:
+def _from_npys(files: Sequence[_File], inputs: Sequence[onnx.ValueInfoProto], what: str, shown: str) -> Samples:
     """One file per sample; of several inputs in a sub-folder each."""
     by_input: dict[str, list[_File]] = {}
     for f in files:
-        parts = PurePosixPath(f.path).parts
-        folder = parts[-2] if len(parts) > 1 else ""
-        by_input.setdefault(folder if len(inputs) > 1 else inputs[0].name, []).append(f)
-    for info in inputs:
-        if len(by_input.get(info.name, ())) != len(by_input[next(iter(by_input))]):
-            raise OptionError(f"{what}: expected a sub-folder {info.name} with as many .npy files as the others")
+        name = PurePosixPath(f.path).parent.name if len(inputs) > 1 else inputs[0].name
+        by_input.setdefault(name, []).append(f)
+    names = [i.name for i in inputs]
+    if set(by_input) != set(names):
+        found = ", ".join(name or "no sub-folder" for name in by_input)
+        raise OptionError(f"{what}: expected a sub-folder of .npy per input ({', '.join(names)}), found {found}")
+    counts = {name: len(by_input[name]) for name in names}
+    if len(set(counts.values())) > 1:
+        each = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise OptionError(f"{what}: inputs have different numbers of samples: {each}; give as many files of each")
+    columns = [by_input[name] for name in names]
 
     def load(i: int) -> Feeds:
-        feeds = {}
-        for info in inputs:
-            f = by_input[info.name][i]
-            x = _cast(np.asarray(_load_npy(io.BytesIO(f.read()), f"{what}/{f.path}")), info, f"{what}/{f.path}")
-            wanted = _shape(info)
-            if (
-                wanted is not None
-                and len(wanted) == x.ndim + 1
-                and wanted[0] in (None, 1)
-                and _fits(x.shape, wanted[1:])
-            ):
-                x = x[None]
-            if wanted is not None and not _fits(x.shape, wanted):
-                raise OptionError(
-                    f"{what}/{f.path}: input {info.name} expects {_shown(wanted)}, found {_shown(x.shape)}"
-                )
-            feeds[info.name] = x
-        return feeds
+        return {
+            info.name: _one(np.asarray(_load_npy(io.BytesIO(fs[i].read()), fs[i].shown)), info, fs[i].shown)
+            for info, fs in zip(inputs, columns, strict=True)
+        }
 
-    count = len(by_input[inputs[0].name])
-    names = [by_input[i.name] for i in inputs]
+    count = len(columns[0])
     return Samples(
-        load, tuple(range(count)), f"{count} samples of {what}",
-        lambda i: b"".join(hashlib.sha256(fs[i].read()).digest() for fs in names), None, _stackable(inputs), count,
+        load, tuple(range(count)), f"{count} samples of {shown}", lambda i: _hash(load(i)), None,
+        stackable(inputs) and all(_single(fs, info) for fs, info in zip(columns, inputs, strict=True)), count,
+        tuple(f.path for f in columns[0]),
     )  # fmt: skip
+
+
+def _single(files: Sequence[_File], info: onnx.ValueInfoProto) -> bool:
+    """Whether every file holds one row, all of the same shape."""
+    wanted = _shape(info) or []
+    rows = {shape[1:] if len(shape) == len(wanted) and shape[0] == 1 else (shape,) for shape in map(_File.shape, files)}
+    ranks = {len(r) for r in rows}
+    return len(rows) == 1 and ranks == {len(wanted) - 1}
 
 
 class _Images:
     """Decodes images on demand and keeps some."""
 
-    def __init__(self, files: Sequence[_File], name: str, form: Any, augment: bool, seed: int, what: str) -> None:
-        self.files, self.name, self.form, self.augments, self.seed, self.what = files, name, form, augment, seed, what
+    def __init__(self, files: Sequence[_File], name: str, form: Format, augment: bool, seed: int) -> None:
+        self.files, self.name, self.form, self.augment, self.seed = files, name, form, augment, seed
         self.kept: dict[int, Array] = {}
         self.bytes = 0
 
     def __call__(self, i: int) -> Feeds:
-        if i not in self.kept:
+        batch = self.form.batch
+        return {self.name: np.concatenate([self.image(k) for k in range(i * batch, (i + 1) * batch)])
+                if batch > 1 else self.image(i)}  # fmt: skip
+
+    def image(self, i: int) -> Array:
+        pixels = self.kept.get(i)
+        if pixels is None:
             f = self.files[i % len(self.files)]
-            rng = np.random.default_rng([self.seed, i]) if self.augments else None
-            pixels = decode(f.read(), f"{self.what}/{f.path}", self.form, rng)
-            if self.bytes + pixels.nbytes > CACHED:
-                return {self.name: self.form.normalise(pixels)}
-            self.kept[i] = pixels
-            self.bytes += pixels.nbytes
-        return {self.name: self.form.normalise(self.kept[i])}
+            rng = np.random.default_rng([self.seed, i]) if self.augment else None
+            pixels = decode(f.read(), f.shown, self.form, rng)
+            if self.bytes + pixels.nbytes <= CACHED:
+                self.kept[i] = pixels
+                self.bytes += pixels.nbytes
+        return self.form.normalise(pixels)
+
+    def fingerprint(self, i: int) -> bytes:
+        """Of the files of one sample and of what is done to them."""
+        how = f"{self.form.fitting} {self.form.description} {(self.seed, i) if self.augment else ''}"
+        digest = hashlib.sha256(how.encode())
+        for k in range(i * self.form.batch, (i + 1) * self.form.batch):
+            digest.update(hashlib.sha256(self.files[k % len(self.files)].read()).digest())
+        return digest.digest()
 
 
 def _from_images(
     files: Sequence[_File], model: Model, inputs: Sequence[onnx.ValueInfoProto], how: Preprocess, augment: bool,
-    seed: int, samples: int | None, what: str,
+    seed: int, samples: int | None, what: str, shown: str,
 ) -> Samples:  # fmt: skip
     if len(inputs) != 1:
         raise OptionError(f"{what}: images are for models of one input, this one has {len(inputs)}; give a .npz")
     form = image_format(model, inputs[0], how)
-    count = max(len(files), samples or 0) if augment else len(files)
-    load = _Images(files, inputs[0].name, form, augment, seed, what)
-    kind = "crops of images" if augment else "images"
-    description = f"{count} {kind} of {what}: {form.description}"
-    found = Samples(
-        load, tuple(range(count)), description,
-        lambda i: hashlib.sha256(files[i % len(files)].read()).digest() + str(seed * augment).encode(), None,
-        form.batched and _stackable(inputs), count,
+    load = _Images(files, inputs[0].name, form, augment, seed)
+    count = len(files) // form.batch
+    if augment:
+        count = max(count, samples or 0)
+    if not count:
+        raise OptionError(f"{what}: {len(files)} images, but the model takes {form.batch} at once; give more")
+    fitting = "random crops and flips" if augment else form.fitting
+    description = f"{count * form.batch} images of {shown}: {fitting}, {form.description}"
+    repeated = [files[i % len(files)] for i in range(count)]
+    names = tuple(f.path for f in repeated) if form.batch == 1 else ()
+    classes = _classes([f.path for f in repeated]) if form.batch == 1 else None
+    labels = None if classes is None else np.array(classes, np.int64)
+    return Samples(
+        load, tuple(range(count)), description, load.fingerprint, labels, form.batched and stackable(inputs), count,
+        names, augment,
     )  # fmt: skip
-    load.paths = [f.path for f in files]  # type: ignore[attr-defined]
-    parents = [PurePosixPath(f.path).parent.name for f in files]
-    classes = sorted(set(parents))
-    if augment or "" in classes or len(classes) < 2:
-        return found
-    numbers = [int(c) if c.isdecimal() else None for c in classes]
-    value = dict(zip(classes, numbers if None not in numbers else range(len(classes)), strict=True))
-    labels = np.array([value[p] for p in parents], np.int64)
-    return Samples(load, found.chosen, description, found.fingerprint, labels, found.stackable, count)
+
+
+def _classes(paths: Sequence[str]) -> list[int] | None:
+    """Labels from the folders that the files lie in, below the folder that holds them all."""
+    folders = [PurePosixPath(p).parent.parts for p in paths]
+    levels = takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))
+    shared = len(list(levels))
+    if any(len(f) == shared for f in folders):
+        return None
+    classes = sorted({f[-1] for f in folders})
+    if len(classes) < 2:
+        return None
+    numbered = all(c.isdecimal() for c in classes)
+    value = {c: int(c) if numbered else k for k, c in enumerate(classes)}
+    return [value[f[-1]] for f in folders]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -433,53 +547,59 @@ def _from_images(
 
 def _labelled(found: Samples, labels: Any, option: str) -> Samples:
     """The same samples with labels from a file or an array."""
-    named: dict[str, int] | None = None
-    what = f"--labels {labels}" if isinstance(labels, (str, os.PathLike)) else f"{option}: the labels"
     if isinstance(labels, (str, os.PathLike)):
+        what = f"--labels {labels}"
         values, named = _read_labels(Path(labels), what)
     else:
-        values = np.asarray(labels)
+        what, values, named = f"{option}: the labels", np.asarray(labels), None
     if named is not None:
-        paths = getattr(found.load, "paths", None)
-        if paths is None:
-            raise OptionError(f"{what}: names files, but {option} holds arrays; give one label per line")
-        missing = [p for p in paths if p not in named and PurePosixPath(p).name not in named]
+        if not found.names:
+            raise OptionError(f"{what}: names files, but {option} holds none; give one label per line")
+        paths = [found.names[i] for i in found.chosen]
+        each = [named.get(p, named.get(PurePosixPath(p).name)) for p in paths]
+        missing = [p for p, v in zip(paths, each, strict=True) if v is None]
         if missing:
-            raise OptionError(
-                f"{what}: no label for {missing[0]}" + (f" and {len(missing) - 1} more" * (len(missing) > 1))
-            )
-        values = np.array([named.get(p, named.get(PurePosixPath(p).name)) for p in paths])
-    values = np.asarray(values).reshape(-1) if np.size(values) == found.count else np.asarray(values)
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise OptionError(f"{what}: no label for {', '.join(missing[:3])}{more}")
+        values = np.array(each)
+    files = len(set(found.names))
+    if found.augmented and values.shape == (files,):
+        values = values[[i % files for i in found.chosen]]  # images repeat with other crops
+    if values.size == found.count:
+        values = values.reshape(-1)
     if values.shape != (found.count,):
-        raise OptionError(f"{what}: expected {found.count} labels, one per sample, found {_shown(values.shape)}")
-    if not np.array_equal(values, values.astype(np.int64)):
+        raise OptionError(f"{what}: expected {found.count} labels, one per sample, found {_tuple(values.shape)}")
+    if values.dtype.kind not in "iufb" or not np.isfinite(values).all() or (values != np.floor(values)).any():
         raise OptionError(f"{what}: expected whole numbers that count classes from 0")
-    return Samples(found.load, found.chosen, found.description, found.fingerprint, values.astype(np.int64),
-                   found.stackable, found.total)  # fmt: skip
+    return replace(found, labels=values.astype(np.int64))
 
 
 def _read_labels(path: Path, what: str) -> tuple[Array, dict[str, int] | None]:
     """An array of labels, or labels by file name."""
+    none: Array = np.zeros(0, np.int64)
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return np.asarray(_load_npy(path, what)), None
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
             data = json.loads(text)
-            return (
-                (np.zeros(0), {str(k): int(v) for k, v in data.items()})
-                if isinstance(data, dict)
-                else (np.array(data), None)
-            )
-        separator = next((s for s in ("\t", ",", ";", " ") if s in text), ",")
+            if isinstance(data, dict):
+                return none, {str(k): int(v) for k, v in data.items()}
+            return np.array([int(v) for v in data], np.int64), None
+        separator = next((s for s in "\t,; " if s in text), ",")
         lines = [[c.strip() for c in r if c.strip()] for r in csv.reader(text.splitlines(), delimiter=separator)]
         lines = [r for r in lines if r]
+        if len(lines) > 1 and not _whole(lines[0][-1]) and _whole(lines[1][-1]):
+            del lines[0]  # a header
         if all(len(r) == 1 for r in lines):
-            return np.array([int(r[0]) for r in lines]), None
-        if not lines[0][-1].lstrip("-").isdecimal():
-            lines = lines[1:]  # a header
-        return np.zeros(0), {r[0]: int(r[-1]) for r in lines}
+            return np.array([int(r[0]) for r in lines], np.int64), None
+        return none, {separator.join(r[:-1]) if separator == " " else r[0]: int(r[-1]) for r in lines}
     except (OSError, UnicodeDecodeError) as e:
-        raise OptionError(f"{what}: cannot be read ({getattr(e, 'strerror', None) or e})") from e
-    except (ValueError, TypeError, AttributeError) as e:
-        raise OptionError(f"{what}: expected one whole number per line, or `file,label` lines ({e})") from e
+        raise OptionError(f"{what}: cannot be read ({_reason(e)})") from e
+    except (ValueError, TypeError, AttributeError, csv.Error) as e:
+        expected = "expected one whole number per line, or `file,label` lines"
+        raise OptionError(f"{what}: {expected} ({_reason(e)})") from e
+
+
+def _whole(text: str) -> bool:
+    return text.lstrip("-").isdecimal()
