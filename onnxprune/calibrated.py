@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.allocation.budget import Measure, choose
-from onnxprune.allocation.levels import Levels, cache_key, cached, level_database
+from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, level_database
 from onnxprune.allocation.select import Keeps, select
 from onnxprune.calibration.damage import damage, joined, probabilities
 from onnxprune.calibration.data import FEW, HELD_OUT, Calibration, calibrate, default_samples
@@ -25,7 +26,7 @@ from onnxprune.graph.io import Model, to_proto
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance import CRITERIA, Scores
 from onnxprune.importance import score as weight_scores
-from onnxprune.importance.data import MEASURES, score
+from onnxprune.importance.data import MEASURES, find_readings, score
 from onnxprune.plan import RECOVERIES
 from onnxprune.progress import Progress, counting
 from onnxprune.recovery import bias_shifts
@@ -43,19 +44,26 @@ ALLOCATIONS = {
     "uniform": "the same fraction of every group",
     "global": "one threshold over all units",
     "kl": "what the outputs suffer least from, measured on data (needs a target)",
+    "error": "what the layers that read the units suffer least from; quick, and better than kl on made-up data (as kl)",
 }
+SPREADING = ("kl", "error")  # ways to spread a target that need data
 SYNTHETIC = "synthetic"
+MADE_UP = 256  # samples
 UNSEEN = 100  # samples beyond those used that outputs are compared on
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How units are scored, how much goes where, how the loss is made up for, and with what ridge."""
+    """How units are scored, how much goes where, how the loss is made up for.
+
+    ridge: of the fits; prior: of the scores, larger for data that say little.
+    """
 
     importance: str
     allocate: str
     recover: str
-    ridge: float
+    ridge: float = 0.0
+    prior: float = 0.0
 
 
 def recipe(
@@ -63,16 +71,15 @@ def recipe(
 ) -> Recipe:
     """What the user did not say; data: None, "real" or "synthetic"; targeted: a target for the whole model is set."""
     if data is None:
-        return Recipe(importance or "path", allocate or "uniform", recover or "bias", 0.0)
-    return Recipe(
-        importance or "obs", allocate or ("kl" if targeted else "uniform"), recover or "least-squares",
-        0.03 if data == "real" else 0.1,
-    )  # fmt: skip
+        return Recipe(importance or "path", allocate or "uniform", recover or "bias")
+    spread, ridge, prior = ("kl", 0.03, 0.03) if data == "real" else ("error", 0.1, 0.3)
+    chosen = allocate or (spread if targeted else "uniform")
+    return Recipe(importance or "obs", chosen, recover or "least-squares", ridge, prior)
 
 
 def wants_synthetic(model: Model, importance: str | None, allocate: str | None, recover: str | None) -> bool:
     """True where made-up images are the best that can be had: an image goes in, and nothing forbids the work."""
-    if recover in ("none", "bias") and importance not in MEASURES and allocate != "kl":
+    if recover in ("none", "bias") and importance not in MEASURES and allocate not in SPREADING:
         return False
     inputs = graph_inputs(model)
     return len(inputs) == 1 and looks_like_image(inputs[0])
@@ -82,7 +89,7 @@ def needs_data(importance: str | None, allocate: str | None, recover: str | None
     """The option that asks for calibration data, "" for none."""
     if importance in MEASURES:
         return f"--importance {importance}"
-    return "--allocate kl" if allocate == "kl" else f"--recover {recover}" if recover in WITH_DATA else ""
+    return f"--allocate {allocate}" if allocate in SPREADING else f"--recover {recover}" if recover in WITH_DATA else ""
 
 
 def calibration_of(
@@ -97,13 +104,14 @@ def calibration_of(
     threads: int,
     jobs: int,
     seed: int,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Calibration:
     """Samples and how they are run. Raises `OptionError` for a source that does not fit the model."""
-    read_from = read(
-        source, model, preprocess=preprocess or Preprocess(), samples=samples or default_samples(macs),
-        augment=augment, seed=seed,
-    )  # fmt: skip
     synthetic = isinstance(source, str) and source == SYNTHETIC
+    read_from = read(
+        source, model, preprocess=preprocess, samples=samples or (MADE_UP if synthetic else default_samples(macs)),
+        augment=augment, seed=seed, shapes=shapes,
+    )  # fmt: skip
     return calibrate(read_from, model, synthetic=synthetic, memory=memory, threads=threads, jobs=jobs, seed=seed)
 
 
@@ -136,14 +144,14 @@ def estimate(analysis: Analysis, data: Calibration, groups: int, *, levels: bool
 
 
 def data_scores(
-    analysis: Analysis, groups: Sequence[ChannelGroup], data: Calibration, importance: str, progress: Progress
+    analysis: Analysis, groups: Sequence[ChannelGroup], data: Calibration, how: Recipe, progress: Progress
 ) -> Scores:
     """Scores of the units by a criterion that needs data, or by one that needs weights."""
-    if importance in CRITERIA:
-        return weight_scores(analysis, groups, importance=importance, seed=data.seed)
+    if how.importance in CRITERIA:
+        return weight_scores(analysis, groups, importance=how.importance, seed=data.seed)
     return score(
-        analysis, groups, data.runs(), importance=importance, memory=data.memory, threads=data.threads, seed=data.seed,
-        progress=counting(progress, "score"),
+        analysis, groups, data.runs(), importance=how.importance, ridge=how.prior, memory=data.memory,
+        threads=data.threads, seed=data.seed, progress=counting(progress, "score"),
     )  # fmt: skip
 
 
@@ -152,15 +160,18 @@ def levels_of(
     groups: Sequence[ChannelGroup],
     calibration: Calibration,
     *,
-    importance: str,
+    how: Recipe,
     round_to: int,
     max_ratio: float,
     cache: Path | None,
     progress: Progress,
 ) -> tuple[Levels, bool]:
-    """The level database of the groups, from the cache where it has it."""
+    """What each group costs at each level, from the cache where it is kept there; and whether it was."""
+    if how.allocate == "error":
+        scores = data_scores(analysis, groups, calibration, how, progress)
+        return error_levels(groups, scores, round_to=round_to, max_ratio=max_ratio), False
     learn, away = calibration.held_out()
-    options = {"importance": importance, "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
+    options = {**asdict(how), "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
     key = ""
     if cache is not None:
         digest = hashlib.sha256(to_proto(analysis.model).SerializeToString(deterministic=True)).hexdigest()
@@ -169,11 +180,28 @@ def levels_of(
     def make() -> Levels:
         return level_database(
             analysis, groups, calibration.runs(learn), calibration.runs(away), len(away),
-            importance=importance, round_to=round_to, max_ratio=max_ratio, memory=calibration.memory,
-            threads=calibration.threads, seed=calibration.seed, progress=counting(progress, "levels"),
+            importance=how.importance, ridge=how.prior, round_to=round_to, max_ratio=max_ratio,
+            memory=calibration.memory, threads=calibration.threads, seed=calibration.seed,
+            progress=counting(progress, "levels"),
         )  # fmt: skip
 
     return cached(cache, key, make)
+
+
+def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:
+    """Groups that are read at the smallest resolution alone, or behind it.
+
+    Made-up images say least about these: what tells classes apart never occurs in them.
+    """
+    shapes = analysis.coupling.shapes.shapes
+    area: dict[str, list[float]] = {}
+    for name, readings in find_readings(analysis, groups).items():
+        found = [shapes.get(r.layer.source, ()) for r in readings]
+        area[name] = [math.prod(d or 1 for d in s[2:]) if len(s) > 2 else 1 for s in found]
+    areas = {a for mine in area.values() for a in mine if a > 1}
+    if len(areas) < 2:
+        return set()
+    return {name for name, mine in area.items() if mine and min(mine) <= min(areas)}
 
 
 def keeps_for(
@@ -221,7 +249,6 @@ def recovered(
         shifts = bias_shifts(analysis, keep)
         if not shifts:
             return plain, (), []
-        progress("recover")
         note = f"bias of {len(shifts)} layers compensated for the mean of what was removed"
         return prune_model(analysis, keep, shifts, sliced=sliced), (), [note]
     if method == "none" or calibration is None:

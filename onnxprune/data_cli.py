@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.allocation.levels import Levels
-from onnxprune.calibrated import calibration_of, levels_of, total_macs
+from onnxprune.calibrated import Recipe, calibration_of, levels_of, total_macs
 from onnxprune.calibration.samples import read
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation import METRICS, Drop, Evaluator, Function, default_metric, drop, is_function
@@ -53,8 +53,8 @@ def evaluate(
         typer.Argument(
             metavar="SRC",
             show_default=False,
-            help=".npz or .npy, a folder or zip of .npy or images, with labels (array labels, sub-folders per class, or "
-            "--labels), or module:function in Python.",
+            help=".npz or .npy, a folder or zip of .npy or images, with labels (array labels, sub-folders per class, "
+            "or --labels), or module:function in Python.",
         ),
     ],
     against: Annotated[
@@ -176,7 +176,14 @@ def sensitivity(
             memory=memory * 1e9, threads=0, jobs=1, seed=seed,
         )  # fmt: skip
         levels, _ = levels_of(
-            analysis, groups, data, importance="obs", round_to=1, max_ratio=0.8, cache=None, progress=progress
+            analysis,
+            groups,
+            data,
+            how=Recipe("obs", "kl", "least-squares", prior=0.03),
+            round_to=1,
+            max_ratio=0.8,
+            cache=None,
+            progress=progress,
         )
     shares = {g.name: macs_share(costs, analysis, g) for g in groups}
     emit(sensitivity_dict(groups, levels, shares, data.samples.description), json_file)

@@ -123,8 +123,8 @@ class Evaluator:
         self.labels = None if samples.labels is None else np.asarray(samples.labels).astype(np.int64)
         if METRICS[metric].labelled and self.labels is None:
             raise OptionError(
-                f"--metric {metric}: there are no labels; give an array `labels`, sub-folders per class, --labels FILE, "
-                f"or --metric agreement"
+                f"--metric {metric}: there are no labels; give an array `labels`, sub-folders per class, --labels "
+                f"FILE, or --metric agreement"
             )
         if metric != "mse" and not self.classes:
             raise OptionError(f"--metric {metric}: the model has no output with a row of class scores; use mse")
@@ -235,7 +235,8 @@ def drop(before: Score, after: Score, indices: Array | None = None) -> Drop:
     if before.each is None or after.each is None:
         lost = (before.value - after.value) * before.better
         return Drop(before.metric, before.value, after.value, lost, None, None)
-    a, b = (s.each if indices is None else s.each[indices] for s in (before, after))
+    chosen = slice(None) if indices is None else indices
+    a, b = before.each[chosen], after.each[chosen]
     n = len(a)
     difference = (a - b) * before.better
     lost, z = float(difference.mean()), float(norm.ppf(CONFIDENCE))
@@ -249,8 +250,8 @@ def drop(before: Score, after: Score, indices: Array | None = None) -> Drop:
 
 @dataclass(frozen=True)
 class Found:
-    """left: the part of the MACs, in percent, that the smallest good model has; tried: left -> drop on the searched part;
-    confirmed: drop on the rest."""
+    """left: the part of the MACs, in percent, that the smallest good model has; tried: left -> drop on the searched
+    part; confirmed: drop on the rest."""
 
     left: int
     tried: dict[int, Drop]
@@ -276,8 +277,9 @@ def smallest(
     n = before.samples
     order = np.random.default_rng(seed).permutation(n) if n else None
     first = None if order is None else order[: max(1, round(len(order) * SEARCHED))]
-    rest = None if order is None else order[len(first) :]  # type: ignore[arg-type]
-    if rest is not None and before.metric != "mse" and drop(before, before, rest).bound > limit:  # type: ignore[operator]
+    rest = None if order is None or first is None else order[len(first) :]
+    least = drop(before, before, rest).bound
+    if least is not None and least > limit:
         need = math.ceil(math.sqrt(2) * float(norm.ppf(CONFIDENCE)) / limit / (1 - SEARCHED)) if limit > 0 else 0
         way = f"give at least {need} samples" if need else "a drop of nothing cannot be shown"
         raise OptionError(f"--max-drop {limit:g}: {n} samples cannot show so small a drop; {way}; nothing was written")
@@ -314,7 +316,7 @@ def smallest(
         best = left, now
     if best is None:
         raise OptionError(
-            f"--max-drop {limit:g}: not even the smallest cut that was tried holds it for sure; allow a larger drop, or "
-            f"give more samples to --calibration and --evaluate; nothing was written"
+            f"--max-drop {limit:g}: not even the smallest cut that was tried holds it for sure; allow a larger drop, "
+            f"or give more samples to --calibration and --evaluate; nothing was written"
         )
     return Found(best[0], tried, best[1])

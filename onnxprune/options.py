@@ -99,8 +99,8 @@ PresetOption = Annotated[
         "--preset",
         rich_help_panel=IMAGES,
         show_default="guessed and said",
-        help="How pixels become inputs: x = (x * scale - mean) / std of values 0 to 255. imagenet: mean and deviation of "
-        "ImageNet; tf: -1 to 1; unit: 0 to 1; caffe: BGR minus means; raw: 0 to 255.",
+        help="How pixels become inputs: x = (x * scale - mean) / std of values 0 to 255. imagenet: its mean and "
+        "deviation; tf: -1 to 1; unit: 0 to 1; caffe: BGR minus means; raw: 0 to 255.",
     ),
 ]
 SizeOption = Annotated[

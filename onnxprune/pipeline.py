@@ -17,10 +17,12 @@ from onnxprune.calibrated import (
     ALLOCATIONS,
     IMPORTANCES,
     RECOVERIES,
+    SPREADING,
     SYNTHETIC,
     Fidelity,
     Recipe,
     calibration_of,
+    coarsest,
     data_scores,
     describe,
     estimate,
@@ -41,7 +43,7 @@ from onnxprune.evaluation import METRICS, Drop, Evaluator, Function, Score, defa
 from onnxprune.graph.cost import CostModel, trained
 from onnxprune.graph.io import Model, load, save, weight_bytes
 from onnxprune.graph.runtime import Feeds, Latency, latency, random_feeds
-from onnxprune.graph.shapes import concrete_inputs
+from onnxprune.graph.shapes import concrete_inputs, graph_inputs
 from onnxprune.importance import Scores, score
 from onnxprune.importance.data import MEASURES
 from onnxprune.plan import Plan
@@ -186,22 +188,22 @@ def prune(
         samples = samples or recorded.get("samples")
         seed = int(chosen.settings.get("seed", seed))
     cutting = structural if chosen is None else bool(chosen.keep)
-    data = _data(
-        model, costs, cutting, calibration, importance, allocate, recover, samples=samples, preprocess=preprocess,
+    data, notes = _data(
+        analysis, costs, cutting, calibration, importance, allocate, recover, samples=samples, preprocess=preprocess,
         augment=augment, memory=memory, threads=threads, jobs=jobs, seed=seed, clock=clock,
     )  # fmt: skip
-    how = recipe(importance, allocate, recover, data=None if data is None else "synthetic" if data.synthetic else "real",
-                 targeted=targeted)  # fmt: skip
+    kind = None if data is None else "synthetic" if data.synthetic else "real"
+    how = recipe(importance, allocate, recover, data=kind, targeted=targeted)
     if steps > 1 and how.importance in MEASURES:
         raise OptionError(f"--steps {steps}: scores again by weights; with --importance {how.importance} leave it out")
     judge = _judge(model, evaluate, labels, metric, preprocess, threads, seed) if evaluate is not None else None
     if data is not None:
-        seconds = estimate(analysis, data, len(groups), levels=how.allocate == "kl" and plan is None)
+        seconds = estimate(analysis, data, len(groups), levels=how.allocate in SPREADING and plan is None)
         clock.note(f"{describe(data)}; about {seconds:.0f} s" + (
             "; --recover none is instant" if calibration is None else ""))  # fmt: skip
 
     clock("plan")
-    notes = [*model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
+    notes += [*model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
     whole = np.ones(analysis.coupling.size, bool)
     measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
     limits = {k: parse_target(f"--target-{k}", t, measures[k](whole)) for k, t in targets.items() if t is not None}
@@ -255,7 +257,8 @@ def prune(
         if verify:
             clock("verify")
             checked = check_law(analysis, keep, plain, input_shapes=input_shape, seed=seed)
-        clock("recover")
+        if how.recover != "none":
+            clock("recover")
         pruned, fits, more = recovered(
             analysis, keep, plain, sliced, how.recover, data, ridge=how.ridge, progress=clock.progress
         )
@@ -294,7 +297,7 @@ def prune(
 
 
 def _data(
-    model: Model,
+    analysis: Analysis,
     costs: CostModel,
     cutting: bool,
     calibration: Any,
@@ -304,23 +307,33 @@ def _data(
     *,
     clock: _Clock,
     **options: Any,
-) -> Calibration | None:
-    """The samples to calibrate on; None where none are needed, or can be had."""
+) -> tuple[Calibration | None, list[str]]:
+    """The samples to calibrate on, None where none are needed or can be had; and a note."""
+    model = analysis.model
     if not cutting:
-        return None
+        return None, []
     if calibration is None:
+        option = needs_data(importance, allocate, recover)
         if not wants_synthetic(model, importance, allocate, recover):
-            option = needs_data(importance, allocate, recover)
             if option:
                 raise OptionError(
                     f"{option} needs data: --calibration FOLDER with a few hundred samples, or --calibration synthetic"
                 )
-            return None
-        calibration = SYNTHETIC
-    if recover in ("none", "bias") and importance not in (None, *MEASURES) and allocate not in (None, "kl"):
-        return None  # nothing would use them
+            return None, []
     clock("calibration")
-    return calibration_of(calibration, model, total_macs(costs), **options)
+    known = analysis.coupling.shapes.shapes
+    shapes = {
+        i.name: tuple(d for d in known[i.name] if d is not None)
+        for i in graph_inputs(model)
+        if None not in known.get(i.name, (None,))
+    }
+    try:
+        source = SYNTHETIC if calibration is None else calibration
+        return calibration_of(source, model, total_macs(costs), shapes=shapes, **options), []
+    except OptionError as e:
+        if calibration is not None or option:
+            raise
+        return None, [f"biases alone were compensated: made-up images do not suit the model ({e})"]
 
 
 def _judge(
@@ -380,11 +393,11 @@ class _Builder:
     ) -> Keeps:
         """What stays of every group. Raises `OptionError` where the targets cannot be reached."""
         how = self.how
-        if how.allocate == "kl":
+        if how.allocate in SPREADING:
             return self._by_levels(channels, pairs, ignore, limits)
         if how.importance in MEASURES and self.scores is None:
             assert self.data is not None
-            self.scores = data_scores(self.analysis, self.groups, self.data, how.importance, self.clock.progress)
+            self.scores = data_scores(self.analysis, self.groups, self.data, how, self.clock.progress)
         return _choose(
             self.analysis, self.costs, self.groups, channels, pairs, ignore, limits, importance=how.importance,
             allocate=how.allocate, round_to=self.round_to, max_ratio=self.max_ratio, steps=self.steps, seed=self.seed,
@@ -400,28 +413,37 @@ class _Builder:
     ) -> Keeps:
         assert self.data is not None
         if not limits:
-            raise OptionError("--allocate kl spreads a target: give --target-macs, --target-params or --target-bytes")
+            targets = "--target-macs, --target-params or --target-bytes"
+            raise OptionError(f"--allocate {self.how.allocate} spreads a target: give {targets}")
         if channels not in (None, "auto"):
-            raise OptionError("--allocate kl chooses every ratio; leave out --channels, or allocate uniform or global")
+            raise OptionError(
+                f"--allocate {self.how.allocate} chooses every ratio; leave out --channels, or use uniform or global"
+            )
         held = ratios(self.groups, channels=None, ratio=pairs, ignore=ignore)
         free = [g for g in self.groups if g.name not in held]
         cap = MAX_RATIO if self.max_ratio is None else self.max_ratio
         fixed: Keeps = {}
         if any(held.values()):
             mine = [g for g in self.groups if g.name in held]
-            scores = data_scores(self.analysis, mine, self.data, self.how.importance, self.clock.progress)
+            scores = data_scores(self.analysis, mine, self.data, self.how, self.clock.progress)
             fixed = ALLOCATORS["uniform"](mine, scores, held, round_to=self.round_to, max_ratio=1.0)
         key = tuple(g.name for g in free)
         if key not in self.levels:
             self.clock("levels")
             self.levels[key], was = levels_of(
-                self.analysis, free, self.data, importance=self.how.importance, round_to=self.round_to,
-                max_ratio=cap, cache=self.cache, progress=self.clock.progress,
+                self.analysis, free, self.data, how=self.how, round_to=self.round_to, max_ratio=cap,
+                cache=self.cache, progress=self.clock.progress,
             )  # fmt: skip
             if was:
                 self.notes.append("level database taken from the cache")
             self.clock("plan")
-        keeps = keeps_for(self.analysis, self.costs, free, self.levels[key], limits, fixed)
+        levels = self.levels[key]
+        keeps = None
+        if self.data.synthetic:  # as long as the target can be reached without them
+            spared = coarsest(self.analysis, free)
+            keeps = keeps_for(self.analysis, self.costs, free, levels.without(spared), limits, fixed)
+        if keeps is None:
+            keeps = keeps_for(self.analysis, self.costs, free, levels, limits, fixed)
         if keeps is None:
             raise OptionError(
                 f"the target cannot be reached with --max-ratio {cap:g} of every group; raise --max-ratio, the "

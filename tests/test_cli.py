@@ -100,7 +100,7 @@ def assert_refused(result: Outcome, *words: str, code: int = 2) -> None:
         assert word in result.err
 
 
-QUICK = "-q --no-latency"
+QUICK = "-q --no-latency --recover bias"
 CUT = f"--channels 0.3 {QUICK}"
 
 
@@ -442,7 +442,7 @@ def test_an_operator_that_does_not_run(call: Cli, folder: Path) -> None:
     before = contents(folder)
     assert_refused(call(f"mystery.onnx {CUT}"), "mystery.onnx", "cannot be verified", "Mystery", "--no-verify")
     assert contents(folder) == before
-    result = call("mystery.onnx --channels 0.3 --no-verify")
+    result = call("mystery.onnx --channels 0.3 --no-verify --recover bias")
     assert (result.code, result.err) == (0, "")
     assert "not verified" in result.out
     assert "latency not measured" in result.out
@@ -685,7 +685,7 @@ def test_plans_of_other_models(call: Cli, folder: Path) -> None:
 
 def test_a_dry_run_writes_no_model(call: Cli, folder: Path) -> None:
     os.mkdir("out")
-    result = call("net.onnx --channels 0.3 --dry-run -o out --save-plan plan.json --json report.json")
+    result = call("net.onnx --channels 0.3 --recover bias --dry-run -o out --save-plan plan.json --json report.json")
     assert (result.code, result.err) == (0, "")
     assert "not verified" in result.out
     assert "written" not in result.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -47,7 +48,7 @@ STEM, BODY, WIDE = "Conv(h)", "Conv(k)", "Gemm(l)"
 
 
 def prune(source: Any, **options: Any) -> Result:
-    return onnxprune.prune(source, **({"measure": False} | options))
+    return onnxprune.prune(source, **({"measure": False, "recover": "bias"} | options))
 
 
 def proto_of(result: Result) -> ModelProto:
@@ -156,9 +157,11 @@ def test_no_source() -> None:
 
 # The command line says the same
 
+BIAS = ("--recover", "bias")
+
 WORDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ratio": ("--channels 0.4", {"channels": 0.4}),
-    "importance": ("--channels 0.4 --importance fpgm --recover none", {"importance": "fpgm", "recover": "none"}),
+    "importance": ("--channels 0.4 --importance fpgm", {"importance": "fpgm"}),
     "random": ("--channels 0.4 --importance random --seed 3", {"importance": "random", "seed": 3}),
     "global": ("--channels 0.4 --allocate global --round-to 1", {"allocate": "global", "round_to": 1}),
     "globs": (
@@ -180,13 +183,13 @@ def test_command_line_and_python_agree(name: str, tmp_path: Path) -> None:
     words, options = WORDS[name]
     onnx.save(net(), tmp_path / "net.onnx")
     with pytest.raises(SystemExit) as exit_:
-        main([str(tmp_path / "net.onnx"), *words.split(), "--no-latency", "-q", "--json", str(tmp_path / "report")])
+        main([str(tmp_path / "net.onnx"), *words.split(), *BIAS, "--no-latency", "-q", "--json", str(tmp_path / "report")])
     assert exit_.value.code == 0
     result = prune(tmp_path / "net.onnx", **({"channels": 0.4} | options))
     report = result.save(tmp_path / "mine.onnx")
     assert (tmp_path / "net.pruned.onnx").read_bytes() == (tmp_path / "mine.onnx").read_bytes()
     assert report.after.parameters < report.before.parameters
-    said = onnxprune.cli.json.loads((tmp_path / "report").read_text())
+    said = json.loads((tmp_path / "report").read_text())
     mine = report.to_dict()
     for key in ("model", "before", "after", "groups", "left_alone", "pinned", "notes"):
         assert said[key] == mine[key]
@@ -236,14 +239,14 @@ def test_plans_of_models_with_constraints_replay(tmp_path: Path) -> None:
 
 
 def edited(**changes: Any) -> str:
-    plan = onnxprune.cli.json.loads(prune(net(), channels=0.4).plan.to_json())
+    plan = json.loads(prune(net(), channels=0.4).plan.to_json())
     for path, value in changes.items():
         at = plan
         *outer, last = path.split("__")
         for key in outer:
             at = at[{"stem": STEM}.get(key, key)]
         at[last] = value
-    return onnxprune.cli.json.dumps(plan)
+    return json.dumps(plan)
 
 
 BAD_PLANS: dict[str, tuple[Callable[[], str], str]] = {
@@ -417,7 +420,7 @@ def test_what_went_in_a_step_does_not_come_back() -> None:
         ({"channels": "auto"}, "--channels auto needs a target"),
         ({"channels": 0.3, "importance": "magic"}, "--importance magic: unknown; choose one of"),
         ({"channels": 0.3, "allocate": "magic"}, "--allocate magic: unknown; choose one of uniform, global"),
-        ({"channels": 0.3, "recover": "magic"}, "--recover magic: unknown; choose one of bias, none"),
+        ({"channels": 0.3, "recover": "magic"}, "--recover magic: unknown; choose one of least-squares, mean-std, batchnorm, bias, none"),
         ({"channels": 0.3, "round_to": 0}, "--round-to 0: must be 1"),
         ({"channels": 0.3, "steps": 0}, "--steps 0: must be 1 or more"),
         ({"channels": 0.3, "max_ratio": 0.0}, "--max-ratio 0 is not a fraction"),
@@ -528,7 +531,7 @@ def test_a_dry_run_chooses_the_same_and_makes_nothing() -> None:
 def test_measurement_and_progress() -> None:
     stages: list[str] = []
     report = onnxprune.prune(
-        net(), channels=0.4, threads=1, input_shape={"x": (1, 3, 8, 8)}, progress=stages.append
+        net(), channels=0.4, threads=1, input_shape={"x": (1, 3, 8, 8)}, recover="bias", progress=stages.append
     ).report
     assert stages == ["load", "analyze", "plan", "cut", "verify", "recover", "measure"]
     assert set(report.seconds) == set(stages)

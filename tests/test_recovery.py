@@ -201,7 +201,7 @@ def test_exact_on_matrices(name: str) -> None:
 def test_dead_units_go_first_and_cost_nothing() -> None:
     """The whole way, without a plan: a third of the units is constant, and a third is asked for."""
     proto = build(f"{FIRST} r = Relu(h) y = Conv(r, v, c)", w=W, b=B, v=V, c=C)
-    result = onnxprune.prune(proto, channels=1 / 3, round_to=1, measure=False)
+    result = onnxprune.prune(proto, channels=1 / 3, round_to=1, measure=False, recover="bias")
     assert result.report.after.parameters < result.report.before.parameters
     assert result.model is not None
     (a,), (b,) = run(proto, X), run(onnxprune.to_proto(result.model), X)
@@ -292,7 +292,7 @@ def test_a_computed_bias_is_left_alone() -> None:
     """QDQ: an int32 bias behind DequantizeLinear is not a stored float."""
     nodes = f"{FIRST} r = Relu(h) f = DequantizeLinear(c, scale) y = Conv(r, v, f)"
     proto = build(nodes, w=W, b=np.abs(B), v=V, c=np.array([3, 4], np.int32), scale=np.float32(0.1))
-    result = onnxprune.prune(proto, channels=1 / 3, round_to=1, measure=False)
+    result = onnxprune.prune(proto, channels=1 / 3, round_to=1, measure=False, recover="bias")
     assert not any("compensated" in note for note in result.report.notes)
 
 

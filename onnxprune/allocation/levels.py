@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,15 @@ import numpy as np
 
 from onnxprune.allocation.select import rounded, select
 from onnxprune.calibration.damage import damage, joined
-from onnxprune.calibration.layers import Unsuitable, Values, find_linear, find_tail, read_by
+from onnxprune.calibration.layers import Unsuitable, Values, find_linear, find_tail, matrix, read_by
 from onnxprune.calibration.places import Parameters, parameters
 from onnxprune.calibration.stream import Stream
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.runtime import Feeds
+from onnxprune.graph.shapes import Array
 from onnxprune.importance.data import MEASURES, RIDGE, Reading, batches, find_readings, gather, see
 from onnxprune.importance.weights import Float, Scores
+from onnxprune.progress import Count
 from onnxprune.solvers.least_squares import Moments, damping
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
@@ -39,6 +41,11 @@ class Levels:
     kept: dict[str, list[int]]
     damage: dict[str, list[float]]
     scores: Scores
+
+    def without(self, names: Collection[str]) -> Levels:
+        """The same, but that these groups stay whole."""
+        kept = {n: k[:1] if n in names else k for n, k in self.kept.items()}
+        return Levels(kept, {n: d[: len(kept[n])] for n, d in self.damage.items()}, self.scores)
 
     def to_json(self) -> str:
         scores = {k: v.tolist() for k, v in self.scores.items()}
@@ -58,12 +65,13 @@ def level_database(
     samples: int,
     *,
     importance: str = "obs",
+    ridge: float = RIDGE,
     round_to: int = 1,
     max_ratio: float = 0.8,
     memory: float = 2e9,
     threads: int = 0,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Count = lambda done, total: None,
 ) -> Levels:
     """source: for the moments; held_out: `samples` others, on which the damage is measured."""
     readings = find_readings(analysis, groups)
@@ -80,19 +88,17 @@ def level_database(
     total, done = 2 * len(groups), 0
     for names in batches(readings, memory):
         mine = [r for name in names for r in readings[name]]
-        start = done
         gather(
             analysis, mine, source, memory=memory, threads=threads, seed=seed, ranks=importance == "hrank",
-            progress=lambda a, b: progress(start + round(a / max(b, 1) * len(names)), total),
+            progress=_part(progress, done, len(names), total),
         )  # fmt: skip
         done += len(names)
         stream = Stream(edit.model, held_out, limit=memory, threads=threads)
         first = {n: min((r.layer.index for r in readings[n]), default=0) for n in names}
         for name in sorted(names, key=lambda n: first[n]):
             group = by_name[name]
-            scores[name] = MEASURES[importance](see(analysis, group, readings[name]))
-            counts = [rounded(group, r, round_to, max_ratio=max_ratio) for r in REMOVED if r <= max_ratio + 1e-9]
-            kept[name] = sorted({group.size, *counts}, reverse=True)
+            scores[name] = MEASURES[importance](see(analysis, group, readings[name], ridge=ridge))
+            kept[name] = kept_counts(group, round_to, max_ratio)
             stream.advance(first[name])
             hurt[name] = [0.0]
             for k in kept[name][1:]:
@@ -100,7 +106,9 @@ def level_database(
                     hurt[name].append(hurt[name][-1] * 2)
                     continue
                 alive = select(group, scores[name], k)
-                fits = [(p, *compensated(mine, group, alive, analysis)) for p, mine in _used(places, readings[name])]
+                fits = [
+                    (p, *compensated(mine, group, alive, analysis, ridge)) for p, mine in _used(places, readings[name])
+                ]
                 before = [_swap(edit, p, m, shift) for p, m, shift in fits]
                 found = measure(joined(stream.compute(outputs), outputs))
                 for old in before:
@@ -111,6 +119,27 @@ def level_database(
         for r in mine:
             r.moments = Moments()
     return Levels(kept, hurt, scores)
+
+
+def kept_counts(group: ChannelGroup, round_to: int, max_ratio: float) -> list[int]:
+    """Units kept at every level, from all to few."""
+    counts = [rounded(group, r, round_to, max_ratio=max_ratio) for r in REMOVED if r <= max_ratio + 1e-9]
+    return sorted({group.size, *counts}, reverse=True)
+
+
+def error_levels(groups: Sequence[ChannelGroup], scores: Scores, *, round_to: int, max_ratio: float) -> Levels:
+    """Levels whose damage is what the scores say of the units that go: of group OBS the error of the readers."""
+    kept = {g.name: kept_counts(g, round_to, max_ratio) for g in groups}
+    damage = {}
+    for g in groups:
+        gone = [~select(g, scores[g.name], k) for k in kept[g.name]]
+        damage[g.name] = np.maximum.accumulate([float(scores[g.name][m].max(initial=0.0)) for m in gone]).tolist()
+    return Levels(kept, damage, scores)
+
+
+def _part(progress: Count, start: int, steps: int, total: int) -> Count:
+    """Progress of a phase that is some steps of a longer one."""
+    return lambda done, of: progress(start + round(done / max(of, 1) * steps), total)
 
 
 def find_places(edit: Edit, readings: Sequence[Reading]) -> dict[str, Parameters]:
@@ -139,7 +168,7 @@ def _used(places: dict[str, Parameters], readings: Sequence[Reading]) -> list[tu
 
 
 def compensated(
-    readings: Sequence[Reading], group: ChannelGroup, alive: Keep, analysis: Analysis
+    readings: Sequence[Reading], group: ChannelGroup, alive: Keep, analysis: Analysis, ridge: float
 ) -> tuple[dict[int, Float], Float]:
     """Per group of the layer the full matrix with zeros for what is gone, and what the bias gains."""
     matrices: dict[int, Float] = {}
@@ -150,7 +179,7 @@ def compensated(
         units = unit[r.components]
         stays = (units < 0) | alive[units]
         gram = r.moments.gram
-        lam = damping(gram, RIDGE)
+        lam = damping(gram, ridge)
         h = gram[np.ix_(stays, stays)] + lam * np.eye(int(stays.sum()))
         right = gram[stays] @ r.weight + lam * r.weight[stays]
         m = np.zeros_like(r.weight)
@@ -160,10 +189,8 @@ def compensated(
     return matrices, np.concatenate(shifts)
 
 
-def _swap(edit: Edit, p: Parameters, matrices: dict[int, Float], shift: Float) -> dict[str, object]:
+def _swap(edit: Edit, p: Parameters, matrices: dict[int, Float], shift: Float) -> dict[str, Array]:
     """Put the new numbers in place; the old arrays by name."""
-    from onnxprune.calibration.layers import matrix
-
     names = [p.weight.name, *([p.bias.name] if p.bias else [])]
     old = {n: edit.model.weights[n] for n in names}
     full = matrix(p.layer, Values(edit.model))

@@ -34,7 +34,7 @@ def divergence(p: Array, q: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Damage:
-    """reference: the original's outputs, over all samples, by name; classes: the output that is a classifier's, or ""."""
+    """reference: the original's outputs over all samples, by name; classes: which of them is a classifier's, or ""."""
 
     reference: dict[str, Array]
     classes: str

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from onnxprune.calibration.samples import Samples
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
 from onnxprune.graph.runtime import Feeds, session
+from onnxprune.graph.shapes import Array
 
 BATCH_BYTES = 4 << 20  # of the inputs of one batch
 BATCH = 256
+ORT_ERRORS = tuple(
+    v for v in vars(onnxruntime_pybind11_state).values() if isinstance(v, type) and issubclass(v, Exception)
+)  # they share no base class
 HELD_OUT = 80  # samples that damage is measured on, at most a third of all
 FEW = 64  # samples below which moments say little
 
@@ -65,21 +71,22 @@ def fitting_batch(samples: Samples, model: Model, *, option: str = "--calibratio
     """How many samples the model can run at once; 1 where its graph has a batch of one baked in."""
     if not samples.count:
         raise OptionError(f"{option}: there is no sample in it")
-    with session(model) as s:
-        try:
+    both: list[Array] = []
+    try:
+        with session(model) as s:
             one = s.run(None, samples.feeds([0]))
-        except Exception as e:  # onnxruntime's exceptions share no base class
-            line = " ".join(str(e).split())[:200]
-            raise OptionError(f"{option}: onnxruntime cannot run the model on the first sample: {line}") from e
-        if not samples.stackable or samples.count < 2:
-            return 1
-        bytes_each = sum(v.nbytes for v in samples.feeds([0]).values())
-        batch = int(min(BATCH, max(2, BATCH_BYTES // max(bytes_each, 1)), samples.count))
-        try:
+            if not samples.stackable or samples.count < 2:
+                return 1
+            bytes_each = sum(v.nbytes for v in samples.feeds([0]).values())
+            batch = int(min(BATCH, max(2, BATCH_BYTES // max(bytes_each, 1)), samples.count))
             other = s.run(None, samples.feeds([1]))
-            both = s.run(None, samples.feeds([0, 1]))
-        except Exception:  # a batch of one is baked into the graph
-            return 1
+            with suppress(*ORT_ERRORS):  # a batch of one may be baked into the graph
+                both = s.run(None, samples.feeds([0, 1]))
+    except ORT_ERRORS as e:
+        line = " ".join(str(e).split())[:200]
+        raise OptionError(f"{option}: onnxruntime cannot run the model on the first samples: {line}") from e
+    if not both:
+        return 1
     alike = all(
         b.shape[:1] == (2,) and a.shape == b[:1].shape and _close(b[:1], a) and _close(b[1:], c)
         for a, b, c in zip(one, both, other, strict=True)
@@ -87,7 +94,7 @@ def fitting_batch(samples: Samples, model: Model, *, option: str = "--calibratio
     return batch if alike else 1
 
 
-def _close(a: np.ndarray, b: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _close(a: Array, b: Array) -> bool:
     if a.dtype.kind != "f":
         return bool((a == b).mean() > 0.9) if a.size else True
     scale = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))

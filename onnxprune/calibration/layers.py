@@ -127,15 +127,15 @@ def stored(layer: Linear, m: Float, shape: tuple[int, ...]) -> Float:
     n, g = layer.node, layer.groups
     if n.op == "ConvTranspose":
         w = np.moveaxis(m.reshape(g, shape[0] // g, *shape[2:], shape[1]), -1, 2).reshape(shape)
-        return np.flip(w, tuple(range(2, w.ndim)))
+        return np.asarray(np.flip(w, tuple(range(2, w.ndim))))
     if n.op in CONVOLUTIONS:
-        return m.transpose(0, 2, 1).reshape(shape)
+        return np.asarray(m.transpose(0, 2, 1).reshape(shape))
     if n.op in RECURRENT:
-        return m[0].T.reshape(shape)
+        return np.asarray(m[0].T.reshape(shape))
     if n.op == "Gemm":
         w = m[0] / float(n.attr("alpha", 1.0))
-        return w.T if n.attr("transB", 0) else w
-    return m[0]
+        return np.asarray(w.T if n.attr("transB", 0) else w)
+    return np.asarray(m[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -230,17 +230,17 @@ def rows(layer: Linear, x: Array, kernel: tuple[int, ...], picked: Array | None)
     x = np.pad(x, ((0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in win.pads)))
     spans = tuple(d * (k - 1) + 1 for k, d in zip(kernel, win.dilations, strict=True))
     axes = tuple(range(2, x.ndim))
-    view = np.lib.stride_tricks.sliding_window_view(x, spans, axis=axes)  # type: ignore[call-overload]
+    view: Array = np.lib.stride_tricks.sliding_window_view(x, spans, axis=axes)
     steps = tuple(slice(None, None, t) for t in win.strides)
     taps = tuple(slice(None, None, d) for d in win.dilations)
-    view = view[(slice(None), slice(None), *steps, *taps)]
+    view = view[:, :, *steps, *taps]
     rank = len(kernel)
     if picked is None:
         view = np.moveaxis(view, 1, 1 + rank)  # (N, out..., C, k...)
         chosen = view.reshape(-1, x.shape[1] * math.prod(kernel))
     else:
         which, *place = np.unravel_index(picked, (x.shape[0], *out))
-        chosen = view[(which, slice(None), *place)].reshape(len(picked), -1)
+        chosen = view[which, :, *place].reshape(len(picked), -1)
     return np.asarray(chosen, np.float32).reshape(len(chosen), g, -1).transpose(1, 0, 2)
 
 

@@ -107,13 +107,14 @@ def read(
     labels: Any = None,
     augment: bool = False,
     seed: int = 0,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
     option: str = "--calibration",
 ) -> Samples:
     """Samples for a model.
 
     source: "synthetic", the path of a .npz, .npy, folder or .zip of .npy or images; in Python also arrays by input
     name, one array, an iterable of feeds, or `Samples`. samples: at most so many, evenly spread. labels: a file or an
-    array. augment: random crops and flips of images. option: what messages name.
+    array. augment: random crops and flips of images. shapes: of made-up inputs, by name. option: what messages name.
     Feeds of equal shapes whose first axis is the batch are taken apart into their rows; others are one sample each.
     Raises `OptionError` naming what does not fit.
     """
@@ -128,7 +129,7 @@ def read(
     elif isinstance(source, str) and source == "synthetic":
         from onnxprune.calibration.synthetic import synthetic  # which makes samples
 
-        found = synthetic(model, {}, how, samples or MADE_UP, seed)
+        found = synthetic(model, shapes or {}, how, samples or MADE_UP, seed)
     elif isinstance(source, (str, os.PathLike)):
         found = _from_path(Path(source), model, inputs, how, augment, seed, samples, option)
     else:

@@ -87,7 +87,7 @@ class Task:
 
     def prior(self, g: int) -> Float:
         """What survives of group g's matrix."""
-        return self.matrix[g][np.ix_(self.inside[g], self.outside[g])]
+        return np.asarray(self.matrix[g][np.ix_(self.inside[g], self.outside[g])])
 
 
 def least_squares(
@@ -151,7 +151,7 @@ def find_tasks(analysis: Analysis, keep: Keep, edit: Edit) -> tuple[list[Task], 
     """Layers to solve, in order; the others that lost inputs, with the reason why they stay."""
     c = analysis.coupling
     values, small = Values(analysis.model), Values(edit.model)
-    readers, small_readers = read_by(analysis.model), read_by(edit.model)
+    readers = read_by(edit.model)
     counterpart = {layer.key: layer for layer in find_linear(edit.model)}
     tasks, left = [], []
     for layer in find_linear(analysis.model):
@@ -163,8 +163,8 @@ def find_tasks(analysis: Analysis, keep: Keep, edit: Edit) -> tuple[list[Task], 
             other = counterpart.get(layer.key)
             if other is None:
                 raise Unsuitable("it is not in the pruned model")
-            tail = find_tail(other, edit.model, small, small_readers, int(outside.sum()))
-            into = parameters(edit, other, tail, small, small_readers)
+            tail = find_tail(other, edit.model, small, readers, int(outside.sum()))
+            into = parameters(edit, other, tail, small, readers)
             kernel = kernel_shape(layer, values)
             tasks.append(Task(layer, other, inside, outside, tail, into, matrix(layer, values), kernel))
         except Unsuitable as e:
@@ -224,9 +224,9 @@ def _activation_aware(
 
 
 def regression(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterator[tuple[Array, Array, Array]]:
-    """Rows `(groups, n, in)` of the pruned model, targets `(groups, n, out)` of the whole one, and what the pruned model
-    adds to the outputs behind the layer, of the targets' shape or one that broadcasts; batch by batch."""
-    g, _, o = task.matrix.shape
+    """Batch by batch: rows `(groups, n, in)` of the pruned model, targets `(groups, n, out)` of the whole one, and what
+    the pruned model adds to the outputs behind the layer, of the targets' shape or one that broadcasts."""
+    g = len(task.matrix)
     full = task.matrix.astype(np.float32)
     other = task.tail.other
     if other and not (whole.position(other) < task.whole.index and small.position(other) < task.pruned.index):

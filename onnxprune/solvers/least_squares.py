@@ -32,6 +32,7 @@ class Moments:
     def __init__(self, *, intercept: bool = True) -> None:
         self.intercept = intercept
         self.count = 0
+        self.xx = np.zeros((0, 0))
         self._known: Moments | None = None
 
     def like(self) -> Moments:

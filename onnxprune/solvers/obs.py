@@ -44,7 +44,7 @@ class Reader:
 
 
 def removal_costs(readers: Sequence[Reader], size: int, *, ridge: float) -> Float:
-    """Cost of every unit, `(size,)`: the relative error of the outputs by the time it goes, so larger is more important.
+    """Cost of every unit, `(size,)`: the relative error of the outputs by the time it goes; larger is more important.
 
     The unit that goes last has the largest cost. Units that nothing reads cost nothing.
     """

@@ -1,0 +1,513 @@
+"""Accuracy after structural pruning at a fixed cut in MACs, without training, next to rivals.
+
+    python tools/bench_accuracy.py                                  # all models, cuts and methods
+    python tools/bench_accuracy.py --free                           # without data
+    python tools/bench_accuracy.py --rivals-only --only 'resnet*'   # a part
+    python tools/bench_accuracy.py --only resnet56_cifar10 --cut 0.3 --method ours --method 'importance=l1,recover=none'
+    python tools/bench_accuracy.py --importances all --seeds 1      # second table: every importance at the same cut
+
+Data: of the 500 pictures of the ImageNet sample those with even index calibrate and those with odd index are scored,
+then the other way round, and the predictions are pooled. Of CIFAR-10 1000 pictures of the training part calibrate (every
+fourth, as the file is sorted by class) and the whole test part is scored. Every method gets the same split.
+
+Methods, chosen by --method (globs; repeatable):
+  ours                    onnxprune.prune(target_macs=1 - cut) with calibration data and its defaults
+  KEY=VALUE,...           the same with options: importance, allocate, recover, ...
+  onnxsim                 structured pruning of onnxsim; its sparsity is bisected to the first cut at or above the one asked
+  torch-pruning           group L1 magnitude of Torch-Pruning, the same ratio everywhere; CIFAR ResNets only
+  torch-pruning-global    the same with global_pruning=True
+  NAME+stats              a rival with statistics re-estimated on the calibration data, layer after layer: mean and
+                          variance of every BatchNormalization, or, where they are folded away, every convolution's
+                          outputs scaled and shifted to the mean and deviation that they have in the dense model
+With --free: `ours` has made-up images, `ours-weights` nothing but the weights, rivals come as they are.
+
+Columns: MACs and parameters cut, as counted by onnxprune in the saved files; top-1; drop from the dense model in points
+with its paired standard error over the pictures; standard deviation over seeds in points; agreement with the dense
+model's top-1; seconds of one whole process (imports included, searches for a rival's sparsity left out) and its peak of
+anonymous memory. The rivals need pythons of their own: --onnxsim, --torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+CUTS = {
+    "resnet56_cifar10": (0.3, 0.5),
+    "resnet20_cifar10": (0.3,),
+    "mobilenetv2_100_224_imagenet": (0.1, 0.2, 0.3),
+    "mobilenetv1_075_192_imagenet": (0.1, 0.2, 0.3),
+}
+FREE_CUTS = {"resnet56_cifar10": (0.1, 0.3), "mobilenetv2_100_224_imagenet": (0.1,)}
+CALIBRATION = 1000  # pictures of CIFAR-10
+PICTURES = 200  # for statistics of the rivals, at most
+BATCH = 25
+BISECTIONS = 10
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models, data, predictions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """calibration: file of samples, None without data; rows: which pictures are scored."""
+
+    calibration: Path | None
+    rows: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A dense model with its pictures `(n, 3, h, w)`, labels and predictions `(n,)`."""
+
+    path: Path
+    cuts: tuple[float, ...]
+    x: Array
+    y: Array
+    folds: tuple[Fold, ...]
+    dense: Array
+    parameters: int
+    macs: int
+
+
+def predictions(path: Path, x: Array) -> Array:
+    """Top-1 class of every picture."""
+    s = common.session(path)
+    name = s.get_inputs()[0].name
+    out = np.concatenate([np.asarray(s.run(None, {name: x[k : k + BATCH]})[0]) for k in range(0, len(x), BATCH)])
+    out = out.reshape(len(x), -1)
+    return (out[:, 1:] if out.shape[1] == 1001 else out).argmax(1)
+
+
+def tasks(root: Path, args: argparse.Namespace, folder: Path) -> Iterator[Task]:
+    """The models asked for, one at a time."""
+    real = common.module(root / "score.py")
+    for name, cuts in (FREE_CUTS if args.free else CUTS).items():
+        if not fnmatch(name, args.only):
+            continue
+        path = root / "models" / f"{name}.onnx"
+        x, y = real.data(str(root), name)
+        if x.shape[1] != 3:
+            x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        x = x.astype(np.float32)
+        rows = np.arange(len(x))
+        if args.free:
+            folds = [(None, rows)]
+        elif "cifar" in name:
+            folds = [(cifar_calibration(root, real), rows)]
+        else:
+            folds = [(x[rows % 2 == side], rows[rows % 2 != side]) for side in (0, 1)]
+        made = []
+        for k, (samples, chosen) in enumerate(folds):
+            file = None if samples is None else folder / f"{name}.{k}.npy"
+            if file:
+                np.save(file, samples)
+            made.append(Fold(file, chosen[:: max(1, len(x) // args.limit)] if args.limit else chosen))
+        parameters, macs = common.counts(str(path))
+        yield Task(path, tuple(args.cut or cuts), x, y, tuple(made), predictions(path, x), parameters, macs)
+
+
+def cifar_calibration(root: Path, real: Any) -> Array:
+    """Pictures of the training part, evenly spread, as the model wants them: `(n, 3, 32, 32)`."""
+    x = np.load(root / "data" / "cifar10_jpeg.npz")["x_train"]
+    x = x[:: len(x) // CALIBRATION][:CALIBRATION].astype(np.float32) / 255
+    x = (x - np.float32(real.CIFAR["mean"])) / np.float32(real.CIFAR["std"])
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Statistics of a pruned file, re-estimated
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def moments(model: onnx.ModelProto, tensors: list[str], x: Array) -> dict[str, tuple[Array, Array]]:
+    """Mean and variance of every channel `(c,)` of some tensors; nothing behind them is computed."""
+    outputs = list(model.graph.output)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(t, onnx.TensorProto.FLOAT, None) for t in tensors)
+    s = common.session(model.SerializeToString())
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    total, square, count = dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0)
+    name = s.get_inputs()[0].name
+    for k in range(0, len(x), BATCH):
+        for t, v in zip(tensors, s.run(tensors, {name: x[k : k + BATCH]}), strict=True):
+            flat = v.reshape(*v.shape[:2], -1)
+            total[t] = total[t] + flat.sum((0, 2), dtype=np.float64)
+            square[t] = square[t] + np.einsum("ncp,ncp->nc", flat, flat).sum(0, dtype=np.float64)
+            count[t] += flat.shape[0] * flat.shape[2]
+    mean = {t: total[t] / count[t] for t in tensors}
+    return {t: (mean[t], np.maximum(square[t] / count[t] - mean[t] ** 2, 0.0)) for t in tensors}
+
+
+class Weights:
+    """Initializers of a graph, to read and to write."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.found = {i.name: i for i in model.graph.initializer}
+        self.reads = [x for n in model.graph.node for x in n.input]
+
+    def own(self, name: str) -> bool:
+        """An initializer that one node alone reads."""
+        return name in self.found and self.reads.count(name) == 1
+
+    def __getitem__(self, name: str) -> Array:
+        return numpy_helper.to_array(self.found[name])
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        self.found[name].CopyFrom(numpy_helper.from_array(value.astype(self[name].dtype), name))
+
+
+def kept(weight: Array, bias: Array, whole: Array, biases: Array) -> Array | None:
+    """Which rows of a dense convolution are left; None where that cannot be told.
+
+    A row left has its bias unchanged, and of its weights a part; order stays.
+    """
+    if len(weight) == len(whole):
+        return np.arange(len(whole))
+    out: list[int] = []
+    for w, b in zip(weight, bias, strict=True):
+        after = out[-1] + 1 if out else 0
+        same = [k for k in range(after, len(whole)) if biases[k] == b and np.isin(w, whole[k]).all()]
+        if not same:
+            return None
+        out.append(same[0])
+    return np.array(out)
+
+
+def statistics(path: str, dense: str | None, calibration: str, out: str) -> str:
+    """Re-estimate a file's statistics, see the top; dense: the same graph unpruned, where there is no normalisation."""
+    model = onnx.load(path)
+    samples = np.load(calibration, mmap_mode="r")
+    x = np.ascontiguousarray(samples[np.linspace(0, len(samples) - 1, min(len(samples), PICTURES)).round().astype(int)])
+    norms = [n for n in model.graph.node if n.op_type == "BatchNormalization"]
+    said = _normalisation(model, norms, x) if norms else _matched(model, onnx.load(str(dense)), x)
+    onnx.save(model, out)
+    return said
+
+
+def _normalisation(model: onnx.ModelProto, norms: list[onnx.NodeProto], x: Array) -> str:
+    weights = Weights(model)
+    for n in norms:
+        mean, variance = moments(model, [n.input[0]], x)[n.input[0]]
+        weights[n.input[3]], weights[n.input[4]] = mean, variance
+    return f"{len(norms)} BatchNormalization"
+
+
+def _matched(model: onnx.ModelProto, dense: onnx.ModelProto, x: Array) -> str:
+    weights, whole = Weights(model), Weights(dense)
+    before = {n.output[0]: n for n in dense.graph.node if n.op_type == "Conv" and len(n.input) == 3}
+    convs = [n for n in model.graph.node if n.op_type == "Conv"]
+    target = moments(dense, list(before), x)
+    done = 0
+    for n in convs:
+        old = before.get(n.output[0])
+        if old is None or len(n.input) < 3 or not (weights.own(n.input[1]) and weights.own(n.input[2])):
+            continue
+        w, b = weights[n.input[1]], weights[n.input[2]]
+        rows = kept(w, b, whole[old.input[1]], whole[old.input[2]])
+        if rows is None:
+            continue
+        mean, variance = moments(model, [n.output[0]], x)[n.output[0]]
+        aim, spread = (v[rows] for v in target[n.output[0]])
+        scale = np.where(variance > 1e-6 * spread, np.sqrt(spread / np.maximum(variance, 1e-30)), 1.0)
+        weights[n.input[1]] = w * scale.reshape(-1, *[1] * (w.ndim - 1))
+        weights[n.input[2]] = (b - mean) * scale + aim
+        done += 1
+    return f"{done} of {len(convs)} convolutions"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Methods
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method:
+    """tool: ours, onnxsim or torch-pruning; stats: with statistics re-estimated; seeded: every seed is run."""
+
+    name: str
+    tool: str
+    options: dict[str, Any] = field(default_factory=dict)
+    stats: bool = False
+    seeded: bool = False
+
+
+RIVALS = tuple(
+    Method(name + plus, tool, options, bool(plus))
+    for name, tool, options in (
+        ("onnxsim", "onnxsim", {}),
+        ("torch-pruning", "torch-pruning", {"mode": "uniform"}),
+        ("torch-pruning-global", "torch-pruning", {"mode": "global"}),
+    )
+    for plus in ("", "+stats")
+)
+
+
+def methods(args: argparse.Namespace) -> list[Method]:
+    """Those asked for."""
+    known = [Method("ours", "ours", seeded=True)]
+    if args.free:
+        alone = {"importance": "path", "allocate": "uniform", "recover": "bias"}
+        known += [Method("ours-weights", "ours", alone), *(m for m in RIVALS if not m.stats)]
+    else:
+        known += RIVALS
+    if args.rivals_only:
+        known = [m for m in known if m.tool != "ours"]
+    if not args.method:
+        return known
+    out = []
+    for text in args.method:
+        if "=" in text:
+            options = dict(pair.split("=", 1) for pair in text.split(","))
+            out.append(Method(text, "ours", options, seeded=True))
+        else:
+            out += [m for m in known if fnmatch(m.name, text) and m not in out]
+    return out
+
+
+def importances(args: argparse.Namespace) -> list[Method]:
+    """Every importance asked for, the same fraction everywhere, without and with recovery."""
+    if not args.importances:
+        return []
+    from onnxprune.calibrated import IMPORTANCES
+
+    names = list(IMPORTANCES) if args.importances == "all" else args.importances.split(",")
+    return [
+        Method(f"{name}, {recover}", "ours", {"importance": name, "allocate": "uniform", "recover": recover},
+               seeded=name == "random")
+        for name in names for recover in ("none", "least-squares")
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Made:
+    """A pruned file, or a problem."""
+
+    path: Path
+    seconds: float = 0.0
+    peak: int = 0
+    problem: str = ""
+    note: str = ""
+
+
+def prune(path: str, out: str, cut: float, options: dict[str, Any]) -> str:
+    """Ours; the value says what was done."""
+    import onnxprune
+
+    result = onnxprune.prune(path, target_macs=1 - cut, measure=False, round_to=1, **options)
+    result.save(out)
+    return ""
+
+
+class Bench:
+    """Makes pruned files in a folder; what does not depend on data is made once."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.args, self.folder = args, folder
+        self.limits: dict[str, Any] = {"seconds": args.timeout, "gigabytes": 40}
+        self.cached: dict[tuple[Any, ...], Made] = {}
+        self.count = 0
+
+    def file(self) -> Path:
+        self.count += 1
+        return self.folder / f"{self.count}.onnx"
+
+    def once(self, key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+        if key not in self.cached:
+            self.cached[key] = make()
+        return self.cached[key]
+
+    def make(self, method: Method, task: Task, fold: Fold, cut: float, seed: int) -> Made:
+        if method.tool == "ours":
+            return self.ours(method, task, fold, cut, seed)
+        mode = method.options.get("mode", "")
+        tool = self.onnxsim if method.tool == "onnxsim" else self.torch
+        base = self.once((method.tool, mode, task.path, cut), lambda: tool(task, cut, mode))
+        if base.problem or not method.stats:
+            return base
+        dense = self.once(("dense", task.path), lambda: self.simplified(task, 0.0)).path
+        out = self.file()
+        answer = common.call("bench_accuracy:statistics", base.path, dense, fold.calibration, out, **self.limits)
+        if answer.problem:
+            return Made(out, problem=answer.problem)
+        run = answer.run
+        note = f"statistics of {answer.value}"
+        return Made(out, base.seconds + run.seconds, max(base.peak, run.peak), note=f"{base.note}; {note}".strip("; "))
+
+    def ours(self, method: Method, task: Task, fold: Fold, cut: float, seed: int) -> Made:
+        out = self.file()
+        options = {**method.options, "seed": seed}
+        if fold.calibration:
+            samples = self.args.samples or len(np.load(fold.calibration, mmap_mode="r"))
+            options |= {"calibration": str(fold.calibration), "samples": samples}
+        elif method.options.get("recover") not in ("none", "bias"):
+            options["calibration"] = "synthetic"
+        answer = common.call("bench_accuracy:prune", task.path, out, cut, options, **self.limits)
+        return Made(out, answer.run.seconds, answer.run.peak, answer.problem, answer.value or "")
+
+    def simplified(self, task: Task, sparsity: float) -> Made:
+        out = self.file()
+        answer = common.onnxsim(common.rival_python(self.args.onnxsim), task.path, out, sparsity)
+        return Made(out, answer.run.seconds, answer.run.peak, answer.problem, f"sparsity {sparsity:.4g}")
+
+    def onnxsim(self, task: Task, cut: float, mode: str) -> Made:
+        """The smallest sparsity that cuts at least so much."""
+        low, high, best = 0.0, 0.95, None
+        for k in range(BISECTIONS):
+            middle = high if k == 0 else (low + high) / 2
+            made = self.simplified(task, middle)
+            if made.problem:
+                return made
+            if common.counts(str(made.path))[1] <= (1 - cut) * task.macs:
+                best, high = made, middle
+            elif best is None:
+                return Made(made.path, problem=f"no sparsity cuts {cut:.0%}")
+            else:
+                low = middle
+        assert best
+        return best
+
+    def torch(self, task: Task, cut: float, mode: str) -> Made:
+        if not task.path.stem.startswith("resnet"):
+            return Made(task.path, problem="not run: needs the network in PyTorch")
+        python, out = torch_python(self.args.torch), self.file()
+        if python is None:
+            return Made(out, problem="not installed")
+        done = common.run(
+            [python, common.TOOLS / "tp_worker.py", task.path, out, str(cut), mode], seconds=900, gigabytes=40
+        )
+        if done.problem:
+            return Made(out, problem=done.problem)
+        value = json.loads(done.out.strip().splitlines()[-1])
+        note = f"ratio {value['ratio']:.4g}, {value['left']} left alone"
+        return Made(out, done.seconds - value["search"], done.peak, note=note)
+
+
+def torch_python(option: Path | None) -> Path | None:
+    """A python with torch-pruning: the option, this one, or that of ../trainenv; None without."""
+    for python in [option] if option else [Path(sys.executable), common.REPO.parent / "trainenv" / "bin" / "python"]:
+        if (
+            python.is_file()
+            and not subprocess.run([python, "-c", "import torch_pruning"], capture_output=True).returncode
+        ):
+            return python
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows and tables
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def measure(bench: Bench, method: Method, task: Task, cut: float) -> dict[str, Any]:
+    """One row."""
+    row: dict[str, Any] = {"model": task.path.stem, "method": method.name, "cut": cut}
+    rows = np.concatenate([f.rows for f in task.folds])
+    seeds = range(bench.args.seeds if method.seeded else 1)
+    found = np.zeros((len(seeds), len(task.y)), np.int64)
+    made, counts = [], []
+    for seed in seeds:
+        for fold in task.folds:
+            m = bench.make(method, task, fold, cut, seed)
+            if m.problem:
+                return row | {"problem": m.problem}
+            made.append(m)
+            counts.append(common.counts(str(m.path)))
+            found[seed, fold.rows] = predictions(m.path, task.x[fold.rows])
+    y, dense, found = task.y[rows], task.dense[rows], found[:, rows]
+    right = found == y
+    lost = (dense == y) - right.mean(0)
+    parameters, macs = np.mean(counts, 0)
+    return row | {
+        "n": len(rows), "seeds": len(seeds), "macs_cut": 1 - macs / task.macs, "params_cut": 1 - parameters / task.parameters,
+        "dense": float((dense == y).mean()), "top1": float(right.mean()), "drop": float(100 * lost.mean()),
+        "error": float(100 * lost.std(ddof=1) / np.sqrt(len(rows))),
+        "seeds_deviation": float(100 * right.mean(1).std(ddof=1)) if len(seeds) > 1 else None,
+        "agreement": float((found == dense).mean()), "seconds": float(np.mean([m.seconds for m in made])),
+        "peak": max(m.peak for m in made), "notes": list(dict.fromkeys(m.note for m in made if m.note)),
+    }  # fmt: skip
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> list[Any]:
+    """The table, and what else is to be said."""
+    names = "cut -method MACs_cut params_cut top-1 drop ± seeds_± agreement seconds peak_MB"
+    out = common.columns(title, names)
+    lines = []
+    for r in rows:
+        if "problem" in r:
+            out.add_row(f"{r['cut']:.0%}", r["method"], *["-"] * 8, "-")
+            lines.append(f"{r['cut']:.0%}, {r['method']}: {r['problem']}")
+            continue
+        lines += [f"{r['cut']:.0%}, {r['method']}: {note}" for note in r["notes"]]
+        spread = r["seeds_deviation"]
+        out.add_row(
+            f"{r['cut']:.0%}", r["method"], f"{r['macs_cut']:.1%}", f"{r['params_cut']:.1%}", f"{r['top1']:.4f}",
+            f"{r['drop']:.2f}", f"{r['error']:.2f}", "-" if spread is None else f"{spread:.2f}",
+            f"{r['agreement']:.4f}", f"{r['seconds']:.1f}", f"{r['peak'] / 1e6:.0f}",
+        )  # fmt: skip
+    return [out, "\n".join(lines)] if lines else [out]
+
+
+def main() -> None:
+    p = common.parser(__doc__, rival=True)
+    p.add_argument("--torch", type=Path, metavar="PYTHON", help="a python with torch, torch-pruning and onnx")
+    p.add_argument("--only", default="*", metavar="GLOB", help="only models whose name matches")
+    p.add_argument(
+        "--cut", type=float, action="append", metavar="C", help="cut in MACs, repeatable (default: by model)"
+    )
+    p.add_argument("--method", action="append", metavar="NAME", help="repeatable (default: all), see above")
+    p.add_argument("--rivals-only", action="store_true", help="leave ours out")
+    p.add_argument("--free", action="store_true", help="without data")
+    p.add_argument("--importances", metavar="A,B|all", help="a second table, of these importances of ours")
+    p.add_argument("--seeds", type=int, default=3, metavar="N", help="of ours (default 3)")
+    p.add_argument("--samples", type=int, metavar="N", help="of calibration, for ours (default: all)")
+    p.add_argument("--limit", type=int, metavar="N", help="score about N pictures, evenly spread")
+    p.add_argument("--timeout", type=float, default=3600, metavar="S", help="of one run (default 3600)")
+    args = p.parse_args()
+    first, second = methods(args), importances(args)
+    rows: list[dict[str, Any]] = []
+    tables: list[Any] = []
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        for task in tasks(common.assets(args.assets), args, Path(folder)):
+            bench = Bench(args, Path(folder))
+            scored = np.concatenate([f.rows for f in task.folds])
+            dense = (task.dense == task.y)[scored].mean()
+            head = f"{task.path.stem}: dense top-1 {dense:.4f}, {len(scored)} pictures, {task.macs / 1e6:.0f} M MACs"
+            head += ", without data" if args.free else ""
+            for extra, chosen in (("", first), (", every importance, uniform", second)):
+                found = []
+                for cut in task.cuts:
+                    for method in chosen:
+                        row = measure(bench, method, task, cut)
+                        found.append(row)
+                        what = (
+                            row.get("problem")
+                            or f"top-1 {row['top1']:.4f}, drop {row['drop']:.2f} ± {row['error']:.2f}"
+                        )
+                        common.say(f"{task.path.stem} {cut:.0%} {method.name}: {what}")
+                if found:
+                    tables += table(head + extra, found)
+                rows += found
+    common.emit(args, tables, rows)
+
+
+if __name__ == "__main__":
+    main()
