@@ -185,7 +185,7 @@ def levels_of(
             progress=counting(progress, "levels"),
         )  # fmt: skip
 
-    return cached(cache, key, make)
+    return cached(cache, key, [g.name for g in groups], make)
 
 
 def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:

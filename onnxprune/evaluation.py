@@ -50,7 +50,7 @@ class Metric:
 def _ranked(y: Array, labels: Array, k: int) -> Array:
     scores = y.reshape(len(y), -1)
     own = np.take_along_axis(scores, labels[:, None], 1)
-    return np.asarray(((scores > own).sum(1) < k).astype(np.float64))
+    return np.asarray((((scores >= own).sum(1) <= k) & np.isfinite(own[:, 0])).astype(np.float64))
 
 
 def _top(k: int) -> Callable[[Outputs, Array | None, Outputs, str], Array]:
@@ -235,6 +235,10 @@ def drop(before: Score, after: Score, indices: Array | None = None) -> Drop:
     if before.each is None or after.each is None:
         lost = (before.value - after.value) * before.better
         return Drop(before.metric, before.value, after.value, lost, None, None)
+    if len(before.each) != len(after.each):
+        raise OptionError(
+            f"{before.metric}: {len(before.each)} samples of one model, {len(after.each)} of the other"
+        )
     chosen = slice(None) if indices is None else indices
     a, b = before.each[chosen], after.each[chosen]
     n = len(a)
@@ -275,6 +279,8 @@ def smallest(
     """
     scores: dict[int, Score | None] = {}
     n = before.samples
+    if n is not None and n < 2:
+        raise OptionError(f"--max-drop {limit:g}: {n} sample cannot be split; give a few hundred; nothing was written")
     order = np.random.default_rng(seed).permutation(n) if n else None
     first = None if order is None else order[: max(1, round(len(order) * SEARCHED))]
     rest = None if order is None or first is None else order[len(first) :]
@@ -311,7 +317,7 @@ def smallest(
         if found is None:
             continue
         now = drop(before, found, rest)
-        if (now.drop if now.bound is None else now.bound) > limit:
+        if not (now.drop if now.bound is None else now.bound) <= limit:  # also of what is no number
             break
         best = left, now
     if best is None:

@@ -183,7 +183,17 @@ def test_command_line_and_python_agree(name: str, tmp_path: Path) -> None:
     words, options = WORDS[name]
     onnx.save(net(), tmp_path / "net.onnx")
     with pytest.raises(SystemExit) as exit_:
-        main([str(tmp_path / "net.onnx"), *words.split(), *BIAS, "--no-latency", "-q", "--json", str(tmp_path / "report")])
+        main(
+            [
+                str(tmp_path / "net.onnx"),
+                *words.split(),
+                *BIAS,
+                "--no-latency",
+                "-q",
+                "--json",
+                str(tmp_path / "report"),
+            ]
+        )
     assert exit_.value.code == 0
     result = prune(tmp_path / "net.onnx", **({"channels": 0.4} | options))
     report = result.save(tmp_path / "mine.onnx")
@@ -420,7 +430,10 @@ def test_what_went_in_a_step_does_not_come_back() -> None:
         ({"channels": "auto"}, "--channels auto needs a target"),
         ({"channels": 0.3, "importance": "magic"}, "--importance magic: unknown; choose one of"),
         ({"channels": 0.3, "allocate": "magic"}, "--allocate magic: unknown; choose one of uniform, global"),
-        ({"channels": 0.3, "recover": "magic"}, "--recover magic: unknown; choose one of least-squares, mean-std, batchnorm, bias, none"),
+        (
+            {"channels": 0.3, "recover": "magic"},
+            "--recover magic: unknown; choose one of least-squares, mean-std, batchnorm, bias, none",
+        ),
         ({"channels": 0.3, "round_to": 0}, "--round-to 0: must be 1"),
         ({"channels": 0.3, "steps": 0}, "--steps 0: must be 1 or more"),
         ({"channels": 0.3, "max_ratio": 0.0}, "--max-ratio 0 is not a fraction"),

@@ -18,6 +18,7 @@ from onnxprune.importance.weights import Float
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
 SWEEPS = 20
+STEPS = (1, 2)  # levels that a group moves in an exchange
 PRICES = 60
 
 
@@ -112,18 +113,20 @@ def _exchange(at: Float, kept: Sequence[Float], hurt: Sequence[Float], holds: Ca
         return float(hurt[g][level[g]] - hurt[g][to]) if 0 <= to < len(kept[g]) else -np.inf
 
     while True:
-        up, down = [gain(g, -1) for g in range(count)], [gain(g, 1) for g in range(count)]
-        moves = [(up[a] + (down[b] if b >= 0 else 0.0), a, b) for a in range(count) for b in range(-1, count) if a != b]
-        for _, a, b in sorted((m for m in moves if m[0] > 1e-9), reverse=True):
+        up = [(gain(a, -s), a, -s) for a in range(count) for s in STEPS]
+        down = [(0.0, -1, 0), *((gain(b, s), b, s) for b in range(count) for s in STEPS)]
+        moves = [(p + q, a, s, b, t) for p, a, s in up for q, b, t in down if a != b and np.isfinite(p + q)]
+        # units that cost nothing come back while there is room
+        for _, a, s, b, t in sorted((m for m in moves if m[0] > 1e-9 or (m[0] >= 0 and m[3] < 0)), reverse=True):
             new = at.copy()
-            new[a] = kept[a][level[a] - 1]
+            new[a] = kept[a][level[a] + s]
             if b >= 0:
-                new[b] = kept[b][level[b] + 1]
+                new[b] = kept[b][level[b] + t]
             if holds(new):
                 break
         else:
             return at
         at = new
-        level[a] -= 1
+        level[a] += s
         if b >= 0:
-            level[b] += 1
+            level[b] += t

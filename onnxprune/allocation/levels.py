@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +18,18 @@ import numpy as np
 
 from onnxprune.allocation.select import rounded, select
 from onnxprune.calibration.damage import damage, joined
-from onnxprune.calibration.layers import Unsuitable, Values, find_linear, find_tail, matrix, read_by
+from onnxprune.calibration.layers import RECURRENT, Unsuitable, Values, find_linear, find_tail, matrix, read_by
 from onnxprune.calibration.places import Parameters, parameters
 from onnxprune.calibration.stream import Stream
+from onnxprune.errors import OptionError
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import Array
 from onnxprune.importance.data import MEASURES, RIDGE, Reading, batches, find_readings, gather, see
-from onnxprune.importance.weights import Float, Scores
+from onnxprune.importance.weights import Float, Scores, score
 from onnxprune.progress import Count
 from onnxprune.solvers.least_squares import Moments, damping
+from onnxprune.structure.coupling import Ids
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
 REMOVED = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # levels, as fractions of a group
@@ -80,11 +83,13 @@ def level_database(
     hurt: dict[str, list[float]] = {}
     scores: Scores = {}
     edit = Edit(analysis.model)
-    places = find_places(edit, [r for mine in readings.values() for r in mine])
+    places = find_places(edit, [r for mine in readings.values() for r in mine], analysis.coupling.shapes.shapes)
     outputs = [o.name for o in analysis.model.proto.graph.output]
     measure = damage(
         analysis.model, Stream(analysis.model, held_out, threads=threads).compute(outputs), outputs, samples
     )
+    known = {} if importance in MEASURES else score(analysis, groups, importance=importance, seed=seed)
+    reading_nodes, recurrences = consumers(analysis, groups)
     total, done = 2 * len(groups), 0
     for names in batches(readings, memory):
         mine = [r for name in names for r in readings[name]]
@@ -97,8 +102,13 @@ def level_database(
         first = {n: min((r.layer.index for r in readings[n]), default=0) for n in names}
         for name in sorted(names, key=lambda n: first[n]):
             group = by_name[name]
-            scores[name] = MEASURES[importance](see(analysis, group, readings[name], ridge=ridge))
-            kept[name] = kept_counts(group, round_to, max_ratio)
+            scores[name] = (
+                MEASURES[importance](see(analysis, group, readings[name], ridge=ridge))
+                if importance in MEASURES
+                else known[name]
+            )
+            whole = not all(key in places or key in recurrences for key in reading_nodes[name])
+            kept[name] = [group.size] if whole else kept_counts(group, round_to, max_ratio)
             stream.advance(first[name])
             hurt[name] = [0.0]
             for k in kept[name][1:]:
@@ -110,6 +120,10 @@ def level_database(
                     (p, *compensated(mine, group, alive, analysis, ridge)) for p, mine in _used(places, readings[name])
                 ]
                 before = [_swap(edit, p, m, shift) for p, m, shift in fits]
+                before += [
+                    _silence(edit, recurrences[k], group, alive, analysis)
+                    for k in reading_nodes[name] & set(recurrences)
+                ]
                 found = measure(joined(stream.compute(outputs), outputs))
                 for old in before:
                     edit.model.weights.update(old)
@@ -137,12 +151,51 @@ def error_levels(groups: Sequence[ChannelGroup], scores: Scores, *, round_to: in
     return Levels(kept, damage, scores)
 
 
+def consumers(
+    analysis: Analysis, groups: Sequence[ChannelGroup]
+) -> tuple[dict[str, set[str]], dict[str, tuple[str, Ids]]]:
+    """Group name -> nodes that sum over its units; recurrent node -> its recurrence weight and the ids that it sums.
+
+    A recurrent layer reads its own units.
+    """
+    c, labels = analysis.coupling, analysis.solution.labels
+    owner = np.full(len(analysis.solution.reason), -1)
+    for k, g in enumerate(groups):
+        owner[g.labels] = k
+    nodes: dict[str, set[str]] = {g.name: set() for g in groups}
+    recurrences = {}
+    for consume in c.consumes:
+        axes = c.axes(consume.node.input(consume.input))
+        ids = axes[consume.axis] if axes else None
+        if ids is None:
+            continue
+        for k in np.unique(owner[labels[ids]]):
+            if k >= 0:
+                nodes[groups[k].name].add(consume.node.key)
+        if consume.node.op in RECURRENT and consume.input == 2 and consume.node.input(2) in analysis.model.weights:
+            recurrences[consume.node.key] = (consume.node.input(2), ids)
+    return nodes, recurrences
+
+
+def _silence(
+    edit: Edit, recurrence: tuple[str, Ids], group: ChannelGroup, alive: Keep, analysis: Analysis
+) -> dict[str, Array]:
+    """Let the recurrence read zeros for what is gone; the old array by name."""
+    name, ids = recurrence
+    old = edit.model.weights[name]
+    keep = analysis.keep_ids({group.name: alive})[ids]
+    edit.model.weights[name] = np.asarray(old * keep.astype(old.dtype))  # (directions, gates * hidden, hidden)
+    return {name: old}
+
+
 def _part(progress: Count, start: int, steps: int, total: int) -> Count:
     """Progress of a phase that is some steps of a longer one."""
     return lambda done, of: progress(start + round(done / max(of, 1) * steps), total)
 
 
-def find_places(edit: Edit, readings: Sequence[Reading]) -> dict[str, Parameters]:
+def find_places(
+    edit: Edit, readings: Sequence[Reading], shapes: Mapping[str, Sequence[int | None]]
+) -> dict[str, Parameters]:
     """Layer -> where its matrix and bias are, of the layers that can be given others."""
     values, readers = Values(edit.model), read_by(edit.model)
     wanted = {r.layer.key: r for r in readings}
@@ -151,7 +204,7 @@ def find_places(edit: Edit, readings: Sequence[Reading]) -> dict[str, Parameters
         if layer.key in wanted:
             r = wanted[layer.key]
             try:
-                tail = find_tail(layer, edit.model, values, readers, r.weight.shape[1] * layer.groups)
+                tail = find_tail(layer, edit.model, values, readers, r.weight.shape[1] * layer.groups, shapes)
                 out[layer.key] = parameters(edit, layer, tail, values, readers)
             except Unsuitable:
                 continue
@@ -207,16 +260,21 @@ def cache_key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def cached(folder: Path | None, key: str, make: Callable[[], Levels]) -> tuple[Levels, bool]:
-    """The database of that key, made where the folder has none; and whether it was there."""
+def cached(folder: Path | None, key: str, names: Sequence[str], make: Callable[[], Levels]) -> tuple[Levels, bool]:
+    """The database of that key for the groups of these names, made where there is none; and whether there was."""
     if folder is None:
         return make(), False
     path = folder / f"levels-{key}.json"
-    if path.is_file():
-        return Levels.from_json(path.read_text(encoding="utf-8")), True
-    levels = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{key[:6]}.tmp")
-    part.write_text(levels.to_json(), encoding="utf-8")
-    part.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # broken: made anew
+            levels = Levels.from_json(path.read_text(encoding="utf-8"))
+            if set(levels.kept) == set(levels.damage) == set(levels.scores) == set(names):
+                return levels, True
+        levels = make()
+        part = path.with_suffix(f".{key[:6]}.tmp")
+        part.write_text(levels.to_json(), encoding="utf-8")
+        part.replace(path)
+    except OSError as e:
+        raise OptionError(f"--cache {folder}: cannot be used ({e.strerror or e}); name another folder") from e
     return levels, False

@@ -94,7 +94,10 @@ class Values:
         if node is None or not node.inputs:
             raise Unsuitable(f"{name} is not constant")
         feeds = {i: self(i) for i in node.inputs if i}
-        return np.asarray(run_node(node, feeds, self.model.proto)[node.outputs.index(name)])
+        try:
+            return np.asarray(run_node(node, feeds, self.model.proto)[node.outputs.index(name)])
+        except RuntimeError as e:  # types that have no numpy counterpart in onnxruntime
+            raise Unsuitable(f"{name} cannot be computed ({e})") from e
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -173,7 +176,8 @@ def window(layer: Linear, kernel: tuple[int, ...], size: tuple[int, ...]) -> Win
         if wanted is not None or auto.startswith("SAME"):
             target = wanted[-rank:] if wanted is not None else [s * t for s, t in zip(size, strides, strict=True)]
             total = [t * (s - 1) + e + k - w for s, t, e, k, w in zip(size, strides, extra, spans, target, strict=True)]
-            heads = [p - p // 2 if auto == "SAME_LOWER" else p // 2 for p in total]
+            total = [max(p, 0) for p in total]
+            heads = [p // 2 if auto == "SAME_UPPER" else p - p // 2 for p in total]
             pads = heads + [p - h for p, h in zip(total, heads, strict=True)]
         elif auto == "VALID":
             pads = [0] * 2 * rank
@@ -240,7 +244,8 @@ def rows(layer: Linear, x: Array, kernel: tuple[int, ...], picked: Array | None)
         chosen = view.reshape(-1, x.shape[1] * math.prod(kernel))
     else:
         which, *place = np.unravel_index(picked, (x.shape[0], *out))
-        chosen = view[which, :, *place].reshape(len(picked), -1)
+        index: Any = (which, slice(None), *place)
+        chosen = view[index].reshape(len(picked), -1)
     return np.asarray(chosen, np.float32).reshape(len(chosen), g, -1).transpose(1, 0, 2)
 
 
@@ -255,6 +260,19 @@ def output_rows(layer: Linear, y: Array, picked: Array | None) -> Array:
     return np.asarray(flat if picked is None else flat[picked], np.float32)
 
 
+def like_outputs(
+    layer: Linear, other: Array, x: Array, kernel: tuple[int, ...], width: int, picked: Array | None
+) -> Array:
+    """`output_rows` of a tensor that is added to the layer's outputs for the input x, broadcast to their shape."""
+    if layer.node.op in CONVOLUTIONS:
+        shape: tuple[int, ...] = (x.shape[0], width, *window(layer, kernel, x.shape[2:]).output(x.shape[2:]))
+    elif layer.node.op == "Gemm":
+        shape = (x.shape[1 if layer.node.attr("transA", 0) else 0], width)
+    else:
+        shape = (*x.shape[:-1], width)
+    return output_rows(layer, np.broadcast_to(other, shape), picked)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What follows the layer
 # ---------------------------------------------------------------------------------------------------------------------
@@ -264,26 +282,41 @@ def output_rows(layer: Linear, y: Array, picked: Array | None) -> Array:
 class Tail:
     """What happens to a layer's outputs: z = scale * y + shift, then perhaps + other, then perhaps an activation.
 
-    scale, shift: `(out,)`; other: the tensor that is added (a residual stream), "" for none; low, high: between them
-    the activation passes z, and it is flat outside; None where there is no such activation.
-    bias_at: input of a node whose entries are added to y as they are: (node, input slot, sign, kind).
+    scale, shift: `(out,)`; other: the tensor that is added (a residual stream), "" for none; bounds: between them the
+    activation passes z, and it is flat outside; None where there is no such activation.
     """
 
     scale: Float
     shift: Float
     other: str = ""
+    sign: int = 1  # of the other
     bounds: tuple[float, float] | None = None
     norm: Node | None = None  # BatchNormalization whose mean takes a bias
     added: tuple[Node, int] | None = None  # Add right behind the layer with a constant
 
 
-def find_tail(layer: Linear, model: Model, values: Values, readers: Mapping[str, Sequence[Node]], width: int) -> Tail:
+def find_tail(
+    layer: Linear,
+    model: Model,
+    values: Values,
+    readers: Mapping[str, Sequence[Node]],
+    width: int,
+    shapes: Mapping[str, Sequence[int | None]],
+) -> Tail:
     """Follow the only reader of the layer's output while it is an affine map per channel.
 
-    readers: tensor -> nodes that read it (a graph output counts as one more).
+    readers: tensor -> nodes that read it (a graph output counts as one more); shapes: of the whole model's tensors.
     """
+
+    def broadcasts(second: str) -> bool:
+        """Whether adding it leaves the outputs' shape as it is."""
+        a, b = shapes.get(layer.node.key), shapes.get(second)
+        if a is None or b is None or len(b) > len(a):
+            return False
+        return all(q in (1, p) for p, q in zip(reversed(a), reversed(b), strict=False))
+
     scale, shift = np.ones(width), np.zeros(width)
-    name, other, norm, added, bounds = layer.node.key, "", None, None, None
+    name, other, sign, norm, added, bounds = layer.node.key, "", 1, None, None, None
     constant = constants(model)
     conv = layer.node.op in CONVOLUTIONS
     right = values(layer.node.input(1)).ndim - 1 if conv else 1
@@ -291,7 +324,7 @@ def find_tail(layer: Linear, model: Model, values: Values, readers: Mapping[str,
         return Tail(scale, shift)
     if layer.node.op == "com.microsoft::FusedConv":
         bounds = {"Relu": (0.0, math.inf)}.get(layer.node.attr("activation", ""))
-        return Tail(scale, shift, layer.node.input(3), bounds)
+        return Tail(scale, shift, layer.node.input(3), bounds=bounds)
     first = True
     while len(readers.get(name, [])) == 1:
         n = readers[name][0]
@@ -312,9 +345,13 @@ def find_tail(layer: Linear, model: Model, values: Values, readers: Mapping[str,
             if second == name:
                 break
             if second not in constant:
-                if n.op not in ("Add", "Sum") or other:
+                if n.op not in ("Add", "Sum", "Sub") or other or not broadcasts(second):
                     break
                 other = second
+                if n.op == "Sub" and slot == 0:
+                    sign = -1
+                elif n.op == "Sub":
+                    scale, shift = -scale, -shift
             else:
                 if other or (n.op in ("Sub", "Div") and slot == 1):
                     break
@@ -343,7 +380,7 @@ def find_tail(layer: Linear, model: Model, values: Values, readers: Mapping[str,
             break
         first = False
         name = n.key
-    return Tail(scale, shift, other, bounds, norm, added)
+    return Tail(scale, shift, other, sign, bounds, norm, added)
 
 
 def _per_channel(value: Array, width: int, right: int) -> Float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 
 from onnxprune.calibration.layers import RECURRENT, Float, Linear, Tail, Unsuitable, Values, matrix, stored
@@ -32,7 +33,7 @@ class Place:
     def write(self, value: Float) -> None:
         old = self.model.weights[self.name]
         if self.scale is not None:
-            limits = np.iinfo(old.dtype)
+            limits = ml_dtypes.iinfo(old.dtype)  # type: ignore[no-untyped-call]
             value = np.rint(value / self.scale) + (0.0 if self.zero is None else self.zero)
             value = np.clip(value, limits.min, limits.max)
         new = np.ascontiguousarray(value.astype(old.dtype).reshape(old.shape))
@@ -48,7 +49,12 @@ def place(edit: Edit, node: Node, slot: int, values: Values, readers: Readers) -
     maker = values.makers.get(name)
     if maker is not None and maker.op == "DequantizeLinear" and len(readers.get(name, ())) == 1:
         stored_as = maker.input(0)
-        if stored_as in model.weights and len(readers.get(stored_as, ())) == 1 and not maker.attr("block_size", 0):
+        if (
+            stored_as in model.weights
+            and model.weights[stored_as].dtype.kind in "iu"
+            and len(readers.get(stored_as, ())) == 1
+            and not maker.attr("block_size", 0)
+        ):
             rank, axis = model.weights[stored_as].ndim, int(maker.attr("axis", 1))
             scale = _along(values(maker.input(1)), rank, axis)
             return Place(

@@ -61,11 +61,14 @@ class Stream:
         if position <= self.cut or not self.state:
             return
         names = self.crossing(position)
-        first = next(self.compute(names))
-        if sum(v.nbytes for v in first.values()) * len(self.state) > self.limit:
+        values = self.compute(names)
+        first = next(values)
+        arrays = all(isinstance(v, np.ndarray) for v in first.values())  # no sequence, no map
+        if not arrays or sum(v.nbytes for v in first.values()) * len(self.state) > self.limit:
             return
-        for i, values in enumerate(self.compute(names)):
-            self.state[i] = values
+        self.state[0] = first  # a batch is computed of its own values alone
+        for i, found in enumerate(values, 1):
+            self.state[i] = found
         self.cut = position
 
     def compute(self, names: Iterable[str]) -> Iterator[Feeds]:
@@ -74,8 +77,7 @@ class Stream:
         held = set(self.state[0]) if self.state else set()
         missing = [n for n in names if n not in held]
         if not missing:
-            for values in self.state:
-                yield {n: values[n] for n in names}
+            yield from ({n: values[n] for n in names} for values in self.state)
             return
         part, needed = self.between(held, missing)
         with session(part, threads=self.threads) as s:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto, NodeProto, helper
 
 from onnxprune.graph.arrays import Array, store
 from onnxprune.graph.io import Model, graphs
@@ -49,6 +49,9 @@ class Edit:
         array.flags.writeable = False
         self.model.weights[name] = array
         store(name, self.graph.initializer.add(name=name), array)
+        if self.model.proto.ir_version < 4:  # there an initializer must be listed
+            kind = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            self.graph.input.add(name=name, type=kind)
         return name
 
     def zeros(self, count: int) -> str:

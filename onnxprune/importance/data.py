@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.layers import (
+    CONVOLUTIONS,
     Linear,
     Unsuitable,
     Values,
@@ -145,10 +146,11 @@ def _count(r: Reading, x: Array) -> None:
 
 def _rank(r: Reading, x: Array, groups: int) -> None:
     """Rank of every channel's map; of vectors whether they are not zero."""
-    if x.ndim < 4:
-        maps = x.reshape(-1, 1, 1, x.shape[-1]).transpose(0, 3, 1, 2)
-    else:
+    if r.layer.node.op in CONVOLUTIONS:
         maps = x.reshape(x.shape[0], x.shape[1], x.shape[2], -1)
+    else:
+        last = x.T if r.layer.node.attr("transA", 0) else x
+        maps = last.reshape(-1, 1, 1, last.shape[-1]).transpose(0, 3, 1, 2)
     maps = maps[:8]  # few samples tell (Lin et al. 2020)
     channels = np.array_split(np.arange(maps.shape[1]), groups)[r.group]
     found = np.linalg.matrix_rank(maps[:, channels].astype(np.float32)).mean(0)

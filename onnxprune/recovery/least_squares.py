@@ -23,8 +23,8 @@ from onnxprune.calibration.layers import (
     find_linear,
     find_tail,
     kernel_shape,
+    like_outputs,
     matrix,
-    output_rows,
     positions,
     read_by,
     rows,
@@ -163,7 +163,7 @@ def find_tasks(analysis: Analysis, keep: Keep, edit: Edit) -> tuple[list[Task], 
             other = counterpart.get(layer.key)
             if other is None:
                 raise Unsuitable("it is not in the pruned model")
-            tail = find_tail(other, edit.model, small, readers, int(outside.sum()))
+            tail = find_tail(other, edit.model, small, readers, int(outside.sum()), analysis.coupling.shapes.shapes)
             into = parameters(edit, other, tail, small, readers)
             kernel = kernel_shape(layer, values)
             tasks.append(Task(layer, other, inside, outside, tail, into, matrix(layer, values), kernel))
@@ -229,15 +229,18 @@ def regression(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterat
     g = len(task.matrix)
     full = task.matrix.astype(np.float32)
     other = task.tail.other
-    if other and not (whole.position(other) < task.whole.index and small.position(other) < task.pruned.index):
-        other = ""  # made later: it will make up for this layer, not this layer for it
+    # a stream that is made later will make up for this layer, not this layer for it
+    made = whole.position(other) < task.whole.index and small.position(other) < task.pruned.index
     scale = task.tail.scale
     able = np.abs(scale) > SMALLEST_SCALE * np.abs(scale).max()
     factor = np.where(able, 1 / np.where(able, scale, 1), 0.0).astype(np.float32)
     extra = [other] if other else []
     rng = np.random.default_rng([seed, zlib.crc32(task.whole.key.encode())])
     share = None
-    pairs = zip(whole.compute([task.whole.source, *extra]), small.compute([task.pruned.source, *extra]), strict=True)
+    thin_extra = extra if made else []
+    pairs = zip(
+        whole.compute([task.whole.source, *extra]), small.compute([task.pruned.source, *thin_extra]), strict=True
+    )
     for dense, thin in pairs:
         x = dense[task.whole.source]
         count = positions(task.whole, x, task.kernel)
@@ -248,10 +251,15 @@ def regression(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterat
         target = np.stack([target[k][:, task.outside[k]] for k in range(g)])
         added = np.zeros((g, 1, 1), np.float32)
         if other:
-            stream = output_rows(task.pruned, thin[other], picked)
-            missing = (output_rows(task.whole, dense[other], picked)[:, task.outside.ravel()] - stream) * factor
-            target = target + missing.reshape(len(missing), g, -1).transpose(1, 0, 2)
-            added = stream.reshape(len(stream), g, -1).transpose(1, 0, 2)
+            original = like_outputs(task.whole, dense[other], x, task.kernel, task.outside.size, picked)
+            original = original[:, task.outside.ravel()]
+            stream = original
+            if made:
+                narrow = thin[task.pruned.source]
+                stream = like_outputs(task.pruned, thin[other], narrow, task.kernel, original.shape[1], picked)
+                missing = (original - stream) * factor * task.tail.sign
+                target = target + missing.reshape(len(missing), g, -1).transpose(1, 0, 2)
+            added = task.tail.sign * stream.reshape(len(stream), g, -1).transpose(1, 0, 2)
         yield rows(task.pruned, thin[task.pruned.source], task.kernel, picked), target, added
 
 

@@ -137,8 +137,11 @@ def match(moments: Moments, prior: Float) -> Fit:
     """The prior, each output scaled and shifted to the mean and the standard deviation of its target."""
     if not moments.count:
         raise Singular("no data reached it")
-    spread = np.einsum("do,do->o", prior, moments.gram @ prior)
-    scale = np.sqrt(moments.variance / np.maximum(spread, 1e-12 * max(float(spread.max(initial=0.0)), 1e-30)))
+    if not np.diag(moments.gram).any():
+        raise Singular("its inputs are constant")
+    spread, wanted = np.einsum("do,do->o", prior, moments.gram @ prior), moments.variance
+    varies = np.minimum(spread, wanted) > 1e-12 * max(float(spread.max(initial=0.0)), float(wanted.max(initial=0.0)))
+    scale = np.sqrt(np.where(varies, wanted / np.where(varies, spread, 1.0), 1.0))
     weight = prior * np.clip(scale, *SCALES)
     return Fit(weight, moments.t_mean - moments.x_mean @ weight, error(moments, weight))
 

@@ -1,0 +1,325 @@
+"""The level database, the choice of levels, its cache, and the replay of plans that were made with data."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import Array, build, normal
+from onnx import ModelProto
+
+import onnxprune
+from onnxprune import load
+from onnxprune.allocation.budget import Measure, choose
+from onnxprune.allocation.levels import Levels, level_database
+from onnxprune.calibration.damage import damage, joined
+from onnxprune.calibration.stream import Stream
+from onnxprune.errors import OptionError
+from onnxprune.importance.data import RIDGE
+from onnxprune.recovery.least_squares import least_squares
+from onnxprune.structure.groups import Analysis, analyze
+from onnxprune.structure.surgery import prune_model
+
+X = normal(60, 3, 8, 8, seed=5).astype(np.float32)
+NODES = """h = Conv(x, w, a) r = Relu(h) k = Conv<pads = [1, 1, 1, 1]>(r, v, b) t = Relu(k) m = Conv(t, u)
+    s = Relu(m) g = GlobalAveragePool(s) f = Flatten(g) y = Gemm(f, q, c)"""
+
+
+def cnn(dead: tuple[int, ...] = ()) -> ModelProto:
+    """Groups of 8, 10 and 12 channels; dead: units of the second one that nothing hears."""
+    v = normal(12, 10, 3, 3, seed=2)
+    v[:, list(dead)] = 0
+    return build(
+        NODES, y="float[n,4]",
+        w=normal(8, 3, 3, 3), a=normal(8, seed=1), v=normal(10, 8, 3, 3, seed=3), b=normal(10, seed=4), u=v,
+        q=normal(12, 4, seed=6) / 150, c=normal(4, seed=7),
+    )  # fmt: skip
+
+
+def batches(x: Array, size: int = 20) -> list[dict[str, Array]]:
+    return [{"x": x[i : i + size]} for i in range(0, len(x), size)]
+
+
+def database(proto: ModelProto, **options: Any) -> tuple[Levels, Analysis]:
+    analysis = analyze(load(proto))
+    found = level_database(
+        analysis, analysis.of_kind("channels"), batches(X[:40]), batches(X[40:]), 20, round_to=1, **options
+    )
+    return found, analysis
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The database
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("importance", ["obs", "wanda"])
+def test_damage_starts_at_nothing_and_never_falls(importance: str) -> None:
+    levels, analysis = database(cnn(), importance=importance)
+    for g in analysis.of_kind("channels"):
+        kept, hurt = levels.kept[g.name], levels.damage[g.name]
+        assert kept[0] == g.size and kept == sorted(set(kept), reverse=True) and kept[-1] >= 0.2 * g.size - 1e-9
+        assert len(hurt) == len(kept) > 3 and hurt[0] == 0 and hurt == sorted(hurt) and hurt[-1] > 1e-4
+        assert levels.scores[g.name].shape == (g.size,)
+    again = Levels.from_json(levels.to_json())
+    assert (again.kept, again.damage) == (levels.kept, levels.damage)
+    for name, scores in levels.scores.items():
+        np.testing.assert_array_equal(again.scores[name], scores)
+
+
+@pytest.mark.parametrize("option", [{"memory": 1.0}, {"memory": 2e4}])
+def test_damage_does_not_depend_on_how_it_is_computed(option: dict[str, Any]) -> None:
+    (a, _), (b, _) = database(cnn()), database(cnn(), **option)
+    assert a.kept == b.kept
+    for name in a.damage:
+        np.testing.assert_allclose(a.damage[name], b.damage[name], rtol=1e-3, atol=1e-6)
+
+
+def test_units_that_nothing_hears_cost_nothing() -> None:
+    dead = (2, 5, 6)
+    levels, analysis = database(cnn(dead))
+    second = analysis.of_kind("channels")[1]
+    assert set(np.argsort(levels.scores[second.name])[:3].tolist()) == set(dead)
+    free = [h for k, h in zip(levels.kept[second.name], levels.damage[second.name], strict=True) if k >= 7]
+    assert max(free) < 1e-6 < levels.damage[second.name][len(free)]
+
+
+def test_damage_is_that_of_a_real_cut() -> None:
+    """Of the last group, whose reader has no activation behind it."""
+    levels, analysis = database(cnn())
+    last = analysis.of_kind("channels")[-1]
+    k = 4
+    count = levels.kept[last.name][k]
+    keep = np.zeros(last.size, bool)
+    keep[np.argsort(-levels.scores[last.name])[:count]] = True
+    ids = analysis.keep_ids({last.name: keep})
+    model, _ = least_squares(analysis, ids, prune_model(analysis, ids), batches(X[:40]), ridge=RIDGE)
+    measure = damage(analysis.model, Stream(analysis.model, batches(X[40:])).compute(["y"]), ["y"], 20)
+    found = measure(joined(Stream(model, batches(X[40:])).compute(["y"]), ["y"]))
+    np.testing.assert_allclose(levels.damage[last.name][k], found, rtol=0.05)
+
+
+READERS: dict[str, str] = {  # of the group of six, and how the database cannot put another matrix there
+    "one weight for two layers": "k = Conv(r, v) n = Neg(r) j = Conv(n, v) t = Tanh(j) y = Add(k, t)",
+    "no linear layer": "s = ReduceSum<keepdims = 1>(r, one) y = Tanh(s)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_group_whose_readers_cannot_be_refitted_stays_whole(name: str) -> None:
+    weights = {"w": normal(6, 3, 3, 3), "v": normal(4, 6, 3, 3), "one": np.array([1])}
+    used = {k: v for k, v in weights.items() if f"{k})" in "(x, w) " + READERS[name]}
+    proto = build(f"h = Conv(x, w) r = Relu(h) {READERS[name]}", y="float[n,c,a,b]", **used)
+    levels, analysis = database(proto)
+    (group,) = analysis.of_kind("channels")
+    assert levels.kept[group.name] == [group.size]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The choice
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Sum:
+    """A cost that every group adds to."""
+
+    def __init__(self, prices: Array) -> None:
+        self.prices = prices
+
+    def __call__(self, kept: Array) -> float:
+        return float(self.prices @ kept)
+
+    def along(self, k: int, kept: Array, choices: Array) -> Array:
+        return np.asarray(self.prices[k] * choices)
+
+
+def problem(seed: int, groups: int = 3, levels: int = 3) -> tuple[list[Any], Levels, dict[str, Sum], dict[str, float]]:
+    rng = np.random.default_rng(seed)
+    kept = {f"g{i}": sorted(rng.choice(np.arange(1, 20), levels, False).tolist(), reverse=True) for i in range(groups)}
+    hurt = {n: [0.0, *np.cumsum(rng.exponential(size=levels - 1)).tolist()] for n in kept}
+    measures = {"macs": Sum(rng.uniform(1, 5, groups)), "params": Sum(rng.uniform(1, 5, groups))}
+    most = {k: m(np.array([v[0] for v in kept.values()])) for k, m in measures.items()}
+    least = {k: m(np.array([v[-1] for v in kept.values()])) for k, m in measures.items()}
+    asked = list(measures)[: 1 + seed % 2]
+    limits = {k: least[k] + rng.uniform(0, 1) * (most[k] - least[k]) for k in asked}
+    named = [SimpleNamespace(name=n, size=v[0]) for n, v in kept.items()]
+    return named, Levels(kept, hurt, {}), measures, limits
+
+
+def best(levels: Levels, measures: dict[str, Sum], limits: dict[str, float]) -> float:
+    """Least damage of all combinations that hold the limits."""
+    found = np.inf
+    for at in itertools.product(*(range(len(k)) for k in levels.kept.values())):
+        kept = np.array([k[i] for k, i in zip(levels.kept.values(), at, strict=True)])
+        if all(measures[m](kept) <= limit for m, limit in limits.items()):
+            found = min(found, sum(h[i] for h, i in zip(levels.damage.values(), at, strict=True)))
+    return found
+
+
+def cost_of(levels: Levels, kept: dict[str, int]) -> float:
+    return sum(levels.damage[n][levels.kept[n].index(k)] for n, k in kept.items())
+
+
+def test_the_choice_holds_the_limits_with_the_least_damage() -> None:
+    """Limits always; the least damage nearly always (4 % of the problems were missed when this was written)."""
+    gaps = []
+    for seed in range(200):
+        groups, levels, measures, limits = problem(seed)
+        kept = choose(groups, levels, measures, limits)
+        assert kept is not None
+        assert all(measures[m](np.array(list(kept.values()))) <= limit for m, limit in limits.items())
+        gaps.append(cost_of(levels, kept) / max(best(levels, measures, limits), 1e-9) - 1)
+    assert np.mean(np.array(gaps) > 1e-9) < 0.06 and np.mean(gaps) < 0.02
+
+
+def test_the_choice_knows_what_is_out_of_reach_and_what_is_free() -> None:
+    groups, levels, measures, _ = problem(0)
+    least = measures["macs"](np.array([k[-1] for k in levels.kept.values()]))
+    assert choose(groups, levels, measures, {"macs": least - 1e-6}) is None
+    assert choose(groups, levels, measures, {"macs": least}) == {n: k[-1] for n, k in levels.kept.items()}
+    assert choose(groups, levels, measures, {"macs": 1e9}) == {n: k[0] for n, k in levels.kept.items()}
+
+
+def test_a_level_of_no_finite_damage_is_the_last_resort() -> None:
+    groups, levels, measures, _ = problem(1)
+    levels.damage["g0"][1:] = [np.inf, np.inf]
+    most = measures["macs"](np.array([k[0] for k in levels.kept.values()]))
+    kept = choose(groups, levels, measures, {"macs": 0.9 * most})
+    assert kept is not None and np.isfinite(cost_of(levels, kept))
+
+
+def test_a_measure_counts_what_the_cost_model_counts() -> None:
+    analysis = analyze(load(cnn()))
+    costs, groups = analysis.costs(), analysis.of_kind("channels")
+    whole = analysis.keep_ids({})
+    for products, exact in ((costs.macs_of, costs.macs), (costs.parameters_of, costs.parameters)):
+        measure = Measure(products, analysis, groups, whole)
+        for kept in itertools.product((8, 3), (10, 4), (12, 1)):
+            keep = analysis.keep_ids({g.name: np.arange(g.size) < k for g, k in zip(groups, kept, strict=True)})
+            np.testing.assert_allclose(measure(np.array(kept, float)), exact(keep))
+
+
+@pytest.mark.parametrize("target", [{"target_macs": 0.5}, {"target_params": 0.6, "target_macs": 0.7}])
+@pytest.mark.parametrize("allocate", ["kl", "error", "global"])
+def test_targets_hold(target: dict[str, float], allocate: str) -> None:
+    result = pruned(X, allocate=allocate, recover="none", **target)
+    now = {"target_macs": "macs", "target_params": "parameters"}
+    for option, limit in target.items():
+        before, after = (getattr(r, now[option]) for r in (result.report.before, result.report.after))
+        assert 0.6 * limit * before <= after <= limit * before
+
+
+@pytest.mark.parametrize("importance", ["path", "random", "wanda"])
+def test_every_kind_of_importance_goes_with_a_target(importance: str) -> None:
+    result = pruned(X, importance=importance, target_macs=0.6, recover="none")
+    assert result.report.after.macs <= 0.6 * result.report.before.macs
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The cache and the plan
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+QUICK: dict[str, Any] = {"round_to": 1, "max_ratio": 0.5, "verify": False, "measure": False, "threads": 1}
+
+
+def pruned(x: Any, **options: Any) -> Any:
+    """The net cut, by default with few levels to try."""
+    return onnxprune.prune(cnn(), calibration=x, **QUICK | options)
+
+
+CACHED = "level database taken from the cache"
+
+
+def test_the_cache_is_read_the_second_time(tmp_path: Path) -> None:
+    first = pruned(X, target_macs=0.6, cache=tmp_path / "new" / "folder")
+    (file,) = (tmp_path / "new" / "folder").iterdir()
+    stamp = file.stat().st_mtime_ns
+    second = pruned(X, target_macs=0.6, cache=tmp_path / "new" / "folder")
+    assert CACHED not in first.report.notes and CACHED in second.report.notes
+    assert file.stat().st_mtime_ns == stamp
+    assert onnxprune.to_proto(first.model).SerializeToString(deterministic=True) == onnxprune.to_proto(
+        second.model
+    ).SerializeToString(deterministic=True)
+    third = pruned(X, target_macs=0.8, cache=tmp_path / "new" / "folder")  # a target is no part of the key
+    assert CACHED in third.report.notes and third.report.after.macs > second.report.after.macs
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "other data": {"x": X[::-1].copy()},
+    "round_to": {"round_to": 2},
+    "importance": {"importance": "wanda"},
+    "groups": {"ratio": {"Conv(h)": 0.0}},
+    "seed": {"seed": 3},
+}
+
+
+def test_the_cache_knows_what_a_database_depends_on(tmp_path: Path) -> None:
+    pruned(X, target_macs=0.7, cache=tmp_path, recover="none")
+    for k, (name, options) in enumerate(OTHERS.items(), 2):
+        result = pruned(options.get("x", X), target_macs=0.7, cache=tmp_path, recover="none",
+                        **{o: v for o, v in options.items() if o != "x"})  # fmt: skip
+        assert CACHED not in result.report.notes, name
+        assert len(list(tmp_path.iterdir())) == k, name
+
+
+BROKEN: dict[str, Callable[[str], str]] = {
+    "truncated": lambda text: text[: len(text) // 2],
+    "foreign": lambda text: json.dumps({"kept": 3}),
+    "a group short": lambda text: json.dumps({k: dict(list(v.items())[1:]) for k, v in json.loads(text).items()}),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_cache_is_refused_or_made_anew(tmp_path: Path, name: str) -> None:
+    options: dict[str, Any] = {"target_macs": 0.7, "cache": tmp_path, "recover": "none"}
+    first = pruned(X, **options)
+    (file,) = tmp_path.iterdir()
+    file.write_text(BROKEN[name](file.read_text()))
+    try:
+        again = pruned(X, **options)
+    except OptionError as e:
+        assert file.name in str(e)
+    else:
+        assert CACHED not in again.report.notes
+        assert again.plan.to_json() == first.plan.to_json()
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match="file"):
+        pruned(X, target_macs=0.7, cache=tmp_path / "file", recover="none")
+
+
+DIFFERS = "the recovered weights differ"
+
+
+@pytest.mark.parametrize(
+    ("recover", "target"),
+    [("least-squares", {"target_macs": 0.6}), *((r, {"channels": 0.3}) for r in ("mean-std", "bias", "none"))],
+)
+def test_a_plan_replays_to_the_same_bytes(tmp_path: Path, recover: str, target: dict[str, float]) -> None:
+    first = pruned(X, recover=recover, **target)
+    (tmp_path / "plan.json").write_text(first.plan.to_json())
+
+    def replay(x: Any) -> Any:
+        return pruned(x, plan=tmp_path / "plan.json")
+
+    def content(result: Any) -> bytes:
+        return bytes(onnxprune.to_proto(result.model).SerializeToString(deterministic=True))
+
+    second = replay(X)
+    assert content(first) == content(second)
+    assert not [n for n in second.report.notes if DIFFERS in n]
+    other = replay(X[:50])
+    noted = [n for n in other.report.notes if DIFFERS in n]
+    if recover in ("bias", "none"):  # no data go into the weights
+        assert content(other) == content(first) and not noted
+    else:
+        assert content(other) != content(first) and len(noted) == 1
