@@ -11,6 +11,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from onnxprune import formats
+from onnxprune.calibration.images import Preprocess
+from onnxprune.calibration.samples import Samples, read
 from onnxprune.errors import (
     InternalError,
     ModelFileError,
@@ -20,6 +22,7 @@ from onnxprune.errors import (
     UserError,
     VerificationError,
 )
+from onnxprune.evaluation import Evaluator, Function, Score, default_metric, is_function
 from onnxprune.graph.io import Model, load, save, to_proto
 from onnxprune.pipeline import Result, prune
 from onnxprune.plan import Plan
@@ -32,7 +35,7 @@ from onnxprune.structure.groups import analyze as _analyze
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def analyze(source: object, *, input_shape: dict[str, tuple[int, ...]] | None = None) -> Analysis:
@@ -46,6 +49,27 @@ def analyze(source: object, *, input_shape: dict[str, tuple[int, ...]] | None = 
 def sparsify(source: object, sparsity: float | None = None, **options: Any) -> Result:
     """`prune` for sparse weights alone: `sparsify(model, 0.8)` or `sparsify(model, pattern="2:4")`."""
     return prune(source, sparsity=sparsity, **options)
+
+
+def evaluate(
+    source: object,
+    data: object,
+    *,
+    metric: str | None = None,
+    labels: object = None,
+    preprocess: Preprocess | None = None,
+    against: object = None,
+) -> Score:
+    """How good a model is on data (what `prune(calibration=...)` takes, with labels, or "module:function").
+
+    metric: top1, top5, agreement or mse; against: the model that the last two compare with. `Score.value` is the mean.
+    """
+    model = load(source)
+    base = model if against is None else load(against)
+    if is_function(data):
+        return Function(str(data))(model)
+    samples = read(data, base, preprocess=preprocess, labels=labels, option="data")
+    return Evaluator(base, samples, metric or default_metric(base, samples))(model)
 
 
 def get_library_path() -> str:
@@ -78,13 +102,17 @@ __all__ = [
     "OptionError",
     "Pinned",
     "Plan",
+    "Preprocess",
     "Report",
     "Result",
+    "Samples",
+    "Score",
     "Sparsity",
     "UserError",
     "VerificationError",
     "analyze",
     "densify",
+    "evaluate",
     "formats",
     "get_library_path",
     "load",

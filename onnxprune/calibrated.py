@@ -150,7 +150,7 @@ def data_scores(
     if how.importance in CRITERIA:
         return weight_scores(analysis, groups, importance=how.importance, seed=data.seed)
     return score(
-        analysis, groups, data.runs(), importance=how.importance, ridge=how.prior, memory=data.memory,
+        analysis, groups, data.runs(), importance=how.importance, ridge=how.prior, jobs=data.jobs, memory=data.memory,
         threads=data.threads, seed=data.seed, progress=counting(progress, "score"),
     )  # fmt: skip
 
@@ -180,7 +180,8 @@ def levels_of(
     def make() -> Levels:
         return level_database(
             analysis, groups, calibration.runs(learn), calibration.runs(away), len(away),
-            importance=how.importance, ridge=how.prior, round_to=round_to, max_ratio=max_ratio,
+            importance=how.importance, ridge=how.prior, jobs=calibration.jobs, round_to=round_to,
+            max_ratio=max_ratio,
             memory=calibration.memory, threads=calibration.threads, seed=calibration.seed,
             progress=counting(progress, "levels"),
         )  # fmt: skip
@@ -268,6 +269,9 @@ def recovered(
     return model, tuple(fits), notes
 
 
+COSTLY = 0.9  # agreement below which a cut has cost much; above 1 - COSTLY the error of other models
+
+
 @dataclass(frozen=True)
 class Fidelity:
     """How close the outputs are to the original's, on `samples` samples.
@@ -282,7 +286,13 @@ class Fidelity:
     seen: bool
     synthetic: bool
 
+    @property
+    def costly(self) -> bool:
+        """Whether much was lost."""
+        return self.kl > 1 - COSTLY if self.agreement is None else self.agreement < COSTLY
+
     def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
         return asdict(self)
 
 

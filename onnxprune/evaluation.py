@@ -236,9 +236,7 @@ def drop(before: Score, after: Score, indices: Array | None = None) -> Drop:
         lost = (before.value - after.value) * before.better
         return Drop(before.metric, before.value, after.value, lost, None, None)
     if len(before.each) != len(after.each):
-        raise OptionError(
-            f"{before.metric}: {len(before.each)} samples of one model, {len(after.each)} of the other"
-        )
+        raise OptionError(f"{before.metric}: {len(before.each)} samples of one model, {len(after.each)} of the other")
     chosen = slice(None) if indices is None else indices
     a, b = before.each[chosen], after.each[chosen]
     n = len(a)

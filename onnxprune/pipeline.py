@@ -155,7 +155,10 @@ def prune(
     cuts, zeros = _by_mode(pairs, structural, sparse)
     structural = structural or bool(cuts)
     wanted = Wanted(sparsity, pattern, quality, zeros, (), sparsity_allocate, solver, format)
-    _check_options(importance, allocate, recover, round_to, max_ratio, steps, seed, threads, metric, max_drop, evaluate)
+    _check_options(
+        importance, allocate, recover, round_to, max_ratio, steps, seed, threads, metric, max_drop, evaluate, jobs,
+        memory,
+    )  # fmt: skip
     wanted.check()
     asked = structural or wanted.asked
     if plan is None and not asked:
@@ -280,6 +283,11 @@ def prune(
         clock("compare")
         if data is not None:
             close = fidelity(model, pruned, data)
+            if close.costly and not targeted and chosen.keep:
+                notes.append(
+                    "this cut costs much: --target-macs 70% cuts where it hurts least, and --max-drop 0.01 --evaluate "
+                    "SRC finds out how far one can go"
+                )
         if judge is not None and verdict is None:
             verdict = drop(judge(model), judge(pruned))
     if dry_run:
@@ -522,6 +530,8 @@ def _check_options(
     metric: str | None,
     max_drop: float | None,
     evaluate: Any,
+    jobs: int,
+    memory: float,
 ) -> None:
     for option, value, allowed in (
         ("importance", importance, IMPORTANCES),
@@ -538,6 +548,10 @@ def _check_options(
     for name, given in (("seed", seed), ("threads", threads)):
         if given < 0:
             raise OptionError(f"--{name} {given}: must be 0 or more")
+    if jobs < 1 or jobs * max(threads, 1) > (os.cpu_count() or 1):
+        raise OptionError(f"--jobs {jobs}: jobs times --threads must be 1 to {os.cpu_count()}, the number of cores")
+    if memory <= 0:
+        raise OptionError(f"--memory {memory:g}: must be above 0 bytes")
     if steps < 1:
         raise OptionError(f"--steps {steps}: must be 1 or more")
     if max_drop is not None and not 0 < max_drop < 1:

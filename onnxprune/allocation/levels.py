@@ -25,7 +25,7 @@ from onnxprune.errors import OptionError
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import Array
-from onnxprune.importance.data import MEASURES, RIDGE, Reading, batches, find_readings, gather, see
+from onnxprune.importance.data import MEASURES, RIDGE, Reading, batches, find_readings, gather, measured
 from onnxprune.importance.weights import Float, Scores, score
 from onnxprune.progress import Count
 from onnxprune.solvers.least_squares import Moments, damping
@@ -69,6 +69,7 @@ def level_database(
     *,
     importance: str = "obs",
     ridge: float = RIDGE,
+    jobs: int = 1,
     round_to: int = 1,
     max_ratio: float = 0.8,
     memory: float = 2e9,
@@ -88,7 +89,8 @@ def level_database(
     measure = damage(
         analysis.model, Stream(analysis.model, held_out, threads=threads).compute(outputs), outputs, samples
     )
-    known = {} if importance in MEASURES else score(analysis, groups, importance=importance, seed=seed)
+    if importance not in MEASURES:
+        scores = score(analysis, groups, importance=importance, seed=seed)
     reading_nodes, recurrences = consumers(analysis, groups)
     total, done = 2 * len(groups), 0
     for names in batches(readings, memory):
@@ -98,15 +100,13 @@ def level_database(
             progress=_part(progress, done, len(names), total),
         )  # fmt: skip
         done += len(names)
+        if importance in MEASURES:
+            mine_groups = [by_name[n] for n in names]
+            scores |= measured(analysis, mine_groups, readings, importance, ridge=ridge, jobs=jobs)
         stream = Stream(edit.model, held_out, limit=memory, threads=threads)
         first = {n: min((r.layer.index for r in readings[n]), default=0) for n in names}
         for name in sorted(names, key=lambda n: first[n]):
             group = by_name[name]
-            scores[name] = (
-                MEASURES[importance](see(analysis, group, readings[name], ridge=ridge))
-                if importance in MEASURES
-                else known[name]
-            )
             whole = not all(key in places or key in recurrences for key in reading_nodes[name])
             kept[name] = [group.size] if whole else kept_counts(group, round_to, max_ratio)
             stream.advance(first[name])

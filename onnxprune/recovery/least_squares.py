@@ -3,7 +3,8 @@
 Layers are solved in order. The rows come from the pruned model, whose layers before were solved already; the targets
 from the whole model (sequential reconstruction). Where the layer's outputs are added to a residual stream, the target
 also makes up for the error that the stream itself has by then: Y + S - S'. Nothing but inputs is needed, no labels.
-See ALGORITHMS in the package's documentation for sources: ZipLM, OSSCAR, GRAIL.
+Compare Luo et al. 2017 (ThiNet), Kurtic et al. 2023 (ZipLM) and Meng et al. 2024 (OSSCAR); the targets that know the
+activation are in the spirit of Zhang et al. 2015 (Accelerating Very Deep Networks).
 """
 
 from __future__ import annotations
