@@ -29,11 +29,12 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import Array
 from onnxprune.importance.weights import Float, Scores
+from onnxprune.solvers.lasso import inner_products, removal_order
 from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.obs import Reader, removal_costs
 from onnxprune.structure.groups import Analysis, ChannelGroup
 
-ROWS = 100_000  # of one layer's moments, at most
+ROWS, ROWS_EACH, ROWS_LEAST = 20_000, 50, 20  # of one layer's moments; for every column; at least
 WORK = 4e10  # multiply-adds for one layer's moments, at most
 RIDGE = 0.03
 
@@ -124,7 +125,8 @@ def gather(
             count = positions(layer, x, kernel)
             if share is None:
                 width = len(mine[0].weight)
-                share = min(ROWS, max(WORK / (width * width * len(mine)), 20 * width)) / (count * len(stream.state))
+                limit = min(max(ROWS, ROWS_EACH * width), WORK / (width * width * len(mine)))
+                share = max(limit, ROWS_LEAST * width) / (count * len(stream.state))
             picked = None if share >= 1 else np.sort(rng.choice(count, max(1, round(count * share)), replace=False))
             found = rows(layer, x, kernel, picked)
             for r in mine:
@@ -223,7 +225,18 @@ def obs(seen: Seen) -> Float:
     return removal_costs(readers, seen.group.size, ridge=seen.ridge)
 
 
-MEASURES: dict[str, Measure] = {f.__name__: f for f in (activation, variance, apoz, hrank, wanda, energy, obs)}
+def regression(seen: Seen) -> Float:
+    """penalty under which LASSO on the readers' outputs gives a unit up (He et al. 2017, Channel Pruning)"""
+    total = np.zeros((seen.group.size, seen.group.size))
+    for r, units in zip(seen.readings, seen.units, strict=True):
+        share = inner_products(r.moments.gram, r.weight, units, seen.group.size)
+        total += share / max(float(np.trace(share)), 1e-30)
+    return removal_order(total)
+
+
+MEASURES: dict[str, Measure] = {
+    f.__name__: f for f in (activation, variance, apoz, hrank, wanda, energy, obs, regression)
+}
 
 
 def see(

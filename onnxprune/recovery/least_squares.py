@@ -41,8 +41,10 @@ from onnxprune.structure.coupling import Axis, Coupling
 from onnxprune.structure.groups import Analysis, Keep
 
 RIDGE = 0.03  # tools/bench_accuracy.py; three times that for synthetic data
-ROWS = 200_000  # of one layer's regression, at most
-WORK = 1.2e11  # multiply-adds for one layer's moments, at most
+ROWS = 30_000  # of one layer's regression, where that is
+ROWS_EACH = 100  # for every column, or more; neighbouring positions are alike, so that more say little
+WORK = 1.2e11  # multiply-adds for one layer's moments, at most, but for
+ROWS_LEAST = 20  # rows for every column
 REFITS = 2  # rounds of targets that know the activation
 SMALLEST_SCALE = 1e-3  # channels that a normalisation shrinks below this part of the largest cannot make up for others
 
@@ -266,5 +268,5 @@ def regression(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterat
 
 def sampled_share(total: int, width: int, groups: int) -> float:
     """Part of all rows that are used: enough for the width, bounded in number and in work."""
-    limit = min(ROWS, max(WORK / (width * width * groups), 20 * width))
+    limit = max(min(max(ROWS, ROWS_EACH * width), WORK / (width * width * groups)), ROWS_LEAST * width)
     return limit / max(total, 1)
