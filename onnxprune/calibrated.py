@@ -123,8 +123,13 @@ def total_macs(costs: CostModel) -> float:
 
 def describe(data: Calibration) -> str:
     """The data in one line."""
-    few = f" (few: moments are more certain with {FEW} or more)" if data.samples.count < FEW else ""
-    return f"calibrating on {data.samples.description}{few}"
+    return f"calibrating on {data.samples.description}"
+
+
+def scarce(data: Calibration) -> list[str]:
+    """A warning where there are fewer samples than the statistics need."""
+    n = data.samples.count
+    return [f"{n} calibration samples are few: moments need {FEW} or more to say something"] if n < FEW else []
 
 
 def estimate(analysis: Analysis, data: Calibration, groups: int, *, levels: bool) -> float:

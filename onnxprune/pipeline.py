@@ -33,6 +33,7 @@ from onnxprune.calibrated import (
     needs_data,
     recipe,
     recovered,
+    scarce,
     total_macs,
     wants_synthetic,
 )
@@ -202,6 +203,7 @@ def prune(
         raise OptionError(f"--steps {steps}: scores again by weights; with --importance {how.importance} leave it out")
     judge = _judge(model, evaluate, labels, metric, preprocess, threads, seed) if evaluate is not None else None
     if data is not None:
+        notes += scarce(data)
         seconds = estimate(analysis, data, len(groups), levels=how.allocate in SPREADING and plan is None)
         clock.note(f"{describe(data)}; about {seconds:.0f} s" + (
             "; --recover none is instant" if calibration is None else ""))  # fmt: skip

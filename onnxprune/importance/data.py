@@ -34,7 +34,7 @@ from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.obs import Reader, removal_costs
 from onnxprune.structure.groups import Analysis, ChannelGroup
 
-ROWS, ROWS_EACH, ROWS_LEAST = 20_000, 50, 20  # of one layer's moments; for every column; at least
+ROWS, ROWS_EACH, ROWS_LEAST = 20_000, 50, 10  # of one layer's moments; for every column; at least
 WORK = 4e10  # multiply-adds for one layer's moments, at most
 RIDGE = 0.03
 

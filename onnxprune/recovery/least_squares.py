@@ -43,8 +43,8 @@ from onnxprune.structure.groups import Analysis, Keep
 RIDGE = 0.03  # tools/bench_accuracy.py; three times that for synthetic data
 ROWS = 30_000  # of one layer's regression, where that is
 ROWS_EACH = 100  # for every column, or more; neighbouring positions are alike, so that more say little
-WORK = 1.2e11  # multiply-adds for one layer's moments, at most, but for
-ROWS_LEAST = 20  # rows for every column
+WORK = 6e10  # multiply-adds for one layer's moments, at most, but for
+ROWS_LEAST = 10  # rows for every column
 REFITS = 2  # rounds of targets that know the activation
 SMALLEST_SCALE = 1e-3  # channels that a normalisation shrinks below this part of the largest cannot make up for others
 

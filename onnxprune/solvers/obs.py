@@ -23,7 +23,7 @@ from onnxprune.solvers.least_squares import damping
 
 Array = np.ndarray[Any, Any]
 Float = np.ndarray[Any, np.dtype[np.float64]]
-AT_ONCE = 2e9  # units are removed one by one while remaining units times d^2 stay below this
+AT_ONCE = 5e8  # units are removed one by one while remaining units times d^2 stay below this
 
 
 @dataclass(frozen=True, eq=False)
