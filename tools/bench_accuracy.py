@@ -7,13 +7,13 @@
     python tools/bench_accuracy.py --importances all --seeds 1      # second table: every importance at the same cut
 
 Data: of the 500 pictures of the ImageNet sample those with even index calibrate and those with odd index are scored,
-then the other way round, and the predictions are pooled. Of CIFAR-10 1000 pictures of the training part calibrate (every
-fourth, as the file is sorted by class) and the whole test part is scored. Every method gets the same split.
+then the other way round, and the predictions are pooled. Of CIFAR-10 1000 pictures of the training part calibrate,
+evenly spread, as the file is sorted by class, and the whole test part is scored. Every method gets the same split.
 
 Methods, chosen by --method (globs; repeatable):
   ours                    onnxprune.prune(target_macs=1 - cut) with calibration data and its defaults
   KEY=VALUE,...           the same with options: importance, allocate, recover, ...
-  onnxsim                 structured pruning of onnxsim; its sparsity is bisected to the first cut at or above the one asked
+  onnxsim                 its structured pruning; the sparsity is bisected to the first cut at or above the one asked
   torch-pruning           group L1 magnitude of Torch-Pruning, the same ratio everywhere; CIFAR ResNets only
   torch-pruning-global    the same with global_pruning=True
   NAME+stats              a rival with statistics re-estimated on the calibration data, layer after layer: mean and
@@ -43,6 +43,7 @@ from typing import Any
 import common
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import numpy_helper
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -57,6 +58,7 @@ FREE_CUTS = {"resnet56_cifar10": (0.1, 0.3), "mobilenetv2_100_224_imagenet": (0.
 CALIBRATION = 1000  # pictures of CIFAR-10
 PICTURES = 200  # for statistics of the rivals, at most
 BATCH = 25
+LIVE = 200e6  # bytes of activations that are kept while statistics are estimated
 BISECTIONS = 10
 
 
@@ -137,24 +139,68 @@ def cifar_calibration(root: Path, real: Any) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def moments(model: onnx.ModelProto, tensors: list[str], x: Array) -> dict[str, tuple[Array, Array]]:
-    """Mean and variance of every channel `(c,)` of some tensors; nothing behind them is computed."""
-    outputs = list(model.graph.output)
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.helper.make_tensor_value_info(t, onnx.TensorProto.FLOAT, None) for t in tensors)
-    s = common.session(model.SerializeToString())
-    del model.graph.output[:]
-    model.graph.output.extend(outputs)
-    total, square, count = dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0)
-    name = s.get_inputs()[0].name
-    for k in range(0, len(x), BATCH):
-        for t, v in zip(tensors, s.run(tensors, {name: x[k : k + BATCH]}), strict=True):
-            flat = v.reshape(*v.shape[:2], -1)
-            total[t] = total[t] + flat.sum((0, 2), dtype=np.float64)
-            square[t] = square[t] + np.einsum("ncp,ncp->nc", flat, flat).sum(0, dtype=np.float64)
-            count[t] += flat.shape[0] * flat.shape[2]
-    mean = {t: total[t] / count[t] for t in tensors}
-    return {t: (mean[t], np.maximum(square[t] / count[t] - mean[t] ** 2, 0.0)) for t in tensors}
+class Forward:
+    """Runs a graph in order, so that what was computed before weights changed further on is not computed again.
+
+    at: how many nodes need not run again; live: what they left for the others, `(n, ...)` by tensor name.
+    """
+
+    def __init__(self, model: onnx.ModelProto, x: Array) -> None:
+        source = model.graph.input[0].name
+        self.model, self.at, self.live = model, 0, {source: x}
+        self.batch = int(np.clip(1e6 // x[0].size, 1, 50))
+        moving, self.fixed, self.nodes = {source}, [], []
+        for n in model.graph.node:
+            hit = not moving.isdisjoint(n.input)
+            (self.nodes if hit else self.fixed).append(n)
+            moving |= set(n.output) if hit else set()
+        every = [o for n in self.nodes for o in n.output if o]
+        one = self.session(every, len(self.nodes)).run(None, {source: x[:1]})
+        self.bytes = {t: len(x) * v.nbytes for t, v in zip(every, one, strict=True)}
+
+    def session(self, tensors: list[str], end: int) -> ort.InferenceSession:
+        """What computes tensors of the first `end` nodes from what is live."""
+        types = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.int64): onnx.TensorProto.INT64}
+        inputs = [onnx.helper.make_tensor_value_info(t, types[v.dtype], [None] * v.ndim) for t, v in self.live.items()]
+        nodes = [*self.fixed, *self.nodes[self.at : end]]
+        read = {x for n in nodes for x in n.input}
+        graph = onnx.helper.make_graph(
+            nodes, "part", inputs, [onnx.ValueInfoProto(name=t) for t in tensors],
+            [i for i in self.model.graph.initializer if i.name in read],
+        )  # fmt: skip
+        part = onnx.helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
+        return common.session(part.SerializeToString())
+
+    def batches(self, tensors: list[str], end: int) -> Iterator[list[Array]]:
+        s = self.session(tensors, end)
+        names = [i.name for i in s.get_inputs()]
+        for k in range(0, len(next(iter(self.live.values()))), self.batch):
+            yield s.run(tensors, {t: self.live[t][k : k + self.batch] for t in names})
+
+    def moments(self, tensors: list[str]) -> dict[str, tuple[Array, Array]]:
+        """Mean and variance of every channel `(c,)` of some tensors."""
+        end = 1 + max(k for k, n in enumerate(self.nodes) if not set(tensors).isdisjoint(n.output))
+        total, square, count = dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0)
+        for values in self.batches(tensors, end):
+            for t, v in zip(tensors, values, strict=True):
+                flat = v.reshape(*v.shape[:2], -1)
+                total[t] = total[t] + flat.sum((0, 2), dtype=np.float64)
+                square[t] = square[t] + np.square(flat, dtype=np.float64).sum((0, 2))
+                count[t] += flat.shape[0] * flat.shape[2]
+        mean = {t: total[t] / count[t] for t in tensors}
+        return {t: (mean[t], np.maximum(square[t] / count[t] - mean[t] ** 2, 0.0)) for t in tensors}
+
+    def advance(self, node: onnx.NodeProto) -> None:
+        """Weights up to this node are final: keep what comes out, if that is little."""
+        end = 1 + next(k for k, n in enumerate(self.nodes) if n.output[0] == node.output[0])
+        later = {x for n in self.nodes[end:] for x in n.input} | {o.name for o in self.model.graph.output}
+        wanted = [o for n in self.nodes[self.at : end] for o in n.output if o in later]
+        stay = {t: v for t, v in self.live.items() if t in later}
+        if sum(self.bytes[t] for t in wanted) + sum(v.nbytes for v in stay.values()) > LIVE:
+            return
+        parts = list(self.batches(wanted, end))
+        self.live = stay | {t: np.concatenate([p[k] for p in parts]) for k, t in enumerate(wanted)}
+        self.at = end
 
 
 class Weights:
@@ -193,29 +239,32 @@ def kept(weight: Array, bias: Array, whole: Array, biases: Array) -> Array | Non
 
 
 def statistics(path: str, dense: str | None, calibration: str, out: str) -> str:
-    """Re-estimate a file's statistics, see the top; dense: the same graph unpruned, where there is no normalisation."""
+    """Re-estimate a file's statistics, see the top; dense: the same graph unpruned, for one without normalisation."""
     model = onnx.load(path)
     samples = np.load(calibration, mmap_mode="r")
     x = np.ascontiguousarray(samples[np.linspace(0, len(samples) - 1, min(len(samples), PICTURES)).round().astype(int)])
     norms = [n for n in model.graph.node if n.op_type == "BatchNormalization"]
-    said = _normalisation(model, norms, x) if norms else _matched(model, onnx.load(str(dense)), x)
+    if not norms and dense is None:
+        raise SystemExit("no BatchNormalization, and no dense model of the same layers")
+    said = _matched(model, onnx.load(dense), x) if dense and not norms else _normalisation(model, norms, x)
     onnx.save(model, out)
     return said
 
 
 def _normalisation(model: onnx.ModelProto, norms: list[onnx.NodeProto], x: Array) -> str:
-    weights = Weights(model)
+    weights, forward = Weights(model), Forward(model, x)
     for n in norms:
-        mean, variance = moments(model, [n.input[0]], x)[n.input[0]]
+        mean, variance = forward.moments([n.input[0]])[n.input[0]]
         weights[n.input[3]], weights[n.input[4]] = mean, variance
+        forward.advance(n)
     return f"{len(norms)} BatchNormalization"
 
 
 def _matched(model: onnx.ModelProto, dense: onnx.ModelProto, x: Array) -> str:
-    weights, whole = Weights(model), Weights(dense)
+    weights, whole, forward = Weights(model), Weights(dense), Forward(model, x)
     before = {n.output[0]: n for n in dense.graph.node if n.op_type == "Conv" and len(n.input) == 3}
     convs = [n for n in model.graph.node if n.op_type == "Conv"]
-    target = moments(dense, list(before), x)
+    target = Forward(dense, x).moments(list(before))
     done = 0
     for n in convs:
         old = before.get(n.output[0])
@@ -225,11 +274,12 @@ def _matched(model: onnx.ModelProto, dense: onnx.ModelProto, x: Array) -> str:
         rows = kept(w, b, whole[old.input[1]], whole[old.input[2]])
         if rows is None:
             continue
-        mean, variance = moments(model, [n.output[0]], x)[n.output[0]]
+        mean, variance = forward.moments([n.output[0]])[n.output[0]]
         aim, spread = (v[rows] for v in target[n.output[0]])
         scale = np.where(variance > 1e-6 * spread, np.sqrt(spread / np.maximum(variance, 1e-30)), 1.0)
         weights[n.input[1]] = w * scale.reshape(-1, *[1] * (w.ndim - 1))
         weights[n.input[2]] = (b - mean) * scale + aim
+        forward.advance(n)
         done += 1
     return f"{done} of {len(convs)} convolutions"
 
@@ -309,12 +359,13 @@ class Made:
 
 
 def prune(path: str, out: str, cut: float, options: dict[str, Any]) -> str:
-    """Ours; the value says what was done."""
+    """Ours; the value names the recipe."""
     import onnxprune
 
     result = onnxprune.prune(path, target_macs=1 - cut, measure=False, round_to=1, **options)
     result.save(out)
-    return ""
+    done = result.report.recipe
+    return f"importance {done.importance}, allocate {done.allocate}, recover {done.recover}" if done else ""
 
 
 class Bench:
@@ -343,7 +394,9 @@ class Bench:
         base = self.once((method.tool, mode, task.path, cut), lambda: tool(task, cut, mode))
         if base.problem or not method.stats:
             return base
-        dense = self.once(("dense", task.path), lambda: self.simplified(task, 0.0)).path
+        dense = None
+        if method.tool == "onnxsim":
+            dense = self.once(("dense", task.path), lambda: self.simplified(task, 0.0)).path
         out = self.file()
         answer = common.call("bench_accuracy:statistics", base.path, dense, fold.calibration, out, **self.limits)
         if answer.problem:
@@ -386,8 +439,6 @@ class Bench:
         return best
 
     def torch(self, task: Task, cut: float, mode: str) -> Made:
-        if not task.path.stem.startswith("resnet"):
-            return Made(task.path, problem="not run: needs the network in PyTorch")
         python, out = torch_python(self.args.torch), self.file()
         if python is None:
             return Made(out, problem="not installed")
@@ -404,11 +455,10 @@ class Bench:
 def torch_python(option: Path | None) -> Path | None:
     """A python with torch-pruning: the option, this one, or that of ../trainenv; None without."""
     for python in [option] if option else [Path(sys.executable), common.REPO.parent / "trainenv" / "bin" / "python"]:
-        if (
-            python.is_file()
-            and not subprocess.run([python, "-c", "import torch_pruning"], capture_output=True).returncode
-        ):
-            return python
+        if python.is_file():
+            tried = subprocess.run([python, "-c", "import torch_pruning"], capture_output=True, check=False)
+            if not tried.returncode:
+                return python
     return None
 
 
@@ -437,7 +487,8 @@ def measure(bench: Bench, method: Method, task: Task, cut: float) -> dict[str, A
     lost = (dense == y) - right.mean(0)
     parameters, macs = np.mean(counts, 0)
     return row | {
-        "n": len(rows), "seeds": len(seeds), "macs_cut": 1 - macs / task.macs, "params_cut": 1 - parameters / task.parameters,
+        "n": len(rows), "seeds": len(seeds),
+        "macs_cut": 1 - macs / task.macs, "params_cut": 1 - parameters / task.parameters,
         "dense": float((dense == y).mean()), "top1": float(right.mean()), "drop": float(100 * lost.mean()),
         "error": float(100 * lost.std(ddof=1) / np.sqrt(len(rows))),
         "seeds_deviation": float(100 * right.mean(1).std(ddof=1)) if len(seeds) > 1 else None,
@@ -470,9 +521,7 @@ def main() -> None:
     p = common.parser(__doc__, rival=True)
     p.add_argument("--torch", type=Path, metavar="PYTHON", help="a python with torch, torch-pruning and onnx")
     p.add_argument("--only", default="*", metavar="GLOB", help="only models whose name matches")
-    p.add_argument(
-        "--cut", type=float, action="append", metavar="C", help="cut in MACs, repeatable (default: by model)"
-    )
+    p.add_argument("--cut", type=float, action="append", metavar="C", help="of MACs, repeatable (default: by model)")
     p.add_argument("--method", action="append", metavar="NAME", help="repeatable (default: all), see above")
     p.add_argument("--rivals-only", action="store_true", help="leave ours out")
     p.add_argument("--free", action="store_true", help="without data")
@@ -496,8 +545,12 @@ def main() -> None:
                 found = []
                 for cut in task.cuts:
                     for method in chosen:
+                        if method.tool == "torch-pruning" and not task.path.stem.startswith("resnet"):
+                            continue
                         row = measure(bench, method, task, cut)
                         found.append(row)
+                        if args.json:  # the rows so far, should something end the run
+                            args.json.write_text(json.dumps(rows + found, indent=1) + "\n", encoding="utf-8")
                         what = (
                             row.get("problem")
                             or f"top-1 {row['top1']:.4f}, drop {row['drop']:.2f} ± {row['error']:.2f}"

@@ -640,7 +640,8 @@ both are measured with onnxruntime on {HELDOUT} held-out samples. One sample is 
     python models/score.py digits_mlp.pruned.onnx             # the name up to ".pruned" says which data
     python models/score.py anything.onnx --like digits_mlp
 
-Each `.npz` has an array per model input, under the input's name, and `labels`.
+Each `.npz` has an array per model input, under the input's name, and `labels`; `digits_calibration.npz` has 300 images
+of the training part without labels, for `--calibration` of the models that take `image`.
 
 Licence of the weights: Apache-2.0. The data come from scikit-learn's `load_digits`, that is "Optical Recognition of
 Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, https://doi.org/10.24432/C50P49),
@@ -665,6 +666,10 @@ def main() -> int:
             continue
         start = time.perf_counter()
         np.savez_compressed(args.out / f"{model.task.data}.npz", **heldout_data(model.task))
+        if model.task.data == SHARED_DATA:
+            train = split_digits(16)[0][0].numpy()
+            spread = np.linspace(0, len(train) - 1, 300).round().astype(int)
+            np.savez_compressed(args.out / "digits_calibration.npz", image=train[spread].reshape(-1, 1, 16, 16))
         proto = export(model, train(model.build, model.task, model.epochs, model.rate, args.seed))
         strip(proto)
         check(model, proto)
