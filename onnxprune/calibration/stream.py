@@ -15,7 +15,6 @@ import onnx
 
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.runtime import Feeds, session
-from onnxprune.graph.shapes import Array
 
 Source = Sequence[Feeds]  # inputs of one run each
 
@@ -124,8 +123,3 @@ def reads(node: onnx.NodeProto) -> set[str]:
             inner |= {o.name for o in body.output}
             names |= inner - {o for n in body.node for o in n.output} - {i.name for i in body.input}
     return names
-
-
-def stack(runs: Iterable[Array]) -> Array:
-    """Values of one tensor over all batches, joined along axis 0."""
-    return np.concatenate([np.atleast_1d(np.asarray(r)) for r in runs])
