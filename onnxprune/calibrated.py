@@ -19,7 +19,7 @@ from onnxprune.calibration.damage import damage, joined, probabilities
 from onnxprune.calibration.data import FEW, HELD_OUT, Calibration, calibrate, default_samples
 from onnxprune.calibration.images import Preprocess, looks_like_image
 from onnxprune.calibration.layers import find_linear
-from onnxprune.calibration.samples import read
+from onnxprune.calibration.samples import MADE_UP, read
 from onnxprune.calibration.stream import Stream
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model, to_proto
@@ -48,7 +48,6 @@ ALLOCATIONS = {
 }
 SPREADING = ("kl", "error")  # ways to spread a target that need data
 SYNTHETIC = "synthetic"
-MADE_UP = 256  # samples
 UNSEEN = 100  # samples beyond those used that outputs are compared on
 
 

@@ -65,7 +65,7 @@ PAIR = model("float[N,2] a", "int64[N] b")
 
 
 def png(pixels: np.ndarray, kind: str = "PNG") -> bytes:
-    image = pytest.importorskip("PIL.Image").fromarray(pixels)
+    image = pytest.importorskip("PIL.Image", reason="images need pillow").fromarray(pixels)
     out = io.BytesIO()
     image.save(out, kind)
     return out.getvalue()
@@ -393,11 +393,13 @@ def test_augmentation_is_seeded_and_fills_up(tmp_path: Path) -> None:
 
 def test_large_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder(tmp_path, {"x.png": png(photo(0))})
-    monkeypatch.setattr(pytest.importorskip("PIL.Image"), "MAX_IMAGE_PIXELS", 1500)  # a warning up to twice as many
+    monkeypatch.setattr(
+        pytest.importorskip("PIL.Image", reason="images need pillow"), "MAX_IMAGE_PIXELS", 1500
+    )  # a warning up to twice as many
     with pytest.raises(OptionError, match="DecompressionBombWarning"):
         read(path, PICTURE, preprocess=RAW).feeds([0])
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
-    monkeypatch.setattr(pytest.importorskip("PIL.Image"), "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(pytest.importorskip("PIL.Image", reason="images need pillow"), "MAX_IMAGE_PIXELS", None)
     with pytest.raises(OptionError, match="50x40 pixels are more than 1000"):
         read(path, PICTURE, preprocess=RAW).feeds([0])
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -265,16 +265,24 @@ def cached(folder: Path | None, key: str, names: Sequence[str], make: Callable[[
     if folder is None:
         return make(), False
     path = folder / f"levels-{key}.json"
-    try:
+    with _blamed(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # broken: made anew
             levels = Levels.from_json(path.read_text(encoding="utf-8"))
             if set(levels.kept) == set(levels.damage) == set(levels.scores) == set(names):
                 return levels, True
-        levels = make()
+    levels = make()
+    with _blamed(folder):
         part = path.with_suffix(f".{key[:6]}.tmp")
         part.write_text(levels.to_json(), encoding="utf-8")
         part.replace(path)
+    return levels, False
+
+
+@contextmanager
+def _blamed(folder: Path) -> Iterator[None]:
+    """What the system refuses of the cache's files is an error of the option."""
+    try:
+        yield
     except OSError as e:
         raise OptionError(f"--cache {folder}: cannot be used ({e.strerror or e}); name another folder") from e
-    return levels, False
