@@ -270,7 +270,7 @@ def prune(
         )
         notes += more
         if pruned is not plain and checked is not None:
-            check_recovered(model, pruned, checked)
+            check_recovered(analysis, keep, pruned, checked)
     new = () if pruned is None else (w for n, w in pruned.weights.items() if n not in model.weights)
     added = sum(w.size for w in new if trained(w))  # biases that compensate
     if wanted.asked and pruned is not None:

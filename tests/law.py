@@ -1,7 +1,8 @@
-"""The law as a function: cut a fraction of every group of kind channels, and compare with the masked model."""
+"""The law as a function: cut a fraction of every group of some kinds, and compare with the masked model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,19 @@ class Cut:
         return self.verification.error
 
 
-def cut(source: Any, ratio: float = 0.35, *, importance: str = "random", check: bool = True) -> Cut:
-    """Remove `ratio` of every group of kind channels."""
+def cut(
+    source: Any,
+    ratio: float = 0.35,
+    *,
+    importance: str = "random",
+    check: bool = True,
+    kinds: Sequence[str] = ("channels",),
+    allow_io_change: bool = False,
+) -> Cut:
+    """Remove `ratio` of every group of the kinds."""
     model = load(source)
-    analysis = analyze(model)
-    groups = analysis.of_kind("channels")
+    analysis = analyze(model, allow_io_change=allow_io_change)
+    groups = [g for g in analysis.groups if g.kind in kinds]
     scores = score(analysis, groups, importance=importance)
     keeps = uniform(groups, scores, {g.name: ratio for g in groups}, round_to=1, max_ratio=1.0)
     keep = analysis.keep_ids(keeps)

@@ -9,12 +9,15 @@ levels while that lowers the damage.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
 from onnxprune.allocation.levels import Levels
 from onnxprune.graph.cost import Product
+from onnxprune.graph.shapes import Array
 from onnxprune.importance.weights import Float
+from onnxprune.structure.coupling import Ids
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
 SWEEPS = 20
@@ -25,26 +28,29 @@ PRICES = 60
 class Measure:
     """A sum of products as a function of how many units every group keeps.
 
+    An array of ids whose survivors are counted is a sum over the groups that they belong to, and where they belong to
+    two (heads, dimensions of a head) a product: of what is kept of either.
     alive: ids that survive in the groups that are not asked about, bool `(ids,)`.
     """
 
     def __init__(
         self, products: Sequence[Product], analysis: Analysis, groups: Sequence[ChannelGroup], alive: Keep
     ) -> None:
-        owner = np.full(len(analysis.solution.reason), -1)
-        for k, g in enumerate(groups):
-            owner[g.labels] = k
-        ways = max((len(p.ids) for p in products), default=1) or 1
-        self.base = np.zeros((len(products), ways))
-        self.per_unit = np.zeros((len(products), ways, len(groups)))
-        self.factor = np.array([p.factor for p in products])
-        for i, p in enumerate(products):
-            self.base[i, len(p.ids) :] = 1.0
-            for j, (ids, divisor) in enumerate(zip(p.ids, p.divisors, strict=True)):
-                mine = owner[analysis.solution.labels[ids]]
-                self.base[i, j] = np.count_nonzero((mine < 0) & alive[ids]) / divisor
-                for k in np.unique(mine[mine >= 0]):
-                    self.per_unit[i, j, k] = np.count_nonzero(mine == k) / groups[k].size / divisor
+        owners = analysis.owners(groups)
+        terms: list[tuple[float, list[_Count]]] = []
+        for p in products:
+            counts = [_counts(ids, d, analysis, owners, alive) for ids, d in zip(p.ids, p.divisors, strict=True)]
+            terms += [(p.factor, [way for part in parts for way in part]) for parts in product(*counts)]
+        ways = max((len(t) for _, t in terms), default=1) or 1
+        self.base = np.zeros((len(terms), ways))
+        self.per_unit = np.zeros((len(terms), ways, len(groups)))
+        self.factor = np.array([factor for factor, _ in terms])
+        for i, (_, term) in enumerate(terms):
+            self.base[i, len(term) :] = 1.0
+            for j, (base, each) in enumerate(term):
+                self.base[i, j] = base
+                for k, count in each.items():
+                    self.per_unit[i, j, k] = count / groups[k].size
         self.touched = [np.flatnonzero(self.per_unit[:, :, k].any(1)) for k in range(len(groups))]
 
     def __call__(self, kept: Float) -> float:
@@ -57,6 +63,23 @@ class Measure:
         counts = self.base[rows] + self.per_unit[rows] @ kept
         moved = counts[:, :, None] + self.per_unit[rows, :, k][:, :, None] * (choices - kept[k])
         return np.asarray(self.factor[rows] @ moved.prod(1))
+
+
+_Count = tuple[float, dict[int, float]]  # ids that stay whatever happens, and those of every group
+
+
+def _counts(ids: Array, divisor: int, analysis: Analysis, owners: Ids, alive: Keep) -> list[list[_Count]]:
+    """The survivors of an array of ids as a sum of products of counts."""
+    mine = owners[analysis.solution.labels[ids]]
+    double = (mine >= 0).all(1)
+    single = mine.max(1)
+    fixed = int(np.count_nonzero(alive[ids] & (single < 0))) / divisor
+    each = {int(k): int(np.count_nonzero(single[~double] == k)) / divisor for k in np.unique(single[~double]) if k >= 0}
+    terms: list[list[_Count]] = [[(fixed, each)]] if fixed or each else []
+    for a, b in np.unique(mine[double], axis=0):
+        count = int(np.count_nonzero(double & (mine == (a, b)).all(1)))
+        terms.append([(0.0, {int(a): count / divisor}), (0.0, {int(b): 1.0})])
+    return terms
 
 
 def choose(

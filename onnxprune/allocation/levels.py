@@ -158,10 +158,7 @@ def consumers(
 
     A recurrent layer reads its own units.
     """
-    c, labels = analysis.coupling, analysis.solution.labels
-    owner = np.full(len(analysis.solution.reason), -1)
-    for k, g in enumerate(groups):
-        owner[g.labels] = k
+    c, labels, owner = analysis.coupling, analysis.solution.labels, analysis.owners(groups)
     nodes: dict[str, set[str]] = {g.name: set() for g in groups}
     recurrences = {}
     for consume in c.consumes:
@@ -226,8 +223,7 @@ def compensated(
     """Per group of the layer the full matrix with zeros for what is gone, and what the bias gains."""
     matrices: dict[int, Float] = {}
     shifts = []
-    unit = np.full(len(analysis.solution.reason) + 1, -1)
-    unit[group.labels] = np.arange(group.size)
+    unit = analysis.units(group)
     for r in readings:
         units = unit[r.components]
         stays = (units < 0) | alive[units]

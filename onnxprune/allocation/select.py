@@ -69,7 +69,7 @@ def rounded(group: ChannelGroup, removed: float, round_to: int, *, max_ratio: fl
     if removed <= 0 or group.size < 2:
         return group.size
     blocks = math.lcm(*(len(b) for b in group.blocks)) if group.blocks else 1
-    least = max(1, math.ceil(group.size * (1 - max_ratio) - 1e-9))
+    least = max(group.least, math.ceil(group.size * (1 - max_ratio) - 1e-9))
     target = group.size * (1 - min(removed, max_ratio))
     step = max(1, round_to // math.gcd(round_to, group.width))
     while True:
@@ -79,7 +79,7 @@ def rounded(group: ChannelGroup, removed: float, round_to: int, *, max_ratio: fl
         if 0 < kept < group.size and abs(kept - target) <= max(0.125 * group.size, 0.5 * blocks):
             return kept
         if step == 1:
-            kept = min(max(kept, blocks), group.size - blocks)
+            kept = min(max(kept, blocks, math.ceil(group.least / blocks) * blocks), group.size - blocks)
             return kept if kept >= least else group.size
         step = max(1, step // 2)
 

@@ -29,6 +29,9 @@ CONVS = {
     "DeformConv": (0, 1),
 }
 MATMULS = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3), "com.microsoft::FusedMatMul": (0, 1)}
+ATTENTION = {
+    "Attention", "com.microsoft::Attention", "com.microsoft::MultiHeadAttention", "com.microsoft::GroupQueryAttention",
+}  # fmt: skip
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
@@ -126,6 +129,8 @@ def cost_model(
                 for label, ids in zip(term, axes(name), strict=False):
                     labels[label] = ids if ids is not None else labels.get(label)
             macs.append(product(node.label, 1.0, [(i, 1) for i in labels.values()]))
+        elif node.op in ATTENTION:
+            macs += _attention(node, shapes, axes, product)
         elif node.op in GATES:
             steps, batch, *_ = shapes.shapes.get(node.input(0)) or (1, 1)
             directions = (shapes.shapes.get(node.input(1)) or (1,))[0] or 1
@@ -147,6 +152,27 @@ def cost_model(
     model = shapes.model
     overhead = model.proto.ByteSize() + weight_bytes(model) - sum(stored_size(w) for w in model.weights.values())
     return CostModel(tuple(macs), tuple(parameters), tuple(stored), float(overhead))
+
+
+def _attention(node: Node, shapes: Shapes, axes: Axes, product: Callable[..., Product]) -> list[Product]:
+    """Queries times keys, probabilities times values, and the projection that com.microsoft's Attention does."""
+    q, y = node.input(0), node.output(0)
+    first = shapes.shapes.get(q) or (1, 1, 1)
+    packed = node.op == "com.microsoft::Attention"
+    keys = shapes.shapes.get(q if packed or not node.input(1) else node.input(1)) or first
+    if None in first or None in keys:
+        return []
+    pairs = float((first[0] or 1) * (first[-2] or 1) * (keys[-2] or 1))
+    out = []
+    query: list[tuple[Ids | None, int]] = [(axes(q)[k], 1) for k in ((1, 3) if len(first) == 4 else (-1,))]
+    if packed:
+        w = axes(node.input(1))
+        steps = float((first[0] or 1) * (first[1] or 1))
+        out.append(product(node.label, steps, [(w[0], 1), (w[1], 1)]))
+        sizes = node.attr("qkv_hidden_sizes")
+        query = [(w[1][: sizes[0]] if sizes else w[1], 1 if sizes else 3)] if w[1] is not None else []
+    value = [(axes(y)[k], 1) for k in ((1, 3) if len(first) == 4 else (-1,))]
+    return [*out, product(node.label, pairs, query), product(node.label, pairs, value)]
 
 
 def trained(weight: Array) -> bool:

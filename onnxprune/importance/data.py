@@ -75,9 +75,7 @@ def row_components(analysis: Analysis, layer: Linear, m: Float) -> Array:
 def find_readings(analysis: Analysis, groups: Sequence[ChannelGroup]) -> dict[str, list[Reading]]:
     """Group name -> the layers that read its units, in order; without moments."""
     values = Values(analysis.model)
-    owner = np.full(len(analysis.solution.reason) + 1, -1)  # the last entry: of no component
-    for k, g in enumerate(groups):
-        owner[g.labels] = k
+    owner = analysis.owners(groups)
     out: dict[str, list[Reading]] = {g.name: [] for g in groups}
     for layer in find_linear(analysis.model):
         try:
@@ -243,8 +241,7 @@ def see(
     analysis: Analysis, group: ChannelGroup, readings: Sequence[Reading], *, energy: float = 0.0, ridge: float = RIDGE
 ) -> Seen:
     """The readings of one group with the units of their rows."""
-    unit = np.full(len(analysis.solution.reason) + 1, -1)
-    unit[group.labels] = np.arange(group.size)
+    unit = analysis.units(group)
     known = [r for r in readings if r.moments.count]
     return Seen(group, known, [unit[r.components] for r in known], energy, ridge)
 

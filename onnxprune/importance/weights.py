@@ -117,10 +117,10 @@ def score(
     if importance not in CRITERIA:
         raise OptionError(f"--importance {importance}: unknown; choose one of {', '.join(CRITERIA)}")
     criterion = CRITERIA[importance]
-    place = np.full((len(analysis.solution.reason), 2), -1)  # component -> group, unit
-    for k, g in enumerate(groups):
-        place[g.labels, 0] = k
-        place[g.labels, 1] = np.arange(g.size)
+    owners, unit = analysis.owners(groups), np.zeros(len(analysis.solution.reason) + 1, np.int64)
+    for g in groups:
+        unit[g.labels] = np.arange(g.size)
+    place = np.stack([owners, np.concatenate([unit[analysis.solution.homes], [[0, 0]]])])  # (2, components + 1, 2)
     rng = np.random.default_rng(seed)
     weights = Weights(analysis)
     made = _aggregate(weights.makers(keep), criterion.makes, groups, place, rng)
@@ -137,14 +137,14 @@ def _aggregate(
     total = [np.zeros(g.size) for g in groups]
     count = [np.zeros(g.size) for g in groups]
     for site in sites:
-        where = place[site.units]
-        hit = np.unique(where[:, 0])
+        owners, unit = place[:, site.units]  # (n, 2)
+        hit = np.unique(owners)
         if hit[-1] < 0:
             continue
         scores = measure(site, rng)
         for k in hit[hit >= 0]:
-            mine = where[:, 0] == k
-            units, raw = where[mine, 1], scores[mine]
+            mine, which = np.nonzero(owners == k)
+            units, raw = unit[mine, which], scores[mine]
             total[k] += np.bincount(units, raw / max(float(raw.mean()), 1e-30), groups[k].size)
             count[k] += np.bincount(units, minlength=groups[k].size)
     return {g.name: t / np.maximum(n, 1) for g, t, n in zip(groups, total, count, strict=True)}

@@ -3,7 +3,8 @@
 Every index of every axis longer than one of every tensor gets an integer id. Rules (`structure.rules`) say
 which ids live or die together (`tie`), which can never be removed (`pin`), where a removed index has to count as zero
 (`consume`), and what an axis is used for (`mark`). `solve` turns that into components: a component that is not
-pinned is one unit that can be removed.
+pinned is one unit that can be removed. Where an axis is the product of heads and of the dimensions inside a head, both
+are units, and what they make together stays if both stay (`Solution.homes`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,14 @@ Axis = Ids | None  # None: an axis of size one, or of unknown size
 
 @dataclass(frozen=True)
 class Consume:
-    """Input `input` of `node` is summed over `axis`: what is removed must enter as zero (or as `zero`, a tensor)."""
+    """Input `input` of `node` is summed over `axis`: what is removed must enter as zero (or as `zero`, a tensor; or as
+    `neutral`, a number: minus infinity before a Softmax)."""
 
     node: Node
     input: int
     axis: int
     zero: str = ""
+    neutral: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,21 @@ class Pin:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """`node` normalises over `ids`: what is removed does not count in its statistics.
+
+    inputs, outputs: number of a tensor -> its axis that holds the ids.
+    """
+
+    node: Node
+    ids: Ids
+    inputs: dict[int, int]
+    outputs: dict[int, int]
+
+
+@dataclass(frozen=True)
 class View:
-    """One axis that is the row-major product of several factors: at most one of them can shrink."""
+    """One axis that is the row-major product of several factors: one of them can shrink, or heads and head_dim both."""
 
     node: Node
     tensor: str
@@ -77,6 +93,7 @@ class View:
     ids: Ids
     factors: tuple[Axis, ...]
     sizes: tuple[int, ...]
+    product: tuple[int, int] = (-1, -1)  # the factors that are heads and the dimensions of a head, where both live
 
 
 @dataclass
@@ -95,12 +112,22 @@ class Coupling:
     produces: list[Produce] = field(default_factory=list)
     blocks: list[Blocks] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
-    reduced: dict[str, list[list[Ids]]] = field(default_factory=dict)  # size-one axes: what they were reduced from
+    norms: list[Norm] = field(default_factory=list)
+    # size-one axes: what they were reduced from, and the output of the reduction
+    reduced: dict[str, list[list[tuple[Ids, str]]]] = field(default_factory=dict)
     means: dict[str, list[Ids]] = field(default_factory=dict)  # output of ReduceMean -> ids that it averages
+    statistics: set[str] = field(default_factory=set)  # of these, the means that normalise what they are means of
+    counted: dict[tuple[str, str], Ids] = field(default_factory=dict)  # (node key, attribute) -> ids that it counts
+    indices: dict[str, Ids] = field(default_factory=dict)  # tensor that holds indices along an axis -> its ids
+    followed: Counter[str] = field(default_factory=Counter)  # such a tensor -> readers that follow the axis
+    leasts: list[tuple[Ids, int]] = field(default_factory=list)  # ids of which so many must survive
+    gates: dict[str, Ids] = field(default_factory=dict)  # node key -> one id per residual block that alone needs it
     _ties: list[tuple[Ids, Ids, str]] = field(default_factory=list)
     _pins: list[tuple[Ids, Pin]] = field(default_factory=list)
+    _conditional: list[tuple[Ids, Pin, tuple[str, ...]]] = field(default_factory=list)
+    _selected: list[tuple[Ids, str]] = field(default_factory=list)
     _marks: list[tuple[Ids, str]] = field(default_factory=list)
-    _normalised: list[tuple[Ids, Ids]] = field(default_factory=list)
+    _normalised: list[tuple[Ids, Ids, str]] = field(default_factory=list)
     _owners: list[tuple[int, str, int]] = field(default_factory=list)
 
     # what rules read
@@ -169,12 +196,16 @@ class Coupling:
         x, y = np.broadcast_arrays(a, b)
         self._ties.append((x.ravel(), y.ravel(), self.node.key if self.node else ""))
 
-    def pin(self, ids: Axis, reason: str) -> None:
-        """The ids can never be removed."""
+    def pin(self, ids: Axis, reason: str, *, unless: tuple[str, ...] = ()) -> None:
+        """The ids can never be removed; unless: but where they turn out to be marked as one of these kinds."""
         if ids is not None and ids.size:
             op = self.node.op if self.node else "graph"
             tensor, axis = self.owner(int(ids.flat[0]))
-            self._pins.append((ids.ravel(), Pin(self.node.label if self.node else "", op, tensor, axis, reason)))
+            pin = Pin(self.node.label if self.node else "", op, tensor, axis, reason)
+            if unless:
+                self._conditional.append((ids.ravel(), pin, unless))
+            else:
+                self._pins.append((ids.ravel(), pin))
 
     def pin_all(self, node: Node, reason: str) -> None:
         """Everything that the node touches stays."""
@@ -188,10 +219,24 @@ class Coupling:
         if ids is not None:
             self._marks.append((ids.ravel(), kind))
 
-    def consume(self, node: Node, input: int, axis: int, zero: str = "") -> None:
+    def consume(self, node: Node, input: int, axis: int, zero: str = "", neutral: float = 0.0) -> None:
         """See `Consume`."""
         rank = len(self.axes(node.input(input)))
-        self.consumes.append(Consume(node, input, axis % rank if rank else axis, zero))
+        self.consumes.append(Consume(node, input, axis % rank if rank else axis, zero, neutral))
+
+    def heads(self, node: Node, tensor: str, axis: int, count: int, ids: Axis = None) -> tuple[Axis, Axis]:
+        """An axis of `count` heads times the dimensions of a head, for operators that split it themselves; the ids of
+        both factors. ids: a part of the axis."""
+        ids = self.axes(tensor)[axis] if ids is None else ids
+        if ids is None or count < 1 or ids.size % count:
+            self.pin(ids, "the width is no multiple of the number of heads")
+            return None, None
+        sizes = (count, ids.size // count)
+        parts = (self.fresh(count) if count > 1 else None, self.fresh(sizes[1]) if sizes[1] > 1 else None)
+        self.views.append(View(node, tensor, axis, ids, parts, sizes))
+        self.mark("heads", parts[0])
+        self.mark("head_dim", parts[1])
+        return parts
 
     def produce(self, node: Node, weight: str, axis: int) -> None:
         """See `Produce`."""
@@ -209,9 +254,48 @@ class Coupling:
         """Every row of `rows`, shape `(blocks, width)`, must keep the same number of units."""
         self.blocks.append(Blocks(node, rows))
 
-    def normalised(self, ids: Ids, origin: Ids) -> None:
-        """A statistic over `origin` scales or shifts `ids`: where both are one axis, it is normalised over."""
-        self._normalised.append((ids.ravel(), origin.ravel()))
+    def least(self, ids: Axis, count: int) -> None:
+        """At least `count` of the ids must survive (TopK)."""
+        if ids is not None:
+            self.leasts.append((ids, count))
+
+    def select(self, ids: Axis, indices: str) -> None:
+        """`indices` (of a TopK) count along `ids`, which are experts if every reader follows them (`follow`)."""
+        if ids is not None:
+            self.indices[indices] = ids
+            self._selected.append((ids, indices))
+
+    def follow(self, name: str, to: str = "") -> Ids | None:
+        """The ids that the tensor `name` holds indices of, None where it does not: for a reader whose axis is theirs,
+        or that passes the indices on as the tensor `to`."""
+        ids = self.indices.get(name)
+        if ids is not None:
+            self.followed[name] += 1
+            if to:
+                self.indices[to] = ids
+        return ids
+
+    def normalised(self, ids: Ids, origin: Ids, by: str) -> None:
+        """The statistic `by` over `origin` scales or shifts `ids`: where both are one axis, it is normalised over."""
+        self._normalised.append((ids.ravel(), origin.ravel(), by))
+
+    def norm(self, node: Node, ids: Axis, inputs: dict[int, int], outputs: dict[int, int]) -> None:
+        """See `Norm`; tensors that are absent or do not have the axis are left out. The group is of kind hidden."""
+        if ids is None:
+            return
+        self.mark("hidden", ids)
+
+        def holding(names: Sequence[str], wanted: dict[int, int]) -> dict[int, int]:
+            found = {}
+            for i, axis in wanted.items():
+                axes = self.axes(names[i]) if i < len(names) and names[i] else []
+                if axes and -len(axes) <= axis < len(axes):
+                    held = axes[axis]
+                    if held is not None and held.size == ids.size:
+                        found[i] = axis % len(axes)
+            return found
+
+        self.norms.append(Norm(node, ids, holding(node.inputs, inputs), holding(node.outputs, outputs)))
 
     def view(self, node: Node, x: str, y: str) -> None:
         """`y` is `x` in row-major order under another shape."""
@@ -276,7 +360,7 @@ class Coupling:
 
     def solve(self) -> Solution:
         """Decide the views, then label the components."""
-        self._decide_views()
+        products = self._decide_views()
         self.solved = True
         labels = self.components()
         n = int(labels.max()) + 1 if self.size else 0
@@ -284,51 +368,158 @@ class Coupling:
         for k in range(len(self._pins) - 1, -1, -1):
             reason[labels[self._pins[k][0]]] = k
         pins = [p for _, p in self._pins]
+        homes = np.stack([np.arange(n), np.full(n, -1)], 1)
+        for whole, heads, inner in (self._product(v, labels) for v in products):
+            homes[whole] = np.stack([heads, inner], 1)
+            held = reason[whole]
+            for parents in (heads, inner):  # what cannot go holds both
+                np.maximum.at(reason, parents[held >= 0], held[held >= 0])
         kinds = {kind: np.zeros(n, bool) for kind in KINDS}
         for ids, kind in self._marks:
-            kinds[kind][labels[ids]] = True
-        for ids, origin in self._normalised:
+            if kind in kinds:
+                kinds[kind][labels[ids]] = True
+        for ids, origin, by in self._normalised:
             both = np.intersect1d(labels[ids], labels[origin])
             kinds["hidden"][both] = True
+            if both.size:
+                self.statistics.add(by)
         blocks = self._block_rows(labels, reason, pins)
-        return Solution(labels, reason, pins, kinds, blocks)
+        derived = homes[:, 1] >= 0
+        over = derived & (reason[homes] >= 0).all(1)
+        reason[over] = reason[homes[over, 0]]
+        return Solution(labels, reason, pins, kinds, blocks, homes)
 
-    def _decide_views(self) -> None:
+    @staticmethod
+    def _product(v: View, labels: Ids) -> tuple[Ids, Ids, Ids]:
+        """Components of a product view's axis, and for each those of its head and of its dimension inside the head."""
+        axes = [labels[f] if f is not None else np.full(d, -1) for f, d in zip(v.factors, v.sizes, strict=True)]
+        grid = np.meshgrid(*axes, indexing="ij")
+        heads, inner = v.product
+        return labels[v.ids], grid[heads].ravel(), grid[inner].ravel()
+
+    def _decide_views(self) -> list[View]:
         """Choose the live factor of every split or merged axis; the others are pinned.
 
         A factor that is pinned elsewhere cannot live. Where several could, the axis of attention heads wins over
-        the dimensions inside a head, and otherwise the largest factor (the finer one: channel shuffle).
+        the dimensions inside a head, repeated heads lose to those that are repeated, and otherwise the largest factor
+        wins (the finer one: channel shuffle). Heads and the dimensions inside them can both live: such views are
+        returned.
         """
-        if not self.views:
-            return
+        products: list[View] = []
+        left = self.views
+        for ids, name in self._selected:
+            if self.followed[name] and all(
+                self.readers[t] == self.followed[t] for t, held in self.indices.items() if held is ids
+            ):
+                self.mark("experts", ids)
+        while True:  # an axis of attention that was split or merged first: its factors are of attention too
+            flags = self._flags()
+            labels, _, marked = flags
+            split = [v for v in left if any(marked[kind][labels[v.ids]].any() for kind in ("heads", "head_dim"))]
+            if not split and self._conditional:
+                self._settle(labels)
+                flags = self._flags()
+            first = split or left
+            for v in first:
+                self.node = v.node
+                product = self._choose(v, *flags, both=not split)
+                if product is not None:
+                    products.append(product)
+            done = {id(v) for v in first}
+            left = [v for v in left if id(v) not in done]
+            if not split:
+                break
+        return self._consistent(products)
+
+    def _settle(self, labels: Ids) -> None:
+        """Pin what is pinned unless it is of a kind, and is not."""
+        kinds = {kind: np.zeros(int(labels.max(initial=-1)) + 1, bool) for kind in KINDS}
+        for ids, kind in self._marks:
+            if kind in kinds:
+                kinds[kind][labels[ids]] = True
+        for ids, pin, unless in self._conditional:
+            held = ids[~np.any([kinds[kind][labels[ids]] for kind in unless], axis=0)]
+            if held.size:
+                self._pins.append((held, pin))
+        self._conditional = []
+
+    def _flags(self) -> tuple[Ids, Array, dict[str, Array]]:
+        """Components as they are now: labels of the ids, pinned or not, marked or not."""
         labels = self.components()
-        n = int(labels.max()) + 1
-        pinned, heads = np.zeros(n, bool), np.zeros(n, bool)
+        n = int(labels.max(initial=-1)) + 1
+        pinned = np.zeros(n, bool)
+        marked = {kind: np.zeros(n, bool) for kind in ("heads", "head_dim", "repeated")}
         for ids, _ in self._pins:
             pinned[labels[ids]] = True
         for ids, kind in self._marks:
-            if kind == "heads":
-                heads[labels[ids]] = True
-        for v in self.views:
-            self.node = v.node
-            free = [0 if f is None else int((~pinned[labels[f]]).sum()) for f in v.factors]
-            attends = [f is not None and bool(heads[labels[f]].any()) for f in v.factors]
-            best = max(range(len(free)), key=lambda k: (free[k] > 0, attends[k], free[k], k))
-            live = best if free[best] else None
-            for k, f in enumerate(v.factors):
-                if k != live:
-                    self.pin(f, f"a factor of axis {v.axis} of {v.tensor}, which shrinks along another factor")
-                    if f is not None:
-                        pinned[labels[f]] = True
-            if live is None:
-                self.pin(v.ids, "reshaped: every factor of the axis is pinned")
-                pinned[labels[v.ids]] = True
-            else:
-                factor = v.factors[live]
-                assert factor is not None
-                shape = [1] * len(v.sizes)
-                shape[live] = -1
-                self.tie(v.ids.reshape(v.sizes), factor.reshape(shape))
+            if kind in marked:
+                marked[kind][labels[ids]] = True
+        return labels, pinned, marked
+
+    def _choose(self, v: View, labels: Ids, pinned: Array, marked: dict[str, Array], *, both: bool) -> View | None:
+        """Tie the axis to its live factor and pin the others; or leave two alive, and return the view that says so."""
+        free = [0 if f is None else int((~pinned[labels[f]]).sum()) for f in v.factors]
+
+        def has(kind: str) -> list[bool]:
+            return [f is not None and bool(marked[kind][labels[f]].any()) for f in v.factors]
+
+        attends, inner, repeated = has("heads"), has("head_dim"), has("repeated")
+        best = max(range(len(free)), key=lambda k: (free[k] > 0, attends[k], not repeated[k], free[k], k))
+        live = {best} if free[best] else set()
+        within = [k for k, f in enumerate(free) if f and inner[k] and not attends[k]]
+        if both and live and attends[best] and len(within) == 1 and not pinned[labels[v.ids]].any():
+            live.add(within[0])
+        for k, f in enumerate(v.factors):
+            if k not in live:
+                self.pin(f, f"a factor of axis {v.axis} of {v.tensor}, which shrinks along another factor")
+                if f is not None:
+                    pinned[labels[f]] = True
+        if not live:
+            self.pin(v.ids, "reshaped: every factor of the axis is pinned")
+            pinned[labels[v.ids]] = True
+            return None
+        if len(live) == 2:
+            return replace(v, product=(best, within[0]))
+        self._tie_factor(v, best)
+        return None
+
+    def _tie_factor(self, v: View, live: int) -> None:
+        factor = v.factors[live]
+        assert factor is not None
+        shape = [1] * len(v.sizes)
+        shape[live] = -1
+        self.tie(v.ids.reshape(v.sizes), factor.reshape(shape))
+
+    def _consistent(self, products: list[View]) -> list[View]:
+        """Axes that are one have one pair of factors: tie those. Where that cannot be, heads alone live."""
+        even = [b.ids.ravel() for b in self.blocks]
+        while products:
+            labels = self.components()
+            found = [self._product(v, labels) for v in products]
+            whole, heads, inner = (np.concatenate(part) for part in zip(*found, strict=True))
+            nested = np.union1d(np.union1d(heads, inner), labels[np.concatenate(even)] if even else [])
+            bad = [bool(np.isin(w, nested).any() or np.intersect1d(h, i).size) for w, h, i in found]
+            if any(bad):
+                for v, wrong in zip(products, bad, strict=True):
+                    if wrong:
+                        self.node = v.node
+                        self.pin(v.factors[v.product[1]], f"dimensions of a head inside axis {v.axis} of {v.tensor}")
+                        self._tie_factor(v, v.product[0])
+                products = [v for v, wrong in zip(products, bad, strict=True) if not wrong]
+                continue
+            order = np.argsort(whole, kind="stable")
+            same = np.flatnonzero(np.diff(whole[order]) == 0)
+            a, b = order[same], order[same + 1]
+            first = _first_ids(labels)
+            moved = False
+            for parents in (heads, inner):
+                differ = parents[a] != parents[b]
+                if differ.any():
+                    self._ties.append((first[parents[a[differ]]], first[parents[b[differ]]], ""))
+                    moved = True
+            if not moved:
+                break
+        return products
 
     def _block_rows(self, labels: Ids, reason: Ids, pins: list[Pin]) -> list[Array]:
         """Blocks as component labels, shape `(blocks, width)`; a constraint that cannot be kept pins."""
@@ -347,23 +538,36 @@ class Coupling:
         return [r for _, r in rows if (reason[r] < 0).all()]
 
 
-KINDS = ("heads", "head_dim", "hidden", "experts")
+KINDS = ("layers", "experts", "heads", "head_dim", "hidden")  # where marks meet, the first names the group
 
 
 @dataclass(frozen=True)
 class Solution:
     """labels: component of every id, `(ids,)`; reason: index into `pins` or -1, `(components,)`;
-    kinds: kind -> bool `(components,)`; blocks: arrays of components `(blocks, width)`."""
+    kinds: kind -> bool `(components,)`; blocks: arrays of components `(blocks, width)`.
+    homes: the units that a component needs, `(components, 2)`: itself and -1, or a head and a dimension inside it."""
 
     labels: Ids
     reason: Ids
     pins: list[Pin]
     kinds: dict[str, Array]
     blocks: list[Array]
+    homes: Ids
+
+    def parts(self, ids: Ids) -> Ids:
+        """The units that ids need, `(..., 2)`; -1 for none."""
+        return self.homes[self.labels[ids]]
 
 
 class Computed(Exception):
     """A rule needs a value that is only known at run time; the walker pins what the node touches."""
+
+
+def _first_ids(labels: Ids) -> Ids:
+    """An id of every component."""
+    first = np.zeros(int(labels.max()) + 1, np.int64)
+    first[labels[::-1]] = np.arange(len(labels))[::-1]
+    return first
 
 
 def _broadcastable(a: tuple[int, ...], b: tuple[int, ...]) -> bool:

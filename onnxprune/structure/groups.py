@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,14 @@ import numpy as np
 from onnxprune.graph.cost import CostModel, cost_model
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node, walk_all
-from onnxprune.graph.shapes import Array, Shapes, infer
+from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, infer
 from onnxprune.structure.coupling import Computed, Coupling, Ids, Pin, Solution
 from onnxprune.structure.rules import BARRIERS, RULES
 
 Keep = np.ndarray[Any, np.dtype[np.bool_]]
+PASSING = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand"}  # move indices
+NEVER = np.iinfo(np.int64).max
+SUFFIXED = ("heads", "head_dim")  # kinds that stand in the name of the group, after the node
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +57,7 @@ class ChannelGroup:
     nodes: tuple[str, ...]  # nodes that make the units
     names: tuple[str, ...]  # what globs match: group, nodes, weights, output tensors
     width: int = 1  # channels that one unit stands for (a GroupNormalization group, a block of DepthToSpace)
+    least: int = 1  # units that must stay
 
     def __repr__(self) -> str:
         return f"ChannelGroup({self.name!r}, {self.kind}, size={self.size})"
@@ -96,17 +101,46 @@ class Analysis:
 
     def keep_ids(self, keep: dict[str, Keep]) -> Keep:
         """Group name -> bool `(size,)` becomes a bool per id; ids outside the named groups stay."""
-        alive = np.ones(len(self.solution.reason), bool)
+        alive = np.ones(len(self.solution.reason) + 1, bool)  # the last: of no component
         for g in self.groups:
             if g.name in keep:
                 alive[g.labels] = keep[g.name]
-        return alive[self.solution.labels] if self.coupling.size else np.zeros(0, bool)
+        if not self.coupling.size:
+            return np.zeros(0, bool)
+        heads, inner = self.solution.homes.T
+        return np.asarray((alive[heads] & alive[inner])[self.solution.labels])
+
+    def narrowed(self, name: str, value: Array, keep: Keep) -> Array:
+        """The value of an input or output of the whole model as the pruned one takes or gives it."""
+        for axis, ids in enumerate(self.coupling.axes(name)):
+            if ids is not None and not keep[ids].all():
+                value = np.take(value, np.flatnonzero(keep[ids]), axis)
+        return value
+
+    def units(self, group: ChannelGroup) -> Ids:
+        """Unit of the group that every component belongs to, -1 for none, `(components + 1,)`; the last is -1."""
+        own = np.full(len(self.solution.reason) + 1, -1)
+        own[group.labels] = np.arange(group.size)
+        own[:-1] = own[self.solution.homes].max(1)
+        return own
+
+    def owners(self, groups: Sequence[ChannelGroup]) -> Ids:
+        """Numbers of the groups that every component belongs to, -1 for none, `(components + 1, 2)`: a channel inside
+        a head belongs to the group of heads and to that of the dimensions of a head."""
+        own = np.full(len(self.solution.reason) + 1, -1)
+        for k, g in enumerate(groups):
+            own[g.labels] = k
+        return np.concatenate([own[self.solution.homes], [[-1, -1]]])
 
 
-def analyze(model: Model, input_shapes: dict[str, tuple[int, ...]] | None = None) -> Analysis:
+def analyze(
+    model: Model, input_shapes: dict[str, tuple[int, ...]] | None = None, *, allow_io_change: bool = False
+) -> Analysis:
     """Find every group of removable units.
 
     input_shapes: input name -> concrete shape, where the declared one is dynamic.
+    allow_io_change: axes of the model's inputs and outputs that hold heads or their dimensions (key-value caches,
+    masks per head) may shrink.
     """
     shapes = infer(model, input_shapes)
     coupling = Coupling(model, shapes, _readers(model))
@@ -114,13 +148,13 @@ def analyze(model: Model, input_shapes: dict[str, tuple[int, ...]] | None = None
     for node in nodes:
         couple(coupling, node)
     coupling.node = None
-    for info in model.proto.graph.input:
-        if info.name not in model.weights:
-            for ids in coupling.axes(info.name):
-                coupling.pin(ids, f"axis of the graph input {info.name}")
-    for info in model.proto.graph.output:
-        for ids in coupling.axes(info.name):
-            coupling.pin(ids, f"axis of the graph output {info.name}")
+    for what, infos in (("input", graph_inputs(model)), ("output", model.proto.graph.output)):
+        for info in infos:
+            for k, ids in enumerate(coupling.axes(info.name)):
+                dims = info.type.tensor_type.shape.dim
+                changes = allow_io_change and 0 < k < len(dims) and fixed(dims[k])
+                reason = f"axis of the graph {what} {info.name}"
+                coupling.pin(ids, reason, unless=("heads", "head_dim") if changes else ())
     solution = coupling.solve()
     groups = _groups(coupling, solution)
     return Analysis(model, coupling, solution, groups, _pinned(coupling, solution), tuple(shapes.problems))
@@ -139,6 +173,8 @@ def couple(c: Coupling, node: Node) -> None:
     else:
         try:
             RULES[node.op].couple(c, node)
+            if node.op in PASSING:
+                c.follow(node.input(0), node.output(0))
         except Computed as e:
             c.pin_all(node, str(e))
         except (IndexError, TypeError, ValueError) as e:  # ranks and attributes that contradict each other
@@ -171,22 +207,30 @@ def weight_axes(c: Coupling, name: str) -> list[tuple[int, Ids]]:
 def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
     """Components with the same sites, or linked by a constraint, form one group."""
     n = len(s.reason)
-    free = s.reason < 0
+    free = (s.reason < 0) & (s.homes[:, 1] < 0)
     rng = np.random.default_rng(0)
     signature = np.zeros(n, np.uint64)
     made = np.zeros(n, bool)
     touched = np.zeros(n, bool)
+    times = np.full(n, NEVER)  # ids of a unit along one axis, at least
+
+    def units(ids: Ids) -> Ids:
+        parts = np.unique(s.homes[np.unique(s.labels[ids])])
+        return parts[parts >= 0]
+
     for name in c.base:
         for _, ids in weight_axes(c, name):
-            present = np.unique(s.labels[ids])
+            present = units(ids)
             signature[present] += rng.integers(1, 1 << 63, dtype=np.uint64)
             if name in c.model.weights:
                 touched[present] = True
+            own, count = np.unique(s.labels[ids], return_counts=True)
+            times[own] = np.minimum(times[own], count)
     for p in c.produces:
         axes = c.axes(p.weight)
         out = axes[p.axis] if axes else None
         if out is not None:
-            made[s.labels[out]] = True
+            made[units(out)] = True
     free &= made & touched
     before = -1
     while before != free.sum():  # a block that holds what nothing makes (a constant's channels) cannot shrink evenly
@@ -205,12 +249,12 @@ def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
     members: dict[int, list[int]] = {}
     for label in order:  # labels grow with the first id, so families come in graph order
         members.setdefault(int(family[label]), []).append(int(label))
-    return _build(c, s, [np.array(m) for m in members.values()])
+    return _build(c, s, [np.array(m) for m in members.values()], times)
 
 
-def _build(c: Coupling, s: Solution, families: list[Ids]) -> tuple[ChannelGroup, ...]:
+def _build(c: Coupling, s: Solution, families: list[Ids], times: Ids) -> tuple[ChannelGroup, ...]:
     n = len(s.reason)
-    group_of, unit_of = np.full(n, -1), np.full(n, -1)
+    group_of, unit_of = np.full(n + 1, -1), np.full(n, -1)
     for k, labels in enumerate(families):
         group_of[labels] = k
         unit_of[labels] = np.arange(len(labels))
@@ -220,7 +264,7 @@ def _build(c: Coupling, s: Solution, families: list[Ids]) -> tuple[ChannelGroup,
     for p in c.produces:
         axes = c.axes(p.weight)
         ids = axes[p.axis] if axes else None
-        for k in np.unique(group_of[s.labels[ids]]) if ids is not None else ():
+        for k in np.unique(group_of[s.parts(ids)]) if ids is not None else ():
             if k >= 0:
                 nodes[k].setdefault(p.node.label)
                 outputs[k].setdefault(p.output)
@@ -230,10 +274,10 @@ def _build(c: Coupling, s: Solution, families: list[Ids]) -> tuple[ChannelGroup,
         if name not in c.model.weights:
             continue
         for axis, ids in weight_axes(c, name):
-            labels = s.labels[ids]
-            for k in np.unique(group_of[labels]):
+            parts = s.parts(ids)
+            for k in np.unique(group_of[parts]):
                 if k >= 0:
-                    units = np.where(group_of[labels] == k, unit_of[labels], -1)
+                    units = np.where(group_of[parts] == k, unit_of[parts], -1).max(-1)
                     slices[k].append(Slice(name, axis, units))
     groups = []
     used: Counter[str] = Counter()
@@ -242,30 +286,29 @@ def _build(c: Coupling, s: Solution, families: list[Ids]) -> tuple[ChannelGroup,
         blocks: list[Ids] = []
         for rows in s.blocks:
             if (group_of[rows] == k).all():
-                times = np.stack([np.bincount(unit_of[r], minlength=len(labels)) for r in rows])
-                if (times != times[0]).any() and not any(np.array_equal(times, old) for old in blocks):
-                    blocks.append(times)
+                per_block = np.stack([np.bincount(unit_of[r], minlength=len(labels)) for r in rows])
+                if (per_block != per_block[0]).any() and not any(np.array_equal(per_block, old) for old in blocks):
+                    blocks.append(per_block)
             else:
                 assert not (group_of[rows] == k).any(), "blocks that share a constraint are one group"
         name = next(iter(nodes[k]), "") or f"group_{k}"
+        if kind in SUFFIXED:  # a projection makes heads and what is inside them
+            name = f"{name}:{kind}"
         used[name] += 1
         if used[name] > 1:
             name = f"{name}#{used[name]}"
         names = dict.fromkeys([name, *nodes[k], *outputs[k]])
         counts = [(t.units >= 0).sum() // len(labels) for t in slices[k] if len(c.axes(t.tensor)) > 1]
+        width = max(1, int(min(counts, default=1)))
+        if kind == "head_dim":  # a part of the width of every head; ids in no tensor count one
+            width = int(min(times[labels].min(), len(labels))) if (times[labels] < NEVER).all() else 1
+        wanted = [count for ids, count in c.leasts if (group_of[s.labels[ids]] == k).any()]
         groups.append(
             ChannelGroup(
-                name,
-                kind,
-                len(labels),
-                labels,
-                tuple(slices[k]),
-                tuple(blocks),
-                tuple(nodes[k]),
-                tuple(names),
-                max(1, int(min(counts, default=1))),
+                name, kind, len(labels), labels, tuple(slices[k]), tuple(blocks), tuple(nodes[k]), tuple(names), width,
+                max(wanted, default=1),
             )
-        )
+        )  # fmt: skip
     return tuple(g for g in groups if g.size > 1)
 
 

@@ -57,7 +57,10 @@ class Surgeon:
         )
         for info in graph_inputs(self.model):
             if info.name in self.coupling.shapes.shapes:
-                self.shapes.shapes[info.name] = self.coupling.shapes.shapes[info.name]
+                old = self.coupling.shapes.shapes[info.name]
+                self.shapes.shapes[info.name] = tuple(
+                    self.new_size(info.name, k) if self.shrinks(info.name, k) else d for k, d in enumerate(old)
+                )
             self.shapes.types[info.name] = self.coupling.shapes.types.get(info.name, 1)
 
     # what rules read
@@ -439,7 +442,8 @@ def _tidy(s: Surgeon) -> None:
         ]  # fmt: skip
         for v in stale:
             graph.value_info.remove(v)
-        for info in graph.output:  # of a body: an output of the model never shrinks
+        # of a body; those of the model where the user allows it
+        for info in (*graph.output, *(i for i in graph.input if i.name not in weights)):
             for k, d in enumerate(info.type.tensor_type.shape.dim):
                 if d.HasField("dim_value") and k < len(s.coupling.axes(info.name)) and s.shrinks(info.name, k):
                     d.dim_value = s.new_size(info.name, k)

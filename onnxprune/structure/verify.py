@@ -6,7 +6,7 @@ model also passes onnx's checker and full shape inference, and its inputs and ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxprune.graph.io import Model, graphs, to_proto, weight_bytes
 from onnxprune.graph.node import Node, walk
 from onnxprune.graph.runtime import Feeds, as_float32, random_feeds, session
 from onnxprune.graph.shapes import Array, concrete_inputs, fixed, graph_inputs
-from onnxprune.structure.coupling import Consume
+from onnxprune.structure.coupling import Consume, Norm
 from onnxprune.structure.groups import Analysis, Keep
 
 TOLERANCE = {"float16": 3e-2, "bfloat16": 1e-1}
@@ -40,10 +40,12 @@ class Verification:
     feeds: Feeds = field(default_factory=dict)  # inputs with which the model runs
     float32: bool = False  # run as a float32 copy
     finite: bool = True  # all outputs of the masked model were finite
+    pruned_feeds: Feeds = field(default_factory=dict)  # the same inputs as the pruned model takes them
 
 
 def masked_model(analysis: Analysis, keep: Keep) -> Model:
-    """The original with every removed id multiplied by zero where it enters a consumer."""
+    """The original with every removed id multiplied by zero where it enters a consumer, and left out of the statistics
+    of what normalises over it."""
     model = analysis.model.copy()
     wanted: dict[str, list[Consume]] = {}
     for consume in analysis.coupling.consumes:
@@ -51,17 +53,62 @@ def masked_model(analysis: Analysis, keep: Keep) -> Model:
         ids = axes[consume.axis] if axes else None
         if ids is not None and not keep[ids].all():
             wanted.setdefault(consume.node.key, []).append(consume)
+    norms: dict[str, list[Norm]] = {}
+    for norm in analysis.coupling.norms:
+        if not keep[norm.ids].all():
+            norms.setdefault(norm.node.key, []).append(norm)
     for graph in graphs(model.proto.graph):
         placed: list[onnx.NodeProto] = []
         for proto in graph.node:
             node = Node(proto, 1)
             for consume in wanted.get(node.key, []):
                 placed += _mask(analysis, keep, proto, consume, len(placed))
-            placed.append(proto)
+            after: list[onnx.NodeProto] = []
+            for norm in norms.get(node.key, []):
+                before, more = _normalise_kept(keep, proto, norm)
+                placed, after = placed + before, more + after
+            if node.key in analysis.coupling.statistics:
+                after += _mean_of_kept(analysis, keep, proto)
+            placed += [proto, *after]
         copies = [onnx.NodeProto.FromString(p.SerializeToString()) for p in placed]
         del graph.node[:]
         graph.node.extend(copies)
     return model
+
+
+def _normalise_kept(keep: Keep, proto: onnx.NodeProto, norm: Norm) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+    """Let the node see what is kept alone; what is removed comes out as anything, it is masked where it is read."""
+    kept = np.flatnonzero(keep[norm.ids])
+    spread = np.where(keep[norm.ids], np.cumsum(keep[norm.ids]) - 1, 0)
+    base = f"{next(o for o in proto.output if o)}:{norm.ids[0]}"
+
+    def constant(value: Array, name: str) -> onnx.NodeProto:
+        return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value.astype(np.int64), name))
+
+    before, after = [constant(kept, base + ":kept")], [constant(spread, base + ":spread")]
+    for i, axis in norm.inputs.items():
+        before.append(helper.make_node("Gather", [proto.input[i], base + ":kept"], [f"{base}:i{i}"], axis=axis))
+        proto.input[i] = f"{base}:i{i}"
+    for i, axis in norm.outputs.items():
+        name, proto.output[i] = proto.output[i], f"{base}:o{i}"
+        after.append(helper.make_node("Gather", [proto.output[i], base + ":spread"], [name], axis=axis))
+    return before, after
+
+
+def _mean_of_kept(analysis: Analysis, keep: Keep, proto: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A mean over masked values is one over the survivors after this factor."""
+    name, factor = proto.output[0], 1.0
+    for ids in analysis.coupling.means.get(name, []):
+        factor *= ids.size / max(int(keep[ids].sum()), 1)
+    if factor == 1.0:
+        return []
+    dtype = helper.tensor_dtype_to_np_dtype(analysis.coupling.shapes.types[name])
+    value = numpy_helper.from_array(np.array(factor, dtype), name + ":factor")
+    proto.output[0] = name + ":of_all"
+    return [
+        helper.make_node("Constant", [], [name + ":factor"], value=value),
+        helper.make_node("Mul", [proto.output[0], name + ":factor"], [name]),
+    ]
 
 
 def _mask(analysis: Analysis, keep: Keep, proto: onnx.NodeProto, consume: Consume, serial: int) -> list[onnx.NodeProto]:
@@ -85,9 +132,14 @@ def _mask(analysis: Analysis, keep: Keep, proto: onnx.NodeProto, consume: Consum
     if dtype in (np.float32, np.float64) and analysis.coupling.shapes.opsets.get("", 1) >= 9:
         # what is removed may be no number (of a constant channel, normalised), which times zero is none either
         choice = helper.make_node("Where", [out + ":m", current, out + ":z"], [out])
-        return [constant(alive, ":m"), constant(np.zeros((), dtype), ":z"), choice]
+        return [constant(alive, ":m"), constant(np.full((), consume.neutral, dtype), ":z"), choice]
     if dtype.kind not in "iu":
-        return [constant(alive.astype(dtype), ":m"), helper.make_node("Mul", [current, out + ":m"], [out])]
+        masked = [constant(alive.astype(dtype), ":m"), helper.make_node("Mul", [current, out + ":m"], [out])]
+        if consume.neutral:
+            masked[1].output[0] = out + ":k"
+            floor = np.where(alive, 0, np.finfo(np.float16).min).astype(dtype)
+            masked += [constant(floor, ":n"), helper.make_node("Add", [out + ":k", out + ":n"], [out])]
+        return masked
     nodes = [constant(alive, ":m"), helper.make_node("Cast", [current], [out + ":i"], to=onnx.TensorProto.INT32)]
     if consume.zero:
         nodes.append(helper.make_node("Cast", [consume.zero], [out + ":z"], to=onnx.TensorProto.INT32))
@@ -111,12 +163,17 @@ def verify(
     Raises `OptionError` where onnxruntime cannot run the original, `VerificationError` where the law is broken.
     """
     original = analysis.model
-    notes = check_file(original, pruned)
+    notes = check_file(original, pruned, allowed=lambda info: _shrunk(analysis, keep, info))
     inner = probes(analysis, keep)
     expected, feeds, shapes, how = _run_masked(analysis, keep, inner, input_shapes, seed)
     notes += how
     narrow = bool(how)
-    found = _run_pruned(as_float32(pruned) if narrow else pruned, feeds, inner)
+
+    def fewer(values: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: analysis.narrowed(name, v, keep) for name, v in values.items()}
+
+    expected, small = fewer(expected), fewer(feeds)
+    found = _run_pruned(as_float32(pruned) if narrow else pruned, small, inner)
     error, more = compare(original, expected, found, inner)
     notes += more
     runs = 1
@@ -128,7 +185,7 @@ def verify(
         except Exception as e:  # onnxruntime's exceptions share no base class
             notes.append(f"the original does not run with a batch of 2, so one sample was verified ({_line(e)[:80]})")
         else:
-            other, _ = compare(original, expected, _run_pruned(pruned, second, inner), inner)
+            other, _ = compare(original, fewer(expected), _run_pruned(pruned, fewer(second), inner), inner)
             error, runs = max(error, other), 2
     limit = tolerance(analysis)
     if not error <= limit:
@@ -136,13 +193,14 @@ def verify(
             f"pruned and masked model differ by {error:.1e} (allowed {limit:.0e}); nothing was written; "
             f"please report this with the plan (--save-plan) and the model"
         )
-    return Verification(error, limit, runs, tuple(notes), feeds, narrow, all(map(_finite, expected.values())))
+    finite = all(map(_finite, expected.values()))
+    return Verification(error, limit, runs, tuple(notes), feeds, narrow, finite, small)
 
 
-def check_recovered(original: Model, recovered: Model, checked: Verification) -> None:
+def check_recovered(analysis: Analysis, keep: Keep, recovered: Model, checked: Verification) -> None:
     """After recovery the law no longer holds; what is left to check is the file, and that it runs and stays finite."""
-    check_file(original, recovered)
-    outputs = _run_pruned(as_float32(recovered) if checked.float32 else recovered, checked.feeds, {})
+    check_file(analysis.model, recovered, allowed=lambda info: _shrunk(analysis, keep, info))
+    outputs = _run_pruned(as_float32(recovered) if checked.float32 else recovered, checked.pruned_feeds, {})
     if checked.finite and not all(_finite(v) for v in outputs.values()):
         raise VerificationError("an output is not finite after recovery; try --recover none; nothing was written")
 
@@ -290,15 +348,30 @@ def compare(
     return worst, notes
 
 
-def check_file(original: Model, pruned: Model) -> list[str]:
-    """onnx's checker and full shape inference, and unchanged inputs and outputs.
+def _shrunk(analysis: Analysis, keep: Keep, info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """An input or output of the original as the pruned model declares it."""
+    out = onnx.ValueInfoProto()
+    out.CopyFrom(info)
+    for d, ids in zip(out.type.tensor_type.shape.dim, analysis.coupling.axes(info.name), strict=False):
+        if ids is not None and d.HasField("dim_value") and not keep[ids].all():
+            d.dim_value = int(keep[ids].sum())
+    return out
+
+
+def check_file(
+    original: Model,
+    pruned: Model,
+    *,
+    allowed: Callable[[onnx.ValueInfoProto], onnx.ValueInfoProto] = lambda info: info,
+) -> list[str]:
+    """onnx's checker and full shape inference, and inputs and outputs that are what is `allowed` of the original's.
 
     A defect that the original has too is a note; one that only the pruned model has raises `VerificationError`.
     """
     notes = []
     for what in ("input", "output"):
-        before = [(i.name, i.type.SerializeToString(deterministic=True)) for i in getattr(original.proto.graph, what)
-                  if i.name not in original.weights]  # fmt: skip
+        before = [(i.name, allowed(i).type.SerializeToString(deterministic=True))
+                  for i in getattr(original.proto.graph, what) if i.name not in original.weights]  # fmt: skip
         after = [(i.name, i.type.SerializeToString(deterministic=True)) for i in getattr(pruned.proto.graph, what)
                  if i.name not in pruned.weights]  # fmt: skip
         if before != after:

@@ -36,16 +36,10 @@ def control_flow(c: Coupling, n: Node) -> None:
 
 barrier(
     "addresses elements by index",
-    *"GatherElements GatherND ScatterElements Scatter ScatterND Compress TensorScatter Unique NonZero OneHot".split(),
+    *"GatherND Scatter ScatterND Compress TensorScatter Unique NonZero".split(),
 )
 barrier("its indices count elements across channels", "MaxUnpool")
-FUSED = "attention as one operator: its heads are not split yet"
-barrier(FUSED, "Attention", "RotaryEmbedding", "LinearAttention")
-barrier(
-    FUSED,
-    *"""com.microsoft::Attention com.microsoft::MultiHeadAttention com.microsoft::GroupQueryAttention
-    com.microsoft::RotaryEmbedding com.microsoft::PackedAttention""".split(),
-)
+barrier("attention as one operator: its heads are not split", "LinearAttention", "com.microsoft::PackedAttention")
 barrier("its state holds channels between runs", "CausalConvWithState")
 barrier("gate and value are interleaved inside one axis", "SwiGLU")
 barrier("mixes all elements of its axes", "DFT", "STFT", "Det", "AffineGrid")

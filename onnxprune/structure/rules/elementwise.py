@@ -34,15 +34,15 @@ def broadcast_together(c: Coupling, inputs: list[str], outputs: list[str]) -> No
         return
     for k in range(1, rank + 1):
         out = [c.axes(o)[-k] for o in outputs if len(c.axes(o)) >= k]
-        origins = [ids for t in inputs if len(c.reduced.get(t, ())) >= k for ids in c.reduced[t][-k]]
+        origins = [origin for t in inputs if len(c.reduced.get(t, ())) >= k for origin in c.reduced[t][-k]]
         for axis in out:
             if axis is None:
                 continue
             for t in inputs:
                 if len(c.axes(t)) >= k and c.axes(t)[-k] is not None:
                     c.tie(c.axes(t)[-k], axis)
-            for origin in origins:
-                c.normalised(axis, origin)
+            for origin, by in origins:
+                c.normalised(axis, origin, by)
         if origins and all(axis is None for axis in out):
             for o in outputs:
                 c.reduced.setdefault(o, [[] for _ in c.axes(o)])[-k] = origins

@@ -202,10 +202,9 @@ def resize_slice(s: Surgeon, n: Node) -> None:
         ids = x[k]
         if ids is not None and s.shrinks(n.input(0), k):
             start, stop, step = cut.indices(ids.size)
-            assert step == 1, "a strided axis was pinned"
             keep = s.keep(ids)
-            starts[i] = int(keep[:start].sum())
-            ends[i] = int(keep[: max(stop, start)].sum())
+            starts[i] = int(keep[:start].sum()) if step == 1 else start
+            ends[i] = int(keep[: max(stop, start)].sum()) if step == 1 else int(keep.sum())
     s.patch(n, "starts", 1, starts)
     s.patch(n, "ends", 2, ends)
 
@@ -223,9 +222,14 @@ def slice_(c: Coupling, n: Node) -> None:
             if p is not None:
                 c.tie(p, q)
             continue
-        part = p[cuts[k]]
-        if cuts[k].step != 1:
+        part, step = p[cuts[k]], cuts[k].step
+        start, stop, _ = cuts[k].indices(p.size)
+        whole = step > 1 and p.size % step == 0 and start < step and stop > p.size - step + start and q is not None
+        if step != 1 and not whole:
             pin_partial(c, p, q, "sliced with a stride")
+        elif step != 1:  # neighbours go together, so that the stride still hits the same one of them
+            c.tie(p.reshape(-1, step), p.reshape(-1, step)[:, :1])
+            c.tie(part, q)
         elif part.size == 1:
             c.pin(part, "sliced to a single index")
         elif q is None or part.size != q.size:
@@ -267,7 +271,13 @@ def gather(c: Coupling, n: Node) -> None:
     ids = x[axis]
     new = y[axis : axis + r]
     if indices is None or ids is None:
-        c.pin(ids, "looked up with computed indices")
+        chosen = c.follow(n.input(1)) if ids is not None else None
+        if chosen is not None and ids is not None and chosen.size == ids.size:
+            c.tie(ids, chosen)
+            if c.is_constant(n.input(0)):
+                c.produce(n, n.input(0), axis)
+        else:
+            c.pin(ids, "looked up with computed indices")
         for k, out in enumerate(new):  # the indices' own axes
             p = c.axes(n.input(1))[k]
             if p is not None:
@@ -326,6 +336,56 @@ def pad(c: Coupling, n: Node) -> None:
             c.tie(p, q[b : b + p.size])
 
 
+# elements that are addressed by indices
+
+BY_INDEX = "addresses elements by index"
+
+
+@rule("GatherElements", "ScatterElements")
+def elements(c: Coupling, n: Node) -> None:
+    """everything is pinned, but the axis of experts that the indices choose from"""
+    data, y = c.axes(n.input(0)), c.axes(n.output(0))
+    scatter = n.op == "ScatterElements"
+    ids = c.follow(n.input(1)) if data and len(y) == len(data) else None
+    axis = n.attr("axis", 0) % max(len(data), 1)
+    for name in (*n.inputs[1:], "" if scatter else n.output(0)):
+        for other in c.axes(name) if name else []:
+            c.pin(other, BY_INDEX)
+    for k, p in enumerate(data):
+        if k != axis or ids is None or p is None:
+            c.pin(p, BY_INDEX)
+            if scatter:
+                c.pin(y[k], BY_INDEX)
+            continue
+        c.tie(p, ids)
+        if scatter:
+            c.tie(y[k], p)
+
+
+def resize_one_hot(s: Surgeon, n: Node) -> None:
+    """The depth is the number of those that are left."""
+    axis = n.attr("axis", -1) % len(s.coupling.axes(n.output(0)))
+    if s.shrinks(n.output(0), axis):
+        depth = s.coupling.known(n.input(1))
+        assert depth is not None, "a computed depth was pinned"
+        s.set_input(n, 1, np.full_like(depth, s.new_size(n.output(0), axis)))
+
+
+@rule("OneHot", resize=resize_one_hot)
+def one_hot(c: Coupling, n: Node) -> None:
+    """everything is pinned, but the axis of experts that the indices choose from"""
+    y = c.axes(n.output(0))
+    ids = c.follow(n.input(0)) if y and c.known(n.input(1)) is not None else None
+    axis = n.attr("axis", -1) % max(len(y), 1)
+    for other in c.axes(n.input(0)):
+        c.pin(other, BY_INDEX)
+    for k, q in enumerate(y):
+        if k == axis and ids is not None and q is not None and q.size == ids.size:
+            c.tie(q, ids)
+        else:
+            c.pin(q, BY_INDEX)
+
+
 # sizes that are computed or repeated
 
 
@@ -334,9 +394,15 @@ def expand(c: Coupling, n: Node) -> None:
     """axes are aligned from the right; axes of size one are repeated"""
     if c.known(n.input(1)) is None:
         c.pin_all(n, "a shape that is computed at run time")
-    for p, q in zip(c.axes(n.input(0))[::-1], c.axes(n.output(0))[::-1], strict=False):
+    x, y = c.axes(n.input(0)), c.axes(n.output(0))
+    for p, q in zip(x[::-1], y[::-1], strict=False):
         if p is not None:
             c.tie(p, q)
+    for k, q in enumerate(y[::-1], 1):
+        if q is not None and (k > len(x) or x[-k] is None):
+            c.mark("repeated", q)
+            for origin, by in c.reduced[n.input(0)][-k] if len(c.reduced.get(n.input(0), ())) >= k else []:
+                c.normalised(q, origin, by)
 
 
 @rule("ConstantOfShape", resize=resize_shape(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from onnx import helper
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def couple_reduce(c: Coupling, n: Node) -> list[int]:
     """Tie what is kept; return the axes that are reduced and hold ids."""
-    x, y = c.axes(n.input(0)), c.axes(n.output(0))
+    x = c.axes(n.input(0))
     rank = len(x)
     axes = c.ints(n, "axes", 1)
     if not axes:
@@ -26,17 +27,23 @@ def couple_reduce(c: Coupling, n: Node) -> list[int]:
             broadcast_together(c, [n.input(0)], [n.output(0)])
             return []
     gone = sorted({a % rank for a in axes}) if rank else []
-    keepdims = n.attr("keepdims", 1)
+    return reduce_axes(c, n, gone, keepdims=bool(n.attr("keepdims", 1)))
+
+
+def reduce_axes(c: Coupling, n: Node, gone: list[int], *, keepdims: bool) -> list[int]:
+    """Tie what is kept; return the axes among `gone` that hold ids."""
+    x, y = c.axes(n.input(0)), c.axes(n.output(0))
+    rank = len(x)
     kept = [k for k in range(rank) if k not in gone]
     for k, out in zip(kept, kept if keepdims else range(len(kept)), strict=True):
         if x[k] is not None and out < len(y):
             c.tie(x[k], y[out])
     if keepdims and len(y) == rank:
-        origins: list[list[Ids]] = [[] for _ in range(rank)]
+        origins: list[list[tuple[Ids, str]]] = [[] for _ in range(rank)]
         for k in gone:
             ids = x[k]
             if ids is not None:
-                origins[k] = [ids]
+                origins[k] = [(ids, n.output(0))]
         c.reduced[n.output(0)] = origins
     return [k for k in gone if x[k] is not None]
 
@@ -49,7 +56,10 @@ def reduce_sum(c: Coupling, n: Node) -> None:
 
 
 def resize_mean(s: Surgeon, n: Node) -> None:
-    """Keep dividing by the original count: multiply by kept over original."""
+    """Keep dividing by the original count: multiply by kept over original. Not where the mean normalises what it is
+    the mean of: it is that of the survivors then."""
+    if n.output(0) in s.coupling.statistics:
+        return
     axes = s.coupling.means.get(n.output(0), [])
     factor = 1.0
     for ids in axes:
@@ -61,7 +71,16 @@ def resize_mean(s: Surgeon, n: Node) -> None:
 @rule("ReduceMean", resize=resize_mean)
 def reduce_mean(c: Coupling, n: Node) -> None:
     """reduced axes are consumers; the mean keeps its original divisor"""
-    axes = couple_reduce(c, n)
+    mean_of(c, n, couple_reduce(c, n))
+
+
+def mean_over(c: Coupling, n: Node, gone: list[int]) -> None:
+    """A mean that keeps the axes `gone`, of size one."""
+    mean_of(c, n, reduce_axes(c, n, gone, keepdims=True))
+
+
+def mean_of(c: Coupling, n: Node, axes: list[int]) -> None:
+    """Consume the axes of a mean, and note what it averages."""
     x = c.axes(n.input(0))
     if helper.tensor_dtype_to_np_dtype(c.shapes.types.get(n.input(0), 1)).kind in "iu":
         for k in axes:
@@ -79,22 +98,25 @@ def reduce_other(c: Coupling, n: Node) -> None:
         c.pin(c.axes(n.input(0))[k], f"reduced by {n.op}, for which zero is not neutral")
 
 
-def along(c: Coupling, n: Node, axes: list[int], reason: str) -> None:
+def along(c: Coupling, n: Node, axes: list[int], reason: str, *, unless: tuple[str, ...] = ()) -> None:
     """Tie everything; pin the named axes."""
     broadcast_together(c, [n.input(0)], [o for o in n.outputs if o])
     x = c.axes(n.input(0))
     for k in axes:
         if x:
-            c.pin(x[k % len(x)], reason)
+            c.pin(x[k % len(x)], reason, unless=unless)
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(c: Coupling, n: Node) -> None:
-    """the axis is mixed and pinned (before opset 13: it and all that follow)"""
+    """the axis is mixed and pinned (before opset 13: it and all that follow), but that of experts to choose from"""
     rank = len(c.axes(n.input(0)))
     old = n.opset < 13
     axis = n.attr("axis", 1 if old else -1)
-    along(c, n, list(range(axis % rank, rank)) if old and rank else [axis], f"mixed by {n.op}")
+    axes = list(range(axis % rank, rank)) if old and rank else [axis]
+    along(c, n, axes, f"mixed by {n.op}", unless=("experts",) if n.op == "Softmax" and len(axes) == 1 else ())
+    if n.op == "Softmax" and rank:
+        c.consume(n, 0, axes[-1], neutral=-math.inf)
 
 
 @rule("CumSum", "CumProd")
@@ -126,8 +148,7 @@ def reverse_sequence(c: Coupling, n: Node) -> None:
 def lp_normalization(c: Coupling, n: Node) -> None:
     """normalised over an axis: its group is of kind hidden"""
     broadcast_together(c, [n.input(0)], [n.output(0)])
-    ids = c.axes(n.input(0))[n.attr("axis", -1)] if c.axes(n.input(0)) else None
-    c.mark("hidden", ids)
+    c.mark("hidden", c.axes(n.input(0))[n.attr("axis", -1)] if c.axes(n.input(0)) else None)
     c.consume(n, 0, n.attr("axis", -1))
 
 
@@ -137,9 +158,9 @@ def layer_normalization(c: Coupling, n: Node) -> None:
     outs = [n.output(0)]
     broadcast_together(c, [i for i in n.inputs if i], outs)
     x = c.axes(n.input(0))
-    axis = n.attr("axis", -1)
-    for ids in x[axis % len(x) :] if x else []:
-        c.mark("hidden", ids)
+    first = n.attr("axis", -1) % len(x) - len(x) if x else 0
+    for k in range(first, 0):
+        c.norm(n, x[k], {0: k, 1: k, 2: k}, {0: k})
     for o in n.outputs[1:]:  # mean and inverse deviation
         if o:
             for p, q in zip(x, c.axes(o), strict=False):
@@ -152,7 +173,36 @@ def skip_layer_normalization(c: Coupling, n: Node) -> None:
     """as LayerNormalization over the sum of input, skip and bias"""
     outs = [o for k, o in enumerate(n.outputs) if o and k in (0, 3)]
     broadcast_together(c, [i for i in n.inputs if i], outs)
-    c.mark("hidden", c.axes(n.input(0))[-1] if c.axes(n.input(0)) else None)
+    if c.axes(n.input(0)):
+        c.norm(n, c.axes(n.input(0))[-1], dict.fromkeys(range(5), -1), {0: -1, 3: -1})
+
+
+@rule("com.microsoft::EmbedLayerNormalization")
+def embed_layer_normalization(c: Coupling, n: Node) -> None:
+    """tables of words, positions and segments, summed and normalised: their widths are tied, their rows pinned"""
+    y = c.axes(n.output(0))
+    if len(y) != 3:
+        c.pin_all(n, "rank is unknown")
+        return
+    for i in (*range(2), *range(7, len(n.inputs))):
+        for ids in c.axes(n.input(i)) if n.input(i) else []:
+            c.pin(ids, "token ids and positions")
+    for i in range(2, 7):
+        axes = c.axes(n.input(i)) if n.input(i) else []
+        if axes:
+            c.tie(axes[-1], y[-1])
+            c.pin(axes[0] if len(axes) > 1 else None, "looked up with computed indices")
+            if len(axes) > 1:
+                c.produce(n, n.input(i), -1)
+    for ids in y[:-1]:
+        c.pin(ids, "batch and sequence")
+    for k, o in enumerate(n.outputs[1:], 1):
+        for p, q in zip(c.axes(o) if o else [], y if k == 2 else [None] * 9, strict=False):
+            if q is None:
+                c.pin(p, "token ids and positions")
+            elif p is not None:
+                c.tie(p, q)
+    c.norm(n, y[-1], dict.fromkeys(range(2, 7), -1), {0: -1, 2: -1})
 
 
 def tie_channels(c: Coupling, n: Node, first: int = 1) -> None:
@@ -203,7 +253,7 @@ def group_normalization(c: Coupling, n: Node) -> None:
     if len(x) < 2 or x[1] is None:
         return
     if groups == 1:
-        c.mark("hidden", x[1])
+        c.norm(n, x[1], {0: 1, 1: 0, 2: 0}, {0: 1})
     else:
         rows = x[1].reshape(groups, -1)
         c.tie(rows, rows[:, :1])
@@ -215,7 +265,17 @@ def group_normalization(c: Coupling, n: Node) -> None:
             c.tie(ids[:, None], x[1].reshape(groups, -1))
 
 
-POOLS = ["AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"]
+@rule("GlobalAveragePool", resize=resize_mean)
+def global_average_pool(c: Coupling, n: Node) -> None:
+    """a mean over all axes but the first two: as ReduceMean"""
+    x, y = c.axes(n.input(0)), c.axes(n.output(0))
+    if len(x) < 3 or len(y) != len(x):
+        c.pin_all(n, "rank is unknown")
+        return
+    mean_over(c, n, list(range(2, len(x))))
+
+
+POOLS = ["AveragePool", "MaxPool", "LpPool", "GlobalMaxPool", "GlobalLpPool"]
 
 
 @rule(*POOLS)
@@ -253,13 +313,18 @@ def arg(c: Coupling, n: Node) -> None:
 
 @rule("TopK")
 def topk(c: Coupling, n: Node) -> None:
-    """the axis is pinned: indices would change their meaning"""
+    """the axis is pinned: indices would change their meaning; but where they choose among experts alone"""
     x = c.axes(n.input(0))
     axis = n.attr("axis", -1) % max(len(x), 1)
     for o in n.outputs:
         for k, (p, q) in enumerate(zip(x, c.axes(o) if o else [], strict=False)):
             if k == axis:
-                c.pin(p, "TopK returns indices of this axis")
+                c.pin(p, "TopK returns indices of this axis", unless=("experts",))
                 c.pin(q, "TopK returns indices of this axis")
             else:
                 c.tie(p, q)
+    chosen = c.known(n.input(1))
+    if x and n.output(1) and chosen is not None and n.attr("largest", 1):
+        c.select(x[axis], n.output(1))
+        c.least(x[axis], int(chosen.ravel()[0]))
+        c.consume(n, 0, axis, neutral=-math.inf)
