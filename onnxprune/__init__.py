@@ -38,12 +38,19 @@ if TYPE_CHECKING:
 __version__ = "0.3.0"
 
 
-def analyze(source: object, *, input_shape: dict[str, tuple[int, ...]] | None = None) -> Analysis:
+def analyze(
+    source: object,
+    *,
+    input_shape: dict[str, tuple[int, ...]] | None = None,
+    allow_io_change: bool = False,
+    whole_layers: bool = False,
+) -> Analysis:
     """Find every group of removable units of a model (path, bytes, `ModelProto`, graphsurgeon `Graph` or `Model`).
 
-    input_shape: input name -> concrete shape, where the declared one is dynamic.
+    input_shape: input name -> concrete shape, where the declared one is dynamic. allow_io_change: heads in inputs and
+    outputs may shrink. whole_layers: attention and the feed-forward block after it are one unit of depth.
     """
-    return _analyze(load(source), input_shape)
+    return _analyze(load(source), input_shape, allow_io_change=allow_io_change, whole_layers=whole_layers)
 
 
 def sparsify(source: object, sparsity: float | None = None, **options: Any) -> Result:

@@ -15,7 +15,7 @@ import numpy as np
 from onnxprune.allocation.budget import Measure, choose
 from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, level_database
 from onnxprune.allocation.select import Keeps, select
-from onnxprune.calibration.damage import damage, joined, probabilities
+from onnxprune.calibration.damage import class_rows, damage, joined
 from onnxprune.calibration.data import FEW, HELD_OUT, Calibration, calibrate, default_samples
 from onnxprune.calibration.images import Preprocess, looks_like_image
 from onnxprune.calibration.layers import find_linear
@@ -27,6 +27,8 @@ from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance import CRITERIA, Scores
 from onnxprune.importance import score as weight_scores
 from onnxprune.importance.data import MEASURES, find_readings, score
+from onnxprune.importance.depth import closeness, gains
+from onnxprune.importance.gates import gate_losses
 from onnxprune.plan import RECOVERIES
 from onnxprune.progress import Progress, counting
 from onnxprune.recovery import bias_shifts
@@ -39,7 +41,10 @@ WITH_DATA = ("least-squares", "mean-std", "batchnorm")
 IMPORTANCES: dict[str, str] = {
     **{name: c.summary for name, c in CRITERIA.items()},
     **{name: (f.__doc__ or "").strip() for name, f in MEASURES.items()},
+    "head_loss": "change of the outputs when a gate on the unit is closed (Michel et al. 2019), for heads above all",
 }
+HEAD_LOSS = "head_loss"
+MEASURED = (*MEASURES, HEAD_LOSS)  # importances that need data
 ALLOCATIONS = {
     "uniform": "the same fraction of every group",
     "global": "one threshold over all units",
@@ -78,7 +83,7 @@ def recipe(
 
 def wants_synthetic(model: Model, importance: str | None, allocate: str | None, recover: str | None) -> bool:
     """True where made-up images are the best that can be had: an image goes in, and nothing forbids the work."""
-    if recover in ("none", "bias") and importance not in MEASURES and allocate not in SPREADING:
+    if recover in ("none", "bias") and importance not in MEASURED and allocate not in SPREADING:
         return False
     inputs = graph_inputs(model)
     return len(inputs) == 1 and looks_like_image(inputs[0])
@@ -86,7 +91,7 @@ def wants_synthetic(model: Model, importance: str | None, allocate: str | None, 
 
 def needs_data(importance: str | None, allocate: str | None, recover: str | None) -> str:
     """The option that asks for calibration data, "" for none."""
-    if importance in MEASURES:
+    if importance in MEASURED:
         return f"--importance {importance}"
     return f"--allocate {allocate}" if allocate in SPREADING else f"--recover {recover}" if recover in WITH_DATA else ""
 
@@ -147,16 +152,62 @@ def estimate(analysis: Analysis, data: Calibration, groups: int, *, levels: bool
     return work
 
 
+def scores_of_weights(
+    analysis: Analysis, groups: Sequence[ChannelGroup], importance: str, *, keep: Keep | None = None, seed: int = 0
+) -> Scores:
+    """Scores without data; of residual blocks the gains of their weights."""
+    units = [g for g in groups if g.kind != "layers"]
+    scores = weight_scores(analysis, units, importance=importance, keep=keep, seed=seed) if units else {}
+    return scores | gains(analysis, [g for g in groups if g.kind == "layers"])
+
+
 def data_scores(
-    analysis: Analysis, groups: Sequence[ChannelGroup], data: Calibration, how: Recipe, progress: Progress
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    data: Calibration,
+    how: Recipe,
+    progress: Progress,
+    *,
+    keep: Keep | None = None,
 ) -> Scores:
     """Scores of the units by a criterion that needs data, or by one that needs weights."""
+    count = counting(progress, "score")
+    blocks = [g for g in groups if g.kind == "layers"]
+    if how.importance == HEAD_LOSS:
+        return losses_of_gates(analysis, groups, data, progress=progress)
+    scores = closeness(analysis, blocks, data.runs(), memory=data.memory, threads=data.threads) if blocks else {}
+    units = [g for g in groups if g.kind != "layers"]
     if how.importance in CRITERIA:
-        return weight_scores(analysis, groups, importance=how.importance, seed=data.seed)
-    return score(
-        analysis, groups, data.runs(), importance=how.importance, ridge=how.prior, jobs=data.jobs, memory=data.memory,
-        threads=data.threads, seed=data.seed, progress=counting(progress, "score"),
+        return scores | weight_scores(analysis, units, importance=how.importance, keep=keep, seed=data.seed)
+    return scores | score(
+        analysis, units, data.runs(), importance=how.importance, ridge=how.prior, jobs=data.jobs, memory=data.memory,
+        threads=data.threads, seed=data.seed, progress=count,
     )  # fmt: skip
+
+
+def losses_of_gates(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    data: Calibration,
+    gone: Mapping[str, Keep] | None = None,
+    *,
+    progress: Progress,
+) -> Scores:
+    """Change of the outputs by every unit, on a part of the data; of widths of streams, which have no gate, obs."""
+    streams = [g for g in groups if g.kind == "hidden"]
+    gated = [g for g in groups if g.kind != "hidden"]
+    _, away = data.held_out()
+    source = data.runs(away)
+    names = [o.name for o in analysis.model.proto.graph.output]
+    whole = Stream(analysis.model, source, threads=data.threads)
+    measure = damage(analysis.model, whole.compute(names), names, len(away))
+    count = counting(progress, "score")
+    scores = gate_losses(
+        analysis, gated, source, measure, gone=gone, memory=data.memory, threads=data.threads, progress=count
+    )
+    if streams:
+        scores |= score(analysis, streams, data.runs(), importance="obs", memory=data.memory, threads=data.threads)
+    return scores
 
 
 def levels_of(
@@ -182,9 +233,12 @@ def levels_of(
         key = cache_key(digest, calibration.samples.digest, options, [g.name for g in groups])
 
     def make() -> Levels:
+        given = (
+            losses_of_gates(analysis, groups, calibration, progress=progress) if how.importance == HEAD_LOSS else None
+        )
         return level_database(
             analysis, groups, calibration.runs(learn), calibration.runs(away), len(away),
-            importance=how.importance, ridge=how.prior, jobs=calibration.jobs, round_to=round_to,
+            importance=how.importance, given=given, ridge=how.prior, jobs=calibration.jobs, round_to=round_to,
             max_ratio=max_ratio,
             memory=calibration.memory, threads=calibration.threads, seed=calibration.seed,
             progress=counting(progress, "levels"),
@@ -314,7 +368,7 @@ def fidelity(original: Model, pruned: Model, calibration: Calibration) -> Fideli
     found = joined(Stream(pruned, source, threads=calibration.threads).compute(names), names)
     agreement = None
     if measure.classes:
-        a, b = (probabilities(o[measure.classes]).argmax(1) for o in (measure.reference, found))
+        a, b = (class_rows(o[measure.classes]).argmax(1) for o in (measure.reference, found))
         agreement = float((a == b).mean())
     return Fidelity(len(indices), agreement, measure(found), seen, calibration.synthetic)
 

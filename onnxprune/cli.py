@@ -123,15 +123,71 @@ def prune_command(
             "recurrent units. auto: whatever a target needs.",
         ),
     ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            "--heads",
+            metavar="R|auto",
+            rich_help_panel=WHAT,
+            help="Attention heads, through q, k, v and the output; shared keys and values go with their queries.",
+        ),
+    ] = None,
+    head_dim: Annotated[
+        str | None,
+        typer.Option(
+            "--head-dim",
+            metavar="R|auto",
+            rich_help_panel=WHAT,
+            help="Dimensions inside of heads: q with k, v with the output projection; rotary pairs together.",
+        ),
+    ] = None,
+    hidden: Annotated[
+        str | None,
+        typer.Option(
+            "--hidden",
+            metavar="R|auto",
+            rich_help_panel=WHAT,
+            help="Width of residual streams that are normalised (transformers, Swin, ConvNeXt), through everything.",
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            metavar="R|auto",
+            rich_help_panel=WHAT,
+            help="Residual blocks, of transformers and of CNNs: those that change the stream least.",
+        ),
+    ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option("--experts", metavar="R|auto", rich_help_panel=WHAT, help="Experts of mixtures of experts."),
+    ] = None,
+    whole_layers: Annotated[
+        bool,
+        typer.Option(
+            "--whole-layers",
+            rich_help_panel=WHAT,
+            help="--layers: attention goes with the feed-forward block after it.",
+        ),
+    ] = False,
+    allow_io_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-io-change",
+            rich_help_panel=WHAT,
+            help="Inputs and outputs that hold heads (key-value caches, masks per head) may shrink with them.",
+        ),
+    ] = False,
     ratio: Annotated[
         list[str] | None,
         typer.Option(
             "--ratio",
-            metavar="[channels:|sparsity:]GLOB=R",
+            metavar="[KIND:]GLOB=R",
             rich_help_panel=WHAT,
             help="Fraction removed from the groups, or made zero in the layers, whose name, node, weight or output "
-            "matches. Repeatable, last match wins; without --channels or --sparsity only what matches is pruned. "
-            "The prefix is needed where both are asked for.",
+            "matches. Repeatable, last match wins; without --channels, --heads, ... only what matches is pruned. KIND "
+            "(channels, heads, head_dim, hidden, layers, experts, sparsity) says which, where the glob does not.",
         ),
     ] = None,
     ignore: Annotated[
@@ -368,12 +424,27 @@ def prune_command(
     [bold]--sparsity 0.8[/bold] makes 80% of the weights zero and uses sparse kernels where they measure faster.
     """
     target = output or model.parent / f"{model.stem}.pruned.onnx"
-    amounts = (channels, target_macs, target_params, target_bytes, max_drop, plan, sparsity, pattern, quality)
+    amounts = (
+        channels,
+        heads,
+        head_dim,
+        hidden,
+        layers,
+        experts,
+        target_macs,
+        target_params,
+        target_bytes,
+        max_drop,
+        plan,
+        sparsity,
+        pattern,
+        quality,
+    )
     if not ratio and all(amount is None for amount in amounts):
-        _inspect(model, input_shape, json_file, verbose, quiet)
+        _inspect(model, input_shape, json_file, verbose, quiet, allow_io_change=allow_io_change)
         raise OptionError(
-            "nothing to do: the above could be pruned; say how much with --channels 0.3, --target-macs 70% or "
-            "--sparsity 0.8"
+            "nothing to do: the above could be pruned; say how much with --channels 0.3, --heads 0.25, "
+            "--target-macs 70% or --sparsity 0.8"
         )
     outputs = {
         "-o": None if dry_run else target,
@@ -385,6 +456,13 @@ def prune_command(
         result = prune(
             model,
             channels=ratio_or_auto(channels),
+            heads=ratio_or_auto(heads, "--heads"),
+            head_dim=ratio_or_auto(head_dim, "--head-dim"),
+            hidden=ratio_or_auto(hidden, "--hidden"),
+            layers=ratio_or_auto(layers, "--layers"),
+            experts=ratio_or_auto(experts, "--experts"),
+            whole_layers=whole_layers,
+            allow_io_change=allow_io_change,
             sparsity=sparsity,
             pattern=pattern,
             quality=quality,
@@ -481,14 +559,22 @@ def _criteria() -> RenderableType:
     return table
 
 
-def _inspect(model: Path, input_shape: Sequence[str] | None, json_file: str | None, verbose: bool, quiet: bool) -> None:
+def _inspect(
+    model: Path,
+    input_shape: Sequence[str] | None,
+    json_file: str | None,
+    verbose: bool,
+    quiet: bool,
+    *,
+    allow_io_change: bool,
+) -> None:
     if json_file not in (None, "-"):
         check_outputs(model, None, {"--json": Path(str(json_file))})
     with hushed(), progress_bar(quiet) as progress:
         progress("load")
         loaded = load(model)
         progress("analyze")
-        analysis = analyze(loaded, input_shapes(input_shape))
+        analysis = analyze(loaded, input_shapes(input_shape), allow_io_change=allow_io_change)
         rows = inspection.rows(analysis)
     emit(inspection.to_dict(analysis, rows), json_file)
     if not quiet:
@@ -502,9 +588,13 @@ def inspect(
     json_file: JsonOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
+    allow_io_change: Annotated[
+        bool,
+        typer.Option("--allow-io-change", help="As if heads in inputs and outputs (key-value caches) could shrink."),
+    ] = False,
 ) -> None:
     """Show the groups that can be pruned, their share of parameters and MACs, and what is pinned and why."""
-    _inspect(model, input_shape, json_file, verbose, quiet)
+    _inspect(model, input_shape, json_file, verbose, quiet, allow_io_change=allow_io_change)
 
 
 app.command()(bench)

@@ -43,8 +43,6 @@ from onnxprune.options import (
 from onnxprune.screen import check_outputs, emit, hushed, progress_bar, show_on
 from onnxprune.structure.groups import ChannelGroup, analyze
 
-KIND = "channels"
-
 
 def evaluate(
     model: ModelArgument,
@@ -165,9 +163,9 @@ def sensitivity(
         loaded = load(model)
         progress("analyze")
         analysis = analyze(loaded)
-        groups = analysis.of_kind(KIND)
+        groups = [g for g in analysis.groups if g.kind != "layers"]
         if not groups:
-            raise NothingToPrune(f"{model}: no group of kind {KIND}; see `onnxprune inspect`")
+            raise NothingToPrune(f"{model}: no group of units that can be removed; see `onnxprune inspect`")
         progress("calibration")
         costs = analysis.costs()
         how = preprocess(preset, image_size, crop, mean, std, scale, layout, channel_order)

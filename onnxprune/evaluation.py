@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from onnxprune.calibration.damage import classifier_output, joined
+from onnxprune.calibration.damage import class_rows, classifier_output, joined, probabilities
 from onnxprune.calibration.data import fitting_batch
 from onnxprune.calibration.samples import Samples
 from onnxprune.calibration.stream import Stream
@@ -47,10 +47,32 @@ class Metric:
     summary: str
 
 
+IGNORED = -100  # label of a token that does not count
+
+
+def _each(hits: Array, samples: int, counted: Array | None = None) -> Array:
+    """Mean per sample of a figure per row: of a language model a sample has many rows."""
+    counted = np.ones(len(hits)) if counted is None else counted
+    hits, counted = (np.asarray(v, np.float64).reshape(samples, -1) for v in (np.where(counted > 0, hits, 0), counted))
+    return np.asarray(hits.sum(1) / np.maximum(counted.sum(1), 1))
+
+
+def _own(y: Array, labels: Array) -> tuple[Array, Array]:
+    """Scores of the labels, `(n, 1)`, and which rows have one."""
+    flat = labels.ravel()
+    return np.take_along_axis(y, np.where(flat == IGNORED, 0, flat)[:, None], 1), flat != IGNORED
+
+
 def _ranked(y: Array, labels: Array, k: int) -> Array:
-    scores = y.reshape(len(y), -1)
-    own = np.take_along_axis(scores, labels[:, None], 1)
-    return np.asarray((((scores >= own).sum(1) <= k) & np.isfinite(own[:, 0])).astype(np.float64))
+    scores = class_rows(y)
+    own, counted = _own(scores, labels)
+    return _each(((scores >= own).sum(1) <= k) & np.isfinite(own[:, 0]), len(y), counted)
+
+
+def _loss(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
+    assert labels is not None
+    own, counted = _own(probabilities(outputs[classes]), labels)
+    return _each(-np.log(np.maximum(own[:, 0], 1e-30)), len(outputs[classes]), counted)
 
 
 def _top(k: int) -> Callable[[Outputs, Array | None, Outputs, str], Array]:
@@ -62,8 +84,8 @@ def _top(k: int) -> Callable[[Outputs, Array | None, Outputs, str], Array]:
 
 
 def _agreement(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
-    a, b = (o[classes].reshape(len(o[classes]), -1).argmax(1) for o in (outputs, reference))
-    return np.asarray((a == b).astype(np.float64))
+    a, b = (class_rows(o[classes]).argmax(1) for o in (outputs, reference))
+    return _each(a == b, len(outputs[classes]))
 
 
 def _mse(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
@@ -80,6 +102,7 @@ METRICS: dict[str, Metric] = {
     "top1": Metric(_top(1), 1, True, "share of samples whose label has the largest score"),
     "top5": Metric(_top(5), 1, True, "share of samples whose label is among the five largest scores"),
     "agreement": Metric(_agreement, 1, False, "share of samples with the same largest score as in the original"),
+    "loss": Metric(_loss, -1, True, "cross entropy of the labels in nats; its exponential is the perplexity"),
     "mse": Metric(_mse, -1, False, "squared distance from the original's outputs over their variance"),
 }
 
@@ -134,13 +157,19 @@ class Evaluator:
 
     def _offset(self, labels: Array) -> int:
         """1 where the model has a background class in front that the labels do not count."""
-        classes = self.reference[self.classes].reshape(self.samples.count, -1).shape[1]
-        if labels.min() < 0 or labels.max() >= classes:
+        found = class_rows(self.reference[self.classes])
+        classes = found.shape[1]
+        if labels.size != len(found):
+            raise OptionError(
+                f"--evaluate: there are {labels.size} labels of shape {labels.shape} for {len(found)} rows of class "
+                f"scores; give one label per sample, or per token"
+            )
+        if labels[labels != IGNORED].min(initial=0) < 0 or labels.max() >= classes:
             raise OptionError(
                 f"--evaluate: labels go from {labels.min()} to {labels.max()}, the model has {classes} classes (0 to "
                 f"{classes - 1}); give labels that count from 0"
             )
-        if classes != 1001 or labels.max() >= 1000:
+        if labels.ndim > 1 or classes != 1001 or labels.max() >= 1000:
             return 0
         hits = [_ranked(self.reference[self.classes], labels + o, 1).mean() for o in (0, 1)]
         return int(hits[1] > hits[0])
@@ -195,13 +224,15 @@ def _written(model: Model) -> Iterator[Path]:
 
 
 def default_metric(original: Model, samples: Samples) -> str:
-    """top1 with labels; without, agreement of a classifier, mse of any other model."""
+    """top1 with a label per sample, loss with one per token; without, agreement of a classifier, mse of the others."""
     few = samples.take(range(min(2, samples.count)))
     names = [o.name for o in original.proto.graph.output]
     found = joined(Stream(original, list(few.batches(1))).compute(names), names)
     if not classifier_output(original, found, few.count):
         return "mse"
-    return "agreement" if samples.labels is None else "top1"
+    if samples.labels is None:
+        return "agreement"
+    return "loss" if np.ndim(samples.labels) > 1 else "top1"
 
 
 @dataclass(frozen=True)

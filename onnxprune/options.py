@@ -181,10 +181,10 @@ def pair(text: str) -> tuple[str, float]:
     return glob, r
 
 
-def ratio_or_auto(text: str | None) -> Any:
+def ratio_or_auto(text: str | None, option: str = "--channels") -> Any:
     if text is None or text == "auto":
         return text
     try:
         return float(text)
     except ValueError:
-        raise OptionError(f"--channels {text}: expected a fraction in [0, 1) that is removed, or auto") from None
+        raise OptionError(f"{option} {text}: expected a fraction in [0, 1) that is removed, or auto") from None

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from onnxprune.allocation import ALLOCATORS, MAX_RATIO, ROUND_TO, Keeps, matches, ratios, search
-from onnxprune.allocation.levels import Levels
+from onnxprune.allocation import ROUND_TO, Keeps, matches
 from onnxprune.calibrated import (
     ALLOCATIONS,
     IMPORTANCES,
@@ -21,15 +19,10 @@ from onnxprune.calibrated import (
     SYNTHETIC,
     WITH_DATA,
     Fidelity,
-    Recipe,
     calibration_of,
-    coarsest,
-    data_scores,
     describe,
     estimate,
     fidelity,
-    keeps_for,
-    levels_of,
     needs_data,
     recipe,
     recovered,
@@ -40,16 +33,16 @@ from onnxprune.calibrated import (
 from onnxprune.calibration.data import Calibration
 from onnxprune.calibration.images import Preprocess
 from onnxprune.calibration.samples import read
+from onnxprune.choosing import Amount, Builder, Target, kind_of, kinds_of, nothing_found, parse_target
 from onnxprune.errors import NothingToPrune, OptionError
-from onnxprune.evaluation import METRICS, Drop, Evaluator, Function, Score, default_metric, drop, is_function, smallest
+from onnxprune.evaluation import METRICS, Drop, Evaluator, Function, default_metric, drop, is_function
 from onnxprune.graph.cost import CostModel, trained
 from onnxprune.graph.io import Model, load, save, weight_bytes
 from onnxprune.graph.runtime import Feeds, Latency, latency, random_feeds
 from onnxprune.graph.shapes import concrete_inputs, graph_inputs
-from onnxprune.importance import Scores, score
 from onnxprune.importance.data import MEASURES
 from onnxprune.plan import Plan
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Clock, Progress, silent
 from onnxprune.recovery.least_squares import LayerFit
 from onnxprune.report import Cost, GroupReport, Report
 from onnxprune.sparsity.stage import Sparsity, Wanted, layer_names, matching, sparsify
@@ -58,9 +51,7 @@ from onnxprune.structure.surgery import prune_model, slice_weights
 from onnxprune.structure.verify import Verification, check_recovered
 from onnxprune.structure.verify import verify as check_law
 
-KIND = "channels"
 MEMORY = 2e9  # bytes for activations
-Target = float | str
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +78,13 @@ class Result:
 def prune(
     source: Any,
     *,
-    channels: float | Literal["auto"] | None = None,
+    channels: Amount | None = None,
+    heads: Amount | None = None,
+    head_dim: Amount | None = None,
+    hidden: Amount | None = None,
+    layers: Amount | None = None,
+    experts: Amount | None = None,
+    whole_layers: bool = False,
     sparsity: float | None = None,
     pattern: str | None = None,
     quality: float | None = None,
@@ -117,6 +114,7 @@ def prune(
     metric: str | None = None,
     max_drop: float | None = None,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
+    allow_io_change: bool = False,
     plan: Plan | str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     verify: bool = True,
@@ -125,10 +123,13 @@ def prune(
     threads: int = 0,
     progress: Progress = silent,
 ) -> Result:
-    """Remove channels, filters, neurons and recurrent units, structurally; then make weights sparse.
+    """Remove channels, heads, streams, blocks, structurally; then make weights sparse.
 
     source: path, bytes, `ModelProto`, graphsurgeon `Graph` or `Model`; it is not changed.
-    channels: fraction of the units of every group that is removed; "auto": whatever a target needs.
+    channels: fraction of the units of every group that is removed (channels, filters, neurons, feed-forward and
+    recurrent widths); "auto": whatever a target needs. heads: attention heads; head_dim: dimensions inside them;
+    hidden: width of streams that are normalised; layers: residual blocks, or with `whole_layers` attention and
+    feed-forward together; experts: of mixtures.
     sparsity: fraction of the weights of every MatMul, Gemm and Conv that becomes zero; pattern: "2:4" keeps 2 of every
     4 consecutive ones; quality: weights below so many standard deviations of their layer become zero.
     format: what stores them: "auto" measures, "dense", "csr", "nm" (operators of ours), "sparse-initializer".
@@ -136,6 +137,7 @@ def prune(
     "channels:layer4*" or "sparsity:fc*", and is needed where both are asked for. ignore: globs that stay.
     target_macs, target_params, target_bytes: what is left, as a fraction, "70%" or an absolute "300M".
     steps: cut, score again, cut. max_ratio: most that is removed of a group (default 0.8 for targets and `global`).
+    allow_io_change: heads in inputs and outputs (key-value caches) may shrink.
     calibration: unlabelled samples: a path, arrays by input name, an iterable of feeds, "synthetic"; None makes up
     images where the input looks like one, unless `recover` is "none" or "bias". samples, preprocess, augment: how many,
     what images become, crops and flips. memory: bytes for activations; cache: folder for the level database.
@@ -151,10 +153,18 @@ def prune(
     pairs = list(ratio.items()) if isinstance(ratio, Mapping) else list(ratio)
     targets = {"macs": target_macs, "params": target_params, "bytes": target_bytes}
     targeted = any(t is not None for t in targets.values()) or max_drop is not None
-    structural = channels is not None or targeted
+    given = {
+        "channels": channels, "heads": heads, "head_dim": head_dim, "hidden": hidden, "layers": layers,
+        "experts": experts,
+    }  # fmt: skip
+    amounts: dict[str, Amount] = {kind: amount for kind, amount in given.items() if amount is not None}
+    structural = bool(amounts) or targeted
     sparse = any(x is not None for x in (sparsity, pattern, quality))
     cuts, zeros = _by_mode(pairs, structural, sparse)
     structural = structural or bool(cuts)
+    kinds = kinds_of(amounts, cuts)
+    if targeted and not amounts:
+        amounts["channels"] = "auto"
     wanted = Wanted(sparsity, pattern, quality, zeros, (), sparsity_allocate, solver, format)
     _check_options(
         importance, allocate, recover, round_to, max_ratio, steps, seed, threads, metric, max_drop, evaluate, jobs,
@@ -164,8 +174,8 @@ def prune(
     asked = structural or wanted.asked
     if plan is None and not asked:
         raise OptionError(
-            "nothing to do: say how much with --channels 0.3, --target-macs 70%, --max-drop 0.01, --sparsity 0.8, "
-            "--pattern 2:4, --ratio or --plan"
+            "nothing to do: say how much with --channels 0.3, --heads 0.25, --layers 0.1, --target-macs 70%, "
+            "--max-drop 0.01, --sparsity 0.8, --pattern 2:4, --ratio or --plan"
         )
     if plan is not None and (asked or ignore or format != "auto"):
         raise OptionError("--plan replays what was chosen before; leave out --channels, --sparsity, --ratio, --ignore, "
@@ -173,15 +183,24 @@ def prune(
     if format != "auto" and plan is None and not wanted.asked:
         raise OptionError(f"--format {format} stores sparse weights; ask for some with --sparsity 0.8 or --pattern 2:4")
 
-    clock = _Clock(progress)
+    clock = Clock(progress)
     clock("load")
     model = load(source)
     clock("analyze")
-    analysis = analyze(model, dict(input_shape) if input_shape else None)
+    if plan is not None:
+        then = dict(plan.settings) if isinstance(plan, Plan) else Plan.settings_in(Path(plan))
+        allow_io_change = allow_io_change or bool(then.get("allow_io_change"))
+        whole_layers = whole_layers or bool(then.get("whole_layers"))
+    analysis = analyze(
+        model, dict(input_shape) if input_shape else None, allow_io_change=allow_io_change, whole_layers=whole_layers
+    )
     costs = analysis.costs()
-    groups = analysis.of_kind(KIND)
+    groups = [g for g in analysis.groups if g.kind in kinds]
+    for kind in amounts:
+        if not analysis.of_kind(kind):
+            raise NothingToPrune(nothing_found(analysis, [kind]))
     if structural and not groups:
-        raise NothingToPrune(_nothing(analysis))
+        raise NothingToPrune(nothing_found(analysis, kinds))
     chosen: Plan | None = None
     if plan is not None:
         chosen = plan if isinstance(plan, Plan) else Plan.load(Path(plan), analysis)
@@ -197,8 +216,12 @@ def prune(
         analysis, costs, cutting, calibration, importance, allocate, recover, samples=samples, preprocess=preprocess,
         augment=augment, memory=memory, threads=threads, jobs=jobs, seed=seed, clock=clock,
     )  # fmt: skip
-    kind = None if data is None else "synthetic" if data.synthetic else "real"
-    how = recipe(importance, allocate, recover, data=kind, targeted=targeted)
+    sort = None if data is None else "synthetic" if data.synthetic else "real"
+    how = recipe(importance, allocate, recover, data=sort, targeted=targeted)
+    if amounts.get("layers") == "auto" and (data is None or how.allocate not in SPREADING):
+        raise OptionError(
+            "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC"
+        )
     if steps > 1 and how.importance in MEASURES:
         raise OptionError(f"--steps {steps}: scores again by weights; with --importance {how.importance} leave it out")
     judge = _judge(model, evaluate, labels, metric, preprocess, threads, seed) if evaluate is not None else None
@@ -213,13 +236,14 @@ def prune(
     whole = np.ones(analysis.coupling.size, bool)
     measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
     limits = {k: parse_target(f"--target-{k}", t, measures[k](whole)) for k, t in targets.items() if t is not None}
-    builder = _Builder(
+    builder = Builder(
         analysis, costs, groups, how, data, clock, round_to=round_to, max_ratio=max_ratio, steps=steps, seed=seed,
         cache=None if cache is None else Path(cache),
     )  # fmt: skip
     verdict: Drop | None = None
     settings: dict[str, Any] = {
         "importance": how.importance, "allocate": how.allocate, "round_to": round_to, "steps": steps, "seed": seed,
+        "allow_io_change": allow_io_change, "whole_layers": whole_layers,
     }  # fmt: skip
     if data is not None:
         settings["calibration"] = {
@@ -232,22 +256,25 @@ def prune(
         keeps: Keeps = {}
         if max_drop is not None:
             assert judge is not None
-            keeps, verdict = builder.within(max_drop, judge, channels, cuts, spared, limits)
+            keeps, verdict = builder.within(max_drop, judge, amounts, cuts, spared, limits)
             notes.append(
                 f"--max-drop {max_drop:g}: {costs.macs(analysis.keep_ids(keeps)) / costs.macs(whole):.0%} of the MACs"
             )
         elif structural:
-            keeps = builder.choose(channels, cuts, spared, limits)
+            keeps = builder.choose(amounts, cuts, spared, limits)
         notes += builder.notes
         chosen = Plan({k: v for k, v in keeps.items() if not v.all()}, how.recover, settings)
     else:
         notes += _differs(chosen, settings)
-    for name in chosen.keep:
-        if analysis.group(name).kind != KIND:
-            raise OptionError(
-                f"the plan cuts group {name!r} of kind {analysis.group(name).kind}; only channels are pruned"
-            )
+    cut_kinds = {analysis.group(name).kind for name in chosen.keep}
+    groups = [g for g in analysis.groups if g.kind in cut_kinds.union(kinds)]
+    if "hidden" in cut_kinds:
+        notes.append("streams became narrower: normalisations count what is left, so that the whole model changes")
     keep = analysis.keep_ids(dict(chosen.keep))
+
+    def narrow(feeds: Feeds) -> Feeds:
+        return {name: analysis.narrowed(name, value, keep) for name, value in feeds.items()}
+
     pruned: Model | None = None
     checked: Verification | None = None
     outcome: Sparsity | None = None
@@ -275,7 +302,7 @@ def prune(
     added = sum(w.size for w in new if trained(w))  # biases that compensate
     if wanted.asked and pruned is not None:
         clock("sparsify")
-        guesses = _feeds(analysis, checked, input_shape, seed)
+        guesses = [narrow(feeds) for feeds in _feeds(analysis, checked, input_shape, seed)]
         pruned, outcome, more = sparsify(
             pruned, wanted, guesses, verify=verify, threads=threads, dry_run=dry_run, progress=progress
         )
@@ -296,10 +323,13 @@ def prune(
         pruned = None
     elif measure and pruned is not None:
         clock("measure")
-        times, problem = _measure(analysis, pruned, _feeds(analysis, checked, input_shape, seed), threads)
+        guesses = _feeds(analysis, checked, input_shape, seed)
+        times, problem = _measure(analysis, pruned, [(feeds, narrow(feeds)) for feeds in guesses], threads)
         notes += problem or _slower(times, groups, chosen, outcome)
     clock("")
-    report = _report(analysis, costs, chosen, keep, pruned, checked, outcome, added, times, notes, clock.seconds)
+    report = _report(
+        analysis, groups, costs, chosen, keep, pruned, checked, outcome, added, times, notes, clock.seconds
+    )
     report = replace(
         report, fidelity=close, evaluation=verdict, fits=fits, recipe=how,
         calibration=None if data is None else data.samples.description,
@@ -316,7 +346,7 @@ def _data(
     allocate: str | None,
     recover: str | None,
     *,
-    clock: _Clock,
+    clock: Clock,
     **options: Any,
 ) -> tuple[Calibration | None, list[str]]:
     """The samples to calibrate on, None where none are needed or can be had; and a note."""
@@ -372,154 +402,6 @@ def _differs(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-class _Builder:
-    """Chooses what stays, for one target or for many; the level database is made once."""
-
-    def __init__(
-        self,
-        analysis: Analysis,
-        costs: CostModel,
-        groups: Sequence[ChannelGroup],
-        how: Recipe,
-        data: Calibration | None,
-        clock: _Clock,
-        *,
-        round_to: int,
-        max_ratio: float | None,
-        steps: int,
-        seed: int,
-        cache: Path | None,
-    ) -> None:
-        self.analysis, self.costs, self.groups, self.how, self.data = analysis, costs, groups, how, data
-        self.clock, self.round_to, self.max_ratio, self.steps, self.seed = clock, round_to, max_ratio, steps, seed
-        self.cache = cache
-        self.scores: Any = None
-        self.levels: dict[tuple[str, ...], Levels] = {}
-        self.notes: list[str] = []
-
-    def choose(
-        self,
-        channels: float | Literal["auto"] | None,
-        pairs: Sequence[tuple[str, float]],
-        ignore: Sequence[str],
-        limits: Mapping[str, float],
-    ) -> Keeps:
-        """What stays of every group. Raises `OptionError` where the targets cannot be reached."""
-        how = self.how
-        if how.allocate in SPREADING:
-            return self._by_levels(channels, pairs, ignore, limits)
-        if how.importance in MEASURES and self.scores is None:
-            assert self.data is not None
-            self.scores = data_scores(self.analysis, self.groups, self.data, how, self.clock.progress)
-        return _choose(
-            self.analysis, self.costs, self.groups, channels, pairs, ignore, limits, importance=how.importance,
-            allocate=how.allocate, round_to=self.round_to, max_ratio=self.max_ratio, steps=self.steps, seed=self.seed,
-            scores=self.scores,
-        )  # fmt: skip
-
-    def _by_levels(
-        self,
-        channels: float | Literal["auto"] | None,
-        pairs: Sequence[tuple[str, float]],
-        ignore: Sequence[str],
-        limits: Mapping[str, float],
-    ) -> Keeps:
-        assert self.data is not None
-        if not limits:
-            targets = "--target-macs, --target-params or --target-bytes"
-            raise OptionError(f"--allocate {self.how.allocate} spreads a target: give {targets}")
-        if channels not in (None, "auto"):
-            raise OptionError(
-                f"--allocate {self.how.allocate} chooses every ratio; leave out --channels, or use uniform or global"
-            )
-        held = ratios(self.groups, channels=None, ratio=pairs, ignore=ignore)
-        free = [g for g in self.groups if g.name not in held]
-        cap = MAX_RATIO if self.max_ratio is None else self.max_ratio
-        fixed: Keeps = {}
-        if any(held.values()):
-            mine = [g for g in self.groups if g.name in held]
-            scores = data_scores(self.analysis, mine, self.data, self.how, self.clock.progress)
-            fixed = ALLOCATORS["uniform"](mine, scores, held, round_to=self.round_to, max_ratio=1.0)
-        key = tuple(g.name for g in free)
-        if key not in self.levels:
-            self.clock("levels")
-            self.levels[key], was = levels_of(
-                self.analysis, free, self.data, how=self.how, round_to=self.round_to, max_ratio=cap,
-                cache=self.cache, progress=self.clock.progress,
-            )  # fmt: skip
-            if was:
-                self.notes.append("level database taken from the cache")
-            self.clock("plan")
-        levels = self.levels[key]
-        keeps = None
-        if self.data.synthetic:  # as long as the target can be reached without them
-            spared = coarsest(self.analysis, free)
-            keeps = keeps_for(self.analysis, self.costs, free, levels.without(spared), limits, fixed)
-        if keeps is None:
-            keeps = keeps_for(self.analysis, self.costs, free, levels, limits, fixed)
-        if keeps is None:
-            raise OptionError(
-                f"the target cannot be reached with --max-ratio {cap:g} of every group; raise --max-ratio, the "
-                f"target, or see what is pinned with `onnxprune inspect`"
-            )
-        return {**fixed, **keeps}
-
-    def within(
-        self,
-        limit: float,
-        judge: Evaluator | Function,
-        channels: float | Literal["auto"] | None,
-        pairs: Sequence[tuple[str, float]],
-        ignore: Sequence[str],
-        limits: Mapping[str, float],
-    ) -> tuple[Keeps, Drop]:
-        """The plan of the smallest model whose metric falls by at most `limit`, and by how much it does."""
-        macs = total_macs(self.costs)
-        made: dict[int, Keeps] = {}
-
-        def build(left: int) -> Score | None:
-            try:
-                made[left] = self.choose(channels, pairs, ignore, {**limits, "macs": macs * left / 100})
-            except OptionError:
-                return None
-            keep = self.analysis.keep_ids(made[left])
-            sliced = slice_weights(self.analysis, keep)
-            plain = prune_model(self.analysis, keep, sliced=sliced)
-            model, _, _ = recovered(
-                self.analysis, keep, plain, sliced, self.how.recover, self.data, ridge=self.how.ridge, progress=silent
-            )
-            return judge(model)
-
-        self.clock("search")
-        before = judge(self.analysis.model)
-        found = smallest(
-            build, before, limit, seed=self.seed,
-            progress=lambda done, total: self.clock.progress("search", done, total),
-        )  # fmt: skip
-        return made[found.left], found.confirmed
-
-
-class _Clock:
-    """Seconds per stage, and the caller's progress."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.seconds: dict[str, float] = {}
-        self.stage, self.start = "", time.perf_counter()
-
-    def note(self, text: str) -> None:
-        """Tell the caller a line."""
-        self.progress(self.stage, note=text)
-
-    def __call__(self, stage: str) -> None:
-        now = time.perf_counter()
-        if self.stage:
-            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self.start
-        self.stage, self.start = stage, now
-        if stage:
-            self.progress(stage)
-
-
 def _check_options(
     importance: str | None,
     allocate: str | None,
@@ -562,123 +444,27 @@ def _check_options(
         raise OptionError("--max-drop needs --evaluate SRC: labelled samples, or module:function")
 
 
-def _nothing(analysis: Analysis) -> str:
-    where = analysis.model.path or "the model"
-    kinds = {g.kind for g in analysis.groups}
-    if kinds:
-        names = ", ".join(f"{len(analysis.of_kind(k))} of kind {k}" for k in sorted(kinds))
-        return f"{where}: no group of kind channels; there are {names}, which --channels leaves alone"
-    why = dict.fromkeys(f"{p.tensor} by {p.op} {p.node} ({p.reason})" for p in analysis.pinned)
-    if not why:
-        why = dict.fromkeys(f"{p.op} {p.node} ({p.reason})" for p in analysis.solution.pins if p.op != "graph")
-    held = "; ".join(list(why)[:4]) or "it has no weights that make channels"
-    more = f"; and {len(why) - 4} more" if len(why) > 4 else ""
-    return f"{where}: nothing can be pruned: {held}{more}"
-
-
-def parse_target(option: str, text: Target, total: float) -> float:
-    """`0.7`, `70%` (of what there is) or `300M`, `1.2G` (absolute) as an absolute number."""
-    raw = str(text).strip()
-    units = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
-    try:
-        if raw.endswith("%"):
-            value = float(raw[:-1]) / 100 * total
-        elif raw[-1:].upper() in units:
-            value = float(raw[:-1]) * units[raw[-1:].upper()]
-        else:
-            value = float(raw)
-            value = value * total if value <= 1 else value
-    except ValueError:
-        raise OptionError(f"{option} {raw}: expected a fraction (0.7, 70%) or a number (300M) that is left") from None
-    if not 0 < value <= total:
-        raise OptionError(f"{option} {raw}: must be above 0 and at most what the model has now ({total:.4g})")
-    return value
-
-
-def _choose(
-    analysis: Analysis,
-    costs: CostModel,
-    groups: Sequence[ChannelGroup],
-    channels: float | Literal["auto"] | None,
-    pairs: Sequence[tuple[str, float]],
-    ignore: Sequence[str],
-    limits: Mapping[str, float],
-    *,
-    importance: str,
-    allocate: str,
-    round_to: int,
-    max_ratio: float | None,
-    steps: int,
-    seed: int,
-    scores: Scores | None,
-) -> Keeps:
-    """Ratios first, then as much more as the targets need, over all steps; scores: None to score by weights."""
-    whole = np.ones(analysis.coupling.size, bool)
-    measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
-    known = scores
-    if channels == "auto" and not limits:
-        raise OptionError("--channels auto needs a target: --target-macs, --target-params or --target-bytes")
-    fixed = None if channels == "auto" else channels
-    wanted = ratios(groups, channels=fixed, ratio=pairs, ignore=ignore)
-    held = {g.name for g in groups if any(matches(g, glob) for glob, _ in pairs) or any(matches(g, i) for i in ignore)}
-    asked = max(wanted.values(), default=0.0)  # what was asked for is no surprise
-    default = max(MAX_RATIO, asked) if limits or allocate == "global" else 1.0
-    cap = default if max_ratio is None else max_ratio
-    keeps: Keeps = {g.name: np.ones(g.size, bool) for g in groups}
-    for step in range(1, steps + 1):
-        share = step / steps
-        alive = analysis.keep_ids(keeps)
-        scores = known or score(analysis, groups, importance=importance, keep=alive, seed=seed)
-        for name, kept in keeps.items():
-            scores[name][~kept] = -1.0  # what is gone stays gone
-
-        def at(r: float, share: float = share, scores: Scores = scores) -> Keeps:
-            goal = {
-                g.name: wanted.get(g.name, 0.0) * share
-                if g.name in held or not limits
-                else max(wanted.get(g.name, 0.0) * share, r)
-                for g in groups
-            }
-            return ALLOCATORS[allocate](groups, scores, goal, round_to=round_to, max_ratio=cap)
-
-        if not limits:
-            keeps = at(0.0)
-            continue
-        goals = {k: measures[k](whole) - (measures[k](whole) - limit) * share for k, limit in limits.items()}
-
-        def satisfied(plan: Keeps, goals: Mapping[str, float] = goals) -> bool:
-            ids = analysis.keep_ids(plan)
-            return all(measures[k](ids) <= goal for k, goal in goals.items())
-
-        found = search(at, satisfied, low=0.0, high=cap)
-        if found is None:
-            ids = analysis.keep_ids(at(cap))
-            left = "; ".join(f"{measures[k](ids) / measures[k](whole):.0%} of {k}" for k in goals)
-            raise OptionError(
-                f"the target cannot be reached: with --max-ratio {cap:g} of every group {left} are left; "
-                f"raise --max-ratio, the target, or see what is pinned with `onnxprune inspect`"
-            )
-        keeps = found[0]
-    return keeps
-
-
 def _by_mode(
     pairs: Sequence[tuple[str, float]], structural: bool, sparse: bool
 ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
     """Ratios for channels and for sparsity; without a prefix, those of the one mode that is on."""
-    prefixes = ("channels:", "sparsity:")
-    named = {p for glob, _ in pairs for p in prefixes if glob.startswith(p)}
-    removed, zeroed = structural or prefixes[0] in named, sparse or prefixes[1] in named
-    out: dict[str, list[tuple[str, float]]] = {p: [] for p in prefixes}
-    for glob, r in pairs:
-        prefix = next((p for p in prefixes if glob.startswith(p)), "")
-        if not prefix and removed and zeroed:
+    zeros = "sparsity:"
+    named = [glob.startswith(zeros) for glob, _ in pairs]
+    removed = structural or any(kind_of(glob) for glob, _ in pairs)
+    zeroed = sparse or any(named)
+    cuts, zero = [], []
+    for (glob, r), of_zeros in zip(pairs, named, strict=True):
+        plain = not of_zeros and not kind_of(glob)
+        if plain and removed and zeroed:
             raise OptionError(
                 f"--ratio {glob}={r:g}: channels are removed and weights made sparse; say which with "
                 f"channels:{glob} or sparsity:{glob}"
             )
-        out[prefix or prefixes[zeroed]].append((glob.removeprefix(prefix), r))
-    return out[prefixes[0]], out[prefixes[1]]
+        if of_zeros or (plain and zeroed):
+            zero.append((glob.removeprefix(zeros), r))
+        else:
+            cuts.append((glob, r))
+    return cuts, zero
 
 
 def _ignored(
@@ -707,14 +493,14 @@ def _feeds(
 
 
 def _measure(
-    analysis: Analysis, pruned: Model, guesses: Sequence[Feeds], threads: int
+    analysis: Analysis, pruned: Model, guesses: Sequence[tuple[Feeds, Feeds]], threads: int
 ) -> tuple[dict[str, Latency], list[str]]:
     original = analysis.model
     problem = ""
-    for feeds in guesses:
+    for before, after in guesses:
         try:
-            both = {"before": original, "after": pruned}
-            return latency(both, dict.fromkeys(both, feeds), threads=threads), []
+            models, feeds = {"before": original, "after": pruned}, {"before": before, "after": after}
+            return latency(models, feeds, threads=threads), []
         except Exception as e:  # onnxruntime's exceptions share no base class
             problem = problem or " ".join(str(e).split())[:120]
     return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]
@@ -744,6 +530,7 @@ def file_bytes(model: Model, path: Path | None) -> int:
 
 def _report(
     analysis: Analysis,
+    mine: Sequence[ChannelGroup],
     costs: CostModel,
     plan: Plan,
     keep: Keep,
@@ -765,9 +552,9 @@ def _report(
     after = Cost(parameters, round(costs.macs(keep)), after_bytes, times.get("after"))
     groups = tuple(
         GroupReport(g.name, g.kind, g.size, int(plan.keep[g.name].sum()) if g.name in plan.keep else g.size, g.nodes)
-        for g in analysis.of_kind(KIND)
+        for g in mine
     )
-    others = [g for g in analysis.groups if g.kind != KIND]
+    others = [g for g in analysis.groups if g not in mine]
     left = {k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)}
     return Report(
         str(model.path) if model.path else "", "", before, after, groups, left, analysis.pinned, checked, tuple(notes),

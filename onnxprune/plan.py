@@ -60,6 +60,9 @@ class Plan:
             if sizes.get(name) != size:
                 found = f"{sizes[name]} units" if name in sizes else "no such group"
                 raise OptionError(f"{where}: group {name!r} has {size} units in the plan, the model has {found}")
+            if analysis.group(name).kind == "layers" and not kept:
+                keep[name] = np.zeros(size, bool)
+                continue
             if not kept or min(kept) < 0 or max(kept) >= size or len(set(kept)) != len(kept):
                 raise OptionError(f"{where}: group {name!r} must keep 1 to {size} different units in 0..{size - 1}")
             keep[name] = np.isin(np.arange(size), kept)
@@ -72,8 +75,19 @@ class Plan:
     @staticmethod
     def load(path: str | Path, analysis: Analysis) -> Plan:
         """Read a plan file; raises `OptionError`."""
+        return Plan.from_json(_text(path), analysis, f"--plan {path}")
+
+    @staticmethod
+    def settings_in(path: str | Path) -> dict[str, Any]:
+        """How the plan in a file came about, as far as that can be read: `load` says what is wrong with it."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
-            raise OptionError(f"--plan {path}: cannot be read ({getattr(e, 'strerror', None) or e})") from e
-        return Plan.from_json(text, analysis, f"--plan {path}")
+            return dict(json.loads(_text(path))["settings"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return {}
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise OptionError(f"--plan {path}: cannot be read ({getattr(e, 'strerror', None) or e})") from e

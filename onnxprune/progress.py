@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,3 +22,24 @@ def silent(stage: str, done: int = 0, total: int = 0, *, note: str = "") -> None
 def counting(progress: Progress, stage: str) -> Count:
     """Steps of one stage."""
     return lambda done, total: progress(stage, done, total)
+
+
+class Clock:
+    """Seconds per stage, and the caller's progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+        self.stage, self.start = "", time.perf_counter()
+
+    def note(self, text: str) -> None:
+        """Tell the caller a line."""
+        self.progress(self.stage, note=text)
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        if self.stage:
+            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self.start
+        self.stage, self.start = stage, now
+        if stage:
+            self.progress(stage)

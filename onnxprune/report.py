@@ -145,7 +145,13 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
     if s is not None:
         parts += [_sparse(s), *([_sparse_layers(s)] if verbose else [])]
     if cut or s is None:
-        parts.append(Text(f"groups pruned: {len(cut)} of {len(report.groups)} of kind channels"))
+        for kind in dict.fromkeys(g.kind for g in report.groups):
+            mine = [g for g in report.groups if g.kind == kind]
+            gone = [g for g in mine if g.kept < g.size]
+            units = sum(g.size - g.kept for g in gone)
+            what = "blocks removed" if kind == "layers" else "groups pruned"
+            more = "" if kind == "layers" else f", {units} of {sum(g.size for g in mine)} units"
+            parts.append(Text(f"{what}: {len(gone)} of {len(mine)} of kind {kind}{more}"))
         for kind, count in report.left_alone.items():
             parts.append(Text(f"left alone: kind {kind} ({count} group{'s' * (count > 1)})"))
     v = report.verification
@@ -247,10 +253,11 @@ def _reasons(pinned: Sequence[Pinned]) -> RenderableType:
 def _groups(groups: Sequence[GroupReport]) -> RenderableType:
     table = Table(title="groups", title_justify="left", box=None, pad_edge=False)
     table.add_column("name", overflow="fold")
+    table.add_column("kind")
     for column in ("units", "kept", "removed"):
         table.add_column(column, justify="right")
     for g in groups:
-        table.add_row(Text(g.name), str(g.size), str(g.kept), f"{1 - g.kept / g.size:.0%}")
+        table.add_row(Text(g.name), g.kind, str(g.size), str(g.kept), f"{1 - g.kept / g.size:.0%}")
     return table
 
 

@@ -26,6 +26,7 @@ from onnxprune.graph.edit import Edit
 from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import Array
 from onnxprune.importance.data import MEASURES, RIDGE, Reading, batches, find_readings, gather, measured
+from onnxprune.importance.gates import Gated
 from onnxprune.importance.weights import Float, Scores, score
 from onnxprune.progress import Count
 from onnxprune.solvers.least_squares import Moments, damping
@@ -68,6 +69,7 @@ def level_database(
     samples: int,
     *,
     importance: str = "obs",
+    given: Scores | None = None,
     ridge: float = RIDGE,
     jobs: int = 1,
     round_to: int = 1,
@@ -77,20 +79,27 @@ def level_database(
     seed: int = 0,
     progress: Count = lambda done, total: None,
 ) -> Levels:
-    """source: for the moments; held_out: `samples` others, on which the damage is measured."""
+    """source: for the moments; held_out: `samples` others, on which the damage is measured; given: scores, in place of
+    those by `importance`."""
     readings = find_readings(analysis, groups)
     by_name = {g.name: g for g in groups}
     kept: dict[str, list[int]] = {}
     hurt: dict[str, list[float]] = {}
     scores: Scores = {}
-    edit = Edit(analysis.model)
+    layers = {layer.key for layer in find_linear(analysis.model)}
+    passed = layers | analysis.coupling.statistics
+    gated = Gated(analysis, groups, only=lambda key: key not in passed)
+    edit = gated.edit
     places = find_places(edit, [r for mine in readings.values() for r in mine], analysis.coupling.shapes.shapes)
     outputs = [o.name for o in analysis.model.proto.graph.output]
     measure = damage(
         analysis.model, Stream(analysis.model, held_out, threads=threads).compute(outputs), outputs, samples
     )
-    if importance not in MEASURES:
-        scores = score(analysis, groups, importance=importance, seed=seed)
+    blocks: Scores = {g.name: np.zeros(1) for g in groups if g.kind == "layers"}
+    if given is not None:
+        scores = dict(given)
+    elif importance not in MEASURES:
+        scores = score(analysis, [g for g in groups if g.name not in blocks], importance=importance, seed=seed) | blocks
     reading_nodes, recurrences = consumers(analysis, groups)
     total, done = 2 * len(groups), 0
     for names in batches(readings, memory):
@@ -101,13 +110,21 @@ def level_database(
         )  # fmt: skip
         done += len(names)
         if importance in MEASURES:
-            mine_groups = [by_name[n] for n in names]
-            scores |= measured(analysis, mine_groups, readings, importance, ridge=ridge, jobs=jobs)
+            mine_groups = [by_name[n] for n in names if n not in blocks]
+            scores |= measured(analysis, mine_groups, readings, importance, ridge=ridge, jobs=jobs) | blocks
         stream = Stream(edit.model, held_out, limit=memory, threads=threads)
-        first = {n: min((r.layer.index for r in readings[n]), default=0) for n in names}
+        first = {
+            n: min(
+                [stream.position(r.layer.key) for r in readings[n]] + [gated.first(n, stream)] * bool(gated.names[n])
+            )
+            if readings[n] or gated.names[n]
+            else 0
+            for n in names
+        }
         for name in sorted(names, key=lambda n: first[n]):
             group = by_name[name]
-            whole = not all(key in places or key in recurrences for key in reading_nodes[name])
+            read = reading_nodes[name] & layers
+            whole = not all(key in places or key in recurrences for key in read) or not (read or gated.names[name])
             kept[name] = [group.size] if whole else kept_counts(group, round_to, max_ratio)
             stream.advance(first[name])
             hurt[name] = [0.0]
@@ -124,6 +141,7 @@ def level_database(
                     _silence(edit, recurrences[k], group, alive, analysis)
                     for k in reading_nodes[name] & set(recurrences)
                 ]
+                before.append(gated.set({name: alive}))
                 found = measure(joined(stream.compute(outputs), outputs))
                 for old in before:
                     edit.model.weights.update(old)
@@ -137,6 +155,8 @@ def level_database(
 
 def kept_counts(group: ChannelGroup, round_to: int, max_ratio: float) -> list[int]:
     """Units kept at every level, from all to few."""
+    if group.kind == "layers":
+        return [1, 0]
     counts = [rounded(group, r, round_to, max_ratio=max_ratio) for r in REMOVED if r <= max_ratio + 1e-9]
     return sorted({group.size, *counts}, reverse=True)
 

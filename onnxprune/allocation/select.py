@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.errors import OptionError
 from onnxprune.importance.weights import Float, Scores
+from onnxprune.structure.coupling import KINDS
 from onnxprune.structure.groups import ChannelGroup, Keep
 
 ROUND_TO = 8  # tools/bench_round.py: what onnxruntime's kernels like
@@ -20,14 +21,20 @@ Keeps = dict[str, Keep]  # group name -> bool (size,)
 
 
 def matches(group: ChannelGroup, glob: str) -> bool:
-    """True where the glob, or the plain text (names may hold `[`), matches one of the group's names."""
+    """True where the glob, or the plain text (names may hold `[`), matches one of the group's names.
+
+    A kind before the glob, as in `heads:GLOB`, is that of the group.
+    """
+    kind, colon, rest = glob.partition(":")
+    if colon and kind in ("channels", *KINDS):
+        return group.kind == kind and matches(group, rest)
     return any(n == glob or fnmatch.fnmatchcase(n, glob) for n in group.names)
 
 
 def ratios(
     groups: Sequence[ChannelGroup],
     *,
-    channels: float | None,
+    amounts: Mapping[str, float],
     ratio: Sequence[tuple[str, float]] = (),
     ignore: Sequence[str] = (),
 ) -> dict[str, float]:
@@ -35,10 +42,11 @@ def ratios(
 
     Raises `OptionError` for a ratio outside [0, 1) and for a glob that matches nothing.
     """
-    for what, r in [("--channels", channels), *((f"--ratio {g}", r) for g, r in ratio)]:
-        if r is not None and not (0 <= r < 1):
+    named = [(f"--{kind.replace('_', '-')}", r) for kind, r in amounts.items()]
+    for what, r in [*named, *((f"--ratio {g}", r) for g, r in ratio)]:
+        if not 0 <= r < 1:
             raise OptionError(f"{what}: {r:g} is not a fraction in [0, 1); 0.3 removes 30%")
-    out = {g.name: channels for g in groups if channels is not None}
+    out = {g.name: amounts[g.kind] for g in groups if g.kind in amounts}
     for glob, r in ratio:
         hit = [g.name for g in groups if matches(g, glob)]
         if not hit:
@@ -50,7 +58,7 @@ def ratios(
             raise OptionError(_unmatched("--ignore", glob, groups))
         for name in hit:
             out[name] = 0.0
-    return {k: v for k, v in out.items() if v is not None}
+    return out
 
 
 def _unmatched(option: str, glob: str, groups: Sequence[ChannelGroup]) -> str:
@@ -154,6 +162,27 @@ def global_(
 
 Allocator = Callable[..., Keeps]
 ALLOCATORS: dict[str, Allocator] = {"uniform": uniform, "global": global_}
+
+
+def depth(groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios) -> Keeps:
+    """Of residual blocks with the same wanted ratio, so many go that matter least, one at least and never all."""
+    out: Keeps = {g.name: np.ones(g.size, bool) for g in groups}
+    for r in sorted({wanted.get(g.name, 0.0) for g in groups} - {0.0}):
+        mine = sorted((g for g in groups if wanted.get(g.name, 0.0) == r), key=lambda g: float(scores[g.name][0]))
+        for g in mine[: min(max(1, round(r * len(mine))), len(groups) - 1)]:
+            out[g.name][:] = False
+    return out
+
+
+def allocated(
+    how: str, groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios, *, round_to: int, max_ratio: float
+) -> Keeps:
+    """What stays of every group: residual blocks by rank among themselves, units by the allocator `how`."""
+    blocks = [g for g in groups if g.kind == "layers"]
+    units = [g for g in groups if g.kind != "layers"]
+    kept = ALLOCATORS[how](units, scores, wanted, round_to=round_to, max_ratio=max_ratio)
+    kept |= depth(blocks, scores, wanted)
+    return {g.name: kept[g.name] for g in groups}
 
 
 def search(

@@ -17,6 +17,7 @@ from onnxprune.graph.shapes import Array
 
 BATCH_BYTES = 4 << 20  # of the inputs of one batch
 BATCH = 256
+EMBEDDED = 1024  # bytes that a token takes inside of a model, at least
 ORT_ERRORS = tuple(
     v for v in vars(onnxruntime_pybind11_state).values() if isinstance(v, type) and issubclass(v, Exception)
 )  # they share no base class
@@ -77,7 +78,10 @@ def fitting_batch(samples: Samples, model: Model, *, option: str = "--calibratio
             one = s.run(None, samples.feeds([0]))
             if not samples.stackable or samples.count < 2:
                 return 1
-            bytes_each = sum(v.nbytes for v in samples.feeds([0]).values())
+            bytes_each = sum(
+                v.size * EMBEDDED if v.dtype.kind in "iu" and v.itemsize > 1 else v.nbytes
+                for v in samples.feeds([0]).values()
+            )
             batch = int(min(BATCH, max(2, BATCH_BYTES // max(bytes_each, 1)), samples.count))
             other = s.run(None, samples.feeds([1]))
             with suppress(*ORT_ERRORS):  # a batch of one may be baked into the graph

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from onnxprune.calibration.stream import reads
 from onnxprune.graph.io import Model
-from onnxprune.graph.node import Node, opsets, walk
+from onnxprune.graph.node import Node, opsets, reads, walk
 from onnxprune.graph.shapes import Array, run_node
 
 Float = np.ndarray[Any, np.dtype[np.float64]]

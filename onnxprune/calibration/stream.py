@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.io import Model, graphs
+from onnxprune.graph.node import reads
 from onnxprune.graph.runtime import Feeds, session
 
 Source = Sequence[Feeds]  # inputs of one run each
@@ -110,16 +111,3 @@ class Stream:
         proto.opset_import.extend(self.model.proto.opset_import)
         proto.functions.extend(self.model.proto.functions)
         return Model(proto, dict(self.model.weights)), inside
-
-
-def reads(node: onnx.NodeProto) -> set[str]:
-    """Names that a node reads, also inside of its bodies."""
-    names = {i for i in node.input if i}
-    for a in node.attribute:
-        for body in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
-            inner: set[str] = set()
-            for n in body.node:
-                inner |= reads(n)
-            inner |= {o.name for o in body.output}
-            names |= inner - {o for n in body.node for o in n.output} - {i.name for i in body.input}
-    return names

@@ -7,7 +7,7 @@ few sums over booleans, so that a search over targets costs milliseconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,17 @@ def cost_model(
     shapes: Shapes,
     axes: Axes,
     grouped: dict[str, Ids],
+    gates: Mapping[str, Ids],
 ) -> CostModel:
-    """axes: name -> ids per axis (None: an axis that never shrinks); grouped: weight -> ids `(groups, width)`."""
+    """axes: name -> ids per axis (None: an axis that never shrinks); grouped: weight -> ids `(groups, width)`; gates:
+    node key -> the id without which the node is gone, `(1,)`."""
+    nodes = list(nodes)
+    gate_of: dict[str, Ids | None] = {}  # weight -> gate that all its readers share
+    for node in nodes:
+        gate = gates.get(node.key)
+        for name in node.inputs:
+            same = name not in gate_of or (gate is not None and gate is gate_of[name])
+            gate_of[name] = gate if same else None
 
     def product(label: str, factor: float, ids: Iterable[tuple[Ids | None, int]]) -> Product:
         arrays, divisors = [], []
@@ -94,10 +103,11 @@ def cost_model(
     def sized(name: str, k: int) -> tuple[Ids | None, int]:
         return axes(name)[k], 1
 
-    macs = []
+    macs: list[Product] = []
     statistics: set[str] = set()
     for node in nodes:
         y = node.key
+        counted_macs = len(macs)
         shape = shapes.shapes.get(y)
         if node.op == "BatchNormalization":
             statistics.update(node.inputs[3:5])
@@ -137,10 +147,14 @@ def cost_model(
             for w in node.inputs[1:3]:
                 factor = (steps or 1) * (batch or 1) * directions
                 macs.append(product(node.label, float(factor), [sized(w, 1), sized(w, 2)]))
+        if y in gates:  # what this node has added since the last one
+            macs[counted_macs:] = [
+                Product(p.label, p.factor, (*p.ids, gates[y]), (*p.divisors, 1)) for p in macs[counted_macs:]
+            ]
     parameters, stored = [], []
     for name, weight in shapes.model.weights.items():
         mine = axes(name) or [None] * weight.ndim  # no node reads it: nothing shrinks
-        counted = [(a, 1) for a in mine]
+        counted = [(a, 1) for a in (*mine, gate_of.get(name))]
         if name in grouped:
             counted.append((grouped[name], len(grouped[name])))
         held = math.prod(d for d, a in zip(weight.shape, mine, strict=True) if a is None)

@@ -29,6 +29,7 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import Array
 from onnxprune.importance.weights import Float, Scores
+from onnxprune.importance.weights import score as weight_scores
 from onnxprune.solvers.lasso import inner_products, removal_order
 from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.obs import Reader, removal_costs
@@ -259,6 +260,8 @@ def measured(
     costs = analysis.costs() if importance == "energy" else None
 
     def one(group: ChannelGroup) -> Float:
+        if not any(r.moments.count for r in readings[group.name]):  # no layer reads it: queries and keys inside a head
+            return weight_scores(analysis, [group])[group.name]
         used = unit_energy(analysis, costs, group) if costs else 0.0
         return MEASURES[importance](see(analysis, group, readings[group.name], energy=used, ridge=ridge))
 

@@ -121,7 +121,7 @@ class Coupling:
     indices: dict[str, Ids] = field(default_factory=dict)  # tensor that holds indices along an axis -> its ids
     followed: Counter[str] = field(default_factory=Counter)  # such a tensor -> readers that follow the axis
     leasts: list[tuple[Ids, int]] = field(default_factory=list)  # ids of which so many must survive
-    gates: dict[str, Ids] = field(default_factory=dict)  # node key -> one id per residual block that alone needs it
+    gates: dict[str, Ids] = field(default_factory=dict)  # node key -> id of the residual block that alone needs it
     _ties: list[tuple[Ids, Ids, str]] = field(default_factory=list)
     _pins: list[tuple[Ids, Pin]] = field(default_factory=list)
     _conditional: list[tuple[Ids, Pin, tuple[str, ...]]] = field(default_factory=list)

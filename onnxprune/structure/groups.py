@@ -18,6 +18,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, infer
 from onnxprune.structure.coupling import Computed, Coupling, Ids, Pin, Solution
+from onnxprune.structure.depth import Block, find_blocks
 from onnxprune.structure.rules import BARRIERS, RULES
 
 Keep = np.ndarray[Any, np.dtype[np.bool_]]
@@ -85,6 +86,7 @@ class Analysis:
     groups: tuple[ChannelGroup, ...]
     pinned: tuple[Pinned, ...]
     notes: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
     def group(self, name: str) -> ChannelGroup:
         """Group by name; raises `KeyError`."""
@@ -97,7 +99,8 @@ class Analysis:
     def costs(self) -> CostModel:
         """MACs, parameters and bytes, also of what is only planned."""
         c = self.coupling
-        return cost_model(walk_all(self.model.proto.graph, c.shapes.opsets), c.shapes, c.axes, c.grouped)
+        nodes = walk_all(self.model.proto.graph, c.shapes.opsets)
+        return cost_model(nodes, c.shapes, c.axes, c.grouped, c.gates)
 
     def keep_ids(self, keep: dict[str, Keep]) -> Keep:
         """Group name -> bool `(size,)` becomes a bool per id; ids outside the named groups stay."""
@@ -134,13 +137,17 @@ class Analysis:
 
 
 def analyze(
-    model: Model, input_shapes: dict[str, tuple[int, ...]] | None = None, *, allow_io_change: bool = False
+    model: Model,
+    input_shapes: dict[str, tuple[int, ...]] | None = None,
+    *,
+    allow_io_change: bool = False,
+    whole_layers: bool = False,
 ) -> Analysis:
     """Find every group of removable units.
 
     input_shapes: input name -> concrete shape, where the declared one is dynamic.
     allow_io_change: axes of the model's inputs and outputs that hold heads or their dimensions (key-value caches,
-    masks per head) may shrink.
+    masks per head) may shrink. whole_layers: attention and the feed-forward block after it are one unit of depth.
     """
     shapes = infer(model, input_shapes)
     coupling = Coupling(model, shapes, _readers(model))
@@ -155,9 +162,25 @@ def analyze(
                 changes = allow_io_change and 0 < k < len(dims) and fixed(dims[k])
                 reason = f"axis of the graph {what} {info.name}"
                 coupling.pin(ids, reason, unless=("heads", "head_dim") if changes else ())
+    blocks = find_blocks(coupling, whole_layers=whole_layers)
     solution = coupling.solve()
-    groups = _groups(coupling, solution)
-    return Analysis(model, coupling, solution, groups, _pinned(coupling, solution), tuple(shapes.problems))
+    groups = (*_groups(coupling, solution), *_layers(solution, blocks))
+    pinned = _pinned(coupling, solution)
+    return Analysis(model, coupling, solution, groups, pinned, tuple(shapes.problems), tuple(blocks))
+
+
+def _layers(s: Solution, blocks: Sequence[Block]) -> list[ChannelGroup]:
+    """One group of one unit per residual block, or per several that go together."""
+    together: dict[int, list[Block]] = {}
+    for b in blocks:
+        together.setdefault(int(s.labels[b.gate[0]]), []).append(b)
+    out = []
+    for label, mine in together.items():
+        nodes = [n for b in mine for n in (*b.inside, b.node)]
+        names = [f"{mine[0].node.label}:layers", *(n.label for n in nodes), *(o for n in nodes for o in n.outputs if o)]
+        labels = np.array([label])
+        out.append(ChannelGroup(names[0], "layers", 1, labels, (), (), tuple(n.label for n in nodes), tuple(names)))
+    return out
 
 
 def couple(c: Coupling, node: Node) -> None:

@@ -17,9 +17,10 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import InternalError
 from onnxprune.graph.io import Model, graphs
-from onnxprune.graph.node import Node
+from onnxprune.graph.node import Node, reads
 from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, run
 from onnxprune.structure.coupling import Axis, Ids
+from onnxprune.structure.depth import Block
 from onnxprune.structure.groups import Analysis, Keep, incomplete, weight_axes
 from onnxprune.structure.rules import RULES
 
@@ -50,6 +51,7 @@ class Surgeon:
         self.makers = {o: p for g in graphs(analysis.model.proto.graph) for p in g.node for o in p.output if o}
         self.names = {n for g in graphs(self.model.proto.graph) for p in g.node for n in (*p.input, *p.output)}
         self.readers: Counter[str] = Counter(self.coupling.readers)
+        self.closed = {b.node.key: b for b in analysis.blocks if not keep[b.gate].any()}
         self.model.weights.update(sliced)
         self.shapes = Shapes(self.model)
         self.shapes.forget_declared(
@@ -224,11 +226,33 @@ class Surgeon:
     def visit(self, graph: onnx.GraphProto, node: Node) -> None:
         """Rewrite the sizes of one node, and note what has to be put around it."""
         self._freeze(node)
+        block = self.closed.get(node.key)
+        if block is not None:
+            self.bypass(node, block)
+            return
         rule = RULES.get(node.op)
         if rule is not None and rule.resize is not None and incomplete(self.coupling, node) is None:
             rule.resize(self, node)
         if node.key in self.shifts:
             self.shift_output(node, self.shifts[node.key])
+
+    def bypass(self, n: Node, block: Block) -> None:
+        """The stream takes the place of the sum; a fused sum goes on as the normalisation that it is too."""
+        stream, attributes = block.source, {a.name: a for a in n.proto.attribute}
+        for i in {i for i in n.inputs if i}:
+            self.readers[i] -= 1
+        if n.op == "Add":
+            made = helper.make_node("Identity", [stream], [n.output(0)], name=n.proto.name)
+            inputs = [stream]
+        else:
+            zero = self.fresh(f"{n.key}_nothing")
+            self.insert("Sub", [stream, stream], zero)
+            inputs = [stream, zero, *n.inputs[2:4]][: 3 if "Simplified" in n.op else 4]
+            made = helper.make_node(n.proto.op_type, inputs, n.outputs, name=n.proto.name, domain=n.proto.domain)
+            made.attribute.extend(attributes.values())
+        self.readers.update(i for i in inputs if i)
+        n.proto.CopyFrom(made)
+        n.renew()
 
     def shift_output(self, n: Node, shift: Array) -> None:
         """Add a vector over the original's output channels to the node's bias."""
@@ -377,6 +401,8 @@ def prune_model(
     """
     surgeon = Surgeon(analysis, keep, shifts or {}, slice_weights(analysis, keep) if sliced is None else sliced)
     rewrite(surgeon, surgeon.model.proto.graph)
+    if surgeon.closed:
+        _drop_unread(surgeon)
     _tidy(surgeon)
     return surgeon.model
 
@@ -429,6 +455,27 @@ def _slice_grouped(w: Array, out: Keep, inner: Keep) -> Array:
     blocks = w.reshape(g, -1, *w.shape[1:])
     rows = out.reshape(g, -1)
     return np.concatenate([b[r][:, i] for b, r, i in zip(blocks, rows, inner, strict=True)])
+
+
+def _drop_unread(s: Surgeon) -> None:
+    """Remove the nodes that only removed blocks needed."""
+    graph = s.model.proto.graph
+    used = {o for p in s.analysis.model.proto.graph.node for o in p.output if s.coupling.readers[o]}
+    wanted, kept = {o.name for o in graph.output}, []
+    for proto in reversed(graph.node):
+        if wanted.isdisjoint(proto.output) and not used.isdisjoint(proto.output):
+            s.readers.subtract(i for i in proto.input if i)
+            for name in proto.output:
+                s.model.weights.pop(name, None)  # of a Constant node
+            continue
+        wanted |= reads(proto)
+        kept.append(proto)
+    copies = [onnx.NodeProto.FromString(p.SerializeToString()) for p in reversed(kept)]
+    del graph.node[:]
+    graph.node.extend(copies)
+    gone = [v for v in graph.value_info if v.name not in wanted]
+    for info in gone:
+        graph.value_info.remove(info)
 
 
 def _tidy(s: Surgeon) -> None:

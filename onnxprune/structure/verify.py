@@ -19,6 +19,7 @@ from onnxprune.graph.node import Node, walk
 from onnxprune.graph.runtime import Feeds, as_float32, random_feeds, session
 from onnxprune.graph.shapes import Array, concrete_inputs, fixed, graph_inputs
 from onnxprune.structure.coupling import Consume, Norm
+from onnxprune.structure.depth import Block
 from onnxprune.structure.groups import Analysis, Keep
 
 TOLERANCE = {"float16": 3e-2, "bfloat16": 1e-1}
@@ -57,12 +58,15 @@ def masked_model(analysis: Analysis, keep: Keep) -> Model:
     for norm in analysis.coupling.norms:
         if not keep[norm.ids].all():
             norms.setdefault(norm.node.key, []).append(norm)
+    closed = {b.node.key: [b] for b in analysis.blocks if not keep[b.gate].any()}
     for graph in graphs(model.proto.graph):
         placed: list[onnx.NodeProto] = []
         for proto in graph.node:
             node = Node(proto, 1)
             for consume in wanted.get(node.key, []):
                 placed += _mask(analysis, keep, proto, consume, len(placed))
+            for block in closed.get(node.key, ()):
+                placed += _close(proto, block)
             after: list[onnx.NodeProto] = []
             for norm in norms.get(node.key, []):
                 before, more = _normalise_kept(keep, proto, norm)
@@ -109,6 +113,16 @@ def _mean_of_kept(analysis: Analysis, keep: Keep, proto: onnx.NodeProto) -> list
         helper.make_node("Constant", [], [name + ":factor"], value=value),
         helper.make_node("Mul", [proto.output[0], name + ":factor"], [name]),
     ]
+
+
+def _close(proto: onnx.NodeProto, block: Block) -> list[onnx.NodeProto]:
+    """Let nothing of the branch (and of the bias that a fused sum adds to it) enter the sum."""
+    nodes = []
+    for slot in (block.branch, *([4] if len(proto.input) > 4 and proto.input[4] else [])):
+        name = f"{block.node.key}:closed{slot}"
+        nodes.append(helper.make_node("Sub", [proto.input[slot], proto.input[slot]], [name]))
+        proto.input[slot] = name
+    return nodes
 
 
 def _mask(analysis: Analysis, keep: Keep, proto: onnx.NodeProto, consume: Consume, serial: int) -> list[onnx.NodeProto]:
