@@ -5,7 +5,8 @@ In memory every value of an array takes whole bytes; a file packs types of less 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -27,6 +28,48 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _SUBBYTE = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 BITS = {c: _SUBBYTE.get(TensorProto.DataType.Name(c), 8 * d.itemsize) for c, d in DTYPES.items()}  # of one value
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+class Taken(np.lib.mixins.NDArrayOperatorsMixin):
+    """Some indices of an array, taken when they are needed: what a cut leaves of a large weight, before it is written.
+
+    It stands where an array stands: numpy sees the values, `pieces` streams them. The source stays as it is, and is
+    mapped from a file as a rule.
+    """
+
+    __array_priority__ = 1.0
+
+    def __init__(self, source: Array, kept: Mapping[int, Array]) -> None:
+        self.source, self.kept = source, dict(kept)  # axis -> indices
+        self.dtype, self.ndim, self.itemsize = source.dtype, source.ndim, source.itemsize
+        self.shape = tuple(len(kept[k]) if k in kept else d for k, d in enumerate(source.shape))
+        self.size = math.prod(self.shape)
+        self.nbytes = self.size * self.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def rows(self, start: int, stop: int) -> Array:
+        """The values from index `start` to `stop` of the first axis."""
+        part = self.source[self.kept[0][start:stop]] if 0 in self.kept else self.source[start:stop]
+        for axis, indices in self.kept.items():
+            if axis:
+                part = np.take(part, indices, axis, mode="clip")
+        return np.ascontiguousarray(part)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self.rows(0, len(self)), dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return getattr(ufunc, method)(*(np.asarray(i) if isinstance(i, Taken) else i for i in inputs), **options)
+
+    def __getitem__(self, index: Any) -> Any:
+        return np.asarray(self)[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
 
 
 def type_code(name: str, array: Array) -> TensorProto.DataType:
@@ -55,7 +98,12 @@ def same(a: Array, b: Array) -> bool:
 def pieces(array: Array) -> Iterator[memoryview]:
     """The bytes of an array as a file has them, at most CHUNK at a time, copied only where not contiguous."""
     packed = stored_bits(array) < 8
-    for block in _blocks(array):
+    if isinstance(array, Taken) and not packed and array.size:
+        step = max(1, CHUNK // (array.nbytes // len(array)))
+        for i in range(0, len(array), step):
+            yield array.rows(i, i + step).reshape(-1).view(np.uint8).data
+        return
+    for block in _blocks(np.asarray(array)):
         yield memoryview(numpy_helper.from_array(block).raw_data) if packed else block.view(np.uint8).data
 
 

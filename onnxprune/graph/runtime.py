@@ -66,6 +66,27 @@ def session(
         yield ort.InferenceSession(os.fspath(path), options, providers=providers)
 
 
+SESSION = 2.2  # bytes of memory that a session takes for every byte of weights: the file's pages and its own copy
+
+
+def too_large(models: Sequence[Model]) -> str:
+    """Why sessions of all these models at a time do not fit into the memory that is free; "" where they do."""
+    need = SESSION * sum(weight_bytes(m) for m in models)
+    free = free_memory()
+    if need <= INLINE or free is None or need <= free:
+        return ""
+    return f"that would need about {need / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+
+
+def free_memory() -> float | None:
+    """Bytes that processes can have without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
 def _integer_kernels(model: Model) -> bool:
     ops = {node.op_type for graph in graphs(model.proto.graph) for node in graph.node}
     return any(op.startswith("QLinear") or op.endswith("Integer") for op in ops)

@@ -23,7 +23,7 @@ from typing import BinaryIO
 from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 
-from onnxprune.graph.arrays import Large, pieces, set_data, stored_bits, stored_size
+from onnxprune.graph.arrays import Large, Taken, pieces, set_data, stored_bits, stored_size
 from onnxprune.graph.messages import fault
 from onnxprune.graph.protos import all_tensors
 
@@ -112,15 +112,16 @@ def _write_data(file: BinaryIO, large: Large) -> str:
         file.write(piece)
 
     for tensor, array in large:
-        key = (array.ctypes.data, array.nbytes, stored_bits(array))
-        offset = places.get(key) if array.flags.c_contiguous else None
+        whole = not isinstance(array, Taken) and array.flags.c_contiguous
+        key = (array.ctypes.data, array.nbytes, stored_bits(array)) if whole else (0, 0, 0)
+        offset = places.get(key) if whole else None
         if offset is None:
             offset = -(-end // ALIGNMENT) * ALIGNMENT
             write(bytes(offset - end))
             for piece in pieces(array):
                 write(piece)
             end = offset + stored_size(array)
-            if array.flags.c_contiguous:
+            if whole:
                 places[key] = offset
         tensor.data_location = TensorProto.EXTERNAL
         for name, value in ("location", ""), ("offset", str(offset)), ("length", str(stored_size(array))):

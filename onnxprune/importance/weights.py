@@ -123,10 +123,14 @@ def score(
     place = np.stack([owners, np.concatenate([unit[analysis.solution.homes], [[0, 0]]])])  # (2, components + 1, 2)
     rng = np.random.default_rng(seed)
     weights = Weights(analysis)
-    made = _aggregate(weights.makers(keep), criterion.makes, groups, place, rng)
+
+    def wanted(units: Array) -> bool:
+        return bool((owners[units] >= 0).any())
+
+    made = _aggregate(weights.makers(keep, wanted), criterion.makes, groups, place, rng)
     if criterion.reads is None:
         return made
-    read = _aggregate(weights.readers(keep), criterion.reads, groups, place, rng)
+    read = _aggregate(weights.readers(keep, wanted), criterion.reads, groups, place, rng)
     return {name: s * read[name] if read[name].any() else s for name, s in made.items()}
 
 
@@ -139,15 +143,27 @@ def _aggregate(
     for site in sites:
         owners, unit = place[:, site.units]  # (n, 2)
         hit = np.unique(owners)
-        if hit[-1] < 0:
-            continue
-        scores = measure(site, rng)
+        scores = _by_blocks(measure, site, rng)
         for k in hit[hit >= 0]:
             mine, which = np.nonzero(owners == k)
             units, raw = unit[mine, which], scores[mine]
             total[k] += np.bincount(units, raw / max(float(raw.mean()), 1e-30), groups[k].size)
             count[k] += np.bincount(units, minlength=groups[k].size)
     return {g.name: t / np.maximum(n, 1) for g, t, n in zip(groups, total, count, strict=True)}
+
+
+BLOCK = 1 << 24  # values of a weight that are scored at a time, where rows do not depend on each other
+
+
+def _by_blocks(measure: Measure, site: Site, rng: np.random.Generator) -> Float:
+    if site.rows.size <= BLOCK or measure not in (l1, l2, linf, bn_scale):
+        return measure(site, rng)
+    step = max(1, BLOCK // site.rows.shape[1])
+    parts = []
+    for i in range(0, len(site.rows), step):
+        scale = None if site.bn_scale is None else site.bn_scale[i : i + step]
+        parts.append(measure(Site(site.node, site.rows[i : i + step], site.units[i : i + step], scale), rng))
+    return np.concatenate(parts)
 
 
 class Weights:
@@ -187,13 +203,13 @@ class Weights:
         values = run_node(node, feeds, self.model.proto)
         return values[node.outputs.index(name)]
 
-    def makers(self, keep: Keep | None) -> Iterator[Site]:
-        """Every weight along the axis that makes units."""
+    def makers(self, keep: Keep | None, wanted: Callable[[Array], bool]) -> Iterator[Site]:
+        """Every weight along the axis that makes units, where any of the components is wanted."""
         labels = self.analysis.solution.labels
         for p in self.coupling.produces:
             axes = self.coupling.axes(p.weight)
             ids = axes[p.axis] if axes else None
-            w = None if ids is None else self._alive(p.weight, p.axis, keep)
+            w = None if ids is None or not wanted(labels[ids]) else self._alive(p.weight, p.axis, keep)
             if w is None or ids is None:
                 continue
             rows = np.moveaxis(w, p.axis, 0).reshape(w.shape[p.axis], -1)
@@ -207,13 +223,13 @@ class Weights:
                     rows = rows * (scale / deviation)[:, None]
             yield Site(p.node.label, rows, labels[ids], scale)
 
-    def readers(self, keep: Keep | None) -> Iterator[Site]:
-        """Every weight along the axis that is summed over the units."""
+    def readers(self, keep: Keep | None, wanted: Callable[[Array], bool]) -> Iterator[Site]:
+        """Every weight along the axis that is summed over the units, where any of the components is wanted."""
         labels = self.analysis.solution.labels
         for consume in self.coupling.consumes:
             axes = self.coupling.axes(consume.node.input(consume.input))
             ids = axes[consume.axis] if axes else None
-            for name in consume.node.inputs if ids is not None else ():
+            for name in consume.node.inputs if ids is not None and wanted(labels[ids]) else ():
                 if not name or name not in self.coupling.shapes.constant or len(self.coupling.axes(name)) < 2:
                     continue
                 grouped = self.coupling.grouped.get(name)
@@ -236,7 +252,7 @@ class Weights:
         w = self.value(name)
         if w is None:
             return None
-        w = np.asarray(w).astype(np.float32)
+        w = np.asarray(w).astype(np.float32, copy=False)
         if keep is not None:
             for k, ids in enumerate(self.coupling.axes(name)):
                 if ids is not None and k != axis and not keep[ids].all():

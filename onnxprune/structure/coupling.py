@@ -238,14 +238,14 @@ class Coupling:
         self.mark("head_dim", parts[1])
         return parts
 
-    def produce(self, node: Node, weight: str, axis: int) -> None:
-        """See `Produce`."""
+    def produce(self, node: Node, weight: str, axis: int, *, table: bool = False) -> None:
+        """See `Produce`; table: rows are looked up, as those of an embedding or of sines of positions."""
         rank = len(self.axes(weight))
         if not rank:
             return
         axis %= rank
         self.produces.append(Produce(node, weight, axis, node.output(0)))
-        if weight in self.model.weights and self.axes(weight)[axis] is not None:
+        if not table and weight in self.model.weights and self.axes(weight)[axis] is not None:
             transform = fixed_transform(self.model.weights[weight], axis)
             if transform:
                 self.pin(self.axes(weight)[axis], f"{transform}, not trained weights")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import InternalError
+from onnxprune.graph.arrays import Taken
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.node import Node, reads
 from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, run
@@ -30,6 +31,7 @@ SHAPE_INPUTS = {"Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Shape
 SHRUNK_INPUTS = {
     "Resize": (1, 2, 3), "Upsample": (1,), "Slice": (1, 2, 3, 4), "Gather": (1,), "Pad": (1, 3), "Split": (1,),
 }  # fmt: skip
+LARGE = 1 << 26  # bytes of a weight that is not cut in memory
 ALWAYS_OLD = {"Range", "Tile"}  # also where nothing but shapes is computed: what they make has its old size
 
 
@@ -367,7 +369,8 @@ class Surgeon:
 
 
 def slice_weights(analysis: Analysis, keep: Keep) -> dict[str, Array]:
-    """The weights that shrink without the ids that are False in `keep`, bool `(ids,)`."""
+    """The weights that shrink without the ids that are False in `keep`, bool `(ids,)`; large ones are cut when they are
+    read or written."""
     c = analysis.coupling
     sliced: dict[str, Array] = {}
     for name, w in analysis.model.weights.items():
@@ -379,10 +382,8 @@ def slice_weights(analysis: Analysis, keep: Keep) -> dict[str, Array]:
             assert out is not None
             sliced[name] = _slice_grouped(w, keep[out], keep[c.grouped[name]])
             continue
-        for axis, k in kept:
-            if not k.all():
-                w = np.take(w, np.flatnonzero(k), axis)
-        sliced[name] = w
+        taken = Taken(w, {axis: np.flatnonzero(k) for axis, k in kept if not k.all()})
+        sliced[name] = cast(Array, taken if w.nbytes > LARGE else np.asarray(taken))
     return sliced
 
 

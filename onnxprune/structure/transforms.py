@@ -11,6 +11,7 @@ import numpy as np
 from onnxprune.graph.shapes import Array
 
 SAMPLE = 24  # rows that are looked at
+LARGEST = 1 << 24  # values; a front end has fewer, and looking at a large weight means reading it
 SHORTEST = 16  # shorter rows are no evidence
 TONE_ENERGY = 0.9  # of a row, in five neighbouring frequencies
 CONSTANT_ROWS = 3  # rows that may be no tone (zero frequency and its sine)
@@ -23,7 +24,7 @@ def fixed_transform(weight: Array, axis: int) -> str:
     """
     n = weight.shape[axis]
     length = weight.size // max(n, 1)
-    if n < SHORTEST or length < SHORTEST or weight.dtype.kind != "f":
+    if n < SHORTEST or length < SHORTEST or weight.dtype.kind != "f" or weight.size > LARGEST:
         return ""
     picked = np.unique(np.linspace(0, n - 1, SAMPLE).astype(int))
     rows = np.moveaxis(np.take(weight, picked, axis), axis, 0).reshape(len(picked), length).astype(np.float64)

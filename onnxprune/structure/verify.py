@@ -177,7 +177,7 @@ def verify(
     Raises `OptionError` where onnxruntime cannot run the original, `VerificationError` where the law is broken.
     """
     original = analysis.model
-    notes = check_file(original, pruned, allowed=lambda info: _shrunk(analysis, keep, info))
+    notes = check_file(original, pruned, allowed=lambda info: shrunk(analysis, keep, info))
     inner = probes(analysis, keep)
     expected, feeds, shapes, how = _run_masked(analysis, keep, inner, input_shapes, seed)
     notes += how
@@ -213,7 +213,7 @@ def verify(
 
 def check_recovered(analysis: Analysis, keep: Keep, recovered: Model, checked: Verification) -> None:
     """After recovery the law no longer holds; what is left to check is the file, and that it runs and stays finite."""
-    check_file(analysis.model, recovered, allowed=lambda info: _shrunk(analysis, keep, info))
+    check_file(analysis.model, recovered, allowed=lambda info: shrunk(analysis, keep, info))
     outputs = _run_pruned(as_float32(recovered) if checked.float32 else recovered, checked.pruned_feeds, {})
     if checked.finite and not all(_finite(v) for v in outputs.values()):
         raise VerificationError("an output is not finite after recovery; try --recover none; nothing was written")
@@ -362,7 +362,7 @@ def compare(
     return worst, notes
 
 
-def _shrunk(analysis: Analysis, keep: Keep, info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+def shrunk(analysis: Analysis, keep: Keep, info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     """An input or output of the original as the pruned model declares it."""
     out = onnx.ValueInfoProto()
     out.CopyFrom(info)

@@ -267,7 +267,7 @@ def gather(c: Coupling, n: Node) -> None:
         if k != axis and ids is not None:
             c.tie(ids, y[k if k < axis else k + r - 1])
             if c.is_constant(n.input(0)) and not c.is_constant(n.input(1)):
-                c.produce(n, n.input(0), k)
+                c.produce(n, n.input(0), k, table=True)
     ids = x[axis]
     new = y[axis : axis + r]
     if indices is None or ids is None:

@@ -193,7 +193,7 @@ def embed_layer_normalization(c: Coupling, n: Node) -> None:
             c.tie(axes[-1], y[-1])
             c.pin(axes[0] if len(axes) > 1 else None, "looked up with computed indices")
             if len(axes) > 1:
-                c.produce(n, n.input(i), -1)
+                c.produce(n, n.input(i), -1, table=True)
     for ids in y[:-1]:
         c.pin(ids, "batch and sequence")
     for k, o in enumerate(n.outputs[1:], 1):
