@@ -1,15 +1,17 @@
 """Simplify and structurally prune a model with onnxsim. Runs in the rival's own environment, see common.onnxsim.
 
-    python onnxsim_worker.py IN.onnx OUT.onnx SPARSITY
+    python onnxsim_worker.py IN.onnx OUT.onnx SPARSITY [HEADS]
 
-Prints one line of JSON: seconds per stage, and which functions of onnxsim ran. A model with QuantizeLinear or
-DequantizeLinear also goes through `apply_structured_pruning_qdq`, one with QLinearConv or QLinearMatMul through
-`apply_structured_pruning_qoperator`: each of the three leaves the layers of the others alone.
+With HEADS that fraction of the attention heads goes first. Prints one line of JSON: seconds per stage, which functions
+of onnxsim ran, and the elements of all weights after simplification, after heads, and in the end. A model with
+QuantizeLinear or DequantizeLinear also goes through `apply_structured_pruning_qdq`, one with QLinearConv or
+QLinearMatMul through `apply_structured_pruning_qoperator`: each of the three leaves the layers of the others alone.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -28,6 +30,12 @@ def passes(model: onnx.ModelProto) -> list[str]:
     if ops & {"QLinearConv", "QLinearMatMul", "QGemm"}:
         found.append("apply_structured_pruning_qoperator")
     return found
+
+
+def elements(model: onnx.ModelProto) -> int:
+    """Numbers in floating-point weights."""
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+    return sum(math.prod(w.dims) for w in model.graph.initializer if w.data_type in kinds)
 
 
 def save(model: onnx.ModelProto, out: Path) -> None:
@@ -52,11 +60,16 @@ def main() -> None:
     model = lap("load", onnx.load(source))
     model = lap("simplify", onnxsim.simplify(model)[0])
     ran = passes(model)
+    left = [elements(model)]
+    if len(sys.argv) > 4:
+        model = onnxsim.apply_attention_head_pruning(model, float(sys.argv[4]))
+    left.append(elements(model))
     for name in ran:
         model = getattr(onnxsim, name)(model, sparsity)
+    left.append(elements(model))
     lap("prune", None)
     lap("save", save(model, out))
-    print(f"\n{json.dumps({'seconds': seconds, 'passes': ran})}")
+    print(f"\n{json.dumps({'seconds': seconds, 'passes': ran, 'parameters': left})}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from onnxprune.calibration.places import Parameters, parameters
 from onnxprune.calibration.stream import Stream
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
+from onnxprune.graph.node import walk
 from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import Array
 from onnxprune.solvers.least_squares import Fit, Float, Moments, Singular, match, solve
@@ -151,22 +152,36 @@ def _plain_error(m: Moments, weight: Float) -> float:
 
 
 def find_tasks(analysis: Analysis, keep: Keep, edit: Edit) -> tuple[list[Task], list[LayerFit]]:
-    """Layers to solve, in order; the others that lost inputs, with the reason why they stay."""
+    """Layers to solve, in order; the others that lost inputs, with the reason why they stay.
+
+    Behind a block that is gone, layers that are added to the stream make up for it, though they lost nothing.
+    """
     c = analysis.coupling
     values, small = Values(analysis.model), Values(edit.model)
     readers = read_by(edit.model)
     counterpart = {layer.key: layer for layer in find_linear(edit.model)}
     tasks, left = [], []
+    closed = [b for b in analysis.blocks if not keep[b.gate].any()]
+    gone, sums = {n.key for b in closed for n in b.inside}, {b.node.key for b in closed}
+    nodes = enumerate(walk(analysis.model.proto.graph, {}))
+    first_gone = next((i for i, n in nodes if n.key in sums), None)
     for layer in find_linear(analysis.model):
+        if layer.key in gone:
+            continue
         try:
             inside, outside = surviving(c, layer, keep, matrix(layer, values))
             alike = (inside == inside[:, :1]).all() and layer.groups > 1  # whole groups go: depthwise
-            if inside.all() or not inside.any() or not outside.any() or alike:
+            whole = bool(inside.all())
+            if not inside.any() or not outside.any() or alike:
+                continue
+            if whole and (first_gone is None or layer.index < first_gone):
                 continue
             other = counterpart.get(layer.key)
             if other is None:
                 raise Unsuitable("it is not in the pruned model")
             tail = find_tail(other, edit.model, small, readers, int(outside.sum()), analysis.coupling.shapes.shapes)
+            if whole and not tail.other:
+                continue
             into = parameters(edit, other, tail, small, readers)
             kernel = kernel_shape(layer, values)
             tasks.append(Task(layer, other, inside, outside, tail, into, matrix(layer, values), kernel))
