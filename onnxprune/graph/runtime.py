@@ -104,6 +104,10 @@ def random_feeds(model: Model, shapes: Shapes, inputs: Mapping[str, tuple[int, .
         t = info.type.tensor_type
         shape = list(inputs.get(info.name, ()))
         dtype = helper.tensor_dtype_to_np_dtype(t.elem_type or TensorProto.FLOAT)
+        free = info.name not in limits and info.name not in choices
+        if free and "mask" in info.name.lower() and np.dtype(dtype).kind in "iu":
+            feeds[info.name] = np.ones(shape, dtype)  # all positions count: others may be refused, or give no number
+            continue
         feeds[info.name] = _values(rng, shape, np.dtype(dtype), limits.get(info.name), choices.get(info.name))
     return feeds
 

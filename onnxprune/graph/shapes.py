@@ -9,7 +9,7 @@ change what may be removed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -319,9 +319,44 @@ def concrete_inputs(
             raise OptionError(f"--input-shape {name}: no such input; the model has {', '.join(i.name for i in inputs)}")
     for attempt in range(len(SIZES)):
         found = [(i.name, *_concrete(i, given.get(i.name), attempt, batch)) for i in inputs]
-        yield {name: shape for name, shape, _ in found if shape is not None}
+        yield _with_caches(inputs, given, {name: shape for name, shape, _ in found if shape is not None})
         if not any(guessed for _, _, guessed in found):
             return
+
+
+PAST = 7  # positions in a key-value cache, where that is dynamic
+
+
+def _with_caches(
+    inputs: Sequence[onnx.ValueInfoProto],
+    given: Mapping[str, tuple[int, ...]],
+    shapes: dict[str, tuple[int, ...]],
+) -> dict[str, tuple[int, ...]]:
+    """Lengths that fit each other where keys and values of earlier steps are inputs, (..., heads, past, dimensions):
+    that of the new tokens, that of the past, and their sum for a mask over both."""
+    dims = {i.name: i.type.tensor_type.shape.dim for i in inputs}
+
+    def is_cache(d: Sequence[onnx.TensorShapeProto.Dimension]) -> bool:
+        return len(d) in (4, 5) and fixed(d[-1]) and fixed(d[-3]) and bool(d[-2].dim_param)
+
+    caches = {d[-2].dim_param for d in dims.values() if is_cache(d)}
+    tokens = [
+        i.name for i in inputs
+        if len(dims[i.name]) == 2 and i.type.tensor_type.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+    ]  # fmt: skip
+    if not caches or not tokens or given or tokens[0] not in shapes:
+        return shapes
+    new = shapes[tokens[0]][1]
+    sizes = dict.fromkeys(caches, PAST) | {dims[tokens[0]][1].dim_param: new}
+    for name in tokens:
+        symbol = dims[name][1].dim_param
+        if symbol and symbol not in sizes:
+            sizes[symbol] = PAST + new
+    return {
+        name: tuple(sizes.get(d.dim_param, n) if k and d.dim_param else n for k, (d, n) in
+                    enumerate(zip(dims[name], shape, strict=True)))
+        for name, shape in shapes.items()
+    }  # fmt: skip
 
 
 def graph_inputs(model: Model) -> list[onnx.ValueInfoProto]:
