@@ -166,28 +166,29 @@ def test_a_glob_with_a_set_matches_as_glob() -> None:
 
 
 def test_ratios() -> None:
-    assert ratios(GROUPS, channels=0.3) == {g.name: 0.3 for g in GROUPS}
-    assert ratios(GROUPS, channels=None, ratio=[("layer1*", 0.5)]) == {"layer1.conv": 0.5}
-    last = ratios(GROUPS, channels=0.3, ratio=[("*", 0.1), ("layer*", 0.2), ("layer1.weight", 0.4)])
+    assert ratios(GROUPS, amounts={"channels": 0.3}) == {g.name: 0.3 for g in GROUPS}
+    assert ratios(GROUPS, amounts={}, ratio=[("layer1*", 0.5)]) == {"layer1.conv": 0.5}
+    last = ratios(GROUPS, amounts={"channels": 0.3}, ratio=[("*", 0.1), ("layer*", 0.2), ("layer1.weight", 0.4)])
     assert list(last.values()) == [0.4, 0.2, 0.1]
-    assert list(ratios(GROUPS, channels=0.3, ratio=[("layer1.weight", 0.4), ("*", 0.1)]).values()) == [0.1] * 3
-    ignored = ratios(GROUPS, channels=0.3, ratio=[("layer2*", 0.5)], ignore=["layer2.conv", "a=b"])
+    last_wins = [("layer1.weight", 0.4), ("*", 0.1)]
+    assert list(ratios(GROUPS, amounts={"channels": 0.3}, ratio=last_wins).values()) == [0.1] * 3
+    ignored = ratios(GROUPS, amounts={"channels": 0.3}, ratio=[("layer2*", 0.5)], ignore=["layer2.conv", "a=b"])
     assert list(ignored.values()) == [0.3, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("r", [1.0, -0.1, 2, float("nan"), float("inf")])
 def test_ratios_outside_are_refused(r: float) -> None:
     with pytest.raises(OptionError, match=r"--channels.*not a fraction in \[0, 1\)"):
-        ratios(GROUPS, channels=r)
+        ratios(GROUPS, amounts={"channels": r})
     with pytest.raises(OptionError, match=r"--ratio layer1\*.*not a fraction in \[0, 1\)"):
-        ratios(GROUPS, channels=0.3, ratio=[("layer1*", r)])
+        ratios(GROUPS, amounts={"channels": 0.3}, ratio=[("layer1*", r)])
 
 
 def test_globs_that_match_nothing_are_refused() -> None:
     with pytest.raises(OptionError, match=r"--ratio 'head\*' matches no .*layer1\.conv.*inspect"):
-        ratios(GROUPS, channels=None, ratio=[("head*", 0.5)])
+        ratios(GROUPS, amounts={}, ratio=[("head*", 0.5)])
     with pytest.raises(OptionError, match=r"--ignore 'head\*' matches no"):
-        ratios(GROUPS, channels=0.3, ignore=["layer1*", "head*"])
+        ratios(GROUPS, amounts={"channels": 0.3}, ignore=["layer1*", "head*"])
 
 
 # uniform and global

@@ -404,6 +404,13 @@ def _load_npz(path: Path, what: str) -> dict[str, Array]:
             raise OptionError(f"{what}: cannot be read as a numpy archive ({_reason(e)})") from e
 
 
+TEXT = (".txt", ".tsv", ".csv", ".json", ".jsonl", ".md")
+
+
+def _usable(file: _File) -> bool:
+    return file.path.lower().endswith((".npy", *IMAGES))
+
+
 def _from_path(
     path: Path, model: Model, inputs: Sequence[onnx.ValueInfoProto], how: Preprocess, augment: bool, seed: int,
     samples: int | None, option: str,
@@ -418,7 +425,15 @@ def _from_path(
         if len(inputs) > 1:
             raise OptionError(f"{what}: one array, but the model has {len(inputs)} inputs; give a .npz")
         return _from_arrays({inputs[0].name: _load_npy(path, what)}, inputs, what, shown)
+    if path.is_file() and suffix in TEXT:
+        ids = ", ".join(i.name for i in inputs)
+        raise OptionError(
+            f"{what}: text is for the model's tokenizer, which onnxprune does not have; give what it makes of the text, "
+            f"a .npz with one array of token ids per input ({ids})"
+        )
     files = _files(path, what)
+    if any(PurePosixPath(f.path).suffix.lower() in TEXT for f in files) and not any(map(_usable, files)):
+        raise OptionError(f"{what}: holds text; tokenize it, and give token ids as .npz with one array per input")
     images = [f for f in files if PurePosixPath(f.path).suffix.lower() in IMAGES]
     arrays = [f for f in files if f.path.lower().endswith(".npy")]
     if images and arrays:
