@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 HERE = Path(__file__).resolve().parent
-SHARED = "digits_heldout.npz"
+SHARED = "heldout.npz"  # behind the first word of the names that share it
 BATCH = 150
 
 
@@ -30,12 +30,12 @@ def base_name(model_path: str | Path) -> str:
 
 
 def heldout_path(name: str, data_dir: Path = HERE) -> Path:
-    """`<name>.npz` where the model has its own file, else the shared one."""
-    own = data_dir / f"{name}.npz"
+    """`<name>.npz` where the model has its own file, else the one that models of a family share."""
+    own, shared = data_dir / f"{name}.npz", data_dir / f"{name.split('_')[0]}_{SHARED}"
     if own.is_file():
         return own
-    if (data_dir / f"{name}.onnx").is_file() and (data_dir / SHARED).is_file():
-        return data_dir / SHARED
+    if (data_dir / f"{name}.onnx").is_file() and shared.is_file():
+        return shared
     known = ", ".join(sorted(path.stem for path in data_dir.glob("*.onnx") if ".pruned" not in path.name))
     raise ScoreError(f"no held-out data for '{name}' in {data_dir}; name one of these with --like: {known}")
 
@@ -63,7 +63,9 @@ def predict(model_path: str | Path, inputs: dict[str, np.ndarray]) -> np.ndarray
 
 
 def evaluate(outputs: np.ndarray, labels: np.ndarray) -> tuple[str, float]:
-    """Top-1 accuracy where there is a label per sample, per-pixel accuracy of `logit > 0` where there is a mask."""
+    """Top-1 accuracy where there is a label per sample or per token, per-pixel accuracy of `logit > 0` of a mask."""
+    if outputs.ndim == 3 and outputs.shape[:2] == labels.shape:
+        return "top1", float((outputs.argmax(axis=2) == labels).mean())
     if labels.ndim == 1:
         if outputs.ndim != 2 or len(outputs) != len(labels):
             raise ScoreError(f"expected one row of class scores per sample, the model gives {outputs.shape}")

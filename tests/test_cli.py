@@ -251,7 +251,7 @@ def test_other_kinds_are_listed_as_left_alone(call: Cli, folder: Path) -> None:
     assert "left alone: kind hidden (1 group)" in result.out
     assert "hidden" not in result.out.split("pinned:")[1]
     listed = call(f"stream.onnx {CUT} --json -").report
-    assert listed["left_alone"] == {"hidden": 1}
+    assert listed["left_alone"] == {"hidden": 1, "layers": 1}
     assert [(g["kind"], g["size"]) for g in listed["groups"]] == [("channels", 32)]
 
 

@@ -107,7 +107,6 @@ def test_damage_is_that_of_a_real_cut() -> None:
 
 READERS: dict[str, str] = {  # of the group of six, and how the database cannot put another matrix there
     "one weight for two layers": "k = Conv(r, v) n = Neg(r) j = Conv(n, v) t = Tanh(j) y = Add(k, t)",
-    "no linear layer": "s = ReduceSum<keepdims = 1>(r, one) y = Tanh(s)",
 }  # fmt: skip
 
 
@@ -119,6 +118,16 @@ def test_a_group_whose_readers_cannot_be_refitted_stays_whole(name: str) -> None
     levels, analysis = database(proto)
     (group,) = analysis.of_kind("channels")
     assert levels.kept[group.name] == [group.size]
+
+
+def test_a_group_that_no_layer_reads_is_cut_by_gates() -> None:
+    """The sum over the channels cannot make up for what goes: the damage is that of the model with zeros."""
+    proto = build("h = Conv(x, w) r = Relu(h) s = ReduceSum<keepdims = 1>(r, one) y = Tanh(s)", y="float[n,c,a,b]",
+                  w=normal(6, 3, 3, 3), one=np.array([1]))  # fmt: skip
+    levels, analysis = database(proto)
+    (group,) = analysis.of_kind("channels")
+    assert levels.kept[group.name] == [6, 5, 4, 3, 2]
+    assert levels.damage[group.name][0] == 0 < levels.damage[group.name][1] <= levels.damage[group.name][-1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

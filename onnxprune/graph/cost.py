@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def cost_model(
     shapes: Shapes,
     axes: Axes,
     grouped: dict[str, Ids],
-    gates: Mapping[str, Ids],
+    gates: Mapping[str, Ids] = MappingProxyType({}),
 ) -> CostModel:
     """axes: name -> ids per axis (None: an axis that never shrinks); grouped: weight -> ids `(groups, width)`; gates:
     node key -> the id without which the node is gone, `(1,)`."""

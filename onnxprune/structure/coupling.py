@@ -437,10 +437,11 @@ class Coupling:
         for ids, kind in self._marks:
             if kind in kinds:
                 kinds[kind][labels[ids]] = True
-        for ids, pin, unless in self._conditional:
-            held = ids[~np.any([kinds[kind][labels[ids]] for kind in unless], axis=0)]
-            if held.size:
-                self._pins.append((held, pin))
+        held = [
+            (ids[~np.any([kinds[kind][labels[ids]] for kind in unless], axis=0)], pin)
+            for ids, pin, unless in self._conditional
+        ]
+        self._pins = [(ids, pin) for ids, pin in held if ids.size] + self._pins  # the nearest reason is the first
         self._conditional = []
 
     def _flags(self) -> tuple[Ids, Array, dict[str, Array]]:
