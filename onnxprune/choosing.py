@@ -216,11 +216,8 @@ def nothing_found(analysis: Analysis, kinds: Sequence[str]) -> str:
         why = dict.fromkeys(f"{p.op} {p.node} ({p.reason})" for p in s.pins if p.op != "graph")
     stopped = "; ".join(list(why)[:4]) or "it has no weights that make channels"
     more = f"; and {len(why) - 4} more" if len(why) > 4 else ""
-    hint = (
-        "; --allow-io-change lets inputs and outputs shrink"
-        if "graph input" in stopped + more or ("graph output" in stopped and "channels" not in kinds)
-        else ""
-    )
+    io = {"heads", "head_dim"}.issuperset(kinds) and ("graph input" in stopped or "graph output" in stopped)
+    hint = "; --allow-io-change lets heads in inputs and outputs shrink" if io else ""
     return f"{where}: nothing can be pruned: {stopped}{more}{hint}{instead}"
 
 

@@ -24,7 +24,7 @@ from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import compare, masked_model, verify
 
-KINDS = ("channels", "heads", "head_dim")
+KINDS = ("channels", "heads", "head_dim", "hidden")
 TOLERANCE = 1e-4
 ROUNDING = 1e-6  # what rounding does to a weight, generously
 

@@ -76,7 +76,7 @@ def prune(path: str, out: str, channels: float, round_to: int) -> dict[str, Any]
 
 
 def ours(path: Path, out: Path, channels: float, round_to: int) -> dict[str, Any]:
-    answer = common.call("coverage:prune", path, out, channels, round_to, seconds=SECONDS, gigabytes=GIGABYTES)
+    answer = common.call("pruned:prune", path, out, channels, round_to, seconds=SECONDS, gigabytes=GIGABYTES)
     row = answer.value or {"status": "broken", "message": answer.problem}
     return {**row, "seconds": answer.run.seconds}
 

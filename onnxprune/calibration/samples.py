@@ -428,7 +428,7 @@ def _from_path(
     if path.is_file() and suffix in TEXT:
         ids = ", ".join(i.name for i in inputs)
         raise OptionError(
-            f"{what}: text is for the model's tokenizer, which onnxprune does not have; give what it makes of the text, "
+            f"{what}: text is for the tokenizer of the model, which onnxprune lacks; give what it makes of the text, "
             f"a .npz with one array of token ids per input ({ids})"
         )
     files = _files(path, what)

@@ -413,6 +413,8 @@ class Coupling:
             ):
                 self.mark("experts", ids)
         while True:  # an axis of attention that was split or merged first: its factors are of attention too
+            while self._pair(left):
+                pass
             flags = self._flags()
             labels, _, marked = flags
             split = [v for v in left if any(marked[kind][labels[v.ids]].any() for kind in ("heads", "head_dim"))]
@@ -430,6 +432,19 @@ class Coupling:
             if not split:
                 break
         return self._consistent(products)
+
+    def _pair(self, views: Sequence[View]) -> bool:
+        """Views that split one axis into the same sizes have the same factors; whether that was news."""
+        labels = self.components()
+        seen: dict[tuple[bytes, tuple[int, ...]], View] = {}
+        moved = False
+        for v in views:
+            first = seen.setdefault((labels[v.ids].tobytes(), v.sizes), v)
+            for a, b in zip(first.factors, v.factors, strict=True):
+                if a is not None and b is not None and (labels[a] != labels[b]).any():
+                    self._ties.append((a, b, v.node.key))
+                    moved = True
+        return moved
 
     def _settle(self, labels: Ids) -> None:
         """Pin what is pinned unless it is of a kind, and is not."""

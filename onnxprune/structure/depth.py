@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from onnxprune.graph.node import Node, walk
+from onnxprune.graph.shapes import graph_inputs
 from onnxprune.structure.coupling import Coupling, Ids
 
 SKIPS = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
@@ -54,18 +55,22 @@ def find_blocks(c: Coupling, *, whole_layers: bool = False) -> list[Block]:
     for info in c.model.proto.graph.output:
         readers.setdefault(info.name, []).append(len(nodes))
     makers = {p.node.key for p in c.produces}
+    entrances = {i.name for i in graph_inputs(c.model)}
     found: list[tuple[int, int, int, list[int]]] = []
     streams: dict[str, set[str]] = {}  # output of a sum -> the stream that went in, and before that
     for i, n in enumerate(nodes):
-        if (n.op != "Add" and n.op not in SKIPS) or not all(n.input(k) in at for k in (0, 1)):
+        if n.op != "Add" and n.op not in SKIPS:
             continue
         shape = c.shape(n.input(0))
         if shape is None or shape != c.shape(n.input(1)) or shape != c.shape(n.output(0)):
             continue
         for stream, branch in ((0, 1), (1, 0)):
             source = n.input(stream)
-            maker = nodes[at[source]]
-            same = {source, *(maker.outputs if maker.op in SKIPS else ()), *streams.get(source, ())} - {""}
+            if n.input(branch) not in at or (source not in at and source not in entrances):
+                continue
+            maker = nodes[at[source]] if source in at else None
+            twins = maker.outputs if maker is not None and maker.op in SKIPS else ()
+            same = {source, *twins, *streams.get(source, ())} - {""}
             if _depends(nodes, at, n.input(branch), same, c.shapes.known):
                 inside = _alone(nodes, at, readers, n.input(branch), i)
                 if any(nodes[k].key in makers for k in inside):

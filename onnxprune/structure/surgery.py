@@ -139,7 +139,12 @@ class Surgeon:
     def set_shape_input(self, n: Node, slot: int) -> None:
         """Entries of a target shape that no longer name the number of survivors are overwritten."""
         y = self.coupling.axes(n.output(0))
-        source = n.input(slot)
+        asked = source = n.input(slot)
+        if self._changed(
+            source
+        ):  # arithmetic on widths that have shrunk may not come out even: begin with the old ones
+            source = self._as_before(source)
+            self._connect(n, slot, source)
         now = self.shapes.known.get(source)
         before = self.coupling.shape(n.output(0))
         if now is None or now.ndim != 1 or before is None or len(y) != len(before):
@@ -158,7 +163,7 @@ class Surgeon:
                 continue
             if v != size:
                 entries[i] = size
-        varying = {i: v for i, v in entries.items() if now[i] > 0 and self._varies(source, i)}
+        varying = {i: v for i, v in entries.items() if now[i] > 0 and self._varies(asked, i)}
         if varying:  # a dynamic size times a width: scaled, so that it stays dynamic
             times, by = np.ones_like(now), np.ones_like(now)
             for i, v in varying.items():
@@ -167,7 +172,7 @@ class Surgeon:
             self.insert("Mul", [source, self._constant(times, f"{source}_kept")], product)
             self.insert("Div", [product, self._constant(by, f"{source}_full")], quotient)
             self._connect(n, slot, quotient)
-        self.patch(n, "", slot, entries)
+        self.patch(n, "", slot, {i: v for i, v in entries.items() if i not in varying})
 
     def scale_output(self, n: Node, factor: float) -> None:
         """Multiply the node's first output by a constant."""
@@ -339,11 +344,11 @@ class Surgeon:
             self.insert("Shape", [node.input(0)], sizes)
             old = self.coupling.shape(node.input(0)) or ()
             shrunk = [self.shrinks(node.input(0), k) for k in range(len(old))]
-            mask = np.array([0 if s else 1 for s in shrunk], np.int64)
-            plus = np.array([d if s else 0 for s, d in zip(shrunk, old, strict=True)], np.int64)
-            scaled, whole = self.fresh(f"{name}_dynamic"), self.fresh(f"{name}_original")
-            self.insert("Mul", [sizes, self._constant(mask, f"{name}_mask")], scaled)
-            self.insert("Add", [scaled, self._constant(plus, f"{name}_widths")], whole)
+            times = np.array([d if s else 1 for s, d in zip(shrunk, old, strict=True)], np.int64)
+            by = [self.new_size(node.input(0), k) if s else 1 for k, s in enumerate(shrunk)]
+            scaled, whole = self.fresh(f"{name}_scaled"), self.fresh(f"{name}_original")
+            self.insert("Mul", [sizes, self._constant(times, f"{name}_widths")], scaled)
+            self.insert("Div", [scaled, self._constant(np.array(by, np.int64), f"{name}_kept")], whole)
             if node.op == "Size":
                 count = self.fresh(f"{name}_count")
                 self.insert("ReduceProd", [whole], count, keepdims=0)
