@@ -316,7 +316,11 @@ def recovered(
     count = counting(progress, "recover")
     if method == "batchnorm":
         model, n = batch_statistics(
-            plain, source, memory=calibration.memory, threads=calibration.threads, progress=count
+            plain,
+            [analysis.narrow(feeds, keep) for feeds in source],
+            memory=calibration.memory,
+            threads=calibration.threads,
+            progress=count,
         )
         return model, (), [f"statistics of {n} BatchNormalization nodes estimated anew"]
     model, fits = least_squares(
@@ -354,18 +358,20 @@ class Fidelity:
         return asdict(self)
 
 
-def fidelity(original: Model, pruned: Model, calibration: Calibration) -> Fidelity:
+def fidelity(analysis: Analysis, keep: Keep, pruned: Model, calibration: Calibration) -> Fidelity:
     """Compare outputs, on samples that were left over where there are some, else on those that were used."""
+    original = analysis.model
     spare = calibration.samples.spare(UNSEEN)
     seen = spare is None or spare.count < FEW
     samples = calibration.samples if spare is None or seen else spare
     indices = range(samples.count)
     source = list(samples.batches(calibration.batch))
     names = [o.name for o in original.proto.graph.output]
-    measure = damage(
-        original, Stream(original, source, threads=calibration.threads).compute(names), names, len(indices)
-    )
-    found = joined(Stream(pruned, source, threads=calibration.threads).compute(names), names)
+    whole = Stream(original, source, threads=calibration.threads).compute(names)
+    narrow = (analysis.narrow(outputs, keep) for outputs in whole)
+    measure = damage(original, narrow, names, len(indices))
+    small = [analysis.narrow(feeds, keep) for feeds in source]
+    found = joined(Stream(pruned, small, threads=calibration.threads).compute(names), names)
     agreement = None
     if measure.classes:
         a, b = (class_rows(o[measure.classes]).argmax(1) for o in (measure.reference, found))

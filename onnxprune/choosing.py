@@ -43,6 +43,7 @@ PRUNABLE = ("channels", *KINDS)
 def kind_of(glob: str) -> str:
     """The kind that stands before a glob, as in `heads:GLOB`; "" for none."""
     kind, colon, _ = glob.partition(":")
+    kind = kind.replace("-", "_")
     return kind if colon and kind in PRUNABLE else ""
 
 
@@ -99,7 +100,8 @@ class Builder:
             alive = self.analysis.keep_ids(keeps)
             return scores_of_weights(self.analysis, self.groups, self.how.importance, keep=alive, seed=self.seed)
         if self.how.importance == HEAD_LOSS:
-            gone = {name: kept for name, kept in keeps.items() if not kept.all()}
+            streams = {g.name for g in self.groups if g.kind == "hidden"}  # these have no gates
+            gone = {name: kept for name, kept in keeps.items() if not kept.all() and name not in streams}
             return losses_of_gates(self.analysis, self.groups, self.data, gone, progress=self.clock.progress)
         if self.scores is None or self.how.importance not in MEASURED:
             alive = self.analysis.keep_ids(keeps)

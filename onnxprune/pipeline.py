@@ -33,7 +33,7 @@ from onnxprune.calibrated import (
 from onnxprune.calibration.data import Calibration
 from onnxprune.calibration.images import Preprocess
 from onnxprune.calibration.samples import read
-from onnxprune.choosing import Amount, Builder, Target, kind_of, kinds_of, nothing_found, parse_target
+from onnxprune.choosing import Amount, Builder, Target, kind_of, kinds_of, nothing_found, option, parse_target
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation import METRICS, Drop, Evaluator, Function, default_metric, drop, is_function
 from onnxprune.graph.cost import CostModel, trained
@@ -162,9 +162,18 @@ def prune(
     sparse = any(x is not None for x in (sparsity, pattern, quality))
     cuts, zeros = _by_mode(pairs, structural, sparse)
     structural = structural or bool(cuts)
-    kinds = kinds_of(amounts, cuts)
     if targeted and not amounts:
         amounts["channels"] = "auto"
+    for kind, amount in amounts.items():
+        if amount != "auto" and (isinstance(amount, bool) or not isinstance(amount, (int, float))):
+            raise OptionError(f"{option(kind)} {amount!r}: expected a fraction in [0, 1) that is removed, or auto")
+    if amounts.get("layers") == "auto" and not targeted:
+        raise OptionError("--layers auto needs a target: --target-macs, --target-params or --target-bytes")
+    if allow_io_change and evaluate is not None and not is_function(evaluate):
+        raise OptionError(
+            "--evaluate scores models that take the same inputs; with --allow-io-change give module:function"
+        )
+    kinds = kinds_of(amounts, cuts)
     wanted = Wanted(sparsity, pattern, quality, zeros, (), sparsity_allocate, solver, format)
     _check_options(
         importance, allocate, recover, round_to, max_ratio, steps, seed, threads, metric, max_drop, evaluate, jobs,
@@ -220,7 +229,8 @@ def prune(
     how = recipe(importance, allocate, recover, data=sort, targeted=targeted)
     if amounts.get("layers") == "auto" and (data is None or how.allocate not in SPREADING):
         raise OptionError(
-            "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC"
+            "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC, and "
+            "leave --allocate at kl"
         )
     if steps > 1 and how.importance in MEASURES:
         raise OptionError(f"--steps {steps}: scores again by weights; with --importance {how.importance} leave it out")
@@ -271,10 +281,6 @@ def prune(
     if "hidden" in cut_kinds:
         notes.append("streams became narrower: normalisations count what is left, so that the whole model changes")
     keep = analysis.keep_ids(dict(chosen.keep))
-
-    def narrow(feeds: Feeds) -> Feeds:
-        return {name: analysis.narrowed(name, value, keep) for name, value in feeds.items()}
-
     pruned: Model | None = None
     checked: Verification | None = None
     outcome: Sparsity | None = None
@@ -306,7 +312,7 @@ def prune(
     added = sum(w.size for w in new if trained(w))  # biases that compensate
     if wanted.asked and pruned is not None:
         clock("sparsify")
-        guesses = [narrow(feeds) for feeds in _feeds(analysis, checked, input_shape, seed)]
+        guesses = [analysis.narrow(feeds, keep) for feeds in _feeds(analysis, checked, input_shape, seed)]
         pruned, outcome, more = sparsify(
             pruned, wanted, guesses, verify=verify, threads=threads, dry_run=dry_run, progress=progress
         )
@@ -315,7 +321,7 @@ def prune(
     if pruned is not None and not dry_run and (data is not None or judge is not None):
         clock("compare")
         if data is not None:
-            close = fidelity(model, pruned, data)
+            close = fidelity(analysis, keep, pruned, data)
             if close.costly and not targeted and chosen.keep:
                 notes.append(
                     "this cut costs much: --target-macs 70% cuts where it hurts least, and --max-drop 0.01 --evaluate "
@@ -328,7 +334,9 @@ def prune(
     elif measure and pruned is not None:
         clock("measure")
         guesses = _feeds(analysis, checked, input_shape, seed)
-        times, problem = _measure(analysis, pruned, [(feeds, narrow(feeds)) for feeds in guesses], threads)
+        times, problem = _measure(
+            analysis, pruned, [(feeds, analysis.narrow(feeds, keep)) for feeds in guesses], threads
+        )
         notes += problem or _slower(times, groups, chosen, outcome)
     clock("")
     report = _report(
@@ -421,14 +429,14 @@ def _check_options(
     jobs: int,
     memory: float,
 ) -> None:
-    for option, value, allowed in (
+    for what, value, allowed in (
         ("importance", importance, IMPORTANCES),
         ("allocate", allocate, ALLOCATIONS),
         ("recover", recover, RECOVERIES),
         ("metric", metric, METRICS),
     ):
         if value is not None and value not in allowed:
-            raise OptionError(f"--{option} {value}: unknown; choose one of {', '.join(allowed)}")
+            raise OptionError(f"--{what} {value}: unknown; choose one of {', '.join(allowed)}")
     if round_to < 1:
         raise OptionError(f"--round-to {round_to}: must be 1 (off) or more")
     if max_ratio is not None and not 0 < max_ratio < 1:
@@ -555,6 +563,9 @@ def _report(
     )
     after_bytes = file_bytes(pruned, None) if pruned is not None else None
     parameters = round(costs.parameters(keep)) + added
+    if pruned is not None and any(not keep[b.gate].any() for b in analysis.blocks):  # also what several blocks shared
+        cut = analyze(pruned)
+        parameters = round(cut.costs().parameters(np.ones(cut.coupling.size, bool)))
     after = Cost(parameters, round(costs.macs(keep)), after_bytes, times.get("after"))
     groups = tuple(
         GroupReport(g.name, g.kind, g.size, int(plan.keep[g.name].sum()) if g.name in plan.keep else g.size, g.nodes)

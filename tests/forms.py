@@ -827,7 +827,7 @@ def geglu() -> ModelProto:
     return b.classify(b.pre_norm(b.positions(b.embed(WIDE)), lambda y: b.mha(y, scale="mul"), ffn))
 
 
-@form(note="x + attention(norm(x)) + ffn(norm(x)): both blocks start from the same sum; blocks counts them apart.")
+@form(blocks=LAYERS, note="x + (attention(norm(x)) + ffn(norm(x))): one sum adds both to the stream, one block.")
 def parallel_residual() -> ModelProto:
     """GPT-J: attention and feed-forward layer side by side."""
     b = Net()

@@ -46,7 +46,7 @@ SECONDS = 120
 SIZES = {"batch": 3, "sequence": 9, "target": 7, "past": 5, "samples": 400}
 OTHER = {"batch": 5, "sequence": 11, "target": 10, "past": 8, "samples": 520}
 VOCABULARY, WIDTH, HEADS, LAYERS, INNER = 99, 64, 4, 2, 96
-TOLERANCE = 1e-3  # of the largest output, or of one
+TOLERANCE = 1e-3  # of the largest output
 ODD = (
     "If Loop Scan ScatterND ScatterElements NonZero GatherND GatherElements Einsum Mod Trilu Where Expand Range CumSum "
     "OneHot TopK Split Attention RMSNormalization RotaryEmbedding LayerNormalization Gelu"
@@ -384,7 +384,7 @@ def compare(path: Path, module: nn.Module, feeds: Feeds) -> Row:
         return {"problem": f"shapes {[f.shape for f in found]} in place of {[w.shape for w in wanted]}"}
     worst = max(float(np.abs(f - w).max()) for f, w in zip(found, wanted, strict=True))
     scale = max(float(np.abs(w).max()) for w in wanted)
-    if not worst <= TOLERANCE * max(1.0, scale):  # NaN is not
+    if not worst <= TOLERANCE * scale:  # NaN is not
         return {"problem": f"differs from torch by {worst:.2g} of {scale:.2g}"}
     return {"difference": worst, "scale": scale, "problem": ""}
 

@@ -74,7 +74,8 @@ def _counts(ids: Array, divisor: int, analysis: Analysis, owners: Ids, alive: Ke
     double = (mine >= 0).all(1)
     single = mine.max(1)
     fixed = int(np.count_nonzero(alive[ids] & (single < 0))) / divisor
-    each = {int(k): int(np.count_nonzero(single[~double] == k)) / divisor for k in np.unique(single[~double]) if k >= 0}
+    free = single[~double & alive[ids]]  # what a group that is not asked about has taken from a product is gone
+    each = {int(k): int(np.count_nonzero(free == k)) / divisor for k in np.unique(free) if k >= 0}
     terms: list[list[_Count]] = [[(fixed, each)]] if fixed or each else []
     for a, b in np.unique(mine[double], axis=0):
         count = int(np.count_nonzero(double & (mine == (a, b)).all(1)))

@@ -150,6 +150,10 @@ def level_database(
             progress(done, total)
         for r in mine:
             r.moments = Moments()
+    ends = [name for name in blocks if len(kept[name]) > 1]
+    if ends and len(ends) == len(blocks):  # one block stays, whatever the target
+        last = max(ends, key=lambda name: hurt[name][-1])
+        kept[last], hurt[last] = kept[last][:1], hurt[last][:1]
     return Levels(kept, hurt, scores)
 
 

@@ -26,6 +26,7 @@ def matches(group: ChannelGroup, glob: str) -> bool:
     A kind before the glob, as in `heads:GLOB`, is that of the group.
     """
     kind, colon, rest = glob.partition(":")
+    kind = kind.replace("-", "_")
     if colon and kind in ("channels", *KINDS):
         return group.kind == kind and matches(group, rest)
     return any(n == glob or fnmatch.fnmatchcase(n, glob) for n in group.names)
@@ -146,10 +147,10 @@ def uniform(
 def global_(
     groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios, *, round_to: int, max_ratio: float
 ) -> Keeps:
-    """one threshold over the scores of all groups with the same wanted ratio, at most `max_ratio` of a group"""
+    """one threshold over all groups of a kind with the same wanted ratio, at most `max_ratio` of a group"""
     out: Keeps = {}
-    for r in sorted({wanted.get(g.name, 0.0) for g in groups}):
-        mine = [g for g in groups if wanted.get(g.name, 0.0) == r]
+    for kind, r in sorted({(g.kind, wanted.get(g.name, 0.0)) for g in groups}):
+        mine = [g for g in groups if (g.kind, wanted.get(g.name, 0.0)) == (kind, r)]
         # a group's lowest scores can go, the others are out of reach
         offers = [np.sort(scores[g.name])[: int(max_ratio * g.size + 1e-9)] for g in mine]
         owner = np.repeat(np.arange(len(mine)), [len(o) for o in offers])
@@ -167,9 +168,12 @@ ALLOCATORS: dict[str, Allocator] = {"uniform": uniform, "global": global_}
 def depth(groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios) -> Keeps:
     """Of residual blocks with the same wanted ratio, so many go that matter least, one at least and never all."""
     out: Keeps = {g.name: np.ones(g.size, bool) for g in groups}
+    left = len(groups) - 1
     for r in sorted({wanted.get(g.name, 0.0) for g in groups} - {0.0}):
         mine = sorted((g for g in groups if wanted.get(g.name, 0.0) == r), key=lambda g: float(scores[g.name][0]))
-        for g in mine[: min(max(1, round(r * len(mine))), len(groups) - 1)]:
+        going = mine[: min(max(1, round(r * len(mine))), left)]
+        left -= len(going)
+        for g in going:
             out[g.name][:] = False
     return out
 

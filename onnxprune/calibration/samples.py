@@ -236,11 +236,21 @@ def _from_arrays(arrays: Mapping[str, Array], inputs: Sequence[onnx.ValueInfoPro
     )  # fmt: skip
     if labels is None:
         return found
+    if _of_tokens(labels, found):
+        return _labelled(found, labels, what)
     flat = np.asarray(labels).reshape(-1)
     if flat.size == count and flat.dtype.kind in "iufb":
         return _labelled(found, flat, what)
     note = f", without its labels of shape {_tuple(np.shape(labels))}"  # of pixels, boxes, or of rows of a fixed batch
     return replace(found, description=found.description + note)
+
+
+def _of_tokens(labels: Any, samples: Samples) -> bool:
+    """Whether labels are integers `(samples, tokens)`, as the model's inputs are."""
+    shape = np.shape(labels)
+    if len(shape) != 2 or shape[0] != samples.count or shape[1] < 2 or np.asarray(labels).dtype.kind not in "iu":
+        return False
+    return any(v.dtype.kind in "iu" and v.shape[-1:] == shape[1:] for v in samples.feeds([0]).values())
 
 
 def _hash(feeds: Feeds) -> bytes:
@@ -581,6 +591,8 @@ def _labelled(found: Samples, labels: Any, option: str) -> Samples:
     files = len(set(found.names))
     if found.augmented and values.shape == (files,):
         values = values[[i % files for i in found.chosen]]  # images repeat with other crops
+    if _of_tokens(values, found):
+        return replace(found, labels=values.astype(np.int64))
     if values.size == found.count:
         values = values.reshape(-1)
     if values.shape != (found.count,):

@@ -116,7 +116,8 @@ def least_squares(
     edit = Edit(pruned)
     tasks, fits = find_tasks(analysis, keep, edit)
     whole = Stream(analysis.model, source, limit=memory / 2, threads=threads)
-    small = Stream(edit.model, source, limit=memory / 2, threads=threads)
+    narrow = [analysis.narrow(feeds, keep) for feeds in source]
+    small = Stream(edit.model, narrow, limit=memory / 2, threads=threads)
     for done, task in enumerate(tasks):
         progress(done, len(tasks))
         whole.advance(task.whole.index)

@@ -83,7 +83,8 @@ def find_blocks(c: Coupling, *, whole_layers: bool = False) -> list[Block]:
         if sums.intersection(inside):
             continue
         mine = tuple(nodes[k] for k in inside)
-        attends = any(n.op in ATTENDING or (n.op in ("MatMul", "Einsum") and _activations(c, n)) for n in mine)
+        way = _way(nodes, at, nodes[i].input(branch), nodes[i].input(stream))
+        attends = any(n.op in ATTENDING or (n.op in ("MatMul", "Einsum") and _activations(c, n)) for n in way)
         blocks.append(Block(nodes[i], stream, branch, mine, c.fresh(1), attends))
     for first, second in pairwise(blocks):
         if whole_layers and first.attends and not second.attends:
@@ -113,6 +114,18 @@ def _depends(
                 seen.add(i)
                 todo.append(i)
     return False
+
+
+def _way(nodes: Sequence[Node], at: Mapping[str, int], name: str, on: str) -> list[Node]:
+    """Nodes that a tensor is computed by since the stream `on` was made."""
+    first = at.get(on, -1)
+    found, todo = {at[name]}, [at[name]]
+    while todo:
+        for i in nodes[todo.pop()].inputs:
+            if at.get(i, -1) > first and at[i] not in found:
+                found.add(at[i])
+                todo.append(at[i])
+    return [nodes[i] for i in sorted(found)]
 
 
 def _alone(

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,10 @@ class Analysis:
             if ids is not None and not keep[ids].all():
                 value = np.take(value, np.flatnonzero(keep[ids]), axis)
         return value
+
+    def narrow(self, values: Mapping[str, Array], keep: Keep) -> dict[str, Array]:
+        """Inputs or outputs by name, each `narrowed`."""
+        return {name: self.narrowed(name, value, keep) for name, value in values.items()}
 
     def units(self, group: ChannelGroup) -> Ids:
         """Unit of the group that every component belongs to, -1 for none, `(components + 1,)`; the last is -1."""

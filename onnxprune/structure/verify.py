@@ -183,10 +183,7 @@ def verify(
     notes += how
     narrow = bool(how)
 
-    def fewer(values: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: analysis.narrowed(name, v, keep) for name, v in values.items()}
-
-    expected, small = fewer(expected), fewer(feeds)
+    expected, small = analysis.narrow(expected, keep), analysis.narrow(feeds, keep)
     found = _run_pruned(as_float32(pruned) if narrow else pruned, small, inner)
     error, more = compare(original, expected, found, inner)
     notes += more
@@ -199,7 +196,12 @@ def verify(
         except Exception as e:  # onnxruntime's exceptions share no base class
             notes.append(f"the original does not run with a batch of 2, so one sample was verified ({_line(e)[:80]})")
         else:
-            other, _ = compare(original, fewer(expected), _run_pruned(pruned, fewer(second), inner), inner)
+            other, _ = compare(
+                original,
+                analysis.narrow(expected, keep),
+                _run_pruned(pruned, analysis.narrow(second, keep), inner),
+                inner,
+            )
             error, runs = max(error, other), 2
     limit = tolerance(analysis)
     if not error <= limit:
