@@ -252,17 +252,16 @@ class ViT(nn.Module):
 def sst2(data: Path) -> tuple[Arrays, Arrays]:
     """Training and held-out arrays; 0 pads and 1 is a word outside the vocabulary of the training part."""
     files = [(data / f"sst2_{part}.tsv").read_text(encoding="utf-8").splitlines() for part in ("train", "dev")]
-    parts = [[line.rsplit("\t", 1) for line in lines] for lines in files]
-    counts = Counter(word for text, _ in parts[0] for word in text.split())
+    parts = [[(line[:-2].split()[:SENTENCE], int(line[-1])) for line in lines] for lines in files]
+    counts = Counter(word for words, _ in parts[0] for word in words)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))[: WORDS - 2]
     ids = {word: index + 2 for index, word in enumerate(ranked)}
     arrays = []
     for part in parts:
         rows, mask = np.zeros((2, len(part), SENTENCE), np.int64)
-        for row, on, (text, _) in zip(rows, mask, part, strict=True):
-            found = [ids.get(word, 1) for word in text.split()[:SENTENCE]]
-            row[: len(found)], on[: len(found)] = found, 1
-        labels = np.array([int(label) for _, label in part])
+        for row, on, (words, _) in zip(rows, mask, part, strict=True):
+            row[: len(words)], on[: len(words)] = [ids.get(word, 1) for word in words], 1
+        labels = np.array([label for _, label in part])
         arrays.append({"input_ids": rows, "attention_mask": mask, "labels": labels})
     return arrays[0], arrays[1]
 

@@ -138,31 +138,16 @@ class Surgeon:
 
     def set_shape_input(self, n: Node, slot: int) -> None:
         """Entries of a target shape that no longer name the number of survivors are overwritten."""
-        y = self.coupling.axes(n.output(0))
         asked = source = n.input(slot)
-        if self._changed(
-            source
-        ):  # arithmetic on widths that have shrunk may not come out even: begin with the old ones
-            source = self._as_before(source)
+        entries = self._wrong_sizes(n, source)
+        if any(self._varies(asked, i) for i in entries) and self._changed(asked):
+            # arithmetic on widths that have shrunk did not come out even: begin with what it was on the old ones
+            source = self._as_before(asked)
             self._connect(n, slot, source)
-        now = self.shapes.known.get(source)
-        before = self.coupling.shape(n.output(0))
-        if now is None or now.ndim != 1 or before is None or len(y) != len(before):
+            entries = self._wrong_sizes(n, source)
+        if not entries:
             return
-        x = self.shapes.shapes.get(n.input(0), ())
-        offset = len(y) - now.size
-        entries = {}
-        for i, v in enumerate(now.tolist()):
-            k = i + offset
-            if v == -1 or before[k] is None:
-                continue
-            size = self.count(y[k])
-            if n.op == "Reshape" and v == 0 and not n.attr("allowzero", 0):
-                v = x[k] if k < len(x) else 0
-            elif n.op == "Expand" and v == 1:
-                continue
-            if v != size:
-                entries[i] = size
+        now = self.shapes.known[source]
         varying = {i: v for i, v in entries.items() if now[i] > 0 and self._varies(asked, i)}
         if varying:  # a dynamic size times a width: scaled, so that it stays dynamic
             times, by = np.ones_like(now), np.ones_like(now)
@@ -173,6 +158,29 @@ class Surgeon:
             self.insert("Div", [product, self._constant(by, f"{source}_full")], quotient)
             self._connect(n, slot, quotient)
         self.patch(n, "", slot, {i: v for i, v in entries.items() if i not in varying})
+
+    def _wrong_sizes(self, n: Node, source: str) -> dict[int, int]:
+        """Entry of the target shape `source` -> the number of survivors, where it names another one."""
+        y = self.coupling.axes(n.output(0))
+        now = self.shapes.known.get(source)
+        before = self.coupling.shape(n.output(0))
+        if now is None or now.ndim != 1 or before is None or len(y) != len(before):
+            return {}
+        x, old = self.shapes.shapes.get(n.input(0), ()), self.coupling.shapes.known.get(source)
+        offset = len(y) - now.size
+        entries = {}
+        for i, v in enumerate(now.tolist()):
+            k = i + offset
+            if v == -1 or before[k] is None:
+                continue
+            size = self.count(y[k])
+            if n.op == "Reshape" and v == 0 and not n.attr("allowzero", 0) and (old is None or old[i] == 0):
+                v = x[k] if k < len(x) else 0  # as written; a quotient that came down to zero means something else
+            elif n.op == "Expand" and v == 1:
+                continue
+            if v != size:
+                entries[i] = size
+        return entries
 
     def scale_output(self, n: Node, factor: float) -> None:
         """Multiply the node's first output by a constant."""
