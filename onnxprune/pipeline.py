@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def prune(
     if targeted and not amounts:
         amounts["channels"] = "auto"
     for kind, amount in amounts.items():
-        if amount != "auto" and (isinstance(amount, bool) or not isinstance(amount, (int, float))):
+        if amount != "auto" and (isinstance(amount, bool) or not isinstance(amount, Real)):
             raise OptionError(f"{option(kind)} {amount!r}: expected a fraction in [0, 1) that is removed, or auto")
     if amounts.get("layers") == "auto" and not targeted:
         raise OptionError("--layers auto needs a target: --target-macs, --target-params or --target-bytes")
