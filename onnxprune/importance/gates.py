@@ -39,8 +39,7 @@ class Gated:
         self.analysis = analysis
         self.edit = Edit(analysis.model)
         self.names: dict[str, list[str]] = {g.name: [] for g in groups}  # group -> its gates
-        self.exact: dict[str, tuple[Array, Array, bool]] = {}  # gate -> ids, which of them it opens at, added
-        self.groups = {g.name: g for g in groups}
+        self.exact: dict[str, tuple[Array, Array, bool]] = {}  # gate -> its ids, its shape, whether it is added
         owners = analysis.owners(groups)
         wanted: dict[str, list[tuple[Consume, list[str]]]] = {}
         for consume in analysis.coupling.consumes:
