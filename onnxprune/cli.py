@@ -29,7 +29,6 @@ from onnxprune.options import (
     CHECK,
     DATA,
     HOW,
-    MAGNITUDE,
     OUTPUT,
     SPARSE,
     WHAT,
@@ -75,6 +74,7 @@ from onnxprune.screen import (
     spare_data,
     staged_file,
 )
+from onnxprune.solvers.sparse import SOLVERS
 from onnxprune.sparsity.rewrite import densify as to_dense
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.rules import BARRIERS, RULES
@@ -266,8 +266,16 @@ def prune_command(
         ),
     ] = AUTO,
     solver: Annotated[
-        Solver, typer.Option("--solver", rich_help_panel=SPARSE, help="Which weights count.")
-    ] = MAGNITUDE,
+        Solver | None,
+        typer.Option(
+            "--solver",
+            rich_help_panel=SPARSE,
+            show_default="admm with --calibration, magnitude without",
+            help="Which weights stay, and with which values; all but magnitude need --calibration. "
+            + "; ".join(f"{k}: {(f.__doc__ or '').strip()}" for k, f in SOLVERS.items())
+            + ".",
+        ),
+    ] = None,
     sparsity_allocate: Annotated[
         SparseAllocation,
         typer.Option(
@@ -467,7 +475,7 @@ def prune_command(
             pattern=pattern,
             quality=quality,
             format=format.value,
-            solver=solver.value,
+            solver=solver and solver.value,
             sparsity_allocate=sparsity_allocate.value,
             ratio=[pair(r) for r in ratio or ()],
             ignore=ignore or (),

@@ -14,8 +14,9 @@ from onnxprune.calibration.images import PRESETS, Preprocess
 from onnxprune.errors import OptionError
 from onnxprune.evaluation import METRICS
 from onnxprune.plan import RECOVERIES
+from onnxprune.solvers.sparse import SOLVERS
 from onnxprune.sparsity.masks import ALLOCATORS as SPARSE_ALLOCATORS
-from onnxprune.sparsity.masks import SOLVERS
+from onnxprune.sparsity.masks import DATA_ALLOCATORS
 from onnxprune.sparsity.stage import FORMATS
 
 Choice = Enum("Choice", {name: name for name in IMPORTANCES}, type=str)  # type: ignore[misc]
@@ -28,9 +29,9 @@ Recovery = Enum("Recovery", {name: name for name in RECOVERIES}, type=str)  # ty
 
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
 Solver = Enum("Solver", {name: name for name in SOLVERS}, type=str)  # type: ignore[misc]
-SparseAllocation = Enum("SparseAllocation", {name: name for name in SPARSE_ALLOCATORS}, type=str)  # type: ignore[misc]
+SparseAllocation = Enum("SparseAllocation", {name: name for name in (*SPARSE_ALLOCATORS, *DATA_ALLOCATORS)}, type=str)  # type: ignore[misc]
 
-AUTO, MAGNITUDE, ALIKE = Format("auto"), Solver("magnitude"), SparseAllocation("uniform")
+AUTO, ALIKE = Format("auto"), SparseAllocation("uniform")
 
 WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"
 SPARSE, DATA, IMAGES = "Sparse weights", "Calibration and evaluation", "Images"

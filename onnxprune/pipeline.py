@@ -46,6 +46,7 @@ from onnxprune.plan import Plan
 from onnxprune.progress import Clock, Progress, silent
 from onnxprune.recovery.least_squares import LayerFit
 from onnxprune.report import Cost, GroupReport, Report
+from onnxprune.sparsity.solve import Data as SolveData
 from onnxprune.sparsity.stage import Sparsity, Wanted, layer_names, matching, sparsify
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
 from onnxprune.structure.surgery import prune_model, slice_weights
@@ -92,8 +93,9 @@ def prune(
     ratio: Mapping[str, float] | Sequence[tuple[str, float]] = (),
     ignore: Sequence[str] = (),
     format: str = "auto",
-    solver: str = "magnitude",
+    solver: str | None = None,
     sparsity_allocate: str = "uniform",
+    permute: bool = True,
     importance: str | None = None,
     allocate: str | None = None,
     round_to: int = ROUND_TO,
@@ -133,6 +135,9 @@ def prune(
     feed-forward together; experts: of mixtures.
     sparsity: fraction of the weights of every MatMul, Gemm and Conv that becomes zero; pattern: "2:4" keeps 2 of every
     4 consecutive ones; quality: weights below so many standard deviations of their layer become zero.
+    solver: which weights stay, and with which values; None is the best that the data allow: "admm" with, "magnitude"
+    without. sparsity_allocate: uniform, global, erk, lamp; with data also owl and error. permute: reorder channels so
+    that N:M loses less.
     format: what stores them: "auto" measures, "dense", "csr", "nm" (operators of ours), "sparse-initializer".
     ratio: glob -> fraction, for the groups or layers that it matches (last match wins); a prefix says which, as
     "channels:layer4*" or "sparsity:fc*", and is needed where both are asked for. ignore: globs that stay.
@@ -175,7 +180,10 @@ def prune(
             "--evaluate scores models that take the same inputs; with --allow-io-change give module:function"
         )
     kinds = kinds_of(amounts, cuts)
-    wanted = Wanted(sparsity, pattern, quality, zeros, (), sparsity_allocate, solver, format)
+    wanted = Wanted(
+        sparsity, pattern, quality, zeros, (), sparsity_allocate, solver, format, permute=permute,
+        cache=None if cache is None else Path(cache), seed=seed,
+    )  # fmt: skip
     _check_options(
         importance, allocate, recover, round_to, max_ratio, steps, seed, threads, metric, max_drop, evaluate, jobs,
         memory,
@@ -223,7 +231,7 @@ def prune(
         seed = int(chosen.settings.get("seed", seed))
     cutting = structural if chosen is None else bool(chosen.keep)
     data, notes = _data(
-        analysis, costs, cutting, calibration, importance, allocate, recover, samples=samples, preprocess=preprocess,
+        analysis, costs, cutting, wanted, calibration, importance, allocate, recover, samples=samples, preprocess=preprocess,
         augment=augment, memory=memory, threads=threads, jobs=jobs, seed=seed, clock=clock,
     )  # fmt: skip
     sort = None if data is None else "synthetic" if data.synthetic else "real"
@@ -314,8 +322,13 @@ def prune(
     if wanted.asked and pruned is not None:
         clock("sparsify")
         guesses = [analysis.narrow(feeds, keep) for feeds in _feeds(analysis, checked, input_shape, seed)]
+        known = None
+        if data is not None:
+            source = [analysis.narrow(feeds, keep) for feeds in data.runs()]
+            known = SolveData(source, data.memory, data.threads, data.samples.digest, data.synthetic)
+        wanted = replace(wanted, recover=how.recover == "least-squares", seed=seed)
         pruned, outcome, more = sparsify(
-            pruned, wanted, guesses, verify=verify, threads=threads, dry_run=dry_run, progress=progress
+            pruned, wanted, guesses, verify=verify, threads=threads, dry_run=dry_run, data=known, progress=progress
         )
         chosen = replace(chosen, sparsity=outcome.to_plan())
         notes += more
@@ -354,6 +367,7 @@ def _data(
     analysis: Analysis,
     costs: CostModel,
     cutting: bool,
+    wanted: Wanted,
     calibration: Any,
     importance: str | None,
     allocate: str | None,
@@ -364,11 +378,12 @@ def _data(
 ) -> tuple[Calibration | None, list[str]]:
     """The samples to calibrate on, None where none are needed or can be had; and a note."""
     model = analysis.model
-    if not cutting:
+    if not cutting and not wanted.asked:
         return None, []
+    option = wanted.needs_data
     if calibration is None:
-        option = needs_data(importance, allocate, recover)
-        if not wants_synthetic(model, importance, allocate, recover):
+        option = needs_data(importance, allocate, recover) * cutting or option
+        if not cutting or not wants_synthetic(model, importance, allocate, recover):
             if option:
                 raise OptionError(
                     f"{option} needs data: --calibration FOLDER with a few hundred samples, or --calibration synthetic"

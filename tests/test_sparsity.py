@@ -73,7 +73,7 @@ def test_lowest_kept_removes_exactly_so_many_and_of_equals_the_first():
 def test_n_of_m_keeps_the_largest_of_every_block(text: str, length: int):
     pattern = Pattern.parse(text)
     scores = np.abs(random(11, length))
-    kept = n_of_m(scores, pattern)
+    kept = n_of_m(scores, pattern.n, pattern.m)
     for start in range(0, length, pattern.m):
         block, mask = scores[:, start : start + pattern.m], kept[:, start : start + pattern.m]
         assert (mask.sum(1) == min(pattern.n, block.shape[1])).all()

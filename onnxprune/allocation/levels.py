@@ -285,14 +285,14 @@ def cached(folder: Path | None, key: str, names: Sequence[str], make: Callable[[
     if folder is None:
         return make(), False
     path = folder / f"levels-{key}.json"
-    with _blamed(folder):
+    with blamed(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # broken: made anew
             levels = Levels.from_json(path.read_text(encoding="utf-8"))
             if set(levels.kept) == set(levels.damage) == set(levels.scores) == set(names):
                 return levels, True
     levels = make()
-    with _blamed(folder):
+    with blamed(folder):
         part = path.with_suffix(f".{key[:6]}.tmp")
         part.write_text(levels.to_json(), encoding="utf-8")
         part.replace(path)
@@ -300,7 +300,7 @@ def cached(folder: Path | None, key: str, names: Sequence[str], make: Callable[[
 
 
 @contextmanager
-def _blamed(folder: Path) -> Iterator[None]:
+def blamed(folder: Path) -> Iterator[None]:
     """What the system refuses of the cache's files is an error of the option."""
     try:
         yield

@@ -71,6 +71,28 @@ class Layer:
         """The initializer's array from `[S, L]`."""
         return from_blocks(blocks, self.shape) if self.op == "Conv" else self.restore(blocks)
 
+    def rows(self, array: Array) -> Array:
+        """The initializer's array as `[group, M/group, K]`, columns by kernel position, then channel.
+
+        This is the order of patterns: what they call consecutive lies together, `segment` columns at a time.
+        """
+        if self.op != "Conv":
+            return self.matrix(array)[None]
+        w = array.reshape(self.group, self.shape[0] // self.group, self.shape[1], -1)
+        return np.ascontiguousarray(np.moveaxis(w, 2, 3)).reshape(self.group, w.shape[1], -1)
+
+    def unrows(self, rows: Array) -> Array:
+        """The initializer's array from `rows`."""
+        if self.op != "Conv":
+            return self.restore(rows[0])
+        w = rows.reshape(self.group, rows.shape[1], -1, self.shape[1])
+        return np.ascontiguousarray(np.moveaxis(w, 3, 2)).reshape(self.shape)
+
+    @property
+    def segment(self) -> int:
+        """Columns of `rows` that patterns do not cross: the channels of a Conv, all of a matrix."""
+        return self.shape[1]
+
 
 def to_blocks(w: Array) -> Array:
     """The rows along which N:M runs: `[S, L]` from `[M, K]`, `[M, C, kw]` or `[M, C, kh, kw]`."""

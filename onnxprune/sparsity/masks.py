@@ -9,26 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array
+from onnxprune.solvers.choice import Choice, NofM, Tiles, lowest_kept, n_of_m
 
-Mask = npt.NDArray[np.bool_]
 Scores = Mapping[str, Array]  # weight -> score of every entry
 Counts = dict[str, int]  # weight -> entries that go
 MAX_SPARSITY = 0.99  # of a layer, for `global`, unless more is asked for
-
-
-def magnitude(w: Array) -> Array:
-    """|w| (Han et al. 2015)"""
-    return np.abs(w)
-
-
-SOLVERS: dict[str, Callable[[Array], Array]] = {"magnitude": magnitude}
 
 
 @dataclass(frozen=True)
@@ -38,17 +28,58 @@ class Pattern:
     n: int
     m: int
 
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+    @property
+    def ratio(self) -> float:
+        """Fraction of the weights that goes."""
+        return 1 - self.n / self.m
+
+    def choice(self, rows: int, segment: int, columns: int, count: int) -> Choice:
+        return NofM(self.n, self.m, segment)
+
     @staticmethod
     def parse(text: str) -> Pattern:
         """`2:4`; raises `OptionError`."""
-        found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text.strip())
-        n, m = (int(x) for x in found.groups()) if found else (0, 0)
-        if not (1 <= n < m <= 256):
-            raise OptionError(f"--pattern {text}: expected N:M with 1 <= N < M <= 256, of which N weights stay, as 2:4")
-        return Pattern(n, m)
+        found = parse_pattern(text)
+        if not isinstance(found, Pattern):
+            raise OptionError(f"--pattern {text}: expected N:M, as 2:4")
+        return found
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Tiles of rows (outputs) x columns (of the reduction) stay or go as a whole; rows 0: all outputs of a group."""
+
+    rows: int
+    columns: int
+
+    ratio = None  # --sparsity says how many
 
     def __str__(self) -> str:
-        return f"{self.n}:{self.m}"
+        return f"block:{self.rows}x{self.columns}" if self.rows else "column"
+
+    def choice(self, rows: int, segment: int, columns: int, count: int) -> Choice:
+        return Tiles(self.rows or rows, self.columns, count, segment if self.rows else columns)
+
+
+def parse_pattern(text: str) -> Pattern | Blocks:
+    """`2:4`, `block:1x4` or `column`; raises `OptionError`."""
+    found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text.strip())
+    n, m = (int(x) for x in found.groups()) if found else (0, 0)
+    if 1 <= n < m <= 256:
+        return Pattern(n, m)
+    tile = re.fullmatch(r"block:(\d{1,3})x(\d{1,3})", text.strip())
+    r, c = (int(x) for x in tile.groups()) if tile else (0, 0)
+    if 1 <= r <= 64 and 1 <= c <= 64 and r * c > 1:
+        return Blocks(r, c)
+    if text.strip() == "column":
+        return Blocks(0, 1)
+    raise OptionError(
+        f"--pattern {text}: expected N:M with 1 <= N < M <= 256, of which N weights stay, as 2:4; or block:RxC with R "
+        "outputs by C inputs up to 64, as block:1x4; or column"
+    )
 
 
 def uniform(scores: Scores, ratios: Mapping[str, float]) -> Counts:
@@ -76,8 +107,105 @@ def _reachable(scores: Array, limit: float) -> Array:
     return np.where(lowest_kept(scores, int(limit * scores.size + 1e-9)), np.inf, scores)
 
 
+def erk(scores: Scores, ratios: Mapping[str, float]) -> Counts:
+    """weights in proportion to a layer's inputs plus outputs plus kernel (Erdos-Renyi kernel; Evci et al. 2020)"""
+    return _by_ratio(
+        ratios, lambda mine, r: _spread({n: sum(scores[n].shape) / scores[n].size for n in mine}, scores, r)
+    )
+
+
+def lamp(scores: Scores, ratios: Mapping[str, float]) -> Counts:
+    """one threshold over w^2 divided by the sum of those that are as large or larger (Lee et al. 2021)"""
+    return global_({name: _lamp(s) for name, s in scores.items()}, ratios)
+
+
+def _lamp(scores: Array) -> Array:
+    flat = np.square(scores.ravel(), dtype=np.float64)
+    order = np.argsort(flat, kind="stable")
+    after = np.cumsum(flat[order][::-1])[::-1]
+    out = np.empty_like(flat)
+    out[order] = flat[order] / np.where(after > 0, after, 1)
+    return out.reshape(scores.shape)
+
+
+def _by_ratio(ratios: Mapping[str, float], count: Callable[[list[str], float], Counts]) -> Counts:
+    """Layers of the same wanted sparsity share a budget."""
+    found = [count([n for n in ratios if ratios[n] == r], r) for r in sorted(set(ratios.values()))]
+    return {name: n for part in found for name, n in part.items()}
+
+
+def _spread(densities: Mapping[str, float], sizes: Mapping[str, Array], r: float) -> Counts:
+    """Counts of the layers whose density is proportional to `densities`, none above 1, r of all weights going."""
+    size = np.array([sizes[n].size for n in densities], float)
+    raw = np.array(list(densities.values()))
+    left, full = (1 - r) * size.sum(), np.zeros(len(raw), bool)
+    for _ in raw:
+        factor = max(left - size[full].sum(), 0.0) / max(float((raw * size)[~full].sum()), 1e-300)
+        over = ~full & (raw * factor > 1)
+        if not over.any():
+            break
+        full |= over
+    density = np.where(full, 1.0, raw * factor)
+    return {n: round((1 - d) * s) for n, d, s in zip(densities, density, size, strict=True)}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the data say of a layer: outliers: share of |w| ||x|| above five times its mean; errors: error of a quick
+    solver at every one of LEVELS, relative to the energy of the outputs."""
+
+    size: int
+    outliers: float
+    errors: tuple[float, ...]
+
+
+LEVELS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)  # sparsities of `Facts.errors`
+OWL = 0.08  # how far densities may differ from the mean
+
+
+def owl(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
+    """more for layers with many outliers of |w| ||x||, at most 8 points more (Yin et al. 2024)"""
+
+    def counts(mine: list[str], r: float) -> Counts:
+        share, size = np.array([facts[n].outliers for n in mine]), np.array([facts[n].size for n in mine], float)
+        spread = float(np.ptp(share))
+        density = 2 * OWL * (share - share.min()) / spread if spread > 0 else np.zeros(len(share))
+        density += (1 - r) - np.average(density, weights=size)
+        return {n: int(np.clip(round((1 - d) * s), 0, s)) for n, d, s in zip(mine, density, size, strict=True)}
+
+    return _by_ratio(ratios, counts)
+
+
+def by_error(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
+    """the least sum of the layers' errors, each relative to its outputs"""
+
+    def counts(mine: list[str], r: float) -> Counts:
+        steps: list[tuple[float, str, float]] = []  # error per weight, layer, weights
+        for n in mine:
+            at = [k for k, level in enumerate(LEVELS) if np.isfinite(facts[n].errors[k])]
+            while len(at) > 1:  # to the next level on the lower convex hull
+                a, rest = at[0], at[1:]
+                slope = [(facts[n].errors[k] - facts[n].errors[a]) / (LEVELS[k] - LEVELS[a]) for k in rest]
+                best = int(np.argmin(slope))
+                weights = (LEVELS[rest[best]] - LEVELS[a]) * facts[n].size
+                steps.append((slope[best] / facts[n].size, n, weights))
+                at = rest[best:]
+        left = r * sum(facts[n].size for n in mine)
+        out = dict.fromkeys(mine, 0.0)
+        for _, n, weights in sorted(steps, key=lambda s: s[0]):
+            taken = min(weights, left)
+            out[n] += taken
+            left -= taken
+        return {n: round(c) for n, c in out.items()}
+
+    return _by_ratio(ratios, counts)
+
+
 Allocator = Callable[[Scores, Mapping[str, float]], Counts]
-ALLOCATORS: dict[str, Allocator] = {"uniform": uniform, "global": global_}
+ALLOCATORS: dict[str, Allocator] = {"uniform": uniform, "global": global_, "erk": erk, "lamp": lamp}
+DATA_ALLOCATORS: dict[str, Callable[[Mapping[str, Facts], Mapping[str, float]], Counts]] = {
+    "owl": owl, "error": by_error,
+}  # fmt: skip
 
 
 def below(weights: Mapping[str, Array], quality: float) -> Counts:
@@ -85,33 +213,7 @@ def below(weights: Mapping[str, Array], quality: float) -> Counts:
     return {name: int((np.abs(w) < quality * float(np.std(w, dtype=np.float64))).sum()) for name, w in weights.items()}
 
 
-def lowest_kept(scores: Array, count: int) -> Mask:
-    """False for the `count` lowest scores, of equal ones the first; of the scores' shape."""
-    flat = scores.ravel()
-    if count <= 0:
-        return np.ones(scores.shape, bool)
-    if count >= flat.size:
-        return np.zeros(scores.shape, bool)
-    limit = np.partition(flat, count - 1)[count - 1]
-    kept: Mask = flat > limit
-    equal = np.flatnonzero(flat == limit)
-    kept[equal[count - int((flat < limit).sum()) :]] = True
-    return kept.reshape(scores.shape)
-
-
-def n_of_m(scores: Array, pattern: Pattern) -> Mask:
-    """True for the n highest of every m along the last axis of `[S, L]`, of equal ones the first.
-
-    A last block that is shorter keeps n of what it has.
-    """
-    rows, length = scores.shape
-    blocks = -(-length // pattern.m)
-    padded: npt.NDArray[Any] = np.full((rows, blocks * pattern.m), -np.inf, np.float32)
-    padded[:, :length] = scores
-    order = np.argsort(-padded.reshape(rows, blocks, pattern.m), axis=2, kind="stable")
-    kept = np.zeros((rows, blocks, pattern.m), bool)
-    np.put_along_axis(kept, order[:, :, : pattern.n], True, axis=2)
-    return kept.reshape(rows, -1)[:, :length]
-
-
-__all__ = ["ALLOCATORS", "SOLVERS", "Pattern", "below", "lowest_kept", "n_of_m"]
+__all__ = [
+    "ALLOCATORS", "DATA_ALLOCATORS", "LEVELS", "Blocks", "Facts", "Pattern", "below", "lowest_kept", "n_of_m",
+    "parse_pattern",
+]  # fmt: skip

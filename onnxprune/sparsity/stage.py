@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,13 +17,19 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.runtime import Feeds, session
+from onnxprune.progress import Progress, counting, silent
+from onnxprune.solvers.sparse import SOLVERS
 from onnxprune.sparsity.layers import Layer, find_layers, keys
-from onnxprune.sparsity.masks import ALLOCATORS, SOLVERS, Pattern, below, lowest_kept, n_of_m
+from onnxprune.sparsity.masks import ALLOCATORS, DATA_ALLOCATORS, Blocks, Pattern, below, parse_pattern
 from onnxprune.sparsity.operators import METADATA, is_sparse
 from onnxprune.sparsity.prepare import free_weights, prepare
 from onnxprune.sparsity.rewrite import Format, rewrite, sparse_initializers
 from onnxprune.structure.verify import SATURATING, check_file, compare
 
+if TYPE_CHECKING:
+    from onnxprune.sparsity.solve import Data, LayerSolve
+
+BEST = "admm"  # the solver where there are data (tools/bench_solvers.py)
 FORMATS = ("auto", "dense", "csr", "nm", "sparse-initializer")
 OPERATORS = ("auto", "csr", "nm")  # formats with operators of ours
 TOLERANCE = 1e-3  # of the largest output: other order of the same sums, which normalisations amplify
@@ -35,6 +42,8 @@ class Wanted:
 
     sparsity: fraction of the weights of every layer that becomes zero; pattern: N:M instead; quality: threshold in
     standard deviations instead; ratio: glob -> fraction for matching layers; recorded: the sparse part of a plan.
+    solver: None for the best that there is; recover: whether the weights that stay make up for the others; permute:
+    whether N:M may reorder channels; cache: folder for finished layers.
     """
 
     sparsity: float | None = None
@@ -43,9 +52,21 @@ class Wanted:
     ratio: Sequence[tuple[str, float]] = ()
     ignore: Sequence[str] = ()
     allocate: str = "uniform"
-    solver: str = "magnitude"
+    solver: str | None = None
     format: str = "auto"
     recorded: Mapping[str, Any] | None = None
+    recover: bool = True
+    permute: bool = True
+    cache: Path | None = None
+    seed: int = 0
+
+    @property
+    def needs_data(self) -> str:
+        """The option that asks for calibration data, "" for none."""
+        solver = str(self.recorded["solver"]) if self.recorded else self.solver
+        if solver not in (None, "magnitude"):
+            return f"--solver {solver}"
+        return f"--sparsity-allocate {self.allocate}" if self.allocate in DATA_ALLOCATORS else ""
 
     @property
     def asked(self) -> bool:
@@ -57,10 +78,10 @@ class Wanted:
         """Raises `OptionError` for what cannot be meant."""
         for option, value, allowed in (
             ("solver", self.solver, SOLVERS),
-            ("sparsity-allocate", self.allocate, ALLOCATORS),
+            ("sparsity-allocate", self.allocate, (*ALLOCATORS, *DATA_ALLOCATORS)),
             ("format", self.format, FORMATS),
         ):
-            if value not in allowed:
+            if value is not None and value not in allowed:
                 raise OptionError(f"--{option} {value}: unknown; choose one of {', '.join(allowed)}")
         for what, r in [("--sparsity", self.sparsity), *((f"--ratio sparsity:{g}", r) for g, r in self.ratio)]:
             if r is not None and not 0 <= r < 1:
@@ -72,20 +93,23 @@ class Wanted:
                 "--quality sets a threshold for each layer; leave out --sparsity, --pattern and --ratio sparsity:..., "
                 "and use --ignore for layers that stay dense"
             )
-        if self.allocate != "uniform" and (self.pattern is not None or self.quality is not None):
+        pattern = parse_pattern(self.pattern) if self.pattern is not None else None
+        if self.allocate != "uniform" and (isinstance(pattern, Pattern) or self.quality is not None):
             raise OptionError(
                 f"--sparsity-allocate {self.allocate} spreads --sparsity over the layers; leave it out with "
-                f"{'--pattern' if self.pattern is not None else '--quality'}"
+                f"{'--pattern N:M' if pattern is not None else '--quality'}"
             )
-        if self.pattern is not None:
-            pattern = Pattern.parse(self.pattern)
-            fixed = 1 - pattern.n / pattern.m
-            if self.ratio or (self.sparsity is not None and abs(self.sparsity - fixed) > 1e-9):
+        if isinstance(pattern, Pattern):
+            if self.ratio or (self.sparsity is not None and abs(self.sparsity - pattern.ratio) > 1e-9):
                 raise OptionError(
-                    f"--pattern {pattern} makes {fixed:.0%} of the weights zero; leave out --sparsity and --ratio "
-                    "sparsity:..., and use --ignore for layers that stay dense"
+                    f"--pattern {pattern} makes {pattern.ratio:.0%} of the weights zero; leave out --sparsity and "
+                    "--ratio sparsity:..., and use --ignore for layers that stay dense"
                 )
-        elif self.format == "nm" and self.recorded is None:
+        elif pattern is not None and self.sparsity is None and not self.ratio:
+            raise OptionError(f"--pattern {pattern} says where zeros lie; say how many with --sparsity 0.7")
+        if pattern is not None and self.solver == "obc" and isinstance(pattern, Blocks):
+            raise OptionError(f"--solver obc removes weights one by one; with --pattern {pattern} choose admm")
+        if self.format == "nm" and self.recorded is None and not isinstance(pattern, Pattern):
             raise OptionError("--format nm stores N of every M weights; say which with --pattern 2:4")
 
 
@@ -123,6 +147,7 @@ class Sparsity:
     cpu: str
     threads: int
     error: float | None
+    solved: tuple[LayerSolve, ...] = ()
 
     @property
     def zeros(self) -> int:
@@ -149,11 +174,8 @@ class Sparsity:
         return {
             "solver": self.solver, "pattern": self.pattern, "format": self.format, "zeros": self.zeros,
             "weights": self.size, "speedup": self.speedup, "cpu": self.cpu, "threads": self.threads,
-            "error": self.error, "layers": rows, "untouched": untouched,
+            "error": self.error, "layers": rows, "untouched": untouched, "solved": [vars(x) for x in self.solved],
         }  # fmt: skip
-
-
-Progress = Callable[[str], None]
 
 
 def sparsify(
@@ -164,12 +186,13 @@ def sparsify(
     verify: bool = True,
     threads: int = 0,
     dry_run: bool = False,
-    progress: Progress = lambda stage: None,
+    data: Data | None = None,
+    progress: Progress = silent,
 ) -> tuple[Model, Sparsity, list[str]]:
     """The sparse model, what became of its layers, and notes. The model that comes in is not changed.
 
     guesses: inputs to check and measure with; the first that runs is used. A dry run measures, so that its plan
-    replays what the run would have made, but does not check.
+    replays what the run would have made, but does not check. data: what solvers work on; None leaves magnitude.
     Raises `OptionError`, `NothingToPrune`, and `VerificationError` where rewriting changed the outputs.
     """
     recorded = wanted.recorded
@@ -182,13 +205,14 @@ def sparsify(
             none = "its layers are sparse already; onnxprune densify MODEL first"
         why = "; ".join(dict.fromkeys(reason for _, reason in untouched)) or none
         raise NothingToPrune(f"{model.path or 'the model'}: no layer can be sparse: {why}")
-    pattern, masked, chosen = _mask(prepared, layers, wanted, layer_names(model))
+    pattern, masked, chosen, solved, more = _mask(prepared, layers, wanted, layer_names(model), data, progress)
+    notes += more
     check, measured = verify and not dry_run, form == "auto" and not recorded
     feeds = _running(masked, guesses, measured=measured) if check or measured else {}
     formats: dict[str, Format] = {}
     reasons: dict[str, str] = {}
     speedup, cpu, used = None, "", threads
-    sparse_form: Format = (pattern.n, pattern.m) if pattern else "csr"
+    sparse_form: Format = (pattern.n, pattern.m) if isinstance(pattern, Pattern) else "csr"
     every = {layer.node: sparse_form for layer in chosen}
     if recorded:
         formats = {n: (sparse_form if v["format"] == "nm" else "csr") for n, v in recorded["layers"].items()
@@ -240,8 +264,8 @@ def sparsify(
             )
         )
     found = Sparsity(
-        str(recorded["solver"]) if recorded else wanted.solver, str(pattern or ""), form, tuple(rows), tuple(untouched),
-        speedup, cpu, used, error,
+        solver_of(wanted, data), str(pattern or ""), form, tuple(rows), tuple(untouched), speedup, cpu, used, error,
+        tuple(solved),
     )  # fmt: skip
     if form in OPERATORS:
         _describe(out, found)
@@ -270,14 +294,24 @@ def matching(names: Names, glob: str) -> set[str]:
     return {w for w, found in names.items() if any(n == glob or fnmatch.fnmatchcase(n, glob) for n in found)}
 
 
+def solver_of(wanted: Wanted, data: Data | None) -> str:
+    """The solver that is asked for, or the best that there is."""
+    given = str(wanted.recorded["solver"]) if wanted.recorded else wanted.solver
+    return given or ("magnitude" if data is None else BEST)
+
+
 def _mask(
-    model: Model, layers: Sequence[Layer], wanted: Wanted, names: Names
-) -> tuple[Pattern | None, Model, list[Layer]]:
-    """The pattern, the model with its zeros, and the layers that were asked for; names: before preparation."""
+    model: Model, layers: Sequence[Layer], wanted: Wanted, names: Names, data: Data | None, progress: Progress
+) -> tuple[Pattern | Blocks | None, Model, list[Layer], list[LayerSolve], list[str]]:
+    """The pattern, the model with its zeros, the layers that were asked for, what became of them and notes.
+
+    names: before preparation.
+    """
+    from onnxprune.sparsity.solve import Method, by_magnitude, facts_of, solve, survey
+
     recorded = wanted.recorded
     text = recorded["pattern"] if recorded else wanted.pattern
-    pattern = Pattern.parse(str(text)) if text else None
-    solver = SOLVERS[str(recorded["solver"]) if recorded else wanted.solver]
+    pattern = parse_pattern(str(text)) if text else None
     if recorded:
         sizes = {layer.node: int(np.prod(layer.shape)) for layer in layers}
         for node, row in recorded["layers"].items():
@@ -297,36 +331,46 @@ def _mask(
     for name, w in weights.items():
         if not np.isfinite(w).all():
             raise OptionError(f"weight {name!r} holds NaN or infinity, which have no order; leave it out with --ignore")
-    scores = {name: solver(w) for name, w in weights.items()}
-    masks: dict[str, Array] = {}
-    if pattern:
-        for name, s in scores.items():
-            layer = by_weight[name]
-            masks[name] = layer.unblocks(n_of_m(np.ascontiguousarray(layer.blocks(s)), pattern))
+    chosen = [layer for layer in layers if layer.weight in weights]
+    if recorded:
+        counts = {name: int(recorded["layers"][layer.node]["zeros"]) for name, layer in by_weight.items()}
+    elif wanted.quality is not None:
+        counts = below(weights, wanted.quality)
     else:
-        if recorded:
-            counts = {name: int(recorded["layers"][layer.node]["zeros"]) for name, layer in by_weight.items()}
-        elif wanted.quality is not None:
-            counts = below(weights, wanted.quality)
+        wants = {name: ratios[layer.node] for name, layer in by_weight.items()}
+        if wanted.allocate in ALLOCATORS:
+            counts = ALLOCATORS[wanted.allocate]({name: np.abs(w) for name, w in weights.items()}, wants)
         else:
-            wants = {name: ratios[layer.node] for name, layer in by_weight.items()}
-            counts = ALLOCATORS[wanted.allocate](scores, wants)
-        masks = {name: lowest_kept(scores[name], count) for name, count in counts.items()}
+            assert data is not None
+            surveyed = survey(
+                model, list(by_weight.values()), data, seed=wanted.seed, progress=counting(progress, "survey")
+            )
+            facts = {x.weight: facts_of(x, found, pattern, errors=wanted.allocate == "error") for x, found in surveyed}
+            missing = [by_weight[name].node for name in wants if name not in facts]
+            if missing:
+                raise OptionError(
+                    f"--sparsity-allocate {wanted.allocate}: nothing is known of {missing[0]!r}, which no data reach; "
+                    "leave it out with --ignore"
+                )
+            counts = DATA_ALLOCATORS[wanted.allocate](facts, wants)
+    if data is not None:
+        method = Method(solver_of(wanted, data), wanted.recover, seed=wanted.seed)
+        out, solved = solve(
+            model, chosen, counts, pattern, data, method, cache=wanted.cache, progress=counting(progress, "solve")
+        )
+        return pattern, out, chosen, solved, [f"{x.node}: masked by magnitude: {x.reason}" for x in solved if x.reason]
     out = model.copy()
-    for name, mask in masks.items():
-        # +0.0, also instead of -0.0: it counts as zero, so a plan that is replayed removes it
-        w = np.ascontiguousarray(np.where(mask & (weights[name] != 0), weights[name], np.float32(0)))
-        w.flags.writeable = False
-        out.weights[name] = w
-    return pattern, out, [layer for layer in layers if layer.weight in masks]
+    for name, layer in by_weight.items():
+        out.weights[name] = by_magnitude(model, layer, pattern, counts[name])
+    return pattern, out, chosen, [], []
 
 
 def _ratios(names: Names, layers: Sequence[Layer], wanted: Wanted) -> dict[str, float]:
     """Fraction of zeros per layer; of several globs the last match wins, `ignore` wins over all."""
     base = wanted.sparsity
-    if wanted.pattern is not None:
-        pattern = Pattern.parse(wanted.pattern)
-        base = 1 - pattern.n / pattern.m
+    pattern = parse_pattern(wanted.pattern) if wanted.pattern is not None else None
+    if pattern is not None and pattern.ratio is not None:
+        base = pattern.ratio
     if wanted.quality is not None:
         base = 0.5  # any: the threshold counts
     out = {layer.node: base for layer in layers if base is not None}
@@ -438,7 +482,7 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
     if out["solver"] not in SOLVERS or out["format"] not in FORMATS:
         raise OptionError(f"{where}: unknown solver {out['solver']!r} or format {out['format']!r}")
     if out["pattern"]:
-        Pattern.parse(out["pattern"])
+        parse_pattern(out["pattern"])
     out["layers"] = {node: {"size": size, "zeros": zeros, "format": form} for node, size, zeros, form in rows}
     return out
 

@@ -1,0 +1,408 @@
+"""Masks and weights of all layers from calibration data, layer after layer.
+
+Every layer is a regression (calibration/layers.py): its rows come from the model whose layers before are sparse
+already, its targets from the dense model (sequential reconstruction), as in recovery/least_squares.py, of which this is
+the counterpart for layers that lose weights instead of inputs. A solver (solvers/sparse.py) chooses mask and weights,
+`polish` makes the weights exact and exchanges what is better exchanged.
+
+`survey` asks the same of the dense model alone: what allocators and permutations want to know before anything is cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.allocation.levels import blamed
+from onnxprune.calibration.layers import (
+    Float,
+    Linear,
+    Unsuitable,
+    Values,
+    find_linear,
+    find_tail,
+    kernel_shape,
+    matrix,
+    positions,
+    read_by,
+    rows,
+)
+from onnxprune.calibration.places import Parameters, Place, parameters
+from onnxprune.calibration.stream import Stream
+from onnxprune.errors import OptionError
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.edit import Edit
+from onnxprune.graph.io import Model, to_proto
+from onnxprune.graph.runtime import Feeds
+from onnxprune.graph.shapes import infer
+from onnxprune.progress import Count as Steps
+from onnxprune.recovery.least_squares import Task, regression, sampled_share
+from onnxprune.solvers.choice import Choice, Count, Mask
+from onnxprune.solvers.least_squares import Moments, damping
+from onnxprune.solvers.sparse import SOLVERS, NotPositive, Problem, polish, refit, sparsegpt
+from onnxprune.sparsity.layers import Layer, keys
+from onnxprune.sparsity.masks import LEVELS, Blocks, Facts, Pattern
+
+RIDGE = 0.01  # of the mean variance of a layer's inputs
+OUTLIER = 5.0  # times the mean of |w| ||x|| (OWL)
+
+
+@dataclass(frozen=True)
+class LayerSolve:
+    """What became of one layer.
+
+    plain, error: unexplained share of the variance of its outputs, on the data that it was solved with: of magnitude
+    at the same sparsity, and of what was made; rows: of the regression; reason: why it was masked by magnitude alone.
+    """
+
+    node: str
+    plain: float
+    error: float
+    rows: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """solver: of `SOLVERS`; recover: exact weights for the mask, and exchanges; ridge: in mean variances."""
+
+    solver: str
+    recover: bool = True
+    ridge: float = RIDGE
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs batch by batch; memory: bytes for activations; digest: of the samples; synthetic: made up."""
+
+    source: Sequence[Feeds]
+    memory: float = 2e9
+    threads: int = 0
+    digest: str = ""
+    synthetic: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A weight, the layers that read it, and what goes of it."""
+
+    layer: Layer
+    tasks: list[Task]
+    count: int
+
+    @property
+    def first(self) -> int:
+        return min(t.whole.index for t in self.tasks)
+
+
+def solve(
+    model: Model,
+    layers: Sequence[Layer],
+    counts: Mapping[str, int],
+    pattern: Pattern | Blocks | None,
+    data: Data,
+    method: Method,
+    *,
+    cache: Path | None = None,
+    progress: Steps = lambda done, total: None,
+) -> tuple[Model, list[LayerSolve]]:
+    """The model with zeros, and what became of each layer.
+
+    layers: those that become sparse; counts: weight -> entries that go. A layer that no regression can be made of, or
+    that no data reach, is masked by magnitude, with the reason. cache: folder in which finished layers are kept.
+    """
+    edit = Edit(model)
+    jobs, outcomes = _jobs(model, edit, layers, counts)
+    for layer in layers:
+        if layer.node in outcomes:
+            edit.model.weights[layer.weight] = by_magnitude(model, layer, pattern, counts[layer.weight])
+    kept = _Kept.open(cache, model, data, [str(pattern), sorted(counts.items()), vars(method)])
+    whole = Stream(model, data.source, limit=data.memory / 2, threads=data.threads)
+    small = Stream(edit.model, data.source, limit=data.memory / 2, threads=data.threads)
+    work = np.cumsum([0.0, *(_work(j) for j in jobs)])
+    for k, job in enumerate(jobs):
+        progress(int(1000 * work[k] / work[-1]), 1000)
+        found = kept.read(job)
+        if found is None:
+            whole.advance(job.first)
+            small.advance(min(t.pruned.index for t in job.tasks))
+            found = _solve(job, pattern, whole, small, method)
+            kept.write(job, found)
+        weight, shift, outcome = found
+        if outcome.reason:
+            edit.model.weights[job.layer.weight] = by_magnitude(model, job.layer, pattern, job.count)
+        else:
+            job.tasks[0].into.write(weight, shift)
+        for t in job.tasks:
+            outcomes[t.whole.key] = outcome
+    progress(1000, 1000)
+    return edit.model, [outcomes[key] for key in outcomes]
+
+
+def by_magnitude(model: Model, layer: Layer, pattern: Pattern | Blocks | None, count: int) -> Array:
+    """The weight, float32 and read-only, with zeros where |w| is smallest."""
+    w = model.weights[layer.weight]
+    if pattern is None:
+        mask = Count(count).keep(np.abs(w))
+    else:
+        scores = layer.rows(np.abs(w))
+        mask = layer.unrows(np.stack([c.keep(s) for c, s in zip(choices(layer, pattern, count), scores, strict=True)]))
+    out = np.ascontiguousarray(np.where(mask & (w != 0), w, np.float32(0)))  # +0.0, also instead of -0.0
+    out.flags.writeable = False
+    return out
+
+
+def choices(layer: Layer, pattern: Pattern | Blocks | None, count: int) -> list[Choice]:
+    """What may stay of every group of a layer."""
+    g, o = layer.group, layer.shape[0] // layer.group
+    d = int(np.prod(layer.shape[1:]))
+    ends = np.round(count * np.arange(g + 1) / g).astype(int)
+    each = np.diff(ends).tolist()
+    if pattern is None:
+        return [Count(n) for n in each]
+    return [pattern.choice(o, layer.segment, d, n) for n in each]
+
+
+def _jobs(
+    model: Model, edit: Edit, layers: Sequence[Layer], counts: Mapping[str, int]
+) -> tuple[list[_Job], dict[str, LayerSolve]]:
+    """Jobs in order, and the outcome of layers that are no regression."""
+    place = {key: k for k, key in enumerate(keys(model.proto))}
+    of_node = {linear.index: linear for linear in find_linear(model)}
+    counterpart = {linear.key: linear for linear in find_linear(edit.model)}
+    values, own = Values(model), Values(edit.model)
+    readers = read_by(edit.model)
+    shapes = infer(model).shapes
+    tasks: dict[str, list[Task]] = {}
+    outcomes: dict[str, LayerSolve] = {}
+    by_weight: dict[str, list[Layer]] = {}
+    for layer in layers:
+        by_weight.setdefault(layer.weight, []).append(layer)
+    for weight, mine in by_weight.items():
+        try:
+            for layer in mine:
+                linear = of_node.get(place[layer.node])
+                if linear is None or layer.side == "left":
+                    raise Unsuitable("its weight is the left operand")
+                tasks.setdefault(weight, []).append(
+                    _task(edit, linear, counterpart[linear.key], values, own, readers, shapes, len(mine) > 1)
+                )
+        except Unsuitable as e:
+            tasks.pop(weight, None)
+            outcomes.update((layer.node, LayerSolve(layer.node, 0.0, 0.0, 0, str(e))) for layer in mine)
+    jobs = [_Job(by_weight[w][0], found, counts[w]) for w, found in tasks.items()]
+    return sorted(jobs, key=lambda j: j.first), outcomes
+
+
+def _task(
+    edit: Edit, whole: Linear, small: Linear, values: Values, own: Values, readers: Any, shapes: Any, shared: bool
+) -> Task:
+    m = matrix(whole, values)
+    g, d, o = m.shape
+    tail = find_tail(small, edit.model, own, readers, g * o, shapes)
+    if shared:
+        into = Parameters(small, Place(edit.model, small.node.input(1)), None)
+    else:
+        into = parameters(edit, small, tail, own, readers)
+    return Task(whole, small, np.ones((g, d), bool), np.ones((g, o), bool), tail, into, m, kernel_shape(whole, values))
+
+
+def _work(job: _Job) -> float:
+    g, d, o = job.tasks[0].matrix.shape
+    return g * d * d * (20.0 * d + 200.0 * o + 2000.0)
+
+
+def _order(layer: Layer, columns: int) -> Array:
+    """The columns of a regression (channel, then kernel position) in the order of `Layer.rows`."""
+    if layer.op != "Conv":
+        return np.arange(columns)
+    return np.arange(columns).reshape(layer.segment, -1).T.ravel()
+
+
+Found = tuple[Float, Float, LayerSolve]
+
+
+def _solve(job: _Job, pattern: Pattern | Blocks | None, whole: Stream, small: Stream, method: Method) -> Found:
+    """Matrix `(groups, in, out)`, shift `(groups * out,)`, and what became of the layer."""
+    first = job.tasks[0]
+    g, d, o = first.matrix.shape
+    moments = [Moments(intercept=first.into.bias is not None) for _ in range(g)]
+    for task in job.tasks:
+        for x, t, _ in regression(task, whole, small, seed=method.seed):
+            for k, m in enumerate(moments):
+                m.add(x[k], t[k])
+    order = _order(job.layer, d)
+    new, shift = np.zeros((g, d, o)), np.zeros((g, o))
+    plain = error = 0.0
+    nothing = LayerSolve(job.layer.node, 0.0, 0.0, moments[0].count)
+    for k, choice in enumerate(choices(job.layer, pattern, job.count)):
+        try:
+            problem = problem_of(moments[k], first.prior(k), order, method.ridge)
+            mask, w = SOLVERS[method.solver](problem, choice)
+            if method.recover:
+                mask, w = polish(problem, choice, mask, w)
+        except NotPositive as e:
+            return new, shift, LayerSolve(job.layer.node, 0.0, 0.0, moments[0].count, str(e))
+        new[k][order] = np.where(mask, w, 0.0).T
+        shift[k] = moments[k].t_mean - moments[k].x_mean @ new[k] if moments[k].intercept else 0.0
+        kept = choice.keep(np.abs(problem.original))
+        base = np.zeros((d, o))
+        base[order] = np.where(kept, problem.original, 0.0).T
+        plain += unexplained(moments[k], base) / g
+        error += unexplained(moments[k], new[k]) / g
+    return new, shift.ravel(), LayerSolve(nothing.node, plain, error, nothing.rows)
+
+
+def unexplained(moments: Moments, weight: Float) -> float:
+    """Share of the targets' variance that the outputs with these weights, and the best shift, do not explain."""
+    total = float(moments.variance.sum())
+    rest = total - 2 * float(np.einsum("do,do->", weight, moments.cross))
+    rest += float(np.einsum("do,do->", weight, moments.gram @ weight))
+    return float(max(rest, 0.0) / total) if total > 0 else 0.0
+
+
+def problem_of(moments: Moments, prior: Float, order: Array, ridge: float, *, targets: bool = True) -> Problem:
+    """The regression as a solver takes it; prior: `(in, out)`, the layer's own weights.
+
+    targets: False where the layer's own outputs on its own inputs are the targets. Raises `NotPositive`.
+    """
+    if not moments.count:
+        raise NotPositive("no data reached it")
+    gram = moments.gram
+    if not np.isfinite(gram).all():
+        raise NotPositive("its inputs are not finite")
+    if not np.diag(gram).any():
+        raise NotPositive("its inputs are constant")
+    norms = np.sqrt(np.diag(gram) + np.square(moments.x_mean))[order]
+    lam = damping(gram, ridge)
+    cross = moments.cross + lam * prior if targets else None
+    gram = gram[np.ix_(order, order)]
+    gram[np.diag_indices_from(gram)] += lam
+    original = np.ascontiguousarray(prior.T[:, order])
+    if cross is None:
+        return Problem(gram, original, original, norms)
+    target = np.linalg.solve(gram, cross[order]).T
+    return Problem(gram, np.ascontiguousarray(target), original, norms)
+
+
+def survey(
+    model: Model, layers: Sequence[Layer], data: Data, *, ridge: float = RIDGE, seed: int = 0,
+    progress: Steps = lambda done, total: None,
+) -> Iterator[tuple[Layer, list[Problem]]]:  # fmt: skip
+    """Layers that are regressions with the problem of each of their groups, in the dense model."""
+    place = {key: k for k, key in enumerate(keys(model.proto))}
+    of_node = {linear.index: linear for linear in find_linear(model)}
+    values = Values(model)
+    stream = Stream(model, data.source, limit=data.memory, threads=data.threads)
+    rng = np.random.default_rng(seed)
+    for done, layer in enumerate(sorted(layers, key=lambda x: place[x.node])):
+        progress(done, len(layers))
+        linear = of_node.get(place[layer.node])
+        if linear is None or layer.side == "left":
+            continue
+        m, kernel = matrix(linear, values), kernel_shape(linear, values)
+        g, d, _ = m.shape
+        moments = [Moments() for _ in range(g)]
+        stream.advance(linear.index)
+        share = None
+        for found in stream.compute([linear.source]):
+            x = found[linear.source]
+            n = positions(linear, x, kernel)
+            share = sampled_share(n * len(stream.state), d, g) if share is None else share
+            picked = None if share >= 1 else np.sort(rng.choice(n, max(1, round(n * share)), replace=False))
+            for k, part in enumerate(rows(linear, x, kernel, picked)):
+                moments[k].add(part)
+        with suppress(NotPositive):  # those that are none have no saliency but their weights'
+            order = _order(layer, d)
+            yield layer, [problem_of(moments[k], m[k], order, ridge, targets=False) for k in range(g)]
+    progress(len(layers), len(layers))
+
+
+def facts_of(layer: Layer, problems: Sequence[Problem], pattern: Pattern | Blocks | None, *, errors: bool) -> Facts:
+    """What allocators want to know; errors: whether the curve of errors is wanted, which takes a solver."""
+    size = sum(p.target.size for p in problems)
+    scores = np.concatenate([np.abs(p.original) * p.norms for p in problems])
+    curve = []
+    for level in LEVELS if errors else ():
+        part = choices(layer, pattern, round(level * size))
+        found = []
+        for p, choice in zip(problems, part, strict=True):
+            mask, w = sparsegpt(p, choice)
+            found.append(p.error(refit(p, mask, w)))
+        curve.append(float(np.mean(found)))
+    return Facts(size, float((scores > OUTLIER * scores.mean()).mean()), tuple(curve))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Finished layers in a folder, so that work that was stopped goes on where it was."""
+
+    folder: Path | None
+
+    @staticmethod
+    def open(folder: Path | None, model: Model, data: Data, options: Any) -> _Kept:
+        """Raises `OptionError` where the folder holds layers of another model, of other samples or options."""
+        if folder is None:
+            return _Kept(None)
+        digest = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
+        text = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
+        mine = {"model": digest, "samples": data.digest, "options": text}
+        path = folder / "sparse.json"
+        with blamed(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                try:
+                    then = json.loads(path.read_text(encoding="utf-8"))
+                    other = [k for k in mine if then[k] != mine[k]]
+                except (ValueError, KeyError, TypeError) as e:
+                    raise OptionError(f"--cache {folder}: sparse.json is not what onnxprune wrote; delete it") from e
+                if other:
+                    raise OptionError(
+                        f"--cache {folder}: holds layers solved with another {' and other '.join(other)}; name another "
+                        "folder, or delete sparse.json and the sparse-*.npz beside it"
+                    )
+            else:
+                part = path.with_suffix(".tmp")
+                part.write_text(json.dumps(mine), encoding="utf-8")
+                part.replace(path)
+        return _Kept(folder)
+
+    def _path(self, job: _Job) -> Path:
+        assert self.folder is not None
+        name = hashlib.sha256(job.layer.node.encode()).hexdigest()[:24]
+        return self.folder / f"sparse-{name}.npz"
+
+    def read(self, job: _Job) -> Found | None:
+        if self.folder is None or not self._path(job).exists():
+            return None
+        g, d, o = job.tasks[0].matrix.shape
+        with suppress(ValueError, KeyError, OSError, EOFError):  # cut off while it was written: solved again
+            z = np.load(self._path(job), allow_pickle=False)
+            plain, error = (float(v) for v in z["errors"])
+            if z["weight"].shape == (g, d, o) and z["shift"].shape == (g * o,):
+                outcome = LayerSolve(job.layer.node, plain, error, int(z["rows"]), str(z["reason"]))
+                return z["weight"].astype(np.float64), z["shift"].astype(np.float64), outcome
+        return None
+
+    def write(self, job: _Job, found: Found) -> None:
+        if self.folder is None:
+            return
+        weight, shift, outcome = found
+        with blamed(self.folder):
+            part = self._path(job).with_suffix(".tmp.npz")
+            np.savez(
+                part, weight=weight, shift=shift, errors=[outcome.plain, outcome.error],
+                rows=outcome.rows, reason=outcome.reason,
+            )  # fmt: skip
+            part.replace(self._path(job))
+
+
+__all__ = ["Data", "LayerSolve", "Mask", "Method", "by_magnitude", "solve", "survey"]
