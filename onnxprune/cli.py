@@ -28,6 +28,7 @@ from onnxprune.options import (
     AUTO,
     CHECK,
     DATA,
+    FLOAT32,
     HOW,
     OUTPUT,
     SPARSE,
@@ -37,6 +38,7 @@ from onnxprune.options import (
     Choice,
     CropOption,
     Format,
+    Indices,
     JsonOption,
     LabelsOption,
     Layout,
@@ -47,6 +49,7 @@ from onnxprune.options import (
     ModelArgument,
     Order,
     OrderOption,
+    Per,
     PresetOption,
     QuietOption,
     Recovery,
@@ -57,6 +60,7 @@ from onnxprune.options import (
     Solver,
     SparseAllocation,
     StdOption,
+    Values,
     VerboseOption,
     input_shapes,
     pair,
@@ -265,6 +269,46 @@ def prune_command(
             " csr, nm: everywhere; dense: zeros in a plain file; sparse-initializer: ONNX's own, smaller above 70%.",
         ),
     ] = AUTO,
+    values: Annotated[
+        Values,
+        typer.Option(
+            "--values",
+            rich_help_panel=SPARSE,
+            help="Type of the values that csr and nm store; int8 has a scale per row. What it costs is in the report.",
+        ),
+    ] = FLOAT32,
+    permute: Annotated[
+        bool,
+        typer.Option(
+            "--permute/--no-permute",
+            rich_help_panel=SPARSE,
+            help="With --pattern N:M, reorder channels through the whole graph so that less is lost.",
+        ),
+    ] = True,
+    cluster: Annotated[
+        int | None,
+        typer.Option(
+            "--cluster",
+            metavar="K",
+            min=2,
+            max=256,
+            rich_help_panel=SPARSE,
+            help="Every weight becomes one of K values, stored as indices into a codebook in plain ONNX: a smaller "
+            "file, the same memory and speed. Comes last, after --channels and --sparsity.",
+        ),
+    ] = None,
+    cluster_per: Annotated[
+        Per, typer.Option("--cluster-per", rich_help_panel=SPARSE, help="One codebook for every tensor or channel.")
+    ] = Per("tensor"),  # noqa: B008
+    cluster_storage: Annotated[
+        Indices,
+        typer.Option(
+            "--cluster-storage",
+            rich_help_panel=SPARSE,
+            help="How indices are stored. uint8, packed: every runtime from opset 7; uint4: opset 21 and onnxruntime "
+            "1.23; auto: the smaller of the first two.",
+        ),
+    ] = Indices("auto"),  # noqa: B008
     solver: Annotated[
         Solver | None,
         typer.Option(
@@ -475,6 +519,11 @@ def prune_command(
             pattern=pattern,
             quality=quality,
             format=format.value,
+            values=values.value,
+            permute=permute,
+            cluster=cluster,
+            cluster_per=cluster_per.value,
+            cluster_storage=cluster_storage.value,
             solver=solver and solver.value,
             sparsity_allocate=sparsity_allocate.value,
             ratio=[pair(r) for r in ratio or ()],

@@ -1,7 +1,8 @@
 """How sparse weights lie in a file: packing, checking and unpacking, as docs/sparse-format.md says.
 
 CSR takes a matrix W `[M, K]`; N:M takes rows `[S, L]` that are cut into blocks of m. Both keep every weight bit for
-bit: what is not stored is +0.0, so that -0.0 and NaN are stored. `unpack` reads the weight of a node of a file.
+bit, in float32 or as the codes of `sparsity.values`: what is not stored is +0.0, so that -0.0 and NaN are stored.
+`unpack` reads the weight of a node of a file.
 
     >>> values, indices, indptr = pack_csr(np.array([[0, 2, 0], [0, 0, 0], [3, 0, 4]], np.float32))
     >>> values.tolist(), indices.tolist(), indptr.tolist()
@@ -29,16 +30,20 @@ from onnxprune.graph.node import Node
 from onnxprune.graph.reading import DENSE_LIMIT, DENSE_RATIO
 from onnxprune.sparsity.layers import from_blocks
 from onnxprune.sparsity.operators import DENSE, DOMAIN, OPERATORS, Operator
+from onnxprune.sparsity.values import VALUES, decode, encode, round_values
 
 __all__ = [
     "Weight",
     "check_csr",
     "check_nm",
+    "decode",
+    "encode",
     "index_type",
     "pack_csr",
     "pack_nm",
     "position_bits",
     "read_weight",
+    "round_values",
     "unpack",
     "unpack_csr",
     "unpack_nm",
@@ -47,6 +52,7 @@ __all__ = [
 MAX_ELEMENTS = 1 << 31  # of a weight; row pointers are int32
 WIDE = 1 << 16  # columns that uint16 can tell apart
 EXPORT = "convert the dense model again"
+FLOATS = tuple(dtype for name, dtype in VALUES.items() if name != "int8")  # values without a scale
 
 
 def index_type(k: int) -> np.dtype[Any]:
@@ -64,12 +70,12 @@ def position_bits(m: int) -> int:
 
 
 def pack_csr(w: Array) -> tuple[Array, Array, Array]:
-    """Values float32 `[nnz]`, indices uint16 or int32 `[nnz]`, indptr int32 `[M + 1]` of W float32 `[M, K]`.
+    """Values `[nnz]`, indices uint16 or int32 `[nnz]`, indptr int32 `[M + 1]` of W `[M, K]`, float32 or codes.
 
     Raises OptionError where more weights are left than int32 can count.
     """
-    w = np.ascontiguousarray(_float32(w, 2))
-    kept = w.view(np.uint32) != 0
+    w = np.ascontiguousarray(_storable(w))
+    kept = _bits(w) != 0
     indptr = np.zeros(len(w) + 1, np.int64)
     np.cumsum(np.count_nonzero(kept, axis=1), out=indptr[1:])
     if indptr[-1] >= MAX_ELEMENTS:
@@ -79,27 +85,27 @@ def pack_csr(w: Array) -> tuple[Array, Array, Array]:
 
 
 def unpack_csr(values: Array, indices: Array, indptr: Array, shape: tuple[int, int]) -> Array:
-    """W float32 `[M, K]` from what `check_csr` has let through."""
-    w = np.zeros(shape, np.float32)
+    """W `[M, K]`, of the type of the values, from what `check_csr` has let through."""
+    w = np.zeros(shape, values.dtype)
     w[np.repeat(np.arange(shape[0]), np.diff(indptr)), indices] = values
     return w
 
 
 def pack_nm(blocks: Array, n: int, m: int) -> tuple[Array, Array]:
-    """Values float32 `[S, B, n]` and positions uint8 `[S, ceil(B * n * bits / 8)]` of rows float32 `[S, L]`.
+    """Values `[S, B, n]` and positions uint8 `[S, ceil(B * n * bits / 8)]` of rows `[S, L]`, float32 or codes.
 
     B = ceil(L / m). A block with fewer than n weights is filled up with the first of its free places.
     Raises OptionError where n:m is no pattern, or a block holds more than n weights.
     """
     if not (1 <= n <= m and 2 <= m <= 256):
         raise OptionError(f"pattern {n}:{m}: 1 <= n <= m and 2 <= m <= 256 must hold")
-    blocks = _float32(blocks, 2)
+    blocks = _storable(blocks)
     rows, length = blocks.shape
     count = -(-length // m)
-    padded = np.zeros((rows, count * m), np.float32)
+    padded = np.zeros((rows, count * m), blocks.dtype)
     padded[:, :length] = blocks
     padded = padded.reshape(rows, count, m)
-    chosen = padded.view(np.uint32) != 0
+    chosen = _bits(padded) != 0
     free = n - np.count_nonzero(chosen, axis=2, keepdims=True)
     if (free < 0).any():
         row, block, _ = np.argwhere(free < 0)[0]
@@ -125,21 +131,29 @@ def unpack_positions(positions: Array, count: int, n: int, m: int) -> Array:
 
 
 def unpack_nm(values: Array, positions: Array, m: int, length: int) -> Array:
-    """Rows float32 `[S, L]` from what `check_nm` has let through; length: L."""
+    """Rows `[S, L]`, of the type of the values, from what `check_nm` has let through; length: L."""
     rows, count, n = values.shape
-    padded = np.zeros((rows, count, m), np.float32)
+    padded = np.zeros((rows, count, m), values.dtype)
     np.put_along_axis(padded, unpack_positions(positions, count, n, m).astype(np.int64), values, axis=2)
     return padded.reshape(rows, count * m)[:, :length]
 
 
-def check_csr(where: str, shape: tuple[int, int], values: Array, indices: Array, indptr: Array) -> None:
-    """Raise ModelFileError, naming `where` and the array, unless the arrays are W `[M, K]` as CSR."""
+Types = Sequence[np.dtype[Any]]
+
+
+def check_csr(
+    where: str, shape: tuple[int, int], values: Array, indices: Array, indptr: Array, *, types: Types = FLOATS
+) -> None:
+    """Raise ModelFileError, naming `where` and the array, unless the arrays are W `[M, K]` as CSR.
+
+    types: that the values may have.
+    """
     _check_size(where, shape)
     rows, columns = shape
     nnz = values.size
-    _check_array(where, "values", values, np.dtype(np.float32), (nnz,))
-    _check_array(where, "indices", indices, index_type(columns), (nnz,))
-    _check_array(where, "indptr", indptr, np.dtype(np.int32), (rows + 1,))
+    _check_array(where, "values", values, types, (nnz,))
+    _check_array(where, "indices", indices, [index_type(columns)], (nnz,))
+    _check_array(where, "indptr", indptr, [np.dtype(np.int32)], (rows + 1,))
     if indptr[0] != 0 or indptr[-1] != nnz:
         raise fault(where, f"indptr from 0 to {nnz}", f"{indptr[0]} to {indptr[-1]}", EXPORT)
     counts = np.diff(indptr.astype(np.int64))
@@ -160,16 +174,21 @@ def check_csr(where: str, shape: tuple[int, int], values: Array, indices: Array,
         )
 
 
-def check_nm(where: str, shape: tuple[int, int], n: int, m: int, values: Array, positions: Array) -> None:
-    """Raise ModelFileError, naming `where` and the array, unless the arrays are rows `[S, L]` as n:m; shape: (S, L)."""
+def check_nm(
+    where: str, shape: tuple[int, int], n: int, m: int, values: Array, positions: Array, *, types: Types = FLOATS
+) -> None:
+    """Raise ModelFileError, naming `where` and the array, unless the arrays are rows `[S, L]` as n:m; shape: (S, L).
+
+    types: that the values may have.
+    """
     if not (1 <= n <= m and 2 <= m <= 256):
         raise fault(where, "a pattern n:m with 1 <= n <= m and 2 <= m <= 256", f"{n}:{m}", EXPORT)
     _check_size(where, shape)
     rows, length = shape
     count = -(-length // m)
     used = count * n * position_bits(m)
-    _check_array(where, "values", values, np.dtype(np.float32), (rows, count, n))
-    _check_array(where, "positions", positions, np.dtype(np.uint8), (rows, -(-used // 8)))
+    _check_array(where, "values", values, types, (rows, count, n))
+    _check_array(where, "positions", positions, [np.dtype(np.uint8)], (rows, -(-used // 8)))
     if used % 8 and (positions[:, -1] >> np.uint8(used % 8)).any():
         raise fault(where, f"positions of {used} bits in a row, then zeros", "a bit that is set after them", EXPORT)
     places = unpack_positions(positions, count, n, m)
@@ -185,10 +204,15 @@ def check_nm(where: str, shape: tuple[int, int], n: int, m: int, values: Array, 
         raise fault(where, f"values that are 0 beyond the {length} weights of a row", "others", EXPORT)
 
 
-def _float32(w: Array, rank: int) -> Array:
-    if w.dtype != np.float32 or w.ndim != rank:
-        raise OptionError(f"a sparse weight must be float32 of rank {rank}, not {w.dtype} of rank {w.ndim}")
+def _storable(w: Array) -> Array:
+    if w.dtype not in VALUES.values() or w.ndim != 2:
+        raise OptionError(f"a sparse weight must be {' or '.join(VALUES)} of rank 2, not {w.dtype} of rank {w.ndim}")
     return w
+
+
+def _bits(w: Array) -> Array:
+    """The bits of every weight, as unsigned integers."""
+    return w.view(np.dtype(f"u{w.itemsize}"))
 
 
 def _check_size(where: str, shape: Sequence[int]) -> None:
@@ -196,16 +220,17 @@ def _check_size(where: str, shape: Sequence[int]) -> None:
         raise fault(where, f"a shape of 1 to {MAX_ELEMENTS - 1} weights", list(shape), EXPORT)
 
 
-def _check_array(where: str, name: str, array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    if array.dtype != dtype or array.shape != shape:
-        raise fault(where, f"{name} of {dtype} {list(shape)}", f"{array.dtype} {list(array.shape)}", EXPORT)
+def _check_array(where: str, name: str, array: Array, types: Types, shape: tuple[int, ...]) -> None:
+    if array.dtype not in types or array.shape != shape:
+        expected = f"{name} of {' or '.join(map(str, types))} {list(shape)}"
+        raise fault(where, expected, f"{array.dtype} {list(array.shape)}", EXPORT)
 
 
 @dataclass(frozen=True)
 class Weight:
     """The weight of a sparse node, checked: `dense()` is safe.
 
-    shape: of W, as in the attribute. arrays: values, indices, indptr; or values, positions, with n and m.
+    shape: of W, as in the attribute. arrays: values, indices, indptr; or values, positions, with n and m; and scale.
     """
 
     where: str
@@ -222,11 +247,12 @@ class Weight:
 
     def dense(self) -> Array:
         """W float32 of `shape`."""
+        a = self.arrays
         if self.operator.storage == "Csr":
-            a = self.arrays
-            return unpack_csr(a["values"], a["indices"], a["indptr"], _matrix(self.shape)).reshape(self.shape)
-        blocks = unpack_nm(self.arrays["values"], self.arrays["positions"], self.m, self.shape[1])
-        return np.ascontiguousarray(from_blocks(blocks, self.shape))
+            codes = unpack_csr(a["values"], a["indices"], a["indptr"], _matrix(self.shape)).reshape(self.shape)
+        else:
+            codes = from_blocks(unpack_nm(a["values"], a["positions"], self.m, self.shape[1]), self.shape)
+        return np.ascontiguousarray(decode(codes, a.get("scale")))
 
 
 def read_weight(model: Model, proto: NodeProto) -> Weight:
@@ -259,17 +285,25 @@ def read_weight(model: Model, proto: NodeProto) -> Weight:
     _check_size(where, shape)
     if operator.product == "Conv":
         _check_conv(where, node, shape)
-    _check_array(where, "bias", arrays.pop("bias"), np.dtype(np.float32), (shape[0],))
+    single = [np.dtype(np.float32)]
+    _check_array(where, "bias", arrays.pop("bias"), single, (shape[0],))
+    types: Types = FLOATS
+    if operator.scaled:
+        types = [VALUES["int8"]]
+        scale = arrays["scale"]
+        _check_array(where, "scale", scale, single, (shape[0],))
+        if not (np.isfinite(scale) & (scale > 0)).all():
+            raise fault(where, "a scale of finite numbers above 0", "others", EXPORT)
     weight = Weight(where, operator, tuple(shape), arrays)
     limit = max(DENSE_LIMIT, DENSE_RATIO * weight.stored)
     if 4 * math.prod(shape) > limit:
         raise fault(where, f"a weight that unfolds to at most {limit} bytes", list(shape), EXPORT)
     if operator.storage == "Csr":
-        check_csr(where, _matrix(weight.shape), arrays["values"], arrays["indices"], arrays["indptr"])
+        check_csr(where, _matrix(weight.shape), arrays["values"], arrays["indices"], arrays["indptr"], types=types)
         return weight
     n, m = int(node.attr("n")), int(node.attr("m"))
     rows = math.prod(shape) // shape[1]
-    check_nm(where, (rows, shape[1]), n, m, arrays["values"], arrays["positions"])
+    check_nm(where, (rows, shape[1]), n, m, arrays["values"], arrays["positions"], types=types)
     return Weight(where, operator, weight.shape, arrays, n, m)
 
 

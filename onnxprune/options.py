@@ -15,9 +15,11 @@ from onnxprune.errors import OptionError
 from onnxprune.evaluation import METRICS
 from onnxprune.plan import RECOVERIES
 from onnxprune.solvers.sparse import SOLVERS
+from onnxprune.sparsity.cluster import PER, STORAGES
 from onnxprune.sparsity.masks import ALLOCATORS as SPARSE_ALLOCATORS
 from onnxprune.sparsity.masks import DATA_ALLOCATORS
 from onnxprune.sparsity.stage import FORMATS
+from onnxprune.sparsity.values import VALUES
 
 Choice = Enum("Choice", {name: name for name in IMPORTANCES}, type=str)  # type: ignore[misc]
 Allocation = Enum("Allocation", {name: name for name in ALLOCATIONS}, type=str)  # type: ignore[misc]
@@ -31,6 +33,11 @@ Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ign
 Solver = Enum("Solver", {name: name for name in SOLVERS}, type=str)  # type: ignore[misc]
 SparseAllocation = Enum("SparseAllocation", {name: name for name in (*SPARSE_ALLOCATORS, *DATA_ALLOCATORS)}, type=str)  # type: ignore[misc]
 
+Values = Enum("Values", {name: name for name in VALUES}, type=str)  # type: ignore[misc]
+Per = Enum("Per", {name: name for name in PER}, type=str)  # type: ignore[misc]
+Indices = Enum("Indices", {name: name for name in STORAGES}, type=str)  # type: ignore[misc]
+
+FLOAT32 = Values("float32")
 AUTO, ALIKE = Format("auto"), SparseAllocation("uniform")
 
 WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"

@@ -43,11 +43,13 @@ from onnxprune.graph.runtime import Feeds, Latency, latency, random_feeds, too_l
 from onnxprune.graph.shapes import concrete_inputs, graph_inputs
 from onnxprune.importance.data import MEASURES
 from onnxprune.plan import Plan
-from onnxprune.progress import Clock, Progress, silent
+from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.recovery.least_squares import LayerFit
 from onnxprune.report import Cost, GroupReport, Report
+from onnxprune.sparsity.cluster import Codebooks, codebooks
 from onnxprune.sparsity.solve import Data as SolveData
-from onnxprune.sparsity.stage import Sparsity, Wanted, layer_names, matching, sparsify
+from onnxprune.sparsity.solve import curvatures
+from onnxprune.sparsity.stage import Sparsity, Wanted, layer_names, matching, running, sparsify
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
 from onnxprune.structure.surgery import prune_model, slice_weights
 from onnxprune.structure.verify import Verification, check_file, check_recovered, shrunk
@@ -93,6 +95,10 @@ def prune(
     ratio: Mapping[str, float] | Sequence[tuple[str, float]] = (),
     ignore: Sequence[str] = (),
     format: str = "auto",
+    values: str = "float32",
+    cluster: int | None = None,
+    cluster_per: str = "tensor",
+    cluster_storage: str = "auto",
     solver: str | None = None,
     sparsity_allocate: str = "uniform",
     permute: bool = True,
@@ -139,6 +145,9 @@ def prune(
     without. sparsity_allocate: uniform, global, erk, lamp; with data also owl and error. permute: reorder channels so
     that N:M loses less.
     format: what stores them: "auto" measures, "dense", "csr", "nm" (operators of ours), "sparse-initializer".
+    values: type of the values in operators of ours: float32, bfloat16, float16, or int8 with a scale per row.
+    cluster: every weight becomes one of so many values, 2 to 256, stored as indices into a codebook, per "tensor" or
+    "channel"; cluster_storage: "auto", "uint8", "packed", "uint4" (opset 21).
     ratio: glob -> fraction, for the groups or layers that it matches (last match wins); a prefix says which, as
     "channels:layer4*" or "sparsity:fc*", and is needed where both are asked for. ignore: globs that stay.
     target_macs, target_params, target_bytes: what is left, as a fraction, "70%" or an absolute "300M".
@@ -181,7 +190,7 @@ def prune(
         )
     kinds = kinds_of(amounts, cuts)
     wanted = Wanted(
-        sparsity, pattern, quality, zeros, (), sparsity_allocate, solver, format, permute=permute,
+        sparsity, pattern, quality, zeros, (), sparsity_allocate, solver, format, values=values, permute=permute,
         cache=None if cache is None else Path(cache), seed=seed,
     )  # fmt: skip
     _check_options(
@@ -189,15 +198,19 @@ def prune(
         memory,
     )  # fmt: skip
     wanted.check()
-    asked = structural or wanted.asked
+    asked = structural or wanted.asked or cluster is not None
     if plan is None and not asked:
         raise OptionError(
             "nothing to do: say how much with --channels 0.3, --heads 0.25, --layers 0.1, --target-macs 70%, "
-            "--max-drop 0.01, --sparsity 0.8, --pattern 2:4, --ratio or --plan"
+            "--max-drop 0.01, --sparsity 0.8, --pattern 2:4, --cluster 16, --ratio or --plan"
         )
     if plan is not None and (asked or ignore or format != "auto"):
         raise OptionError("--plan replays what was chosen before; leave out --channels, --sparsity, --ratio, --ignore, "
                           "--format and targets")  # fmt: skip
+    if cluster is not None and wanted.asked and plan is None:
+        if format not in ("auto", "dense"):
+            raise OptionError(f"--cluster stores dense weights, zeros among them; leave out --format {format}")
+        wanted = replace(wanted, format="dense")
     if format != "auto" and plan is None and not wanted.asked:
         raise OptionError(f"--format {format} stores sparse weights; ask for some with --sparsity 0.8 or --pattern 2:4")
 
@@ -222,6 +235,10 @@ def prune(
     chosen: Plan | None = None
     if plan is not None:
         chosen = plan if isinstance(plan, Plan) else Plan.load(Path(plan), analysis)
+        then = dict(chosen.settings.get("cluster") or {})
+        cluster, cluster_per, cluster_storage = (
+            then.get("k", cluster), then.get("per", cluster_per), then.get("storage", cluster_storage)
+        )  # fmt: skip
         wanted = replace(wanted, recorded=chosen.sparsity)
         importance, allocate, recover = "path", "uniform", chosen.recover
         recorded = dict(chosen.settings.get("calibration") or {})
@@ -231,8 +248,8 @@ def prune(
         seed = int(chosen.settings.get("seed", seed))
     cutting = structural if chosen is None else bool(chosen.keep)
     data, notes = _data(
-        analysis, costs, cutting, wanted, calibration, importance, allocate, recover, samples=samples, preprocess=preprocess,
-        augment=augment, memory=memory, threads=threads, jobs=jobs, seed=seed, clock=clock,
+        analysis, costs, cutting, wanted, calibration, importance, allocate, recover, samples=samples,
+        preprocess=preprocess, augment=augment, memory=memory, threads=threads, jobs=jobs, seed=seed, clock=clock,
     )  # fmt: skip
     sort = None if data is None else "synthetic" if data.synthetic else "real"
     how = recipe(importance, allocate, recover, data=sort, targeted=targeted)
@@ -264,6 +281,8 @@ def prune(
         "importance": how.importance, "allocate": how.allocate, "round_to": round_to, "steps": steps, "seed": seed,
         "allow_io_change": allow_io_change, "whole_layers": whole_layers,
     }  # fmt: skip
+    if cluster is not None:
+        settings["cluster"] = {"k": cluster, "per": cluster_per, "storage": cluster_storage}
     if data is not None:
         settings["calibration"] = {
             "digest": data.samples.digest, "description": data.samples.description, "samples": data.samples.count,
@@ -296,9 +315,9 @@ def prune(
     close: Fidelity | None = None
     fits: tuple[LayerFit, ...] = ()
     times: dict[str, Latency] = {}
-    if not chosen.keep and wanted.asked:
+    if not chosen.keep and (wanted.asked or cluster is not None):
         pruned = model
-    elif not dry_run or wanted.asked:
+    elif not dry_run or wanted.asked or cluster is not None:
         clock("cut")
         sliced = slice_weights(analysis, keep)
         plain = prune_model(analysis, keep, sliced=sliced)
@@ -319,19 +338,28 @@ def prune(
             check_recovered(analysis, keep, pruned, checked)
     new = () if pruned is None else (w for n, w in pruned.weights.items() if n not in model.weights)
     added = sum(w.size for w in new if trained(w))  # biases that compensate
+    known, guesses = None, [analysis.narrow(feeds, keep) for feeds in _feeds(analysis, checked, input_shape, seed)]
+    if data is not None:
+        source = [analysis.narrow(feeds, keep) for feeds in data.runs()]
+        known = SolveData(source, data.memory, data.threads, data.samples.digest, data.synthetic)
     if wanted.asked and pruned is not None:
         clock("sparsify")
-        guesses = [analysis.narrow(feeds, keep) for feeds in _feeds(analysis, checked, input_shape, seed)]
-        known = None
-        if data is not None:
-            source = [analysis.narrow(feeds, keep) for feeds in data.runs()]
-            known = SolveData(source, data.memory, data.threads, data.samples.digest, data.synthetic)
         wanted = replace(wanted, recover=how.recover == "least-squares", seed=seed)
         pruned, outcome, more = sparsify(
             pruned, wanted, guesses, verify=verify, threads=threads, dry_run=dry_run, data=known, progress=progress
         )
         chosen = replace(chosen, sparsity=outcome.to_plan())
         notes += more
+    books: Codebooks | None = None
+    if cluster is not None and pruned is not None:
+        clock("cluster")
+        how_much = (
+            None if known is None else curvatures(pruned, known, seed=seed, progress=counting(progress, "survey"))
+        )
+        pruned, books, more = codebooks(pruned, cluster, cluster_per, cluster_storage, how_much, progress)
+        notes += more
+        if verify:
+            running(pruned, guesses, measured=False)
     if pruned is not None and not dry_run and (data is not None or judge is not None):
         clock("compare")
         if data is not None:
@@ -357,7 +385,7 @@ def prune(
         analysis, groups, costs, chosen, keep, pruned, checked, outcome, added, times, notes, clock.seconds
     )
     report = replace(
-        report, fidelity=close, evaluation=verdict, fits=fits, recipe=how,
+        report, fidelity=close, evaluation=verdict, fits=fits, recipe=how, codebooks=books,
         calibration=None if data is None else data.samples.description,
     )  # fmt: skip
     return Result(pruned, chosen, report, analysis)
@@ -378,7 +406,7 @@ def _data(
 ) -> tuple[Calibration | None, list[str]]:
     """The samples to calibrate on, None where none are needed or can be had; and a note."""
     model = analysis.model
-    if not cutting and not wanted.asked:
+    if not cutting and not wanted.asked and calibration is None:
         return None, []
     option = wanted.needs_data
     if calibration is None:

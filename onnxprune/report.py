@@ -15,6 +15,7 @@ from onnxprune.calibrated import Fidelity, Recipe
 from onnxprune.evaluation import CONFIDENCE, Drop
 from onnxprune.graph.runtime import Latency
 from onnxprune.recovery.least_squares import LayerFit
+from onnxprune.sparsity.cluster import Codebooks
 from onnxprune.sparsity.stage import Sparsity
 from onnxprune.structure.groups import Analysis, Pinned
 from onnxprune.structure.verify import Verification
@@ -57,6 +58,7 @@ class Report:
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
     sparsity: Sparsity | None = None
+    codebooks: Codebooks | None = None
     fidelity: Fidelity | None = None
     evaluation: Drop | None = None
     fits: tuple[LayerFit, ...] = ()
@@ -93,6 +95,7 @@ class Report:
             if v is None
             else {"error": v.error, "tolerance": v.tolerance, "runs": v.runs, "notes": list(v.notes)},
             "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
+            "codebooks": None if self.codebooks is None else self.codebooks.to_dict(),
             "calibration": self.calibration,
             "recipe": None if self.recipe is None else asdict(self.recipe),
             "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
@@ -144,7 +147,9 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
     s = report.sparsity
     if s is not None:
         parts += [_sparse(s), *([_sparse_layers(s)] if verbose else [])]
-    if cut or s is None:
+    if report.codebooks is not None:
+        parts += [_clustered(report.codebooks), *([_clustered_weights(report.codebooks)] if verbose else [])]
+    if cut or (s is None and report.codebooks is None):
         for kind in dict.fromkeys(g.kind for g in report.groups):
             mine = [g for g in report.groups if g.kind == kind]
             gone = [g for g in mine if g.kept < g.size]
@@ -215,8 +220,23 @@ def _sparse(s: Sparsity) -> RenderableType:
         f"sparse: {s.zeros / max(s.size, 1):.1%} of {number(s.size)} weights in {len(s.layers)} layers are zero "
         f"({how}, {s.solver}); {number(s.size - s.zeros)} left"
     ]
+    done = [x for x in s.solved if not x.reason]
+    if done:
+        plain, error = (sum(getattr(x, k) for x in done) / len(done) for k in ("plain", "error"))
+        lines.append(
+            f"solved: {len(done)} layers; unexplained variance of their outputs {error:.1%} on average, by magnitude "
+            f"{plain:.1%}"
+        )
     kinds = Counter(x.format for x in s.layers)
     lines.append(f"format {s.format}: " + ", ".join(f"{n} layers {kind}" for kind, n in kinds.most_common()))
+    if s.permuted:
+        before, after = (sum(getattr(x, k) for x in s.permuted) / len(s.permuted) for k in ("before", "after"))
+        lines.append(
+            f"permuted: channels of {len(s.permuted)} groups; the pattern loses {1 - after:.1%} of the saliency of "
+            f"their layers instead of {1 - before:.1%}, on average"
+        )
+    if s.values != "float32":
+        lines.append(f"values stored as {s.values}: relative squared error of the weights {s.rounding:.2g}")
     if s.speedup is not None:
         threads = f"{s.threads} threads" if s.threads else "all cores"
         lines.append(f"whole session {s.speedup:.2f} times as fast as dense on {s.cpu} ({threads})")
@@ -227,14 +247,37 @@ def _sparse(s: Sparsity) -> RenderableType:
     return Text("\n".join(lines))
 
 
+def _clustered(c: Codebooks) -> RenderableType:
+    """Weights that are indices into codebooks."""
+    stored = ", ".join(f"{n} {name}" for name, n in Counter(r.storage for r in c.rows).most_common())
+    error = sum(r.error * r.size for r in c.rows) / sum(r.size for r in c.rows)
+    return Text(
+        f"clustered: {number(sum(r.size for r in c.rows))} weights in {len(c.rows)} tensors are one of {c.k} values "
+        f"per {c.per} ({stored}); {c.bits_per_weight:.2f} bits per weight, relative squared error {error:.2g}\n"
+        f"zipped: {size(c.zipped_before)} -> {size(c.zipped_after)}; the runtime unfolds codebooks when it loads the "
+        "model: the file is smaller, the memory is not"
+    )
+
+
+def _clustered_weights(c: Codebooks) -> RenderableType:
+    table = Table(title="clustered weights", title_justify="left", box=None, pad_edge=False)
+    for column in ("weight", "values", "per", "storage", "bits per weight", "relative error"):
+        text = column in ("weight", "per", "storage")
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
+    for r in c.rows:
+        table.add_row(Text(r.weight), str(r.k), r.per, r.storage, f"{r.bits_per_weight:.2f}", f"{r.error:.2g}")
+    return table
+
+
 def _sparse_layers(s: Sparsity) -> RenderableType:
     table = Table(title="sparse layers", title_justify="left", box=None, pad_edge=False)
-    for column in ("node", "operator", "rows x columns", "zeros", "format", "why dense"):
-        numeric = column in ("rows x columns", "zeros")
+    errors = {x.node: "-" if x.reason else f"{x.error:.2%}" for x in s.solved}
+    for column in ("node", "operator", "rows x columns", "zeros", "unexplained", "format", "why dense"):
+        numeric = column in ("rows x columns", "zeros", "unexplained")
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for x in s.layers:
         shape, share = f"{x.rows} x {x.columns}", f"{x.zeros / max(x.size, 1):.1%}"
-        table.add_row(Text(x.node), x.op, shape, share, x.format, Text(x.reason))
+        table.add_row(Text(x.node), x.op, shape, share, errors.get(x.node, "-"), x.format, Text(x.reason))
     return table
 
 

@@ -25,6 +25,7 @@ from onnxprune.sparsity.functions import function
 from onnxprune.sparsity.layers import find_layers, from_blocks, to_blocks
 from onnxprune.sparsity.operators import OPERATORS
 from onnxprune.sparsity.rewrite import densify, rewrite, sparse_initializers
+from onnxprune.sparsity.values import VALUES, decode, encode, round_values
 
 FLOATS = st.sampled_from([0.0, 0.0, 0.0, -0.0, 1.5, -2.0, float("nan"), float("inf"), 1e-40])
 
@@ -50,6 +51,49 @@ def test_nm_keeps_every_bit(blocks: Array, data: st.DataObject) -> None:
     values, positions = formats.pack_nm(blocks, n, m)
     formats.check_nm("w", blocks.shape, n, m, values, positions)
     assert formats.unpack_nm(values, positions, m, blocks.shape[1]).tobytes() == blocks.tobytes()
+
+
+SANE = hnp.arrays(
+    np.float32, (3, 8), elements=st.one_of(st.just(0.0), st.floats(-6e4, 6e4, width=32), st.floats(-1, 1, width=32))
+)
+HALF_STEP = {"float32": 0.0, "bfloat16": 2**-9, "float16": 2**-12, "int8": 0.0}  # over the weight
+
+
+@pytest.mark.parametrize("values", VALUES)
+@settings(deadline=None)
+@given(SANE)
+def test_laws_of_rounding(values: str, w: Array) -> None:
+    codes, scale = encode(w, values)
+    rounded = round_values(w, values)
+    assert codes.dtype == VALUES[values] and rounded.dtype == np.float32 and (scale is None) == (values != "int8")
+    assert not rounded[w == 0].any()
+    assert round_values(rounded, values).tobytes() == rounded.tobytes()
+    row = np.abs(w).max(axis=1, keepdims=True)
+    bound = np.abs(w) * 2 * HALF_STEP[values] + (values == "int8") * row / 252 + (values != "float32") * 2**-24
+    assert (np.abs(rounded - w) <= bound).all()
+    if values != "float32":
+        assert not np.signbit(rounded[rounded == 0]).any()  # -0.0 would be stored
+    arrays = formats.pack_csr(codes)
+    formats.check_csr("w", w.shape, *arrays, types=list(VALUES.values()))
+    assert decode(formats.unpack_csr(*arrays, w.shape), scale).tobytes() == rounded.tobytes()
+    nm = formats.pack_nm(codes, 3, 3)
+    formats.check_nm("w", w.shape, 3, 3, *nm, types=list(VALUES.values()))
+    assert decode(formats.unpack_nm(*nm, 3, w.shape[1]), scale).tobytes() == rounded.tobytes()
+
+
+def test_scale_of_int8() -> None:
+    codes, scale = encode(np.array([[127, -64, 0.4], [0, 0, 0], [1e-30, 0, 1e-32], [1, 0.5, 3e38]], np.float32), "int8")
+    assert codes.tolist() == [[127, -64, 0], [0, 0, 0], [127, 0, 1], [0, 0, 127]]
+    assert scale is not None and scale.dtype == np.float32 and (np.isfinite(scale) & (scale > 0)).all()
+    assert encode(np.ones((2, 3, 1, 1), np.float32), "int8")[0].shape == (2, 3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "weight"), [("float16", 7e4), ("int8", np.inf), ("int8", np.nan), ("bfloat16", 3.4028e38), ("int4", 1)]
+)
+def test_weights_that_values_cannot_hold(values: str, weight: float) -> None:
+    with pytest.raises(OptionError, match="of output 1" if values in VALUES else "must be one of float32, bfloat16"):
+        encode(np.array([[0, 1], [2, weight]], np.float32), values)
 
 
 def test_bytes_of_csr() -> None:
@@ -108,6 +152,8 @@ def i32(*values: int) -> Array:
         (f32(1, 2), u16(0), i32(0, 1, 2), "indices of uint16"),
         (f32(1, 2), i32(0, 1), i32(0, 1, 2), "indices of uint16"),
         (f32(1, 2).astype(np.float64), u16(0, 2), i32(0, 1, 2), "values of float32"),
+        (f32(1, 2).astype(np.int8), u16(0, 2), i32(0, 1, 2), "values of float32 or bfloat16 or float16"),
+        (f32(1, 2).astype(np.float16), u16(0, 2), i32(0, 1, 2), ""),
         (f32(1, 2), u16(0, 3), i32(0, 1, 2), "indices from 0 to 2"),
         (f32(1, 2), u16(1, 1), i32(0, 2, 2), "rise within a row"),
         (f32(1, 2), u16(2, 1), i32(0, 0, 2), "rise within a row"),
@@ -204,11 +250,14 @@ def sparse_ops(model: Model) -> list[str]:
     return [node.op_type for node in model.proto.graph.node if node.domain == "onnxprune"]
 
 
-def check(model: Model, form: Any = "csr", tolerance: float = 2e-5) -> Model:
+def check(model: Model, form: Any = "csr", tolerance: float = 2e-5, values: str = "float32") -> Model:
     """Rewrite all layers, compare outputs, densify, compare weights bit for bit and outputs; the sparse model."""
     model = prune(model, form)
     layers = find_layers(model)[0]
-    sparse, _ = rewrite(model, {layer.node: form for layer in layers})
+    sparse, _ = rewrite(model, {layer.node: form for layer in layers}, values)
+    for layer in layers:
+        w = model.weights[layer.weight]
+        model.weights[layer.weight] = np.ascontiguousarray(layer.restore(round_values(layer.matrix(w), values)))
     expected = run(model)
     for a, b in zip(expected, run(load(to_proto(sparse))), strict=True):
         np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance)
@@ -267,6 +316,51 @@ def test_every_operator(product: str, storage: str, opset: int) -> None:
         sparse = check(model, "csr" if storage == "Csr" else (2, 4))
         assert sparse_ops(sparse) == [f"{storage}{product}{'Add' if add else ''}{activation}"]
         assert len(sparse.proto.graph.node) == (2 if activation == "" else 1)
+
+
+@pytest.mark.parametrize("values", list(VALUES)[1:])
+@pytest.mark.parametrize("product", SHAPES)
+@pytest.mark.parametrize("form", ["csr", (2, 4), (3, 5)])
+def test_every_type_of_values(product: str, form: Any, values: str) -> None:
+    text, x, y, shape, bias = SHAPES[product]
+    nodes = f"{text} q = Add (p, bias) r = Add (R, q) Y = Relu (r)"
+    graph = f"g (float[{x}] X, float[{y}] R) => (float[{y}] Y) {{ {nodes} }}"
+    for opset in (13, 21):
+        model = model_of(graph, {"W": rand(*shape), "bias": rand(*bias)}, opset)
+        sparse = check(model, form, values=values)
+        scaled = "Scaled" if values == "int8" else ""
+        assert sparse_ops(sparse) == [f"{'Csr' if form == 'csr' else 'Nm'}{scaled}{product}AddRelu"]
+        assert sparse.weights["W_values"].dtype == VALUES[values]
+        assert [o.version for o in sparse.proto.opset_import if o.domain] == [2]
+
+
+def test_bfloat16_before_opset_13() -> None:
+    """Cast does not know it there: no functions; float32 and float16 have theirs."""
+    text = "g (float[3,6] X) => (float[3,6] Y) { Y = MatMul (X, W) }"
+    model = model_of(text, {"W": np.eye(6, dtype=np.float32)}, 12)
+    for values in VALUES:
+        sparse, notes = rewrite(model, {"node0": "csr"}, values)
+        assert (not sparse.proto.functions) == (values == "bfloat16")
+        assert any("opset 12 is below 13" in note for note in notes) == (values == "bfloat16")
+        assert densify(sparse).weights["W"].tobytes() == round_values(model.weights["W"], values).tobytes()
+
+
+def test_types_of_values_side_by_side(tmp_path: Path) -> None:
+    """One file may hold them all: one name, one function."""
+    text = (
+        "g (float[3,6] X) => (float[3,6] Y) { a = MatMul (X, A) b = MatMul (a, B) c = MatMul (b, C) Y = MatMul (c, D) }"
+    )
+    model = prune(model_of(text, {name: rand(6, 6) for name in "ABCD"}), "csr")
+    sparse = model
+    for i, values in enumerate(VALUES):
+        sparse, _ = rewrite(sparse, {f"node{i}": "csr"}, values)
+        w = model.weights["ABCD"[i]]
+        model.weights["ABCD"[i]] = np.ascontiguousarray(round_values(w.T, values).T)
+    assert [f.name for f in sparse.proto.functions] == ["CsrMatMul", "CsrScaledMatMul"]
+    assert sparse_ops(sparse) == ["CsrMatMul"] * 3 + ["CsrScaledMatMul"]
+    save(sparse, tmp_path / "m.onnx")
+    np.testing.assert_allclose(run(onnx.load(tmp_path / "m.onnx"))[0], run(model)[0], rtol=1e-5, atol=1e-5)
+    assert all(densify(load(tmp_path / "m.onnx")).weights[n].tobytes() == model.weights[n].tobytes() for n in "ABCD")
 
 
 def test_functions_exist_for_all_operators() -> None:
@@ -388,10 +482,11 @@ def test_thin_weights(form: Any) -> None:
         assert densify(sparse).weights["W"].tobytes() == model.weights["W"].tobytes()
 
 
-def test_weights_are_unpacked_when_the_model_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", VALUES)
+def test_weights_are_unpacked_when_the_model_is_loaded(tmp_path: Path, values: str) -> None:
     text = "g (float[1,16,8,8] X) => (float[1,16,8,8] Y) { a = Conv <pads = [1,1,1,1]> (X, W) Y = Conv (a, V) }"
     model = prune(model_of(text, {"W": rand(16, 16, 3, 3), "V": rand(16, 16, 1, 1)}), (2, 4))
-    sparse, _ = rewrite(model, {"node0": "csr", "node1": (2, 4)})
+    sparse, _ = rewrite(model, {"node0": "csr", "node1": (2, 4)}, values)
     run(sparse, optimized=tmp_path / "o.onnx")
     left = {n.op_type for n in onnx.load(tmp_path / "o.onnx").graph.node}
     assert left <= {"Conv", "ReorderInput", "ReorderOutput"}
@@ -507,9 +602,9 @@ def test_sparse_initializers(tmp_path: Path) -> None:
     assert again.weights["W"].tobytes() == w.tobytes()
 
 
-def hostile(change: Callable[[ModelProto], object]) -> Callable[[], object]:
+def hostile(change: Callable[[ModelProto], object], values: str = "float32") -> Callable[[], object]:
     text = "g (float[3,6] X) => (float[3,6] Y) { Y = MatMul (X, W) }"
-    sparse, _ = rewrite(model_of(text, {"W": np.eye(6, dtype=np.float32)}), {"node0": (2, 4)})
+    sparse, _ = rewrite(model_of(text, {"W": np.eye(6, dtype=np.float32)}), {"node0": (2, 4)}, values)
     proto = ModelProto.FromString(to_proto(sparse).SerializeToString())
     change(proto)
     return lambda: densify(load(proto))
@@ -558,11 +653,42 @@ def feed(slot: int, name: str) -> Callable[[ModelProto], object]:
         (rename_operator("NmConv"), "an attribute strides"),
         (feed(1, "X"), "values that is constant"),
         (feed(3, "W_values"), "bias of float32"),
-        (lambda proto: setattr(proto.opset_import[-1], "version", 2), "domain onnxprune 1"),
+        (lambda proto: setattr(proto.opset_import[-1], "version", 3), "domain onnxprune 2"),
+        (rename_operator("NmScaledMatMul"), "inputs X, values, positions, scale, bias"),
     ],
 )
 def test_hostile_nodes(change: Callable[[ModelProto], object], words: str) -> None:
     refused(hostile(change), words)
+
+
+def tensor(name: str, array: Any) -> Callable[[ModelProto], object]:
+    def change(proto: ModelProto) -> None:
+        (found,) = (t for t in proto.graph.initializer if t.name == name)
+        found.CopyFrom(numpy_helper.from_array(np.asarray(array), name))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda proto: None, ""),
+        (tensor("W_scale", f32(1, 1, 1, 1, 1, 0)), "a scale of finite numbers above 0"),
+        (tensor("W_scale", f32(1, 1, 1, 1, -1, 1)), "a scale of finite numbers above 0"),
+        (tensor("W_scale", f32(1, 1, np.nan, 1, 1, 1)), "a scale of finite numbers above 0"),
+        (tensor("W_scale", f32(1, 1, np.inf, 1, 1, 1)), "a scale of finite numbers above 0"),
+        (tensor("W_scale", f32(1)), "scale of float32 [6]"),
+        (tensor("W_scale", np.ones(6)), "scale of float32 [6]"),
+        (tensor("W_values", np.ones((6, 2, 2), np.float32)), "values of int8 [6, 2, 2]"),
+        (tensor("W_values", np.ones((6, 2, 2), np.uint8)), "values of int8 [6, 2, 2]"),
+        (tensor("W_values", np.ones((6, 2), np.int8)), "values of int8 [6, 2, 2]"),
+        (feed(3, "X"), "scale that is constant"),
+        (rename_operator("NmMatMul"), "inputs X, values, positions, bias"),
+        (rename_operator("CsrScaledMatMul"), "inputs X, values, indices, indptr, scale, bias"),
+    ],
+)
+def test_hostile_scales(change: Callable[[ModelProto], object], words: str) -> None:
+    refused(hostile(change, "int8"), words)
 
 
 @settings(max_examples=60, deadline=None)
@@ -577,6 +703,6 @@ def test_damaged_files_are_refused_or_run(data: st.DataObject) -> None:
         tensor.raw_data = bytes(raw)
 
     try:
-        hostile(change)()
+        hostile(change, data.draw(st.sampled_from(list(VALUES))))()
     except ModelFileError as error:
         assert str(error).isprintable()

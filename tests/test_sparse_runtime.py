@@ -25,6 +25,7 @@ from onnxprune.ops import available, library, register
 from onnxprune.sparsity.functions import function
 from onnxprune.sparsity.layers import to_blocks
 from onnxprune.sparsity.operators import ACTIVATIONS, OPERATORS, PRODUCTS
+from onnxprune.sparsity.values import VALUES, encode, round_values
 
 pytestmark = pytest.mark.skipif(bool(available()), reason=available() or "sparse operators can run")
 
@@ -57,23 +58,25 @@ def weight(shape: Sequence[int], form: Form, seed: int = 0) -> Array:
     return w
 
 
-def arrays_of(w: Array, form: Form) -> dict[str, Array]:
+def arrays_of(w: Array, form: Form, values: str = "float32") -> dict[str, Array]:
     """The arrays of a sparse operator, in order."""
+    codes, scale = encode(w, values)
+    scales = {} if scale is None else {"scale": scale}
     if isinstance(form, tuple):
-        rows = np.ascontiguousarray(to_blocks(w) if w.ndim > 2 else w)
-        return dict(zip(("values", "positions"), formats.pack_nm(rows, *form), strict=True))
-    return dict(zip(("values", "indices", "indptr"), formats.pack_csr(w.reshape(len(w), -1)), strict=True))
+        rows = np.ascontiguousarray(to_blocks(codes) if w.ndim > 2 else codes)
+        return dict(zip(("values", "positions"), formats.pack_nm(rows, *form), strict=True)) | scales
+    return dict(zip(("values", "indices", "indptr"), formats.pack_csr(codes.reshape(len(w), -1)), strict=True)) | scales
 
 
 def model_of(
     w: Array, form: Form, product: str = "MatMul", *, add: bool = False, activation: str = "",
-    bias: Array | None = None, body: bool = False, **attributes: Any,
+    bias: Array | None = None, body: bool = False, values: str = "float32", **attributes: Any,
 ) -> ModelProto:  # fmt: skip
     """One sparse operator named `layer`; all sizes of X but those of the weight are free. body: with its function."""
     storage = "Nm" if isinstance(form, tuple) else "Csr"
-    operator = OPERATORS[f"{storage}{product}{'Add' if add else ''}{activation}"]
+    operator = OPERATORS[f"{storage}{'Scaled' if values == 'int8' else ''}{product}{'Add' if add else ''}{activation}"]
     bias = np.zeros(len(w), np.float32) if bias is None else bias
-    arrays = arrays_of(w, form) | {"bias": bias}
+    arrays = arrays_of(w, form, values) | {"bias": bias}
     given = {"shape": w.shape, "alpha": 1.0, "dense": "Conv" if product == "Conv" else "MatMul", "weight": "MK"}
     given |= {"n": form[0], "m": form[1]} if isinstance(form, tuple) else {}
     given |= ({"min": -0.5, "max": 0.75} if activation == "Clip" else {}) | CONV
@@ -87,7 +90,7 @@ def model_of(
         [node], "g", inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in arrays.items()],
     )  # fmt: skip
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("onnxprune", 1)]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("onnxprune", 1 if values == "float32" else 2)]
     bodies = [made for made in [function(operator, 17)] if made and body]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=bodies)
 
@@ -213,6 +216,66 @@ def test_conv(form: Form) -> None:
         w, bias, x = weight(w_shape, form), normal(w_shape[0], seed=3), normal(*x_shape, seed=4)
         got = run(session_of(model_of(w, form, "Conv", bias=bias, **attributes)), x)
         close(got, dense(w, x, "Conv", **attributes) + bias.reshape(-1, *[1] * (w.ndim - 2)))
+
+
+HALVES = tuple(VALUES)[1:]
+
+
+@pytest.mark.parametrize("values", HALVES)
+@pytest.mark.parametrize("form", FORMS)
+def test_values_of_matmul(form: Form, values: str) -> None:
+    for m, k in ((1, 1), (1, 70), (33, 47), (65, 130), (300, 200)):
+        w, bias = round_values(weight((m, k), form), values), normal(m, seed=3)
+        right = session_of(model_of(w, form, bias=bias, values=values, alpha=-0.5))
+        left = session_of(model_of(w, form, "LeftMatMul", bias=bias, values=values, alpha=-0.5))
+        for count in (1, 2, 3, 4, 5, 17, 40):
+            x = normal(count, k, seed=count)
+            close(run(right, x), bias - 0.5 * dense(w, x))
+            close(run(left, np.ascontiguousarray(x.T)), (bias - 0.5 * dense(w, x)).T)
+
+
+@pytest.mark.parametrize("values", HALVES)
+@pytest.mark.parametrize("form", [0.1, 0.5, (2, 4), (3, 5)])
+def test_values_of_conv(form: Form, values: str) -> None:
+    for x_shape, w_shape, attributes in CONVOLUTIONS:
+        w, x = round_values(weight(w_shape, form), values), normal(*x_shape, seed=4)
+        close(
+            run(session_of(model_of(w, form, "Conv", values=values, **attributes)), x),
+            dense(w, x, "Conv", **attributes),
+        )
+
+
+@pytest.mark.parametrize(("form", "k"), [(0.05, 20), (0.5, 4), ((2, 4), 4)])
+def test_every_code(form: Form, k: int) -> None:
+    """All finite float16 and int8, and some bfloat16 of all exponents, one in a row: what they stand for, exactly."""
+    for values, codes in (
+        ("float16", np.arange(1 << 16).astype(np.uint16).view(np.float16)),
+        ("bfloat16", np.arange(0, 1 << 16, 97).astype(np.uint16).view(VALUES["bfloat16"])),
+        ("int8", np.arange(-127, 128).astype(np.int8)),
+    ):
+        with np.errstate(invalid="ignore"):
+            all_of = codes.astype(np.float32)
+        all_of = all_of[np.isfinite(all_of) & (np.abs(all_of) >= 2.0**-126)]  # a product below may be flushed to 0
+        w = np.zeros((len(all_of), k), np.float32)
+        w[:, 0], w[:, 3] = all_of, 127 * (values == "int8")  # a scale of 1
+        session = session_of(model_of(w, form, values=values))
+        for count in (1, 2, 9):
+            x = np.zeros((count, k), np.float32)
+            x[:, 0] = 1
+            np.testing.assert_array_equal(run(session, x), np.tile(all_of, (count, 1)))
+
+
+def test_values_take_fewer_bytes_in_a_session() -> None:
+    """Only what few tokens read is packed for them, as it is stored."""
+    w = weight((2048, 2048), (2, 4))
+    used = {}
+    for values in ("float32", "int8"):
+        session = session_of(model_of(round_values(w, values), (2, 4), values=values))
+        before = resident()
+        run(session, normal(1, 2048))
+        used[values] = resident() - before
+        del session
+    assert used["int8"] < 0.5 * used["float32"]
 
 
 INPUTS = {"MatMul": (3, 21), "LeftMatMul": (2, 21, 19), "Conv": (2, 7, 4, 5)}
@@ -370,10 +433,10 @@ def test_x_that_does_not_fit() -> None:
 # bad weights
 
 
-def edited(form: Form, product: str = "MatMul", **edits: Any) -> ModelProto:
+def edited(form: Form, product: str = "MatMul", kind: str = "float32", **edits: Any) -> ModelProto:
     """A model of 4 x 8 weights, arrays and attributes replaced; a None removes an attribute."""
     w = weight((4, 8, 1, 1) if product == "Conv" else (4, 8), form, seed=7)
-    model = model_of(w, form, product)
+    model = model_of(w, form, product, values=kind)
     node = model.graph.node[0]
     for name, value in edits.items():
         for tensor in model.graph.initializer:
@@ -480,6 +543,27 @@ BAD_CONV: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+BAD_SCALED: list[tuple[dict[str, Any], str]] = [
+    ({"scale": np.float32([1, 1, np.nan, 1])}, r"scale\[2\] is not a finite number above 0"),
+    ({"scale": np.float32([1, 1, 1, np.inf])}, r"scale\[3\] is not"),
+    ({"scale": np.float32([0, 1, 1, 1])}, r"scale\[0\] is not"),
+    ({"scale": np.float32([1, -1, 1, 1])}, r"scale\[1\] is not"),
+    ({"scale": np.float32([1, 1, 1])}, "scale has length 3"),
+    ({"scale": np.ones((4, 1), np.float32)}, "scale has 2 axes"),
+    ({"scale": np.ones(4)}, "scale"),
+    ({"values": CSR["values"]}, "values"),
+    ({"values": CSR["values"].astype(np.uint8)}, "values"),
+]
+BAD_VALUES: list[tuple[dict[str, Any], str]] = [
+    ({"values": CSR["values"].astype(np.int8)}, "values has the wrong type"),
+    ({"values": CSR["values"].astype(np.uint16)}, "values has the wrong type"),
+    ({"values": put(CSR["values"].astype(np.float16), 1, np.nan)}, r"values\[1\] is not finite"),
+    ({"values": put(CSR["values"].astype(np.float16), 0, -np.inf)}, r"values\[0\] is not finite"),
+    ({"values": put(CSR["values"].astype(VALUES["bfloat16"]), 0, np.inf)}, r"values\[0\] is not finite"),
+    ({"values": put(CSR["values"].astype(VALUES["bfloat16"]), 2, np.nan)}, r"values\[2\] is not finite"),
+]
+
+
 TYPE = "Type 'tensor.* of input parameter"
 
 
@@ -491,6 +575,16 @@ def refused(model: ModelProto, words: str) -> None:
 
 @pytest.mark.parametrize(("edits", "words"), BAD_CSR)
 def test_bad_csr(edits: dict[str, Any], words: str) -> None:
+    refused(edited(0.5, **edits), words)
+
+
+@pytest.mark.parametrize(("edits", "words"), BAD_SCALED)
+def test_bad_scaled(edits: dict[str, Any], words: str) -> None:
+    refused(edited(0.5, kind="int8", **edits), words)
+
+
+@pytest.mark.parametrize(("edits", "words"), BAD_VALUES)
+def test_bad_values(edits: dict[str, Any], words: str) -> None:
     refused(edited(0.5, **edits), words)
 
 
@@ -591,10 +685,12 @@ def test_the_library_wins_over_a_function() -> None:
 
 @pytest.mark.parametrize("form", [0.4, (2, 4), (3, 5)])
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_functions_and_kernels_agree(product: str, form: Form) -> None:
+@pytest.mark.parametrize("values", VALUES)
+def test_functions_and_kernels_agree(product: str, form: Form, values: str) -> None:
     w = weight((19, 7, 3, 1) if product == "Conv" else (19, 21), form)
-    for activation in ACTIVATIONS:
-        model = model_of(w, form, product, add=True, activation=activation, alpha=0.5, bias=normal(19), body=True)
+    options = {"alpha": 0.5, "bias": normal(19), "values": values, "body": True}
+    for activation in ACTIVATIONS if values in ("float32", "int8") else ("", "Gelu"):
+        model = model_of(w, form, product, add=True, activation=activation, **options)
         x = normal(*INPUTS[product])
         residual = normal(*dense(w, x, product).shape)
         close(run(session_of(model), x, residual), run(session_of(model, ours=False), x, residual))

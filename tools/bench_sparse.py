@@ -1,6 +1,7 @@
 """Sparse operators beside dense onnxruntime, through real sessions: interleaved, medians, outputs compared.
 
-    bench_sparse.py layers   MatMul with many, few and one token, Conv 1x1 and 3x3 of ResNet-50, tiny operators
+    bench_sparse.py layers   MatMul with many, few and one token, one token by type of the stored values, Conv 1x1 and
+                             3x3 of ResNet-50, tiny operators
     bench_sparse.py models   whole models: every layer sparse, and what `auto` chose, over dense
 
 A ratio is dense time over sparse time: above 1 is faster. One-token products rotate over copies of the weight that
@@ -34,6 +35,7 @@ from onnxprune.graph.runtime import session as runtime_session
 from onnxprune.graph.shapes import concrete_inputs
 from onnxprune.ops import register
 from onnxprune.sparsity import auto
+from onnxprune.sparsity.values import VALUES, encode, round_values
 
 LEVELS = ("2:4", 0.5, 0.7, 0.8, 0.9, 0.95)
 MUST = {
@@ -74,23 +76,30 @@ def model(
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
         [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in arrays.items()],
     )  # fmt: skip
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("onnxprune", 1)]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("onnxprune", 2)]
     return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
 
-def stored(w: Array, level: float | str, name: str) -> tuple[str, dict[str, Array], dict[str, Any]]:
+def stored(
+    w: Array, level: float | str, name: str, values: str = "float32"
+) -> tuple[str, dict[str, Array], dict[str, Any]]:
     """Prefix of the operator, arrays, attributes."""
     conv = w.ndim == 4
+    w, scale = encode(w, values)
+    scaled, last = ("", {}) if scale is None else ("Scaled", {f"{name}_s": scale})
     if isinstance(level, str):
         n, m = (int(x) for x in level.split(":"))
         blocks = np.moveaxis(w, 1, -1).reshape(-1, w.shape[1]) if conv else w
         arrays = formats.pack_nm(np.ascontiguousarray(blocks), n, m)
-        return "Nm", {f"{name}_{k}": a for k, a in zip(("v", "p"), arrays, strict=True)}, {"n": n, "m": m}
+        named = {f"{name}_{k}": a for k, a in zip(("v", "p"), arrays, strict=True)}
+        return f"Nm{scaled}", named | last, {"n": n, "m": m}
     arrays = formats.pack_csr(w.reshape(len(w), -1))
-    return "Csr", {f"{name}_{k}": a for k, a in zip(("v", "i", "p"), arrays, strict=True)}, {}
+    return f"Csr{scaled}", {f"{name}_{k}": a for k, a in zip(("v", "i", "p"), arrays, strict=True)} | last, {}
 
 
-def products(weights: Sequence[Array], tokens: int, level: float | str | None) -> onnx.ModelProto:
+def products(
+    weights: Sequence[Array], tokens: int, level: float | str | None, values: str = "float32"
+) -> onnx.ModelProto:
     """y_i = x W_i^T for every weight `[M, K]`; dense where level is None."""
     nodes, arrays = [], {}
     for i, w in enumerate(weights):
@@ -98,7 +107,7 @@ def products(weights: Sequence[Array], tokens: int, level: float | str | None) -
             arrays[f"w{i}"] = w.T
             nodes.append(helper.make_node("MatMul", ["x", f"w{i}"], [f"y{i}"]))
             continue
-        prefix, more, attributes = stored(w, level, f"w{i}")
+        prefix, more, attributes = stored(w, level, f"w{i}", values)
         arrays |= more | {f"b{i}": np.zeros(len(w), np.float32)}
         attributes |= {"domain": "onnxprune", "shape": w.shape, "alpha": 1.0, "name": f"n{i}"}
         nodes.append(helper.make_node(f"{prefix}MatMul", ["x", *more, f"b{i}"], [f"y{i}"], **attributes))
@@ -250,6 +259,25 @@ def _with_weights(dense: onnx.ModelProto, level: Any) -> onnx.ModelProto:
     return out
 
 
+def by_values(size: int, level: float | str, threads: int, seconds: float, cache: float) -> dict[str, Any]:
+    """One token, weights that exceed the cache even as int8: dense and every type of values in turn; ratios."""
+    rng = np.random.default_rng(0)
+    density = 0.5 if isinstance(level, str) else 1 - level
+    copies = max(2, min(16, int(np.ceil(2e6 * cache / (size * size * density * 1.25)))))
+    weights = [mask(rng.standard_normal((size, size), np.float32), level) for _ in range(copies)]
+    x = rng.standard_normal((1, size), np.float32)
+    runs = {"dense": session(products(weights, 1, None), threads)}
+    for values in VALUES:
+        runs[values] = session(products(weights, 1, level, values), threads)
+        expected = x @ round_values(weights[0], values).T
+        worst = float(np.abs(runs[values].run(["y0"], {"x": x})[0] - expected).max() / np.abs(expected).max())
+        assert worst < 1e-4, (level, values, worst)
+    t = medians({name: bound(s, x) for name, s in runs.items()}, seconds)
+    row: dict[str, Any] = {"kind": "values", "case": f"{size}x{size}, 1 token, {level}", "threads": threads}
+    row |= {values: t["dense"] / t[values] for values in VALUES}
+    return row | {"dense_us": t["dense"] * 1e6 / copies}
+
+
 def layers(threads: Sequence[int], seconds: float, only: Sequence[str], cache: float) -> list[dict[str, Any]]:
     """All rows of the layer table."""
     rng = np.random.default_rng(0)
@@ -299,6 +327,9 @@ def layers(threads: Sequence[int], seconds: float, only: Sequence[str], cache: f
                 part = 0.56 if level == "2:4" else max(1.1 * (1 - level), 0.05)
                 copies = max(2, min(16, int(np.ceil(2 * cache / (64 * part)))))
                 matmul("one", 4096, 4096, 1, (level,), n, copies)
+        if "values" in only:
+            for level in ("2:4", 0.8):
+                show(by_values(4096, level, n, 5 * seconds, cache))
         for kind, shapes, k in (("conv1", CONV1, 1), ("conv3", CONV3, 3)):
             if kind in only:
                 for c, m, size in shapes:
@@ -381,7 +412,7 @@ def main() -> None:
     p = common.parser(__doc__)
     p.add_argument("what", nargs="?", choices=("layers", "models"), default="layers")
     p.add_argument("--threads", default="1,2", help="intra-op threads, comma-separated")
-    p.add_argument("--only", default="many,few,one,conv1,conv3,tiny,rivals", help="kinds of layers")
+    p.add_argument("--only", default="many,few,one,values,conv1,conv3,tiny,rivals", help="kinds of layers")
     p.add_argument("--models", default="", help="names of models, comma-separated")
     p.add_argument("--levels", default=",".join(str(x) for x in LEVELS), help="sparsities of whole models")
     p.add_argument("--seconds", type=float, default=0.4, help="for each pair of sessions")

@@ -1,7 +1,8 @@
 """Sparse weights in onnxruntime: the custom operators of domain `onnxprune` (docs/sparse-format.md).
 
 _entry.c     what onnxruntime sees: operators, memory, threads
-driver.py    checks, packing, division of work; one function, compiled by numba
+driver.py    one run: choice of the kernel, division of work; one function, compiled by numba
+pack.py      checks of a weight, and the forms in which kernels read it; tables.py: what is shared with the C part
 kernels.py   the inner loops; emit.py writes them as LLVM IR
 library.py   compiling, caching, and handing the driver to the C part
 """

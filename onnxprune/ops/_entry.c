@@ -60,28 +60,31 @@ typedef Status *(*GetConstant)(const void *info, size_t index, int *is_constant,
 typedef Status *(*ParallelFor)(const void *context, void (*task)(void *, size_t), size_t total, size_t batches,
                                void *user);                                                  /* 274 */
 
-enum { FLOAT = 1, UINT8 = 2, UINT16 = 4, INT32 = 6, FAIL = 1, INVALID_ARGUMENT = 2 };
+enum { FLOAT = 1, UINT8 = 2, INT8 = 3, UINT16 = 4, INT32 = 6, FLOAT16 = 10, BFLOAT16 = 16 };
+enum { FAIL = 1, INVALID_ARGUMENT = 2 };
 
 #define MOST ((int64_t)1 << 40) /* elements of a tensor: 4 TiB */
 
-/* driver.py has the same lists */
+/* tables.py has the same lists */
 enum { RIGHT, LEFT, CONV };
 enum { CSR, NM };
 enum { CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, RUN };
 enum { SPMM, PERMUTE, EXPAND, GATHER, LAYOUTS };
 enum {
     KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, ALPHA, LOW, HIGH,
-    VALUES, INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL, PB, PR, DESC_SIZE
+    VALUES, CODE, SCALE, INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL, PB, PR, DESC_SIZE
 };
 enum {
     X, Y, ADDED, BATCH, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PACK, LAYOUT, SHARED, PREPARE_TASKS, TASKS,
     SHARED_BYTES, TASK_BYTES, COLUMNS, PANELS, UNITS, CALL_SIZE
 };
 
+static const int CODES[] = {FLOAT, BFLOAT16, FLOAT16, INT8}; /* types of values, by CODE; the last has a scale */
+enum { N_CODES = 4 };
 static const char *const KINDS[] = {"MatMul", "LeftMatMul", "Conv"};
 static const char *const FORMATS[] = {"Csr", "Nm"};
 static const char *const ACTIVATIONS[] = {"", "Relu", "Clip", "HardSwish", "Silu", "Gelu", "FastGelu"};
-enum { N_KINDS = 3, N_FORMATS = 2, N_ACTIVATIONS = 7, N_OPS = N_KINDS * N_FORMATS * 2 * N_ACTIVATIONS };
+enum { N_KINDS = 3, N_FORMATS = 2, N_ACTIVATIONS = 7, N_OPS = N_KINDS * N_FORMATS * 2 * N_ACTIVATIONS * 2 };
 
 static const char *const FAULTS[] = {
     "", "values[%" PRId64 "] is not finite", "bias[%" PRId64 "] is not finite", "indptr does not start at 0",
@@ -89,7 +92,7 @@ static const char *const FAULTS[] = {
     "indptr does not end at the number of values", "indices[%" PRId64 "] is outside the row",
     "indices[%" PRId64 "] does not rise within its row", "positions of row %" PRId64 " lie outside their block",
     "positions of row %" PRId64 " do not rise within a block", "values of row %" PRId64 " lie beyond its end",
-    "positions of row %" PRId64 " have bits set after the last one",
+    "positions of row %" PRId64 " have bits set after the last one", "scale[%" PRId64 "] is not a finite number above 0",
 };
 
 typedef int64_t (*Entry)(int64_t what, int64_t desc, int64_t call, int64_t task, int64_t scratch);
@@ -199,10 +202,16 @@ typedef struct {
     void *later[8];
     /* ours */
     char label[40];
-    int kind, format, activation, residual;
+    int kind, format, activation, residual, scaled;
 } Operator;
 
 static Operator operators[N_OPS];
+
+/* X, values, indices, indptr or positions, [scale], bias, [residual] */
+static size_t op_inputs(const void *op_) {
+    const Operator *op = op_;
+    return (size_t)((op->format == CSR ? 5 : 4) + op->scaled + op->residual);
+}
 
 typedef struct {
     Api api;
@@ -210,6 +219,7 @@ typedef struct {
     _Atomic(void *) packed[LAYOUTS];
     atomic_flag packing;
     int axes; /* of X, where the operator fixes them */
+    size_t residual; /* number of that input */
     char name[256];
 } Kernel;
 
@@ -280,6 +290,19 @@ static Status *shape(Api api, const void *value, int *type, int *rank, int64_t d
     if (!status && n <= 8) status = CALL(api, 62, GetDims)(info, dims, n);
     CALL(api, 99, Release)(info);
     return status;
+}
+
+/* how values are stored, by their type */
+static Status *coding(Kernel *k, const Operator *op, const void *info) {
+    int is_constant = 0, type = 0, rank = 0, code = N_CODES - 1;
+    int64_t dims[8];
+    const void *value = NULL;
+    TRY(CALL(k->api, 249, GetConstant)(info, 1, &is_constant, &value));
+    if (is_constant && value) TRY(shape(k->api, value, &type, &rank, dims));
+    if (!op->scaled)
+        for (code = 0; code < N_CODES - 2 && CODES[code] != type;) code++;
+    k->desc[CODE] = code; /* constant() compares the types */
+    return NULL;
 }
 
 /* a constant input of the given type and shape; length -1: any */
@@ -353,6 +376,7 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
     d[FORMAT] = op->format;
     d[ACTIVATION] = op->activation;
     d[RESIDUAL] = op->residual;
+    k->residual = op_inputs(op) - 1;
     d[KH] = d[KW] = d[SH] = d[SW] = d[DH] = d[DW] = d[GROUPS] = 1;
     if (op->kind != CONV) {
         TRY(ints(k, info, "shape", 2, 1, dims));
@@ -409,9 +433,12 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
         raw = (uint32_t)d[HIGH], memcpy(&high, &raw, sizeof high);
         if (low > high) d[LOW] = d[HIGH]; /* then Clip gives max */
     }
+    TRY(coding(k, op, info));
+    int type = CODES[d[CODE]];
+    size_t next = op->format == CSR ? 4 : 3;
     if (op->format == CSR) {
         int64_t any[1] = {-1}, rows[1] = {d[M] + 1};
-        TRY(constant(k, info, 1, "values", FLOAT, 1, any, &d[VALUES], &d[NNZ]));
+        TRY(constant(k, info, 1, "values", type, 1, any, &d[VALUES], &d[NNZ]));
         int64_t nnz[1] = {d[NNZ]};
         d[INDEX_BYTES] = d[K] <= 65536 ? 2 : 4;
         TRY(constant(k, info, 2, "indices", d[INDEX_BYTES] == 2 ? UINT16 : INT32, 1, nnz, &d[INDICES], NULL));
@@ -422,12 +449,13 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
         int64_t bits = 1, rows = d[M] * d[KH] * d[KW], blocks = (d[C] + d[BLOCK] - 1) / d[BLOCK];
         while ((1 << bits) < d[BLOCK]) bits++;
         int64_t lengths[3] = {rows, blocks, d[N]}, bytes[2] = {rows, (blocks * d[N] * bits + 7) / 8};
-        TRY(constant(k, info, 1, "values", FLOAT, 3, lengths, &d[VALUES], NULL));
+        TRY(constant(k, info, 1, "values", type, 3, lengths, &d[VALUES], NULL));
         TRY(constant(k, info, 2, "positions", UINT8, 2, bytes, &d[INDICES], NULL));
         d[NNZ] = rows * blocks * d[N];
     }
     int64_t filters[1] = {d[M]};
-    TRY(constant(k, info, op->format == CSR ? 4 : 3, "bias", FLOAT, 1, filters, &d[BIAS], NULL));
+    if (op->scaled) TRY(constant(k, info, next++, "scale", FLOAT, 1, filters, &d[SCALE], NULL));
+    TRY(constant(k, info, next, "bias", FLOAT, 1, filters, &d[BIAS], NULL));
     return NULL;
 }
 
@@ -592,7 +620,7 @@ static Status *compute(void *kernel, void *context) {
     if (k->desc[RESIDUAL]) {
         const void *residual = NULL;
         int added_rank = 0;
-        TRY(CALL(k->api, 90, GetInput)(context, k->desc[FORMAT] == CSR ? 5 : 4, &residual));
+        TRY(CALL(k->api, 90, GetInput)(context, k->residual, &residual));
         if (!residual) return error(k->api, k->name, "residual is missing");
         TRY(shape(k->api, residual, &type, &added_rank, added));
         if (type != FLOAT || added_rank != rank || memcmp(added, out, (size_t)rank * sizeof *out))
@@ -621,12 +649,9 @@ static Status *compute(void *kernel, void *context) {
 
 static const char *op_name(const void *op) { return ((const Operator *)op)->label; }
 static const char *op_provider(const void *op) { return (void)op, NULL; }
-static size_t op_inputs(const void *op_) {
-    const Operator *op = op_;
-    return (size_t)((op->format == CSR ? 5 : 4) + op->residual);
-}
 static int op_input_type(const void *op_, size_t index) {
     const Operator *op = op_;
+    if (index == 1) return op->scaled ? INT8 : 0; /* float32, bfloat16 or float16 */
     if (op->format == CSR && index == 2) return 0; /* uint16 or int32 */
     if (op->format == CSR && index == 3) return INT32;
     return op->format == NM && index == 2 ? UINT8 : FLOAT;
@@ -643,9 +668,10 @@ static void fill_operators(void) {
         op->activation = i % N_ACTIVATIONS;
         op->residual = i / N_ACTIVATIONS % 2;
         op->kind = i / (2 * N_ACTIVATIONS) % N_KINDS;
-        op->format = i / (2 * N_ACTIVATIONS * N_KINDS);
-        snprintf(op->label, sizeof op->label, "%s%s%s%s", FORMATS[op->format], KINDS[op->kind], op->residual ? "Add" : "",
-                 ACTIVATIONS[op->activation]);
+        op->format = i / (2 * N_ACTIVATIONS * N_KINDS) % N_FORMATS;
+        op->scaled = i / (2 * N_ACTIVATIONS * N_KINDS * N_FORMATS);
+        snprintf(op->label, sizeof op->label, "%s%s%s%s%s", FORMATS[op->format], op->scaled ? "Scaled" : "",
+                 KINDS[op->kind], op->residual ? "Add" : "", ACTIVATIONS[op->activation]);
         op->version = API_VERSION;
         op->name = op_name;
         op->provider = op_provider;

@@ -14,7 +14,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-F32, I1, I8, I16, I32, I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F16, F32 = ir.HalfType(), ir.FloatType()
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 POINTER = ir.PointerType()
 Value = Any  # an ir.Value; llvmlite is untyped
 
@@ -193,7 +194,29 @@ def kernel(arguments: int, emit: Emit) -> Any:
     return call
 
 
+def switch(arguments: int, *emits: Emit) -> Any:
+    """One function for several kernels of the same arguments: `switch(n, ...)((which, a1, ..., an))` runs the
+    `which`-th, which must exist."""
+
+    def emit(k: Emitter, which: Value, *values: Value) -> None:
+        b = k.b
+        nowhere, end = b.append_basic_block(), b.append_basic_block()
+        choice = b.switch(which, nowhere)
+        b.position_at_end(nowhere)
+        b.unreachable()
+        for i, chosen in enumerate(emits):
+            block = b.append_basic_block()
+            choice.add_case(constant(i), block)
+            b.position_at_end(block)
+            chosen(k, *values)
+            b.branch(end)
+        b.position_at_end(end)
+
+    return kernel(arguments + 1, emit)
+
+
 __all__ = [
+    "F16",
     "F32",
     "I1",
     "I8",
@@ -205,5 +228,6 @@ __all__ = [
     "constant",
     "kernel",
     "lanes_of",
+    "switch",
     "vector",
 ]

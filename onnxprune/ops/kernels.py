@@ -1,15 +1,20 @@
-"""The inner loops of sparse products, for AVX-512, AVX2 and any other CPU; float32.
+"""The inner loops of sparse products, for AVX-512, AVX2 and any other CPU; sums are float32.
 
 spmm      many columns: rows of W in groups of `Machine.rows`, X in panels `[K][panel]`; one step of the stream is one
           nonzero of each row of the group. Accumulators stay in registers, X in the first-level cache.
 expand    few tokens, moderate sparsity: for every column of W a bit mask over PANEL rows and the nonzeros among them
 permute   few tokens, n:4 patterns: lanes are rows, a position picks one of four x values
 gather    few tokens, high sparsity: rows of W in lockstep, x gathered by column
+
+These three read the codes of the file (float32, bfloat16, float16 or int8) and leave alpha and scale to the caller:
+a product of one token takes as long as reading W.
+
 transpose_in, transpose_out: between `[tokens][K]` and panels
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +23,7 @@ from llvmlite import ir
 from numba import config
 
 from onnxprune.ops.emit import (
+    F16,
     F32,
     I1,
     I8,
@@ -33,6 +39,7 @@ from onnxprune.ops.emit import (
     vector,
 )
 
+Emit = Callable[..., None]
 PREFETCH = 4096  # bytes ahead in a stream that stays in the caches; FAR: in one that comes from memory
 FAR = 8192
 
@@ -64,9 +71,9 @@ def detect() -> Machine:
             return MACHINES["avx512"]
         return MACHINES["avx2" if name.startswith(middle) or "+avx2" in (features or "") else "portable"]
     found = llvm.get_host_cpu_features()
-    if all(found.get(f) for f in ("avx512f", "avx512vl", "fma")):
+    if all(found.get(f) for f in ("avx512f", "avx512vl", "fma", "f16c")):
         return MACHINES["avx512"]
-    return MACHINES["avx2" if found.get("avx2") and found.get("fma") else "portable"]
+    return MACHINES["avx2" if all(found.get(f) for f in ("avx2", "fma", "f16c")) else "portable"]
 
 
 MACHINE = detect()
@@ -85,7 +92,34 @@ SHARING = CLASSES[ROWS]
 ALONE = SHARING[-1:]
 
 
-def spmm(vectors: int, classes: tuple[tuple[int, ...], ...]) -> Any:
+CODES = (F32, I16, F16, I8)  # as they lie in memory: float32, bfloat16, float16, int8
+
+
+def widened(k: Emitter, codes: Value) -> Value:
+    """A vector of one of CODES as float32."""
+    b, (element, lanes) = k.b, (codes.type.element, codes.type.count)
+    if element is F32:
+        return codes
+    if element is I16:
+        return b.bitcast(b.shl(b.zext(codes, vector(lanes, I32)), lanes_of([16] * lanes)), vector(lanes))
+    if element is I8:
+        return b.sitofp(b.sext(codes, vector(lanes, I32)), vector(lanes))
+    if MACHINE.name != "portable":
+        return b.fpext(codes, vector(lanes))
+    # the exponent and fraction in their places, and the difference of the biases as a factor: no call of a library
+    bits = b.zext(b.bitcast(codes, vector(lanes, I16)), vector(lanes, I32))
+    size = b.bitcast(b.shl(b.and_(bits, lanes_of([0x7FFF] * lanes)), lanes_of([13] * lanes)), vector(lanes))
+    size = b.bitcast(b.fmul(size, ir.Constant(vector(lanes), [2.0**112] * lanes)), vector(lanes, I32))
+    sign = b.shl(b.and_(bits, lanes_of([0x8000] * lanes)), lanes_of([16] * lanes))
+    return b.bitcast(b.or_(size, sign), vector(lanes))
+
+
+def width_of(code: Any) -> int:
+    """Bytes of one of CODES."""
+    return {F32: 4, I16: 2, F16: 2, I8: 1}[code]
+
+
+def spmm(vectors: int, classes: tuple[tuple[int, ...], ...]) -> Emit:
     """`groups` groups of ROWS rows of W times one block of K of a panel of X of `vectors` vectors.
 
     ends: byte offset of each group in the stream; order: row of the tile for each row of a group; sizes: bytes of all
@@ -161,16 +195,16 @@ def spmm(vectors: int, classes: tuple[tuple[int, ...], ...]) -> Any:
 
         k.loop(0, groups, 1, [k.index(ends, I64)], group)
 
-    return kernel(15, emit)
+    return emit
 
 
-def expand(tokens: int) -> Any:
+def expand(code: Any, tokens: int) -> Emit:
     """One panel of PANEL rows times `tokens` rows of X: `tile[token][PANEL]`.
 
     masks: PANEL bits per column, bit r for row r; values: the nonzeros, by column, then row. table: 8 bytes for each of
     256 masks of 8 rows: which value goes to the lane, and 0x80 where there is one (read without AVX-512 only).
     """
-    parts = PANEL // LANES
+    parts, width = PANEL // LANES, width_of(code)
 
     def emit(
         k: Emitter, columns: Value, masks: Value, values: Value, x: Value, x_stride: Value, tile: Value, table: Value
@@ -181,7 +215,7 @@ def expand(tokens: int) -> Any:
         kind = vector(LANES)
 
         def spread(pointer: Value, bits: Value) -> Value:
-            loaded = k.load(pointer, kind)
+            loaded = widened(k, k.load(pointer, vector(LANES, code), width))
             if MACHINE.name == "avx512":
                 mask = b.bitcast(b.trunc(bits, I16), vector(16, I1))
                 return k.intrinsic("llvm.x86.avx512.mask.expand.v16f32", kind, [loaded, k.zero(16), mask])
@@ -193,32 +227,32 @@ def expand(tokens: int) -> Any:
         def column(i: Value, state: list[Value]) -> list[Value]:
             at, *sums = state
             bits = k.index(k.at(masks, k.mul(i, PANEL // 8)), ir.IntType(PANEL))
-            for line in range(PANEL // 32):
+            for line in range(max(1, PANEL * width // 128)):
                 k.prefetch(k.at(at, FAR + 64 * line))
             xs = [k.splat(k.load(k.at(p, k.mul(i, 4)), F32), LANES) for p in tokens_of_x]
             for part in range(parts):
                 below = b.and_(bits, constant((1 << part * LANES) - 1))
-                pointer = k.at(at, k.mul(k.intrinsic("llvm.ctpop.i64", I64, [below]), 4)) if part else at
+                pointer = k.at(at, k.mul(k.intrinsic("llvm.ctpop.i64", I64, [below]), width)) if part else at
                 w = spread(pointer, b.lshr(bits, constant(part * LANES)) if part else bits)
                 for t in range(tokens):
                     sums[t * parts + part] = k.fma(w, xs[t], sums[t * parts + part])
-            return [k.at(at, k.mul(k.intrinsic("llvm.ctpop.i64", I64, [bits]), 4)), *sums]
+            return [k.at(at, k.mul(k.intrinsic("llvm.ctpop.i64", I64, [bits]), width)), *sums]
 
         sums = k.loop(0, columns, 1, [values, *[k.zero(LANES)] * (parts * tokens)], column)[1:]
         for t in range(tokens):
             for part in range(parts):
                 k.store(sums[t * parts + part], k.at(tile, 4 * (t * PANEL + part * LANES)))
 
-    return kernel(7, emit)
+    return emit
 
 
-def permute(tokens: int, stored: int) -> Any:
+def permute(code: Any, tokens: int, stored: int) -> Emit:
     """One panel of PANEL rows of a stored:4 pattern times `tokens` rows of X: `tile[token][PANEL]`.
 
     A word holds 16 positions, 2 bits each, the lowest first, of one row; words: `[chunk][row]`; values:
     `[chunk][16][row]`. A chunk is 16 / stored blocks of 4 columns. Rows of X are padded with zeros to whole chunks.
     """
-    parts = PANEL // LANES
+    parts, width = PANEL // LANES, width_of(code)
     blocks = 16 // stored
 
     def emit(k: Emitter, chunks: Value, words: Value, values: Value, x: Value, x_stride: Value, tile: Value) -> None:
@@ -230,7 +264,7 @@ def permute(tokens: int, stored: int) -> Any:
 
         def chunk(i: Value, sums: list[Value]) -> list[Value]:
             places = k.at(words, k.mul(i, 4 * PANEL))
-            weights = k.at(values, k.mul(i, 64 * PANEL))
+            weights = k.at(values, k.mul(i, 16 * width * PANEL))
             bits = [k.load(k.at(places, 4 * LANES * part), vector(LANES, I32)) for part in range(parts)]
             for block in range(blocks):
                 quads = []
@@ -241,10 +275,11 @@ def permute(tokens: int, stored: int) -> Any:
                     n = block * stored + s
                     for part in range(parts):
                         place = b.lshr(bits[part], lanes_of([2 * n] * LANES)) if n else bits[part]
-                        here = k.at(weights, 4 * (n * PANEL + part * LANES))
-                        if part * LANES % 16 == 0:
+                        offset = width * (n * PANEL + part * LANES)
+                        here = k.at(weights, offset)
+                        if offset % 64 == 0:
                             k.prefetch(k.at(here, FAR))
-                        w = k.load(here, kind)
+                        w = widened(k, k.load(here, vector(LANES, code), width))
                         for t in range(tokens):
                             at = t * parts + part
                             sums[at] = k.fma(w, k.intrinsic(pick, kind, [quads[t], place]), sums[at])
@@ -255,18 +290,18 @@ def permute(tokens: int, stored: int) -> Any:
             for part in range(parts):
                 k.store(sums[t * parts + part], k.at(tile, 4 * (t * PANEL + part * LANES)))
 
-    return kernel(6, emit)
+    return emit
 
 
 GATHERED = 16  # rows in lockstep of `gather`
 
 
-def gather(index: Any) -> Any:
+def gather(code: Any, index: Any) -> Emit:
     """GATHERED rows of W in lockstep times one row of X: `tile[GATHERED]`.
 
     columns, values: `[step][GATHERED]`, columns of type `index`; an even number of steps.
     """
-    parts = GATHERED // LANES
+    parts, width = GATHERED // LANES, width_of(code)
     wide = index.width // 8
 
     def emit(k: Emitter, steps: Value, columns: Value, values: Value, x: Value, tile: Value) -> None:
@@ -279,7 +314,7 @@ def gather(index: Any) -> Any:
         def pair(i: Value, sums: list[Value]) -> list[Value]:
             for odd in (0, 1):
                 at = k.add(i, odd)
-                values_here, columns_here = (k.mul(at, size * GATHERED) for size in (4, wide))
+                values_here, columns_here = (k.mul(at, size * GATHERED) for size in (width, wide))
                 k.prefetch(k.at(values, k.add(values_here, PREFETCH)))
                 if not odd:
                     k.prefetch(k.at(columns, k.add(columns_here, PREFETCH)))
@@ -294,7 +329,8 @@ def gather(index: Any) -> Any:
                         kind,
                         [pointers, constant(4, I32), ones, k.zero(LANES)],
                     )
-                    weights = k.load(k.at(k.at(values, values_here), 4 * LANES * part), kind)
+                    codes = k.load(k.at(k.at(values, values_here), width * LANES * part), vector(LANES, code), width)
+                    weights = widened(k, codes)
                     sums[odd * parts + part] = k.fma(weights, found, sums[odd * parts + part])
             return sums
 
@@ -302,7 +338,7 @@ def gather(index: Any) -> Any:
         for part in range(parts):
             k.store(b.fadd(sums[part], sums[parts + part]), k.at(tile, 4 * LANES * part))
 
-    return kernel(5, emit)
+    return emit
 
 
 def transpose(rows_first: bool) -> Any:

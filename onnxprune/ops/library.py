@@ -150,7 +150,7 @@ def _cache_folder() -> Path | None:
     place = str(HERE), str((HERE / "driver.py").stat().st_mtime_ns)  # which numba compares as well
     for part in (sys.version, numba.__version__, llvmlite.__version__, platform.machine(), *cpu, *place):
         digest.update(part.encode() + b"\0")
-    for name in ("emit.py", "kernels.py", "activations.py", "driver.py"):
+    for name in ("emit.py", "kernels.py", "activations.py", "tables.py", "pack.py", "driver.py"):
         digest.update((HERE / name).read_bytes())
     base = os.environ.get("ONNXPRUNE_CACHE_DIR")
     if not base:

@@ -188,7 +188,7 @@ def admm(problem: Problem, choice: Choice) -> Solution:
             w = cho_solve(solver, (right + rho * (z - u)).T, check_finite=False).T
         mask = choice.keep(np.square(w + u))
         return mask, np.where(mask, w / scale, 0.0)
-    values, vectors = eigh(h, check_finite=False)
+    values, vectors = eigh(h, driver="evd", check_finite=False)
     right = (target @ vectors) * values  # H T in the eigenbasis
     rho = 0.1
     mask = choice.keep(np.square(w), 0.0)

@@ -52,13 +52,15 @@ def choose(
     layers: Sequence[Layer],
     feeds: Feeds,
     *,
+    values: str = "float32",
     threads: int = 0,
     seconds: float = 1.5,
     progress: Progress = lambda text: None,
 ) -> Choice:
     """Try growing sets of layers in whole sessions; the fastest set, or none where none is faster than dense.
 
-    masked: the dense model with zeros; wanted: the format of each layer that may be rewritten; seconds: for each set.
+    masked: the dense model with zeros; wanted: the format of each layer that may be rewritten; values: type of stored
+    values; seconds: for each set.
     Raises `UserError` where sparse operators cannot run here.
     """
     from onnxprune import ops
@@ -78,7 +80,7 @@ def choose(
             reasons[name] = f"only {sparsity:.0%} of its weights are zero"
         else:
             formats[name] = form
-    rewritten, _ = rewrite(masked, formats)
+    rewritten, _ = rewrite(masked, formats, values)
     present = {n.name for n in rewritten.proto.graph.node if n.domain == "onnxprune"}
     for name in [n for n in formats if n not in present]:
         reasons[name] = "cannot be expressed as a sparse operator"
@@ -96,13 +98,13 @@ def choose(
             continue
         sizes.add(len(part))
         progress(f"timing {len(part)} of {len(formats)} layers sparse")
-        speedup = measure(masked, rewrite(masked, part)[0], feeds, threads, seconds)
+        speedup = measure(masked, rewrite(masked, part, values)[0], feeds, threads, seconds)
         tried.append((len(part), speedup))
         if speedup > best[0]:
             best = speedup, part
     if best[1]:  # the best of several is partly luck: once more, alone
         progress("confirming")
-        again = measure(masked, rewrite(masked, best[1])[0], feeds, threads, 2 * seconds)
+        again = measure(masked, rewrite(masked, best[1], values)[0], feeds, threads, 2 * seconds)
         best = (again, best[1]) if min(again, best[0]) >= LEVEL else (1.0, {})
     for name in formats:
         if name not in best[1]:

@@ -13,10 +13,11 @@ from onnx import FunctionProto
 from onnxprune.sparsity.operators import DOMAIN, Operator
 
 MIN_OPSET = 12
+MIN_BFLOAT16 = 13  # the first whose `Cast` takes bfloat16
 MIN_IR = 8  # the first with functions in a model
 
-# shape, values, indices, indptr -> W; every row is padded to the longest, with zeros behind the matrix: onnxruntime
-# does not fold operators such as NonZero, whose output has a shape that depends on values
+# shape, values_float, indices, indptr -> W; every row is padded to the longest, with zeros behind the matrix:
+# onnxruntime does not fold operators such as NonZero, whose output has a shape that depends on values
 _CSR = """
     rest = Slice (shape, one, far)
     columns = ReduceProd <keepdims = 1> (rest)
@@ -37,7 +38,7 @@ _CSR = """
     no_index = Constant <value = int64[1] {0}> ()
     indices_wide = Cast <to = 7> (indices)
     indices_safe = Concat <axis = 0> (indices_wide, no_index)
-    values_safe = Concat <axis = 0> (values, no_value)
+    values_safe = Concat <axis = 0> (values_float, no_value)
     indices_all = Gather (indices_safe, sources)
     values_all = Gather (values_safe, sources)
     places_wide = Cast <to = 7> (places)
@@ -52,10 +53,10 @@ _CSR = """
     zeros = ConstantOfShape <value = float[1] {0}> (padded_shape)
     padded = ScatterElements <axis = 1> (zeros, targets, stored)
     decoded = Slice (padded, zero, columns, one)
-    unscaled = Reshape (decoded, shape)
+    decoded_all = Reshape (decoded, shape)
 """
 
-# shape, n, m, values, positions -> rows [S, L]
+# shape, n, m, values_float, positions -> rows [S, L]
 _NM = """
     n = Constant <value_int: int = @n> ()
     m = Constant <value_int: int = @m> ()
@@ -104,7 +105,7 @@ _NM = """
     columns_of = Add (places, block_start)
     by_stored = Concat <axis = 0> (rows, stored)
     columns = Reshape (columns_of, by_stored)
-    values_of = Reshape (values, by_stored)
+    values_of = Reshape (values_float, by_stored)
     padded_length = Mul (blocks, m_list)
     padded_shape = Concat <axis = 0> (rows, padded_length)
     zeros = ConstantOfShape <value = float[1] {0}> (padded_shape)
@@ -112,14 +113,23 @@ _NM = """
     decoded = Slice (padded, zero, length, one)
 """
 
-_NM_MATRIX = "unscaled = Identity (decoded)"
+_NM_MATRIX = "decoded_all = Identity (decoded)"
 
 _NM_CONV = """
     outputs = Slice (shape, zero, one)
     by_kernel = Concat <axis = 0> (outputs, any, length)
     kernels = Reshape (decoded, by_kernel)
     channels_first = Transpose <perm = [0, 2, 1]> (kernels)
-    unscaled = Reshape (channels_first, shape)
+    decoded_all = Reshape (channels_first, shape)
+"""
+
+_SCALE = """
+    by_output = Constant <value_ints = [0, -1]> ()
+    flat = Reshape (decoded_all, by_output)
+    scale_shape = Constant <value_ints = [-1, 1]> ()
+    scale_upright = Reshape (scale, scale_shape)
+    flat_scaled = Mul (flat, scale_upright)
+    W_plain = Reshape (flat_scaled, shape)
 """
 
 _PRODUCTS = {
@@ -192,9 +202,11 @@ def function(operator: Operator, opset: int) -> FunctionProto | None:
         "two = Constant <value_ints = [2]> ()",
         "last = Constant <value_ints = [-1]> ()",
         "far = Constant <value_ints = [9223372036854775807]> ()",
+        "values_float = Cast <to = 1> (values)",
         decode,
+        _SCALE if operator.scaled else "W_plain = Identity (decoded_all)",
         "alpha = Constant <value_float: float = @alpha> ()",
-        "W = Mul (unscaled, alpha)",
+        "W = Mul (W_plain, alpha)",
         _PRODUCTS[operator.product],
         "before = Add (sum, residual)" if operator.add else "before = Identity (sum)",
     ]

@@ -168,9 +168,11 @@ def owl(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
 
     def counts(mine: list[str], r: float) -> Counts:
         share, size = np.array([facts[n].outliers for n in mine]), np.array([facts[n].size for n in mine], float)
-        spread = float(np.ptp(share))
-        density = 2 * OWL * (share - share.min()) / spread if spread > 0 else np.zeros(len(share))
+        spread, most = float(np.ptp(share)), min(OWL, (1 - r) / 2)
+        density = 2 * most * (share - share.min()) / spread if spread > 0 else np.zeros(len(share))
         density += (1 - r) - np.average(density, weights=size)
+        density = np.clip(density, (1 - r) / 4, 1.0)
+        density *= (1 - r) * size.sum() / float(density @ size)
         return {n: int(np.clip(round((1 - d) * s), 0, s)) for n, d, s in zip(mine, density, size, strict=True)}
 
     return _by_ratio(ratios, counts)

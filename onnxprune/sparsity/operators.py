@@ -1,6 +1,6 @@
 """Names and attributes of the sparse operators, as docs/sparse-format.md has them.
 
-{Csr|Nm}{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
+{Csr|Nm}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 DOMAIN = "onnxprune"
-VERSION = 1
+VERSION = 2  # of the domain: 1 had float32 values only
 METADATA = "onnxprune.sparsity"  # key of what the model says of its sparse layers
 
 STORAGES = ("Csr", "Nm")
@@ -23,22 +23,29 @@ ACTIVATIONS = ("", "Relu", "Clip", "HardSwish", "Silu", "Gelu", "FastGelu")
 class Operator:
     """One sparse operator; `str()` of it is its name.
 
+    scaled: its values are integers, times a scale for every output.
+
     >>> str(Operator("Csr", "Conv", add=True, activation="Relu"))
     'CsrConvAddRelu'
+    >>> str(Operator("Nm", "MatMul", scaled=True))
+    'NmScaledMatMul'
     """
 
     storage: str
     product: str
     add: bool = False
     activation: str = ""
+    scaled: bool = False
 
     def __str__(self) -> str:
-        return f"{self.storage}{self.product}{'Add' if self.add else ''}{self.activation}"
+        scaled, add = "Scaled" if self.scaled else "", "Add" if self.add else ""
+        return f"{self.storage}{scaled}{self.product}{add}{self.activation}"
 
     @property
     def arrays(self) -> tuple[str, ...]:
         """The inputs that hold the weight."""
-        return ("values", "indices", "indptr") if self.storage == "Csr" else ("values", "positions")
+        places = ("indices", "indptr") if self.storage == "Csr" else ("positions",)
+        return ("values", *places, *(["scale"] if self.scaled else []))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -57,7 +64,12 @@ class Operator:
 OPERATORS = {
     str(operator): operator
     for operator in (
-        Operator(s, p, a, f) for s in STORAGES for p in PRODUCTS for a in (False, True) for f in ACTIVATIONS
+        Operator(s, p, a, f, scaled)
+        for scaled in (False, True)
+        for s in STORAGES
+        for p in PRODUCTS
+        for a in (False, True)
+        for f in ACTIVATIONS
     )
 }
 

@@ -23,10 +23,11 @@ from onnxprune.graph.messages import show
 from onnxprune.graph.node import Node, opsets
 from onnxprune.sparsity.absorb import Absorber, Chain, Uses, as_bias
 from onnxprune.sparsity.densify import densify
-from onnxprune.sparsity.functions import MIN_IR, MIN_OPSET, function
+from onnxprune.sparsity.functions import MIN_BFLOAT16, MIN_IR, MIN_OPSET, function
 from onnxprune.sparsity.layers import Layer, find_layers, keys
 from onnxprune.sparsity.operators import DOMAIN, OPERATORS, VERSION, Operator
 from onnxprune.sparsity.sizes import Sizes
+from onnxprune.sparsity.values import encode
 
 __all__ = ["Format", "densify", "rewrite", "sparse_initializers"]
 
@@ -36,20 +37,23 @@ Format = str | tuple[int, int]  # "csr", or (n, m)
 def rewrite(
     model: Model,
     formats: Mapping[str, Format],
+    values: str = "float32",
     *,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[Model, list[str]]:
     """A copy of the model in which the named layers are sparse operators, and what the user should know.
 
     formats: key of a layer (see `layers.keys`) -> `"csr"`, or `(n, m)`, to which its weight must conform already.
+    values: how its weights are stored, see `sparsity.values`; `round_values` tells what they become.
     input_shape: input name -> concrete shape, for the shape inference that residuals and SAME padding need.
-    Raises OptionError where there is no such layer, or a block of a weight holds more than n weights.
+    Raises OptionError where there is no such layer, a block of a weight holds more than n weights, or `values` cannot
+    hold a weight.
     """
     layers = {layer.node: layer for layer in find_layers(model)[0]}
     unknown = [key for key in formats if key not in layers]
     if unknown:
         raise OptionError(f"{show(unknown[0])} is no layer that can be sparse")
-    return _Rewriter(model, input_shape).run([(layers[key], formats[key]) for key in layers if key in formats])
+    return _Rewriter(model, values, input_shape).run([(layers[key], formats[key]) for key in layers if key in formats])
 
 
 @dataclass
@@ -70,8 +74,9 @@ class _Base:
 
 
 class _Rewriter:
-    def __init__(self, model: Model, input_shape: Mapping[str, tuple[int, ...]] | None) -> None:
+    def __init__(self, model: Model, values: str, input_shape: Mapping[str, tuple[int, ...]] | None) -> None:
         self.edit = Edit(model)
+        self.values = values
         self.model = self.edit.model
         self.opset = opsets(model.proto).get("", 1)
         self.sizes = Sizes(model, input_shape)
@@ -172,7 +177,7 @@ class _Rewriter:
         end, old = max(found.nodes), [self.uses.nodes[k] for k in found.nodes]
         read = [name for node in old if node is not None for name in node.input]
         self.unread.update(read)
-        operator = Operator(storage, base.product, bool(found.residual), found.activation)
+        operator = Operator(storage, base.product, bool(found.residual), found.activation, self.values == "int8")
         self.operators.add(operator)
         x = base.x
         if base.flip:
@@ -202,16 +207,19 @@ class _Rewriter:
         """Names of the arrays that hold a weight; layers that share it share them."""
         key = layer.weight, form
         if key not in self.packed:
-            if form == "csr":
-                arrays = dict(zip(OPERATORS["CsrConv"].arrays, formats.pack_csr(layer.matrix(w)), strict=True))
-            elif isinstance(form, tuple):
-                try:
-                    pair = formats.pack_nm(layer.blocks(w), *form)
-                except OptionError as error:
-                    raise OptionError(f"{layer.node}: {error}") from error
-                arrays = dict(zip(OPERATORS["NmConv"].arrays, pair, strict=True))
-            else:
-                raise OptionError(f"{layer.node}: format {form!r} is neither csr nor (n, m)")
+            try:
+                codes, scale = encode(layer.matrix(w), self.values)
+                if form == "csr":
+                    arrays = dict(zip(OPERATORS["CsrConv"].arrays, formats.pack_csr(codes), strict=True))
+                elif isinstance(form, tuple):
+                    pair = formats.pack_nm(layer.blocks(layer.restore(codes)), *form)
+                    arrays = dict(zip(OPERATORS["NmConv"].arrays, pair, strict=True))
+                else:
+                    raise OptionError(f"format {form!r} is neither csr nor (n, m)")
+            except OptionError as error:
+                raise OptionError(f"{layer.node}: {error}") from error
+            if scale is not None:
+                arrays["scale"] = scale
             self.packed[key] = [self.edit.constant(f"{layer.weight}_{name}", array) for name, array in arrays.items()]
         return self.packed[key]
 
@@ -254,12 +262,15 @@ class _Rewriter:
         self.edit.drop(self.unread)
         versions = {o.domain: o for o in proto.opset_import}
         if DOMAIN not in versions:
-            proto.opset_import.add(domain=DOMAIN, version=VERSION)
-        made = [function(operator, self.opset) for operator in sorted(self.operators, key=str)]
+            versions[DOMAIN] = proto.opset_import.add(domain=DOMAIN, version=1)
+        if self.values != "float32":
+            versions[DOMAIN].version = max(versions[DOMAIN].version, VERSION)
+        least = MIN_BFLOAT16 if self.values == "bfloat16" else MIN_OPSET
+        made = [function(o, self.opset) for o in sorted(self.operators, key=str)] if self.opset >= least else []
         functions = {f.name: f for f in made if f is not None}
         if not functions:
             self.notes.append(
-                f"opset {self.opset} is below {MIN_OPSET}: the model has no functions for its sparse layers, and runs "
+                f"opset {self.opset} is below {least}: the model has no functions for its sparse layers, and runs "
                 f"only where onnxprune's library is registered"
             )
         proto.ir_version = max(proto.ir_version, MIN_IR if functions else 4)

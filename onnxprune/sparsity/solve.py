@@ -46,8 +46,8 @@ from onnxprune.progress import Count as Steps
 from onnxprune.recovery.least_squares import Task, regression, sampled_share
 from onnxprune.solvers.choice import Choice, Count, Mask
 from onnxprune.solvers.least_squares import Moments, damping
-from onnxprune.solvers.sparse import SOLVERS, NotPositive, Problem, polish, refit, sparsegpt
-from onnxprune.sparsity.layers import Layer, keys
+from onnxprune.solvers.sparse import SOLVERS, NotPositive, Problem, inverse, polish, refit, sparsegpt
+from onnxprune.sparsity.layers import Layer, find_layers, keys
 from onnxprune.sparsity.masks import LEVELS, Blocks, Facts, Pattern
 
 RIDGE = 0.01  # of the mean variance of a layer's inputs
@@ -217,7 +217,7 @@ def _task(
 
 def _work(job: _Job) -> float:
     g, d, o = job.tasks[0].matrix.shape
-    return g * d * d * (20.0 * d + 200.0 * o + 2000.0)
+    return float(g) * d * d * (20.0 * d + 200.0 * o + 2000.0)
 
 
 def _order(layer: Layer, columns: int) -> Array:
@@ -266,7 +266,7 @@ def unexplained(moments: Moments, weight: Float) -> float:
     total = float(moments.variance.sum())
     rest = total - 2 * float(np.einsum("do,do->", weight, moments.cross))
     rest += float(np.einsum("do,do->", weight, moments.gram @ weight))
-    return float(max(rest, 0.0) / total) if total > 0 else 0.0
+    return max(rest, 0.0) / total if total > 0 else 0.0
 
 
 def problem_of(moments: Moments, prior: Float, order: Array, ridge: float, *, targets: bool = True) -> Problem:
@@ -324,6 +324,31 @@ def survey(
             order = _order(layer, d)
             yield layer, [problem_of(moments[k], m[k], order, ridge, targets=False) for k in range(g)]
     progress(len(layers), len(layers))
+
+
+def saliencies(
+    model: Model, layers: Sequence[Layer], data: Data, *, seed: int = 0, progress: Steps = lambda done, total: None
+) -> dict[str, Array]:
+    """Weight -> w^2 / [H^-1]_jj float32 in the weight's own shape, where data reach it: the error that losing a weight
+    leaves when the others of its row make up for it (Hassibi and Stork 1993)."""
+    out = {}
+    for layer, problems in survey(model, layers, data, seed=seed, progress=progress):
+        with suppress(NotPositive):
+            scores = [np.square(p.original) / np.diag(inverse(p)) for p in problems]
+            out[layer.weight] = layer.unrows(np.stack(scores).astype(np.float32))
+    return out
+
+
+def curvatures(
+    model: Model, data: Data, *, seed: int = 0, progress: Steps = lambda done, total: None
+) -> dict[str, Array]:
+    """Weight -> mean square of the input that every entry meets, in the weight's own shape: the diagonal of the Hessian
+    of the layer's error, where data reach it."""
+    out = {}
+    for layer, problems in survey(model, find_layers(model)[0], data, seed=seed, progress=progress):
+        square = [np.broadcast_to(np.square(p.norms), p.original.shape) for p in problems]
+        out[layer.weight] = layer.unrows(np.stack(square))
+    return out
 
 
 def facts_of(layer: Layer, problems: Sequence[Problem], pattern: Pattern | Blocks | None, *, errors: bool) -> Facts:

@@ -24,9 +24,11 @@ from onnxprune.sparsity.masks import ALLOCATORS, DATA_ALLOCATORS, Blocks, Patter
 from onnxprune.sparsity.operators import METADATA, is_sparse
 from onnxprune.sparsity.prepare import free_weights, prepare
 from onnxprune.sparsity.rewrite import Format, rewrite, sparse_initializers
+from onnxprune.sparsity.values import VALUES, round_values
 from onnxprune.structure.verify import SATURATING, check_file, compare
 
 if TYPE_CHECKING:
+    from onnxprune.sparsity.permute import Permuted
     from onnxprune.sparsity.solve import Data, LayerSolve
 
 BEST = "admm"  # the solver where there are data (tools/bench_solvers.py)
@@ -56,6 +58,7 @@ class Wanted:
     format: str = "auto"
     recorded: Mapping[str, Any] | None = None
     recover: bool = True
+    values: str = "float32"
     permute: bool = True
     cache: Path | None = None
     seed: int = 0
@@ -80,6 +83,7 @@ class Wanted:
             ("solver", self.solver, SOLVERS),
             ("sparsity-allocate", self.allocate, (*ALLOCATORS, *DATA_ALLOCATORS)),
             ("format", self.format, FORMATS),
+            ("values", self.values, VALUES),
         ):
             if value is not None and value not in allowed:
                 raise OptionError(f"--{option} {value}: unknown; choose one of {', '.join(allowed)}")
@@ -109,6 +113,8 @@ class Wanted:
             raise OptionError(f"--pattern {pattern} says where zeros lie; say how many with --sparsity 0.7")
         if pattern is not None and self.solver == "obc" and isinstance(pattern, Blocks):
             raise OptionError(f"--solver obc removes weights one by one; with --pattern {pattern} choose admm")
+        if self.values != "float32" and self.format not in OPERATORS:
+            raise OptionError(f"--values {self.values} is for sparse operators; choose --format auto, csr or nm")
         if self.format == "nm" and self.recorded is None and not isinstance(pattern, Pattern):
             raise OptionError("--format nm stores N of every M weights; say which with --pattern 2:4")
 
@@ -136,7 +142,9 @@ class LayerSparsity:
 
 @dataclass(frozen=True)
 class Sparsity:
-    """What became of the weights. speedup: dense over sparse time, measured by `auto` on `cpu`; error: of the check."""
+    """What became of the weights. speedup: dense over sparse time, measured by `auto` on `cpu`; error: of the check;
+    values: type of stored values; rounding: relative squared error of storing them so; permuted: groups whose channels
+    were reordered."""
 
     solver: str
     pattern: str
@@ -148,6 +156,9 @@ class Sparsity:
     threads: int
     error: float | None
     solved: tuple[LayerSolve, ...] = ()
+    values: str = "float32"
+    rounding: float = 0.0
+    permuted: tuple[Permuted, ...] = ()
 
     @property
     def zeros(self) -> int:
@@ -164,7 +175,7 @@ class Sparsity:
         layers = {x.node: {"size": x.size, "zeros": x.zeros, "format": x.format} for x in self.layers if x.masked}
         return {
             "solver": self.solver, "pattern": self.pattern, "format": self.format, "cpu": self.cpu,
-            "threads": self.threads, "layers": layers,
+            "threads": self.threads, "values": self.values, "permute": bool(self.permuted), "layers": layers,
         }  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,6 +186,7 @@ class Sparsity:
             "solver": self.solver, "pattern": self.pattern, "format": self.format, "zeros": self.zeros,
             "weights": self.size, "speedup": self.speedup, "cpu": self.cpu, "threads": self.threads,
             "error": self.error, "layers": rows, "untouched": untouched, "solved": [vars(x) for x in self.solved],
+            "values": self.values, "rounding": self.rounding, "permuted": [vars(x) for x in self.permuted],
         }  # fmt: skip
 
 
@@ -205,13 +217,22 @@ def sparsify(
             none = "its layers are sparse already; onnxprune densify MODEL first"
         why = "; ".join(dict.fromkeys(reason for _, reason in untouched)) or none
         raise NothingToPrune(f"{model.path or 'the model'}: no layer can be sparse: {why}")
-    pattern, masked, chosen, solved, more = _mask(prepared, layers, wanted, layer_names(model), data, progress)
+    values = str(recorded.get("values", "float32")) if recorded else wanted.values
+    ratios = _wanted_of(prepared, layers, wanted, layer_names(model))
+    pattern, unpermuted = _pattern(wanted), prepared
+    permuted: list[Permuted] = []
+    if isinstance(pattern, Pattern) and (recorded["permute"] if recorded else wanted.permute):
+        mine = [layer for layer in layers if ratios.get(layer.node, 0.0) > 0]
+        prepared, permuted, more = _permute(prepared, mine, pattern, data, wanted, progress)
+        notes += more
+    masked, chosen, solved, more = _mask(prepared, layers, ratios, pattern, wanted, data, progress)
     notes += more
     check, measured = verify and not dry_run, form == "auto" and not recorded
-    feeds = _running(masked, guesses, measured=measured) if check or measured else {}
+    feeds = running(masked, guesses, measured=measured) if check or measured else {}
     formats: dict[str, Format] = {}
     reasons: dict[str, str] = {}
     speedup, cpu, used = None, "", threads
+    exact, masked = masked, _rounded(masked, chosen, values)
     sparse_form: Format = (pattern.n, pattern.m) if isinstance(pattern, Pattern) else "csr"
     every = {layer.node: sparse_form for layer in chosen}
     if recorded:
@@ -222,13 +243,15 @@ def sparsify(
     elif form == "auto":
         from onnxprune.sparsity.auto import choose  # loads numba
 
-        choice = choose(masked, every, chosen, feeds, threads=threads, progress=progress)
+        choice = choose(masked, every, chosen, feeds, values=values, threads=threads, progress=progress)
         formats, reasons = dict(choice.formats), dict(choice.reasons)
         speedup, cpu = choice.speedup, choice.cpu
     elif form in ("csr", "nm"):
         formats = dict.fromkeys(every, sparse_form if form == "nm" else "csr")
     elif form == "dense":
         notes.append("zeros alone do not make a dense file faster or smaller; --format auto, csr or nm does")
+    dense = {layer.weight for layer in chosen if layer.node not in formats}
+    masked.weights.update({name: exact.weights[name] for name in dense})
     out = masked
     if form == "sparse-initializer":
         out, _ = sparse_initializers(masked, chosen)
@@ -236,7 +259,7 @@ def sparsify(
         larger = "as a sparse initializer it would be larger"
         reasons = {layer.node: larger for layer in chosen if layer.weight not in out.sparse}
     elif formats:
-        out, more = rewrite(masked, formats)
+        out, more = rewrite(masked, formats, values)
         notes += more
         present = {n.name for n in out.proto.graph.node if n.domain == "onnxprune"}
         for name in [n for n in formats if n not in present]:
@@ -245,7 +268,8 @@ def sparsify(
     error = None
     if check:
         progress("verify")
-        _same(model, prepared, feeds, PREPARED, "preparing the model for sparse weights")
+        _same(model, unpermuted, feeds, PREPARED, "preparing the model for sparse weights")
+        _same(unpermuted, prepared, feeds, PREPARED, "permuting channels (--no-permute leaves them)")
         error, more = _same(masked, out, feeds, TOLERANCE, "rewriting the layers")
         # onnx's shape inference knows no sparse initializers, of which onnxruntime has just run all
         notes += [*more, *check_file(prepared, masked if form == "sparse-initializer" else out)]
@@ -265,11 +289,35 @@ def sparsify(
         )
     found = Sparsity(
         solver_of(wanted, data), str(pattern or ""), form, tuple(rows), tuple(untouched), speedup, cpu, used, error,
-        tuple(solved),
+        tuple(solved), values, _rounding(exact, masked, chosen), tuple(permuted),
     )  # fmt: skip
     if form in OPERATORS:
         _describe(out, found)
     return out, found, notes
+
+
+def _rounded(model: Model, layers: Sequence[Layer], values: str) -> Model:
+    """A copy whose layers have weights as they will be stored."""
+    out = model.copy()
+    for layer in {x.weight: x for x in layers}.values() if values != "float32" else ():
+        try:
+            w = layer.restore(round_values(layer.matrix(model.weights[layer.weight]), values))
+        except OptionError as e:
+            raise OptionError(f"--values {values}: {layer.node!r}: {e}; leave it out with --ignore") from e
+        out.weights[layer.weight] = w = np.ascontiguousarray(w)
+        w.flags.writeable = False
+    return out
+
+
+def _rounding(exact: Model, stored: Model, layers: Sequence[Layer]) -> float:
+    """Squared error of the weights as they are stored, over their squares."""
+    error = total = 0.0
+    for name in {layer.weight for layer in layers}:
+        a, b = exact.weights[name], stored.weights[name]
+        if a is not b:
+            error += float(np.square(a - b, dtype=np.float64).sum())
+        total += float(np.square(a, dtype=np.float64).sum())
+    return error / total if total else 0.0
 
 
 Names = dict[str, set[str]]  # weight -> what globs are matched against: node, weight and output of its layers
@@ -300,32 +348,57 @@ def solver_of(wanted: Wanted, data: Data | None) -> str:
     return given or ("magnitude" if data is None else BEST)
 
 
-def _mask(
-    model: Model, layers: Sequence[Layer], wanted: Wanted, names: Names, data: Data | None, progress: Progress
-) -> tuple[Pattern | Blocks | None, Model, list[Layer], list[LayerSolve], list[str]]:
-    """The pattern, the model with its zeros, the layers that were asked for, what became of them and notes.
+def _pattern(wanted: Wanted) -> Pattern | Blocks | None:
+    text = wanted.recorded["pattern"] if wanted.recorded else wanted.pattern
+    return parse_pattern(str(text)) if text else None
 
-    names: before preparation.
-    """
+
+def _wanted_of(model: Model, layers: Sequence[Layer], wanted: Wanted, names: Names) -> dict[str, float]:
+    """Node -> fraction of zeros; of a plan, any above 0 for its layers. names: before preparation."""
+    if wanted.recorded is None:
+        known = {w: names.get(w, set()) | found for w, found in _names(model).items()}
+        return _ratios(known, layers, wanted)
+    sizes = {layer.node: int(np.prod(layer.shape)) for layer in layers}
+    for node, row in wanted.recorded["layers"].items():
+        if sizes.get(node) != row["size"]:
+            found = f"has {sizes[node]}" if node in sizes else "is not there"
+            raise OptionError(f"the plan's sparse layer {node!r} has {row['size']} weights; in the model it {found}")
+    return dict.fromkeys(wanted.recorded["layers"], 1.0)
+
+
+def _permute(
+    model: Model, layers: Sequence[Layer], pattern: Pattern, data: Data | None, wanted: Wanted, progress: Progress
+) -> tuple[Model, list[Permuted], list[str]]:
+    """The model with its channels in an order in which the pattern costs less; what a weight costs is w^2, or with data
+    w^2 / [H^-1]_jj, the error that is left when the others make up for it."""
+    from onnxprune.sparsity.permute import permute
+    from onnxprune.sparsity.solve import saliencies
+
+    known = {}
+    if data is not None:
+        known = saliencies(model, layers, data, seed=wanted.seed, progress=counting(progress, "survey"))
+
+    def saliency(layer: Layer) -> Array:
+        found = known.get(layer.weight)
+        return np.square(model.weights[layer.weight]) if found is None else found
+
+    return permute(model, layers, pattern, saliency, seed=wanted.seed, progress=counting(progress, "permute"))
+
+
+def _mask(
+    model: Model,
+    layers: Sequence[Layer],
+    ratios: Mapping[str, float],
+    pattern: Pattern | Blocks | None,
+    wanted: Wanted,
+    data: Data | None,
+    progress: Progress,
+) -> tuple[Model, list[Layer], list[LayerSolve], list[str]]:
+    """The model with its zeros, the layers that were asked for, what became of them, and notes."""
     from onnxprune.sparsity.solve import Method, by_magnitude, facts_of, solve, survey
 
     recorded = wanted.recorded
-    text = recorded["pattern"] if recorded else wanted.pattern
-    pattern = parse_pattern(str(text)) if text else None
-    if recorded:
-        sizes = {layer.node: int(np.prod(layer.shape)) for layer in layers}
-        for node, row in recorded["layers"].items():
-            if sizes.get(node) != row["size"]:
-                found = f"has {sizes[node]}" if node in sizes else "is not there"
-                raise OptionError(
-                    f"the plan's sparse layer {node!r} has {row['size']} weights; in the model it {found}"
-                )
-        nodes = set(recorded["layers"])
-        ratios: dict[str, float] = {}
-    else:
-        known = {w: names.get(w, set()) | found for w, found in _names(model).items()}
-        ratios = _ratios(known, layers, wanted)
-        nodes = {layer.node for layer in layers if ratios.get(layer.node, 0.0) > 0}
+    nodes = {layer.node for layer in layers if ratios.get(layer.node, 0.0) > 0}
     by_weight = {layer.weight: layer for layer in layers if layer.node in nodes}  # a shared weight is masked once
     weights = {name: model.weights[name] for name in by_weight}
     for name, w in weights.items():
@@ -358,11 +431,11 @@ def _mask(
         out, solved = solve(
             model, chosen, counts, pattern, data, method, cache=wanted.cache, progress=counting(progress, "solve")
         )
-        return pattern, out, chosen, solved, [f"{x.node}: masked by magnitude: {x.reason}" for x in solved if x.reason]
+        return out, chosen, solved, [f"{x.node}: masked by magnitude: {x.reason}" for x in solved if x.reason]
     out = model.copy()
     for name, layer in by_weight.items():
         out.weights[name] = by_magnitude(model, layer, pattern, counts[name])
-    return pattern, out, chosen, [], []
+    return out, chosen, [], []
 
 
 def _ratios(names: Names, layers: Sequence[Layer], wanted: Wanted) -> dict[str, float]:
@@ -384,7 +457,7 @@ def _ratios(names: Names, layers: Sequence[Layer], wanted: Wanted) -> dict[str, 
     return out
 
 
-def _running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
+def running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
     """The first inputs with which the model runs; raises `OptionError` where there are none."""
     first = ""
     for feeds in guesses:
@@ -470,6 +543,7 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
     try:
         out: dict[str, Any] = {k: str(data[k]) for k in ("solver", "pattern", "format", "cpu")}
         out["threads"] = index(data["threads"])
+        out["values"], out["permute"] = str(data.get("values", "float32")), bool(data.get("permute", False))
         rows = [(str(n), index(r["size"]), index(r["zeros"]), str(r["format"])) for n, r in data["layers"].items()]
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise OptionError(f"{where}: its sparse part is not what onnxprune wrote ({type(e).__name__}: {e})") from e
@@ -479,8 +553,10 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
             raise OptionError(
                 f"{where}: layer {node!r} has {zeros} zeros of {size} in format {form!r}, which cannot be"
             )
-    if out["solver"] not in SOLVERS or out["format"] not in FORMATS:
-        raise OptionError(f"{where}: unknown solver {out['solver']!r} or format {out['format']!r}")
+    if out["solver"] not in SOLVERS or out["format"] not in FORMATS or out["values"] not in VALUES:
+        raise OptionError(
+            f"{where}: unknown solver {out['solver']!r}, format {out['format']!r} or values {out['values']!r}"
+        )
     if out["pattern"]:
         parse_pattern(out["pattern"])
     out["layers"] = {node: {"size": size, "zeros": zeros, "format": form} for node, size, zeros, form in rows}

@@ -1,7 +1,7 @@
 """Transformers, one row per form in which they are exported: what is found and removed of each kind, next to onnxsim.
 
-    python tools/coverage.py --forms                  the hand-written forms of tests/forms.py
-    python tools/coverage.py FOLDER                   *.onnx of tools/transformer_zoo.py, or any other
+    python tools/form_coverage.py --forms                  the hand-written forms of tests/forms.py
+    python tools/form_coverage.py FOLDER                   *.onnx of tools/transformer_zoo.py, or any other
 
 Columns heads to layers: groups found per kind, then for each kind the parameters left and the verification error
 (pruned equals masked, over the largest output) of a cut of this kind alone: a quarter, or half where a quarter would
