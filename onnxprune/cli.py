@@ -24,7 +24,6 @@ from onnxprune.data_cli import sensitivity
 from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.graph.io import load, save
 from onnxprune.options import (
-    ALIKE,
     AUTO,
     CHECK,
     DATA,
@@ -79,6 +78,7 @@ from onnxprune.screen import (
     staged_file,
 )
 from onnxprune.solvers.sparse import SOLVERS
+from onnxprune.sparsity.masks import ALLOCATORS, DATA_ALLOCATORS
 from onnxprune.sparsity.rewrite import densify as to_dense
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.rules import BARRIERS, RULES
@@ -321,13 +321,16 @@ def prune_command(
         ),
     ] = None,
     sparsity_allocate: Annotated[
-        SparseAllocation,
+        SparseAllocation | None,
         typer.Option(
             "--sparsity-allocate",
             rich_help_panel=SPARSE,
-            help="uniform: the same fraction of every layer; global: one threshold over all layers.",
+            show_default="error with --calibration, uniform without",
+            help="Where the zeros go. "
+            + "; ".join(f"{k}: {(f.__doc__ or '').strip()}" for k, f in (*ALLOCATORS.items(), *DATA_ALLOCATORS.items()))
+            + ".",
         ),
-    ] = ALIKE,
+    ] = None,
     importance: Annotated[
         Choice | None,
         typer.Option(
@@ -525,7 +528,7 @@ def prune_command(
             cluster_per=cluster_per.value,
             cluster_storage=cluster_storage.value,
             solver=solver and solver.value,
-            sparsity_allocate=sparsity_allocate.value,
+            sparsity_allocate=sparsity_allocate and sparsity_allocate.value,
             ratio=[pair(r) for r in ratio or ()],
             ignore=ignore or (),
             importance=importance and importance.value,

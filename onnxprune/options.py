@@ -38,7 +38,7 @@ Per = Enum("Per", {name: name for name in PER}, type=str)  # type: ignore[misc]
 Indices = Enum("Indices", {name: name for name in STORAGES}, type=str)  # type: ignore[misc]
 
 FLOAT32 = Values("float32")
-AUTO, ALIKE = Format("auto"), SparseAllocation("uniform")
+AUTO = Format("auto")
 
 WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"
 SPARSE, DATA, IMAGES = "Sparse weights", "Calibration and evaluation", "Images"

@@ -48,8 +48,8 @@ from onnxprune.recovery.least_squares import LayerFit
 from onnxprune.report import Cost, GroupReport, Report
 from onnxprune.sparsity.cluster import Codebooks, codebooks
 from onnxprune.sparsity.solve import Data as SolveData
-from onnxprune.sparsity.solve import curvatures
 from onnxprune.sparsity.stage import Sparsity, Wanted, layer_names, matching, running, sparsify
+from onnxprune.sparsity.survey import curvatures
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
 from onnxprune.structure.surgery import prune_model, slice_weights
 from onnxprune.structure.verify import Verification, check_file, check_recovered, shrunk
@@ -100,7 +100,7 @@ def prune(
     cluster_per: str = "tensor",
     cluster_storage: str = "auto",
     solver: str | None = None,
-    sparsity_allocate: str = "uniform",
+    sparsity_allocate: str | None = None,
     permute: bool = True,
     importance: str | None = None,
     allocate: str | None = None,
@@ -142,8 +142,8 @@ def prune(
     sparsity: fraction of the weights of every MatMul, Gemm and Conv that becomes zero; pattern: "2:4" keeps 2 of every
     4 consecutive ones; quality: weights below so many standard deviations of their layer become zero.
     solver: which weights stay, and with which values; None is the best that the data allow: "admm" with, "magnitude"
-    without. sparsity_allocate: uniform, global, erk, lamp; with data also owl and error. permute: reorder channels so
-    that N:M loses less.
+    without. sparsity_allocate: uniform, global, erk, lamp, and with data owl and error, the default there.
+    permute: reorder channels so that N:M loses less.
     format: what stores them: "auto" measures, "dense", "csr", "nm" (operators of ours), "sparse-initializer".
     values: type of the values in operators of ours: float32, bfloat16, float16, or int8 with a scale per row.
     cluster: every weight becomes one of so many values, 2 to 256, stored as indices into a codebook, per "tensor" or
@@ -340,8 +340,7 @@ def prune(
     added = sum(w.size for w in new if trained(w))  # biases that compensate
     known, guesses = None, [analysis.narrow(feeds, keep) for feeds in _feeds(analysis, checked, input_shape, seed)]
     if data is not None:
-        source = [analysis.narrow(feeds, keep) for feeds in data.runs()]
-        known = SolveData(source, data.memory, data.threads, data.samples.digest, data.synthetic)
+        known = solve_data(analysis, keep, data)
     if wanted.asked and pruned is not None:
         clock("sparsify")
         wanted = replace(wanted, recover=how.recover == "least-squares", seed=seed)
@@ -431,6 +430,15 @@ def _data(
         if calibration is not None or option:
             raise
         return None, [f"biases alone were compensated: made-up images do not suit the model ({e})"]
+
+
+def solve_data(analysis: Analysis, keep: Keep, data: Calibration) -> SolveData:
+    """The samples as the model takes them after the cut, in two parts that allocators tell apart."""
+    learn, away = data.held_out()
+    parts = [[analysis.narrow(feeds, keep) for feeds in data.runs(which)] for which in (None, learn, away)]
+    return SolveData(
+        parts[0], data.memory, data.threads, data.samples.digest, learn=parts[1], held_out=parts[2], unseen=len(away)
+    )
 
 
 def _judge(

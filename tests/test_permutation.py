@@ -67,7 +67,7 @@ def test_search_gives_an_order_that_is_no_worse(
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "1:2", "3:7"])
 def test_retained_is_what_the_mask_keeps(pattern: str) -> None:
     p, s = Pattern.parse(pattern), saliency(33, 26)
-    assert retained(s, p.n, p.m) == pytest.approx(float(s[n_of_m(s, p)].sum()), rel=1e-6)
+    assert retained(s, p.n, p.m) == pytest.approx(float(s[n_of_m(s, p.n, p.m)].sum()), rel=1e-6)
 
 
 def test_search_finds_the_best_of_two_stripes() -> None:

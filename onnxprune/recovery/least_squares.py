@@ -135,7 +135,11 @@ def least_squares(
             fits.append(LayerFit(task.whole.node.label, task.whole.node.op, 0.0, 0.0, moments[0].count, str(e)))
             continue
         if method == "least-squares" and task.tail.bounds is not None:
-            solved = _activation_aware(task, whole, small, moments, solved, ridge=ridge, seed=seed)
+
+            def fit(g: int, m: Moments, now: Fit, task: Task = task) -> Fit:
+                return solve(m, task.prior(g), ridge=ridge)
+
+            solved = activation_aware(task, whole, small, moments, solved, fit, seed=seed)
         before = np.mean([_plain_error(m, task.prior(g)) for g, m in enumerate(moments)])
         after = float(np.mean([s.error for s in solved]))
         task.into.write(np.stack([s.weight for s in solved]), np.concatenate([s.shift for s in solved]))
@@ -214,13 +218,21 @@ def surviving(c: Coupling, layer: Linear, keep: Keep, m: Float) -> tuple[Keep, K
     return spread(into, g * d).reshape(g, d), spread(out, g * o).reshape(g, o)
 
 
-def _activation_aware(
-    task: Task, whole: Stream, small: Stream, moments: list[Moments], solved: list[Fit], *, ridge: float, seed: int
+def activation_aware(
+    task: Task,
+    whole: Stream,
+    small: Stream,
+    moments: list[Moments],
+    solved: list[Fit],
+    fit: Callable[[int, Moments, Fit], Fit],
+    *,
+    seed: int,
 ) -> list[Fit]:
     """Solve again with targets that may be anything where the activation is flat, as long as it stays so.
 
-    Where the whole model is below the lower end, any value below it will do, and alike above: the target is what the
-    layer gives now, or the end itself.
+    fit: group, moments with the new targets and what was solved before -> the new solution. Where the whole model is
+    below the lower end, any value below it will do, and alike above: the target is what the layer gives now, or the end
+    itself.
     """
     assert task.tail.bounds is not None
     low, high = task.tail.bounds
@@ -238,7 +250,7 @@ def _activation_aware(
             t = t + np.where(able, (free - wish) / np.where(able, scale, 1), 0.0)
             for g, m in enumerate(again):
                 m.add(x[g], t[g])
-        solved = [solve(m, task.prior(g), ridge=ridge) for g, m in enumerate(again)]
+        solved = [fit(g, m, solved[g]) for g, m in enumerate(again)]
     return solved
 
 

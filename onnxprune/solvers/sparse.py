@@ -214,7 +214,7 @@ SOLVERS: dict[str, Solve] = {
 }  # fmt: skip
 
 
-def refit(problem: Problem, mask: Mask, start: Float | None = None) -> Float:
+def refit(problem: Problem, mask: Mask, start: Float | None = None, *, iterations: int = ITERATIONS) -> Float:
     """The weights that minimise f with zeros where the mask is False: conjugate gradients on all rows at once."""
     h, target = problem.hessian, problem.target
     w = np.where(mask, target if start is None else start, 0.0)
@@ -224,7 +224,7 @@ def refit(problem: Problem, mask: Mask, start: Float | None = None) -> Float:
     p = z.copy()
     now = np.einsum("od,od->o", residual, z)
     first = np.maximum(np.einsum("od,d,od->o", target, np.diag(h), target), 1e-300)
-    for _ in range(min(ITERATIONS, 2 * len(h))):
+    for _ in range(min(iterations, 2 * len(h))):
         if (now <= TOLERANCE**2 * first).all():
             break
         hp = np.where(mask, p @ h, 0.0)

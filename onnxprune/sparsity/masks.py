@@ -159,7 +159,7 @@ class Facts:
     errors: tuple[float, ...]
 
 
-LEVELS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)  # sparsities of `Facts.errors`
+LEVELS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)  # sparsities of `Facts.errors`
 OWL = 0.08  # how far densities may differ from the mean
 
 

@@ -3,16 +3,14 @@
 Every layer is a regression (calibration/layers.py): its rows come from the model whose layers before are sparse
 already, its targets from the dense model (sequential reconstruction), as in recovery/least_squares.py, of which this is
 the counterpart for layers that lose weights instead of inputs. A solver (solvers/sparse.py) chooses mask and weights,
-`polish` makes the weights exact and exchanges what is better exchanged.
-
-`survey` asks the same of the dense model alone: what allocators and permutations want to know before anything is cut.
+`polish` makes the weights exact and exchanges what is better exchanged. sparsity/survey.py looks at the dense model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +28,7 @@ from onnxprune.calibration.layers import (
     find_tail,
     kernel_shape,
     matrix,
-    positions,
     read_by,
-    rows,
 )
 from onnxprune.calibration.places import Parameters, Place, parameters
 from onnxprune.calibration.stream import Stream
@@ -43,15 +39,14 @@ from onnxprune.graph.io import Model, to_proto
 from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import infer
 from onnxprune.progress import Count as Steps
-from onnxprune.recovery.least_squares import Task, regression, sampled_share
-from onnxprune.solvers.choice import Choice, Count, Mask
-from onnxprune.solvers.least_squares import Moments, damping
-from onnxprune.solvers.sparse import SOLVERS, NotPositive, Problem, inverse, polish, refit, sparsegpt
-from onnxprune.sparsity.layers import Layer, find_layers, keys
-from onnxprune.sparsity.masks import LEVELS, Blocks, Facts, Pattern
+from onnxprune.recovery.least_squares import Task, activation_aware, regression
+from onnxprune.solvers.choice import Choice, Count
+from onnxprune.solvers.least_squares import Fit, Moments, damping
+from onnxprune.solvers.sparse import SOLVERS, NotPositive, Problem, polish, refit
+from onnxprune.sparsity.layers import Layer, keys
+from onnxprune.sparsity.masks import Blocks, Pattern
 
 RIDGE = 0.01  # of the mean variance of a layer's inputs
-OUTLIER = 5.0  # times the mean of |w| ||x|| (OWL)
 
 
 @dataclass(frozen=True)
@@ -87,11 +82,13 @@ class Data:
     memory: float = 2e9
     threads: int = 0
     digest: str = ""
-    synthetic: bool = False
+    learn: Sequence[Feeds] = ()
+    held_out: Sequence[Feeds] = ()
+    unseen: int = 0
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class Job:
     """A weight, the layers that read it, and what goes of it."""
 
     layer: Layer
@@ -120,7 +117,7 @@ def solve(
     that no data reach, is masked by magnitude, with the reason. cache: folder in which finished layers are kept.
     """
     edit = Edit(model)
-    jobs, outcomes = _jobs(model, edit, layers, counts)
+    jobs, outcomes = jobs_of(model, edit, layers, counts)
     for layer in layers:
         if layer.node in outcomes:
             edit.model.weights[layer.weight] = by_magnitude(model, layer, pattern, counts[layer.weight])
@@ -171,9 +168,9 @@ def choices(layer: Layer, pattern: Pattern | Blocks | None, count: int) -> list[
     return [pattern.choice(o, layer.segment, d, n) for n in each]
 
 
-def _jobs(
+def jobs_of(
     model: Model, edit: Edit, layers: Sequence[Layer], counts: Mapping[str, int]
-) -> tuple[list[_Job], dict[str, LayerSolve]]:
+) -> tuple[list[Job], dict[str, LayerSolve]]:
     """Jobs in order, and the outcome of layers that are no regression."""
     place = {key: k for k, key in enumerate(keys(model.proto))}
     of_node = {linear.index: linear for linear in find_linear(model)}
@@ -198,7 +195,7 @@ def _jobs(
         except Unsuitable as e:
             tasks.pop(weight, None)
             outcomes.update((layer.node, LayerSolve(layer.node, 0.0, 0.0, 0, str(e))) for layer in mine)
-    jobs = [_Job(by_weight[w][0], found, counts[w]) for w, found in tasks.items()]
+    jobs = [Job(by_weight[w][0], found, counts[w]) for w, found in tasks.items()]
     return sorted(jobs, key=lambda j: j.first), outcomes
 
 
@@ -215,12 +212,12 @@ def _task(
     return Task(whole, small, np.ones((g, d), bool), np.ones((g, o), bool), tail, into, m, kernel_shape(whole, values))
 
 
-def _work(job: _Job) -> float:
+def _work(job: Job) -> int:
     g, d, o = job.tasks[0].matrix.shape
-    return float(g) * d * d * (20.0 * d + 200.0 * o + 2000.0)
+    return int(g * d * d * (20 * d + 200 * o + 2000))
 
 
-def _order(layer: Layer, columns: int) -> Array:
+def columns_of(layer: Layer, columns: int) -> Array:
     """The columns of a regression (channel, then kernel position) in the order of `Layer.rows`."""
     if layer.op != "Conv":
         return np.arange(columns)
@@ -230,7 +227,7 @@ def _order(layer: Layer, columns: int) -> Array:
 Found = tuple[Float, Float, LayerSolve]
 
 
-def _solve(job: _Job, pattern: Pattern | Blocks | None, whole: Stream, small: Stream, method: Method) -> Found:
+def _solve(job: Job, pattern: Pattern | Blocks | None, whole: Stream, small: Stream, method: Method) -> Found:
     """Matrix `(groups, in, out)`, shift `(groups * out,)`, and what became of the layer."""
     first = job.tasks[0]
     g, d, o = first.matrix.shape
@@ -239,10 +236,10 @@ def _solve(job: _Job, pattern: Pattern | Blocks | None, whole: Stream, small: St
         for x, t, _ in regression(task, whole, small, seed=method.seed):
             for k, m in enumerate(moments):
                 m.add(x[k], t[k])
-    order = _order(job.layer, d)
+    order = columns_of(job.layer, d)
     new, shift = np.zeros((g, d, o)), np.zeros((g, o))
     plain = error = 0.0
-    nothing = LayerSolve(job.layer.node, 0.0, 0.0, moments[0].count)
+    masks = []
     for k, choice in enumerate(choices(job.layer, pattern, job.count)):
         try:
             problem = problem_of(moments[k], first.prior(k), order, method.ridge)
@@ -251,6 +248,7 @@ def _solve(job: _Job, pattern: Pattern | Blocks | None, whole: Stream, small: St
                 mask, w = polish(problem, choice, mask, w)
         except NotPositive as e:
             return new, shift, LayerSolve(job.layer.node, 0.0, 0.0, moments[0].count, str(e))
+        masks.append(mask)
         new[k][order] = np.where(mask, w, 0.0).T
         shift[k] = moments[k].t_mean - moments[k].x_mean @ new[k] if moments[k].intercept else 0.0
         kept = choice.keep(np.abs(problem.original))
@@ -258,7 +256,19 @@ def _solve(job: _Job, pattern: Pattern | Blocks | None, whole: Stream, small: St
         base[order] = np.where(kept, problem.original, 0.0).T
         plain += unexplained(moments[k], base) / g
         error += unexplained(moments[k], new[k]) / g
-    return new, shift.ravel(), LayerSolve(nothing.node, plain, error, nothing.rows)
+    if method.recover and first.tail.bounds is not None and len(job.tasks) == 1:
+
+        def fit(k: int, m: Moments, now: Fit) -> Fit:
+            problem = problem_of(m, first.prior(k), order, method.ridge)
+            w = refit(problem, masks[k], np.ascontiguousarray(now.weight[order].T))
+            weight = np.zeros((d, o))
+            weight[order] = w.T
+            return Fit(weight, m.t_mean - m.x_mean @ weight if m.intercept else np.zeros(o), 0.0)
+
+        fits = [Fit(new[k], shift[k], 0.0) for k in range(g)]
+        fits = activation_aware(first, whole, small, moments, fits, fit, seed=method.seed)
+        new, shift = np.stack([f.weight for f in fits]), np.stack([f.shift for f in fits])
+    return new, shift.ravel(), LayerSolve(job.layer.node, plain, error, moments[0].count)
 
 
 def unexplained(moments: Moments, weight: Float) -> float:
@@ -291,79 +301,6 @@ def problem_of(moments: Moments, prior: Float, order: Array, ridge: float, *, ta
         return Problem(gram, original, original, norms)
     target = np.linalg.solve(gram, cross[order]).T
     return Problem(gram, np.ascontiguousarray(target), original, norms)
-
-
-def survey(
-    model: Model, layers: Sequence[Layer], data: Data, *, ridge: float = RIDGE, seed: int = 0,
-    progress: Steps = lambda done, total: None,
-) -> Iterator[tuple[Layer, list[Problem]]]:  # fmt: skip
-    """Layers that are regressions with the problem of each of their groups, in the dense model."""
-    place = {key: k for k, key in enumerate(keys(model.proto))}
-    of_node = {linear.index: linear for linear in find_linear(model)}
-    values = Values(model)
-    stream = Stream(model, data.source, limit=data.memory, threads=data.threads)
-    rng = np.random.default_rng(seed)
-    for done, layer in enumerate(sorted(layers, key=lambda x: place[x.node])):
-        progress(done, len(layers))
-        linear = of_node.get(place[layer.node])
-        if linear is None or layer.side == "left":
-            continue
-        m, kernel = matrix(linear, values), kernel_shape(linear, values)
-        g, d, _ = m.shape
-        moments = [Moments() for _ in range(g)]
-        stream.advance(linear.index)
-        share = None
-        for found in stream.compute([linear.source]):
-            x = found[linear.source]
-            n = positions(linear, x, kernel)
-            share = sampled_share(n * len(stream.state), d, g) if share is None else share
-            picked = None if share >= 1 else np.sort(rng.choice(n, max(1, round(n * share)), replace=False))
-            for k, part in enumerate(rows(linear, x, kernel, picked)):
-                moments[k].add(part)
-        with suppress(NotPositive):  # those that are none have no saliency but their weights'
-            order = _order(layer, d)
-            yield layer, [problem_of(moments[k], m[k], order, ridge, targets=False) for k in range(g)]
-    progress(len(layers), len(layers))
-
-
-def saliencies(
-    model: Model, layers: Sequence[Layer], data: Data, *, seed: int = 0, progress: Steps = lambda done, total: None
-) -> dict[str, Array]:
-    """Weight -> w^2 / [H^-1]_jj float32 in the weight's own shape, where data reach it: the error that losing a weight
-    leaves when the others of its row make up for it (Hassibi and Stork 1993)."""
-    out = {}
-    for layer, problems in survey(model, layers, data, seed=seed, progress=progress):
-        with suppress(NotPositive):
-            scores = [np.square(p.original) / np.diag(inverse(p)) for p in problems]
-            out[layer.weight] = layer.unrows(np.stack(scores).astype(np.float32))
-    return out
-
-
-def curvatures(
-    model: Model, data: Data, *, seed: int = 0, progress: Steps = lambda done, total: None
-) -> dict[str, Array]:
-    """Weight -> mean square of the input that every entry meets, in the weight's own shape: the diagonal of the Hessian
-    of the layer's error, where data reach it."""
-    out = {}
-    for layer, problems in survey(model, find_layers(model)[0], data, seed=seed, progress=progress):
-        square = [np.broadcast_to(np.square(p.norms), p.original.shape) for p in problems]
-        out[layer.weight] = layer.unrows(np.stack(square))
-    return out
-
-
-def facts_of(layer: Layer, problems: Sequence[Problem], pattern: Pattern | Blocks | None, *, errors: bool) -> Facts:
-    """What allocators want to know; errors: whether the curve of errors is wanted, which takes a solver."""
-    size = sum(p.target.size for p in problems)
-    scores = np.concatenate([np.abs(p.original) * p.norms for p in problems])
-    curve = []
-    for level in LEVELS if errors else ():
-        part = choices(layer, pattern, round(level * size))
-        found = []
-        for p, choice in zip(problems, part, strict=True):
-            mask, w = sparsegpt(p, choice)
-            found.append(p.error(refit(p, mask, w)))
-        curve.append(float(np.mean(found)))
-    return Facts(size, float((scores > OUTLIER * scores.mean()).mean()), tuple(curve))
 
 
 @dataclass(frozen=True)
@@ -400,12 +337,12 @@ class _Kept:
                 part.replace(path)
         return _Kept(folder)
 
-    def _path(self, job: _Job) -> Path:
+    def _path(self, job: Job) -> Path:
         assert self.folder is not None
         name = hashlib.sha256(job.layer.node.encode()).hexdigest()[:24]
         return self.folder / f"sparse-{name}.npz"
 
-    def read(self, job: _Job) -> Found | None:
+    def read(self, job: Job) -> Found | None:
         if self.folder is None or not self._path(job).exists():
             return None
         g, d, o = job.tasks[0].matrix.shape
@@ -417,7 +354,7 @@ class _Kept:
                 return z["weight"].astype(np.float64), z["shift"].astype(np.float64), outcome
         return None
 
-    def write(self, job: _Job, found: Found) -> None:
+    def write(self, job: Job, found: Found) -> None:
         if self.folder is None:
             return
         weight, shift, outcome = found
@@ -430,4 +367,4 @@ class _Kept:
             part.replace(self._path(job))
 
 
-__all__ = ["Data", "LayerSolve", "Mask", "Method", "by_magnitude", "solve", "survey"]
+__all__ = ["Data", "LayerSolve", "Method", "by_magnitude", "choices", "problem_of", "solve"]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from onnxprune.sparsity.solve import Data, LayerSolve
 
 BEST = "admm"  # the solver where there are data (tools/bench_solvers.py)
+BEST_ALLOCATION = "error"
 FORMATS = ("auto", "dense", "csr", "nm", "sparse-initializer")
 OPERATORS = ("auto", "csr", "nm")  # formats with operators of ours
 TOLERANCE = 1e-3  # of the largest output: other order of the same sums, which normalisations amplify
@@ -44,8 +45,8 @@ class Wanted:
 
     sparsity: fraction of the weights of every layer that becomes zero; pattern: N:M instead; quality: threshold in
     standard deviations instead; ratio: glob -> fraction for matching layers; recorded: the sparse part of a plan.
-    solver: None for the best that there is; recover: whether the weights that stay make up for the others; permute:
-    whether N:M may reorder channels; cache: folder for finished layers.
+    solver, allocate: None for the best that there is; recover: whether the weights that stay make up for the others;
+    permute: whether N:M may reorder channels; cache: folder for finished layers.
     """
 
     sparsity: float | None = None
@@ -53,7 +54,7 @@ class Wanted:
     quality: float | None = None
     ratio: Sequence[tuple[str, float]] = ()
     ignore: Sequence[str] = ()
-    allocate: str = "uniform"
+    allocate: str | None = None
     solver: str | None = None
     format: str = "auto"
     recorded: Mapping[str, Any] | None = None
@@ -98,7 +99,7 @@ class Wanted:
                 "and use --ignore for layers that stay dense"
             )
         pattern = parse_pattern(self.pattern) if self.pattern is not None else None
-        if self.allocate != "uniform" and (isinstance(pattern, Pattern) or self.quality is not None):
+        if self.allocate not in (None, "uniform") and (isinstance(pattern, Pattern) or self.quality is not None):
             raise OptionError(
                 f"--sparsity-allocate {self.allocate} spreads --sparsity over the layers; leave it out with "
                 f"{'--pattern N:M' if pattern is not None else '--quality'}"
@@ -372,7 +373,7 @@ def _permute(
     """The model with its channels in an order in which the pattern costs less; what a weight costs is w^2, or with data
     w^2 / [H^-1]_jj, the error that is left when the others make up for it."""
     from onnxprune.sparsity.permute import permute
-    from onnxprune.sparsity.solve import saliencies
+    from onnxprune.sparsity.survey import saliencies
 
     known = {}
     if data is not None:
@@ -395,7 +396,8 @@ def _mask(
     progress: Progress,
 ) -> tuple[Model, list[Layer], list[LayerSolve], list[str]]:
     """The model with its zeros, the layers that were asked for, what became of them, and notes."""
-    from onnxprune.sparsity.solve import Method, by_magnitude, facts_of, solve, survey
+    from onnxprune.sparsity.solve import Method, by_magnitude, solve
+    from onnxprune.sparsity.survey import facts
 
     recorded = wanted.recorded
     nodes = {layer.node for layer in layers if ratios.get(layer.node, 0.0) > 0}
@@ -411,21 +413,17 @@ def _mask(
         counts = below(weights, wanted.quality)
     else:
         wants = {name: ratios[layer.node] for name, layer in by_weight.items()}
-        if wanted.allocate in ALLOCATORS:
-            counts = ALLOCATORS[wanted.allocate]({name: np.abs(w) for name, w in weights.items()}, wants)
+        allocate = wanted.allocate or ("uniform" if data is None or isinstance(pattern, Pattern) else BEST_ALLOCATION)
+        if allocate in ALLOCATORS:
+            counts = ALLOCATORS[allocate]({name: np.abs(w) for name, w in weights.items()}, wants)
         else:
             assert data is not None
-            surveyed = survey(
-                model, list(by_weight.values()), data, seed=wanted.seed, progress=counting(progress, "survey")
-            )
-            facts = {x.weight: facts_of(x, found, pattern, errors=wanted.allocate == "error") for x, found in surveyed}
-            missing = [by_weight[name].node for name in wants if name not in facts]
-            if missing:
-                raise OptionError(
-                    f"--sparsity-allocate {wanted.allocate}: nothing is known of {missing[0]!r}, which no data reach; "
-                    "leave it out with --ignore"
-                )
-            counts = DATA_ALLOCATORS[wanted.allocate](facts, wants)
+            known = facts(
+                model, list(by_weight.values()), wants, pattern, data, errors=allocate == "error", seed=wanted.seed,
+                progress=counting(progress, "survey"),
+            )  # fmt: skip
+            counts = DATA_ALLOCATORS[allocate](known, {name: r for name, r in wants.items() if name in known})
+            counts |= {name: round(r * weights[name].size) for name, r in wants.items() if name not in known}
     if data is not None:
         method = Method(solver_of(wanted, data), wanted.recover, seed=wanted.seed)
         out, solved = solve(

@@ -1,0 +1,169 @@
+"""What calibration data say of the layers of a dense model, before anything is cut.
+
+`survey` goes through the layers with the moments of their inputs; the rest is what permutations, allocators and
+codebooks want to know of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxprune.calibration.damage import damage, joined
+from onnxprune.calibration.layers import Values, find_linear, kernel_shape, matrix, positions, rows
+from onnxprune.calibration.stream import Stream
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.edit import Edit
+from onnxprune.graph.io import Model
+from onnxprune.progress import Count as Steps
+from onnxprune.recovery.least_squares import sampled_share
+from onnxprune.solvers.choice import Choice
+from onnxprune.solvers.least_squares import Moments
+from onnxprune.solvers.sparse import Float, NotPositive, Problem, inverse, refit
+from onnxprune.sparsity.layers import Layer, find_layers, keys
+from onnxprune.sparsity.masks import LEVELS, Blocks, Facts, Pattern
+from onnxprune.sparsity.solve import RIDGE, Data, choices, columns_of, jobs_of, problem_of
+
+OUTLIER = 5.0  # times the mean of |w| ||x|| (OWL)
+QUICK = 12  # iterations of the weights that errors are measured with
+
+
+def silent(done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True, eq=False)
+class Surveyed:
+    """A layer with the moments of the inputs of each of its groups, and its problems; order: of their columns."""
+
+    layer: Layer
+    moments: list[Moments]
+    problems: list[Problem]
+    order: Array
+
+
+def survey(
+    model: Model, layers: Sequence[Layer], data: Data, *, ridge: float = RIDGE, seed: int = 0, progress: Steps = silent
+) -> Iterator[Surveyed]:
+    """The layers that are regressions, in order; those without data, or with constant inputs, are left out."""
+    place = {key: k for k, key in enumerate(keys(model.proto))}
+    of_node = {linear.index: linear for linear in find_linear(model)}
+    values = Values(model)
+    stream = Stream(model, data.source, limit=data.memory, threads=data.threads)
+    rng = np.random.default_rng(seed)
+    for done, layer in enumerate(sorted(layers, key=lambda x: place[x.node])):
+        progress(done, len(layers))
+        linear = of_node.get(place[layer.node])
+        if linear is None or layer.side == "left":
+            continue
+        m, kernel = matrix(linear, values), kernel_shape(linear, values)
+        g, d, _ = m.shape
+        moments = [Moments() for _ in range(g)]
+        stream.advance(linear.index)
+        share = None
+        for found in stream.compute([linear.source]):
+            x = found[linear.source]
+            n = positions(linear, x, kernel)
+            share = sampled_share(n * len(stream.state), d, g) if share is None else share
+            picked = None if share >= 1 else np.sort(rng.choice(n, max(1, round(n * share)), replace=False))
+            for k, part in enumerate(rows(linear, x, kernel, picked)):
+                moments[k].add(part)
+        with suppress(NotPositive):
+            order = columns_of(layer, d)
+            problems = [problem_of(moments[k], m[k], order, ridge, targets=False) for k in range(g)]
+            yield Surveyed(layer, moments, problems, order)
+    progress(len(layers), len(layers))
+
+
+def saliencies(
+    model: Model, layers: Sequence[Layer], data: Data, *, seed: int = 0, progress: Steps = silent
+) -> dict[str, Array]:
+    """Weight -> w^2 / [H^-1]_jj float32 in the weight's own shape, where data reach it: the error that losing a weight
+    leaves when the others of its row make up for it (Hassibi and Stork 1993)."""
+    out = {}
+    for found in survey(model, layers, data, seed=seed, progress=progress):
+        with suppress(NotPositive):
+            scores = [np.square(p.original) / np.diag(inverse(p)) for p in found.problems]
+            out[found.layer.weight] = found.layer.unrows(np.stack(scores).astype(np.float32))
+    return out
+
+
+def curvatures(model: Model, data: Data, *, seed: int = 0, progress: Steps = silent) -> dict[str, Array]:
+    """Weight -> mean square of the input that every entry meets, in the weight's own shape: the diagonal of the Hessian
+    of the layer's error, where data reach it."""
+    out = {}
+    for found in survey(model, find_layers(model)[0], data, seed=seed, progress=progress):
+        square = [np.broadcast_to(np.square(p.norms), p.original.shape) for p in found.problems]
+        out[found.layer.weight] = found.layer.unrows(np.stack(square))
+    return out
+
+
+def facts(
+    model: Model,
+    layers: Sequence[Layer],
+    ratios: Mapping[str, float],
+    pattern: Pattern | Blocks | None,
+    data: Data,
+    *,
+    errors: bool,
+    seed: int = 0,
+    progress: Steps = silent,
+) -> dict[str, Facts]:
+    """Weight -> what allocators want to know; ratios: weight -> fraction of zeros that is wanted on average.
+
+    errors: also the error at every level, of a quick solver, scaled such that at the wanted level it is the damage that
+    this layer alone does to the outputs on samples that were held out (or, without any, relative to the layer's own
+    outputs).
+    """
+    out: dict[str, Facts] = {}
+    edit = Edit(model)
+    jobs, _ = jobs_of(model, edit, layers, dict.fromkeys((x.weight for x in layers), 0))
+    into = {j.layer.weight: j for j in jobs}
+    names = [o.name for o in model.proto.graph.output]
+    tested = Stream(edit.model, data.held_out, limit=data.memory, threads=data.threads)
+    measure = None
+    if errors and data.held_out:
+        whole = Stream(model, data.held_out, threads=data.threads)
+        measure = damage(model, whole.compute(names), names, data.unseen)
+    part = replace(data, source=data.learn or data.source)
+    for found in survey(model, layers, part, seed=seed, progress=progress):
+        weight, problems = found.layer.weight, found.problems
+        size = sum(p.target.size for p in problems)
+        scores = np.concatenate([np.abs(p.original) * p.norms for p in problems])
+        outliers = float((scores > OUTLIER * scores.mean()).mean())
+        if not errors:
+            out[weight] = Facts(size, outliers, ())
+            continue
+        at = int(np.argmin(np.abs(np.array(LEVELS) - ratios[weight])))
+        try:
+            saliency = [np.square(p.original) / np.diag(inverse(p)) for p in problems]
+        except NotPositive:
+            continue
+        curve: list[float] = []
+        factor = 1.0
+        for k, level in enumerate(LEVELS):
+            solved = [_quick(p, c, s) for p, c, s in zip(
+                problems, choices(found.layer, pattern, round(level * size)), saliency, strict=True)]  # fmt: skip
+            curve.append(float(np.mean([p.error(w) for p, w in zip(problems, solved, strict=True)])))
+            job = into.get(weight)
+            if k == at and measure is not None and job is not None and curve[-1] > 0:
+                place = job.tasks[0].into
+                old = {p.name: edit.model.weights[p.name] for p in (place.weight, place.bias) if p is not None}
+                new = np.zeros_like(job.tasks[0].matrix)
+                for g, w in enumerate(solved):
+                    new[g][found.order] = w.T
+                lost = [m.x_mean @ (job.tasks[0].matrix[g] - new[g]) for g, m in enumerate(found.moments)]
+                place.write(new, np.concatenate(lost))
+                tested.advance(job.first)
+                factor = measure(joined(tested.compute(names), names)) / curve[-1]
+                edit.model.weights.update(old)
+        out[weight] = Facts(size, outliers, tuple(e * factor for e in curve))
+    return out
+
+
+def _quick(problem: Problem, choice: Choice, saliency: Float) -> Float:
+    """Weights for a mask by saliency, nearly exact."""
+    return refit(problem, choice.keep(saliency), iterations=QUICK)
