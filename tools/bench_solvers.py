@@ -28,8 +28,8 @@ Columns:
   CPU s, peak MB     processor time of the call, which others on the machine lengthen less than seconds (the JSON has
                      both); anonymous memory of the whole process
   notes              N:M along channels: in how many of the sparse layers the pattern runs where sparse kernels want it,
-                     along the inputs of a matrix and the input channels of a convolution; biases: how many vectors of
-                     the layers' biases and other weights were changed
+                     along the inputs of a matrix and the input channels of a convolution; permuted: errors are those
+                     next to the dense model with its channels in the same order; biases: how many vectors changed
 `NAME, our layers` is the rival's result with the weights of all layers put back that we leave dense (depthwise
 convolutions and those of one channel): its layers do not depend on each other, so this is what it would have made of
 ours alone. Every cell runs in processes of its own on --threads processors. With --json every finished cell is written
@@ -45,6 +45,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -96,11 +97,6 @@ class Task:
     metric: str
     first: int
     batch: int
-
-    @property
-    def grams(self) -> Path:
-        """Where Gram matrices of the layers' inputs are kept."""
-        return self.calibration.with_suffix(".grams.npz")
 
 
 def known(folder: Path) -> list[str]:
@@ -206,8 +202,13 @@ def prepared(source: str, out: str) -> tuple[list[str], int]:
     return [i.name for i in inputs], max(i.type.tensor_type.shape.dim[0].dim_value for i in inputs)
 
 
-def solve(source: str, out: str, solver: str, setting: str, calibration: str, threads: int) -> dict[str, float]:
-    """Ours; seconds of the call, and of its processor time."""
+def solve(
+    source: str, out: str, order: str, solver: str, setting: str, calibration: str, threads: int
+) -> dict[str, float]:
+    """Ours; seconds of the call and of its processor time, and how many channel groups were permuted.
+
+    order: where the permuted dense model is written, if there is one.
+    """
     import time
 
     import onnxprune
@@ -224,13 +225,37 @@ def solve(source: str, out: str, solver: str, setting: str, calibration: str, th
     if name != "magnitude":
         with np.load(calibration) as file:
             options |= {"calibration": calibration, "samples": len(file[file.files[0]])}
-    start, cpu = time.perf_counter(), time.process_time()
-    result = onnxprune.prune(
-        source, solver=name, format="dense", verify=False, measure=False, seed=0, threads=threads, **options
-    )
-    spent = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+    with reordered() as models:
+        start, cpu = time.perf_counter(), time.process_time()
+        result = onnxprune.prune(
+            source, solver=name, format="dense", verify=False, measure=False, seed=0, threads=threads, **options
+        )
+        spent = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     result.save(out)
-    return spent
+    permuted = len(result.report.sparsity.permuted) if result.report.sparsity else 0
+    if permuted:
+        onnxprune.save(models[-1], order)
+    return spent | {"permuted": permuted}
+
+
+@contextmanager
+def reordered() -> Iterator[list[Any]]:
+    """Dense models with channels in the order that N:M wants, as they come out of `permute`: layers are compared with
+    theirs, as nothing in the result says which channel went where."""
+    from onnxprune.sparsity import permute as module
+
+    real, models = module.permute, []
+
+    def permute(*arguments: Any, **options: Any) -> Any:
+        found = real(*arguments, **options)
+        models.append(found[0])
+        return found
+
+    module.permute = permute
+    try:
+        yield models
+    finally:
+        module.permute = real
 
 
 def grams(model: str, calibration: str, heldout: str, out: str, rows: int, batch: int, threads: int) -> int:
@@ -292,28 +317,25 @@ def measure(dense: str, sparse: str, setting: str, grams: str) -> dict[str, Any]
     import onnxprune
     from onnxprune.calibration.layers import Values, matrix
     from onnxprune.sparsity.layers import find_layers
-    from onnxprune.sparsity.masks import Pattern, n_of_m
     from onnxprune.sparsity.prepare import prepare
 
     before, after = onnxprune.load(dense), prepare(onnxprune.load(sparse), functions=False)[0]
     first, second = regressions(before), paired(before, after)
     layers = {x.node: x for x in find_layers(after)[0]}
     values, new = Values(before), Values(after)
-    pattern = Pattern.parse(setting) if ":" in setting else None
     rows: dict[str, dict[str, Any]] = {}
     with np.load(grams) as file:
         for node, layer in first.items():
             if node not in second:
                 continue
             w, v = matrix(layer, values), matrix(second[node][1], new)
-            rows[node] = {"size": w.size, "zeros": int((v == 0).sum()), "dense_zeros": int((w == 0).sum())}
+            rows[node] = {"size": w.size, "zeros": int((v == 0).sum())}
             for part, name in (("c", "error"), ("h", "heldout")):
                 error, centred = relative(file[f"{part}/{node}/gram"], file[f"{part}/{node}/mean"], w, v)
                 rows[node] |= {name: error, f"{name}_centred": centred}
-            if pattern:
+            if ":" in setting:
                 x = layers[second[node][0]]
-                blocks = np.ascontiguousarray(x.blocks(after.weights[x.weight]))
-                rows[node]["along"] = not blocks[~n_of_m(np.abs(blocks), pattern)].any()
+                rows[node]["along"] = follows(x.blocks(after.weights[x.weight]), setting)
     weights = {x.weight for x in find_layers(before)[0]}
     changed = {
         name: v for name, v in after.weights.items()
@@ -324,6 +346,13 @@ def measure(dense: str, sparse: str, setting: str, grams: str) -> dict[str, Any]
         "changed_vectors": sum(v.ndim < 2 or max(v.shape) == v.size for v in changed.values()),
         "changed_others": sum(not (v.ndim < 2 or max(v.shape) == v.size) for v in changed.values()),
     }  # fmt: skip
+
+
+def follows(blocks: Array, pattern: str) -> bool:
+    """Whether at most N of every M weights along the last axis of `[S, L]` are left."""
+    n, m = (int(x) for x in pattern.split(":"))
+    padded = np.pad(blocks != 0, ((0, 0), (0, -blocks.shape[1] % m)))
+    return int(padded.reshape(len(blocks), -1, m).sum(2).max(initial=0)) <= n
 
 
 def same(a: Array | None, b: Array) -> bool:
@@ -445,22 +474,29 @@ class Bench:
         common.say(f"{task.name} {setting} {tool}: {said}, {facts.get('cpu_seconds') or 0:.1f} s")
 
     @cached_property
-    def grams(self) -> str:
-        """The file of Gram matrices, made when first needed. Raises SystemExit: nothing can be measured then."""
-        t, a = self.task, self.args
-        answer = common.call(
-            "bench_solvers:grams", t.model, t.calibration, t.heldout, t.grams, a.rows, t.batch, a.threads, **self.limits
-        )
+    def grams(self) -> Path:
+        """The file of Gram matrices of the dense model, made when first needed."""
+        return self.grams_of(self.task.model)
+
+    def grams_of(self, model: Path) -> Path:
+        """The file of Gram matrices of a dense model. Raises SystemExit: nothing can be measured then."""
+        t, a, out = self.task, self.args, model.with_suffix(f".{self.task.fold}.grams.npz")
+        data = (t.calibration, t.heldout)
+        answer = common.call("bench_solvers:grams", model, *data, out, a.rows, t.batch, a.threads, **self.limits)
         if answer.problem:
             raise SystemExit(f"{t.name}: no Gram matrices: {answer.problem}")
-        return str(t.grams)
+        return out
 
-    def judged(self, path: Path, setting: str, *, alone: Path | None = None) -> list[Cell]:
-        """Layers and scores of a sparse file; with `alone`, see `judge`, perhaps those of that file as well."""
+    def judged(self, path: Path, setting: str, *, order: Path | None = None, alone: Path | None = None) -> list[Cell]:
+        """Layers and scores of a sparse file; with `alone`, see `judge`, perhaps those of that file as well.
+
+        order: the dense model in the order of channels that the sparse one has, where that is another one.
+        """
         t = self.task
         scoring = (t.heldout, t.metric, t.first, t.batch, self.args.threads)
-        grams = "" if path == t.model else self.grams
-        answer = common.call("bench_solvers:judge", t.model, path, setting, grams, alone, scoring, **self.limits)
+        grams = "" if path == t.model else self.grams_of(order) if order else self.grams
+        arguments = (order or t.model, path, setting, grams, alone, scoring)
+        answer = common.call("bench_solvers:judge", *arguments, **self.limits)
         if answer.problem:
             return [{"problem": f"cannot be measured: {answer.problem}"}]
         cells: list[Cell] = answer.value
@@ -474,14 +510,15 @@ class Bench:
         """A cell of ours."""
         if not self.missing(setting, solver):
             return
-        t, out = self.task, self.folder / "ours.onnx"
-        arguments = (t.model, out, solver, setting, t.calibration, self.args.threads)
+        t, out, order = self.task, self.folder / "ours.onnx", self.folder / "order.onnx"
+        arguments = (t.model, out, order, solver, setting, t.calibration, self.args.threads)
         answer = common.call("bench_solvers:solve", *arguments, **self.limits)
         spent = {"process_seconds": answer.run.seconds, "peak": answer.run.peak}
         if answer.problem:
             self.add(setting, solver, {"problem": answer.problem, **spent})
             return
-        self.add(setting, solver, self.judged(out, setting)[0] | answer.value | spent)
+        cell = self.judged(out, setting, order=order if answer.value["permuted"] else None)[0]
+        self.add(setting, solver, cell | answer.value | spent)
 
     def rival(self, setting: str, rival: str, python: Path) -> None:
         """A cell of a rival, and a second one of what it makes of our layers, where that differs."""
@@ -532,10 +569,10 @@ class Result:
         return np.array([float(v) for c in sorted(self.cells, key=lambda c: c["fold"]) for v in c["each"].split()])
 
     def sparse(self, setting: str) -> set[tuple[int, str]]:
-        """Layers with at least half of the zeros asked for, beyond those that were there before."""
+        """Layers with at least nine tenths of the zeros asked for."""
         n, _, m = setting.partition(":")
         wanted = 1 - int(n) / int(m) if m else float(setting)
-        return {k for k, r in self.layers.items() if r["zeros"] - r["dense_zeros"] >= 0.5 * wanted * r["size"]}
+        return {k for k, r in self.layers.items() if r["zeros"] >= 0.9 * wanted * r["size"]}
 
 
 def best_rival(results: Sequence[Result], metric: str) -> Result | None:
@@ -578,6 +615,7 @@ def rows_of(model: str, setting: str, tools: Sequence[str], cells: Cells) -> lis
             "common_zeros": sum(x["zeros"] for x in both) / max(sum(x["size"] for x in both), 1),
             "layers": len(r.layers), "sparse_layers": len(sparse), "common_layers": len(both),
             "along_channels": sum(bool(r.layers[k].get("along")) for k in sparse) if ":" in setting else None,
+            "permuted": max(c.get("permuted", 0) for c in r.cells),
             "changed_vectors": max(c["changed_vectors"] for c in r.cells),
             "changed_others": max(c["changed_others"] for c in r.cells),
             "cpu_seconds": float(np.mean([c["cpu_seconds"] for c in r.cells])), "peak": max(c["peak"] for c in r.cells),
@@ -617,6 +655,8 @@ def table(model: str, rows: Sequence[Cell]) -> list[Any]:
         notes = []
         if r["along_channels"] is not None and r["along_channels"] < r["sparse_layers"]:
             notes.append(f"{ALONG} in {r['along_channels']} of {r['sparse_layers']} layers")
+        if r["permuted"]:
+            notes.append(f"channels of {r['permuted']} groups permuted")
         if r["changed_vectors"]:
             notes.append(f"{r['changed_vectors']} biases changed")
         if r["changed_others"]:

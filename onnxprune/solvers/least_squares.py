@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg.blas import dger
 
 Array = np.ndarray[Any, Any]
 Float = np.ndarray[Any, np.dtype[np.float64]]
@@ -89,8 +90,8 @@ class Moments:
 
     def _centred(self, total: Float, a: Float, b: Float) -> Float:
         out = total / self.count
-        if self.intercept:
-            out -= np.outer(a / self.count, b / self.count)
+        if self.intercept and out.size:  # in place: these are the largest arrays that there are
+            dger(-1.0, b / self.count, a / self.count, a=out.T, overwrite_a=1)
         return out
 
 

@@ -23,13 +23,15 @@ Array = np.ndarray[Any, Any]
 Float = np.ndarray[Any, np.dtype[np.float64]]
 
 BATCH = 128  # columns that SparseGPT works on at once
-OBC_LIMIT = 640  # columns up to which exact OBS is worth its time: rows x columns^3
+EXACT = 6e10  # multiply-adds up to which a layer's rows are exchanged exactly: rows x columns^2 x entries
 EIGEN_LIMIT = 4096  # columns up to which ADMM may change its step (an eigendecomposition)
 STEPS = 20  # of ADMM with a fixed step
 SCHEDULE = 15  # of them until all that shall go is gone
 MOST_STEPS = 120  # of ADMM with a growing step
 TOLERANCE = 1e-5  # of the residual, relative, at which conjugate gradients stop
 ITERATIONS = 200
+WORK = 5e12  # multiply-adds of conjugate gradients, at most, but for LEAST iterations
+LEAST = 8
 EXCHANGES = 0.25  # per row, of its entries, at most
 TRIED = 24  # candidates of both sides of a swap
 
@@ -62,6 +64,14 @@ class Problem:
         except LinAlgError:
             raise NotPositive("the Gram of its inputs is singular") from None
         return np.asarray(c), bool(lower)
+
+
+def seconds(rows: int, columns: int, solver: str) -> float:
+    """Roughly how long one layer takes on two cores."""
+    o, d = rows, columns
+    eigen = 1.2e-9 * d**3 if solver == "admm" and d <= EIGEN_LIMIT else 4e-10 * d**3
+    each = 2.5e-10 if solver == "obc" else 0.0
+    return eigen + 8e-9 * o * d**2 + each * o * d**3 + min(EXACT, 0.5 * o * d**3) * 1.5e-10 + 0.3
 
 
 def _energy(hessian: Float, w: Float) -> float:
@@ -178,8 +188,9 @@ def admm(problem: Problem, choice: Choice) -> Solution:
     d = len(h)
     if d > EIGEN_LIMIT:
         rho = 1.0
-        solver = cho_factor(h + rho * np.eye(d), overwrite_a=True, check_finite=False)
         right = target @ h
+        h[np.diag_indices(d)] += rho
+        solver = cho_factor(h, overwrite_a=True, check_finite=False)
         for k in range(STEPS):
             share = 1 - (1 - min(1.0, (k + 1) / SCHEDULE)) ** 3
             mask = choice.keep(np.square(w + u), share)
@@ -188,7 +199,7 @@ def admm(problem: Problem, choice: Choice) -> Solution:
             w = cho_solve(solver, (right + rho * (z - u)).T, check_finite=False).T
         mask = choice.keep(np.square(w + u))
         return mask, np.where(mask, w / scale, 0.0)
-    values, vectors = eigh(h, driver="evd", check_finite=False)
+    values, vectors = eigh(h, driver="evd", overwrite_a=True, check_finite=False)
     right = (target @ vectors) * values  # H T in the eigenbasis
     rho = 0.1
     mask = choice.keep(np.square(w), 0.0)
@@ -224,7 +235,8 @@ def refit(problem: Problem, mask: Mask, start: Float | None = None, *, iteration
     p = z.copy()
     now = np.einsum("od,od->o", residual, z)
     first = np.maximum(np.einsum("od,d,od->o", target, np.diag(h), target), 1e-300)
-    for _ in range(min(iterations, 2 * len(h))):
+    affordable = max(LEAST, int(WORK / (target.size * len(h))))
+    for _ in range(min(iterations, affordable, 2 * len(h))):
         if (now <= TOLERANCE**2 * first).all():
             break
         hp = np.where(mask, p @ h, 0.0)
@@ -251,7 +263,7 @@ def polish(problem: Problem, choice: Choice, mask: Mask, weight: Float, *, round
     if not isinstance(choice, Count | NofM):
         return mask, refit(problem, mask, weight)
     blocks = _blocks(choice, d)
-    if d <= OBC_LIMIT:
+    if len(mask) * d * d * (EXCHANGES * d + min(mask.sum(1).mean(), d)) <= EXACT:
         mask = mask.copy()
         exact, _ = rows.exchange(problem.hessian, problem.target, mask, blocks, max(1, round(EXCHANGES * d)))
         return mask, refit(problem, mask, exact)

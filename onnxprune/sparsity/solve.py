@@ -12,11 +12,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.linalg import cho_solve
 
 from onnxprune.allocation.levels import blamed
 from onnxprune.calibration.layers import (
@@ -42,7 +43,7 @@ from onnxprune.progress import Count as Steps
 from onnxprune.recovery.least_squares import Task, activation_aware, regression
 from onnxprune.solvers.choice import Choice, Count
 from onnxprune.solvers.least_squares import Fit, Moments, damping
-from onnxprune.solvers.sparse import SOLVERS, NotPositive, Problem, polish, refit
+from onnxprune.solvers.sparse import SOLVERS, NotPositive, Problem, polish, refit, seconds
 from onnxprune.sparsity.layers import Layer, keys
 from onnxprune.sparsity.masks import Blocks, Pattern
 
@@ -142,6 +143,12 @@ def solve(
             outcomes[t.whole.key] = outcome
     progress(1000, 1000)
     return edit.model, [outcomes[key] for key in outcomes]
+
+
+def estimate(layers: Sequence[Layer], solver: str) -> float:
+    """Roughly how long the solver takes on two cores, in seconds; what runs the model comes on top."""
+    once = {x.weight: x for x in layers}.values()
+    return sum(x.group * seconds(x.shape[0] // x.group, int(np.prod(x.shape[1:])), solver) for x in once)
 
 
 def by_magnitude(model: Model, layer: Layer, pattern: Pattern | Blocks | None, count: int) -> Array:
@@ -294,13 +301,15 @@ def problem_of(moments: Moments, prior: Float, order: Array, ridge: float, *, ta
     norms = np.sqrt(np.diag(gram) + np.square(moments.x_mean))[order]
     lam = damping(gram, ridge)
     cross = moments.cross + lam * prior if targets else None
-    gram = gram[np.ix_(order, order)]
+    if (order[1:] < order[:-1]).any():
+        gram = gram[np.ix_(order, order)]
     gram[np.diag_indices_from(gram)] += lam
     original = np.ascontiguousarray(prior.T[:, order])
+    problem = Problem(gram, original, original, norms)
     if cross is None:
-        return Problem(gram, original, original, norms)
-    target = np.linalg.solve(gram, cross[order]).T
-    return Problem(gram, np.ascontiguousarray(target), original, norms)
+        return problem
+    target = cho_solve(problem.factor(), cross[order], overwrite_b=True, check_finite=False).T
+    return replace(problem, target=np.ascontiguousarray(target))
 
 
 @dataclass(frozen=True)

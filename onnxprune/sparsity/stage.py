@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 BEST = "admm"  # the solver where there are data (tools/bench_solvers.py)
 BEST_ALLOCATION = "error"
+LONG = 10.0  # seconds that are worth a line
 FORMATS = ("auto", "dense", "csr", "nm", "sparse-initializer")
 OPERATORS = ("auto", "csr", "nm")  # formats with operators of ours
 TOLERANCE = 1e-3  # of the largest output: other order of the same sums, which normalisations amplify
@@ -228,6 +229,7 @@ def sparsify(
         notes += more
     masked, chosen, solved, more = _mask(prepared, layers, ratios, pattern, wanted, data, progress)
     notes += more
+    notes += _torn(chosen, pattern)
     check, measured = verify and not dry_run, form == "auto" and not recorded
     feeds = running(masked, guesses, measured=measured) if check or measured else {}
     formats: dict[str, Format] = {}
@@ -386,6 +388,17 @@ def _permute(
     return permute(model, layers, pattern, saliency, seed=wanted.seed, progress=counting(progress, "permute"))
 
 
+def _torn(layers: Sequence[Layer], pattern: Pattern | Blocks | None) -> list[str]:
+    """A line for the layers that a pattern does not divide."""
+    if pattern is None:
+        return []
+    down, across = (1, pattern.m) if isinstance(pattern, Pattern) else (pattern.rows or 1, pattern.columns)
+    torn = [x.node for x in layers if x.segment % across or x.shape[0] // x.group % down]
+    if not torn:
+        return []
+    return [f"--pattern {pattern} does not divide {len(torn)} layers, whose last block is smaller: {', '.join(torn)}"]
+
+
 def _mask(
     model: Model,
     layers: Sequence[Layer],
@@ -396,7 +409,7 @@ def _mask(
     progress: Progress,
 ) -> tuple[Model, list[Layer], list[LayerSolve], list[str]]:
     """The model with its zeros, the layers that were asked for, what became of them, and notes."""
-    from onnxprune.sparsity.solve import Method, by_magnitude, solve
+    from onnxprune.sparsity.solve import Method, by_magnitude, estimate, solve
     from onnxprune.sparsity.survey import facts
 
     recorded = wanted.recorded
@@ -426,6 +439,9 @@ def _mask(
             counts |= {name: round(r * weights[name].size) for name, r in wants.items() if name not in known}
     if data is not None:
         method = Method(solver_of(wanted, data), wanted.recover, seed=wanted.seed)
+        took = estimate(chosen, method.solver)
+        if took > LONG:
+            progress("solve", note=f"solving {len(chosen)} layers with {method.solver}; about {took:.0f} s")
         out, solved = solve(
             model, chosen, counts, pattern, data, method, cache=wanted.cache, progress=counting(progress, "solve")
         )
