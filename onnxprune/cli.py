@@ -245,10 +245,11 @@ def prune_command(
         str | None,
         typer.Option(
             "--pattern",
-            metavar="N:M",
+            metavar="N:M|block:RxC|column",
             rich_help_panel=SPARSE,
-            help="Instead: keep N of every M consecutive weights along the reduction (of Conv: input channels); 2:4 is "
-            "what TensorRT takes.",
+            help="2:4 keeps 2 of every 4 consecutive weights along the reduction (of Conv: input channels), as TensorRT "
+            "wants them. With --sparsity: block:RxC, tiles of R outputs by C inputs go as a whole; column, inputs of a "
+            "layer (of Conv: at a kernel position) go for all its outputs, and dense kernels do less.",
         ),
     ] = None,
     quality: Annotated[
@@ -266,7 +267,8 @@ def prune_command(
             "--format",
             rich_help_panel=SPARSE,
             help="How zeros are stored. auto: sparse operators where the whole session measures faster on this machine;"
-            " csr, nm: everywhere; dense: zeros in a plain file; sparse-initializer: ONNX's own, smaller above 70%.",
+            " csr, nm: everywhere; columns: smaller dense layers, with --pattern column; dense: zeros in a plain file; "
+            "sparse-initializer: ONNX's own, smaller above 70%.",
         ),
     ] = AUTO,
     values: Annotated[

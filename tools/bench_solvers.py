@@ -5,8 +5,8 @@
     python tools/bench_solvers.py --models 'digits_*' --solvers sparsegpt,admm --rivals --json cells.json --resume
 
 Settings are fractions of zeros, the same in every layer, or N:M. A solver is a name for `onnxprune.prune(solver=...)`,
-with options as NAME/KEY=VALUE/KEY=VALUE; all but magnitude get the calibration data. Rivals (a python with onnxsim is
---onnxsim) are its apply_sparsegpt_pruning and apply_wanda_pruning with their defaults.
+with options as NAME/KEY=VALUE, as admm/permute=false; all but magnitude get the calibration data. Rivals (--onnxsim
+names a python that has it) are onnxsim's apply_sparsegpt_pruning and apply_wanda_pruning with their defaults.
 
 All tools start from the same file, in which BatchNormalization is folded into the convolution before it, and get the
 same calibration samples. Of the 500 pictures of the ImageNet sample those with even index calibrate and those with odd
@@ -221,7 +221,8 @@ def solve(
             options[key] = json.loads(text)
         except json.JSONDecodeError:
             options[key] = text
-    options |= {"pattern": setting} if ":" in setting else {"sparsity": float(setting)}
+    given = {"pattern": setting} if ":" in setting else {"sparsity": float(setting), "sparsity_allocate": "uniform"}
+    options = given | options
     if name != "magnitude":
         with np.load(calibration) as file:
             options |= {"calibration": calibration, "samples": len(file[file.files[0]])}
@@ -647,7 +648,7 @@ def table(model: str, rows: Sequence[Cell]) -> list[Any]:
         over = r["over_best_rival"]
         errors = [r.get(n) for n in ("error_median", "error_worst", "error_centred_median", "heldout_median")]
         out.add_row(
-            r["setting"], r["tool"], f"{r['common_zeros']:.1%}", f"{r['sparse_layers']}/{r['layers']}",
+            r["setting"], r["tool"], f"{r['zeros']:.1%}", f"{r['sparse_layers']}/{r['layers']}",
             *("-" if e is None else f"{e:.4f}" for e in errors), shown(r["metric"], r["value"]),
             f"{scale * over[0]:+.2f} ± {scale * over[1]:.2f}" if over else "-", f"{r['cpu_seconds']:.1f}",
             f"{r['peak'] / 1e6:.0f}",
@@ -662,7 +663,7 @@ def table(model: str, rows: Sequence[Cell]) -> list[Any]:
         if r["changed_others"]:
             notes.append(f"{r['changed_others']} weights of other layers changed")
         if r["common_layers"] < r["layers"]:
-            notes.append(f"errors over {r['common_layers']} layers")
+            notes.append(f"errors over {r['common_layers']} layers, {r['common_zeros']:.1%} zeros there")
         lines += [f"{r['setting']}, {r['tool']}: {'; '.join(notes)}"] if notes else []
     return [out, *dict.fromkeys(lines)]
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 BEST = "admm"  # the solver where there are data (tools/bench_solvers.py)
 BEST_ALLOCATION = "error"
 LONG = 10.0  # seconds that are worth a line
-FORMATS = ("auto", "dense", "csr", "nm", "sparse-initializer")
+FORMATS = ("auto", "dense", "csr", "nm", "columns", "sparse-initializer")
 OPERATORS = ("auto", "csr", "nm")  # formats with operators of ours
 TOLERANCE = 1e-3  # of the largest output: other order of the same sums, which normalisations amplify
 PREPARED = 1e-3  # the same, for steps that round weights
@@ -115,6 +115,11 @@ class Wanted:
             raise OptionError(f"--pattern {pattern} says where zeros lie; say how many with --sparsity 0.7")
         if pattern is not None and self.solver == "obc" and isinstance(pattern, Blocks):
             raise OptionError(f"--solver obc removes weights one by one; with --pattern {pattern} choose admm")
+        columns = pattern is not None and not isinstance(pattern, Pattern) and not pattern.rows
+        if self.format == "columns" and not columns and self.recorded is None:
+            raise OptionError("--format columns leaves out whole columns of weights; make some with --pattern column")
+        if columns and self.values != "float32" and self.format == "auto":
+            raise OptionError(f"--values {self.values}: --pattern column runs dense kernels; or choose --format csr")
         if self.values != "float32" and self.format not in OPERATORS:
             raise OptionError(f"--values {self.values} is for sparse operators; choose --format auto, csr or nm")
         if self.format == "nm" and self.recorded is None and not isinstance(pattern, Pattern):
@@ -238,11 +243,15 @@ def sparsify(
     exact, masked = masked, _rounded(masked, chosen, values)
     sparse_form: Format = (pattern.n, pattern.m) if isinstance(pattern, Pattern) else "csr"
     every = {layer.node: sparse_form for layer in chosen}
+    whole_columns = isinstance(pattern, Blocks) and not pattern.rows
+    shrunk: list[str] = []
     if recorded:
         formats = {n: (sparse_form if v["format"] == "nm" else "csr") for n, v in recorded["layers"].items()
                    if v["format"] in ("csr", "nm")}  # fmt: skip
         reasons = dict.fromkeys(set(every) - set(formats), "as the plan says")
         cpu, used = str(recorded.get("cpu", "")), int(recorded.get("threads", 0))
+    elif whole_columns and form in ("auto", "columns"):
+        pass
     elif form == "auto":
         from onnxprune.sparsity.auto import choose  # loads numba
 
@@ -261,6 +270,10 @@ def sparsify(
         notes.append("onnx's checker takes sparse initializers, its full check (strict shape inference) does not")
         larger = "as a sparse initializer it would be larger"
         reasons = {layer.node: larger for layer in chosen if layer.weight not in out.sparse}
+    elif whole_columns and form in ("auto", "columns"):
+        out, shrunk, speedup, cpu, more = _shrink(masked, chosen, form, recorded, feeds, threads, progress)
+        notes += more
+        reasons = dict.fromkeys(set(every) - set(shrunk), "no faster with fewer columns")
     elif formats:
         out, more = rewrite(masked, formats, values)
         notes += more
@@ -283,6 +296,8 @@ def sparsify(
         kind = "nm" if isinstance(chosen_form, tuple) else chosen_form
         if form == "sparse-initializer" and layer.weight in out.sparse:
             kind = form
+        if layer.node in shrunk:
+            kind = "columns"
         reason = reasons.get(layer.node, "" if layer.node in every else "not asked for")
         zeros = w.size - int(np.count_nonzero(w))
         rows.append(
@@ -297,6 +312,34 @@ def sparsify(
     if form in OPERATORS:
         _describe(out, found)
     return out, found, notes
+
+
+def _shrink(
+    model: Model,
+    layers: Sequence[Layer],
+    form: str,
+    recorded: Mapping[str, Any] | None,
+    feeds: Feeds,
+    threads: int,
+    progress: Progress,
+) -> tuple[Model, list[str], float | None, str, list[str]]:
+    """Layers without their empty columns: the model, the layers, dense over shrunk time where `auto` measured it, on
+    which CPU, notes."""
+    from onnxprune.sparsity.auto import LEVEL, cpu, measure  # loads numba
+    from onnxprune.sparsity.columns import shrink
+
+    if recorded:
+        mine = [x for x in layers if recorded["layers"].get(x.node, {}).get("format") == "columns"]
+        return (*shrink(model, mine, least=0)[:2], None, str(recorded["cpu"]), [])
+    out, done, notes = shrink(model, layers, least=0 if form == "columns" else 1.0)
+    if form == "columns" or not done:
+        return out, done, None, "", notes
+    progress("timing")
+    speedup = measure(model, out, feeds, threads, 1.5)
+    if speedup < LEVEL:
+        line = f"leaving out columns makes the whole session {speedup:.2f} times as fast here: the model stays dense"
+        return model, [], 1.0, cpu(), [line]
+    return out, done, speedup, cpu(), notes
 
 
 def _rounded(model: Model, layers: Sequence[Layer], values: str) -> Model:
@@ -432,7 +475,7 @@ def _mask(
         else:
             assert data is not None
             known = facts(
-                model, list(by_weight.values()), wants, pattern, data, errors=allocate == "error", seed=wanted.seed,
+                model, list(by_weight.values()), pattern, data, errors=allocate == "error", seed=wanted.seed,
                 progress=counting(progress, "survey"),
             )  # fmt: skip
             counts = DATA_ALLOCATORS[allocate](known, {name: r for name, r in wants.items() if name in known})
@@ -561,7 +604,7 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
         rows = [(str(n), index(r["size"]), index(r["zeros"]), str(r["format"])) for n, r in data["layers"].items()]
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise OptionError(f"{where}: its sparse part is not what onnxprune wrote ({type(e).__name__}: {e})") from e
-    stored = ("dense", "csr", "nm", "sparse-initializer")
+    stored = ("dense", "csr", "nm", "columns", "sparse-initializer")
     for node, size, zeros, form in rows:
         if not 0 <= zeros <= size or form not in stored or (form == "nm" and not out["pattern"]):
             raise OptionError(

@@ -6,7 +6,7 @@ codebooks want to know of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -28,6 +28,7 @@ from onnxprune.sparsity.masks import LEVELS, Blocks, Facts, Pattern
 from onnxprune.sparsity.solve import RIDGE, Data, choices, columns_of, jobs_of, problem_of
 
 OUTLIER = 5.0  # times the mean of |w| ||x|| (OWL)
+TYPICAL = 0.03  # error of a layer at which its damage to the outputs is measured: what is small is in proportion
 QUICK = 12  # iterations of the weights that errors are measured with
 
 
@@ -104,7 +105,6 @@ def curvatures(model: Model, data: Data, *, seed: int = 0, progress: Steps = sil
 def facts(
     model: Model,
     layers: Sequence[Layer],
-    ratios: Mapping[str, float],
     pattern: Pattern | Blocks | None,
     data: Data,
     *,
@@ -112,11 +112,11 @@ def facts(
     seed: int = 0,
     progress: Steps = silent,
 ) -> dict[str, Facts]:
-    """Weight -> what allocators want to know; ratios: weight -> fraction of zeros that is wanted on average.
+    """Weight -> what allocators want to know.
 
-    errors: also the error at every level, of a quick solver, scaled such that at the wanted level it is the damage that
-    this layer alone does to the outputs on samples that were held out (or, without any, relative to the layer's own
-    outputs).
+    errors: also the error at every level, of a quick solver, in units of the damage that the layer alone does to the
+    outputs on samples that were held out, measured where the error is typical (without such samples relative to the
+    layer's own outputs).
     """
     out: dict[str, Facts] = {}
     edit = Edit(model)
@@ -137,30 +137,32 @@ def facts(
         if not errors:
             out[weight] = Facts(size, outliers, ())
             continue
-        at = int(np.argmin(np.abs(np.array(LEVELS) - ratios[weight])))
         try:
             saliency = [np.square(p.original) / np.diag(inverse(p)) for p in problems]
         except NotPositive:
             continue
         curve: list[float] = []
+        tried: list[list[Float]] = []
+        for level in LEVELS:
+            part = choices(found.layer, pattern, round(level * size))
+            tried.append([_quick(p, c, s) for p, c, s in zip(problems, part, saliency, strict=True)])
+            curve.append(float(np.mean([p.error(w) for p, w in zip(problems, tried[-1], strict=True)])))
+        job = into.get(weight)
         factor = 1.0
-        for k, level in enumerate(LEVELS):
-            solved = [_quick(p, c, s) for p, c, s in zip(
-                problems, choices(found.layer, pattern, round(level * size)), saliency, strict=True)]  # fmt: skip
-            curve.append(float(np.mean([p.error(w) for p, w in zip(problems, solved, strict=True)])))
-            job = into.get(weight)
-            if k == at and measure is not None and job is not None and curve[-1] > 0:
-                place = job.tasks[0].into
-                old = {p.name: edit.model.weights[p.name] for p in (place.weight, place.bias) if p is not None}
-                new = np.zeros_like(job.tasks[0].matrix)
-                for g, w in enumerate(solved):
-                    new[g][found.order] = w.T
-                lost = [m.x_mean @ (job.tasks[0].matrix[g] - new[g]) for g, m in enumerate(found.moments)]
-                place.write(new, np.concatenate(lost))
-                tested.advance(job.first)
-                factor = measure(joined(tested.compute(names), names)) / curve[-1]
-                edit.model.weights.update(old)
+        if measure is not None and job is not None and max(curve) > 0:
+            at = int(np.argmin(np.abs(np.log(np.maximum(curve, 1e-12) / TYPICAL))))
+            place = job.tasks[0].into
+            old = {p.name: edit.model.weights[p.name] for p in (place.weight, place.bias) if p is not None}
+            new = np.zeros_like(job.tasks[0].matrix)
+            for g, w in enumerate(tried[at]):
+                new[g][found.order] = w.T
+            lost = [m.x_mean @ (job.tasks[0].matrix[g] - new[g]) for g, m in enumerate(found.moments)]
+            place.write(new, np.concatenate(lost))
+            tested.advance(job.first)
+            factor = measure(joined(tested.compute(names), names)) / curve[at]
+            edit.model.weights.update(old)
         out[weight] = Facts(size, outliers, tuple(e * factor for e in curve))
+    progress(len(layers), len(layers))
     return out
 
 
