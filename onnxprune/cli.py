@@ -247,9 +247,9 @@ def prune_command(
             "--pattern",
             metavar="N:M|block:RxC|column",
             rich_help_panel=SPARSE,
-            help="2:4 keeps 2 of every 4 consecutive weights along the reduction (of Conv: input channels), as TensorRT "
-            "wants them. With --sparsity: block:RxC, tiles of R outputs by C inputs go as a whole; column, inputs of a "
-            "layer (of Conv: at a kernel position) go for all its outputs, and dense kernels do less.",
+            help="2:4 keeps 2 of every 4 consecutive weights along the reduction (of Conv: input channels), as "
+            "TensorRT wants them. With --sparsity: block:RxC, tiles of R outputs by C inputs go as a whole; column, "
+            "inputs of a layer (of Conv: at a kernel position) go for all its outputs, and dense kernels do less.",
         ),
     ] = None,
     quality: Annotated[
@@ -496,6 +496,7 @@ def prune_command(
         sparsity,
         pattern,
         quality,
+        cluster,
     )
     if not ratio and all(amount is None for amount in amounts):
         _inspect(model, input_shape, json_file, verbose, quiet, allow_io_change=allow_io_change)

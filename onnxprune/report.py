@@ -215,7 +215,7 @@ def _quality(report: Report) -> list[str]:
 def _sparse(s: Sparsity) -> RenderableType:
     """Weights that are zero, and how they are stored."""
     dense = [x for x in s.layers if x.format == "dense"]
-    how = f"N:M pattern {s.pattern}" if s.pattern else "unstructured"
+    how = f"pattern {s.pattern}" if s.pattern else "unstructured"
     lines = [
         f"sparse: {s.zeros / max(s.size, 1):.1%} of {number(s.size)} weights in {len(s.layers)} layers are zero "
         f"({how}, {s.solver}); {number(s.size - s.zeros)} left"

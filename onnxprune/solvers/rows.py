@@ -16,12 +16,12 @@ EPSILON = 1e-9  # of a row's energy: less than that is no gain
 
 @njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
 def obs_order(
-    inverse: Array, target: Array, limit: Array, blocks: Array, most: int, least: float
+    inverse: Array, target: Array, limit: int, blocks: Array, most: Array, least: float
 ) -> tuple[Array, Array]:
     """The order in which exact OBS removes the entries of every row, and what each removal costs.
 
-    inverse: H^-1 float64 `(d, d)`; target: float64 `(o, d)`; limit: removals per row `(o,)`; blocks: block of every
-    column `(d,)`, of each of which at most `most` entries go. order: int32 `(o, d)`, -1 where nothing more goes;
+    inverse: H^-1 float64 `(d, d)`; target: float64 `(o, d)`; limit: removals per row; blocks: block of every column
+    `(d,)`; most: entries of each block that go at most. order: int32 `(o, d)`, -1 where nothing more goes;
     costs: float64 `(o, d)`, never falling (Frantar and Alistarh 2022, algorithms 1 and 2).
     """
     o, d = target.shape
@@ -35,10 +35,10 @@ def obs_order(
         size = d
         gone = np.zeros(count, np.int64)
         worst = 0.0
-        for step in range(limit[r]):
+        for step in range(limit):
             best, p = np.inf, -1
             for i in range(size):
-                if gone[blocks[names[i]]] < most:
+                if gone[blocks[names[i]]] < most[blocks[names[i]]]:
                     e = w[i] * w[i] / max(m[i, i], least)
                     if e < best:
                         best, p = e, i

@@ -10,6 +10,7 @@ where T is the best dense matrix (of the layer as it was, when nothing before it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -147,17 +148,15 @@ def obc(problem: Problem, choice: Choice) -> Solution:
     from onnxprune.solvers import rows
 
     o, d = problem.target.shape
-    blocks, most = np.zeros(d, np.int64), d
-    limit = np.full(o, d, np.int64)
-    if isinstance(choice, NofM):
-        blocks = _blocks(choice, d)
-        short = np.bincount(blocks)[-1]
-        most = choice.m - choice.n
-        limit[:] = sum(max(int(s) - choice.n, 0) for s in np.bincount(blocks)) if short else d
-    elif not isinstance(choice, Count):
+    if not isinstance(choice, Count | NofM):
         raise NotImplementedError("obc removes entries one by one; tiles need admm or sparsegpt")
+    blocks = _blocks(choice, d)
+    sizes = np.bincount(blocks)
+    if isinstance(choice, Count):
+        most, limit = sizes, min(d, math.ceil(choice.count / o * 1.5) + max(8, d // 8))
     else:
-        limit[:] = min(d, round(choice.count / o * 1.5) + d // 8)
+        most = np.maximum(sizes - choice.n, 0)
+        limit = int(most.sum())
     order, costs = rows.obs_order(inverse(problem), problem.target, limit, blocks, most, 1e-300)
     mask = np.ones((o, d), bool)
     if isinstance(choice, Count):

@@ -160,6 +160,7 @@ class Facts:
 
 
 LEVELS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)  # sparsities of `Facts.errors`
+SPREAD = 3.0  # by which `by_error` may divide a layer's density
 OWL = 0.08  # how far densities may differ from the mean
 
 
@@ -171,8 +172,12 @@ def owl(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
         spread, most = float(np.ptp(share)), min(OWL, (1 - r) / 2)
         density = 2 * most * (share - share.min()) / spread if spread > 0 else np.zeros(len(share))
         density += (1 - r) - np.average(density, weights=size)
-        density = np.clip(density, (1 - r) / 4, 1.0)
-        density *= (1 - r) * size.sum() / float(density @ size)
+        low, high = -1.0, 1.0  # what is added to all, so that the total holds after clipping
+        for _ in range(60):
+            middle = (low + high) / 2
+            clipped = np.clip(density + middle, (1 - r) / 4, 1.0)
+            low, high = (middle, high) if float(clipped @ size) < (1 - r) * size.sum() else (low, middle)
+        density = clipped
         return {n: int(np.clip(round((1 - d) * s), 0, s)) for n, d, s in zip(mine, density, size, strict=True)}
 
     return _by_ratio(ratios, counts)
@@ -184,7 +189,8 @@ def by_error(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
     def counts(mine: list[str], r: float) -> Counts:
         steps: list[tuple[float, str, float]] = []  # error per weight, layer, weights
         for n in mine:
-            at = [k for k, level in enumerate(LEVELS) if np.isfinite(facts[n].errors[k])]
+            most = 1 - (1 - r) / SPREAD
+            at = [k for k, level in enumerate(LEVELS) if np.isfinite(facts[n].errors[k]) and level <= most]
             while len(at) > 1:  # to the next level on the lower convex hull
                 a, rest = at[0], at[1:]
                 slope = [(facts[n].errors[k] - facts[n].errors[a]) / (LEVELS[k] - LEVELS[a]) for k in rest]
@@ -198,6 +204,9 @@ def by_error(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
             taken = min(weights, left)
             out[n] += taken
             left -= taken
+        rest = {n: facts[n].size - out[n] for n in mine}  # beyond the last level, from what is left of each
+        for n in mine:
+            out[n] += left * rest[n] / max(sum(rest.values()), 1e-9)
         return {n: round(c) for n, c in out.items()}
 
     return _by_ratio(ratios, counts)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -140,7 +142,7 @@ def solve(
         else:
             job.tasks[0].into.write(weight, shift)
         for t in job.tasks:
-            outcomes[t.whole.key] = outcome
+            outcomes[t.whole.key] = outcome if t is job.tasks[0] else replace(outcome, node=t.whole.node.label)
     progress(1000, 1000)
     return edit.model, [outcomes[key] for key in outcomes]
 
@@ -194,8 +196,8 @@ def jobs_of(
         try:
             for layer in mine:
                 linear = of_node.get(place[layer.node])
-                if linear is None or layer.side == "left":
-                    raise Unsuitable("its weight is the left operand")
+                if linear is None or not solvable(layer, linear):
+                    raise Unsuitable("no regression can be made of it")
                 tasks.setdefault(weight, []).append(
                     _task(edit, linear, counterpart[linear.key], values, own, readers, shapes, len(mine) > 1)
                 )
@@ -204,6 +206,11 @@ def jobs_of(
             outcomes.update((layer.node, LayerSolve(layer.node, 0.0, 0.0, 0, str(e))) for layer in mine)
     jobs = [Job(by_weight[w][0], found, counts[w]) for w, found in tasks.items()]
     return sorted(jobs, key=lambda j: j.first), outcomes
+
+
+def solvable(layer: Layer, linear: Linear) -> bool:
+    """Whether outputs are rows of inputs times the weight: not where the weight comes first, nor where it counts 0."""
+    return layer.side == "right" and float(linear.node.attr("alpha", 1.0)) != 0
 
 
 def _task(
@@ -254,7 +261,7 @@ def _solve(job: Job, pattern: Pattern | Blocks | None, whole: Stream, small: Str
             if method.recover:
                 mask, w = polish(problem, choice, mask, w)
         except NotPositive as e:
-            return new, shift, LayerSolve(job.layer.node, 0.0, 0.0, moments[0].count, str(e))
+            return new, shift.ravel(), LayerSolve(job.layer.node, 0.0, 0.0, moments[0].count, str(e))
         masks.append(mask)
         new[k][order] = np.where(mask, w, 0.0).T
         shift[k] = moments[k].t_mean - moments[k].x_mean @ new[k] if moments[k].intercept else 0.0
@@ -355,8 +362,8 @@ class _Kept:
         if self.folder is None or not self._path(job).exists():
             return None
         g, d, o = job.tasks[0].matrix.shape
-        with suppress(ValueError, KeyError, OSError, EOFError):  # cut off while it was written: solved again
-            z = np.load(self._path(job), allow_pickle=False)
+        broken = (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+        with suppress(*broken), np.load(self._path(job), allow_pickle=False) as z:  # cut off: solved again
             plain, error = (float(v) for v in z["errors"])
             if z["weight"].shape == (g, d, o) and z["shift"].shape == (g * o,):
                 outcome = LayerSolve(job.layer.node, plain, error, int(z["rows"]), str(z["reason"]))

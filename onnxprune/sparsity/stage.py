@@ -128,8 +128,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class LayerSparsity:
-    """A layer: rows x columns of its weight as a matrix, entries that are zero, whether they were asked for, format
-    and why it is dense."""
+    """A layer: rows x columns of its weight as a matrix, entries that are zero, whether they were asked for, format,
+    why it is dense, and how many zeros were asked for (whole tiles may be more)."""
 
     node: str
     op: str
@@ -140,6 +140,7 @@ class LayerSparsity:
     masked: bool
     format: str
     reason: str
+    asked: int = 0
 
     @property
     def size(self) -> int:
@@ -179,7 +180,7 @@ class Sparsity:
 
     def to_plan(self) -> dict[str, Any]:
         """What replays it: counts and formats of the layers that were masked."""
-        layers = {x.node: {"size": x.size, "zeros": x.zeros, "format": x.format} for x in self.layers if x.masked}
+        layers = {x.node: {"size": x.size, "zeros": x.asked, "format": x.format} for x in self.layers if x.masked}
         return {
             "solver": self.solver, "pattern": self.pattern, "format": self.format, "cpu": self.cpu,
             "threads": self.threads, "values": self.values, "permute": bool(self.permuted), "layers": layers,
@@ -232,7 +233,7 @@ def sparsify(
         mine = [layer for layer in layers if ratios.get(layer.node, 0.0) > 0]
         prepared, permuted, more = _permute(prepared, mine, pattern, data, wanted, progress)
         notes += more
-    masked, chosen, solved, more = _mask(prepared, layers, ratios, pattern, wanted, data, progress)
+    masked, chosen, counts, solved, more = _mask(prepared, layers, ratios, pattern, wanted, data, progress)
     notes += more
     notes += _torn(chosen, pattern)
     check, measured = verify and not dry_run, form == "auto" and not recorded
@@ -243,6 +244,7 @@ def sparsify(
     exact, masked = masked, _rounded(masked, chosen, values)
     sparse_form: Format = (pattern.n, pattern.m) if isinstance(pattern, Pattern) else "csr"
     every = {layer.node: sparse_form for layer in chosen}
+    tiled = isinstance(pattern, Blocks)
     whole_columns = isinstance(pattern, Blocks) and not pattern.rows
     shrunk: list[str] = []
     if recorded:
@@ -300,10 +302,9 @@ def sparsify(
             kind = "columns"
         reason = reasons.get(layer.node, "" if layer.node in every else "not asked for")
         zeros = w.size - int(np.count_nonzero(w))
+        asked = counts.get(layer.weight, 0) if tiled else zeros
         rows.append(
-            LayerSparsity(
-                layer.node, layer.op, layer.weight, w.shape[0], w.shape[1], zeros, layer.node in every, kind, reason
-            )
+            LayerSparsity(layer.node, layer.op, layer.weight, *w.shape, zeros, layer.node in every, kind, reason, asked)
         )
     found = Sparsity(
         solver_of(wanted, data), str(pattern or ""), form, tuple(rows), tuple(untouched), speedup, cpu, used, error,
@@ -450,8 +451,8 @@ def _mask(
     wanted: Wanted,
     data: Data | None,
     progress: Progress,
-) -> tuple[Model, list[Layer], list[LayerSolve], list[str]]:
-    """The model with its zeros, the layers that were asked for, what became of them, and notes."""
+) -> tuple[Model, list[Layer], Mapping[str, int], list[LayerSolve], list[str]]:
+    """The model with its zeros, the layers that were asked for, entries that were to go, what became of them, notes."""
     from onnxprune.sparsity.solve import Method, by_magnitude, estimate, solve
     from onnxprune.sparsity.survey import facts
 
@@ -488,11 +489,11 @@ def _mask(
         out, solved = solve(
             model, chosen, counts, pattern, data, method, cache=wanted.cache, progress=counting(progress, "solve")
         )
-        return out, chosen, solved, [f"{x.node}: masked by magnitude: {x.reason}" for x in solved if x.reason]
+        return out, chosen, counts, solved, [f"{x.node}: masked by magnitude: {x.reason}" for x in solved if x.reason]
     out = model.copy()
     for name, layer in by_weight.items():
         out.weights[name] = by_magnitude(model, layer, pattern, counts[name])
-    return out, chosen, [], []
+    return out, chosen, counts, [], []
 
 
 def _ratios(names: Names, layers: Sequence[Layer], wanted: Wanted) -> dict[str, float]:

@@ -25,7 +25,7 @@ from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.sparse import Float, NotPositive, Problem, inverse, refit
 from onnxprune.sparsity.layers import Layer, find_layers, keys
 from onnxprune.sparsity.masks import LEVELS, Blocks, Facts, Pattern
-from onnxprune.sparsity.solve import RIDGE, Data, choices, columns_of, jobs_of, problem_of
+from onnxprune.sparsity.solve import RIDGE, Data, choices, columns_of, jobs_of, problem_of, solvable
 
 OUTLIER = 5.0  # times the mean of |w| ||x|| (OWL)
 TYPICAL = 0.03  # error of a layer at which its damage to the outputs is measured: what is small is in proportion
@@ -58,7 +58,7 @@ def survey(
     for done, layer in enumerate(sorted(layers, key=lambda x: place[x.node])):
         progress(done, len(layers))
         linear = of_node.get(place[layer.node])
-        if linear is None or layer.side == "left":
+        if linear is None or not solvable(layer, linear):
             continue
         m, kernel = matrix(linear, values), kernel_shape(linear, values)
         g, d, _ = m.shape
@@ -128,8 +128,8 @@ def facts(
     if errors and data.held_out:
         whole = Stream(model, data.held_out, threads=data.threads)
         measure = damage(model, whole.compute(names), names, data.unseen)
-    part = replace(data, source=data.learn or data.source)
-    for found in survey(model, layers, part, seed=seed, progress=progress):
+    learned = replace(data, source=data.learn or data.source)
+    for found in survey(model, layers, learned, seed=seed, progress=progress):
         weight, problems = found.layer.weight, found.problems
         size = sum(p.target.size for p in problems)
         scores = np.concatenate([np.abs(p.original) * p.norms for p in problems])
