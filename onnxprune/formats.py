@@ -1,6 +1,7 @@
 """How sparse weights lie in a file: packing, checking and unpacking, as docs/sparse-format.md says.
 
-CSR takes a matrix W `[M, K]`; N:M takes rows `[S, L]` that are cut into blocks of m. Both keep every weight bit for
+CSR takes a matrix W `[M, K]`; N:M takes rows `[S, L]` that are cut into blocks of m; BSR takes rows `[G, N, K]` that
+are cut into tiles (all of a matrix, G = 1, or each group of a Conv). All keep every weight bit for
 bit, in float32 or as the codes of `sparsity.values`: what is not stored is +0.0, so that -0.0 and NaN are stored.
 `unpack` reads the weight of a node of a file.
 
@@ -10,6 +11,9 @@ bit, in float32 or as the codes of `sparsity.values`: what is not stored is +0.0
     >>> values, positions = pack_nm(np.array([[0, 5, 0, 6]], np.float32), 2, 4)
     >>> values.tolist(), positions.tolist()  # 1 + 4 * 3
     ([[[5.0, 6.0]]], [[13]])
+    >>> values, indices, indptr = pack_bsr(np.array([[[0, 0, 5], [0, 0, 6], [7, 0, 0]]], np.float32), 2, 2, 3)
+    >>> values.tolist(), indices.tolist(), indptr.tolist()  # tiles at the edges are filled up with zeros
+    ([[[5.0, 0.0], [6.0, 0.0]], [[7.0, 0.0], [0.0, 0.0]]], [1, 0], [0, 1, 2])
 """
 
 from __future__ import annotations
@@ -28,23 +32,26 @@ from onnxprune.graph.io import Model, graphs, load
 from onnxprune.graph.messages import fault, show
 from onnxprune.graph.node import Node
 from onnxprune.graph.reading import DENSE_LIMIT, DENSE_RATIO
-from onnxprune.sparsity.layers import from_blocks
+from onnxprune.sparsity.layers import from_blocks, from_rows
 from onnxprune.sparsity.operators import DENSE, DOMAIN, OPERATORS, Operator
 from onnxprune.sparsity.values import VALUES, decode, encode, round_values
 
 __all__ = [
     "Weight",
+    "check_bsr",
     "check_csr",
     "check_nm",
     "decode",
     "encode",
     "index_type",
+    "pack_bsr",
     "pack_csr",
     "pack_nm",
     "position_bits",
     "read_weight",
     "round_values",
     "unpack",
+    "unpack_bsr",
     "unpack_csr",
     "unpack_nm",
 ]
@@ -52,6 +59,7 @@ __all__ = [
 MAX_ELEMENTS = 1 << 31  # of a weight; row pointers are int32
 WIDE = 1 << 16  # columns that uint16 can tell apart
 EXPORT = "convert the dense model again"
+MAX_TILE = 64  # rows or columns of a tile
 FLOATS = tuple(dtype for name, dtype in VALUES.items() if name != "int8")  # values without a scale
 
 
@@ -138,6 +146,44 @@ def unpack_nm(values: Array, positions: Array, m: int, length: int) -> Array:
     return padded.reshape(rows, count * m)[:, :length]
 
 
+def pack_bsr(rows: Array, r: int, c: int, segment: int) -> tuple[Array, Array, Array]:
+    """Values `[nblocks, r, c]`, indices uint16 or int32 `[nblocks]`, indptr int32 `[G * ceil(N / r) + 1]` of rows
+    `[G, N, K]`, float32 or codes; tiles do not cross a multiple of `segment` columns.
+
+    Raises OptionError where r x c is no tile, or more tiles are left than int32 can count.
+    """
+    if not (1 <= r <= MAX_TILE and 1 <= c <= MAX_TILE):
+        raise OptionError(f"block {r}x{c}: tiles have 1 to {MAX_TILE} rows and columns")
+    group, n, k = rows.shape
+    _storable(rows[0])
+    down, across = -(-n // r), -(-segment // c)
+    padded = np.zeros((group, down * r, k // segment, across * c), rows.dtype)
+    padded[:, :n, :, :segment] = rows.reshape(group, n, -1, segment)
+    tiles = padded.reshape(group * down, r, -1, c).transpose(0, 2, 1, 3)  # [block rows, block columns, r, c]
+    kept = (_bits(tiles) != 0).any(axis=(2, 3))
+    indptr = np.zeros(len(kept) + 1, np.int64)
+    np.cumsum(np.count_nonzero(kept, axis=1), out=indptr[1:])
+    if indptr[-1] >= MAX_ELEMENTS:
+        raise OptionError(f"bsr: {indptr[-1]} tiles of one matrix are left, it can hold {MAX_ELEMENTS - 1}")
+    columns = np.nonzero(kept)[1].astype(index_type(kept.shape[1]))
+    return tiles[kept], columns, indptr.astype(np.int32)
+
+
+def unpack_bsr(values: Array, indices: Array, indptr: Array, shape: tuple[int, int, int], segment: int) -> Array:
+    """Rows `[G, N, K]`, of the type of the values, from what `check_bsr` has let through."""
+    group, n, k = shape
+    _, r, c = values.shape
+    down, across = -(-n // r), -(-segment // c)
+    out = np.zeros((group, n, k // segment, segment), values.dtype)
+    g, top = np.divmod(np.repeat(np.arange(group * down), np.diff(indptr)), down)
+    part, left = np.divmod(indices.astype(np.int64), across)
+    for i, j in np.ndindex(r, c):
+        y, x = top * r + i, left * c + j
+        inside = (y < n) & (x < segment)
+        out[g[inside], y[inside], part[inside], x[inside]] = values[inside, i, j]
+    return out.reshape(shape)
+
+
 Types = Sequence[np.dtype[Any]]
 
 
@@ -152,6 +198,34 @@ def check_csr(
     rows, columns = shape
     nnz = values.size
     _check_array(where, "values", values, types, (nnz,))
+    _check_columns(where, (rows, columns), nnz, indices, indptr)
+
+
+def check_bsr(
+    where: str, shape: tuple[int, int, int], r: int, c: int, segment: int, values: Array, indices: Array,
+    indptr: Array, *, types: Types = FLOATS,
+) -> None:  # fmt: skip
+    """Raise ModelFileError, naming `where` and the array, unless the arrays are rows `[G, N, K]` in tiles of r x c.
+
+    types: that the values may have.
+    """
+    if not (1 <= r <= MAX_TILE and 1 <= c <= MAX_TILE):
+        raise fault(where, f"a block of 1 to {MAX_TILE} by 1 to {MAX_TILE}", f"{r} by {c}", EXPORT)
+    _check_size(where, shape)
+    group, n, k = shape
+    down, across = -(-n // r), -(-segment // c)
+    count = len(values) if values.ndim else 0
+    _check_array(where, "values", values, types, (count, r, c))
+    _check_columns(where, (group * down, k // segment * across), count, indices, indptr)
+    lowest = np.repeat(np.arange(group * down) % down == down - 1, np.diff(indptr))
+    below, right = values[lowest, n - (down - 1) * r :], values[indices.astype(np.int64) % across == across - 1]
+    if (below != 0).any() or (right[:, :, segment - (across - 1) * c :] != 0).any():
+        raise fault(where, "values that are 0 beyond the edges of the weight", "others", EXPORT)
+
+
+def _check_columns(where: str, shape: tuple[int, int], nnz: int, indices: Array, indptr: Array) -> None:
+    """Row pointers and columns of nnz entries of a matrix of this shape."""
+    rows, columns = shape
     _check_array(where, "indices", indices, [index_type(columns)], (nnz,))
     _check_array(where, "indptr", indptr, [np.dtype(np.int32)], (rows + 1,))
     if indptr[0] != 0 or indptr[-1] != nnz:
@@ -230,7 +304,8 @@ def _check_array(where: str, name: str, array: Array, types: Types, shape: tuple
 class Weight:
     """The weight of a sparse node, checked: `dense()` is safe.
 
-    shape: of W, as in the attribute. arrays: values, indices, indptr; or values, positions, with n and m; and scale.
+    shape: of W, as in the attribute. arrays: values, indices, indptr, for Bsr with group; or values, positions, with n
+    and m; and scale.
     """
 
     where: str
@@ -239,6 +314,7 @@ class Weight:
     arrays: Mapping[str, Array] = field(repr=False)
     n: int = 0
     m: int = 0
+    group: int = 1
 
     @property
     def stored(self) -> int:
@@ -250,6 +326,9 @@ class Weight:
         a = self.arrays
         if self.operator.storage == "Csr":
             codes = unpack_csr(a["values"], a["indices"], a["indptr"], _matrix(self.shape)).reshape(self.shape)
+        elif self.operator.storage == "Bsr":
+            shape = _rows(self.shape, self.group)
+            codes = from_rows(unpack_bsr(a["values"], a["indices"], a["indptr"], shape, self.shape[1]), self.shape)
         else:
             codes = from_blocks(unpack_nm(a["values"], a["positions"], self.m, self.shape[1]), self.shape)
         return np.ascontiguousarray(decode(codes, a.get("scale")))
@@ -301,6 +380,15 @@ def read_weight(model: Model, proto: NodeProto) -> Weight:
     if operator.storage == "Csr":
         check_csr(where, _matrix(weight.shape), arrays["values"], arrays["indices"], arrays["indptr"], types=types)
         return weight
+    if operator.storage == "Bsr":
+        group = int(node.attr("group")) if operator.product == "Conv" else 1
+        block = node.attr("block")
+        if len(block) != 2:
+            raise fault(where, "a block of two integers", show(block), EXPORT)
+        r, c = block
+        found = arrays["values"], arrays["indices"], arrays["indptr"]
+        check_bsr(where, _rows(weight.shape, group), r, c, weight.shape[1], *found, types=types)
+        return Weight(where, operator, weight.shape, arrays, group=group)
     n, m = int(node.attr("n")), int(node.attr("m"))
     rows = math.prod(shape) // shape[1]
     check_nm(where, (rows, shape[1]), n, m, arrays["values"], arrays["positions"], types=types)
@@ -323,6 +411,11 @@ def unpack(source: Any, node: str) -> Array:
 
 def _matrix(shape: Sequence[int]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
+
+
+def _rows(shape: Sequence[int], group: int) -> tuple[int, int, int]:
+    """Of `to_rows`."""
+    return group, shape[0] // group, math.prod(shape[1:])
 
 
 def _check_attribute(where: str, node: Node, name: str) -> None:

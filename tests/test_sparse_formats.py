@@ -53,6 +53,21 @@ def test_nm_keeps_every_bit(blocks: Array, data: st.DataObject) -> None:
     assert formats.unpack_nm(values, positions, m, blocks.shape[1]).tobytes() == blocks.tobytes()
 
 
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float32, st.tuples(*[st.integers(1, 3), st.integers(1, 7)] * 2), elements=FLOATS),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+def test_bsr_keeps_every_bit(w: Array, r: int, c: int) -> None:
+    group, n, _, segment = w.shape
+    rows = w.reshape(group, n, -1)
+    arrays = formats.pack_bsr(rows, r, c, segment)
+    formats.check_bsr("w", rows.shape, r, c, segment, *arrays)
+    assert formats.unpack_bsr(*arrays, rows.shape, segment).tobytes() == w.tobytes()
+    assert all(tile.any() or np.signbit(tile).any() for tile in arrays[0])
+
+
 SANE = hnp.arrays(
     np.float32, (3, 8), elements=st.one_of(st.just(0.0), st.floats(-6e4, 6e4, width=32), st.floats(-1, 1, width=32))
 )
@@ -187,6 +202,35 @@ def test_hostile_nm(n: int, m: int, values: Array, positions: list[list[int]], w
     refused(lambda: formats.check_nm("node", (1, 7), n, m, *arrays), words)
 
 
+@pytest.mark.parametrize(
+    ("block", "change", "words"),
+    [
+        ((2, 2), {}, ""),
+        ((0, 2), {}, "a block of 1 to 64"),
+        ((2, 65), {}, "a block of 1 to 64"),
+        ((2, 1 << 62), {}, "a block of 1 to 64"),
+        ((1, 2), {}, "values of float32"),
+        ((2, 2), {"values": np.ones((3, 2), np.float32)}, "values of float32"),
+        ((2, 2), {"values": np.ones((), np.float32)}, "values of float32"),
+        ((2, 2), {"values": np.ones((3, 2, 2), np.int8)}, "values of float32 or bfloat16"),
+        ((2, 2), {"values": np.ones((2, 2, 2), np.float32)}, "indices of uint16 [2]"),
+        ((2, 2), {"values": np.ones((3, 2, 2), np.float32)}, "0 beyond the edges"),
+        ((2, 2), {"indices": u16(0, 1, 2)}, "indices from 0 to 1"),
+        ((2, 2), {"indices": u16(0, 0, 1)}, "rise within a row"),
+        ((2, 2), {"indices": u16(0, 1)}, "indices of uint16"),
+        ((2, 2), {"indices": i32(0, 1, 1)}, "indices of uint16"),
+        ((2, 2), {"indptr": i32(0, 4, 3)}, "never falls"),
+        ((2, 2), {"indptr": i32(0, 2, 2)}, "indptr from 0 to 3"),
+        ((2, 2), {"indptr": i32(0, 2)}, "indptr of int32"),
+        ((2, 2), {"indptr": i32(0, 1, 2, 3)}, "indptr of int32"),
+    ],
+)
+def test_hostile_bsr(block: tuple[int, int], change: dict[str, Array], words: str) -> None:
+    w = np.array([[[1, 2, 3], [4, 5, 6], [0, 0, 9]]], np.float32)
+    arrays = dict(zip(("values", "indices", "indptr"), formats.pack_bsr(w, 2, 2, 3), strict=True))
+    refused(lambda: formats.check_bsr("node", w.shape, *block, 3, **(arrays | change)), words)
+
+
 def refused(run: Callable[[], object], words: str) -> None:
     """words: of the error; empty where none is expected."""
     if not words:
@@ -238,6 +282,15 @@ def prune(model: Model, form: Any) -> Model:
         blocks = np.array(layer.blocks(model.weights[layer.weight]))
         if form == "csr":
             blocks[rng.random(blocks.shape) < 0.6] = 0
+        elif form[0] == "bsr":
+            rows = layer.rows(model.weights[layer.weight])
+            shape = len(rows), rows.shape[1], -1, layer.segment
+            keep = (rng.random((*rows.shape, 1))[:, : rows.shape[1], : rows.shape[2]] < 0.5).reshape(shape)
+            keep = keep[:, np.arange(shape[1]) // form[1]][..., np.arange(shape[3]) // form[2]]
+            model.weights[layer.weight] = np.ascontiguousarray(
+                layer.unrows(np.where(keep.reshape(rows.shape), rows, 0))
+            )
+            continue
         else:
             for k in range(0, blocks.shape[1], form[1]):
                 part = blocks[:, k : k + form[1]]
@@ -297,6 +350,13 @@ TEXTS = {  # activation -> from `?` to `Y`
     "FastGelu": "a = Pow (?, three) b = Mul (a, cubic) c = Add (?, b) d = Mul (c, pi) e = Tanh (d) f = Add (one, e)"
     " h = Mul (half, ?) Y = Mul (h, f)",
 }
+TILES = [("bsr", 1, 4), ("bsr", 4, 1), ("bsr", 4, 4), ("bsr", 3, 2)]
+
+
+def storage_of(form: Any) -> str:
+    return "Csr" if form == "csr" else "Bsr" if form[0] == "bsr" else "Nm"
+
+
 SHAPES = {  # product -> text, X, Y, weight, bias of an Add
     "MatMul": ("p = MatMul (X, W)", "2,3,9", "2,3,6", (9, 6), (6,)),
     "LeftMatMul": ("p = MatMul (W, X)", "2,9,3", "2,6,3", (6, 9), (6, 1)),
@@ -306,21 +366,22 @@ SHAPES = {  # product -> text, X, Y, weight, bias of an Add
 
 @pytest.mark.parametrize("opset", [12, 13, 17, 21])
 @pytest.mark.parametrize("product", SHAPES)
-@pytest.mark.parametrize("storage", ["Csr", "Nm"])
-def test_every_operator(product: str, storage: str, opset: int) -> None:
+@pytest.mark.parametrize("form", ["csr", (2, 4), *TILES])
+def test_every_operator(product: str, form: Any, opset: int) -> None:
+    storage = storage_of(form)
     text, x, y, shape, bias = SHAPES[product]
     for add, activation in itertools.product((False, True), TEXTS):
         nodes = [text, "q = Add (p, bias)", "r = Add (R, q)" if add else "", TEXTS[activation].replace("?", "qr"[add])]
         graph = f"g (float[{x}] X, float[{y}] R) => (float[{y}] Y) {{ {' '.join(nodes)} }}"
         model = model_of(graph, {"W": rand(*shape), "bias": rand(*bias), **scalars()}, opset)
-        sparse = check(model, "csr" if storage == "Csr" else (2, 4))
+        sparse = check(model, form)
         assert sparse_ops(sparse) == [f"{storage}{product}{'Add' if add else ''}{activation}"]
         assert len(sparse.proto.graph.node) == (2 if activation == "" else 1)
 
 
 @pytest.mark.parametrize("values", list(VALUES)[1:])
 @pytest.mark.parametrize("product", SHAPES)
-@pytest.mark.parametrize("form", ["csr", (2, 4), (3, 5)])
+@pytest.mark.parametrize("form", ["csr", (2, 4), (3, 5), *TILES])
 def test_every_type_of_values(product: str, form: Any, values: str) -> None:
     text, x, y, shape, bias = SHAPES[product]
     nodes = f"{text} q = Add (p, bias) r = Add (R, q) Y = Relu (r)"
@@ -329,9 +390,9 @@ def test_every_type_of_values(product: str, form: Any, values: str) -> None:
         model = model_of(graph, {"W": rand(*shape), "bias": rand(*bias)}, opset)
         sparse = check(model, form, values=values)
         scaled = "Scaled" if values == "int8" else ""
-        assert sparse_ops(sparse) == [f"{'Csr' if form == 'csr' else 'Nm'}{scaled}{product}AddRelu"]
+        assert sparse_ops(sparse) == [f"{storage_of(form)}{scaled}{product}AddRelu"]
         assert sparse.weights["W_values"].dtype == VALUES[values]
-        assert [o.version for o in sparse.proto.opset_import if o.domain] == [2]
+        assert [o.version for o in sparse.proto.opset_import if o.domain] == [3 if form in TILES else 2]
 
 
 def test_bfloat16_before_opset_13() -> None:
@@ -372,7 +433,7 @@ def test_functions_exist_for_all_operators() -> None:
 
 
 @pytest.mark.parametrize("opset", [12, 21])
-@pytest.mark.parametrize("form", ["csr", (2, 4), (3, 7)])
+@pytest.mark.parametrize("form", ["csr", (2, 4), (3, 7), *TILES])
 @pytest.mark.parametrize(
     ("x", "w", "attributes"),
     [
@@ -410,7 +471,7 @@ GEMM = [  # inputs of Gemm with attributes, shapes of X, W and C, what comes out
 
 
 @pytest.mark.parametrize(("inputs", "attributes", "x", "w", "c", "expected"), GEMM)
-@pytest.mark.parametrize("form", ["csr", (2, 4)])
+@pytest.mark.parametrize("form", ["csr", (2, 4), TILES[0]])
 def test_gemm(
     inputs: str, attributes: str, x: tuple[int, ...], w: tuple[int, ...], c: tuple[int, ...], expected: str, form: Any
 ) -> None:
@@ -418,7 +479,7 @@ def test_gemm(
     text = f"g (float[{x[0]},{x[1]}] X, float[3,6] R) => (float[{n},{m}] Y) {{ Y = Gemm <{attributes}> ({inputs}) }}"
     sparse = check(model_of(text.replace(" <>", ""), {"W": rand(*w), "C": rand(*c)}), form)
     product, _, rest = expected.partition(" + ")
-    assert sparse_ops(sparse) == [f"{'Csr' if form == 'csr' else 'Nm'}{product}"]
+    assert sparse_ops(sparse) == [f"{storage_of(form)}{product}"]
     others = [n.op_type for n in sparse.proto.graph.node if not n.domain]
     assert others == [*(["Transpose"] if "transA = 1" in attributes else []), *rest.split()]
     if not rest and "alpha" not in attributes and "trans" not in attributes and product != "MatMulAdd":
@@ -471,7 +532,7 @@ def test_orders_of_gelu(text: str) -> None:
     assert [n.op_type for n in sparse.proto.graph.node] == ["CsrMatMulGelu"]
 
 
-@pytest.mark.parametrize("form", ["csr", (2, 4), (1, 200)])
+@pytest.mark.parametrize("form", ["csr", (2, 4), (1, 200), *TILES, ("bsr", 64, 64), ("bsr", 1, 1)])
 def test_thin_weights(form: Any) -> None:
     """Nothing left, rows without a weight, and a reduction shorter than a block."""
     text = "g (float[2,3] X) => (float[2,5] Y) { Y = MatMul (X, W) }"
@@ -483,10 +544,11 @@ def test_thin_weights(form: Any) -> None:
 
 
 @pytest.mark.parametrize("values", VALUES)
-def test_weights_are_unpacked_when_the_model_is_loaded(tmp_path: Path, values: str) -> None:
+@pytest.mark.parametrize("forms", [("csr", (2, 4)), (("bsr", 2, 4), ("bsr", 3, 3))])
+def test_weights_are_unpacked_when_the_model_is_loaded(tmp_path: Path, forms: Any, values: str) -> None:
     text = "g (float[1,16,8,8] X) => (float[1,16,8,8] Y) { a = Conv <pads = [1,1,1,1]> (X, W) Y = Conv (a, V) }"
     model = prune(model_of(text, {"W": rand(16, 16, 3, 3), "V": rand(16, 16, 1, 1)}), (2, 4))
-    sparse, _ = rewrite(model, {"node0": "csr", "node1": (2, 4)}, values)
+    sparse, _ = rewrite(model, dict(zip(("node0", "node1"), forms, strict=True)), values)
     run(sparse, optimized=tmp_path / "o.onnx")
     left = {n.op_type for n in onnx.load(tmp_path / "o.onnx").graph.node}
     assert left <= {"Conv", "ReorderInput", "ReorderOutput"}
@@ -563,6 +625,9 @@ def test_unknown_layers_and_unfit_weights() -> None:
         rewrite(model, {"nothing": "csr"})
     with pytest.raises(OptionError, match="node0: pattern 2:4"):
         rewrite(model, {"node0": (2, 4)})
+    for form, words in ((("bsr", 0, 4), "block 0x4"), (("bsr", 4, 65), "block 4x65"), ("coo", "neither csr nor")):
+        with pytest.raises(OptionError, match=f"node0: .*{words}"):
+            rewrite(model, {"node0": form})
     with pytest.raises(OptionError, match="no sparse node"):
         formats.unpack(model, "node0")
 
@@ -653,7 +718,8 @@ def feed(slot: int, name: str) -> Callable[[ModelProto], object]:
         (rename_operator("NmConv"), "an attribute strides"),
         (feed(1, "X"), "values that is constant"),
         (feed(3, "W_values"), "bias of float32"),
-        (lambda proto: setattr(proto.opset_import[-1], "version", 3), "domain onnxprune 2"),
+        (lambda proto: setattr(proto.opset_import[-1], "version", 4), "domain onnxprune 3"),
+        (rename_operator("BsrMatMul"), "inputs X, values, indices, indptr, bias"),
         (rename_operator("NmScaledMatMul"), "inputs X, values, positions, scale, bias"),
     ],
 )

@@ -23,16 +23,19 @@ from onnxprune import formats
 from onnxprune.graph.arrays import Array
 from onnxprune.ops import available, library, register
 from onnxprune.sparsity.functions import function
-from onnxprune.sparsity.layers import to_blocks
-from onnxprune.sparsity.operators import ACTIVATIONS, OPERATORS, PRODUCTS
+from onnxprune.sparsity.layers import from_rows, to_blocks, to_rows
+from onnxprune.sparsity.operators import ACTIVATIONS, OPERATORS, PRODUCTS, least_version
 from onnxprune.sparsity.values import VALUES, encode, round_values
 
 pytestmark = pytest.mark.skipif(bool(available()), reason=available() or "sparse operators can run")
 
 ROOT = Path(__file__).resolve().parent.parent
-Form = float | tuple[int, int]  # the density of CSR, or n:m
+Form = float | tuple[int, int] | tuple[float, int, int]  # the density of CSR, or n:m, or density and size of tiles
 PATTERNS: tuple[Form, ...] = ((2, 4), (1, 4), (4, 8), (1, 16), (3, 5))
-FORMS: tuple[Form, ...] = (0.0, 0.03, 0.12, 0.3, 1.0, *PATTERNS)
+TILES: tuple[Form, ...] = (
+    (0.3, 1, 4), (0.1, 4, 1), (0.2, 4, 4), (1.0, 1, 4), (0.0, 4, 4), (0.4, 8, 12), (0.3, 2, 2), (0.1, 3, 5),
+)  # fmt: skip
+FORMS: tuple[Form, ...] = (0.0, 0.03, 0.12, 0.3, 1.0, *PATTERNS, *TILES)
 CONV = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1}
 
 
@@ -43,9 +46,19 @@ def normal(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
+def storage_of(form: Form) -> str:
+    return ("Nm" if len(form) == 2 else "Bsr") if isinstance(form, tuple) else "Csr"
+
+
 def weight(shape: Sequence[int], form: Form, seed: int = 0) -> Array:
     """A weight that conforms to a form; CSR has an empty row where there is more than one."""
     w = normal(*shape, seed=seed)
+    if isinstance(form, tuple) and len(form) == 3:
+        share, r, c = form
+        rows = to_rows(w, 1)[0].reshape(shape[0], -1, shape[1])
+        keep = np.random.default_rng(seed + 1).random((-(-shape[0] // r), rows.shape[1], -(-shape[1] // c))) < share
+        keep = keep.repeat(r, axis=0)[: shape[0]].repeat(c, axis=2)[:, :, : shape[1]]
+        return from_rows(np.where(keep, rows, np.float32(0)).reshape(1, shape[0], -1), tuple(shape))
     if isinstance(form, tuple):
         blocks = np.array(to_blocks(w) if len(shape) > 2 else w)
         for k in range(0, blocks.shape[1], form[1]):
@@ -58,10 +71,13 @@ def weight(shape: Sequence[int], form: Form, seed: int = 0) -> Array:
     return w
 
 
-def arrays_of(w: Array, form: Form, values: str = "float32") -> dict[str, Array]:
+def arrays_of(w: Array, form: Form, values: str = "float32", group: int = 1) -> dict[str, Array]:
     """The arrays of a sparse operator, in order."""
     codes, scale = encode(w, values)
     scales = {} if scale is None else {"scale": scale}
+    if isinstance(form, tuple) and len(form) == 3:
+        tiles = formats.pack_bsr(to_rows(codes, group), *form[1:], w.shape[1])
+        return dict(zip(("values", "indices", "indptr"), tiles, strict=True)) | scales
     if isinstance(form, tuple):
         rows = np.ascontiguousarray(to_blocks(codes) if w.ndim > 2 else codes)
         return dict(zip(("values", "positions"), formats.pack_nm(rows, *form), strict=True)) | scales
@@ -73,12 +89,14 @@ def model_of(
     bias: Array | None = None, body: bool = False, values: str = "float32", **attributes: Any,
 ) -> ModelProto:  # fmt: skip
     """One sparse operator named `layer`; all sizes of X but those of the weight are free. body: with its function."""
-    storage = "Nm" if isinstance(form, tuple) else "Csr"
-    operator = OPERATORS[f"{storage}{'Scaled' if values == 'int8' else ''}{product}{'Add' if add else ''}{activation}"]
+    operator = OPERATORS[
+        f"{storage_of(form)}{'Scaled' if values == 'int8' else ''}{product}{'Add' if add else ''}{activation}"
+    ]
     bias = np.zeros(len(w), np.float32) if bias is None else bias
-    arrays = arrays_of(w, form, values) | {"bias": bias}
+    arrays = arrays_of(w, form, values, attributes.get("group", 1)) | {"bias": bias}
     given = {"shape": w.shape, "alpha": 1.0, "dense": "Conv" if product == "Conv" else "MatMul", "weight": "MK"}
-    given |= {"n": form[0], "m": form[1]} if isinstance(form, tuple) else {}
+    if isinstance(form, tuple):
+        given |= {"n": form[0], "m": form[1]} if len(form) == 2 else {"block": form[1:]}
     given |= ({"min": -0.5, "max": 0.75} if activation == "Clip" else {}) | CONV
     if w.ndim == 3:
         given |= {"strides": [1], "pads": [0, 0], "dilations": [1]}
@@ -90,7 +108,10 @@ def model_of(
         [node], "g", inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in arrays.items()],
     )  # fmt: skip
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("onnxprune", 1 if values == "float32" else 2)]
+    opsets = [
+        helper.make_opsetid("", 17),
+        helper.make_opsetid("onnxprune", least_version(operator, float32=values == "float32")),
+    ]
     bodies = [made for made in [function(operator, 17)] if made and body]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=bodies)
 
@@ -171,7 +192,7 @@ def test_matmul(m: int, k: int, form: Form) -> None:
         close(run(session, x), dense(w, x) + bias)
 
 
-@pytest.mark.parametrize("form", [0.05, 0.4, (2, 4), (3, 5)])
+@pytest.mark.parametrize("form", [0.05, 0.4, (2, 4), (3, 5), *TILES[:3]])
 def test_every_count_of_tokens_and_columns(form: Form) -> None:
     w = weight((37, 61), form)
     right, left = session_of(model_of(w, form)), session_of(model_of(w, form, "LeftMatMul"))
@@ -210,7 +231,7 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [ 
 ]
 
 
-@pytest.mark.parametrize("form", [0.0, 0.1, 0.5, 1.0, *PATTERNS])
+@pytest.mark.parametrize("form", [0.0, 0.1, 0.5, 1.0, *PATTERNS, *TILES])
 def test_conv(form: Form) -> None:
     for x_shape, w_shape, attributes in CONVOLUTIONS:
         w, bias, x = weight(w_shape, form), normal(w_shape[0], seed=3), normal(*x_shape, seed=4)
@@ -235,7 +256,7 @@ def test_values_of_matmul(form: Form, values: str) -> None:
 
 
 @pytest.mark.parametrize("values", HALVES)
-@pytest.mark.parametrize("form", [0.1, 0.5, (2, 4), (3, 5)])
+@pytest.mark.parametrize("form", [0.1, 0.5, (2, 4), (3, 5), TILES[2]])
 def test_values_of_conv(form: Form, values: str) -> None:
     for x_shape, w_shape, attributes in CONVOLUTIONS:
         w, x = round_values(weight(w_shape, form), values), normal(*x_shape, seed=4)
@@ -245,7 +266,7 @@ def test_values_of_conv(form: Form, values: str) -> None:
         )
 
 
-@pytest.mark.parametrize(("form", "k"), [(0.05, 20), (0.5, 4), ((2, 4), 4)])
+@pytest.mark.parametrize(("form", "k"), [(0.05, 20), (0.5, 4), ((2, 4), 4), *((tiles, 20) for tiles in TILES[:3])])
 def test_every_code(form: Form, k: int) -> None:
     """All finite float16 and int8, and some bfloat16 of all exponents, one in a row: what they stand for, exactly."""
     for values, codes in (
@@ -282,11 +303,11 @@ INPUTS = {"MatMul": (3, 21), "LeftMatMul": (2, 21, 19), "Conv": (2, 7, 4, 5)}
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-@pytest.mark.parametrize("form", [0.4, (2, 4)])
+@pytest.mark.parametrize("form", [0.4, (2, 4), *TILES[:3]])
 @pytest.mark.parametrize("alpha", [1.0, -0.5])
 def test_activations_and_residual(product: str, form: Form, alpha: float) -> None:
     w = weight((19, 7, 3, 1) if product == "Conv" else (19, 21), form)
-    for count, activation, add in itertools.product((1, 2, 20), ACTIVATIONS, (False, True)):
+    for count, activation, add in itertools.product((1, 2, 7, 20), ACTIVATIONS, (False, True)):
         shape = (count, 21) if product == "MatMul" else INPUTS[product]
         if product != "MatMul" and count > 1:
             continue
@@ -310,7 +331,7 @@ def test_bounds_of_clip(low: float, high: float) -> None:
         close(run(session, x), activated(dense(w, x), "Clip", low, high))
 
 
-@pytest.mark.parametrize("form", [0.0, 0.4, (2, 4)])
+@pytest.mark.parametrize("form", [0.0, 0.4, (2, 4), TILES[2]])
 def test_nothing_comes_of_nothing(form: Form) -> None:
     w, w4 = weight((9, 12), form), weight((9, 12, 3, 1), form)
     right, left, conv = (session_of(model_of(w4 if product == "Conv" else w, form, product)) for product in PRODUCTS)
@@ -323,12 +344,12 @@ def test_nothing_comes_of_nothing(form: Form) -> None:
         run(conv, normal(2, 12, 5, 0))
 
 
-@pytest.mark.parametrize("form", [0.05, 0.5, (2, 4), (3, 5)])
+@pytest.mark.parametrize("form", [0.05, 0.5, (2, 4), (3, 5), *TILES[:3]])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_spread_where_weights_are_stored(form: Form, bad: float) -> None:
     """A row that stores no weight there may or may not show them; other tokens never do."""
     w = weight((37, 61), form)
-    for activation, count in itertools.product(ACTIVATIONS, (2, 30)):
+    for activation, count in itertools.product(ACTIVATIONS, (2, 9, 30)):
         x = normal(count, 61)
         x[1, 17] = bad
         got = run(session_of(model_of(w, form, activation=activation)), x)
@@ -348,11 +369,12 @@ def test_values_may_be_extreme_in_size() -> None:
     assert got[0, 2] == -3
 
 
-def test_more_columns_than_uint16_can_tell_apart() -> None:
+@pytest.mark.parametrize("form", [0.1, (0.1, 1, 4), (0.1, 4, 1)])
+def test_more_columns_than_uint16_can_tell_apart(form: Form) -> None:
     w = np.zeros((3, 70000), np.float32)
     w[[0, 0, 2, 2], [3, 69999, 65536, 12]] = (1, 2, 3, 4)
-    model = model_of(w, 0.1)
-    assert numpy_helper.to_array(model.graph.initializer[1]).dtype == np.int32
+    model = model_of(w, form)
+    assert numpy_helper.to_array(model.graph.initializer[1]).dtype == (np.uint16 if form == (0.1, 1, 4) else np.int32)
     session = session_of(model)
     for count in (1, 5):
         x = normal(count, 70000)
@@ -362,11 +384,15 @@ def test_more_columns_than_uint16_can_tell_apart() -> None:
 # threads, sessions, changing shapes
 
 
-@pytest.mark.parametrize("form", [0.05, 0.5, (2, 4)])
+@pytest.mark.parametrize("form", [0.05, 0.5, (2, 4), TILES[0], TILES[2]])
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_threads_give_the_same_bytes(product: str, form: Form) -> None:
     w = weight((256, 64, 3, 3) if product == "Conv" else (600, 300), form)
-    shapes = {"MatMul": [(1, 300), (4, 300), (200, 300)], "LeftMatMul": [(2, 300, 70)], "Conv": [(2, 64, 14, 14)]}
+    shapes = {
+        "MatMul": [(1, 300), (4, 300), (9, 300), (200, 300)],
+        "LeftMatMul": [(2, 300, 70)],
+        "Conv": [(2, 64, 14, 14)],
+    }
     sessions = [session_of(model_of(w, form, product, activation="Silu"), threads) for threads in (1, 2, 4)]
     for shape in shapes[product]:
         x = normal(*shape)
@@ -522,6 +548,32 @@ BAD_NM: list[tuple[dict[str, Any], str]] = [
     ({"shape": [4, 9]}, "values has length 2"),
     ({"shape": [2**31 - 1, 8]}, "2\\^31"),
 ]
+TILED = arrays_of(weight((4, 8), (0.6, 3, 3), seed=7), (0.6, 3, 3))
+LAST = len(TILED["values"]) - 1
+BAD_BSR: list[tuple[dict[str, Any], str]] = [
+    ({"indptr": put(TILED["indptr"], 1, -1)}, "indptr falls"),
+    ({"indptr": put(TILED["indptr"], 1, LAST + 2)}, "indptr exceeds"),
+    ({"indptr": put(TILED["indptr"], 2, LAST)}, "indptr"),
+    ({"indptr": put(TILED["indptr"], 0, 1)}, "indptr does not start at 0"),
+    ({"indptr": TILED["indptr"][:-1]}, "indptr has length 2"),
+    ({"indices": put(TILED["indices"], LAST, 3)}, "outside the row"),
+    ({"indices": put(TILED["indices"], 1, TILED["indices"][0])}, "does not rise"),
+    ({"indices": TILED["indices"][:-1]}, "indices has length"),
+    ({"indices": TILED["indices"].astype(np.int32)}, "indices has the wrong type"),
+    ({"values": TILED["values"][:-1]}, "indices has length"),
+    ({"values": TILED["values"][:, :2]}, "values has length 2 in axis 1"),
+    ({"values": TILED["values"].reshape(LAST + 1, -1)}, "values has 2 axes"),
+    ({"values": put(TILED["values"], (0, 1, 2), np.nan)}, r"values\[5\] is not finite"),
+    ({"values": put(TILED["values"], (LAST, 1, 0), 1)}, f"values of tile {LAST} lie beyond the edges"),
+    ({"shape": [4, 7]}, "lie beyond the edges"),
+    ({"shape": [3, 8]}, "indptr has length 3"),
+    ({"block": [3, 4]}, "values has length 3 in axis 2"),
+    ({"block": [3, 0]}, "block holds 0"),
+    ({"block": [65, 3]}, "block holds 65, above 64"),
+    ({"block": [2**40, 3]}, "block holds"),
+    ({"block": [3]}, "block must hold 2 integers"),
+    ({"block": None}, "block must hold 2 integers"),
+]
 BAD_CONV: list[tuple[dict[str, Any], str]] = [
     ({"group": 3}, "group 3 does not divide"),
     ({"group": 0}, "group is 0"),
@@ -593,8 +645,13 @@ def test_bad_nm(edits: dict[str, Any], words: str) -> None:
     refused(edited((2, 4), **edits), words)
 
 
+@pytest.mark.parametrize(("edits", "words"), BAD_BSR)
+def test_bad_bsr(edits: dict[str, Any], words: str) -> None:
+    refused(edited((0.6, 3, 3), **edits), words)
+
+
 @pytest.mark.parametrize(("edits", "words"), BAD_CONV)
-@pytest.mark.parametrize("form", [0.5, (2, 4)])
+@pytest.mark.parametrize("form", [0.5, (2, 4), (0.6, 3, 3)])
 def test_bad_conv(edits: dict[str, Any], words: str, form: Form) -> None:
     refused(edited(form, "Conv", **edits), words)
 
@@ -608,7 +665,7 @@ def test_positions_outside_their_block() -> None:
     refused(model, "positions of row 0 have bits set")
 
 
-@pytest.mark.parametrize("form", [0.5, (2, 4)])
+@pytest.mark.parametrize("form", [0.5, (2, 4), (0.6, 3, 3)])
 def test_weights_must_be_constant(form: Form) -> None:
     for name in (*arrays_of(weight((4, 8), form), form), "bias"):
         model = edited(form)
@@ -619,7 +676,7 @@ def test_weights_must_be_constant(form: Form) -> None:
         refused(model, f"{name} must be an initializer or a constant")
 
 
-@pytest.mark.parametrize("form", [0.5, (2, 4)])
+@pytest.mark.parametrize("form", [0.5, (2, 4), (0.6, 3, 3)])
 def test_inputs_left_out(form: Form) -> None:
     for i, count in itertools.product(range(4), (None, 1, 3)):
         model = edited(form)
@@ -683,7 +740,7 @@ def test_the_library_wins_over_a_function() -> None:
     close(run(session_of(model), x), dense(w, x))
 
 
-@pytest.mark.parametrize("form", [0.4, (2, 4), (3, 5)])
+@pytest.mark.parametrize("form", [0.4, (2, 4), (3, 5), TILES[0], TILES[2], (0.5, 3, 2)])
 @pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("values", VALUES)
 def test_functions_and_kernels_agree(product: str, form: Form, values: str) -> None:

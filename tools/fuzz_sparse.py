@@ -38,7 +38,7 @@ from onnxprune import formats
 
 sys.path.insert(0, str(common.REPO / "tests"))
 
-from test_sparse_runtime import FORMS, Form, model_of, options_of, session_of, weight
+from test_sparse_runtime import FORMS, Form, model_of, options_of, session_of, storage_of, weight
 
 from onnxprune.sparsity.operators import ACTIVATIONS, OPERATORS, PRODUCTS, is_sparse
 
@@ -62,7 +62,7 @@ FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-42, 1e-38, 3e38, -3e38, float("nan"), float("
 def valid(rng: random.Random, name: str | None = None) -> ModelProto:
     """A model that is right: some operator, sizes, attributes and form; half of them with the function."""
     operator = OPERATORS[name or rng.choice(list(OPERATORS))]
-    form: Form = rng.choice([f for f in FORMS if isinstance(f, tuple) == (operator.storage == "Nm")])
+    form: Form = rng.choice([f for f in FORMS if storage_of(f) == operator.storage])
     given: dict[str, Any] = {"alpha": rng.choice([1.0, 1.0, -0.5, 3.0])}
     shape = (rng.randint(1, 40), rng.randint(1, 70))
     if operator.product == "Conv":

@@ -67,9 +67,9 @@ enum { FAIL = 1, INVALID_ARGUMENT = 2 };
 
 /* tables.py has the same lists */
 enum { RIGHT, LEFT, CONV };
-enum { CSR, NM };
+enum { CSR, NM, BSR };
 enum { CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, RUN };
-enum { SPMM, PERMUTE, EXPAND, GATHER, LAYOUTS };
+enum { SPMM, PERMUTE, EXPAND, GATHER, TILES, LAYOUTS };
 enum {
     KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, ALPHA, LOW, HIGH,
     VALUES, CODE, SCALE, INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL, PB, PR, DESC_SIZE
@@ -82,9 +82,9 @@ enum {
 static const int CODES[] = {FLOAT, BFLOAT16, FLOAT16, INT8}; /* types of values, by CODE; the last has a scale */
 enum { N_CODES = 4 };
 static const char *const KINDS[] = {"MatMul", "LeftMatMul", "Conv"};
-static const char *const FORMATS[] = {"Csr", "Nm"};
+static const char *const FORMATS[] = {"Csr", "Nm", "Bsr"};
 static const char *const ACTIVATIONS[] = {"", "Relu", "Clip", "HardSwish", "Silu", "Gelu", "FastGelu"};
-enum { N_KINDS = 3, N_FORMATS = 2, N_ACTIVATIONS = 7, N_OPS = N_KINDS * N_FORMATS * 2 * N_ACTIVATIONS * 2 };
+enum { N_KINDS = 3, N_FORMATS = 3, N_ACTIVATIONS = 7, N_OPS = N_KINDS * N_FORMATS * 2 * N_ACTIVATIONS * 2 };
 
 static const char *const FAULTS[] = {
     "", "values[%" PRId64 "] is not finite", "bias[%" PRId64 "] is not finite", "indptr does not start at 0",
@@ -93,6 +93,7 @@ static const char *const FAULTS[] = {
     "indices[%" PRId64 "] does not rise within its row", "positions of row %" PRId64 " lie outside their block",
     "positions of row %" PRId64 " do not rise within a block", "values of row %" PRId64 " lie beyond its end",
     "positions of row %" PRId64 " have bits set after the last one", "scale[%" PRId64 "] is not a finite number above 0",
+    "values of tile %" PRId64 " lie beyond the edges of the weight",
 };
 
 typedef int64_t (*Entry)(int64_t what, int64_t desc, int64_t call, int64_t task, int64_t scratch);
@@ -210,7 +211,7 @@ static Operator operators[N_OPS];
 /* X, values, indices, indptr or positions, [scale], bias, [residual] */
 static size_t op_inputs(const void *op_) {
     const Operator *op = op_;
-    return (size_t)((op->format == CSR ? 5 : 4) + op->scaled + op->residual);
+    return (size_t)((op->format == NM ? 4 : 5) + op->scaled + op->residual);
 }
 
 typedef struct {
@@ -435,12 +436,23 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
     }
     TRY(coding(k, op, info));
     int type = CODES[d[CODE]];
-    size_t next = op->format == CSR ? 4 : 3;
-    if (op->format == CSR) {
-        int64_t any[1] = {-1}, rows[1] = {d[M] + 1};
-        TRY(constant(k, info, 1, "values", type, 1, any, &d[VALUES], &d[NNZ]));
+    size_t next = op->format == NM ? 3 : 4;
+    if (op->format != NM) {
+        int64_t any[3] = {-1}, rows[1] = {d[M] + 1}, columns = d[K], stored = 1;
+        if (op->format == BSR) {
+            TRY(ints(k, info, "block", 2, 1, pair));
+            for (int i = 0; i < 2; i++)
+                if (pair[i] > 64) return error(k->api, k->name, "attribute block holds %" PRId64 ", above 64", pair[i]);
+            d[N] = any[1] = pair[0];
+            d[BLOCK] = any[2] = pair[1];
+            stored = pair[0] * pair[1];
+            rows[0] = d[GROUPS] * ((d[M] / d[GROUPS] + pair[0] - 1) / pair[0]) + 1;
+            columns = d[KH] * d[KW] * ((d[C] + pair[1] - 1) / pair[1]);
+        }
+        TRY(constant(k, info, 1, "values", type, op->format == BSR ? 3 : 1, any, &d[VALUES], &d[NNZ]));
         int64_t nnz[1] = {d[NNZ]};
-        d[INDEX_BYTES] = d[K] <= 65536 ? 2 : 4;
+        d[NNZ] *= stored;
+        d[INDEX_BYTES] = columns <= 65536 ? 2 : 4;
         TRY(constant(k, info, 2, "indices", d[INDEX_BYTES] == 2 ? UINT16 : INT32, 1, nnz, &d[INDICES], NULL));
         TRY(constant(k, info, 3, "indptr", INT32, 1, rows, &d[INDPTR], NULL));
     } else {
@@ -652,8 +664,8 @@ static const char *op_provider(const void *op) { return (void)op, NULL; }
 static int op_input_type(const void *op_, size_t index) {
     const Operator *op = op_;
     if (index == 1) return op->scaled ? INT8 : 0; /* float32, bfloat16 or float16 */
-    if (op->format == CSR && index == 2) return 0; /* uint16 or int32 */
-    if (op->format == CSR && index == 3) return INT32;
+    if (op->format != NM && index == 2) return 0; /* uint16 or int32 */
+    if (op->format != NM && index == 3) return INT32;
     return op->format == NM && index == 2 ? UINT8 : FLOAT;
 }
 static size_t op_outputs(const void *op) { return (void)op, 1; }

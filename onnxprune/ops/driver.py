@@ -12,27 +12,34 @@ from numba import cfunc, njit, types
 
 from onnxprune.ops import activations, kernels
 from onnxprune.ops.emit import I16, I32, switch
-from onnxprune.ops.kernels import ALONE, CODES, GATHERED, LANES, MACHINE, PANEL, ROWS, SHARING, STRIDE, VECTORS
-from onnxprune.ops.pack import bound, check, chunks_of, density, fill, panels_of, width_of
+from onnxprune.ops.pack import bound, check, chunks_of, density, fill, panels_of, small_tile, width_of
 
 # isort: off
+from onnxprune.ops.kernels import (
+    ALONE, CODES, GATHERED, LANES, MACHINE, PANEL, ROWS, SHARING, SMALL_TILES, STRIDE, VECTORS,
+)  # fmt: skip
 from onnxprune.ops.tables import (
     KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, LOW, HIGH, CODE,
     BIAS, NNZ, X, Y, ADDED, BATCH, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PACK, LAYOUT, SHARED, PREPARE_TASKS, TASKS,
-    SHARED_BYTES, TASK_BYTES, COLUMNS, PANELS, UNITS, RIGHT, LEFT, NM, RELU, CLIP, SPMM, PERMUTE, EXPAND, GATHER,
-    CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, DESC_FIELDS, CALL_FIELDS, aligned, clear, f32, i32, i64,
+    SHARED_BYTES, TASK_BYTES, COLUMNS, PANELS, UNITS, RIGHT, LEFT, NM, FLOAT32, RELU, CLIP, SPMM, PERMUTE, EXPAND,
+    GATHER, TILES, CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, DESC_FIELDS, CALL_FIELDS, aligned, clear, f32, i32, i64,
 )  # fmt: skip
 # isort: on
 
 WIDE = MACHINE.name != "portable"
 FEW = {"avx512": 4, "avx2": 2, "portable": 1}[MACHINE.name]  # tokens up to which a product is bound by reading W
 EXPAND_FROM = {"avx512": 0.085, "avx2": 0.25, "portable": 2.0}[MACHINE.name]  # density below which gathering reads less
+TILES_WIDE_MOST = 8192  # columns whose X, for 16 tokens, leaves room in the second-level cache
 TASK_FLOPS = 3_000_000.0  # 20 to 100 microseconds
 TASK_BYTES_READ = 1_000_000.0
 
 COUNTS = tuple(t for t in (1, 2, 4) if t <= FEW)  # tokens that kernels for few of them are compiled for
 SPMM_OF = switch(15, *(kernels.spmm(v, c) for c in (ALONE, SHARING) for v in range(1, VECTORS + 1)))
 GATHER_OF = switch(5, *(kernels.gather(c, i) for c in CODES for i in (I16, I32)))
+TILES_COUNTS = (1, 2, 4)  # tokens that `tiles` is compiled for
+TILES_OF = switch(7, *(kernels.tiles(c, s, t) for c in CODES for s in SMALL_TILES for t in TILES_COUNTS))
+TILES_VECTORS = tuple(v for v in (1, 2) if v * LANES <= 16)  # of tokens that `tiles_wide` is compiled for
+TILES_WIDE_OF = switch(6, *(kernels.tiles_wide(s, v) for s in SMALL_TILES for v in TILES_VECTORS))
 if WIDE:
     EXPAND_OF = switch(7, *(kernels.expand(c, t) for c in CODES for t in COUNTS))
     PERMUTE_OF = switch(6, *(kernels.permute(c, t, n) for c in CODES for n in (1, 2) for t in COUNTS))
@@ -47,7 +54,12 @@ def choose(d: Any, call: Any) -> None:
     """Which packed form the run needs."""
     tokens = call[BATCH]
     call[LAYOUT] = SPMM
-    if d[KIND] == RIGHT and tokens <= FEW:
+    r, c = small_tile(d)
+    vectors = 1 if r == 1 else len(TILES_VECTORS)  # one row alone has too few sums for two
+    some = tokens <= LANES * vectors and d[CODE] == FLOAT32 and d[K] <= TILES_WIDE_MOST
+    if r * c > 1 and (tokens <= TILES_COUNTS[-1] or some):
+        call[LAYOUT] = TILES
+    elif d[KIND] == RIGHT and tokens <= FEW:
         if WIDE and d[FORMAT] == NM and d[BLOCK] == 4 and d[N] <= 2 and d[KH] * d[KW] == 1:
             call[LAYOUT] = PERMUTE
         elif WIDE and density(d) >= EXPAND_FROM:
@@ -66,6 +78,12 @@ def count_of(tokens: int) -> int:
 def padded_tokens(tokens: int) -> int:
     """Tokens that the kernels for few of them compute."""
     return 1 << count_of(tokens)
+
+
+@njit
+def lanes_of(call: Any) -> int:
+    """Tokens that `tiles_wide` computes."""
+    return (call[BATCH] + LANES - 1) // LANES * LANES
 
 
 @njit
@@ -99,7 +117,12 @@ def plan(d: Any, call: Any) -> None:
         call[PREPARE_TASKS] = 1
         call[SHARED_BYTES] = 4 * padded_tokens(call[BATCH]) * padded_columns(d)
         call[TASK_BYTES] = 4 * rows * 4 + 64
+        if call[LAYOUT] == TILES:
+            call[TASK_BYTES] = 2 * 4 * PANEL * max(4, lanes_of(call)) + 64
+            call[SHARED_BYTES] = max(call[SHARED_BYTES], 4 * lanes_of(call) * (d[K] + 4))
         work = float((2 + width_of(d)) * d[NNZ]) / TASK_BYTES_READ
+        if call[BATCH] > TILES_COUNTS[-1]:
+            work = max(work, 2.0 * d[NNZ] * lanes_of(call) / TASK_FLOPS)
         call[UNITS] = units
         call[TASKS] = max(1, min(units, int(work)))
         return
@@ -133,6 +156,9 @@ def plan(d: Any, call: Any) -> None:
 def prepare(d: Any, call: Any, task: int) -> None:
     """Bring X into the form that the kernels read."""
     shared = call[SHARED]
+    if call[LAYOUT] == TILES and call[BATCH] > TILES_COUNTS[-1]:
+        prepare_lanes(d, call)
+        return
     if call[LAYOUT] != SPMM:
         wide, tokens = padded_columns(d), call[BATCH]
         for t in range(padded_tokens(tokens)):
@@ -152,6 +178,18 @@ def prepare(d: Any, call: Any, task: int) -> None:
         total = d[C] * d[GROUPS] * call[BATCH]
         for c in range(total * task // call[PREPARE_TASKS], total * (task + 1) // call[PREPARE_TASKS]):
             prepare_planes(d, call, c)
+
+
+@njit
+def prepare_lanes(d: Any, call: Any) -> None:
+    """X as `[K][lanes_of]`, and zeros for a tile beyond the last column; the last token fills up the lanes."""
+    whole, last, lanes = d[K] // LANES * LANES, call[BATCH] - 1, lanes_of(call)
+    TRANSPOSE_IN((call[X], 4 * d[K], call[SHARED], 4 * lanes, lanes, whole, last))
+    for k in range(whole, d[K]):
+        row = f32(call[SHARED] + 4 * lanes * k, lanes)
+        for t in range(lanes):
+            row[t] = f32(call[X] + 4 * min(t, last) * d[K], k + 1)[k]
+    clear(f32(call[SHARED], lanes * (d[K] + 4)), lanes * d[K], lanes * (d[K] + 4))
 
 
 @njit
@@ -382,6 +420,29 @@ def run_gather(d: Any, call: Any, begin: int, end: int, tile: int) -> None:
 
 
 @njit
+def run_tiles(d: Any, call: Any, begin: int, end: int, tile: int) -> None:
+    """Panels begin ... end."""
+    base = call[PACK]
+    head = i64(base, 8)
+    wide = padded_columns(d)
+    r, c = small_tile(d)
+    shape = 0 if r == 1 else (1 if c == 1 else 2)
+    lanes = lanes_of(call)
+    by_row = tile + 4 * PANEL * lanes
+    for p in range(begin, end):
+        rows = min(PANEL, d[M] - p * PANEL)
+        sets, ends = (rows + r - 1) // r, base + head[0] + 8 * (p * PANEL // r)
+        if call[BATCH] > TILES_COUNTS[-1]:
+            which = shape * len(TILES_VECTORS) + lanes // LANES - 1
+            TILES_WIDE_OF((which, sets, ends, base + head[1], base + head[2], call[SHARED], by_row))
+            TRANSPOSE_OUT((by_row, 4 * lanes, tile, 4 * PANEL, PANEL, lanes, PANEL))
+        else:
+            which = (d[CODE] * len(SMALL_TILES) + shape) * len(TILES_COUNTS) + count_of(call[BATCH])
+            TILES_OF((which, sets, ends, base + head[1], base + head[2], call[SHARED], 4 * wide, tile))
+        write_rows(d, call, tile, p * PANEL, rows)
+
+
+@njit
 def run(d: Any, call: Any, task: int, scratch: int) -> None:
     """One task of the run."""
     begin, end = call[UNITS] * task // call[TASKS], call[UNITS] * (task + 1) // call[TASKS]
@@ -391,6 +452,8 @@ def run(d: Any, call: Any, task: int, scratch: int) -> None:
         run_expand(d, call, begin, end, scratch)
     elif call[LAYOUT] == PERMUTE:
         run_permute(d, call, begin, end, scratch)
+    elif call[LAYOUT] == TILES:
+        run_tiles(d, call, begin, end, scratch)
     else:
         run_gather(d, call, begin, end, scratch)
 

@@ -6,7 +6,8 @@ expand    few tokens, moderate sparsity: for every column of W a bit mask over P
 permute   few tokens, n:4 patterns: lanes are rows, a position picks one of four x values
 gather    few tokens, high sparsity: rows of W in lockstep, x gathered by column
 
-These three read the codes of the file (float32, bfloat16, float16 or int8) and leave alpha and scale to the caller:
+tiles     few tokens, tiles of 4 rows or 4 columns: contiguous loads of x and W, one index for four or sixteen weights
+These read the codes of the file (float32, bfloat16, float16 or int8) and leave alpha and scale to the caller:
 a product of one token takes as long as reading W.
 
 transpose_in, transpose_out: between `[tokens][K]` and panels
@@ -337,6 +338,126 @@ def gather(code: Any, index: Any) -> Emit:
         sums = k.loop(0, steps, 2, [k.zero(LANES)] * (2 * parts), pair)
         for part in range(parts):
             k.store(b.fadd(sums[part], sums[parts + part]), k.at(tile, 4 * LANES * part))
+
+    return emit
+
+
+UNROLLED = 4  # tiles of a step of `tiles` and `tiles_wide`
+SMALL_TILES = ((1, 4), (4, 1), (4, 4))  # rows, columns
+
+
+def tiles(code: Any, tile_of: tuple[int, int], tokens: int) -> Emit:
+    """Sets of rows of W in small tiles times `tokens` rows of X: `tile[token][PANEL]`.
+
+    ends: of every set, in tiles; columns: of every tile, in tiles; values: `[tile][column][row]`. A row is summed in
+    four lanes, four rows in as many as fit the columns of a tile.
+    """
+    rows, cols = tile_of
+    width = width_of(code)
+    across = min(cols, LANES // 4) if rows == 4 else 4  # columns of one load of values
+    lanes = across * rows
+    loads = rows * cols // lanes
+    chains = 4 if tokens < 4 else 2  # sums of a token, which do not wait for each other
+
+    def emit(
+        k: Emitter, sets: Value, ends: Value, columns: Value, values: Value, x: Value, x_stride: Value, tile: Value
+    ) -> None:
+        b = k.b
+        ends, columns, values, x, tile = (k.pointer(p) for p in (ends, columns, values, x, tile))
+        tokens_of_x = [k.at(x, k.mul(x_stride, t)) if t else x for t in range(tokens)]
+
+        def fitting(pointer: Value) -> Value:
+            """The x values of a load of values, each in the lanes of its column."""
+            if rows == 1:
+                return k.load(pointer, vector(4))
+            if across == 1:
+                return k.splat(k.load(pointer, F32), 4)
+            some = k.load(pointer, vector(across))
+            return b.shuffle_vector(some, some, lanes_of([i // 4 for i in range(lanes)]))
+
+        def quarter(v: Value, i: int) -> Value:
+            return v if lanes == 4 else b.shuffle_vector(v, v, lanes_of(range(4 * i, 4 * i + 4)))
+
+        def one_set(s: Value, _: list[Value]) -> list[Value]:
+            begin, end = (k.index(k.at(ends, k.add(k.mul(s, 8), 8 * i)), I64) for i in (0, 1))
+
+            def step(i: Value, sums: list[Value]) -> list[Value]:
+                for u in range(UNROLLED):
+                    at = k.add(i, u)
+                    here = k.at(values, k.mul(at, width * rows * cols))
+                    if u * width * rows * cols % 64 == 0:
+                        k.prefetch(k.at(here, FAR))
+                    place = k.mul(k.index(k.at(columns, k.mul(at, 2)), I16), 4 * cols)
+                    for part in range(loads):
+                        w = widened(k, k.load(k.at(here, width * lanes * part), vector(lanes, code), width))
+                        for t in range(tokens):
+                            n = t * chains + (u * loads + part) % chains
+                            found = fitting(k.at(k.at(tokens_of_x[t], place), 4 * across * part))
+                            sums[n] = k.fma(w, found, sums[n])
+                return sums
+
+            sums = k.loop(begin, end, UNROLLED, [k.zero(lanes)] * (tokens * chains), step)
+            for t in range(tokens):
+                v = sums[t * chains]
+                for other in sums[t * chains + 1 : (t + 1) * chains]:
+                    v = b.fadd(v, other)
+                total = quarter(v, 0)
+                for i in range(1, lanes // 4):
+                    total = b.fadd(total, quarter(v, i))
+                if rows == 1:
+                    for by in (2, 1):
+                        total = b.fadd(total, b.shuffle_vector(total, total, lanes_of([i ^ by for i in range(4)])))
+                    total = b.extract_element(total, constant(0, I32))
+                k.store(total, k.at(k.at(tile, 4 * t * PANEL), k.mul(s, 4 * rows)))
+            return []
+
+        k.loop(0, sets, 1, [], one_set)
+
+    return emit
+
+
+def tiles_wide(tile_of: tuple[int, int], vectors: int) -> Emit:
+    """Sets of rows of W in small tiles, float32, times n = vectors * LANES tokens: `tile[row][n]`; X is `[K][n]`."""
+    rows, cols = tile_of
+    chains = 2 // vectors if rows == 4 else 4  # sums of a row
+    stride = 4 * LANES * vectors
+
+    def emit(k: Emitter, sets: Value, ends: Value, columns: Value, values: Value, x: Value, tile: Value) -> None:
+        ends, columns, values, x, tile = (k.pointer(p) for p in (ends, columns, values, x, tile))
+
+        def one_set(s: Value, _: list[Value]) -> list[Value]:
+            begin, end = (k.index(k.at(ends, k.add(k.mul(s, 8), 8 * i)), I64) for i in (0, 1))
+
+            def step(i: Value, sums: list[Value]) -> list[Value]:
+                for u in range(UNROLLED):
+                    at = k.add(i, u)
+                    here = k.at(values, k.mul(at, 4 * rows * cols))
+                    if 4 * u * rows * cols % 64 == 0:
+                        k.prefetch(k.at(here, PREFETCH))
+                    place = k.at(x, k.mul(k.index(k.at(columns, k.mul(at, 2)), I16), stride * cols))
+                    for j in range(cols):
+                        chain = (u * cols + j) % chains
+                        start = k.at(place, stride * j)
+                        found = [k.load(k.at(start, 4 * LANES * v), vector(LANES)) for v in range(vectors)]
+                        for r in range(rows):
+                            w = k.splat(k.load(k.at(here, 4 * (j * rows + r)), F32), LANES)
+                            for v in range(vectors):
+                                n = (r * vectors + v) * chains + chain
+                                sums[n] = k.fma(w, found[v], sums[n])
+                return sums
+
+            sums = k.loop(begin, end, UNROLLED, [k.zero(LANES)] * (rows * vectors * chains), step)
+            for r in range(rows):
+                out = k.at(tile, k.mul(k.add(k.mul(s, rows), r), stride))
+                for v in range(vectors):
+                    n = (r * vectors + v) * chains
+                    total = sums[n]
+                    for other in sums[n + 1 : n + chains]:
+                        total = k.b.fadd(total, other)
+                    k.store(total, k.at(out, 4 * LANES * v))
+            return []
+
+        k.loop(0, sets, 1, [], one_set)
 
     return emit
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from onnxprune.ops.kernels import GATHERED, L1, PANEL, ROWS, SHARING, STRIDE
+from onnxprune.ops.kernels import GATHERED, L1, PANEL, ROWS, SHARING, STRIDE, UNROLLED
 
 # isort: off
 from onnxprune.ops.tables import (
     KIND, FORMAT, M, K, GROUPS, C, KH, KW, N, BLOCK, ALPHA, VALUES, CODE, SCALE, INDICES, INDPTR, BIAS, NNZ,
-    INDEX_BYTES, DETAIL, RIGHT, CSR, FLOAT32, BFLOAT16, FLOAT16, INT8, SPMM, PERMUTE, EXPAND, aligned, clear, copy,
-    descending, f32, float_of, i32, i64, u16, u32, u8,
+    INDEX_BYTES, DETAIL, RIGHT, CSR, BSR, FLOAT32, BFLOAT16, FLOAT16, INT8, SPMM, PERMUTE, EXPAND, TILES, aligned,
+    clear, copy, descending, f32, float_of, i32, i64, u16, u32, u8,
 )  # fmt: skip
 # isort: on
 
@@ -44,10 +44,22 @@ def position_bits(m: int) -> int:
 
 @njit
 def column(d: Any, i: int) -> int:
-    """Column i of a CSR weight."""
+    """Column i of a CSR weight, or column of tiles of a BSR weight."""
     if d[INDEX_BYTES] == 2:
         return int(u16(d[INDICES], i + 1)[i])
     return int(i32(d[INDICES], i + 1)[i])
+
+
+@njit
+def tiles_down(d: Any) -> int:
+    """Rows of tiles of a group of a BSR weight."""
+    return (d[M] // d[GROUPS] + d[N] - 1) // d[N]
+
+
+@njit
+def tiles_across(d: Any) -> int:
+    """Columns of tiles of a BSR weight at one kernel position."""
+    return (d[C] + d[BLOCK] - 1) // d[BLOCK]
 
 
 @njit
@@ -99,6 +111,51 @@ def factor(d: Any, row: int) -> float:
 
 
 @njit
+def check_columns(d: Any, rows: int, columns: int, count: int) -> int:
+    """0, or what is wrong with row pointers and columns of `count` entries."""
+    indptr = i32(d[INDPTR], rows + 1)
+    if indptr[0] != 0:
+        return 3
+    for r in range(rows):
+        d[DETAIL] = r
+        if indptr[r + 1] < indptr[r]:
+            return 4
+        if indptr[r + 1] > count:
+            return 5
+    if indptr[rows] != count:
+        return 6
+    for r in range(rows):
+        before = -1
+        for i in range(indptr[r], indptr[r + 1]):
+            d[DETAIL] = i
+            c = column(d, i)
+            if c < 0 or c >= columns:
+                return 7
+            if c <= before:
+                return 8
+            before = c
+    return 0
+
+
+@njit
+def check_edges(d: Any) -> int:
+    """0, or 14 where a tile holds something beyond the last row or channel."""
+    down, across, stored = tiles_down(d), tiles_across(d), d[N] * d[BLOCK]
+    indptr = i32(d[INDPTR], d[GROUPS] * down + 1)
+    for line in range(d[GROUPS] * down):
+        for i in range(indptr[line], indptr[line + 1]):
+            rows = d[M] // d[GROUPS] - line % down * d[N]
+            columns = d[C] - column(d, i) % across * d[BLOCK]
+            if rows >= d[N] and columns >= d[BLOCK]:
+                continue
+            d[DETAIL] = i
+            for at in range(stored):
+                if (at // d[BLOCK] >= rows or at % d[BLOCK] >= columns) and number(d, code(d, i * stored + at)) != 0:
+                    return 14
+    return 0
+
+
+@njit
 def check(d: Any) -> int:
     """0, or what is wrong (the list is in `_entry.c`); desc[DETAIL] says where."""
     for i in range(d[NNZ]):
@@ -117,28 +174,11 @@ def check(d: Any) -> int:
             d[DETAIL] = i
             return 2
     if d[FORMAT] == CSR:
-        indptr = i32(d[INDPTR], d[M] + 1)
-        if indptr[0] != 0:
-            return 3
-        for r in range(d[M]):
-            d[DETAIL] = r
-            if indptr[r + 1] < indptr[r]:
-                return 4
-            if indptr[r + 1] > d[NNZ]:
-                return 5
-        if indptr[d[M]] != d[NNZ]:
-            return 6
-        for r in range(d[M]):
-            before = -1
-            for i in range(indptr[r], indptr[r + 1]):
-                d[DETAIL] = i
-                c = column(d, i)
-                if c < 0 or c >= d[K]:
-                    return 7
-                if c <= before:
-                    return 8
-                before = c
-        return 0
+        return check_columns(d, d[M], d[K], d[NNZ])
+    if d[FORMAT] == BSR:
+        rows, columns = d[GROUPS] * tiles_down(d), d[KH] * d[KW] * tiles_across(d)
+        fault = check_columns(d, rows, columns, d[NNZ] // (d[N] * d[BLOCK]))
+        return fault if fault else check_edges(d)
     n, m, taps = d[N], d[BLOCK], d[KH] * d[KW]
     length = d[C]
     blocks = (length + m - 1) // m
@@ -174,6 +214,17 @@ def unfold(d: Any, first: int, rows: int, out: Any) -> None:
         for r in range(rows):
             for i in range(indptr[first + r], indptr[first + r + 1]):
                 out[r, column(d, i)] = code(d, i)
+        return
+    if d[FORMAT] == BSR:
+        down, across, taps = tiles_down(d), tiles_across(d), d[KH] * d[KW]
+        indptr = i32(d[INDPTR], d[GROUPS] * down + 1)
+        for r in range(rows):
+            group, inside = (first + r) // (d[M] // d[GROUPS]), (first + r) % (d[M] // d[GROUPS])
+            line = group * down + inside // d[N]
+            for i in range(indptr[line], indptr[line + 1]):
+                tap, begin = column(d, i) // across, column(d, i) % across * d[BLOCK]
+                for j in range(min(d[BLOCK], d[C] - begin)):
+                    out[r, (begin + j) * taps + tap] = code(d, (i * d[N] + inside % d[N]) * d[BLOCK] + j)
         return
     n, m, taps = d[N], d[BLOCK], d[KH] * d[KW]
     length = d[C]
@@ -582,6 +633,65 @@ def gather_fill(d: Any, base: int) -> int:
 
 
 @njit
+def small_tile(d: Any) -> tuple[int, int]:
+    """Rows and columns of the tiles of `tiles` that make up those of the file; (1, 1) where it has none for them."""
+    if d[FORMAT] != BSR or d[KIND] != RIGHT or d[K] > 65536:
+        return 1, 1
+    return (4 if d[N] % 4 == 0 else 1), (4 if d[BLOCK] % 4 == 0 else 1)
+
+
+@njit
+def tiles_bound(d: Any) -> int:
+    """Bytes that the packed weight takes at most: every set of rows may be padded."""
+    r, c = small_tile(d)
+    sets = (d[M] + r - 1) // r
+    most = d[NNZ] // (r * c) + sets * (UNROLLED - 1)
+    return 64 + 8 * (sets + 1) + 4 * d[M] + most * (2 + r * c * width_of(d)) + 2048
+
+
+@njit
+def tiles_fill(d: Any, base: int) -> int:
+    """Head: offsets of ends (in tiles, for every set of rows), columns (in tiles), values `[tile][column][row]`, and
+    (7) factors; the bytes that all takes."""
+    r, c = small_tile(d)
+    sets, wide = (d[M] + r - 1) // r, (d[K] + c - 1) // c
+    head = i64(base, 8)
+    head[0] = 64
+    ends = i64(base + 64, sets + 1)
+    head[1] = put_factors(d, base, aligned(64 + 8 * (sets + 1)))
+    most = d[NNZ] // (r * c) + sets * (UNROLLED - 1)
+    columns = u16(base + head[1], most)
+    head[2] = aligned(head[1] + 2 * most)
+    dense = np.empty((r, d[K]), np.uint32)
+    at = 0
+    ends[0] = 0
+    for s in range(sets):
+        rows = min(r, d[M] - s * r)
+        unfold(d, s * r, rows, dense)
+        last = 0
+        for t in range(wide):
+            columns_of, any_of = min(c, d[K] - t * c), np.uint32(0)
+            for i in range(rows):
+                for j in range(columns_of):
+                    any_of |= dense[i, t * c + j]
+            if any_of:
+                last = t
+                columns[at] = t
+                for j in range(c):
+                    for i in range(r):
+                        bits = dense[i, t * c + j] if i < rows and j < columns_of else np.uint32(0)
+                        put_codes(d, base + head[2], (at * c + j) * r + i, bits)
+                at += 1
+        while at % UNROLLED:  # tiles of zeros
+            columns[at] = last
+            for i in range(r * c):
+                put_codes(d, base + head[2], at * r * c + i, 0)
+            at += 1
+        ends[s + 1] = at
+    return head[2] + at * r * c * width_of(d) + 64
+
+
+@njit
 def bound(d: Any, layout: int) -> int:
     """Bytes that a packed form takes at most."""
     if layout == SPMM:
@@ -590,6 +700,8 @@ def bound(d: Any, layout: int) -> int:
         return expand_bound(d)
     if layout == PERMUTE:
         return permute_bound(d)
+    if layout == TILES:
+        return tiles_bound(d)
     return gather_bound(d)
 
 
@@ -602,4 +714,6 @@ def fill(d: Any, layout: int, base: int) -> int:
         return expand_fill(d, base)
     if layout == PERMUTE:
         return permute_fill(d, base)
+    if layout == TILES:
+        return tiles_fill(d, base)
     return gather_fill(d, base)

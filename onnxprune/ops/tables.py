@@ -24,10 +24,10 @@ from numba.extending import intrinsic
     TASK_BYTES, COLUMNS, PANELS, UNITS,
 ) = range(18)  # fmt: skip
 RIGHT, LEFT, CONV = range(3)  # KIND
-CSR, NM = range(2)  # FORMAT
+CSR, NM, BSR = range(3)  # FORMAT; of NM are N of BLOCK stored, of BSR tiles of N x BLOCK
 FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)  # CODE
 NOTHING, RELU, CLIP = range(3)  # ACTIVATION; more are in activations.py
-SPMM, PERMUTE, EXPAND, GATHER = range(4)  # LAYOUT
+SPMM, PERMUTE, EXPAND, GATHER, TILES = range(5)  # LAYOUT
 CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, RUN = range(7)  # what the entry is asked for
 DESC_FIELDS, CALL_FIELDS = 30, 18
 

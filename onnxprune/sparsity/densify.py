@@ -178,7 +178,8 @@ class _Densifier:
 
     def weight(self, node: Node, weight: Weight, orientation: str) -> str:
         """Name of the dense initializer; nodes that share their arrays share it."""
-        key = *node.inputs[1 : 1 + len(weight.operator.arrays)], weight.shape, weight.n, weight.m, orientation
+        stored = node.inputs[1 : 1 + len(weight.operator.arrays)]
+        key = *stored, weight.shape, weight.n, weight.m, weight.group, orientation
         if key not in self.names:
             if key not in self.arrays:
                 w = weight.dense()

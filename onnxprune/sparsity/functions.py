@@ -21,6 +21,22 @@ MIN_IR = 8  # the first with functions in a model
 _CSR = """
     rest = Slice (shape, one, far)
     columns = ReduceProd <keepdims = 1> (rest)
+    outputs = Slice (shape, zero, one)
+    {sources}
+    no_value = Constant <value = float[1] {{0}}> ()
+    values_safe = Concat <axis = 0> (values_float, no_value)
+    values_all = Gather (values_safe, sources)
+    zero_value = Constant <value = float {{0}}> ()
+    stored = Where (used, values_all, zero_value)
+    zeros = ConstantOfShape <value = float[1] {{0}}> (padded_shape)
+    padded = ScatterElements <axis = 1> (zeros, targets, stored)
+    decoded = Slice (padded, zero, columns, one)
+    decoded_all = Reshape (decoded, shape)
+"""
+
+# indices, indptr, columns, outputs -> of every row, padded to the longest: `sources` among the entries, `targets`
+# among the columns, which of them are `used`; `padded_shape` of the matrix with room for the others
+_SOURCES = """
     row_starts = Slice (indptr, zero, last)
     row_ends = Slice (indptr, one, far)
     counts = Sub (row_ends, row_starts)
@@ -34,27 +50,76 @@ _CSR = """
     starts_upright = Reshape (row_starts, upright)
     sources_all = Add (starts_upright, places)
     sources = Where (used, sources_all, start)
-    no_value = Constant <value = float[1] {0}> ()
     no_index = Constant <value = int64[1] {0}> ()
     indices_wide = Cast <to = 7> (indices)
     indices_safe = Concat <axis = 0> (indices_wide, no_index)
-    values_safe = Concat <axis = 0> (values_float, no_value)
     indices_all = Gather (indices_safe, sources)
-    values_all = Gather (values_safe, sources)
     places_wide = Cast <to = 7> (places)
     behind = Add (places_wide, columns)
     targets = Where (used, indices_all, behind)
-    zero_value = Constant <value = float {0}> ()
-    stored = Where (used, values_all, zero_value)
-    outputs = Slice (shape, zero, one)
     longest_wide = Cast <to = 7> (longest)
     width = Add (columns, longest_wide)
     padded_shape = Concat <axis = 0> (outputs, width)
-    zeros = ConstantOfShape <value = float[1] {0}> (padded_shape)
-    padded = ScatterElements <axis = 1> (zeros, targets, stored)
-    decoded = Slice (padded, zero, columns, one)
-    decoded_all = Reshape (decoded, shape)
 """
+
+# shape, group, block, values_float, indices, indptr -> W: a table `[block rows, block columns]` of the number of the
+# tile, or of one of zeros behind the others, fetches the tiles
+_BSR = """
+    block = Constant <value_ints: ints = @block> ()
+    tall = Slice (block, zero, one)
+    wide = Slice (block, one, two)
+    filters = Slice (shape, zero, one)
+    length = Slice (shape, one, two)
+    size = ReduceProd <keepdims = 1> (shape)
+    per_filter = Div (size, filters)
+    taps = Div (per_filter, length)
+    rows = Div (filters, group)
+    tall_less = Sub (tall, one)
+    rows_up = Add (rows, tall_less)
+    down = Div (rows_up, tall)
+    wide_less = Sub (wide, one)
+    length_up = Add (length, wide_less)
+    across = Div (length_up, wide)
+    columns = Mul (taps, across)
+    outputs = Mul (group, down)
+    {sources}
+    dims = Shape (values_float)
+    none = Slice (dims, zero, one)
+    sources_wide = Cast <to = 7> (sources)
+    numbers = Where (used, sources_wide, none)
+    zeros = ConstantOfShape <value = int64[1] {{0}}> (padded_shape)
+    blank = Add (zeros, none)
+    padded = ScatterElements <axis = 1> (blank, targets, numbers)
+    table = Slice (padded, zero, columns, one)
+    tile_shape = Concat <axis = 0> (one, block)
+    no_tile = ConstantOfShape <value = float[1] {{0}}> (tile_shape)
+    tiles_safe = Concat <axis = 0> (values_float, no_tile)
+    tiles = Gather <axis = 0> (tiles_safe, table)
+    any = Constant <value_ints = [-1]> ()
+    by_tile = Concat <axis = 0> (any, taps, across, block)
+    tiles_of = Reshape (tiles, by_tile)
+    in_rows = Transpose <perm = [0, 3, 1, 2, 4]> (tiles_of)
+    tall_all = Mul (down, tall)
+    wide_all = Mul (across, wide)
+    by_row = Concat <axis = 0> (group, tall_all, taps, wide_all)
+    rows_padded = Reshape (in_rows, by_row)
+    ends = Concat <axis = 0> (rows, length)
+    starts = Constant <value_ints = [0, 0]> ()
+    cut = Constant <value_ints = [1, 3]> ()
+    rows_of = Slice (rows_padded, starts, ends, cut)
+    channels_first = Transpose <perm = [0, 1, 3, 2]> (rows_of)
+    decoded_all = Reshape (channels_first, shape)
+"""
+
+_GROUP = {
+    "MatMul": "group = Constant <value_ints = [1]> ()",
+    "LeftMatMul": "group = Constant <value_ints = [1]> ()",
+    "Conv": """
+    group_scalar = Constant <value_int: int = @group> ()
+    group_shape = Constant <value_ints = [-1]> ()
+    group = Reshape (group_scalar, group_shape)
+""",
+}
 
 # shape, n, m, values_float, positions -> rows [S, L]
 _NM = """
@@ -194,7 +259,11 @@ def function(operator: Operator, opset: int) -> FunctionProto | None:
     """The function of an operator for models of this opset; None below MIN_OPSET."""
     if opset < MIN_OPSET:
         return None
-    decode = _CSR if operator.storage == "Csr" else _NM + (_NM_CONV if operator.product == "Conv" else _NM_MATRIX)
+    decode = {
+        "Csr": _CSR.format(sources=_SOURCES),
+        "Nm": _NM + (_NM_CONV if operator.product == "Conv" else _NM_MATRIX),
+        "Bsr": _GROUP[operator.product] + _BSR.format(sources=_SOURCES),
+    }[operator.storage]
     lines = [
         "shape = Constant <value_ints: ints = @shape> ()",
         "zero = Constant <value_ints = [0]> ()",

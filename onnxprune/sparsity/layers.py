@@ -78,15 +78,13 @@ class Layer:
         """
         if self.op != "Conv":
             return self.matrix(array)[None]
-        w = array.reshape(self.group, self.shape[0] // self.group, self.shape[1], -1)
-        return np.ascontiguousarray(np.moveaxis(w, 2, 3)).reshape(self.group, w.shape[1], -1)
+        return to_rows(array.reshape(self.shape), self.group)
 
     def unrows(self, rows: Array) -> Array:
         """The initializer's array from `rows`."""
         if self.op != "Conv":
             return self.restore(rows[0])
-        w = rows.reshape(self.group, rows.shape[1], -1, self.shape[1])
-        return np.ascontiguousarray(np.moveaxis(w, 3, 2)).reshape(self.shape)
+        return from_rows(rows, self.shape)
 
     @property
     def segment(self) -> int:
@@ -102,6 +100,18 @@ def to_blocks(w: Array) -> Array:
 def from_blocks(blocks: Array, shape: tuple[int, ...]) -> Array:
     """The weight of `shape` from its rows `[S, L]`; the inverse of `to_blocks`."""
     return np.moveaxis(blocks.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+
+
+def to_rows(w: Array, group: int) -> Array:
+    """`[group, M/group, K]`, columns by kernel position, then channel, of w as in `to_blocks`."""
+    parts = w.reshape(group, w.shape[0] // group, w.shape[1], -1)
+    return np.ascontiguousarray(np.moveaxis(parts, 2, 3)).reshape(group, parts.shape[1], -1)
+
+
+def from_rows(rows: Array, shape: tuple[int, ...]) -> Array:
+    """The weight of `shape` from its rows; the inverse of `to_rows`."""
+    parts = rows.reshape(*rows.shape[:2], -1, shape[1])
+    return np.ascontiguousarray(np.moveaxis(parts, 3, 2)).reshape(shape)
 
 
 def keys(proto: ModelProto) -> list[str]:

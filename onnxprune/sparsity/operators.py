@@ -1,6 +1,6 @@
 """Names and attributes of the sparse operators, as docs/sparse-format.md has them.
 
-{Csr|Nm}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
+{Csr|Nm|Bsr}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 DOMAIN = "onnxprune"
-VERSION = 2  # of the domain: 1 had float32 values only
+VERSION = 3  # of the domain: 1 had float32 values only, 2 no Bsr
 METADATA = "onnxprune.sparsity"  # key of what the model says of its sparse layers
 
-STORAGES = ("Csr", "Nm")
+STORAGES = ("Csr", "Nm", "Bsr")
 PRODUCTS = ("MatMul", "LeftMatMul", "Conv")
 DENSE = ("MatMul", "Gemm", "Conv")  # operators that the sparse ones replace
 ACTIVATIONS = ("", "Relu", "Clip", "HardSwish", "Silu", "Gelu", "FastGelu")
@@ -29,6 +29,8 @@ class Operator:
     'CsrConvAddRelu'
     >>> str(Operator("Nm", "MatMul", scaled=True))
     'NmScaledMatMul'
+    >>> Operator("Bsr", "MatMul").attributes
+    ('shape', 'alpha', 'block', 'weight', 'dense')
     """
 
     storage: str
@@ -44,7 +46,7 @@ class Operator:
     @property
     def arrays(self) -> tuple[str, ...]:
         """The inputs that hold the weight."""
-        places = ("indices", "indptr") if self.storage == "Csr" else ("positions",)
+        places = ("positions",) if self.storage == "Nm" else ("indices", "indptr")
         return ("values", *places, *(["scale"] if self.scaled else []))
 
     @property
@@ -55,10 +57,10 @@ class Operator:
     @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the attributes, all of which are always written."""
-        nm = ("n", "m") if self.storage == "Nm" else ()
+        pattern = {"Csr": (), "Nm": ("n", "m"), "Bsr": ("block",)}[self.storage]
         clip = ("min", "max") if self.activation == "Clip" else ()
         own = ("strides", "pads", "dilations", "group") if self.product == "Conv" else ("weight",)
-        return ("shape", "alpha", *nm, *clip, *own, "dense")
+        return ("shape", "alpha", *pattern, *clip, *own, "dense")
 
 
 OPERATORS = {
@@ -72,6 +74,11 @@ OPERATORS = {
         for f in ACTIVATIONS
     )
 }
+
+
+def least_version(operator: Operator, *, float32: bool) -> int:
+    """The version of the domain from which on there is an operator; float32: with values of that type."""
+    return 3 if operator.storage == "Bsr" else 1 if float32 else 2
 
 
 def is_sparse(node: NodeProto) -> bool:

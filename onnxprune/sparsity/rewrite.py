@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from onnx import NodeProto, SparseTensorProto, TensorProto, helper
@@ -25,13 +25,13 @@ from onnxprune.sparsity.absorb import Absorber, Chain, Uses, as_bias
 from onnxprune.sparsity.densify import densify
 from onnxprune.sparsity.functions import MIN_BFLOAT16, MIN_IR, MIN_OPSET, function
 from onnxprune.sparsity.layers import Layer, find_layers, keys
-from onnxprune.sparsity.operators import DOMAIN, OPERATORS, VERSION, Operator
+from onnxprune.sparsity.operators import DOMAIN, OPERATORS, Operator, least_version
 from onnxprune.sparsity.sizes import Sizes
 from onnxprune.sparsity.values import encode
 
 __all__ = ["Format", "densify", "rewrite", "sparse_initializers"]
 
-Format = str | tuple[int, int]  # "csr", or (n, m)
+Format = str | tuple[int, int] | tuple[Literal["bsr"], int, int]  # "csr", (n, m), or ("bsr", rows, columns) of a tile
 
 
 def rewrite(
@@ -43,7 +43,8 @@ def rewrite(
 ) -> tuple[Model, list[str]]:
     """A copy of the model in which the named layers are sparse operators, and what the user should know.
 
-    formats: key of a layer (see `layers.keys`) -> `"csr"`, or `(n, m)`, to which its weight must conform already.
+    formats: key of a layer (see `layers.keys`) -> `"csr"`; or `(n, m)`, to which its weight must conform already; or
+        `("bsr", R, C)`, which stores tiles of R outputs x C inputs that hold anything but +0.0.
     values: how its weights are stored, see `sparsity.values`; `round_values` tells what they become.
     input_shape: input name -> concrete shape, for the shape inference that residuals and SAME padding need.
     Raises OptionError where there is no such layer, a block of a weight holds more than n weights, or `values` cannot
@@ -166,7 +167,7 @@ class _Rewriter:
         proto = self.uses.nodes[i]
         assert proto is not None
         w = self.model.weights[layer.weight]
-        storage = "Csr" if form == "csr" else "Nm"
+        storage = "Csr" if isinstance(form, str) else "Bsr" if len(form) == 3 else "Nm"
         names = self.pack(layer, form, w)
         found = Chain(proto.output[0], [i], base.bias)
         dynamic = base.extra not in self.model.weights
@@ -186,8 +187,8 @@ class _Rewriter:
             flip = helper.make_node("Transpose", [base.x], [x], name=name, perm=[1, 0])
             self.before.setdefault(end, []).append(flip)
         attributes: dict[str, Any] = {"shape": list(layer.shape), "alpha": base.alpha, **base.attributes}
-        if isinstance(form, tuple):
-            attributes["n"], attributes["m"] = form
+        if not isinstance(form, str):
+            attributes |= {"block": list(form[1:])} if len(form) == 3 else {"n": form[0], "m": form[1]}
         if found.activation == "Clip":
             attributes["min"], attributes["max"] = found.bounds
         output = found.output
@@ -211,11 +212,14 @@ class _Rewriter:
                 codes, scale = encode(layer.matrix(w), self.values)
                 if form == "csr":
                     arrays = dict(zip(OPERATORS["CsrConv"].arrays, formats.pack_csr(codes), strict=True))
-                elif isinstance(form, tuple):
+                elif not isinstance(form, str) and len(form) == 3:
+                    found = formats.pack_bsr(layer.rows(layer.restore(codes)), *form[1:], layer.segment)
+                    arrays = dict(zip(OPERATORS["BsrConv"].arrays, found, strict=True))
+                elif not isinstance(form, str):
                     pair = formats.pack_nm(layer.blocks(layer.restore(codes)), *form)
                     arrays = dict(zip(OPERATORS["NmConv"].arrays, pair, strict=True))
                 else:
-                    raise OptionError(f"format {form!r} is neither csr nor (n, m)")
+                    raise OptionError(f"format {form!r} is neither csr nor (n, m) nor ('bsr', rows, columns)")
             except OptionError as error:
                 raise OptionError(f"{layer.node}: {error}") from error
             if scale is not None:
@@ -263,8 +267,8 @@ class _Rewriter:
         versions = {o.domain: o for o in proto.opset_import}
         if DOMAIN not in versions:
             versions[DOMAIN] = proto.opset_import.add(domain=DOMAIN, version=1)
-        if self.values != "float32":
-            versions[DOMAIN].version = max(versions[DOMAIN].version, VERSION)
+        least_of = [least_version(o, float32=self.values == "float32") for o in self.operators]
+        versions[DOMAIN].version = max(versions[DOMAIN].version, *least_of)
         least = MIN_BFLOAT16 if self.values == "bfloat16" else MIN_OPSET
         made = [function(o, self.opset) for o in sorted(self.operators, key=str)] if self.opset >= least else []
         functions = {f.name: f for f in made if f is not None}
