@@ -267,8 +267,8 @@ def prune_command(
             "--format",
             rich_help_panel=SPARSE,
             help="How zeros are stored. auto: sparse operators where the whole session measures faster on this machine;"
-            " csr, nm: everywhere; columns: smaller dense layers, with --pattern column; dense: zeros in a plain file; "
-            "sparse-initializer: ONNX's own, smaller above 70%.",
+            " csr, nm, bsr (tiles): everywhere; columns: smaller dense layers, with --pattern column; dense: zeros in a "
+            "plain file; sparse-initializer: ONNX's own, smaller above 70%.",
         ),
     ] = AUTO,
     values: Annotated[

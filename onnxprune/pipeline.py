@@ -207,9 +207,10 @@ def prune(
     if plan is not None and (asked or ignore or format != "auto"):
         raise OptionError("--plan replays what was chosen before; leave out --channels, --sparsity, --ratio, --ignore, "
                           "--format and targets")  # fmt: skip
-    for what, value, plain in (("solver", solver, None), ("sparsity-allocate", sparsity_allocate, None),
-                               ("values", values, "float32")):  # fmt: skip
-        if value != plain and not wanted.asked:
+    for what, value, default in (
+        ("solver", solver, None), ("sparsity-allocate", sparsity_allocate, None), ("values", values, "float32"),
+    ):  # fmt: skip
+        if value != default and not wanted.asked:
             raise OptionError(f"--{what} {value} is for sparse weights; ask for some with --sparsity 0.8")
     if cluster is None and (cluster_per, cluster_storage) != ("tensor", "auto"):
         raise OptionError("--cluster-per and --cluster-storage need --cluster K")

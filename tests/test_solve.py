@@ -242,6 +242,9 @@ def test_gemm_with_factors(alpha: float) -> None:
                   "float[n,8]", w=normal(24, 16), b=normal(24), v=normal(24, 8))  # fmt: skip
     result = small(proto, sparsity_allocate="uniform")
     check(result, 0.5, None)
+    if not alpha:
+        assert any("alpha is 0" in note for note in result.report.notes)
+        return
     plain = small(proto, calibration=None)
     dense, a, b = (run(m, {"x": X}) for m in (proto, plain.model, result.model) if m is not None)
     assert np.square(b - dense).mean() < np.square(a - dense).mean()

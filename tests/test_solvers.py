@@ -283,7 +283,7 @@ def removals(p: Problem, row: int, block: Array, most: int, steps: int) -> tuple
 def test_obs_removes_in_the_right_order_at_the_right_cost(block: list[int], most: int) -> None:
     for seed in range(5):
         p = problem(3, 8, seed)
-        order, costs = rows.obs_order(inverse(p), p.target, np.full(3, 6), np.array(block), most, 1e-300)
+        order, costs = rows.obs_order(inverse(p), p.target, 6, np.array(block), np.full(max(block) + 1, most), 1e-300)
         for r in range(3):
             expected, rise = removals(p, r, np.array(block), most, 6)
             assert order[r, : len(expected)].tolist() == expected

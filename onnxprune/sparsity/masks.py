@@ -159,7 +159,7 @@ class Facts:
     errors: tuple[float, ...]
 
 
-LEVELS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)  # sparsities of `Facts.errors`
+LEVELS = (0.0, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.87, 0.93, 0.96, 0.98, 0.99, 0.995)  # sparsities of `Facts.errors`
 SPREAD = 3.0  # by which `by_error` may divide a layer's density
 OWL = 0.08  # how far densities may differ from the mean
 
@@ -204,9 +204,9 @@ def by_error(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
             taken = min(weights, left)
             out[n] += taken
             left -= taken
-        rest = {n: facts[n].size - out[n] for n in mine}  # beyond the last level, from what is left of each
+        room = {n: facts[n].size - out[n] for n in mine}  # beyond the last level, from what is left of each
         for n in mine:
-            out[n] += left * rest[n] / max(sum(rest.values()), 1e-9)
+            out[n] += left * room[n] / max(sum(room.values()), 1e-9)
         return {n: round(c) for n, c in out.items()}
 
     return _by_ratio(ratios, counts)

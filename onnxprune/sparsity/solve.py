@@ -9,6 +9,7 @@ the counterpart for layers that lose weights instead of inputs. A solver (solver
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 import zlib
@@ -96,6 +97,7 @@ class Job:
 
     layer: Layer
     tasks: list[Task]
+    nodes: list[str]
     count: int
 
     @property
@@ -141,8 +143,7 @@ def solve(
             edit.model.weights[job.layer.weight] = by_magnitude(model, job.layer, pattern, job.count)
         else:
             job.tasks[0].into.write(weight, shift)
-        for t in job.tasks:
-            outcomes[t.whole.key] = outcome if t is job.tasks[0] else replace(outcome, node=t.whole.node.label)
+        outcomes |= {node: replace(outcome, node=node) for node in job.nodes}
     progress(1000, 1000)
     return edit.model, [outcomes[key] for key in outcomes]
 
@@ -196,21 +197,25 @@ def jobs_of(
         try:
             for layer in mine:
                 linear = of_node.get(place[layer.node])
-                if linear is None or not solvable(layer, linear):
-                    raise Unsuitable("no regression can be made of it")
+                if linear is None or unsolvable(layer, linear):
+                    raise Unsuitable(unsolvable(layer, linear))
                 tasks.setdefault(weight, []).append(
                     _task(edit, linear, counterpart[linear.key], values, own, readers, shapes, len(mine) > 1)
                 )
         except Unsuitable as e:
             tasks.pop(weight, None)
             outcomes.update((layer.node, LayerSolve(layer.node, 0.0, 0.0, 0, str(e))) for layer in mine)
-    jobs = [Job(by_weight[w][0], found, counts[w]) for w, found in tasks.items()]
+    jobs = [Job(by_weight[w][0], found, [x.node for x in by_weight[w]], counts[w]) for w, found in tasks.items()]
     return sorted(jobs, key=lambda j: j.first), outcomes
 
 
-def solvable(layer: Layer, linear: Linear) -> bool:
-    """Whether outputs are rows of inputs times the weight: not where the weight comes first, nor where it counts 0."""
-    return layer.side == "right" and float(linear.node.attr("alpha", 1.0)) != 0
+def unsolvable(layer: Layer, linear: Linear | None) -> str:
+    """Why outputs are not rows of inputs times the weight, "" where they are."""
+    if layer.side == "left":
+        return "its weight is the left operand"
+    if linear is None:
+        return "its input is constant"
+    return "" if float(linear.node.attr("alpha", 1.0)) else "alpha is 0, so that its weight does nothing"
 
 
 def _task(
@@ -362,8 +367,9 @@ class _Kept:
         if self.folder is None or not self._path(job).exists():
             return None
         g, d, o = job.tasks[0].matrix.shape
+        # what was cut off while it was written is solved again
         broken = (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
-        with suppress(*broken), np.load(self._path(job), allow_pickle=False) as z:  # cut off: solved again
+        with suppress(*broken), np.load(io.BytesIO(self._path(job).read_bytes()), allow_pickle=False) as z:
             plain, error = (float(v) for v in z["errors"])
             if z["weight"].shape == (g, d, o) and z["shift"].shape == (g * o,):
                 outcome = LayerSolve(job.layer.node, plain, error, int(z["rows"]), str(z["reason"]))

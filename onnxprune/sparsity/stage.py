@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 BEST = "admm"  # the solver where there are data (tools/bench_solvers.py)
 BEST_ALLOCATION = "error"
 LONG = 10.0  # seconds that are worth a line
-FORMATS = ("auto", "dense", "csr", "nm", "columns", "sparse-initializer")
-OPERATORS = ("auto", "csr", "nm")  # formats with operators of ours
+FORMATS = ("auto", "dense", "csr", "nm", "bsr", "columns", "sparse-initializer")
+OPERATORS = ("auto", "csr", "nm", "bsr")  # formats with operators of ours
 TOLERANCE = 1e-3  # of the largest output: other order of the same sums, which normalisations amplify
 PREPARED = 1e-3  # the same, for steps that round weights
 
@@ -115,6 +115,8 @@ class Wanted:
             raise OptionError(f"--pattern {pattern} says where zeros lie; say how many with --sparsity 0.7")
         if pattern is not None and self.solver == "obc" and isinstance(pattern, Blocks):
             raise OptionError(f"--solver obc removes weights one by one; with --pattern {pattern} choose admm")
+        if self.format == "bsr" and self.recorded is None and not (isinstance(pattern, Blocks) and pattern.rows):
+            raise OptionError("--format bsr stores tiles of weights; make some with --pattern block:4x4 --sparsity 0.7")
         columns = pattern is not None and not isinstance(pattern, Pattern) and not pattern.rows
         if self.format == "columns" and not columns and self.recorded is None:
             raise OptionError("--format columns leaves out whole columns of weights; make some with --pattern column")
@@ -242,14 +244,14 @@ def sparsify(
     reasons: dict[str, str] = {}
     speedup, cpu, used = None, "", threads
     exact, masked = masked, _rounded(masked, chosen, values)
-    sparse_form: Format = (pattern.n, pattern.m) if isinstance(pattern, Pattern) else "csr"
+    sparse_form = _stored(pattern)
     every = {layer.node: sparse_form for layer in chosen}
     tiled = isinstance(pattern, Blocks)
     whole_columns = isinstance(pattern, Blocks) and not pattern.rows
     shrunk: list[str] = []
     if recorded:
-        formats = {n: (sparse_form if v["format"] == "nm" else "csr") for n, v in recorded["layers"].items()
-                   if v["format"] in ("csr", "nm")}  # fmt: skip
+        formats = {n: (sparse_form if v["format"] in ("nm", "bsr") else "csr") for n, v in recorded["layers"].items()
+                   if v["format"] in ("csr", "nm", "bsr")}  # fmt: skip
         reasons = dict.fromkeys(set(every) - set(formats), "as the plan says")
         cpu, used = str(recorded.get("cpu", "")), int(recorded.get("threads", 0))
     elif whole_columns and form in ("auto", "columns"):
@@ -260,8 +262,8 @@ def sparsify(
         choice = choose(masked, every, chosen, feeds, values=values, threads=threads, progress=progress)
         formats, reasons = dict(choice.formats), dict(choice.reasons)
         speedup, cpu = choice.speedup, choice.cpu
-    elif form in ("csr", "nm"):
-        formats = dict.fromkeys(every, sparse_form if form == "nm" else "csr")
+    elif form in ("csr", "nm", "bsr"):
+        formats = dict.fromkeys(every, "csr" if form == "csr" else sparse_form)
     elif form == "dense":
         notes.append("zeros alone do not make a dense file faster or smaller; --format auto, csr or nm does")
     dense = {layer.weight for layer in chosen if layer.node not in formats}
@@ -295,7 +297,7 @@ def sparsify(
     for layer in layers:
         w = layer.matrix(masked.weights[layer.weight])
         chosen_form = formats.get(layer.node, "dense")
-        kind = "nm" if isinstance(chosen_form, tuple) else chosen_form
+        kind = chosen_form if isinstance(chosen_form, str) else "bsr" if len(chosen_form) == 3 else "nm"
         if form == "sparse-initializer" and layer.weight in out.sparse:
             kind = form
         if layer.node in shrunk:
@@ -304,7 +306,18 @@ def sparsify(
         zeros = w.size - int(np.count_nonzero(w))
         asked = counts.get(layer.weight, 0) if tiled else zeros
         rows.append(
-            LayerSparsity(layer.node, layer.op, layer.weight, *w.shape, zeros, layer.node in every, kind, reason, asked)
+            LayerSparsity(
+                layer.node,
+                layer.op,
+                layer.weight,
+                w.shape[0],
+                w.shape[1],
+                zeros,
+                layer.node in every,
+                kind,
+                reason,
+                asked,
+            )
         )
     found = Sparsity(
         solver_of(wanted, data), str(pattern or ""), form, tuple(rows), tuple(untouched), speedup, cpu, used, error,
@@ -313,6 +326,13 @@ def sparsify(
     if form in OPERATORS:
         _describe(out, found)
     return out, found, notes
+
+
+def _stored(pattern: Pattern | Blocks | None) -> Format:
+    """How operators store what a pattern leaves."""
+    if isinstance(pattern, Pattern):
+        return (pattern.n, pattern.m)
+    return ("bsr", pattern.rows, pattern.columns) if pattern is not None and pattern.rows else "csr"
 
 
 def _shrink(
@@ -605,9 +625,9 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
         rows = [(str(n), index(r["size"]), index(r["zeros"]), str(r["format"])) for n, r in data["layers"].items()]
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise OptionError(f"{where}: its sparse part is not what onnxprune wrote ({type(e).__name__}: {e})") from e
-    stored = ("dense", "csr", "nm", "columns", "sparse-initializer")
+    stored = ("dense", "csr", "nm", "bsr", "columns", "sparse-initializer")
     for node, size, zeros, form in rows:
-        if not 0 <= zeros <= size or form not in stored or (form == "nm" and not out["pattern"]):
+        if not 0 <= zeros <= size or form not in stored or (form in ("nm", "bsr") and not out["pattern"]):
             raise OptionError(
                 f"{where}: layer {node!r} has {zeros} zeros of {size} in format {form!r}, which cannot be"
             )

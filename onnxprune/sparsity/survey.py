@@ -25,7 +25,7 @@ from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.sparse import Float, NotPositive, Problem, inverse, refit
 from onnxprune.sparsity.layers import Layer, find_layers, keys
 from onnxprune.sparsity.masks import LEVELS, Blocks, Facts, Pattern
-from onnxprune.sparsity.solve import RIDGE, Data, choices, columns_of, jobs_of, problem_of, solvable
+from onnxprune.sparsity.solve import RIDGE, Data, choices, columns_of, jobs_of, problem_of, unsolvable
 
 OUTLIER = 5.0  # times the mean of |w| ||x|| (OWL)
 TYPICAL = 0.03  # error of a layer at which its damage to the outputs is measured: what is small is in proportion
@@ -58,7 +58,7 @@ def survey(
     for done, layer in enumerate(sorted(layers, key=lambda x: place[x.node])):
         progress(done, len(layers))
         linear = of_node.get(place[layer.node])
-        if linear is None or not solvable(layer, linear):
+        if linear is None or unsolvable(layer, linear):
             continue
         m, kernel = matrix(linear, values), kernel_shape(linear, values)
         g, d, _ = m.shape
