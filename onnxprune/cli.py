@@ -267,7 +267,7 @@ def prune_command(
             "--format",
             rich_help_panel=SPARSE,
             help="How zeros are stored. auto: sparse operators where the whole session measures faster on this machine;"
-            " csr, nm, bsr (tiles): everywhere; columns: smaller dense layers, with --pattern column; dense: zeros in a "
+            " csr, nm, bsr (tiles): everywhere; columns: smaller dense layers of --pattern column; dense: zeros in a "
             "plain file; sparse-initializer: ONNX's own, smaller above 70%.",
         ),
     ] = AUTO,
