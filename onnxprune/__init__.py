@@ -35,7 +35,7 @@ from onnxprune.structure.groups import analyze as _analyze
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 
 def analyze(

@@ -403,3 +403,36 @@ def test_report_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = json.loads(out)["sparsity"]
     assert code == 0 and data["format"] == "csr" and all(x["format"] == "csr" for x in data["layers"])
     assert data["zeros"] == sum(x["zeros"] for x in data["layers"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "form"), [("block:4x4", "bsr"), ("block:1x4", "bsr"), ("column", "columns"), ("column", "csr")]
+)
+def test_blocks_and_columns_are_stored_as_asked(pattern: str, form: str):
+    result = onnxprune.prune(MLP, sparsity=0.7, pattern=pattern, format=form, measure=False)
+    found = result.report.sparsity
+    assert found is not None and {x.format for x in found.layers if x.masked} == {form}
+    assert found.error is not None and found.error < 1e-4
+    again = onnxprune.prune(MLP, plan=result.plan, measure=False)
+    assert result.model is not None and again.model is not None
+    assert {k: w.tobytes() for k, w in again.model.weights.items()} == {
+        k: w.tobytes() for k, w in result.model.weights.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"sparsity": 0.5, "format": "bsr"}, "--format bsr stores tiles"),
+        ({"sparsity": 0.5, "format": "columns"}, "--format columns leaves out whole columns"),
+        ({"pattern": "block:4x4"}, "say how many with --sparsity"),
+        ({"pattern": "block:4x4", "sparsity": 0.5, "solver": "obc"}, "--solver obc removes weights one by one"),
+        ({"sparsity": 0.5, "solver": "admm"}, "--solver admm needs data"),
+        ({"sparsity": 0.5, "sparsity_allocate": "error"}, "--sparsity-allocate error needs data"),
+        ({"sparsity": 0.5, "format": "csr", "cluster": 16}, "--cluster stores dense weights"),
+        ({"channels": 0.2, "values": "int8"}, "--values int8 is for sparse weights"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(options: dict[str, object], line: str):
+    with pytest.raises(onnxprune.OptionError, match=line):
+        onnxprune.prune(MLP, **options)
