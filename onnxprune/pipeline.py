@@ -46,9 +46,10 @@ from onnxprune.plan import Plan
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.recovery.least_squares import LayerFit
 from onnxprune.report import Cost, GroupReport, Report
+from onnxprune.sparsity.check import running
 from onnxprune.sparsity.cluster import Codebooks, codebooks
 from onnxprune.sparsity.solve import Data as SolveData
-from onnxprune.sparsity.stage import Sparsity, Wanted, layer_names, matching, running, sparsify
+from onnxprune.sparsity.stage import Sparsity, Wanted, layer_names, matching, sparsify
 from onnxprune.sparsity.survey import curvatures
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
 from onnxprune.structure.surgery import prune_model, slice_weights

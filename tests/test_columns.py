@@ -14,9 +14,9 @@ import onnxprune
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.runtime import random_feeds, session
 from onnxprune.graph.shapes import concrete_inputs, infer
+from onnxprune.sparsity.check import running
 from onnxprune.sparsity.columns import shrink, speedups
 from onnxprune.sparsity.layers import find_layers
-from onnxprune.sparsity.stage import running
 
 MODELS = Path(__file__).parent.parent / "models"
 ALWAYS: dict[str, Any] = {"least": 0.0}

@@ -1,6 +1,6 @@
 """Accuracy or perplexity of trained transformers against what is removed: by weights, with data, and refitted.
 
-    python tools/bench_transformers.py --folder /tmp/transformers --json rows.json
+    python tools/bench_transformers.py --folder transformers --json rows.json
     python tools/bench_transformers.py --models sst2_encoder --sections mixtures,latency
 
 Models and data come from tools/train_transformers.py: NAME.onnx (models/) or NAME.torchscript.onnx, and
@@ -274,7 +274,9 @@ def find(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
 
 def main() -> None:
     p = common.parser(__doc__)
-    p.add_argument("--folder", type=Path, default=Path("/tmp/transformers"), metavar="DIR", help="of the exports")
+    p.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir(), "transformers"), metavar="DIR", help="of the exports"
+    )
     p.add_argument("--models", default=",".join(MODELS), metavar="A,B", help="default: all")
     p.add_argument("--sections", default=",".join(SECTIONS), metavar="A,B", help="default: all")
     p.add_argument("--cuts", default="*", metavar="GLOB", help="rows of ratios, as 'layers*' (default: all)")

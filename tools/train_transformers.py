@@ -6,7 +6,7 @@
     python tools/train_transformers.py --data DIR --only sst2_encoder --export-only    # from the saved weights
 
 DIR holds sst2_train.tsv and sst2_dev.tsv (sentence, tab, label), tinyshakespeare.txt and cifar10_jpeg.npz. Weights and
-all exports go to --out (default: /tmp/transformers) as NAME.FORM.onnx; a model of at most five million bytes is also
+all exports go to --out (default: a temporary folder) as NAME.FORM.onnx; a model of at most five million bytes is also
 written to models/ in its plain form, with card and data. PyTorch is used here only. Every model is trained from a
 seeded start for a fixed number of epochs; the last weights are kept, and held-out data are read only to fill the cards.
 """
@@ -18,6 +18,7 @@ import logging
 import math
 import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -625,7 +626,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train and export the small transformers, with data and cards.")
     parser.add_argument("--data", type=Path, required=True, help="where the data files lie")
     parser.add_argument("--only", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
-    parser.add_argument("--out", type=Path, default=Path("/tmp/transformers"), help="weights and exports")
+    parser.add_argument(
+        "--out", type=Path, default=Path(tempfile.gettempdir(), "transformers"), help="weights and exports"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (default: 0)")
     parser.add_argument("--export-only", action="store_true", help="export the weights that lie in --out")
     args = parser.parse_args()

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.errors import NothingToPrune, OptionError, VerificationError
+from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.graph.node import opsets, walk
-from onnxprune.graph.runtime import Feeds, session
+from onnxprune.graph.runtime import Feeds
 from onnxprune.progress import Progress, counting, silent
 from onnxprune.solvers.sparse import SOLVERS
+from onnxprune.sparsity.check import running, same
 from onnxprune.sparsity.layers import Layer, find_layers, keys
 from onnxprune.sparsity.masks import ALLOCATORS, DATA_ALLOCATORS, Blocks, Pattern, below, parse_pattern
 from onnxprune.sparsity.operators import METADATA, is_sparse
 from onnxprune.sparsity.prepare import free_weights, prepare
 from onnxprune.sparsity.rewrite import Format, rewrite, sparse_initializers
 from onnxprune.sparsity.values import VALUES, round_values
-from onnxprune.structure.verify import SATURATING, check_file, compare
+from onnxprune.structure.verify import check_file
 
 if TYPE_CHECKING:
     from onnxprune.sparsity.permute import Permuted
@@ -288,9 +288,9 @@ def sparsify(
     error = None
     if check:
         progress("verify")
-        _same(model, unpermuted, feeds, PREPARED, "preparing the model for sparse weights")
-        _same(unpermuted, prepared, feeds, PREPARED, "permuting channels (--no-permute leaves them)")
-        error, more = _same(masked, out, feeds, TOLERANCE, "rewriting the layers")
+        same(model, unpermuted, feeds, PREPARED, "preparing the model for sparse weights")
+        same(unpermuted, prepared, feeds, PREPARED, "permuting channels (--no-permute leaves them)")
+        error, more = same(masked, out, feeds, TOLERANCE, "rewriting the layers")
         # onnx's shape inference knows no sparse initializers, of which onnxruntime has just run all
         notes += [*more, *check_file(prepared, masked if form == "sparse-initializer" else out)]
     rows = []
@@ -535,78 +535,6 @@ def _ratios(names: Names, layers: Sequence[Layer], wanted: Wanted) -> dict[str, 
     return out
 
 
-def running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
-    """The first inputs with which the model runs; raises `OptionError` where there are none."""
-    first = ""
-    for feeds in guesses:
-        try:
-            with session(model) as s:
-                s.run(None, feeds)
-            return feeds
-        except Exception as e:  # onnxruntime's exceptions share no base class
-            first = first or _line(e)
-    where = f"{model.path or 'the model'}: onnxruntime cannot run it"
-    if measured:
-        raise OptionError(f"{where}, and --format auto measures ({first}); choose another --format")
-    raise OptionError(
-        f"{where}, so the result cannot be verified ({first}); pass --no-verify to write it unverified, or "
-        f"--input-shape if the guessed shapes are at fault"
-    )
-
-
-def _same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple[float, list[str]]:
-    """Largest difference of outputs over the largest magnitude, and what that cannot tell.
-
-    Raises `VerificationError` above the tolerance, and where shapes or what is finite differ.
-    """
-    if a is b:
-        return 0.0, []
-    inner = _before_last_step(a, b)
-    expected = _outputs(a, feeds, inner)
-    try:
-        found = _outputs(b, feeds, inner)
-    except Exception as e:
-        raise VerificationError(f"{what} broke it: {_line(e)}; nothing was written") from e
-    try:
-        worst, notes = compare(a, expected, found, inner)
-    except VerificationError as e:
-        raise VerificationError(f"{what} changed the model: {e}; nothing was written") from e
-    if not worst <= tolerance:
-        raise VerificationError(
-            f"{what} changed the outputs by {worst:.1e} of the largest, allowed {tolerance:.0e}; nothing was written"
-        )
-    return worst, notes
-
-
-def _outputs(model: Model, feeds: Feeds, inner: Mapping[str, str]) -> dict[str, Array]:
-    """Outputs and inner values by name."""
-    probed = model.copy()
-    present = {o.name for o in model.proto.graph.output}
-    for name in dict.fromkeys(inner.values()):
-        if name not in present:
-            probed.proto.graph.output.add(name=name)
-    with session(probed) as s:
-        return {o.name: np.asarray(v) for o, v in zip(s.get_outputs(), s.run(None, feeds), strict=True)}
-
-
-def _before_last_step(a: Model, b: Model) -> dict[str, str]:
-    """Output -> the value before its last Sigmoid, ArgMax, ..., where both models have it: a rounding may turn an
-    ArgMax, and a Sigmoid hides differences."""
-    makers, others = ({n.outputs[0]: n for n in walk(m.proto.graph, opsets(m.proto)) if n.outputs} for m in (a, b))
-    found = {}
-    for info in a.proto.graph.output:
-        name = info.name
-        while name in makers and makers[name].op in SATURATING:
-            name = makers[name].input(0)
-        if name != info.name and name in makers and name in others:
-            found[info.name] = name
-    return found
-
-
-def _line(e: Exception) -> str:
-    return " ".join(str(e).split())[:300]
-
-
 def _describe(model: Model, found: Sparsity) -> None:
     """What was chosen, and on which CPU, in the file's own metadata."""
     kept = [p for p in model.proto.metadata_props if p.key != METADATA]
@@ -635,8 +563,8 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
         raise OptionError(
             f"{where}: unknown solver {out['solver']!r}, format {out['format']!r} or values {out['values']!r}"
         )
-    if out["pattern"]:
-        parse_pattern(out["pattern"])
+    if out["pattern"] and isinstance(parse_pattern(out["pattern"]), Blocks) and out["solver"] == "obc":
+        raise OptionError(f"{where}: solver obc removes weights one by one, not as {out['pattern']}")
     out["layers"] = {node: {"size": size, "zeros": zeros, "format": form} for node, size, zeros, form in rows}
     return out
 

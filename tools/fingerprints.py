@@ -1,0 +1,104 @@
+"""What every command writes, as hashes, so that two versions can be compared: python tools/fingerprints.py OUT.json
+
+Runs the command line on every model of a folder (`--channels 0.3 --recover none`, and `--sparsity 0.8 --format csr`) and
+on a few calibrated cases of `models/`. Hashed are nodes (functions included), initializers, inputs and outputs, kept
+units, and zeros per layer; producer and metadata are not. `--against OLD.json` names what differs.
+`--tree DIR` runs another checkout's package (its C extension must be built in place).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "models"
+EACH = {"channels": "--channels 0.3 --recover none", "csr": "--sparsity 0.8 --format csr"}
+CALIBRATED = {
+    "target": (
+        "digits_resnet_bn",
+        f"--target-macs 60% --calibration {MODELS}/digits_calibration.npz --evaluate {MODELS}/digits_heldout.npz",
+    ),
+    "heads": ("digits_vit", f"--heads 0.5 --channels 0.3 --calibration {MODELS}/digits_calibration.npz"),
+    "zeros": ("digits_mobile_se", f"--sparsity 0.7 --format csr --calibration {MODELS}/digits_calibration.npz"),
+}
+REST = "--no-latency --quiet --threads 1"
+
+
+def digest(*parts: bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the parts."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.hexdigest()[:16]
+
+
+def fingerprint(path: Path, plan: Path) -> dict[str, str]:
+    """Hashes of a written model and of the plan that went with it."""
+    model = onnx.load(path)
+    g = model.graph
+    chosen = json.loads(plan.read_text())
+    sparse = (chosen.get("sparsity") or {}).get("layers", {})
+    return {
+        "nodes": digest(*(n.SerializeToString(deterministic=True) for n in (*g.node, *model.functions))),
+        "initializers": digest(
+            *(t.SerializeToString(deterministic=True) for t in (*g.initializer, *g.sparse_initializer))
+        ),
+        "inputs and outputs": digest(*(v.SerializeToString(deterministic=True) for v in (*g.input, *g.output))),
+        "kept units": digest(json.dumps(chosen["groups"], sort_keys=True).encode()),
+        "masks": digest(json.dumps(sparse, sort_keys=True).encode()),
+    }
+
+
+def run(model: Path, options: str, tree: Path) -> dict[str, str]:
+    """The fingerprint of one command, or what it said where it failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, plan = Path(folder) / "out.onnx", Path(folder) / "plan.json"
+        command = [sys.executable, "-m", "onnxprune.cli", str(model), *options.split(), *REST.split()]
+        command += ["-o", str(out), "--save-plan", str(plan)]
+        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, **threads, "PYTHONPATH": str(tree)}, cwd=folder
+        )
+        if done.returncode:
+            return {"exit code": str(done.returncode), "said": done.stderr.strip().splitlines()[-1][:300]}
+        return fingerprint(out, plan)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--assets", type=Path, help="folder of models")
+    parser.add_argument("--tree", type=Path, default=ROOT)
+    parser.add_argument("--against", type=Path)
+    args = parser.parse_args()
+    cases = {f"models/{m}.onnx {options}": (MODELS / f"{m}.onnx", options) for m, options in CALIBRATED.values()}
+    for model in sorted(args.assets.glob("*.onnx")) if args.assets else ():
+        cases |= {f"{model.name} {options}": (model, options) for options in EACH.values()}
+    rows: dict[str, Any] = {}
+    for name, (model, options) in cases.items():
+        rows[name.replace(f"{MODELS}/", "")] = run(model, options, args.tree)
+        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+        print(name, rows[name.replace(f"{MODELS}/", "")], flush=True)
+    if args.against:
+        old = json.loads(args.against.read_text())
+        differ = {
+            k: [p for p in sorted({*v, *old.get(k, {})}) if v.get(p) != old.get(k, {}).get(p)] for k, v in rows.items()
+        }
+        for name, parts in differ.items():
+            if parts:
+                print(f"differs: {name}: {', '.join(parts)}")
+        print(f"{len(rows)} cases, {sum(map(bool, differ.values()))} differ")
+
+
+if __name__ == "__main__":
+    main()
