@@ -33,6 +33,7 @@ from onnx import (
 
 from onnxprune.errors import ModelFileError
 from onnxprune.graph.arrays import BITS, DTYPES, SMALL, Array, clear_data, has_data, set_data, stored_size
+from onnxprune.graph.limits import LIMIT
 from onnxprune.graph.messages import AGAIN, fault, show
 from onnxprune.graph.protos import all_tensors, attribute_tensors, bodies, is_constant, scalar, scalars, tensors
 from onnxprune.graph.settling import settle_graph, settle_versions
@@ -40,7 +41,7 @@ from onnxprune.graph.settling import settle_graph, settle_versions
 Weights: TypeAlias = dict[str, Array]
 Sparse: TypeAlias = dict[str, tuple[SparseTensorProto, Array]]  # sparse tensors as stored, and as the weight loaded
 
-DENSE_LIMIT = 1 << 30  # bytes; sparse tensors may unfold to this, or to DENSE_RATIO times what the file stores
+DENSE_LIMIT = LIMIT  # bytes; sparse tensors may unfold to this, or to DENSE_RATIO times what the file stores
 DENSE_RATIO = 64
 MAX_RANK = 64  # dims, as in numpy
 

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import onnx.inliner
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, helper
 
+from onnxprune.graph.limits import LIMIT, RATIO
 from onnxprune.graph.messages import REPAIR, fault, label, show
 from onnxprune.graph.node import DEFAULT_DOMAINS
 from onnxprune.graph.protos import bodies, defined, graphs, rename
 
 MAX_NODES = 1 << 20  # nodes after inlining
+MAX_BYTES = LIMIT  # of these nodes
 MAX_CALLS = 100  # functions calling one another
 OWN_DOMAIN = "onnxprune"  # functions of our sparse operators: never inlined
 
@@ -96,21 +98,28 @@ def _inline_functions(proto: ModelProto, where: str, notes: list[str]) -> ModelP
 def _check_calls(proto: ModelProto, where: str) -> None:
     """Refuse functions that call themselves, or unfold beyond reason, before they are inlined."""
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
-    sizes: dict[tuple[str, str, str], int] = {}
+    endless = (MAX_NODES, 0)  # what a call within itself finds
+    sizes: dict[tuple[str, str, str], tuple[int, int]] = {}
 
-    def size(body: GraphProto | FunctionProto, depth: int) -> int:
-        total = 0
+    def size(body: GraphProto | FunctionProto, depth: int) -> tuple[int, int]:
+        """Nodes and bytes of a body once it is inlined; what its nodes hold is counted with them."""
+        count = held = 0
         for node in body.node:
             call = node.domain, node.op_type, node.overload
             if call in functions and call not in sizes:
-                sizes[call] = MAX_NODES  # what a call within itself finds
-                sizes[call] = size(functions[call], depth + 1) if depth < MAX_CALLS else MAX_NODES
-            total += sizes.get(call, 1) + sum(size(nested, depth) for nested in bodies(node))
-        return total
+                sizes[call] = endless
+                sizes[call] = size(functions[call], depth + 1) if depth < MAX_CALLS else endless
+            parts = [sizes.get(call, (1, 0)), *(size(nested, depth) for nested in bodies(node))]
+            count += sum(nodes for nodes, _ in parts)
+            held += node.ByteSize() + sum(more for _, more in parts)
+        return count, held
 
-    if size(proto.graph, 0) >= MAX_NODES:
+    count, held = size(proto.graph, 0)
+    if count >= MAX_NODES:
         found = f"{MAX_NODES} nodes or more, or a function that calls itself"
         raise fault(where, "local functions of reasonable size", found, REPAIR)
+    if held > max(MAX_BYTES, RATIO * proto.ByteSize()):
+        raise fault(where, "local functions of reasonable size", f"{held} bytes once they are inlined", REPAIR)
 
 
 class _Scope(NamedTuple):

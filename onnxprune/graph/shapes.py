@@ -1,7 +1,8 @@
 """Shapes of every tensor, and the values of the small integer tensors that shapes are computed from.
 
 onnx infers one node at a time; between the nodes we evaluate shape arithmetic (Shape, Gather, Concat, ...)
-with concrete numbers, so that an unsimplified export needs no constant folding first. Dynamic input axes are given
+with concrete numbers, so that an unsimplified export needs no constant folding first; a node is evaluated once its
+inferred shapes say that the result is small. Dynamic input axes are given
 a concrete size for the analysis: they belong to the graph's inputs, which are pinned, so the size chosen does not
 change what may be removed.
 """
@@ -21,15 +22,17 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
+from onnxprune.graph.limits import LIMIT, PICKED, Kind, TooLarge, allowance, evaluated, nbytes, result_bytes
 from onnxprune.graph.node import Node, opsets, walk
 
 Shape = tuple[int | None, ...]
 Array = np.ndarray[Any, Any]
 
 FOLD_LIMIT = 4096  # elements; larger tensors are data, not shape arithmetic
+FOLDED = LIMIT // 8  # bytes of all values that are evaluated together
 SIZES = (224, 64, 320, 32, 512, 16, 576, 8, 48)  # tried in this order for dynamic axes that are not the batch
 SEQUENCE_SIZES = (24, 64, 576, 512, 16, 128, 8, 1)  # the same for inputs of rank 3 or less
-NOT_FOLDED = {"RandomNormal", "RandomUniform", "Constant", "If", "Loop", "Scan", "QuantizeLinear", "DequantizeLinear"}
+NOT_FOLDED = {"QuantizeLinear", "DequantizeLinear", "OneHot", "Pad", "EyeLike", "Einsum"}
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Shapes:
     types:  ONNX element type (`TensorProto.FLOAT`, ...).
     known:  values of small tensors that depend on constants and shapes alone.
     constant: names of all tensors that depend on constants alone.
+    vast: constants that are too large to be computed, and what is computed of them.
     """
 
     model: Model
@@ -47,12 +51,15 @@ class Shapes:
     types: dict[str, int] = field(default_factory=dict)
     known: dict[str, Array] = field(default_factory=dict)
     constant: set[str] = field(default_factory=set)
+    vast: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.opsets = opsets(self.model.proto)
         self._imports = list(self.model.proto.opset_import)
         self._declared = _declared(self.model.proto.graph)
+        self._folded = 0  # bytes
+        self.allowance = allowance(self.model.proto)
         for name, w in self.model.weights.items():
             self.shapes[name] = w.shape
             self.types[name] = onnx.helper.np_dtype_to_tensor_dtype(w.dtype)
@@ -65,9 +72,10 @@ class Shapes:
         outputs = [o for o in node.outputs if o]
         if node.op == "Constant":
             return
-        if node.inputs and all(i in self.constant for i in node.inputs if i) and not list(node.bodies()):
+        constant = bool(node.inputs) and all(i in self.constant for i in node.inputs if i) and not [*node.bodies()]
+        if constant:
             self.constant.update(outputs)
-        if self._fold(node):
+        if self._measure(node):
             return
         if node.op in ("If", "Loop"):
             self._leave(node)
@@ -77,6 +85,8 @@ class Shapes:
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as e:
             self.problems.append(f"{node.label}: {str(e).splitlines()[0]}")
             inferred = {}
+        if self._fold(node, inferred):
+            return
         for o in outputs:
             if o in inferred and inferred[o].HasField("tensor_type"):
                 self._set(o, inferred[o])
@@ -84,10 +94,32 @@ class Shapes:
                 self._set(o, self._declared[o])
         if node.op == "Reshape" and not self._fits(node):
             self.problems.append(f"{node.label}: {node.output(0)} does not hold as many elements as {node.input(0)}")
+        if constant and (self.vast.intersection(node.inputs) or self._size(outputs) > self.allowance):
+            self.vast.update(outputs)
+
+    def _whole(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor whose sizes are all known."""
+        return tuple(d or 0 for d in self.shapes[name])
+
+    def _size(self, names: Iterable[str]) -> int:
+        """Bytes of tensors; what is not known counts nothing."""
+        return sum(nbytes(self.shapes.get(n), self.types.get(n, onnx.TensorProto.FLOAT)) or 0 for n in names)
 
     def _fits(self, node: Node) -> bool:
         x, y = self.shapes.get(node.input(0), (None,)), self.shapes.get(node.output(0), (None,))
         return None in x or None in y or math.prod(d or 0 for d in x) == math.prod(d or 0 for d in y)
+
+    def forget_long(self, most: int) -> None:
+        """Axes count as of unknown size, the longest first, until all others have at most `most` indices together."""
+        lengths = np.array([d for shape in self.shapes.values() for d in shape if d is not None and d > 1], np.float64)
+        lengths = np.sort(lengths)
+        fitting = int(np.searchsorted(np.cumsum(lengths), most, side="right"))
+        if fitting == len(lengths):
+            return
+        least = lengths[fitting]
+        for name, shape in self.shapes.items():
+            self.shapes[name] = tuple(None if d is not None and d >= least else d for d in shape)
+        self.problems.append(f"axes of {least:.0f} indices and more are not followed: there are too many of them")
 
     def forget_declared(self, names: Iterable[str]) -> None:
         """Declared shapes of these tensors hold no longer."""
@@ -95,22 +127,31 @@ class Shapes:
             self._declared.pop(name, None)
 
     def _set(self, name: str, value: onnx.TypeProto) -> None:
-        t = value.tensor_type
-        if t.elem_type:
-            self.types[name] = t.elem_type
-        if t.HasField("shape"):
-            self.shapes[name] = tuple(d.dim_value if fixed(d) else None for d in t.shape.dim)
+        if value.tensor_type.elem_type:
+            self.types[name] = value.tensor_type.elem_type
+        shape = _dims(value)
+        if shape is not None:
+            self.shapes[name] = shape
 
-    def _fold(self, node: Node) -> bool:
-        """Evaluate shape arithmetic; true if all outputs are now known."""
-        if node.op == "Shape" and None not in self.shapes.get(node.input(0), (None,)):
-            shape = np.array(self.shapes[node.input(0)], np.int64)
-            return self._know(node, [shape[node.attr("start", 0) : node.attr("end", len(shape))]])
-        if node.op == "Size" and None not in self.shapes.get(node.input(0), (None,)):
-            return self._know(node, [np.array(math.prod(d or 0 for d in self.shapes[node.input(0)]), np.int64)])
-        if node.op in NOT_FOLDED or "::" in node.op or not node.inputs:
+    def _measure(self, node: Node) -> bool:
+        """Shape and Size, which read no values; true if the output is now known."""
+        shape = self.shapes.get(node.input(0), (None,))
+        if node.op not in ("Shape", "Size") or None in shape:
             return False
-        if not all(i in self.known for i in node.inputs if i) or not self._small(node):
+        if node.op == "Shape":
+            found = np.array(shape, np.int64)[node.attr("start", 0) : node.attr("end", len(shape))]
+        else:
+            count = math.prod(d or 0 for d in shape)
+            if count > np.iinfo(np.int64).max:
+                return False
+            found = np.array(count, np.int64)
+        return self._know(node, [found])
+
+    def _fold(self, node: Node, inferred: Mapping[str, onnx.TypeProto]) -> bool:
+        """Evaluate shape arithmetic whose result is small; true if all outputs are now known."""
+        if not evaluated(node) or node.op in NOT_FOLDED or "::" in node.op or not node.inputs:
+            return False
+        if not all(i in self.known for i in node.inputs if i) or not self._small(node, inferred):
             return False
         try:
             feeds = {i: self.known[i] for i in node.inputs if i}
@@ -119,25 +160,27 @@ class Shapes:
             self.problems.append(f"{node.label}: not evaluated ({type(e).__name__})")
             return False
 
-    def _small(self, node: Node) -> bool:
-        """False for the few operators that make something large out of something small."""
-        if node.op in ("ConstantOfShape", "Expand", "Tile", "Range"):
-            last = self.known[node.inputs[-1]]
-            if node.op == "Range":
-                start, limit, delta = (float(self.known[i].reshape(())) for i in node.inputs)
-                return delta != 0 and (limit - start) / delta <= FOLD_LIMIT
-            size = float(np.prod(last.astype(np.float64)))
-            base = self.known[node.inputs[0]].size if node.op != "ConstantOfShape" else 1
-            return size * base <= FOLD_LIMIT
-        return node.op not in ("OneHot", "Pad", "Resize", "Upsample", "EyeLike", "Conv", "Einsum")
+    def _small(self, node: Node, inferred: Mapping[str, onnx.TypeProto]) -> bool:
+        """Whether the outputs have at most FOLD_LIMIT elements each."""
+        first = self.known[node.input(0)] if node.input(0) else None
+        read = None if first is None else (first.shape, onnx.TensorProto.UINT8)
+        for o in (o for o in node.outputs if o):
+            shape = _dims(inferred[o]) if o in inferred else None
+            count = result_bytes(node, read, [(shape, onnx.TensorProto.UINT8)])  # elements, counted as bytes
+            if count is None or count > FOLD_LIMIT:
+                return False
+        if node.op == "Tile":  # onnx multiplies in 64 bits
+            repeats = self.known[node.inputs[-1]].ravel().tolist()
+            return math.prod(max(int(r), 1) for r in repeats) * self.known[node.inputs[0]].size <= FOLD_LIMIT
+        return True
 
     def _know(self, node: Node, values: list[Array]) -> bool:
+        if self._folded + sum(v.nbytes for v in values) > FOLDED:
+            return False
         for o, v in zip(node.outputs, values, strict=False):
-            v = np.asarray(v)
+            self._folded += v.nbytes
             self.shapes[o] = v.shape
             self.types[o] = onnx.helper.np_dtype_to_tensor_dtype(v.dtype)
-            if v.size > FOLD_LIMIT:
-                return False
             self.known[o] = v
         return True
 
@@ -163,7 +206,7 @@ class Shapes:
         try:
             schema = onnx.defs.get_schema(proto.op_type, version, "" if domain == "ai.onnx" else domain)
         except onnx.defs.SchemaError:
-            return self._infer_by_running(node)
+            return self._infer_by_loading(node)
         data = {i: numpy_helper.from_array(self.known[i], i) for i in node.inputs if i in self.known}
         return onnx.shape_inference.infer_node_outputs(
             schema,
@@ -174,26 +217,28 @@ class Shapes:
             ir_version=self.model.proto.ir_version,
         )
 
-    def _infer_by_running(self, node: Node) -> Mapping[str, onnx.TypeProto]:
-        """An operator that onnx has no schema for (com.microsoft, ...): run it alone in onnxruntime, on zeros."""
-        inputs = [i for i in node.inputs if i]
+    def _infer_by_loading(self, node: Node) -> Mapping[str, onnx.TypeProto]:
+        """An operator that onnx has no schema for (com.microsoft, ...): what onnxruntime infers when it loads it alone.
+
+        Where it infers nothing and the result cannot be large, the node is run, on zeros.
+        """
+        inputs = list(dict.fromkeys(i for i in node.inputs if i))
         if any(i not in self.shapes or None in self.shapes[i] for i in inputs):
             return {}
-        feeds = {}
-        for i in inputs:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.types[i])
-            feeds[i] = self.known.get(i, np.zeros(tuple(d or 0 for d in self.shapes[i]), dtype))
+        kinds: dict[str, Kind] = {i: (self.shapes[i], self.types[i]) for i in inputs}
         try:
-            values = run_node(node, feeds, self.model.proto)
+            session, made = _load(node, kinds, {i: self.known[i] for i in inputs if i in self.known}, self.model.proto)
+            if node.op in PICKED and self._size(inputs) <= LIMIT:
+                feeds = {i: np.zeros(self._whole(i), onnx.helper.tensor_dtype_to_np_dtype(kinds[i][1])) for i in inputs}
+                values = session.run(list(made), {i.name: feeds[i.name] for i in session.get_inputs()})
+                made = {o: (np.shape(v), code) for v, (o, (_, code)) in zip(values, made.items(), strict=True)}
         except Exception as e:  # onnxruntime's exceptions share no base class; unknown shapes pin, and are reported
             self.problems.append(f"{node.label}: onnxruntime cannot run {node.op} ({type(e).__name__})")
             return {}
-        outs = [o for o in node.outputs if o]
         return {
-            o: onnx.helper.make_tensor_type_proto(
-                onnx.helper.np_dtype_to_tensor_dtype(np.asarray(v).dtype), np.shape(v)
-            )
-            for o, v in zip(outs, values, strict=True)
+            o: onnx.helper.make_tensor_type_proto(code, shape)
+            for o, (shape, code) in made.items()
+            if shape is not None and None not in shape
         }
 
     def enter(self, node: Node, body: onnx.GraphProto) -> None:
@@ -265,21 +310,56 @@ def evaluate(node: Node, feeds: Mapping[str, Array], imports: Iterable[onnx.Oper
 
 
 def run_node(node: Node, feeds: Mapping[str, Array], model: onnx.ModelProto) -> list[Array]:
-    """Run one node in onnxruntime; `feeds` by input name. Raises what onnxruntime raises."""
-    infos = [
-        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-        for n, v in feeds.items()
-    ]
-    outs = [onnx.ValueInfoProto(name=o) for o in node.outputs if o]
-    graph = onnx.helper.make_graph([node.proto], "one", infos, outs)
+    """Run one node in onnxruntime; `feeds` by input name.
+
+    Raises `TooLarge` where inputs and results together are more than `allowance` of the model, or may be; and what
+    onnxruntime raises.
+    """
+    if not evaluated(node):
+        raise TooLarge(f"{node.op} may take more memory than its shapes tell")
+    kinds: dict[str, Kind] = {n: (v.shape, onnx.helper.np_dtype_to_tensor_dtype(v.dtype)) for n, v in feeds.items()}
+    session, made = _load(node, kinds, {n: v for n, v in feeds.items() if v.size <= FOLD_LIMIT}, model)
+    need = result_bytes(node, kinds.get(node.input(0)), made.values())
+    held = sum(v.nbytes for v in feeds.values())
+    if need is None or (need + held > LIMIT and need + held > allowance(model)):
+        raise TooLarge(f"{node.op} would make {'results of unknown size' if need is None else f'{need} bytes'}")
+    result: list[Array] = session.run(list(made), {i.name: feeds[i.name] for i in session.get_inputs()})
+    return result
+
+
+def _load(
+    node: Node, kinds: Mapping[str, Kind], known: Mapping[str, Array], model: onnx.ModelProto
+) -> tuple[ort.InferenceSession, dict[str, Kind]]:
+    """A session of one node, and what onnxruntime infers of its outputs, by name; nothing is computed.
+
+    kinds: of its inputs, by name; known: values of those that a shape may depend on. Raises what onnxruntime raises.
+    """
+    make = onnx.helper.make_tensor_value_info
+    infos = [make(name, code, shape) for name, (shape, code) in kinds.items() if name not in known]
+    stored = [numpy_helper.from_array(np.asarray(v, order="C"), name) for name, v in known.items()]
+    outs = [o for o in node.outputs if o]
+    ranks = [onnx.helper.make_node("Shape", [o], [f"{o}:shape"]) for o in outs]  # a scalar, or nobody knows
+    shown = [onnx.ValueInfoProto(name=name) for name in (*outs, *(r.output[0] for r in ranks))]
+    graph = onnx.helper.make_graph([node.proto, *ranks], "one", infos, shown, stored)
     imports = [o for o in model.opset_import if o.domain in ("", "ai.onnx", node.proto.domain)]
     one = onnx.helper.make_model(graph, opset_imports=imports, ir_version=max(model.ir_version, 4))
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # constants are not folded
     session = ort.InferenceSession(one.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    result: list[Array] = session.run(None, dict(feeds))
-    return result
+    found = {o.name: o for o in session.get_outputs()}
+    made: dict[str, Kind] = {}
+    for o, rank in zip(outs, ranks, strict=True):
+        sized = isinstance(found[rank.output[0]].shape[0], int)
+        shape = tuple(d if isinstance(d, int) else None for d in found[o].shape) if sized else None
+        made[o] = shape, TYPES.get(found[o].type, onnx.TensorProto.UNDEFINED)
+    return session, made
+
+
+TYPES = {  # of onnxruntime -> of onnx
+    f"tensor({name.lower()})": code for name, code in onnx.TensorProto.DataType.items()
+}
 
 
 def infer(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Shapes:
@@ -399,6 +479,12 @@ def _concrete(
             guessed = True
             shape.append(sizes[min(attempt, len(sizes) - 1)])
     return tuple(shape), guessed
+
+
+def _dims(value: onnx.TypeProto) -> Shape | None:
+    """Sizes of a tensor's axes, None for one that is not fixed; None where the rank is unknown."""
+    t = value.tensor_type
+    return tuple(d.dim_value if fixed(d) else None for d in t.shape.dim) if t.HasField("shape") else None
 
 
 def _declared(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:

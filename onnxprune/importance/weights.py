@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import OptionError
+from onnxprune.graph.constants import Constants
+from onnxprune.graph.limits import LIMIT
 from onnxprune.graph.node import Node, walk_all
-from onnxprune.graph.shapes import Array, run_node
+from onnxprune.graph.shapes import Array
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
 Float = np.ndarray[Any, np.dtype[np.float64]]
@@ -71,8 +73,13 @@ def fpgm(site: Site, rng: np.random.Generator) -> Float:
     """sum of distances to the other filters (He et al. 2019, Filter Pruning via Geometric Median)"""
     w = site.rows.astype(np.float64)
     square = np.square(w).sum(1)
-    distance = np.sqrt(np.maximum(square[:, None] + square[None] - 2 * (w @ w.T), 0))
-    return np.asarray(distance.sum(1), np.float64)
+    out = np.empty(len(w))
+    step = max(1, LIMIT // (32 * max(len(w), 1)))
+    for i in range(0, len(w), step):  # rows at a time: there are as many distances as rows, squared
+        part = slice(i, i + step)
+        distance = np.sqrt(np.maximum(square[part, None] + square[None] - 2 * (w[part] @ w.T), 0))
+        out[part] = distance.sum(1)
+    return out
 
 
 def lamp(site: Site, rng: np.random.Generator) -> Float:
@@ -173,13 +180,10 @@ class Weights:
         self.analysis = analysis
         self.model = analysis.model
         self.coupling = analysis.coupling
-        self._maker: dict[str, Node] = {}
+        self._constants = Constants(self.coupling.shapes)
         self._batch_norm: dict[str, Node] = {}
         readers: dict[str, int] = defaultdict(int)
         for node in walk_all(self.model.proto.graph, self.coupling.shapes.opsets):
-            for o in node.outputs:
-                if o in self.coupling.shapes.constant:
-                    self._maker[o] = node
             for i in node.inputs:
                 readers[i] += 1
             if node.op == "BatchNormalization":
@@ -187,21 +191,8 @@ class Weights:
         self._batch_norm = {k: v for k, v in self._batch_norm.items() if readers[k] == 1}
 
     def value(self, name: str) -> Array | None:
-        """The constant's value, evaluated where nodes compute it; None where it is not constant."""
-        if name in self.model.weights:
-            return self.model.weights[name]
-        node = self._maker.get(name)
-        if node is None:
-            return None
-        feeds = {}
-        for i in node.inputs:
-            if i:
-                value = self.value(i)
-                if value is None:
-                    return None
-                feeds[i] = value
-        values = run_node(node, feeds, self.model.proto)
-        return values[node.outputs.index(name)]
+        """The constant's value, evaluated where nodes compute it; None where it is not constant, or too large."""
+        return self._constants(name)
 
     def makers(self, keep: Keep | None, wanted: Callable[[Array], bool]) -> Iterator[Site]:
         """Every weight along the axis that makes units, where any of the components is wanted."""

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from onnxprune.graph.io import Model
+from onnxprune.graph.limits import PER_INDEX
 from onnxprune.graph.node import Node
 from onnxprune.graph.shapes import Array, Shapes
 from onnxprune.structure.transforms import fixed_transform
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 Axis = Ids | None  # None: an axis of size one, or of unknown size
+TIES = 4  # for every index that can be followed, at most
+TOO_MANY = "tied more often than can be followed"
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ class Coupling:
     _marks: list[tuple[Ids, str]] = field(default_factory=list)
     _normalised: list[tuple[Ids, Ids, str]] = field(default_factory=list)
     _owners: list[tuple[int, str, int]] = field(default_factory=list)
+    _tied: int = 0  # pairs
 
     # what rules read
 
@@ -193,8 +198,17 @@ class Coupling:
             self.pin(a, reason)
             self.pin(b, reason)
             return
+        if not self._afford(max(a.size, b.size)):
+            self.pin(a, TOO_MANY)
+            self.pin(b, TOO_MANY)
+            return
         x, y = np.broadcast_arrays(a, b)
         self._ties.append((x.ravel(), y.ravel(), self.node.key if self.node else ""))
+
+    def _afford(self, pairs: int) -> bool:
+        """Whether so many more ties can be held; a tensor may have many readers."""
+        self._tied += pairs
+        return self._tied * PER_INDEX <= TIES * self.shapes.allowance
 
     def pin(self, ids: Axis, reason: str, *, unless: tuple[str, ...] = ()) -> None:
         """The ids can never be removed; unless: but where they turn out to be marked as one of these kinds."""
@@ -231,6 +245,9 @@ class Coupling:
         if ids is None or count < 1 or ids.size % count:
             self.pin(ids, "the width is no multiple of the number of heads")
             return None, None
+        if not self._afford(ids.size):
+            self.pin(ids, TOO_MANY)
+            return None, None
         sizes = (count, ids.size // count)
         parts = (self.fresh(count) if count > 1 else None, self.fresh(sizes[1]) if sizes[1] > 1 else None)
         self.views.append(View(node, tensor, axis, ids, parts, sizes))
@@ -252,7 +269,10 @@ class Coupling:
 
     def even(self, node: Node, rows: Ids) -> None:
         """Every row of `rows`, shape `(blocks, width)`, must keep the same number of units."""
-        self.blocks.append(Blocks(node, rows))
+        if self._afford(rows.size):
+            self.blocks.append(Blocks(node, rows))
+        else:
+            self.pin(rows, TOO_MANY)
 
     def least(self, ids: Axis, count: int) -> None:
         """At least `count` of the ids must survive (TopK)."""
@@ -333,6 +353,9 @@ class Coupling:
                 assert axis is not None
                 if at - first == 1:
                     self.tie(axis, ids[first])
+                elif not self._afford(axis.size):
+                    for other in (axis, *ids[first:at]):
+                        self.pin(other, TOO_MANY)
                 else:
                     self.views.append(View(node, name, k, axis, tuple(ids[first:at]), tuple(factors[first:at])))
 
@@ -439,7 +462,7 @@ class Coupling:
         seen: dict[tuple[bytes, tuple[int, ...]], View] = {}
         moved = False
         for v in views:
-            first = seen.setdefault((labels[v.ids].tobytes(), v.sizes), v)
+            first = seen.setdefault((blake2b(labels[v.ids].tobytes()).digest(), v.sizes), v)
             for a, b in zip(first.factors, v.factors, strict=True):
                 if a is not None and b is not None and (labels[a] != labels[b]).any():
                     self._ties.append((a, b, v.node.key))
@@ -587,7 +610,10 @@ def _first_ids(labels: Ids) -> Ids:
 
 
 def _broadcastable(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    return all(p == q or p == 1 or q == 1 for p, q in zip(a[::-1], b[::-1], strict=False))
+    """Whether shapes fit each other, and one of them is that of both together: two axes never make a product."""
+    if not all(p == q or p == 1 or q == 1 for p, q in zip(a[::-1], b[::-1], strict=False)):
+        return False
+    return math.prod(np.broadcast_shapes(a, b)) == max(math.prod(a), math.prod(b))
 
 
 def _segments(xs: Sequence[int], ys: Sequence[int]) -> Iterator[tuple[range, range]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxprune.graph.cost import CostModel, cost_model
 from onnxprune.graph.io import Model
+from onnxprune.graph.limits import PER_INDEX
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, infer
 from onnxprune.structure.coupling import Computed, Coupling, Ids, Pin, Solution
@@ -154,6 +155,7 @@ def analyze(
     masks per head) may shrink. whole_layers: attention and the feed-forward block after it are one unit of depth.
     """
     shapes = infer(model, input_shapes)
+    shapes.forget_long(shapes.allowance // PER_INDEX)
     coupling = Coupling(model, shapes, _readers(model))
     nodes = list(walk_all(model.proto.graph, shapes.opsets))
     for node in nodes:
@@ -195,6 +197,8 @@ def couple(c: Coupling, node: Node) -> None:
         c.pin_all(node, BARRIERS[node.op])
     elif node.op not in RULES:
         c.pin_all(node, "no rule for this operator")
+    elif not c.shapes.vast.isdisjoint(node.outputs):
+        c.pin_all(node, "makes a constant that is too large to be computed")
     elif unknown is not None and node.op not in ("Shape", "Size", "Constant", "If", "Loop", "Scan"):
         c.pin_all(node, f"the shape of {unknown} is not known")
     else:
@@ -276,7 +280,21 @@ def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
     members: dict[int, list[int]] = {}
     for label in order:  # labels grow with the first id, so families come in graph order
         members.setdefault(int(family[label]), []).append(int(label))
-    return _build(c, s, [np.array(m) for m in members.values()], times)
+    return _build(c, s, [np.array(m) for m in members.values() if _countable(c, s, np.array(m))], times)
+
+
+def _countable(c: Coupling, s: Solution, labels: Ids) -> bool:
+    """Whether the constraints of a group, units times blocks, can be written down; where they cannot, it is pinned."""
+    if not s.blocks:
+        return True
+    mine = np.zeros(len(s.reason), bool)
+    mine[labels] = True
+    counts = 8 * len(labels) * sum(len(rows) for rows in s.blocks if mine[rows].all())
+    if counts <= c.shapes.allowance:
+        return True
+    s.pins.append(Pin("", "graph", "", 1, "channels in too many blocks that must shrink evenly"))
+    s.reason[labels] = len(s.pins) - 1
+    return False
 
 
 def _build(c: Coupling, s: Solution, families: list[Ids], times: Ids) -> tuple[ChannelGroup, ...]:

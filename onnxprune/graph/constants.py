@@ -1,0 +1,68 @@
+"""Values of constants, also of those that nodes compute of constants (Reshape, Transpose, DequantizeLinear).
+
+In goes the name of a tensor; out comes its value, or None where it is none, where onnxruntime cannot compute it, and
+where it, or what is held on the way to it, is larger than the model's `allowance`.
+"""
+
+from __future__ import annotations
+
+from onnxprune.graph.limits import nbytes
+from onnxprune.graph.node import Node, walk_all
+from onnxprune.graph.shapes import Array, Shapes, run_node
+
+
+class Constants:
+    """The constants of the model that `shapes` are of; nothing is kept between two questions."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.shapes, self.model = shapes, shapes.model
+        self.nodes = list(walk_all(self.model.proto.graph, shapes.opsets))
+        self.makers = {o: i for i, n in enumerate(self.nodes) for o in n.outputs if o and o in shapes.constant}
+
+    def __call__(self, name: str) -> Array | None:
+        """The value of a tensor; None where it has none that may be computed."""
+        if name in self.model.weights:
+            return self.model.weights[name]
+        nodes = self._needed(name)
+        if nodes is None:
+            return None
+        last = {i: node.key for node in nodes for i in node.inputs} | {name: ""}
+        if self._peak(nodes, last) > self.shapes.allowance:
+            return None
+        held: dict[str, Array] = {}
+        for node in nodes:
+            feeds = {i: self.model.weights[i] if i in self.model.weights else held[i] for i in node.inputs if i}
+            try:
+                found = run_node(node, feeds, self.model.proto)
+            except Exception:  # onnxruntime's exceptions share no base class; `TooLarge` is one more
+                return None
+            made = dict(zip((o for o in node.outputs if o), found, strict=True))
+            held = {n: v for n, v in (held | made).items() if n in last and last[n] != node.key}
+        return held[name]
+
+    def _needed(self, name: str) -> list[Node] | None:
+        """The nodes that a tensor is computed by, in order; None where one of them reads what is no constant."""
+        found: set[int] = set()
+        wanted = [name]
+        while wanted:
+            tensor = wanted.pop()
+            if not tensor or tensor in self.model.weights:
+                continue
+            if tensor not in self.makers or not self.nodes[self.makers[tensor]].inputs:
+                return None
+            if self.makers[tensor] not in found:
+                found.add(self.makers[tensor])
+                wanted.extend(self.nodes[self.makers[tensor]].inputs)
+        return [self.nodes[i] for i in sorted(found)]
+
+    def _peak(self, nodes: list[Node], last: dict[str, str]) -> float:
+        """Bytes that computed tensors take at a time, at most; infinity where a size is not known."""
+        held: dict[str, float] = {}
+        peak = 0.0
+        for node in nodes:
+            for o in (o for o in node.outputs if o):
+                size = nbytes(self.shapes.shapes.get(o), self.shapes.types.get(o, 1))
+                held[o] = float("inf") if size is None else float(size)
+            peak = max(peak, sum(held.values()))
+            held = {n: v for n, v in held.items() if n in last and last[n] != node.key}
+        return peak
