@@ -30,7 +30,8 @@ def probabilities(y: Array) -> Array:
     y = class_rows(y).astype(np.float64)
     if (y >= 0).all() and np.allclose(y.sum(1), 1, atol=1e-3):
         return y
-    e = np.exp(y - y.max(1, keepdims=True))
+    top = y.max(1, keepdims=True)
+    e = np.exp(y - np.where(np.isfinite(top), top, np.nan))  # of what is no number, no number
     return np.asarray(e / e.sum(1, keepdims=True))
 
 

@@ -203,15 +203,21 @@ def positions(layer: Linear, x: Array, kernel: tuple[int, ...]) -> int:
     return int(math.prod(x.shape[:-1])) if not layer.node.attr("transA", 0) else int(x.shape[1])
 
 
+def _float32(x: Array) -> Array:
+    """NaN for what is not finite: products of infinities with 0 and their differences are NaN anyhow, but warn."""
+    held = np.isfinite(x) if x.dtype.itemsize <= 4 else np.abs(x) <= np.finfo(np.float32).max
+    return np.asarray(x if held.all() else np.where(held, x, np.nan), np.float32)
+
+
 def rows(layer: Linear, x: Array, kernel: tuple[int, ...], picked: Array | None) -> Array:
     """float32 `(groups, n, in)`: the rows at `picked` (all where None), counted over batch and output positions.
 
-    x: the layer's first input, of one batch.
+    x: the layer's first input, of one batch. What is not finite is NaN.
     """
     n = layer.node
     if n.op not in CONVOLUTIONS:
         flat = x.T if n.attr("transA", 0) else x.reshape(-1, x.shape[-1])
-        return np.asarray(flat if picked is None else flat[picked], np.float32)[None]
+        return _float32(flat if picked is None else flat[picked])[None]
     win = window(layer, kernel, x.shape[2:])
     g = layer.groups
     out = win.output(x.shape[2:])
@@ -221,7 +227,7 @@ def rows(layer: Linear, x: Array, kernel: tuple[int, ...], picked: Array | None)
             chosen = flat.transpose(0, 2, 1).reshape(-1, x.shape[1])
         else:
             chosen = flat[picked // flat.shape[2], :, picked % flat.shape[2]]
-        return np.asarray(chosen, np.float32).reshape(len(chosen), g, -1).transpose(1, 0, 2)
+        return _float32(chosen).reshape(len(chosen), g, -1).transpose(1, 0, 2)
     if any(z > 1 for z in win.spread):
         wide = np.zeros(
             (*x.shape[:2], *((s - 1) * z + 1 for s, z in zip(x.shape[2:], win.spread, strict=True))), x.dtype
@@ -245,18 +251,18 @@ def rows(layer: Linear, x: Array, kernel: tuple[int, ...], picked: Array | None)
         which, *place = np.unravel_index(picked, (x.shape[0], *out))
         index: Any = (which, slice(None), *place)
         chosen = view[index].reshape(len(picked), -1)
-    return np.asarray(chosen, np.float32).reshape(len(chosen), g, -1).transpose(1, 0, 2)
+    return _float32(chosen).reshape(len(chosen), g, -1).transpose(1, 0, 2)
 
 
 def output_rows(layer: Linear, y: Array, picked: Array | None) -> Array:
-    """float32 `(n, channels)`: a tensor of the shape of the layer's output at the same places."""
+    """float32 `(n, channels)`: a tensor of the shape of the layer's output at the same places; NaN as in `rows`."""
     if layer.node.op in CONVOLUTIONS:
         flat = y.reshape(*y.shape[:2], -1)
         if picked is None:
-            return np.asarray(flat.transpose(0, 2, 1).reshape(-1, y.shape[1]), np.float32)
-        return np.asarray(flat[picked // flat.shape[2], :, picked % flat.shape[2]], np.float32)
+            return _float32(flat.transpose(0, 2, 1).reshape(-1, y.shape[1]))
+        return _float32(flat[picked // flat.shape[2], :, picked % flat.shape[2]])
     flat = y.reshape(-1, y.shape[-1])
-    return np.asarray(flat if picked is None else flat[picked], np.float32)
+    return _float32(flat if picked is None else flat[picked])
 
 
 def like_outputs(

@@ -5,7 +5,7 @@ Moments of rows x `(n, d)` and targets t `(n, o)` are summed up; the solution mi
     mean ||x W + b - t||^2 + ridge * mean(diag G) * ||W - W0||^2,       G = covariance of x
 
 so that what the data do not tell stays as in W0. Sums are kept in float64 about the mean of the first batch; products
-within a batch are float32.
+within a batch are float32, where those hold them. Moments of what is not finite are NaN, and have no solution.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ Float = np.ndarray[Any, np.dtype[np.float64]]
 
 
 SCALES = (0.2, 5.0)  # by which `match` may scale an output
+
+
+def _summable(x: Array) -> Array:
+    """Rows as they are, float64 where sums of their squares leave float32; what is not finite becomes NaN."""
+    if not x.size or max(float(x.max()), -float(x.min())) < 1e18 / np.sqrt(len(x)):  # also False for NaN
+        return x
+    return np.where(np.isfinite(x), x, np.nan).astype(np.float64)
 
 
 class Moments:
@@ -47,6 +54,7 @@ class Moments:
         t = np.zeros((len(x), 0), np.float32) if t is None else t
         if not len(x):
             return
+        x, t = _summable(x), _summable(t)
         if not self.count:
             d, o = x.shape[1], t.shape[1]
             self.x0 = x.mean(0) if self.intercept else np.zeros(d, np.float32)
@@ -138,6 +146,8 @@ def match(moments: Moments, prior: Float) -> Fit:
     """The prior, each output scaled and shifted to the mean and the standard deviation of its target."""
     if not moments.count:
         raise Singular("no data reached it")
+    if not (np.isfinite(moments.gram).all() and np.isfinite(moments.variance).all()):
+        raise Singular("its inputs are not finite")
     if not np.diag(moments.gram).any():
         raise Singular("its inputs are constant")
     spread, wanted = np.einsum("do,do->o", prior, moments.gram @ prior), moments.variance
