@@ -2,4 +2,13 @@
 
 from setuptools import Extension, setup
 
-setup(ext_modules=[Extension("onnxprune.ops._entry", ["onnxprune/ops/_entry.c"], optional=True)])
+setup(
+    ext_modules=[
+        Extension(
+            "onnxprune.ops._entry",
+            ["onnxprune/ops/_entry.c"],
+            depends=["onnxprune/ops/_tables.h"],  # which onnxprune/ops/header.py writes
+            optional=True,
+        )
+    ]
+)

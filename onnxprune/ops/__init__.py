@@ -2,7 +2,9 @@
 
 _entry.c     what onnxruntime sees: operators, memory, threads
 driver.py    one run: choice of the kernel, division of work; one function, compiled by numba
-pack.py      checks of a weight, and the forms in which kernels read it; tables.py: what is shared with the C part
+pack.py      checks of a weight, and the forms in which kernels read it
+tables.py    numbers that are shared with the C part; header.py writes them for it into _tables.h
+addresses.py arrays at addresses
 kernels.py   the inner loops; emit.py writes them as LLVM IR
 library.py   compiling, caching, and handing the driver to the C part
 """

@@ -21,14 +21,14 @@
 #include <malloc.h>
 #include <windows.h>
 #define EXPORT __declspec(dllexport)
-#define aligned_new(bytes) _aligned_malloc(bytes, 64)
+#define aligned_new(bytes) _aligned_malloc(bytes, LINE)
 #define aligned_delete(p) _aligned_free(p)
 #define pause_thread() SwitchToThread()
 #else
 #include <pthread.h>
 #include <sched.h>
 #define EXPORT __attribute__((visibility("default")))
-#define aligned_new(bytes) aligned_alloc(64, bytes)
+#define aligned_new(bytes) aligned_alloc(LINE, bytes)
 #define aligned_delete(p) free(p)
 #define pause_thread() sched_yield()
 #endif
@@ -60,42 +60,13 @@ typedef Status *(*GetConstant)(const void *info, size_t index, int *is_constant,
 typedef Status *(*ParallelFor)(const void *context, void (*task)(void *, size_t), size_t total, size_t batches,
                                void *user);                                                  /* 274 */
 
-enum { FLOAT = 1, UINT8 = 2, INT8 = 3, UINT16 = 4, INT32 = 6, FLOAT16 = 10, BFLOAT16 = 16 };
 enum { FAIL = 1, INVALID_ARGUMENT = 2 };
 
-#define MOST ((int64_t)1 << 40) /* elements of a tensor: 4 TiB */
+#include "_tables.h" /* numbers that are Python's too */
 
-/* tables.py has the same lists */
-enum { RIGHT, LEFT, CONV };
-enum { CSR, NM, BSR };
-enum { CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, RUN };
-enum { SPMM, PERMUTE, EXPAND, GATHER, TILES, LAYOUTS };
-enum {
-    KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, ALPHA, LOW, HIGH,
-    VALUES, CODE, SCALE, INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL, PB, PR, DESC_SIZE
-};
-enum {
-    X, Y, ADDED, BATCH, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PACK, LAYOUT, SHARED, PREPARE_TASKS, TASKS,
-    SHARED_BYTES, TASK_BYTES, COLUMNS, PANELS, UNITS, CALL_SIZE
-};
+enum { N_OPS = N_KINDS * N_FORMATS * 2 * N_ACTIVATIONS * 2 };
 
-static const int CODES[] = {FLOAT, BFLOAT16, FLOAT16, INT8}; /* types of values, by CODE; the last has a scale */
-enum { N_CODES = 4 };
-static const char *const KINDS[] = {"MatMul", "LeftMatMul", "Conv"};
-static const char *const FORMATS[] = {"Csr", "Nm", "Bsr"};
-static const char *const ACTIVATIONS[] = {"", "Relu", "Clip", "HardSwish", "Silu", "Gelu", "FastGelu"};
-enum { N_KINDS = 3, N_FORMATS = 3, N_ACTIVATIONS = 7, N_OPS = N_KINDS * N_FORMATS * 2 * N_ACTIVATIONS * 2 };
-
-static const char *const FAULTS[] = {
-    "", "values[%" PRId64 "] is not finite", "bias[%" PRId64 "] is not finite", "indptr does not start at 0",
-    "indptr falls after row %" PRId64, "indptr exceeds the number of values after row %" PRId64,
-    "indptr does not end at the number of values", "indices[%" PRId64 "] is outside the row",
-    "indices[%" PRId64 "] does not rise within its row", "positions of row %" PRId64 " lie outside their block",
-    "positions of row %" PRId64 " do not rise within a block", "values of row %" PRId64 " lie beyond its end",
-    "positions of row %" PRId64 " have bits set after the last one", "scale[%" PRId64 "] is not a finite number above 0",
-    "values of tile %" PRId64 " lie beyond the edges of the weight",
-};
-
+/* desc and call are addresses of tables; for BOUND and FILL task is a layout, and call, for FILL, the room that it has */
 typedef int64_t (*Entry)(int64_t what, int64_t desc, int64_t call, int64_t task, int64_t scratch);
 static _Atomic(Entry) entry;
 
@@ -105,7 +76,7 @@ typedef struct Buffer {
     struct Buffer *next;
     size_t bytes; /* usable, after the header of one line */
 } Buffer;
-enum { LINE = 64, IDLE = 64 };
+enum { IDLE = 64 }; /* buffers that wait */
 static Buffer *idle;
 static int idle_count;
 static atomic_flag idle_lock = ATOMIC_FLAG_INIT;
@@ -118,7 +89,18 @@ static void unlock(atomic_flag *flag) { atomic_flag_clear_explicit(flag, memory_
 
 static size_t line(size_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
 
-static void *take(size_t bytes) {
+/* Compiled code computes how much memory it needs, and may be wrong: what it gets ends in bytes that it must leave
+ * alone. An overrun of up to GUARD bytes is harmless, and becomes an error. */
+static void guard(void *memory, size_t bytes) { memset((char *)memory + bytes, GUARD_BYTE, GUARD); }
+static int intact(const void *memory, size_t bytes) {
+    const unsigned char *end = (const unsigned char *)memory + bytes;
+    return end[0] == GUARD_BYTE && !memcmp(end, end + 1, GUARD - 1);
+}
+
+/* guarded memory of so many bytes */
+static void *take(size_t wanted) {
+    if (wanted > SIZE_MAX / 4) return NULL;
+    size_t bytes = wanted + GUARD;
     Buffer **best = NULL, *found = NULL;
     lock(&idle_lock);
     for (Buffer **b = &idle; *b; b = &(*b)->next)
@@ -130,12 +112,12 @@ static void *take(size_t bytes) {
     }
     unlock(&idle_lock);
     if (!found) {
-        if (bytes > SIZE_MAX / 2) return NULL;
         size_t usable = line(bytes + bytes / 8);
         found = aligned_new(LINE + usable);
         if (!found) return NULL;
         found->bytes = usable;
     }
+    guard((char *)found + LINE, wanted);
     return (char *)found + LINE;
 }
 
@@ -216,7 +198,7 @@ static size_t op_inputs(const void *op_) {
 
 typedef struct {
     Api api;
-    int64_t desc[DESC_SIZE];
+    int64_t desc[DESC_FIELDS];
     _Atomic(void *) packed[LAYOUTS];
     atomic_flag packing;
     int axes; /* of X, where the operator fixes them */
@@ -232,6 +214,10 @@ static Status *error(Api api, const char *node, const char *format, ...) {
     vsnprintf(text + at, sizeof text - (size_t)at, format, arguments);
     va_end(arguments);
     return CALL(api, 0, CreateStatus)(INVALID_ARGUMENT, text);
+}
+
+static Status *overrun(const Kernel *k, const char *what, int64_t bytes) {
+    return error(k->api, k->name, "internal error: %s left its %" PRId64 " bytes; report it with the model", what, bytes);
 }
 
 #define TRY(call)                   \
@@ -280,29 +266,32 @@ static void find_name(Kernel *k, const Operator *op, const void *info) {
     free(text);
 }
 
-/* dims of a tensor; rank is -1 where there are more than 8 */
-static Status *shape(Api api, const void *value, int *type, int *rank, int64_t dims[8]) {
+/* dims of a tensor; rank is -1 where there are more than AXES_MOST */
+static Status *shape(Api api, const void *value, int *type, int *rank, int64_t dims[AXES_MOST]) {
     void *info = NULL;
     size_t n = 0;
     TRY(CALL(api, 65, GetTypeAndShape)(value, &info));
     Status *status = CALL(api, 60, GetType)(info, type);
     if (!status) status = CALL(api, 61, GetRank)(info, &n);
-    *rank = n <= 8 ? (int)n : -1;
-    if (!status && n <= 8) status = CALL(api, 62, GetDims)(info, dims, n);
+    *rank = n <= AXES_MOST ? (int)n : -1;
+    if (!status && n <= AXES_MOST) status = CALL(api, 62, GetDims)(info, dims, n);
     CALL(api, 99, Release)(info);
     return status;
 }
 
 /* how values are stored, by their type */
 static Status *coding(Kernel *k, const Operator *op, const void *info) {
-    int is_constant = 0, type = 0, rank = 0, code = N_CODES - 1;
-    int64_t dims[8];
+    int is_constant = 0, type = 0, rank = 0, code = INT8;
+    int64_t dims[AXES_MOST];
     const void *value = NULL;
     TRY(CALL(k->api, 249, GetConstant)(info, 1, &is_constant, &value));
     if (is_constant && value) TRY(shape(k->api, value, &type, &rank, dims));
-    if (!op->scaled)
-        for (code = 0; code < N_CODES - 2 && CODES[code] != type;) code++;
-    k->desc[CODE] = code; /* constant() compares the types */
+    if (!op->scaled) {
+        code = FLOAT32; /* where it is none of them: constant() compares the types */
+        for (int i = 0; i < N_CODES; i++)
+            if (i != INT8 && CODES[i] == type) code = i;
+    }
+    k->desc[CODE] = code;
     return NULL;
 }
 
@@ -310,7 +299,7 @@ static Status *coding(Kernel *k, const Operator *op, const void *info) {
 static Status *constant(Kernel *k, const void *info, size_t index, const char *what, int type, int rank,
                         const int64_t *lengths, int64_t *address, int64_t *first) {
     int is_constant = 0, found_type = 0, found_rank = 0;
-    int64_t dims[8] = {0};
+    int64_t dims[AXES_MOST] = {0};
     const void *value = NULL;
     void *data = NULL;
     TRY(CALL(k->api, 249, GetConstant)(info, index, &is_constant, &value));
@@ -415,7 +404,9 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
         d[K] = d[C] * d[KH] * d[KW];
         const int64_t geometry[] = {d[SH], d[SW], d[DH], d[DW], d[PT], d[PL], d[PB], d[PR]};
         for (int i = 0; i < 8; i++)
-            if (geometry[i] > 1 << 20) return error(k->api, k->name, "a stride, dilation or pad is above 2^20");
+            if (geometry[i] > STEP_MOST)
+                return error(k->api, k->name, "a stride, dilation or pad is %" PRId64 ", above %d", geometry[i],
+                             STEP_MOST);
         if ((double)d[KH] * (double)d[DH] > INT32_MAX || (double)d[KW] * (double)d[DW] > INT32_MAX)
             return error(k->api, k->name, "the dilated kernel is too large");
     }
@@ -424,10 +415,10 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
     TRY(real(k, info, "alpha", 1, &d[ALPHA]));
     float low = -HUGE_VALF, high = HUGE_VALF;
     uint32_t raw;
-    if (op->activation == 1) low = 0;
+    if (op->activation == RELU) low = 0;
     memcpy(&raw, &low, sizeof raw), d[LOW] = raw;
     memcpy(&raw, &high, sizeof raw), d[HIGH] = raw;
-    if (op->activation == 2) {
+    if (op->activation == CLIP) {
         TRY(real(k, info, "min", 0, &d[LOW]));
         TRY(real(k, info, "max", 0, &d[HIGH]));
         raw = (uint32_t)d[LOW], memcpy(&low, &raw, sizeof low);
@@ -442,7 +433,8 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
         if (op->format == BSR) {
             TRY(ints(k, info, "block", 2, 1, pair));
             for (int i = 0; i < 2; i++)
-                if (pair[i] > 64) return error(k->api, k->name, "attribute block holds %" PRId64 ", above 64", pair[i]);
+                if (pair[i] > TILE_MOST)
+                    return error(k->api, k->name, "attribute block holds %" PRId64 ", above %d", pair[i], TILE_MOST);
             d[N] = any[1] = pair[0];
             d[BLOCK] = any[2] = pair[1];
             stored = pair[0] * pair[1];
@@ -452,22 +444,22 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
         TRY(constant(k, info, 1, "values", type, op->format == BSR ? 3 : 1, any, &d[VALUES], &d[NNZ]));
         int64_t nnz[1] = {d[NNZ]};
         d[NNZ] *= stored;
-        d[INDEX_BYTES] = columns <= 65536 ? 2 : 4;
-        TRY(constant(k, info, 2, "indices", d[INDEX_BYTES] == 2 ? UINT16 : INT32, 1, nnz, &d[INDICES], NULL));
-        TRY(constant(k, info, 3, "indptr", INT32, 1, rows, &d[INDPTR], NULL));
+        d[INDEX_BYTES] = columns <= NARROW ? 2 : 4;
+        TRY(constant(k, info, 2, "indices", d[INDEX_BYTES] == 2 ? ONNX_UINT16 : ONNX_INT32, 1, nnz, &d[INDICES], NULL));
+        TRY(constant(k, info, 3, "indptr", ONNX_INT32, 1, rows, &d[INDPTR], NULL));
     } else {
-        TRY(number(k, info, "m", 2, 256, &d[BLOCK]));
+        TRY(number(k, info, "m", 2, BLOCK_MOST, &d[BLOCK]));
         TRY(number(k, info, "n", 1, d[BLOCK], &d[N]));
         int64_t bits = 1, rows = d[M] * d[KH] * d[KW], blocks = (d[C] + d[BLOCK] - 1) / d[BLOCK];
         while ((1 << bits) < d[BLOCK]) bits++;
         int64_t lengths[3] = {rows, blocks, d[N]}, bytes[2] = {rows, (blocks * d[N] * bits + 7) / 8};
         TRY(constant(k, info, 1, "values", type, 3, lengths, &d[VALUES], NULL));
-        TRY(constant(k, info, 2, "positions", UINT8, 2, bytes, &d[INDICES], NULL));
+        TRY(constant(k, info, 2, "positions", ONNX_UINT8, 2, bytes, &d[INDICES], NULL));
         d[NNZ] = rows * blocks * d[N];
     }
     int64_t filters[1] = {d[M]};
-    if (op->scaled) TRY(constant(k, info, next++, "scale", FLOAT, 1, filters, &d[SCALE], NULL));
-    TRY(constant(k, info, next, "bias", FLOAT, 1, filters, &d[BIAS], NULL));
+    if (op->scaled) TRY(constant(k, info, next++, "scale", ONNX_FLOAT, 1, filters, &d[SCALE], NULL));
+    TRY(constant(k, info, next, "bias", ONNX_FLOAT, 1, filters, &d[BIAS], NULL));
     return NULL;
 }
 
@@ -496,7 +488,7 @@ static Status *create(const void *op_, Api api, const void *info, void **kernel)
         status = describe(k, op, info);
     if (!status) {
         int64_t fault = run(CHECK, (int64_t)(uintptr_t)k->desc, 0, 0, 0);
-        if (fault) status = error(api, k->name, FAULTS[fault], k->desc[DETAIL]);
+        if (fault != NO_FAULT) status = error(api, k->name, FAULTS[fault], k->desc[DETAIL]);
     }
     if (status)
         destroy(k);
@@ -505,44 +497,57 @@ static Status *create(const void *op_, Api api, const void *info, void **kernel)
     return status;
 }
 
+/* the weight in a layout, packed; *memory is NULL where there is none left */
+static Status *pack(Kernel *k, int64_t layout, void **memory) {
+    Entry run = atomic_load(&entry);
+    int64_t desc = (int64_t)(uintptr_t)k->desc, most = run(BOUND, desc, 0, layout, 0);
+    if (most <= 0 || most > ELEMENTS_MOST) return NULL;
+    char *draft = aligned_new(line((size_t)most + GUARD));
+    if (!draft) return NULL;
+    guard(draft, (size_t)most);
+    int64_t used = run(FILL, desc, most, layout, (int64_t)(uintptr_t)draft);
+    int fits = used > 0 && used <= most && intact(draft, (size_t)most);
+    if (fits && (*memory = aligned_new(line((size_t)used)))) memcpy(*memory, draft, (size_t)used);
+    aligned_delete(draft);
+    return fits ? NULL : overrun(k, "the packed weight", most);
+}
+
 /* the weight as a kernel reads it; made on first use, by one thread */
-static void *packed(Kernel *k, int64_t layout) {
+static Status *packed(Kernel *k, int64_t layout, int64_t *address) {
+    Status *status = NULL;
     void *memory = atomic_load(&k->packed[layout]);
-    if (memory) return memory;
-    lock(&k->packing);
-    memory = atomic_load(&k->packed[layout]);
     if (!memory) {
-        Entry run = atomic_load(&entry);
-        int64_t desc = (int64_t)(uintptr_t)k->desc;
-        int64_t most = run(BOUND, desc, 0, layout, 0);
-        char *draft = most > 0 ? aligned_new(line((size_t)most)) : NULL;
-        if (draft) {
-            int64_t used = run(FILL, desc, 0, layout, (int64_t)(uintptr_t)draft);
-            if (used > 0 && used <= most && (memory = aligned_new(line((size_t)used)))) memcpy(memory, draft, (size_t)used);
-            aligned_delete(draft);
+        lock(&k->packing);
+        memory = atomic_load(&k->packed[layout]);
+        if (!memory) {
+            status = pack(k, layout, &memory);
+            atomic_store(&k->packed[layout], memory);
         }
-        atomic_store(&k->packed[layout], memory);
+        unlock(&k->packing);
     }
-    unlock(&k->packing);
-    return memory;
+    *address = (int64_t)(uintptr_t)memory;
+    if (!status && !memory) status = error(k->api, k->name, "out of memory");
+    return status;
 }
 
 typedef struct {
     int64_t *desc, *call;
     int64_t what;
     size_t scratch_bytes;
-    atomic_int failed;
+    atomic_int failed; /* NO_MEMORY or OVERRAN */
 } Work;
+enum { NO_MEMORY = 1, OVERRAN };
 
 static void task(void *user, size_t index) {
     Work *w = user;
     void *scratch = w->scratch_bytes ? take(w->scratch_bytes) : NULL;
     if (w->scratch_bytes && !scratch) {
-        atomic_store(&w->failed, 1);
+        atomic_store(&w->failed, NO_MEMORY);
         return;
     }
     atomic_load(&entry)(w->what, (int64_t)(uintptr_t)w->desc, (int64_t)(uintptr_t)w->call, (int64_t)index,
                         (int64_t)(uintptr_t)scratch);
+    if (scratch && !intact(scratch, w->scratch_bytes)) atomic_store(&w->failed, OVERRAN);
     give(scratch);
 }
 
@@ -552,7 +557,9 @@ static Status *parallel(Kernel *k, void *context, int64_t *call, int64_t what, i
         task(&work, 0);
     else
         TRY(CALL(k->api, 274, ParallelFor)(context, task, (size_t)tasks, 0, &work));
-    return atomic_load(&work.failed) ? error(k->api, k->name, "out of memory") : NULL;
+    int failed = atomic_load(&work.failed);
+    if (failed == OVERRAN) return overrun(k, "a task", scratch_bytes);
+    return failed ? error(k->api, k->name, "out of memory") : NULL;
 }
 
 /* the product of the dims; -1 where X could not lie in memory */
@@ -563,7 +570,7 @@ static int64_t product(const int64_t *dims, int count) {
         if (dims[i] < 0) return -1;
         size *= (double)dims[i];
     }
-    if (size > (double)MOST) return -1;
+    if (size > (double)ELEMENTS_MOST) return -1;
     for (int i = 0; i < count; i++) exact = size > 0 ? exact * dims[i] : 0;
     return exact;
 }
@@ -607,7 +614,7 @@ static Status *geometry(Kernel *k, int rank, const int64_t *dims, int64_t *out, 
         double phases = (double)d[SH] < tall_kernel ? (double)d[SH] : tall_kernel;
         double rows = (double)call[OUT_HEIGHT] + tall_kernel / (double)d[SH] + 1;
         double planes = (double)dims[0] * (double)dims[1] * (double)d[KW] * phases;
-        if (planes * rows * (double)call[OUT_WIDTH] > (double)MOST) return error(k->api, k->name, "X is too large");
+        if (planes * rows * (double)call[OUT_WIDTH] > (double)ELEMENTS_MOST) return error(k->api, k->name, "X is too large");
     }
     if (call[BATCH] < 0 || product(out, rank) < 0 || product(dims, rank) < 0)
         return error(k->api, k->name, "X is too large");
@@ -617,7 +624,7 @@ static Status *geometry(Kernel *k, int rank, const int64_t *dims, int64_t *out, 
 static Status *compute(void *kernel, void *context) {
     Kernel *k = kernel;
     Entry run = atomic_load(&entry);
-    int64_t call[CALL_SIZE] = {0}, dims[8], out[8], added[8];
+    int64_t call[CALL_FIELDS] = {0}, dims[AXES_MOST], out[AXES_MOST], added[AXES_MOST];
     int64_t desc_address = (int64_t)(uintptr_t)k->desc, call_address = (int64_t)(uintptr_t)call;
     const void *x = NULL;
     void *y = NULL, *data = NULL;
@@ -625,7 +632,8 @@ static Status *compute(void *kernel, void *context) {
     TRY(CALL(k->api, 90, GetInput)(context, 0, &x));
     if (!x) return error(k->api, k->name, "X is missing");
     TRY(shape(k->api, x, &type, &rank, dims));
-    if (type != FLOAT || rank < 0) return error(k->api, k->name, "X must be float32 with at most 8 axes");
+    if (type != ONNX_FLOAT || rank < 0)
+        return error(k->api, k->name, "X must be float32 with at most %d axes", AXES_MOST);
     TRY(geometry(k, rank, dims, out, call));
     TRY(CALL(k->api, 51, GetData)(x, &data));
     call[X] = (int64_t)(uintptr_t)data;
@@ -635,7 +643,7 @@ static Status *compute(void *kernel, void *context) {
         TRY(CALL(k->api, 90, GetInput)(context, k->residual, &residual));
         if (!residual) return error(k->api, k->name, "residual is missing");
         TRY(shape(k->api, residual, &type, &added_rank, added));
-        if (type != FLOAT || added_rank != rank || memcmp(added, out, (size_t)rank * sizeof *out))
+        if (type != ONNX_FLOAT || added_rank != rank || memcmp(added, out, (size_t)rank * sizeof *out))
             return error(k->api, k->name, "residual must be float32 of the shape of Y");
         TRY(CALL(k->api, 51, GetData)(residual, &data));
         call[ADDED] = (int64_t)(uintptr_t)data;
@@ -646,15 +654,15 @@ static Status *compute(void *kernel, void *context) {
     for (int i = 0; i < rank; i++)
         if (out[i] == 0) return NULL;
     run(CHOOSE, desc_address, call_address, 0, 0);
-    void *weight = packed(k, call[LAYOUT]);
-    if (!weight) return error(k->api, k->name, "out of memory");
-    call[PACK] = (int64_t)(uintptr_t)weight;
+    TRY(packed(k, call[LAYOUT], &call[PACK]));
     run(PLAN, desc_address, call_address, 0, 0);
     void *shared = take((size_t)call[SHARED_BYTES]);
     if (!shared) return error(k->api, k->name, "out of memory");
     call[SHARED] = (int64_t)(uintptr_t)shared;
     Status *status = parallel(k, context, call, PREPARE, call[PREPARE_TASKS], 0);
     if (!status) status = parallel(k, context, call, RUN, call[TASKS], call[TASK_BYTES]);
+    if (!status && !intact(shared, (size_t)call[SHARED_BYTES]))
+        status = overrun(k, "X as the kernels read it", call[SHARED_BYTES]);
     give(shared);
     return status;
 }
@@ -663,13 +671,13 @@ static const char *op_name(const void *op) { return ((const Operator *)op)->labe
 static const char *op_provider(const void *op) { return (void)op, NULL; }
 static int op_input_type(const void *op_, size_t index) {
     const Operator *op = op_;
-    if (index == 1) return op->scaled ? INT8 : 0; /* float32, bfloat16 or float16 */
+    if (index == 1) return op->scaled ? ONNX_INT8 : 0; /* float32, bfloat16 or float16 */
     if (op->format != NM && index == 2) return 0; /* uint16 or int32 */
-    if (op->format != NM && index == 3) return INT32;
-    return op->format == NM && index == 2 ? UINT8 : FLOAT;
+    if (op->format != NM && index == 3) return ONNX_INT32;
+    return op->format == NM && index == 2 ? ONNX_UINT8 : ONNX_FLOAT;
 }
 static size_t op_outputs(const void *op) { return (void)op, 1; }
-static int op_output_type(const void *op, size_t index) { return (void)op, (void)index, FLOAT; }
+static int op_output_type(const void *op, size_t index) { return (void)op, (void)index, ONNX_FLOAT; }
 static int op_required(const void *op, size_t index) { return (void)op, (void)index, 0; }
 static int op_one(const void *op) { return (void)op, 1; }
 static int op_newest(const void *op) { return (void)op, INT32_MAX; }
@@ -712,7 +720,7 @@ EXPORT Status *RegisterCustomOps(void *options, const void *const *api_base) {
     lock(&guard);
     if (!domain) {
         void *fresh = NULL;
-        status = CALL(api, 26, CreateDomain)("onnxprune", &fresh);
+        status = CALL(api, 26, CreateDomain)(DOMAIN_NAME, &fresh);
         for (int i = 0; !status && i < N_OPS; i++) status = CALL(api, 27, DomainAdd)(fresh, &operators[i]);
         if (!status) domain = fresh;
     }
@@ -758,5 +766,7 @@ EXPORT PyObject *PyInit__entry(void) {
 #ifndef _WIN32
     pthread_atfork(before_fork, after_fork, after_fork);
 #endif
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+    if (made && PyModule_AddStringConstant(made, "STAMP", STAMP)) Py_CLEAR(made);
+    return made;
 }

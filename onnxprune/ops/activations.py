@@ -1,6 +1,6 @@
 """Residual and activation over outputs that lie side by side, a vector at a time.
 
-Every activation is a function from a vector to a vector; its place in ACTIVATIONS is its number in `_entry.c`.
+Every activation is a function from a vector to a vector; its number is its place in the list of the file format.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 from llvmlite import ir
 
 from onnxprune.ops.emit import F32, I32, Emitter, Value, constant, kernel, lanes_of, vector
+from onnxprune.sparsity import operators
 
 
 class Math:
@@ -95,7 +96,16 @@ def fast_gelu(m: Math, x: Value) -> Value:
     return m.mul(x, m.fma(m.div(1.0, m.add(m.exp(m.mul(u, 2.0)), 1.0)), -1.0, 1.0))
 
 
-ACTIVATIONS: tuple[Callable[[Math, Value], Value] | None, ...] = (None, clip, clip, hard_swish, silu, gelu, fast_gelu)
+FUNCTIONS: dict[str, Callable[[Math, Value], Value] | None] = {
+    "": None,
+    "Relu": clip,
+    "Clip": clip,
+    "HardSwish": hard_swish,
+    "Silu": silu,
+    "Gelu": gelu,
+    "FastGelu": fast_gelu,
+}
+ACTIVATIONS = tuple(FUNCTIONS[name] for name in operators.ACTIVATIONS)
 
 
 def finish(lanes: int) -> Any:

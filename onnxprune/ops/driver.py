@@ -18,11 +18,12 @@ from onnxprune.ops.pack import bound, check, chunks_of, density, fill, panels_of
 from onnxprune.ops.kernels import (
     ALONE, CODES, GATHERED, LANES, MACHINE, PANEL, ROWS, SHARING, SMALL_TILES, STRIDE, VECTORS,
 )  # fmt: skip
+from onnxprune.ops.addresses import aligned, clear, f32, i32, i64
 from onnxprune.ops.tables import (
     KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, LOW, HIGH, CODE,
     BIAS, NNZ, X, Y, ADDED, BATCH, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PACK, LAYOUT, SHARED, PREPARE_TASKS, TASKS,
     SHARED_BYTES, TASK_BYTES, COLUMNS, PANELS, UNITS, RIGHT, LEFT, NM, FLOAT32, RELU, CLIP, SPMM, PERMUTE, EXPAND,
-    GATHER, TILES, CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, DESC_FIELDS, CALL_FIELDS, aligned, clear, f32, i32, i64,
+    GATHER, TILES, CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, DESC_FIELDS, CALL_FIELDS,
 )  # fmt: skip
 # isort: on
 
@@ -460,14 +461,17 @@ def run(d: Any, call: Any, task: int, scratch: int) -> None:
 
 @cfunc(types.int64(types.int64, types.int64, types.int64, types.int64, types.int64), cache=True)
 def entry(what: int, desc: int, call: int, task: int, scratch: int) -> int:
-    """All that the C part calls."""
+    """All that the C part calls.
+
+    BOUND and FILL have the layout for `task`; FILL writes at `scratch`, where there are `call` bytes.
+    """
     d = i64(desc, DESC_FIELDS)
     if what == CHECK:
         return check(d)
     if what == BOUND:
         return bound(d, task)
     if what == FILL:
-        return fill(d, task, scratch)
+        return fill(d, task, scratch, call)
     c = i64(call, CALL_FIELDS)
     if what == CHOOSE:
         choose(d, c)

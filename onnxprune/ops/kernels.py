@@ -39,6 +39,7 @@ from onnxprune.ops.emit import (
     lanes_of,
     vector,
 )
+from onnxprune.ops.tables import BFLOAT16, FLOAT16, FLOAT32, INT8
 
 Emit = Callable[..., None]
 PREFETCH = 4096  # bytes ahead in a stream that stays in the caches; FAR: in one that comes from memory
@@ -93,7 +94,7 @@ SHARING = CLASSES[ROWS]
 ALONE = SHARING[-1:]
 
 
-CODES = (F32, I16, F16, I8)  # as they lie in memory: float32, bfloat16, float16, int8
+CODES = tuple(code for _, code in sorted({FLOAT32: F32, BFLOAT16: I16, FLOAT16: F16, INT8: I8}.items()))  # in memory
 
 
 def widened(k: Emitter, codes: Value) -> Value:

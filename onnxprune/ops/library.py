@@ -95,7 +95,14 @@ def _entry() -> ModuleType:
     missing = available()
     if missing:
         raise LibraryMissing(f"sparse operators cannot run: {missing}")
+    from onnxprune.ops import header  # late, because it can be run as a program
+
     module = importlib.import_module("onnxprune.ops._entry")
+    if getattr(module, "STAMP", "") != header.stamp():
+        raise LibraryMissing(
+            f"sparse operators cannot run: {module.__file__} was built from another version of onnxprune; reinstall "
+            "onnxprune (pip install --force-reinstall --no-deps onnxprune)"
+        )
     with _lock:
         if not module.connected():
             driver = _compiled()
@@ -145,13 +152,16 @@ def _cache_folder() -> Path | None:
     import numba
     from numba import config
 
+    from onnxprune.ops import header
+
     digest = hashlib.sha256()
     cpu = config.CPU_NAME or llvm.get_host_cpu_name(), config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
     place = str(HERE), str((HERE / "driver.py").stat().st_mtime_ns)  # which numba compares as well
     for part in (sys.version, numba.__version__, llvmlite.__version__, platform.machine(), *cpu, *place):
         digest.update(part.encode() + b"\0")
-    for name in ("emit.py", "kernels.py", "activations.py", "tables.py", "pack.py", "driver.py"):
+    for name in ("emit.py", "kernels.py", "activations.py", "tables.py", "addresses.py", "pack.py", "driver.py"):
         digest.update((HERE / name).read_bytes())
+    digest.update(header.stamp().encode())  # numbers of tables.py that come from elsewhere
     base = os.environ.get("ONNXPRUNE_CACHE_DIR")
     if not base:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

@@ -14,10 +14,12 @@ from numba import njit
 from onnxprune.ops.kernels import GATHERED, L1, PANEL, ROWS, SHARING, STRIDE, UNROLLED
 
 # isort: off
+from onnxprune.ops.addresses import aligned, clear, copy, descending, f32, float_of, i32, i64, u8, u16, u32
 from onnxprune.ops.tables import (
     KIND, FORMAT, M, K, GROUPS, C, KH, KW, N, BLOCK, ALPHA, VALUES, CODE, SCALE, INDICES, INDPTR, BIAS, NNZ,
-    INDEX_BYTES, DETAIL, RIGHT, CSR, BSR, FLOAT32, BFLOAT16, FLOAT16, INT8, SPMM, PERMUTE, EXPAND, TILES, aligned,
-    clear, copy, descending, f32, float_of, i32, i64, u16, u32, u8,
+    INDEX_BYTES, DETAIL, RIGHT, CSR, BSR, FLOAT32, BFLOAT16, FLOAT16, INT8, SPMM, PERMUTE, EXPAND, TILES, NARROW,
+    LINE, OVERRUN, NO_FAULT, BAD_VALUE, BAD_BIAS, BAD_START, BAD_ORDER, BAD_COUNT, BAD_END, BAD_INDEX, BAD_INDEX_ORDER,
+    BAD_POSITION, BAD_POSITION_ORDER, VALUE_BEYOND_ROW, BAD_REST, BAD_SCALE, VALUE_BEYOND_EDGE,
 )  # fmt: skip
 # isort: on
 
@@ -68,7 +70,7 @@ def position(row: Any, i: int, bits: int) -> int:
     out = 0
     for b in range(bits):
         at = i * bits + b
-        out |= ((row[at >> 3] >> (at & 7)) & 1) << b
+        out |= int((row[at >> 3] >> (at & 7)) & 1) << b
     return out
 
 
@@ -92,54 +94,54 @@ def code(d: Any, i: int) -> int:
 def number(d: Any, bits: int) -> Any:
     """A stored value as float32, without its scale."""
     if d[CODE] == INT8:
-        return np.float32(np.int8(bits))
+        return np.float32(bits - 256 if bits > 127 else bits)
     if d[CODE] == BFLOAT16:
         bits <<= 16
     elif d[CODE] == FLOAT16:
         if bits & 0x7C00 == 0x7C00:
             return np.float32(np.inf)  # or NaN
-        size = float_of(np.int32((bits & 0x7FFF) << 13)) * np.float32(2.0**112)
+        size = float_of((bits & 0x7FFF) << 13) * np.float32(2.0**112)
         return -size if bits & 0x8000 else size
-    return float_of(np.int32(bits))
+    return float_of(bits)
 
 
 @njit
 def factor(d: Any, row: int) -> float:
     """What the values of a row of W are to be multiplied with: alpha, and their scale."""
-    alpha = float_of(np.int32(d[ALPHA]))
+    alpha = float_of(d[ALPHA])
     return alpha * f32(d[SCALE], row + 1)[row] if d[SCALE] else alpha
 
 
 @njit
 def check_columns(d: Any, rows: int, columns: int, count: int) -> int:
-    """0, or what is wrong with row pointers and columns of `count` entries."""
+    """NO_FAULT, or what is wrong with row pointers and columns of `count` entries."""
     indptr = i32(d[INDPTR], rows + 1)
     if indptr[0] != 0:
-        return 3
+        return BAD_START
     for r in range(rows):
         d[DETAIL] = r
         if indptr[r + 1] < indptr[r]:
-            return 4
+            return BAD_ORDER
         if indptr[r + 1] > count:
-            return 5
+            return BAD_COUNT
     if indptr[rows] != count:
-        return 6
+        return BAD_END
     for r in range(rows):
         before = -1
         for i in range(indptr[r], indptr[r + 1]):
             d[DETAIL] = i
             c = column(d, i)
             if c < 0 or c >= columns:
-                return 7
+                return BAD_INDEX
             if c <= before:
-                return 8
+                return BAD_INDEX_ORDER
             before = c
-    return 0
+    return NO_FAULT
 
 
 @njit
 def check_edges(d: Any) -> int:
-    """0, or 14 where a tile holds something beyond the last row or channel."""
+    """NO_FAULT, or VALUE_BEYOND_EDGE where a tile holds something beyond the last row or channel."""
     down, across, stored = tiles_down(d), tiles_across(d), d[N] * d[BLOCK]
     indptr = i32(d[INDPTR], d[GROUPS] * down + 1)
     for line in range(d[GROUPS] * down):
@@ -151,34 +153,34 @@ def check_edges(d: Any) -> int:
             d[DETAIL] = i
             for at in range(stored):
                 if (at // d[BLOCK] >= rows or at % d[BLOCK] >= columns) and number(d, code(d, i * stored + at)) != 0:
-                    return 14
-    return 0
+                    return VALUE_BEYOND_EDGE
+    return NO_FAULT
 
 
 @njit
 def check(d: Any) -> int:
-    """0, or what is wrong (the list is in `_entry.c`); desc[DETAIL] says where."""
+    """NO_FAULT, or what is wrong (FAULTS); desc[DETAIL] says where."""
     for i in range(d[NNZ]):
         if not np.isfinite(number(d, code(d, i))):
             d[DETAIL] = i
-            return 1
+            return BAD_VALUE
     if d[SCALE]:
         scale = f32(d[SCALE], d[M])
         for r in range(d[M]):
             if not (scale[r] > 0 and np.isfinite(scale[r])):
                 d[DETAIL] = r
-                return 13
+                return BAD_SCALE
     bias = f32(d[BIAS], d[M])
     for i in range(d[M]):
         if not np.isfinite(bias[i]):
             d[DETAIL] = i
-            return 2
+            return BAD_BIAS
     if d[FORMAT] == CSR:
         return check_columns(d, d[M], d[K], d[NNZ])
     if d[FORMAT] == BSR:
         rows, columns = d[GROUPS] * tiles_down(d), d[KH] * d[KW] * tiles_across(d)
         fault = check_columns(d, rows, columns, d[NNZ] // (d[N] * d[BLOCK]))
-        return fault if fault else check_edges(d)
+        return check_edges(d) if fault == NO_FAULT else fault
     n, m, taps = d[N], d[BLOCK], d[KH] * d[KW]
     length = d[C]
     blocks = (length + m - 1) // m
@@ -192,16 +194,16 @@ def check(d: Any) -> int:
             for i in range(n):
                 p = position(row, b * n + i, bits)
                 if p >= m:
-                    return 9
+                    return BAD_POSITION
                 if p <= before:
-                    return 10
+                    return BAD_POSITION_ORDER
                 if b * m + p >= length and number(d, code(d, (s * blocks + b) * n + i)) != 0:
-                    return 11
+                    return VALUE_BEYOND_ROW
                 before = p
         for at in range(blocks * n * bits, row_bytes * 8):
             if (row[at >> 3] >> (at & 7)) & 1:
-                return 12
-    return 0
+                return BAD_REST
+    return NO_FAULT
 
 
 @njit
@@ -250,7 +252,7 @@ def decode(d: Any, first: int, rows: int, out: Any) -> None:
     for r in range(rows):
         times = factor(d, first + r)
         for c in range(d[K]):
-            out[r, c] = number(d, bits[r, c]) * times
+            out[r, c] = number(d, int(bits[r, c])) * times
 
 
 @njit
@@ -342,7 +344,7 @@ def fill_buckets(sub: Any, order: Any, g: int, rows: int, width: int, buckets: A
 
 
 @njit
-def spmm_fill(d: Any, base: int) -> int:
+def spmm_fill(d: Any, base: int, room: int) -> int:
     """Write the packed weight at `base`; the bytes that it takes.
 
     Head: int64[8] = row blocks, blocks of K, columns of a block, rows of a block, sharing, offset of the bias, of the
@@ -383,6 +385,8 @@ def spmm_fill(d: Any, base: int) -> int:
             begin = j * width
             columns = min(width, d[K] - begin)
             sub = dense[:, begin : begin + columns]
+            if at + 4 * groups * ROWS + 8 * 16 + 8 * (groups + 1) + 2 * LINE > room:
+                return OVERRUN
             nonzero = np.zeros(groups * ROWS, np.int64)
             for r in range(rows):
                 for c in range(columns):
@@ -409,8 +413,10 @@ def spmm_fill(d: Any, base: int) -> int:
                         if BITS[s] > 1 or CLASS_LENGTHS[c] == 1:
                             usual = min(usual, total[s] / groups)
                     quota[c] = max(0, int(usual - 0.7 * np.sqrt(usual)))
+            fixed = 0
             for c in range(classes):
                 sizes[c] = quota[c] * (4 * CLASS_LENGTHS[c] + 4 * ROWS)
+                fixed += sizes[c]
             at = aligned(at + 8 * 16)
             entry[0] = at
             ends = i64(base + at, groups + 1)
@@ -420,6 +426,8 @@ def spmm_fill(d: Any, base: int) -> int:
             ends[0] = 0
             for g in range(groups):
                 fill_buckets(sub, order, g, rows, columns, buckets, counts)
+                if at + fixed > room:
+                    return OVERRUN
                 for c in range(classes):
                     members = CLASS_LENGTHS[c]
                     for _ in range(quota[c]):
@@ -442,17 +450,18 @@ def spmm_fill(d: Any, base: int) -> int:
                         left[buckets[s, n]] |= s
                 longest = 0
                 for r in range(ROWS):
+                    n = 0
+                    for c in range(columns):
+                        n += (left[c] >> r) & 1
+                    longest = max(longest, n)
+                if at + 8 * ROWS * longest > room:
+                    return OVERRUN
+                for r in range(ROWS):  # rows that end earlier repeat a column with weight 0
                     n, last = 0, 0
                     for c in range(columns):
                         if (left[c] >> r) & 1:
                             u32(base + at + 8 * (n * ROWS + r), 1)[0] = c * STRIDE
                             f32(base + at + 8 * (n * ROWS + r) + 4, 1)[0] = sub[order[g * ROWS + r], c]
-                            n, last = n + 1, c
-                    longest = max(longest, n)
-                for r in range(ROWS):  # rows that end earlier repeat a column with weight 0
-                    n, last = 0, 0
-                    for c in range(columns):
-                        if (left[c] >> r) & 1:
                             n, last = n + 1, c
                     for pad in range(n, longest):
                         u32(base + at + 8 * (pad * ROWS + r), 1)[0] = last * STRIDE
@@ -498,7 +507,7 @@ def expand_bound(d: Any) -> int:
 
 
 @njit
-def expand_fill(d: Any, base: int) -> int:
+def expand_fill(d: Any, base: int, room: int) -> int:
     """Head: offsets of table, starts of values, masks, values, and (7) factors; the bytes that all takes."""
     panels = panels_of(d)
     head = i64(base, 8)
@@ -516,8 +525,11 @@ def expand_fill(d: Any, base: int) -> int:
     head[2] = put_factors(d, base, aligned(head[1] + 8 * (panels + 1)))
     masks = u8(base + head[2], panels * d[K] * (PANEL // 8))
     head[3] = aligned(head[2] + panels * d[K] * (PANEL // 8))
-    clear(masks, 0, len(masks))
     width = width_of(d)
+    end = width * d[NNZ] + 1024
+    if head[3] + end > room:
+        return OVERRUN
+    clear(masks, 0, len(masks))
     dense = np.empty((PANEL, d[K]), np.uint32)
     at = 0
     for p in range(panels):
@@ -532,7 +544,6 @@ def expand_fill(d: Any, base: int) -> int:
                     put_codes(d, base + head[3], at, dense[r, c])
                     at += 1
     starts[panels] = width * at
-    end = width * d[NNZ] + 1024
     clear(u8(base + head[3], end), width * at, end)
     return head[3] + end
 
@@ -550,7 +561,7 @@ def permute_bound(d: Any) -> int:
 
 
 @njit
-def permute_fill(d: Any, base: int) -> int:
+def permute_fill(d: Any, base: int, room: int) -> int:
     """Head: offsets of words, values, and (7) factors; the bytes that all takes."""
     panels, chunks = panels_of(d), chunks_of(d)
     head = i64(base, 8)
@@ -558,6 +569,8 @@ def permute_fill(d: Any, base: int) -> int:
     head[1] = aligned(head[0] + panels * chunks * PANEL * 4)
     words = u32(base + head[0], panels * chunks * PANEL)
     end = panels * chunks * 16 * PANEL * width_of(d)
+    if head[1] + end + 1024 > room:
+        return OVERRUN
     clear(words, 0, len(words))
     clear(u8(base + head[1], end), 0, end)
     stored = (d[K] + 3) // 4 * d[N]
@@ -581,7 +594,7 @@ def gather_bound(d: Any) -> int:
 
 
 @njit
-def gather_fill(d: Any, base: int) -> int:
+def gather_fill(d: Any, base: int, room: int) -> int:
     """Head: sets of rows, offsets of ends (in steps), order, columns, values, bytes of a column, and (7) of factors;
     the bytes that all takes."""
     sets = (d[M] + GATHERED - 1) // GATHERED
@@ -592,7 +605,7 @@ def gather_fill(d: Any, base: int) -> int:
     head[2] = aligned(head[1] + 8 * (sets + 1))
     order = i32(base + head[2], sets * GATHERED)
     head[3] = put_factors(d, base, aligned(head[2] + 4 * sets * GATHERED))
-    small = d[K] <= 65536
+    small = d[K] <= NARROW
     head[5] = 2 if small else 4
     dense = np.empty((1, d[K]), np.uint32)
     nonzero = np.zeros(sets * GATHERED, np.int64)
@@ -610,6 +623,8 @@ def gather_fill(d: Any, base: int) -> int:
     head[4] = aligned(head[3] + total * head[5] + 64)
     columns2, columns4 = u16(base + head[3], total), i32(base + head[3], total)
     end = total * width_of(d)
+    if head[4] + end + 512 > room:
+        return OVERRUN
     clear(u8(base + head[4], end), 0, end)
     if small:
         clear(columns2, 0, total)
@@ -635,7 +650,7 @@ def gather_fill(d: Any, base: int) -> int:
 @njit
 def small_tile(d: Any) -> tuple[int, int]:
     """Rows and columns of the tiles of `tiles` that make up those of the file; (1, 1) where it has none for them."""
-    if d[FORMAT] != BSR or d[KIND] != RIGHT or d[K] > 65536:
+    if d[FORMAT] != BSR or d[KIND] != RIGHT or d[K] > NARROW:
         return 1, 1
     return (4 if d[N] % 4 == 0 else 1), (4 if d[BLOCK] % 4 == 0 else 1)
 
@@ -650,7 +665,7 @@ def tiles_bound(d: Any) -> int:
 
 
 @njit
-def tiles_fill(d: Any, base: int) -> int:
+def tiles_fill(d: Any, base: int, room: int) -> int:
     """Head: offsets of ends (in tiles, for every set of rows), columns (in tiles), values `[tile][column][row]`, and
     (7) factors; the bytes that all takes."""
     r, c = small_tile(d)
@@ -662,6 +677,8 @@ def tiles_fill(d: Any, base: int) -> int:
     most = d[NNZ] // (r * c) + sets * (UNROLLED - 1)
     columns = u16(base + head[1], most)
     head[2] = aligned(head[1] + 2 * most)
+    if head[2] + most * r * c * width_of(d) + 64 > room:
+        return OVERRUN
     dense = np.empty((r, d[K]), np.uint32)
     at = 0
     ends[0] = 0
@@ -706,14 +723,17 @@ def bound(d: Any, layout: int) -> int:
 
 
 @njit
-def fill(d: Any, layout: int, base: int) -> int:
-    """Write a packed form at `base`, which starts a line of the cache; the bytes that it takes."""
+def fill(d: Any, layout: int, base: int, room: int) -> int:
+    """Write a packed form at `base`, which starts a line of the cache; the bytes that it takes.
+
+    room: how many there are, at least `bound`; OVERRUN instead of anything written beyond them.
+    """
     if layout == SPMM:
-        return spmm_fill(d, base)
+        return spmm_fill(d, base, room)
     if layout == EXPAND:
-        return expand_fill(d, base)
+        return expand_fill(d, base, room)
     if layout == PERMUTE:
-        return permute_fill(d, base)
+        return permute_fill(d, base, room)
     if layout == TILES:
-        return tiles_fill(d, base)
-    return gather_fill(d, base)
+        return tiles_fill(d, base, room)
+    return gather_fill(d, base, room)

@@ -1,137 +1,70 @@
-"""What the C part and the compiled code share: fields of the tables, arrays at addresses; and loops over arrays.
+"""The numbers that the C part and the compiled code share: fields of tables, codes, limits, faults of a weight.
 
-`desc` describes a layer and lives as long as its session, `call` describes one run; both are tables of int64. The
-numbers of their fields are those of the enums in `_entry.c`.
+`desc` describes a layer and lives as long as its session, `call` describes one run; both are tables of int64. Every
+number here is a macro in `_tables.h`, which header.py writes and `_entry.c` includes; there is no other list of them.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from llvmlite import ir
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from onnxprune import formats
+from onnxprune.sparsity import operators, values
 
 # fields of desc
+DESC_FIELDS = 32
 (
     KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, ALPHA, LOW, HIGH,
-    VALUES, CODE, SCALE, INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL,
-) = range(30)  # fmt: skip
+    VALUES, CODE, SCALE, INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL, PB, PR,
+) = range(DESC_FIELDS)  # fmt: skip
 # fields of call
+CALL_FIELDS = 18
 (
     X, Y, ADDED, BATCH, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PACK, LAYOUT, SHARED, PREPARE_TASKS, TASKS, SHARED_BYTES,
     TASK_BYTES, COLUMNS, PANELS, UNITS,
-) = range(18)  # fmt: skip
-RIGHT, LEFT, CONV = range(3)  # KIND
-CSR, NM, BSR = range(3)  # FORMAT; of NM are N of BLOCK stored, of BSR tiles of N x BLOCK
-FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)  # CODE
-NOTHING, RELU, CLIP = range(3)  # ACTIVATION; more are in activations.py
-SPMM, PERMUTE, EXPAND, GATHER, TILES = range(5)  # LAYOUT
-CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, RUN = range(7)  # what the entry is asked for
-DESC_FIELDS, CALL_FIELDS = 30, 18
+) = range(CALL_FIELDS)  # fmt: skip
 
-
-def _pointer_to(dtype: Any) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
-    def cast(typing_context: Any, address: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return builder.inttoptr(values[0], context.get_value_type(types.CPointer(dtype)))
-
-        return types.CPointer(dtype)(types.int64), codegen
-
-    return cast
-
-
-_f32, _i64, _i32, _u32, _u16, _u8, _i8 = (
-    _pointer_to(t)
-    for t in (types.float32, types.int64, types.int32, types.uint32, types.uint16, types.uint8, types.int8)
+# KIND, FORMAT, ACTIVATION, CODE: places in the lists of the file format
+RIGHT, LEFT, CONV = (operators.PRODUCTS.index(name) for name in ("MatMul", "LeftMatMul", "Conv"))
+CSR, NM, BSR = (operators.STORAGES.index(name) for name in ("Csr", "Nm", "Bsr"))  # N of BLOCK; tiles of N x BLOCK
+NOTHING, RELU, CLIP = (operators.ACTIVATIONS.index(name) for name in ("", "Relu", "Clip"))
+FLOAT32, BFLOAT16, FLOAT16, INT8 = (  # INT8 alone has a scale
+    tuple(values.VALUES).index(name) for name in ("float32", "bfloat16", "float16", "int8")
 )
 
+LAYOUTS = 5
+SPMM, PERMUTE, EXPAND, GATHER, TILES = range(LAYOUTS)  # LAYOUT
+CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, RUN = range(7)  # what the entry is asked for
 
-@intrinsic  # type: ignore[untyped-decorator]
-def float_of(typing_context: Any, bits: Any) -> Any:
-    """int32 -> float32 with the same bits."""
+LINE = 64  # bytes of a line of the cache; all memory starts at one
+GUARD = 1024  # bytes behind memory that compiled code writes, a multiple of LINE: whoever changes them wrote too far
+GUARD_BYTE = 0xA5  # which they all are
+OVERRUN = -1  # what FILL gives instead of writing too far
+AXES_MOST = 8  # axes of X
+ELEMENTS_MOST = 1 << 40  # of a tensor: 4 TiB
+NARROW = formats.WIDE  # columns up to which indices are uint16
+TILE_MOST = formats.MAX_TILE  # rows, or columns, of a tile
+BLOCK_MOST = 256  # m of n:m
+STEP_MOST = 1 << 20  # a stride, dilation or pad
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.bitcast(values[0], ir.FloatType())
-
-    return types.float32(types.int32), codegen
-
-
-@njit
-def f32(address: int, n: int) -> Any:
-    """n float32 at an address."""
-    return carray(_f32(address), n)
-
-
-@njit
-def i64(address: int, n: int) -> Any:
-    """n int64 at an address."""
-    return carray(_i64(address), n)
-
-
-@njit
-def i32(address: int, n: int) -> Any:
-    """n int32 at an address."""
-    return carray(_i32(address), n)
-
-
-@njit
-def u32(address: int, n: int) -> Any:
-    """n uint32 at an address."""
-    return carray(_u32(address), n)
-
-
-@njit
-def u16(address: int, n: int) -> Any:
-    """n uint16 at an address."""
-    return carray(_u16(address), n)
-
-
-@njit
-def u8(address: int, n: int) -> Any:
-    """n uint8 at an address."""
-    return carray(_u8(address), n)
-
-
-@njit
-def i8(address: int, n: int) -> Any:
-    """n int8 at an address."""
-    return carray(_i8(address), n)
-
-
-# plain loops: numba compiles slices and sorting slowly
-
-
-@njit
-def clear(out: Any, begin: int, end: int) -> None:
-    """Zeros in out[begin:end]."""
-    for i in range(begin, end):
-        out[i] = 0
-
-
-@njit
-def copy(out: Any, begin: int, source: Any, origin: int, n: int) -> None:
-    """n elements from source[origin:] to out[begin:]."""
-    for i in range(n):
-        out[begin + i] = source[origin + i]
-
-
-@njit
-def descending(keys: Any, most: int, order: Any) -> None:
-    """Stable order of keys in 0 ... most, the largest first (counting sort)."""
-    place = np.zeros(most + 2, np.int64)
-    for key in keys:
-        place[most - key + 1] += 1
-    for i in range(most + 1):
-        place[i + 1] += place[i]
-    for i in range(len(keys)):
-        order[place[most - keys[i]]] = i
-        place[most - keys[i]] += 1
-
-
-@njit
-def aligned(n: int) -> int:
-    """n rounded up to a line of the cache."""
-    return (n + 63) // 64 * 64
+# what is wrong with a weight
+FAULT_KINDS = 15
+(
+    NO_FAULT, BAD_VALUE, BAD_BIAS, BAD_START, BAD_ORDER, BAD_COUNT, BAD_END, BAD_INDEX, BAD_INDEX_ORDER, BAD_POSITION,
+    BAD_POSITION_ORDER, VALUE_BEYOND_ROW, BAD_REST, BAD_SCALE, VALUE_BEYOND_EDGE,
+) = range(FAULT_KINDS)  # fmt: skip
+FAULTS = {  # {} is desc[DETAIL]
+    NO_FAULT: "",
+    BAD_VALUE: "values[{}] is not finite",
+    BAD_BIAS: "bias[{}] is not finite",
+    BAD_START: "indptr does not start at 0",
+    BAD_ORDER: "indptr falls after row {}",
+    BAD_COUNT: "indptr exceeds the number of values after row {}",
+    BAD_END: "indptr does not end at the number of values",
+    BAD_INDEX: "indices[{}] is outside the row",
+    BAD_INDEX_ORDER: "indices[{}] does not rise within its row",
+    BAD_POSITION: "positions of row {} lie outside their block",
+    BAD_POSITION_ORDER: "positions of row {} do not rise within a block",
+    VALUE_BEYOND_ROW: "values of row {} lie beyond its end",
+    BAD_REST: "positions of row {} have bits set after the last one",
+    BAD_SCALE: "scale[{}] is not a finite number above 0",
+    VALUE_BEYOND_EDGE: "values of tile {} lie beyond the edges of the weight",
+}
