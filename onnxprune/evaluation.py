@@ -21,7 +21,7 @@ from scipy.stats import norm
 
 from onnxprune.calibration.damage import class_rows, classifier_output, joined, probabilities
 from onnxprune.calibration.data import fitting_batch
-from onnxprune.calibration.samples import Samples
+from onnxprune.calibration.samples import IGNORED, Samples
 from onnxprune.calibration.stream import Stream
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model, save
@@ -45,9 +45,6 @@ class Metric:
     better: int
     labelled: bool
     summary: str
-
-
-IGNORED = -100  # label of a token that does not count
 
 
 def _each(hits: Array, samples: int, counted: Array | None = None) -> Array:
@@ -134,16 +131,26 @@ def is_function(source: object) -> bool:
     return isinstance(source, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source))
 
 
+def _fitting_labels(samples: Samples) -> None:
+    """Raise `OptionError` where samples of a classifier came with labels that do not fit."""
+    if samples.misfit:
+        raise OptionError(samples.misfit)
+
+
 class Evaluator:
     """Scores models on one source; see `evaluator`."""
 
     def __init__(self, original: Model, samples: Samples, metric: str, *, threads: int = 0) -> None:
         self.samples, self.metric, self.threads = samples, metric, threads
+        if METRICS[metric].labelled:
+            _fitting_labels(samples)
         self.names = [o.name for o in original.proto.graph.output]
         self.batch = fitting_batch(samples, original, option="--evaluate")
         self.reference = self.outputs(original)
         self.classes = classifier_output(original, self.reference, samples.count)
         self.labels = None if samples.labels is None else np.asarray(samples.labels).astype(np.int64)
+        if self.classes:
+            _fitting_labels(samples)
         if METRICS[metric].labelled and self.labels is None:
             raise OptionError(
                 f"--metric {metric}: there are no labels; give an array `labels`, sub-folders per class, --labels "
@@ -161,12 +168,15 @@ class Evaluator:
         classes = found.shape[1]
         if labels.size != len(found):
             raise OptionError(
-                f"--evaluate: there are {labels.size} labels of shape {labels.shape} for {len(found)} rows of class "
-                f"scores; give one label per sample, or per token"
+                f"--evaluate: labels: {labels.size} of shape {labels.shape} for {len(found)} rows of class scores; give "
+                f"one label per sample, or per token"
             )
-        if labels[labels != IGNORED].min(initial=0) < 0 or labels.max() >= classes:
+        counted = labels[labels != IGNORED]
+        if not counted.size:
+            raise OptionError(f"--evaluate: labels: all {labels.size} are {IGNORED}, so that no token counts")
+        if counted.min() < 0 or counted.max() >= classes:
             raise OptionError(
-                f"--evaluate: labels go from {labels.min()} to {labels.max()}, the model has {classes} classes (0 to "
+                f"--evaluate: labels go from {counted.min()} to {counted.max()}, the model has {classes} classes (0 to "
                 f"{classes - 1}); give labels that count from 0"
             )
         if labels.ndim > 1 or classes != 1001 or labels.max() >= 1000:
@@ -230,6 +240,7 @@ def default_metric(original: Model, samples: Samples) -> str:
     found = joined(Stream(original, list(few.batches(1))).compute(names), names)
     if not classifier_output(original, found, few.count):
         return "mse"
+    _fitting_labels(samples)
     if samples.labels is None:
         return "agreement"
     return "loss" if np.ndim(samples.labels) > 1 else "top1"

@@ -254,7 +254,7 @@ BAD: list[tuple[Model, Callable[[Path], Any], dict[str, Any], str]] = [
     (PICTURE, lambda p: "synthetic", {"preprocess": Preprocess(layout="CHW")}, "--layout CHW: unknown"),
     (PICTURE, lambda p: "synthetic", {"preprocess": Preprocess(channel_order="rgb")}, "--channel-order rgb: unknown"),
     (model("float[N,?,?,?] x"), lambda p: folder(p, {"x.png": png(photo(0))}), {}, "say --layout NCHW or NHWC"),
-    (VECTOR, lambda p: X, {"labels": np.arange(4)}, "expected 5 labels, one per sample, found (4)"),
+    (VECTOR, lambda p: X, {"labels": np.arange(4)}, "labels: 4 for 5 samples; give one per sample"),
     (VECTOR, lambda p: X, {"labels": np.full(5, 0.5)}, "expected whole numbers"),
     (VECTOR, lambda p: X, {"labels": np.array(list("abcde"))}, "expected whole numbers"),
     (VECTOR, lambda p: X, {"labels": "none.txt"}, "--labels none.txt: cannot be read"),
@@ -456,7 +456,8 @@ def test_label_files_are_matched_before_the_subset(name: str, tmp_path: Path) ->
 
 
 BAD_LABELS = {
-    "few.txt": (b"4\n5\n", "expected 3 labels, one per sample, found (2)"),
+    "few.txt": (b"4\n5\n", "2 for 3 samples; give one per sample"),
+    "parts.json": (b"[4, 5.5, 6]", "expected whole numbers that count classes from 0, found 5.5 (sample 1)"),
     "missing.csv": (b"0.png,4\n", "no label for 1.png, 2.png"),
     "words.txt": (b"cat\ndog\ncow\n", "expected one whole number per line"),
     "bad.json": (b"{", "expected one whole number per line"),

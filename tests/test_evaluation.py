@@ -112,7 +112,7 @@ def test_what_a_model_is_judged_by() -> None:
     [
         ("top1", None, "no labels"),
         ("top1", np.full(50, 6), "labels go from 6 to 6, the model has 6 classes"),
-        ("top5", np.full(50, -1), "labels go from -1"),
+        ("top5", np.full(50, -1), "labels: expected whole numbers that count classes from 0, found -1"),
     ],
 )
 def test_labels_that_do_not_fit(metric: str, labels: Array | None, message: str) -> None:

@@ -135,6 +135,14 @@ def image_axes(info: onnx.ValueInfoProto, layout: str = "auto") -> tuple[str, in
     return None
 
 
+def sizing(info: onnx.ValueInfoProto, how: Preprocess) -> tuple[str, ...]:
+    """Fields of `Preprocess` that say the size of images where the input leaves it open; none where it does not."""
+    axes = image_axes(info, how.layout)
+    if axes is None or None not in axes[2:]:
+        return ()
+    return ("crop",) if how.crop else ("image_size",)
+
+
 def looks_like_image(info: onnx.ValueInfoProto) -> bool:
     """True for a batch of images of one, three or four channels."""
     axes = image_axes(info)
@@ -182,9 +190,13 @@ def image_format(
         way = f"give {max(crop)} or more, or a smaller --crop"
         raise OptionError(f"--image-size {resize}: smaller than the crop of {max(crop)} pixels; {way}")
     mean, std = (tuple(_spread(v, channels).tolist()) for v in (mean, std))
+    most = min(1e19, float(np.finfo(dtype).max)) if dtype.kind == "f" else np.inf  # squares of more overflow float32
+    if np.abs((np.array([[0.0], [255.0]]) * scale - mean) / std).max() > most:
+        made = _formula(scale, mean, std)
+        raise OptionError(f"--scale, --mean and --std: {made} of pixels leaves what squares of {dtype} can hold")
     values = {"u": "pixels 0 to 255", "i": "pixels - 128"}.get(dtype.kind) or _formula(scale, mean, std)
     description = f"{h}x{w} {order if channels > 1 else 'grey'}, {layout}, {values}"
-    if (height is None or width is None) and not said:
+    if (height is None or width is None) and not said and size is None:
         description += ", the size is open in the model (--image-size says it)"
     if not how.says_values and dtype.kind == "f":
         description += f", normalisation guessed: {name} (give --mean/--std/--scale or a --preset to be sure)"
@@ -214,6 +226,8 @@ def _check(how: Preprocess) -> None:
             raise OptionError(f"{option} {_numbers(values)}: must be finite")
         if values is not None and option != "--mean" and not all(values):
             raise OptionError(f"{option} {_numbers(values)}: must not be zero")
+        if values is not None and any(v and not 1e-19 < abs(v) < 1e19 for v in values):
+            raise OptionError(f"{option} {_numbers(values)}: must be within 1e-19 and 1e19, its squares leave float32")
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -429,4 +443,5 @@ __all__ = [
     "image_axes",
     "image_format",
     "looks_like_image",
+    "sizing",
 ]

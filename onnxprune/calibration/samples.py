@@ -7,10 +7,11 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.calibration.images import CACHED, Format, Preprocess, decode, image_format
+from onnxprune.calibration.images import CACHED, Format, Preprocess, decode, image_axes, image_format, sizing
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
 from onnxprune.graph.runtime import Feeds
@@ -30,15 +31,37 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MEMBER = 2 << 30  # bytes of one file in an archive
 MADE_UP = 256  # samples where nobody says how many
 LABELS = ("labels", "y", "label")
+IGNORED = -100  # label of a token that does not count
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class _Watch:
+    """Sums of the squares of every input, over the samples that were loaded."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+        self.sums: dict[str, float] = {}
+
+    def look(self, i: int, feeds: Feeds, what: str) -> None:
+        """Raise `OptionError` by the sample with which the sum of an input leaves float32."""
+        if i in self.seen:
+            return
+        for name, x in feeds.items():
+            self.sums[name] = self.sums.get(name, 0.0) + squares(x)
+            if self.sums[name] > LARGEST:
+                raise OptionError(f"{what}: sample {i}: {_too_large(f'input {name}', x)}")
+        self.seen.add(i)
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
     """load: index -> inputs of one run; chosen: which of the source's samples these are.
 
-    description: for the report; fingerprint: bytes that stand for one of the source's samples; labels: int64 `(count,)`
-    or None; stackable: whether samples can be joined along axis 0 of every input; total: samples that the source has;
-    names: files of all of them, none of arrays; augmented: whether they are random crops.
+    description: for the report; fingerprint: bytes that stand for one of the source's samples; labels: int64
+    `(count,)`, of tokens `(count, tokens)`, or None; stackable: whether samples can be joined along axis 0 of every
+    input; total: samples that the source has; names: files of all of them, none of arrays; augmented: whether they are
+    random crops; uses: fields of `Preprocess` that had a say in them, and "augment"; holds: what the source is, for
+    messages; misfit: what is wrong with labels that came with them, for whoever would need them.
     """
 
     load: Callable[[int], Feeds]
@@ -50,6 +73,10 @@ class Samples:
     total: int
     names: tuple[str, ...] = ()
     augmented: bool = False
+    uses: frozenset[str] = frozenset()
+    holds: str = ""
+    misfit: str = ""
+    watch: _Watch = field(default_factory=_Watch, repr=False)
 
     @property
     def count(self) -> int:
@@ -65,8 +92,13 @@ class Samples:
         return digest.hexdigest()
 
     def feeds(self, indices: Sequence[int]) -> Feeds:
-        """Inputs of one run: the samples, joined along axis 0 where they are stackable, else exactly one."""
+        """Inputs of one run: the samples, joined along axis 0 where they are stackable, else exactly one.
+
+        Raises `OptionError` where the squares of what was loaded so far overflow float32.
+        """
         each = [self.load(self.chosen[i]) for i in indices]
+        for i, feeds in zip(indices, each, strict=True):
+            self.watch.look(self.chosen[i], feeds, self.holds or self.description)
         if len(each) == 1:
             return each[0]
         assert each and self.stackable
@@ -116,7 +148,8 @@ def read(
     name, one array, an iterable of feeds, or `Samples`. samples: at most so many, evenly spread. labels: a file or an
     array. augment: random crops and flips of images. shapes: of made-up inputs, by name. option: what messages name.
     Feeds of equal shapes whose first axis is the batch are taken apart into their rows; others are one sample each.
-    Raises `OptionError` naming what does not fit.
+    Arrays of uint8 that feed a floating image input are pixels, normalised as those of images in files; any other array
+    is taken as it is. Raises `OptionError` naming what does not fit; options without a use are for `unused` to refuse.
     """
     if samples is not None and samples < 1:
         raise OptionError(f"--samples {samples}: must be 1 or more")
@@ -133,9 +166,9 @@ def read(
     elif isinstance(source, (str, os.PathLike)):
         found = _from_path(Path(source), model, inputs, how, augment, seed, samples, option)
     else:
-        found = _from_python(source, inputs, option)
+        found = _from_python(source, model, inputs, how, option)
     if augment and not found.augmented:
-        raise OptionError(f"--augment crops and flips images; {option} holds none")
+        raise OptionError(f"--augment crops and flips images in files; {found.holds or f'{option} holds none'}")
     if not found.count:
         shown = f" {source}" if isinstance(source, (str, os.PathLike)) else ""
         raise OptionError(f"{option}{shown}: there is no sample in it")
@@ -145,6 +178,44 @@ def read(
         return found
     out = found.take(spread(found.count, samples))
     return replace(out, description=f"{out.count} of {found.description}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options that say how images are read
+# ---------------------------------------------------------------------------------------------------------------------
+
+VALUES = ("preset", "mean", "std", "scale")  # how pixels become numbers
+PURPOSES = {
+    **dict.fromkeys(VALUES, "it is for images in files and uint8 pixels that a floating input takes"),
+    "channel_order": "it is for images in files and uint8 pixels in colour",
+    "layout": "it says which axes of an input are those of an image, for images in files and uint8 pixels",
+    "image_size": "it is for images in files of another size than the input",
+    "crop": "it is for images in files of another size than the input",
+}
+
+
+def uses_of(form: Format, sizes: Iterable[str] = ()) -> frozenset[str]:
+    """Fields of `Preprocess` that have a say in images of a format; sizes: those of them that say the size."""
+    values = () if form.dtype.kind in "iu" else VALUES
+    order = ("channel_order",) if form.channels >= 3 else ()
+    return frozenset(("layout", *values, *order, *sizes))
+
+
+def unused(how: Preprocess, *sources: Samples | None) -> str:
+    """One line on an option of images that none of the sources has a use for; "" where there is no such option.
+
+    sources: everything that was read with these options.
+    """
+    read_from = [s for s in sources if s is not None]
+    known = frozenset[str]().union(*(s.uses for s in read_from))
+    for f in fields(how):
+        value = getattr(how, f.name)
+        if f.name in PURPOSES and f.name not in known and value != f.default:
+            held = dict.fromkeys(s.holds or s.description for s in read_from)
+            shown = ",".join(f"{v:g}" for v in value) if isinstance(value, (tuple, list)) else value
+            option = f"--{f.name.replace('_', '-')} {shown}"
+            return f"{option}: {'; '.join(held) or 'no samples are read'}; {PURPOSES[f.name]}"
+    return ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -166,33 +237,59 @@ def _tuple(shape: Iterable[int | None]) -> str:
     return "(" + ", ".join("?" if d is None else str(d) for d in shape) + ")"
 
 
-def _cast(x: Array, info: onnx.ValueInfoProto, what: str) -> Array:
-    """The values in the input's type, if nothing is lost that matters."""
+def squares(x: Array) -> float:
+    """Sum of the squares of the values of an array of a floating type, infinite where they leave float32; else 0."""
+    if x.dtype.kind not in "fV" or not x.size:
+        return 0.0
+    largest = _largest(x)
+    if not largest < 1e19:
+        return math.inf
+    if largest * largest * x.size < 1e30:
+        return largest * largest * x.size  # far from the bound, where the sum itself is of no interest
+    return float(np.square(x.astype(np.float64)).sum())
+
+
+def _largest(x: Array) -> float:
+    return max(float(x.max()), -float(x.min()))
+
+
+def _too_large(name: str, x: Array) -> str:
+    way = "scale the data, or leave such samples out"
+    return f"{name} holds values up to {_largest(x):.3g}, whose squares overflow float32; {way}"
+
+
+def _cast(x: Array, info: onnx.ValueInfoProto, what: str, name: str = "") -> Array:
+    """The values in the input's type, if nothing is lost that matters. name: of the array, for messages."""
+    name = name or f"input {info.name}"
     wanted = np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
     if x.dtype.kind in "fc" and not np.isfinite(x).all():
-        raise OptionError(f"{what}: input {info.name} holds values that are not finite (NaN or infinity)")
-    if x.dtype == wanted:
-        return x
-    floating = wanted.kind in "fV"  # V: bfloat16
-    if x.dtype.kind in "fiub" and (floating or wanted.kind in "iu"):
-        with np.errstate(all="ignore"):
-            out = x.astype(wanted)
-            same = np.isfinite(out.astype(np.float64)).all() if floating else np.array_equal(out, x)
-        if same:
-            return out
-    elif x.dtype.kind in "US" and wanted.kind == "O":
-        return x.astype(object)
-    found = f"{x.dtype} whose values do not fit"
-    raise OptionError(f"{what}: input {info.name} expects {wanted}, found {found}; convert it")
+        raise OptionError(f"{what}: {name} holds values that are not finite (NaN or infinity)")
+    out = x
+    if x.dtype != wanted:
+        floating, same = wanted.kind in "fV", False  # V: bfloat16
+        if x.dtype.kind in "fiub" and (floating or wanted.kind in "iu"):
+            with np.errstate(all="ignore"):
+                out = x.astype(wanted)
+                same = bool(np.isfinite(out.astype(np.float64)).all()) if floating else np.array_equal(out, x)
+        elif x.dtype.kind in "US" and wanted.kind == "O":
+            return x.astype(object)
+        if not same:
+            found = f"{x.dtype} whose values do not fit"
+            raise OptionError(f"{what}: {name} expects {wanted}, found {found}; convert it")
+    if squares(out) > LARGEST:
+        raise OptionError(f"{what}: {_too_large(name, out)}")
+    return out
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
     return len(shape) == len(wanted) and all(w is None or w == s for s, w in zip(shape, wanted, strict=True))
 
 
-def _pieces(x: Array, info: onnx.ValueInfoProto, what: str) -> tuple[int, Callable[[int], Array]]:
-    """How many samples an array holds along its first axis, and one of them as the input takes it."""
-    wanted = _shape(info)
+def _pieces(x: Array, wanted: Sequence[int | None] | None) -> tuple[int, Callable[[int], Array]] | None:
+    """How many samples an array holds along its first axis, and one of them as an input of a shape takes it.
+
+    None where the shapes do not fit.
+    """
     if wanted is None or (x.ndim and len(wanted) == x.ndim - 1 and _fits(x.shape[1:], wanted)):
         return len(x), lambda i: x[i]
     if x.ndim and len(wanted) == x.ndim and wanted and _fits(x.shape[1:], wanted[1:]):
@@ -201,16 +298,141 @@ def _pieces(x: Array, info: onnx.ValueInfoProto, what: str) -> tuple[int, Callab
             return len(x) // step, lambda i: x[i * step : (i + 1) * step]
     if not wanted and x.ndim == 0:
         return 1, lambda i: x
-    found = f"with samples along the first axis, found {_tuple(x.shape)}"
-    raise OptionError(f"{what}: input {info.name} expects {_tuple(wanted)}, {found}")
+    return None
 
 
-def _from_arrays(arrays: Mapping[str, Array], inputs: Sequence[onnx.ValueInfoProto], what: str, shown: str) -> Samples:
+def _lifted(x: Array, wanted: Sequence[int | None]) -> Array:
+    """With a batch axis of one, if that is all that lacks."""
+    lacks = len(wanted) == x.ndim + 1 and wanted[0] in (None, 1) and _fits(x.shape, wanted[1:])
+    return x[None] if lacks else x
+
+
+@dataclass(frozen=True)
+class _Taker:
+    """How one input takes arrays: as they are, or, with a `form`, as pixels in its own layout or with channels last.
+
+    sizes: of the pixels that it was made for.
+    """
+
+    info: onnx.ValueInfoProto
+    form: Format | None = None
+    sizes: frozenset[tuple[int, int]] = frozenset()
+
+    @property
+    def shapes(self) -> list[list[int | None] | None]:
+        """That an array may have for one run: the input's own, of pixels also with channels last."""
+        own = _shape(self.info)
+        if self.form is None or own is None:
+            return [own]
+        axis = len(own) + (-3 if self.form.layout.endswith("CHW") else -1)
+        own[axis] = self.form.channels
+        last = [*own[:axis], *own[axis + 1 :], own[axis]]
+        return [own] if last == own else [own, last]
+
+    def run(self, x: Array, place: int) -> Array:
+        """What the input takes of an array of the shape `shapes[place]`."""
+        if self.form is None:
+            return x
+        x = x if self.form.batched else x[None]
+        if not place and self.form.layout.endswith("CHW"):
+            x = np.moveaxis(x, 1, -1)
+        each = [self.form.normalise(pixels) for pixels in x]
+        return np.concatenate(each) if self.form.batched else each[0]
+
+    def pieces(self, x: Array, what: str, name: str = "") -> tuple[int, Callable[[int], Array]]:
+        """How many samples an array holds along its first axis, and one of them as the input takes it."""
+        x = x if self.form is not None else _cast(x, self.info, what, name)
+        for place, wanted in enumerate(self.shapes):
+            found = _pieces(x, wanted)
+            if found is not None:
+                return found[0], functools.partial(self._piece, found[1], place)
+        raise self._misfit(x, what, name, "with samples along the first axis, ")
+
+    def _piece(self, part: Callable[[int], Array], place: int, i: int) -> Array:
+        return self.run(part(i), place)
+
+    def one(self, x: Array, what: str) -> Array:
+        """An array that is one sample, as the input takes it and with its batch axis."""
+        x = x if self.form is not None else _cast(x, self.info, what)
+        for place, wanted in enumerate(self.shapes):
+            if wanted is None:
+                return x
+            lifted = _lifted(x, wanted)
+            if _fits(lifted.shape, wanted):
+                return self.run(lifted, place)
+        raise self._misfit(x, what, "", "")
+
+    def _misfit(self, x: Array, what: str, name: str, how: str) -> OptionError:
+        wanted = " or ".join(_tuple(s) for s in self.shapes if s is not None)
+        return OptionError(
+            f"{what}: {name or f'input {self.info.name}'} expects {wanted}, {how}found {_tuple(x.shape)}"
+        )
+
+    @property
+    def description(self) -> str:
+        """Of the pixels, for the report."""
+        assert self.form is not None
+        text = self.form.description
+        size = f"{self.form.height}x{self.form.width}"
+        return text if len(self.sizes) == 1 else f"sizes of their own{text.removeprefix(size)}"
+
+
+Like = tuple[tuple[int, ...], np.dtype[Any]]  # shape and type of an array
+
+
+def _taker(model: Model, info: onnx.ValueInfoProto, how: Preprocess, arrays: Iterable[Like], what: str) -> _Taker:
+    """How an input takes arrays of these shapes and types. Raises `OptionError` where pixels are mixed with others."""
+    arrays = list(arrays)
+    wanted = np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
+    axes = image_axes(info, how.layout)
+    kinds = sorted({str(dtype) for _, dtype in arrays})
+    if "uint8" not in kinds or wanted.kind != "f" or axes is None:
+        return _Taker(info)
+    if len(kinds) > 1:
+        found = " and ".join(kinds)
+        raise OptionError(f"{what}: input {info.name}: found {found}; give pixels (uint8) or numbers, not both")
+    channels = axes[1]
+    first = axes[0].endswith("CHW")
+    own = [shape[-2:] if first and shape[-3] == channels else shape[-3:-1] for shape, _ in arrays if len(shape) > 2]
+    sizes = frozenset((h, w) for h, w in own)
+    size = next(iter(sizes), None)
+    return _Taker(info, image_format(model, info, replace(how, image_size=None, crop=None), size), sizes)
+
+
+def _told(takers: Sequence[_Taker], count: int, shown: str) -> str:
+    """Samples of arrays, for the report."""
+    pixels = [t for t in takers if t.form is not None]
+    if not pixels:
+        return f"{count} samples of {shown}"
+    if len(takers) == 1 and (form := pixels[0].form) is not None:
+        return f"{count * form.batch} images of {shown}: {pixels[0].description}"
+    return f"{count} samples of {shown}: " + "; ".join(f"{t.info.name}: {t.description}" for t in pixels)
+
+
+def _held(takers: Sequence[_Taker], dtypes: Iterable[Any], option: str) -> tuple[frozenset[str], str]:
+    """`uses` and `holds` of arrays of such types."""
+    forms = [t.form for t in takers if t.form is not None]
+    if forms:
+        colour = "in grey" if all(f.channels < 3 for f in forms) else "in colour"
+        return frozenset[str]().union(
+            *map(uses_of, forms)
+        ), f"{option} holds uint8 pixels {colour}, of the size they go in"
+    kinds = sorted({str(d) for d in dtypes})
+    return frozenset(), f"{option} holds arrays of {' and '.join(kinds)}, which are taken as they are"
+
+
+def _from_arrays(
+    arrays: Mapping[str, Array], model: Model, inputs: Sequence[onnx.ValueInfoProto], how: Preprocess, what: str,
+    shown: str, option: str,
+) -> Samples:  # fmt: skip
     """what: names the source in messages; shown: in the report."""
     named = dict(arrays)
     names = [i.name for i in inputs]
-    labels = next((named.pop(k) for k in LABELS if k in named and k not in names and len(named) > 1), None)
+    key = next((k for k in LABELS if k in named and k not in names and len(named) > 1), None)
+    labels = None if key is None else named.pop(key)
+    called = {name: f"input {name}" for name in names}
     if len(inputs) == 1 and len(named) == 1 and inputs[0].name not in named:
+        called = {inputs[0].name: f"array {next(iter(named))} for input {inputs[0].name}"}
         named = {inputs[0].name: next(iter(named.values()))}
     for name in names:
         if name not in named:
@@ -218,39 +440,36 @@ def _from_arrays(arrays: Mapping[str, Array], inputs: Sequence[onnx.ValueInfoPro
     for name in named:
         if name not in names:
             raise OptionError(f"{what}: the model has no input {name}; it has {', '.join(names)}")
+    takers = [_taker(model, i, how, [(named[i.name].shape, named[i.name].dtype)], what) for i in inputs]
     parts, counts = {}, {}
-    for info in inputs:
-        x = _cast(np.asarray(named[info.name]), info, what)
-        counts[info.name], parts[info.name] = _pieces(x, info, what)
+    for taker in takers:
+        name = taker.info.name
+        counts[name], parts[name] = taker.pieces(named[name], what, called[name])
     if len(set(counts.values())) > 1:
         each = ", ".join(f"{count} of {name}" for name, count in counts.items())
         raise OptionError(f"{what}: inputs have different numbers of samples: {each}; give as many of each")
     count = next(iter(counts.values()))
+    uses, holds = _held(takers, (x.dtype for x in named.values()), option)
 
     def load(i: int) -> Feeds:
         return {name: np.ascontiguousarray(part(i)) for name, part in parts.items()}
 
     found = Samples(
-        load, tuple(range(count)), f"{count} samples of {shown}", lambda i: _hash(load(i)), None, stackable(inputs),
-        count,
+        load, tuple(range(count)), _told(takers, count, shown), lambda i: _hash(load(i)), None, stackable(inputs),
+        count, uses=uses, holds=holds,
     )  # fmt: skip
-    if labels is None:
+    if key is None or not count:
         return found
-    if _of_tokens(labels, found):
-        return _labelled(found, labels, what)
-    flat = np.asarray(labels).reshape(-1)
-    if flat.size == count and flat.dtype.kind in "iufb":
-        return _labelled(found, flat, what)
-    note = f", without its labels of shape {_tuple(np.shape(labels))}"  # of pixels, boxes, or of rows of a fixed batch
-    return replace(found, description=found.description + note)
-
-
-def _of_tokens(labels: Any, samples: Samples) -> bool:
-    """Whether labels are integers `(samples, tokens)`, as the model's inputs are."""
-    shape = np.shape(labels)
-    if len(shape) != 2 or shape[0] != samples.count or shape[1] < 2 or np.asarray(labels).dtype.kind not in "iu":
-        return False
-    return any(v.dtype.kind in "iu" and v.shape[-1:] == shape[1:] for v in samples.feeds([0]).values())
+    labels = np.asarray(labels)
+    fitting = _fitting_labels(labels, found)
+    if not isinstance(fitting, str):
+        return replace(found, labels=fitting)
+    wrong = f"{what}: {'labels' if key == 'labels' else f'labels ({key})'}: {fitting}"
+    rows = {count, *(len(named[name]) for name in names if named[name].ndim)}  # of a fixed batch many are one sample
+    if labels.size != count and (not labels.ndim or len(labels) not in rows):
+        raise OptionError(wrong)
+    note = f", without its labels of shape {_tuple(labels.shape)}"  # of pixels, boxes, or of rows of a fixed batch
+    return replace(found, description=found.description + note, misfit=wrong)
 
 
 def _hash(feeds: Feeds) -> bytes:
@@ -261,12 +480,15 @@ def _hash(feeds: Feeds) -> bytes:
     return digest.digest()
 
 
-def _from_python(source: Any, inputs: Sequence[onnx.ValueInfoProto], option: str) -> Samples:
+def _from_python(
+    source: Any, model: Model, inputs: Sequence[onnx.ValueInfoProto], how: Preprocess, option: str
+) -> Samples:
     """Samples from a mapping, an array, or an iterable of feeds."""
     if isinstance(source, Mapping):
-        return _from_arrays({str(k): np.asarray(v) for k, v in source.items()}, inputs, option, "arrays")
+        arrays = {str(k): np.asarray(v) for k, v in source.items()}
+        return _from_arrays(arrays, model, inputs, how, option, "arrays", option)
     if isinstance(source, np.ndarray):
-        return _from_arrays({inputs[0].name: source}, inputs, option, "an array")
+        return _from_arrays({inputs[0].name: source}, model, inputs, how, option, "an array", option)
     try:
         runs = list(source)
     except TypeError:
@@ -283,15 +505,19 @@ def _from_python(source: Any, inputs: Sequence[onnx.ValueInfoProto], option: str
             raise OptionError(f"{option}: feed {k} has no array for input {name}")
         for name in [n for n in f if n not in names]:
             raise OptionError(f"{option}: feed {k}: the model has no input {name}; it has {', '.join(names)}")
+    takers = [_taker(model, i, how, ((f[i.name].shape, f[i.name].dtype) for f in feeds), option) for i in inputs]
     if not all(_alike([f[i.name] for f in feeds], i) for i in inputs):
-        each = [{i.name: _one(f[i.name], i, f"{option}: feed {k}") for i in inputs} for k, f in enumerate(feeds)]
+        each = [
+            {t.info.name: t.one(f[t.info.name], f"{option}: feed {k}") for t in takers} for k, f in enumerate(feeds)
+        ]
+        uses, holds = _held(takers, (x.dtype for f in feeds for x in f.values()), option)
         return Samples(
-            lambda i: each[i], tuple(range(len(each))), f"{len(each)} samples of an iterable",
-            lambda i: _hash(each[i]), None, False, len(each),
+            lambda i: each[i], tuple(range(len(each))), _told(takers, len(each), "an iterable"),
+            lambda i: _hash(each[i]), None, False, len(each), uses=uses, holds=holds,
         )  # fmt: skip
     rows = {i.name: _in_rows(feeds[0][i.name], i) for i in inputs}
     joined = {n: (np.concatenate if rows[n] else np.stack)([f[n] for f in feeds]) for n in names}
-    return _from_arrays(joined, inputs, option, "an iterable")
+    return _from_arrays(joined, model, inputs, how, option, "an iterable", option)
 
 
 def _in_rows(x: Array, info: onnx.ValueInfoProto) -> bool:
@@ -303,23 +529,6 @@ def _in_rows(x: Array, info: onnx.ValueInfoProto) -> bool:
 def _alike(arrays: Sequence[Array], info: onnx.ValueInfoProto) -> bool:
     skip = int(all(_in_rows(x, info) for x in arrays))
     return len({x.shape[skip:] for x in arrays}) == 1
-
-
-def _one(x: Array, info: onnx.ValueInfoProto, what: str) -> Array:
-    """An array that is one sample, in the input's type and with its batch axis."""
-    x, wanted = _cast(x, info, what), _shape(info)
-    if wanted is None:
-        return x
-    x = _lifted(x, wanted)
-    if not _fits(x.shape, wanted):
-        raise OptionError(f"{what}: input {info.name} expects {_tuple(wanted)}, found {_tuple(x.shape)}")
-    return x
-
-
-def _lifted(x: Array, wanted: Sequence[int | None]) -> Array:
-    """With a batch axis of one, if that is all that lacks."""
-    lacks = len(wanted) == x.ndim + 1 and wanted[0] in (None, 1) and _fits(x.shape, wanted[1:])
-    return x[None] if lacks else x
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -343,15 +552,16 @@ class _File:
         except Exception as e:  # of the disk, or whatever a broken or encrypted archive makes zipfile raise
             raise OptionError(f"{self.shown}: cannot be read ({_reason(e)})") from e
 
-    def shape(self) -> tuple[int, ...]:
-        """Of the array of a .npy, without reading it."""
+    def like(self) -> Like:
+        """Shape and type of the array of a .npy, without reading it."""
         try:
             with self.open() as stream:
                 version = np.lib.format.read_magic(stream)
                 header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
                     np.lib.format.read_array_header_2_0
                 )  # fmt: skip
-                return tuple(header(stream)[0])
+                shape, _, dtype = header(stream)
+                return tuple(shape), dtype
         except Exception as e:
             raise OptionError(f"{self.shown}: cannot be read as a numpy file ({_reason(e)})") from e
 
@@ -430,11 +640,12 @@ def _from_path(
         raise OptionError(f"{what}: there is no such file or folder")
     suffix = path.suffix.lower()
     if path.is_file() and suffix == ".npz":
-        return _from_arrays(_load_npz(path, what), inputs, what, shown)
+        return _from_arrays(_load_npz(path, what), model, inputs, how, what, shown, option)
     if path.is_file() and suffix == ".npy":
         if len(inputs) > 1:
             raise OptionError(f"{what}: one array, but the model has {len(inputs)} inputs; give a .npz")
-        return _from_arrays({inputs[0].name: _load_npy(path, what)}, inputs, what, shown)
+        arrays = {inputs[0].name: np.asarray(_load_npy(path, what))}
+        return _from_arrays(arrays, model, inputs, how, what, shown, option)
     if path.is_file() and suffix in TEXT:
         ids = ", ".join(i.name for i in inputs)
         raise OptionError(
@@ -445,17 +656,20 @@ def _from_path(
     if any(PurePosixPath(f.path).suffix.lower() in TEXT for f in files) and not any(map(_usable, files)):
         raise OptionError(f"{what}: holds text; tokenize it, and give token ids as .npz with one array per input")
     images = [f for f in files if PurePosixPath(f.path).suffix.lower() in IMAGES]
-    arrays = [f for f in files if f.path.lower().endswith(".npy")]
-    if images and arrays:
+    tables = [f for f in files if f.path.lower().endswith(".npy")]
+    if images and tables:
         raise OptionError(f"{what}: holds images and .npy files; keep one kind")
     if images:
-        return _from_images(images, model, inputs, how, augment, seed, samples, what, shown)
-    if arrays:
-        return _from_npys(arrays, inputs, what, shown)
+        return _from_images(images, model, inputs, how, augment, seed, samples, what, shown, option)
+    if tables:
+        return _from_npys(tables, model, inputs, how, what, shown, option)
     raise OptionError(f"{what}: holds no image ({', '.join(IMAGES)}) and no .npy file")
 
 
-def _from_npys(files: Sequence[_File], inputs: Sequence[onnx.ValueInfoProto], what: str, shown: str) -> Samples:
+def _from_npys(
+    files: Sequence[_File], model: Model, inputs: Sequence[onnx.ValueInfoProto], how: Preprocess, what: str, shown: str,
+    option: str,
+) -> Samples:  # fmt: skip
     """One file per sample; of several inputs in a sub-folder each."""
     by_input: dict[str, list[_File]] = {}
     for f in files:
@@ -470,27 +684,29 @@ def _from_npys(files: Sequence[_File], inputs: Sequence[onnx.ValueInfoProto], wh
         each = ", ".join(f"{count} of {name}" for name, count in counts.items())
         raise OptionError(f"{what}: inputs have different numbers of samples: {each}; give as many files of each")
     columns = [by_input[name] for name in names]
+    likes = [[f.like() for f in fs] for fs in columns]
+    takers = [_taker(model, info, how, each, what) for info, each in zip(inputs, likes, strict=True)]
 
     def load(i: int) -> Feeds:
         return {
-            info.name: _one(np.asarray(_load_npy(io.BytesIO(fs[i].read()), fs[i].shown)), info, fs[i].shown)
-            for info, fs in zip(inputs, columns, strict=True)
+            t.info.name: t.one(np.asarray(_load_npy(io.BytesIO(fs[i].read()), fs[i].shown)), fs[i].shown)
+            for t, fs in zip(takers, columns, strict=True)
         }
 
     count = len(columns[0])
+    uses, holds = _held(takers, (dtype for each in likes for _, dtype in each), option)
     return Samples(
-        load, tuple(range(count)), f"{count} samples of {shown}", lambda i: _hash(load(i)), None,
-        stackable(inputs) and all(_single(fs, info) for fs, info in zip(columns, inputs, strict=True)), count,
-        tuple(f.path for f in columns[0]),
+        load, tuple(range(count)), _told(takers, count, shown), lambda i: _hash(load(i)), None,
+        stackable(inputs) and all(_single(each, info) for each, info in zip(likes, inputs, strict=True)), count,
+        tuple(f.path for f in columns[0]), uses=uses, holds=holds,
     )  # fmt: skip
 
 
-def _single(files: Sequence[_File], info: onnx.ValueInfoProto) -> bool:
+def _single(files: Sequence[Like], info: onnx.ValueInfoProto) -> bool:
     """Whether every file holds one row, all of the same shape."""
     wanted = _shape(info) or []
-    rows = {shape[1:] if len(shape) == len(wanted) and shape[0] == 1 else (shape,) for shape in map(_File.shape, files)}
-    ranks = {len(r) for r in rows}
-    return len(rows) == 1 and ranks == {len(wanted) - 1}
+    rows = {shape[1:] if len(shape) == len(wanted) and shape[0] == 1 else shape for shape, _ in files}
+    return len(rows) == 1 and {len(r) for r in rows} == {len(wanted) - 1}
 
 
 class _Images:
@@ -528,7 +744,7 @@ class _Images:
 
 def _from_images(
     files: Sequence[_File], model: Model, inputs: Sequence[onnx.ValueInfoProto], how: Preprocess, augment: bool,
-    seed: int, samples: int | None, what: str, shown: str,
+    seed: int, samples: int | None, what: str, shown: str, option: str,
 ) -> Samples:  # fmt: skip
     if len(inputs) != 1:
         raise OptionError(f"{what}: images are for models of one input, this one has {len(inputs)}; give a .npz")
@@ -545,9 +761,12 @@ def _from_images(
     names = tuple(f.path for f in repeated) if form.batch == 1 else ()
     classes = _classes([f.path for f in repeated]) if form.batch == 1 else None
     labels = None if classes is None else np.array(classes, np.int64)
+    said = sizing(inputs[0], how) if augment else ("image_size", "crop")
+    kind = "images" if form.dtype.kind not in "iu" else f"images for an input of {form.dtype}, which takes pixels"
     return Samples(
         load, tuple(range(count)), description, load.fingerprint, labels, form.batched and stackable(inputs), count,
-        names, augment,
+        names, augment, uses_of(form, said) | ({"augment"} if augment else set()),
+        f"{option} holds {kind}{', cut at random' if augment else ''}{', in grey' if form.channels < 3 else ''}",
     )  # fmt: skip
 
 
@@ -577,7 +796,7 @@ def _labelled(found: Samples, labels: Any, option: str) -> Samples:
         what = f"--labels {labels}"
         values, named = _read_labels(Path(labels), what)
     else:
-        what, values, named = f"{option}: the labels", np.asarray(labels), None
+        what, values, named = f"{option}: labels", np.asarray(labels), None
     if named is not None:
         if not found.names:
             raise OptionError(f"{what}: names files, but {option} holds none; give one label per line")
@@ -591,18 +810,43 @@ def _labelled(found: Samples, labels: Any, option: str) -> Samples:
     files = len(set(found.names))
     if found.augmented and values.shape == (files,):
         values = values[[i % files for i in found.chosen]]  # images repeat with other crops
-    if _of_tokens(values, found):
-        return replace(found, labels=values.astype(np.int64))
-    if values.size == found.count:
+    fitting = _fitting_labels(values, found)
+    if isinstance(fitting, str):
+        raise OptionError(f"{what}: {fitting}")
+    return replace(found, labels=fitting, misfit="")
+
+
+def _fitting_labels(values: Array, found: Samples) -> Array | str:
+    """int64 labels of the samples, `(count,)` or of tokens `(count, tokens)`; or what is wrong with them."""
+    count, shape = found.count, values.shape
+    tokens = _token_shape(found, shape) if len(shape) == 2 and values.dtype.kind in "iu" else None
+    if values.size == count:
         values = values.reshape(-1)
-    if values.shape != (found.count,):
-        raise OptionError(f"{what}: expected {found.count} labels, one per sample, found {_tuple(values.shape)}")
-    if values.dtype.kind not in "iufb" or not np.isfinite(values).all() or (values != np.floor(values)).any():
-        raise OptionError(f"{what}: expected whole numbers that count classes from 0")
-    return replace(found, labels=values.astype(np.int64))
+    elif not shape or shape[0] != count:
+        return f"{shape[0] if shape else 1} for {count} samples; give one per sample"
+    elif shape != tokens:
+        way = "; of one-hot labels argmax(1) makes it" if len(shape) == 2 else ""
+        other = f", or {_tuple(tokens)}, one per token" if tokens else ""
+        return f"shape {_tuple(shape)} for {count} samples; expected one class per sample, ({count}){other}{way}"
+    if values.dtype.kind not in "iufb":
+        return f"expected whole numbers that count classes from 0, found {values.dtype}"
+    wrong = ~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values.astype(np.float64)) >= 2**53)
+    wrong |= (values < 0) & (values != IGNORED if shape == tokens else True)
+    if wrong.any():
+        at = tuple(int(k) for k in np.argwhere(wrong)[0])
+        way = f" ({IGNORED} for tokens that do not count)" if shape == tokens else ""
+        return f"expected whole numbers that count classes from 0{way}, found {values[at]:g} (sample {at[0]})"
+    return values.astype(np.int64)
 
 
-def _read_labels(path: Path, what: str) -> tuple[Array, dict[str, int] | None]:
+def _token_shape(found: Samples, shape: Sequence[int]) -> tuple[int, int] | None:
+    """(samples, tokens) of an integer input, of one with such a shape if there is one; None where there is no other."""
+    widths = [v.shape[-1] for v in found.feeds([0]).values() if v.dtype.kind in "iu" and v.ndim and v.shape[-1] > 1]
+    width = shape[1] if shape[1] in widths else next(iter(widths), None)
+    return None if width is None else (found.count, width)
+
+
+def _read_labels(path: Path, what: str) -> tuple[Array, dict[str, Any] | None]:
     """An array of labels, or labels by file name."""
     none: Array = np.zeros(0, np.int64)
     try:
@@ -612,8 +856,8 @@ def _read_labels(path: Path, what: str) -> tuple[Array, dict[str, int] | None]:
         if path.suffix.lower() == ".json":
             data = json.loads(text)
             if isinstance(data, dict):
-                return none, {str(k): int(v) for k, v in data.items()}
-            return np.array([int(v) for v in data], np.int64), None
+                return none, {str(k): v for k, v in data.items()}
+            return np.array(data), None
         separator = next((s for s in "\t,; " if s in text), ",")
         lines = [[c.strip() for c in r if c.strip()] for r in csv.reader(text.splitlines(), delimiter=separator)]
         lines = [r for r in lines if r]

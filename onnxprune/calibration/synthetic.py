@@ -14,8 +14,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxprune.calibration.images import CACHED, Format, Preprocess, image_axes, image_format, looks_like_image
-from onnxprune.calibration.samples import Samples, stackable
+from onnxprune.calibration.images import (
+    CACHED,
+    Format,
+    Preprocess,
+    image_axes,
+    image_format,
+    looks_like_image,
+    sizing,
+)
+from onnxprune.calibration.samples import Samples, stackable, uses_of
 from onnxprune.graph.io import Model
 from onnxprune.graph.runtime import Feeds, random_feeds
 from onnxprune.graph.shapes import Array, graph_inputs, infer
@@ -147,9 +155,12 @@ def synthetic(
     kinds = [f"made-up images (dead leaves), {form.description}" for form in formats]
     description = "; ".join(kinds + ["made-up inputs (coloured noise)"] * bool(others))
     fingerprint = f"{description} {sorted(shapes_by_input.items())} {seed}".encode()
+    said = {name for i in inputs if i.name in pictures for name in sizing(i, preprocess)}
+    kind = f"images of {' and '.join(sorted({str(f.dtype) for f in formats}))}" if formats else "noise, no images"
     return Samples(
         load, tuple(range(count)), f"{count} {description}", lambda i: fingerprint + str(i).encode(), None,
-        stackable(inputs), count,
+        stackable(inputs), count, uses=frozenset[str]().union(*(uses_of(form, said) for form in formats)),
+        holds=f"the samples are made up, {kind}",
     )  # fmt: skip
 
 
