@@ -1,0 +1,153 @@
+"""Ctrl-C at any moment: one line, exit code 130, nothing half written, and the truth of what was written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import onnx
+import pytest
+from test_cli import net
+
+NOTHING = "onnxprune: interrupted, nothing was written\n"
+CUT = ["net.onnx", "--channels", "0.3", "--recover", "bias", "--no-latency", "-o", "out.onnx"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(net(), "net.onnx")
+    Path("out.onnx").write_bytes(b"an older result")
+    return tmp_path
+
+
+def interrupted(hook: str, sent: signal.Signals = signal.SIGINT) -> subprocess.CompletedProcess[str]:
+    """The command with a hook in front; `stop()` sends the signal to the process itself, at that moment."""
+    code = f"""
+import os, signal, sys
+
+def stop(*_, **__):
+    os.kill(os.getpid(), signal.{sent.name})
+
+sys.argv = ["onnxprune", *{CUT!r}]
+{textwrap.dedent(hook)}
+from onnxprune.__main__ import main
+main()
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+BEFORE = {
+    "first import": """
+        import builtins
+        plain = builtins.__import__
+        def importing(name, *rest, **more):
+            if name == "onnxruntime":
+                stop()
+            return plain(name, *rest, **more)
+        builtins.__import__ = importing
+    """,
+    "analysis": """
+        import onnxprune.structure.groups as groups
+        import onnxprune.pipeline
+        onnxprune.pipeline.analyzed = stop
+    """,
+    "swallowed by a library": """
+        import onnxprune.pipeline
+        def swallow(*_, **__):
+            try:
+                stop()
+            except KeyboardInterrupt:
+                raise ImportError("multiarray failed to import") from None
+        onnxprune.pipeline.analyzed = swallow
+    """,
+    "a finalizer": """
+        import onnxprune.pipeline, onnxprune.process, time
+        onnxprune.process.GRACE = 0.2
+        class Late:
+            def __del__(self):
+                stop()
+        def analyzed(*_, **__):
+            Late()
+            time.sleep(30)
+        onnxprune.pipeline.analyzed = analyzed
+    """,
+    "a thread that does not end": """
+        import onnxprune.pipeline, onnxprune.process, threading, time
+        onnxprune.process.GRACE = 0.2
+        def analyzed(*_, **__):
+            from concurrent.futures import ThreadPoolExecutor
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(time.sleep, 30)
+                stop()
+        onnxprune.pipeline.analyzed = analyzed
+    """,
+    "saving": """
+        import onnxprune.graph.writing as writing
+        writing._rename = stop
+    """,
+}
+
+
+@pytest.mark.parametrize("moment", BEFORE)
+def test_before_the_model_is_there(moment: str, folder: Path) -> None:
+    result = interrupted(BEFORE[moment])
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", NOTHING)
+    assert sorted(os.listdir()) == ["net.onnx", "out.onnx"]
+    assert Path("out.onnx").read_bytes() == b"an older result"
+
+
+def test_a_request_to_terminate(folder: Path) -> None:
+    result = interrupted(BEFORE["analysis"], signal.SIGTERM)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", NOTHING)
+
+
+def test_after_the_model_is_there(folder: Path) -> None:
+    result = interrupted("import onnxprune.cli\nonnxprune.cli.render = stop")
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "onnxprune: interrupted; written: out.onnx\n")
+    onnx.checker.check_model("out.onnx")
+
+
+def test_a_signal_that_was_to_be_ignored(folder: Path) -> None:
+    result = interrupted(
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\nimport onnxprune.cli as c\nplain = c.render\n"
+        "c.render = lambda *a, **k: (stop(), plain(*a, **k))[1]"
+    )
+    assert result.returncode == 0
+
+
+def test_from_outside(folder: Path) -> None:
+    """A real signal, while modules are imported."""
+    run = subprocess.Popen([sys.executable, "-v", "-m", "onnxprune", *CUT], stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "import 'numpy'" in line:
+            break
+    run.send_signal(signal.SIGINT)
+    _, rest = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Traceback" not in rest
+    assert sorted(os.listdir()) == ["net.onnx", "out.onnx"]
+
+
+def test_the_package_is_light() -> None:
+    code = "import sys, onnxprune; print(*(m for m in ('numpy', 'onnx', 'onnxruntime', 'rich') if m in sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
+
+
+def test_warnings_of_libraries_do_not_show(folder: Path) -> None:
+    hook = """
+        import onnxprune.pipeline
+        def analyzed(*_, **__):
+            import logging, warnings
+            warnings.warn("of python")
+            logging.getLogger("x").warning("of logging")
+            os.write(2, b"of native code")
+            raise onnxprune.OptionError("enough")
+        onnxprune.pipeline.analyzed = analyzed
+    """
+    assert interrupted(hook).stderr == "onnxprune: enough\n"
