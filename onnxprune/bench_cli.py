@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,125 +15,105 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.benchmark import Benchmark, Profile, benchmark, plural
-from onnxprune.errors import OptionError
-from onnxprune.options import input_shapes
-from onnxprune.screen import check_outputs, emit, hushed, show_on
+from onnxprune.command import Output, Values, shared
+from onnxprune.options import declared, each, number, option, path, switch
+from onnxprune.screen import check_outputs, emit, hushed, lines, show_on
 
-WHAT, OUTPUT = "What to measure", "Files and output"
+WHAT = "What to measure"
 
 
-def bench(
-    models: Annotated[
+def _threads(value: object) -> tuple[int, ...]:
+    """`1,2`, one thread count or several."""
+    words = [word.strip() for word in str(value).split(",")]
+    if not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
+        raise ValueError("expected thread counts such as 1,2")
+    return tuple(int(word) for word in words)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is measured of the models."""
+
+    threads: tuple[tuple[int, ...], ...] = option(
+        (), each(_threads), panel=WHAT, metavar="N,N", otherwise="1 and all cores",
+        help="onnxruntime's intra-op threads, each measured by itself; 0 for all cores. Repeatable.",
+    )  # fmt: skip
+    seconds: float = option(
+        10.0, number("a number of seconds above 0", 0, above=True), panel=WHAT, metavar="S", unit="seconds",
+        help="Time to spend on latency, all models together.",
+    )  # fmt: skip
+    profile: bool = option(False, switch, panel=WHAT, help="Show time per operator; with -v per node.")
+    memory: bool = option(True, switch, panel=WHAT, help="Peak memory, each model in its own process.")
+    inputs: Path | None = option(
+        None, path, panel=WHAT, metavar="FILE.npz",
+        help="Real inputs, an array per input name; --input-shape takes the first rows of them.",
+    )  # fmt: skip
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Thread counts; one and all cores where none is given."""
+        return sum(self.threads, ()) or (1, 0)
+
+
+OPTIONS = (
+    *declared(Timing),
+    *shared(
+        "input_shape", "seed", "json", "verbose", "quiet", input_shape="Concrete shape of a dynamic input. Repeatable.",
+        seed="Of random inputs.", verbose="With --profile, every node.",
+    ),
+)  # fmt: skip
+ARGUMENTS = {
+    "models": Annotated[
         list[Path],
         typer.Argument(
             metavar="A.onnx [B.onnx ...]", help="ONNX files of equal inputs; A is the base.", show_default=False
         ),
-    ],
-    threads: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--threads",
-            metavar="N,N",
-            rich_help_panel=WHAT,
-            show_default="1 and all cores",
-            help="onnxruntime's intra-op threads, each measured by itself; 0 for all cores. Repeatable.",
-        ),
-    ] = None,
-    seconds: Annotated[
-        float,
-        typer.Option(
-            "--seconds", metavar="S", rich_help_panel=WHAT, help="Time to spend on latency, all models together."
-        ),
-    ] = 10.0,
-    profile: Annotated[
-        bool, typer.Option("--profile", rich_help_panel=WHAT, help="Show time per operator; with -v per node.")
-    ] = False,
-    memory: Annotated[
-        bool,
-        typer.Option("--memory/--no-memory", rich_help_panel=WHAT, help="Peak memory, each model in its own process."),
-    ] = True,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input-shape",
-            metavar="NAME:1,3,224,224",
-            rich_help_panel=WHAT,
-            help="Concrete shape of a dynamic input. Repeatable.",
-        ),
-    ] = None,
-    inputs: Annotated[
-        Path | None,
-        typer.Option(
-            "--inputs",
-            metavar="FILE.npz",
-            rich_help_panel=WHAT,
-            help="Real inputs, an array per input name; --input-shape takes the first rows of them.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, rich_help_panel=WHAT, help="Of random inputs.")
-    ] = 0,
-    json_file: Annotated[
-        str | None,
-        typer.Option(
-            "--json", metavar="FILE", rich_help_panel=OUTPUT, help="Write the report as JSON; - for standard output."
-        ),
-    ] = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="With --profile, every node.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print nothing but errors.")
-    ] = False,
-) -> None:
+    ]
+}
+
+
+def bench(values: Values) -> None:
     """Compare model files: latency, throughput, size, peak memory and outputs, runs of all interleaved.
 
-    [bold]onnxprune bench model.onnx model.pruned.onnx[/bold] says how much faster the second is, and how sure that is.
+    onnxprune bench model.onnx model.pruned.onnx says how much faster the second is, and how sure that is.
     """
-    target = None if json_file in (None, "-") else Path(str(json_file))
-    for path in (*models, inputs) if target else ():
-        if path is not None:
-            check_outputs(path, None, {"--json": target})
-    with hushed(), _still(quiet) as progress:
+    models, what, out = values["models"], values.part(Timing), values.part(Output)
+    for read in (*models, what.inputs) if out.json_file else ():
+        if read is not None:
+            check_outputs(read, None, {"--json": out.json_file})
+    with hushed(), _still(out.quiet) as progress:
         result = benchmark(
             models,
-            threads=_threads(threads),
-            seconds=seconds,
-            input_shape=input_shapes(input_shape),
-            inputs=inputs,
-            seed=seed,
-            profile=profile,
-            memory=memory,
+            threads=what.counts,
+            seconds=what.seconds,
+            input_shape=dict(values["input_shape"]),
+            inputs=what.inputs,
+            seed=values["seed"],
+            profile=what.profile,
+            memory=what.memory,
             progress=progress,
         )
-    for held in {p for m in result.models for p in m.data} if target else ():
-        check_outputs(Path(held), None, {"--json": target})
-    emit(result.to_dict(), json_file)
-    if not quiet:
-        show_on(json_file, render(result, verbose=verbose))
+    for held in {p for m in result.models for p in m.data} if out.json_file else ():
+        check_outputs(Path(held), None, {"--json": out.json_file})
+    emit(result.to_dict(), out.json)
+    if not out.quiet:
+        show_on(out.json, render(result, verbose=out.verbose))
 
 
 @contextmanager
 def _still(quiet: bool) -> Iterator[Callable[[str], None]]:
     """Progress that is drawn once per stage: a spinner takes core and interpreter lock from what is timed."""
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet:
         yield lambda stage: None
+        return
+    if not console.is_terminal:
+        with lines() as tell:
+            yield tell
         return
     with Progress(TextColumn("{task.description}"), console=console, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("", total=None)
         yield lambda stage: bar.update(task, description=stage, refresh=True)
-
-
-def _threads(texts: Sequence[str] | None) -> tuple[int, ...]:
-    """`1,2` or several of them; one thread and all cores where none is given."""
-    if not texts:
-        return 1, 0
-    words = [word.strip() for text in texts for word in text.split(",")]
-    for word in words:
-        if not (word.isascii() and word.isdecimal() and len(word) < 10):
-            raise OptionError(f"--threads {','.join(texts)}: expected thread counts such as 1,2")
-    return tuple(int(word) for word in words)
 
 
 # tables

@@ -1,74 +1,34 @@
-"""The command line: arguments -> pipeline -> report on screen."""
+"""The command line: words -> options -> pipeline -> report on screen."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from io import TextIOWrapper
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
-from onnxprune import __version__, inspection
-from onnxprune.allocation import MAX_RATIO, ROUND_TO
-from onnxprune.bench_cli import bench
-from onnxprune.calibrated import ALLOCATIONS, IMPORTANCES
-from onnxprune.data_cli import evaluate as evaluate_command
-from onnxprune.data_cli import sensitivity
+from onnxprune import __version__, bench_cli, data_cli, inspection
+from onnxprune import help as screens
+from onnxprune.command import Output, Values, command, shared
 from onnxprune.errors import OnnxPruneError, OptionError
-from onnxprune.graph.io import load, save
-from onnxprune.options import (
-    AUTO,
-    CHECK,
-    DATA,
-    FLOAT32,
-    HOW,
-    OUTPUT,
-    SPARSE,
-    WHAT,
-    Allocation,
-    CalibrationOption,
-    Choice,
-    CropOption,
-    Format,
-    Indices,
-    JsonOption,
-    LabelsOption,
-    Layout,
-    LayoutOption,
-    MeanOption,
-    MemoryOption,
-    MetricOption,
-    ModelArgument,
-    Order,
-    OrderOption,
-    Per,
-    PresetOption,
-    QuietOption,
-    Recovery,
-    SamplesOption,
-    ScaleOption,
-    ShapeOption,
-    SizeOption,
-    Solver,
-    SparseAllocation,
-    StdOption,
-    Values,
-    VerboseOption,
-    input_shapes,
-    pair,
-    preprocess,
-    ratio_or_auto,
-)
-from onnxprune.pipeline import MEMORY, prune
-from onnxprune.report import render, render_inspection
+from onnxprune.graph.io import INLINE_LIMIT, Model, load, save, to_proto, weight_bytes
+from onnxprune.options import declared
+from onnxprune.pipeline import OPTIONS, Options, Result
+from onnxprune.pipeline import run as recipe
+from onnxprune.process import INTERRUPTED, Interrupted, interruption
+from onnxprune.report import Report, render, render_inspection
 from onnxprune.screen import (
+    blamed,
     check_outputs,
     emit,
     hushed,
@@ -76,530 +36,144 @@ from onnxprune.screen import (
     show_on,
     spare_data,
     staged_file,
+    write_out,
 )
-from onnxprune.solvers.sparse import SOLVERS
-from onnxprune.sparsity.masks import ALLOCATORS, DATA_ALLOCATORS
 from onnxprune.sparsity.rewrite import densify as to_dense
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.rules import BARRIERS, RULES
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
+NAMES = {o.name for o in OPTIONS}
+
+
+class Main(TyperGroup):
+    """The first word may name a subcommand; anything else is a model to prune."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the subcommand first."""
+        own = {name for p in self.params for name in p.opts} - {"--help", "-h"}
+        return super().parse_args(ctx, args if not args or args[0].partition("=")[0] in own else self.routed(args))
+
+    def routed(self, arguments: Sequence[str]) -> list[str]:
+        """The subcommand that the first word names, if that is not an option or its value, else `prune`; the rest."""
+        takes_value = {
+            name
+            for p in self.commands["prune"].params
+            if p.param_type_name == "option" and not getattr(p, "is_flag", False)
+            for name in (*p.opts, *p.secondary_opts)
+        }
+        words = iter(arguments)
+        for word in words:
+            if word in takes_value:
+                next(words, None)
+            elif not word.startswith("-") or word == "-":
+                if word in self.commands:
+                    rest = list(arguments)
+                    rest.remove(word)
+                    return [word, *rest]
+                break
+        return ["prune", *arguments]
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Subcommands, and the options of `prune`."""
+        found = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            prune = self.commands["prune"]
+            found += prune.shell_complete(
+                prune.make_context("prune", [], parent=ctx, resilient_parsing=True), incomplete
+            )
+        return found
+
 
 app = typer.Typer(
-    name="onnxprune",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings=CONTEXT,
+    name="onnxprune", cls=Main, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 
-EPILOG = """[bold]Subcommands[/bold] (the first word, if it is one of these names; anything else is a MODEL to prune)
 
-[cyan]onnxprune prune MODEL[/cyan]  the explicit form of the above
-
-[cyan]onnxprune inspect MODEL[/cyan]  groups that can be pruned, what is pinned and why
-
-[cyan]onnxprune evaluate MODEL SRC[/cyan]  how good a model is on data
-
-[cyan]onnxprune sensitivity MODEL --calibration SRC[/cyan]  what each group costs at each ratio
-
-[cyan]onnxprune bench A.onnx \\[B.onnx ...][/cyan]  latency, size, peak memory and outputs of model files, interleaved
-
-[cyan]onnxprune densify MODEL[/cyan]  a model with sparse operators back to plain ONNX
-
-[cyan]onnxprune ops[/cyan]  operators with a rule, and deliberate barriers
-
-Each has its own --help."""
-
-
-@app.command(name="prune", epilog=EPILOG, context_settings=CONTEXT)
-def prune_command(
-    model: ModelArgument,
-    channels: Annotated[
-        str | None,
-        typer.Option(
-            "--channels",
-            "-c",
-            metavar="R|auto",
-            rich_help_panel=WHAT,
-            help="Fraction of the units of every group that is [bold]removed[/bold]: channels, filters, neurons, "
-            "recurrent units. auto: whatever a target needs.",
-        ),
-    ] = None,
-    heads: Annotated[
-        str | None,
-        typer.Option(
-            "--heads",
-            metavar="R|auto",
-            rich_help_panel=WHAT,
-            help="Attention heads, through q, k, v and the output; shared keys and values go with their queries.",
-        ),
-    ] = None,
-    head_dim: Annotated[
-        str | None,
-        typer.Option(
-            "--head-dim",
-            metavar="R|auto",
-            rich_help_panel=WHAT,
-            help="Dimensions inside of heads: q with k, v with the output projection; rotary pairs together.",
-        ),
-    ] = None,
-    hidden: Annotated[
-        str | None,
-        typer.Option(
-            "--hidden",
-            metavar="R|auto",
-            rich_help_panel=WHAT,
-            help="Width of residual streams that are normalised (transformers, Swin, ConvNeXt), through everything.",
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            "--layers",
-            metavar="R|auto",
-            rich_help_panel=WHAT,
-            help="Residual blocks, of transformers and of CNNs: those that change the stream least.",
-        ),
-    ] = None,
-    experts: Annotated[
-        str | None,
-        typer.Option("--experts", metavar="R|auto", rich_help_panel=WHAT, help="Experts of mixtures of experts."),
-    ] = None,
-    whole_layers: Annotated[
-        bool,
-        typer.Option(
-            "--whole-layers",
-            rich_help_panel=WHAT,
-            help="--layers: attention goes with the feed-forward block after it.",
-        ),
-    ] = False,
-    allow_io_change: Annotated[
-        bool,
-        typer.Option(
-            "--allow-io-change",
-            rich_help_panel=WHAT,
-            help="Inputs and outputs that hold heads (key-value caches, masks per head) may shrink with them.",
-        ),
-    ] = False,
-    ratio: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ratio",
-            metavar="[KIND:]GLOB=R",
-            rich_help_panel=WHAT,
-            help="Fraction removed from the groups, or made zero in the layers, whose name, node, weight or output "
-            "matches. Repeatable, last match wins; without --channels, --heads, ... only what matches is pruned. KIND "
-            "(channels, heads, head_dim, hidden, layers, experts, sparsity) says which, where the glob does not.",
-        ),
-    ] = None,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ignore", metavar="GLOB", rich_help_panel=WHAT, help="Leave matching groups or layers alone. Repeatable."
-        ),
-    ] = None,
-    target_macs: Annotated[
-        str | None,
-        typer.Option(
-            "--target-macs",
-            metavar="T",
-            rich_help_panel=WHAT,
-            help="MACs that are [bold]left[/bold]: 0.7, 70% or 300M. A fixed --channels applies first.",
-        ),
-    ] = None,
-    target_params: Annotated[
-        str | None,
-        typer.Option(
-            "--target-params",
-            metavar="T",
-            rich_help_panel=WHAT,
-            help="Parameters that are [bold]left[/bold]: 0.7, 70% or 5M. Two targets must both hold.",
-        ),
-    ] = None,
-    target_bytes: Annotated[
-        str | None,
-        typer.Option(
-            "--target-bytes",
-            metavar="T",
-            rich_help_panel=WHAT,
-            help="Size of the file that is [bold]left[/bold]: 0.7, 70% or 5M bytes.",
-        ),
-    ] = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option("--plan", metavar="FILE", rich_help_panel=WHAT, help="Replay a plan that --save-plan wrote."),
-    ] = None,
-    sparsity: Annotated[
-        float | None,
-        typer.Option(
-            "--sparsity",
-            "-s",
-            metavar="R",
-            rich_help_panel=SPARSE,
-            help="Fraction of the weights of MatMul, Gemm and Conv that becomes [bold]zero[/bold], after --channels.",
-        ),
-    ] = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            "--pattern",
-            metavar="N:M|block:RxC|column",
-            rich_help_panel=SPARSE,
-            help="2:4 keeps 2 of every 4 consecutive weights along the reduction (of Conv: input channels), as "
-            "TensorRT wants them. With --sparsity: block:RxC, tiles of R outputs by C inputs go as a whole; column, "
-            "inputs of a layer (of Conv: at a kernel position) go for all its outputs, and dense kernels do less.",
-        ),
-    ] = None,
-    quality: Annotated[
-        float | None,
-        typer.Option(
-            "--quality",
-            metavar="Q",
-            rich_help_panel=SPARSE,
-            help="Instead: weights below Q standard deviations of their layer become zero.",
-        ),
-    ] = None,
-    format: Annotated[
-        Format,
-        typer.Option(
-            "--format",
-            rich_help_panel=SPARSE,
-            help="How zeros are stored. auto: sparse operators where the whole session measures faster on this machine;"
-            " csr, nm, bsr (tiles): everywhere; columns: smaller dense layers of --pattern column; dense: zeros in a "
-            "plain file; sparse-initializer: ONNX's own, smaller above 70%.",
-        ),
-    ] = AUTO,
-    values: Annotated[
-        Values,
-        typer.Option(
-            "--values",
-            rich_help_panel=SPARSE,
-            help="Type of the values that csr and nm store; int8 has a scale per row. What it costs is in the report.",
-        ),
-    ] = FLOAT32,
-    permute: Annotated[
-        bool,
-        typer.Option(
-            "--permute/--no-permute",
-            rich_help_panel=SPARSE,
-            help="With --pattern N:M, reorder channels through the whole graph so that less is lost.",
-        ),
-    ] = True,
-    cluster: Annotated[
-        int | None,
-        typer.Option(
-            "--cluster",
-            metavar="K",
-            min=2,
-            max=256,
-            rich_help_panel=SPARSE,
-            help="Every weight becomes one of K values, stored as indices into a codebook in plain ONNX: a smaller "
-            "file, the same memory and speed. Comes last, after --channels and --sparsity.",
-        ),
-    ] = None,
-    cluster_per: Annotated[
-        Per, typer.Option("--cluster-per", rich_help_panel=SPARSE, help="One codebook for every tensor or channel.")
-    ] = Per("tensor"),  # noqa: B008
-    cluster_storage: Annotated[
-        Indices,
-        typer.Option(
-            "--cluster-storage",
-            rich_help_panel=SPARSE,
-            help="How indices are stored. uint8, packed: every runtime from opset 7; uint4: opset 21 and onnxruntime "
-            "1.23; auto: the smaller of the first two.",
-        ),
-    ] = Indices("auto"),  # noqa: B008
-    solver: Annotated[
-        Solver | None,
-        typer.Option(
-            "--solver",
-            rich_help_panel=SPARSE,
-            show_default="admm with --calibration, magnitude without",
-            help="Which weights stay, and with which values; all but magnitude need --calibration. "
-            + "; ".join(f"{k}: {(f.__doc__ or '').strip()}" for k, f in SOLVERS.items())
-            + ".",
-        ),
-    ] = None,
-    sparsity_allocate: Annotated[
-        SparseAllocation | None,
-        typer.Option(
-            "--sparsity-allocate",
-            rich_help_panel=SPARSE,
-            show_default="error with --calibration, uniform without",
-            help="Where the zeros go. "
-            + "; ".join(f"{k}: {(f.__doc__ or '').strip()}" for k, f in (*ALLOCATORS.items(), *DATA_ALLOCATORS.items()))
-            + ".",
-        ),
-    ] = None,
-    importance: Annotated[
-        Choice | None,
-        typer.Option(
-            "--importance",
-            rich_help_panel=HOW,
-            show_default="obs with data, path without",
-            help="What makes a unit worth keeping; list explains them.",
-        ),
-    ] = None,
-    allocate: Annotated[
-        Allocation | None,
-        typer.Option(
-            "--allocate",
-            rich_help_panel=HOW,
-            show_default="kl with data and a target, uniform else",
-            help="; ".join(f"{k}: {v}" for k, v in ALLOCATIONS.items()) + ".",
-        ),
-    ] = None,
-    round_to: Annotated[
-        int,
-        typer.Option("--round-to", metavar="N", rich_help_panel=HOW, help="Widths become multiples of N; 1 is exact."),
-    ] = ROUND_TO,
-    max_ratio: Annotated[
-        float | None,
-        typer.Option(
-            "--max-ratio",
-            metavar="R",
-            rich_help_panel=HOW,
-            show_default=f"{MAX_RATIO} for global and targets",
-            help="Most that is removed of any group.",
-        ),
-    ] = None,
-    steps: Annotated[
-        int, typer.Option("--steps", metavar="N", rich_help_panel=HOW, help="Cut in N steps, scoring again after each.")
-    ] = 1,
-    recover: Annotated[
-        Recovery | None,
-        typer.Option(
-            "--recover",
-            rich_help_panel=HOW,
-            show_default="least-squares with data, bias without",
-            help="How the loss is made up for. least-squares: refit every layer that lost inputs; mean-std, batchnorm: "
-            "statistics only; bias: fold the constant part of what went into biases, without data; none: instant.",
-        ),
-    ] = None,
-    calibration: CalibrationOption = None,
-    samples: SamplesOption = None,
-    augment: Annotated[
-        bool, typer.Option("--augment", rich_help_panel=DATA, help="Random crops and flips of calibration images.")
-    ] = False,
-    evaluate: Annotated[
-        str | None,
-        typer.Option(
-            "--evaluate",
-            metavar="SRC",
-            rich_help_panel=DATA,
-            help="Measure before and after on this: any source that --calibration takes, with labels (an array labels, "
-            "sub-folders per class, or --labels), or module:function in Python, which gets the path of a model.",
-        ),
-    ] = None,
-    labels: LabelsOption = None,
-    metric: MetricOption = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drop",
-            metavar="D",
-            rich_help_panel=WHAT,
-            help="The smallest model whose metric on --evaluate falls by at most D; 0.01 is one point. Searched on a "
-            "third of the samples, confirmed on the rest.",
-        ),
-    ] = None,
-    preset: PresetOption = None,
-    image_size: SizeOption = None,
-    crop: CropOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    scale: ScaleOption = None,
-    layout: LayoutOption = Layout("auto"),  # noqa: B008
-    channel_order: OrderOption = Order("auto"),  # noqa: B008
-    memory: MemoryOption = MEMORY / 1e9,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--cache",
-            metavar="DIR",
-            rich_help_panel=DATA,
-            help="Keep the level database here; other targets for the same model, data and options then take seconds.",
-        ),
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option("--jobs", metavar="N", min=1, rich_help_panel=DATA, help="Solves in parallel.")
-    ] = 1,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, rich_help_panel=HOW, help="Of random inputs and scores.")
-    ] = 0,
-    input_shape: ShapeOption = None,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify/--no-verify",
-            rich_help_panel=CHECK,
-            help="Check file, shapes, inputs and outputs, and that pruned equals masked, before anything is written.",
-        ),
-    ] = True,
-    measure: Annotated[
-        bool, typer.Option("--latency/--no-latency", rich_help_panel=CHECK, help="Time both models in onnxruntime.")
-    ] = True,
-    threads: Annotated[
-        int,
-        typer.Option(
-            "--threads",
-            metavar="N",
-            min=0,
-            rich_help_panel=CHECK,
-            show_default="all cores",
-            help="onnxruntime's intra-op threads for the measurement.",
-        ),
-    ] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            rich_help_panel=OUTPUT,
-            show_default="MODEL.pruned.onnx",
-            help="Where to write; an existing file is replaced, the input only with --force.",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", rich_help_panel=OUTPUT, help="Allow OUT to be the input.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", rich_help_panel=OUTPUT, help="Plan and report; write no model.")
-    ] = False,
-    save_plan: Annotated[
-        Path | None,
-        typer.Option("--save-plan", metavar="FILE", rich_help_panel=OUTPUT, help="Write what is kept, as JSON."),
-    ] = None,
-    json_file: JsonOption = None,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
-) -> None:
+@command(app, (*OPTIONS, *declared(Output)))
+def prune(values: Values) -> None:
     """Make an ONNX model smaller and faster: remove channels, filters and neurons, make weights sparse, or both.
 
-    [bold]onnxprune model.onnx --channels 0.3[/bold] removes 30% of every group and writes model.pruned.onnx;
-    [bold]--sparsity 0.8[/bold] makes 80% of the weights zero and uses sparse kernels where they measure faster.
+    onnxprune model.onnx --channels 0.3 removes 30% of every group and writes model.pruned.onnx; --sparsity 0.8 makes
+    80% of the weights zero and uses sparse kernels where they measure faster.
     """
-    target = output or model.parent / f"{model.stem}.pruned.onnx"
-    amounts = (
-        channels,
-        heads,
-        head_dim,
-        hidden,
-        layers,
-        experts,
-        target_macs,
-        target_params,
-        target_bytes,
-        max_drop,
-        plan,
-        sparsity,
-        pattern,
-        quality,
-        cluster,
-    )
-    if not ratio and all(amount is None for amount in amounts):
-        _inspect(model, input_shape, json_file, verbose, quiet, allow_io_change=allow_io_change)
-        raise OptionError(
-            "nothing to do: the above could be pruned; say how much with --channels 0.3, --heads 0.25, "
-            "--target-macs 70% or --sparsity 0.8"
-        )
-    outputs = {
-        "-o": None if dry_run else target,
-        "--save-plan": save_plan,
-        "--json": None if json_file in (None, "-") else Path(str(json_file)),
-    }
-    check_outputs(model, plan, outputs, force=force)
-    with hushed(), progress_bar(quiet) as progress:
-        result = prune(
-            model,
-            channels=ratio_or_auto(channels),
-            heads=ratio_or_auto(heads, "--heads"),
-            head_dim=ratio_or_auto(head_dim, "--head-dim"),
-            hidden=ratio_or_auto(hidden, "--hidden"),
-            layers=ratio_or_auto(layers, "--layers"),
-            experts=ratio_or_auto(experts, "--experts"),
-            whole_layers=whole_layers,
-            allow_io_change=allow_io_change,
-            sparsity=sparsity,
-            pattern=pattern,
-            quality=quality,
-            format=format.value,
-            values=values.value,
-            permute=permute,
-            cluster=cluster,
-            cluster_per=cluster_per.value,
-            cluster_storage=cluster_storage.value,
-            solver=solver and solver.value,
-            sparsity_allocate=sparsity_allocate and sparsity_allocate.value,
-            ratio=[pair(r) for r in ratio or ()],
-            ignore=ignore or (),
-            importance=importance and importance.value,
-            allocate=allocate and allocate.value,
-            round_to=round_to,
-            max_ratio=max_ratio,
-            target_macs=target_macs,
-            target_params=target_params,
-            target_bytes=target_bytes,
-            steps=steps,
-            recover=recover and recover.value,
-            calibration=calibration,
-            samples=samples,
-            preprocess=preprocess(preset, image_size, crop, mean, std, scale, layout, channel_order),
-            augment=augment,
-            memory=memory * 1e9,
-            cache=cache,
-            jobs=jobs,
-            evaluate=evaluate,
-            labels=labels,
-            metric=metric and metric.value,
-            max_drop=max_drop,
-            input_shape=input_shapes(input_shape),
-            plan=plan,
-            dry_run=dry_run,
-            verify=verify,
-            measure=measure,
-            seed=seed,
-            threads=threads,
-            progress=progress,
-        )
+    model, out = Path(values["model"]), values.part(Output)
+    piped = str(out.output) == "-"
+    carried = "-" if piped else out.json
+    refuse_streams(out)
+    options = asked(values, out)
+    dry = options.check.dry_run
+    target = out.output or model.parent / f"{model.stem}.pruned.onnx"
+    plan = options.cut.plan
+    outputs = {"-o": None if dry or piped else target, "--save-plan": out.save_plan, "--json": out.json_file}
+    check_outputs(model, None if plan is None else Path(plan), outputs, force=out.force)
+    data = b""
+    with hushed(), progress_bar(out.quiet) as progress:
+        result = recipe(model, options, progress=progress)
         spare_data(result.analysis.model, outputs)
-        with staged_file("--save-plan", save_plan, result.plan.to_json()):
-            report = result.report
-            if not dry_run:
+        report = result.report
+        if piped and result.written is not None:
+            data, report = as_bytes(result.written, report)
+        with staged_file("--save-plan", out.save_plan, result.plan.to_json()):
+            if not dry and not piped:
                 progress("save")
                 report = result.save(target)
+    if data:
+        write_out(data)
     try:
-        emit(report.to_dict(), json_file)
+        emit(report.to_dict(), out.json)
     except OptionError as e:
-        raise OptionError(str(e) if dry_run else f"{e}; the model is in {target}") from e
-    if not quiet:
-        show_on(json_file, render(report, verbose=verbose))
-        if not dry_run:
-            show_on(json_file, Text(f"written: {target}"))
+        raise OptionError(str(e) if dry else f"{e}; the model is in {target}") from e
+    if not out.quiet:
+        show_on(carried, render(report, verbose=out.verbose))
+        if not dry:
+            show_on(carried, Text(f"written: {'standard output' if piped else target}"))
 
 
-@app.command()
-def densify(
-    model: ModelArgument,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            rich_help_panel=OUTPUT,
-            show_default="MODEL.dense.onnx",
-            help="Where to write.",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", rich_help_panel=OUTPUT, help="Allow OUT to be the input.")] = False,
-    quiet: QuietOption = False,
-) -> None:
+def refuse_streams(out: Output) -> None:
+    """Raise `OptionError` where more than one thing would go to standard output, or a model to a terminal."""
+    if str(out.output) != "-":
+        return
+    if out.json == "-":
+        raise OptionError("-o - and --json - both write to standard output; give one of them a file")
+    if sys.stdout is None or sys.stdout.isatty():
+        raise OptionError("-o - writes the model to standard output, which is a terminal; redirect it, or give a file")
+
+
+def asked(values: Values, out: Output) -> Options:
+    """The options of the recipe; where nothing is asked for, what could be is shown first."""
+    given = {name: value for name, value in values.given.items() if name in NAMES}
+    try:
+        return Options.of(given)
+    except OptionError as e:
+        if str(e).startswith("nothing to do") and not given.keys() - {"input_shape", "allow_io_change"}:
+            show_groups(values, out)
+            above = "" if out.quiet else " the above could be pruned;"
+            raise OptionError(str(e).replace("nothing to do:", f"nothing to do:{above}")) from None
+        raise
+
+
+def as_bytes(model: Model, report: Report) -> tuple[bytes, Report]:
+    """A model as one piece of data, and its report; raises `OptionError` where it needs a second file."""
+    size = weight_bytes(model)
+    if size > INLINE_LIMIT:
+        raise OptionError(
+            f"-o -: the model has {size / 1e9:.1f} GB, and more than {INLINE_LIMIT / 1e9:.0f} GB lie in a file beside "
+            "it; give -o a name"
+        )
+    data = to_proto(model).SerializeToString(deterministic=True)
+    return data, replace(report, output="-", after=replace(report.after, bytes=len(data)))
+
+
+OUT, *DENSIFY = shared("output", "force", "quiet", output="Where to write.")
+
+
+@command(app, (replace(OUT, otherwise="MODEL.dense.onnx"), *DENSIFY))
+def densify(values: Values) -> None:
     """Turn sparse operators back into plain ONNX: the masked weights, bit for bit."""
-    target = output or model.parent / f"{model.stem}.dense.onnx"
-    check_outputs(model, None, {"-o": target}, force=force)
-    with hushed(), progress_bar(quiet) as progress:
+    model = Path(values["model"])
+    target = values["output"] or model.parent / f"{model.stem}.dense.onnx"
+    check_outputs(model, None, {"-o": target}, force=values["force"])
+    with hushed(), progress_bar(values["quiet"]) as progress:
         progress("load")
         loaded = load(model)
         count = sum(node.domain == "onnxprune" for node in loaded.proto.graph.node)
@@ -609,64 +183,42 @@ def densify(
         dense = to_dense(loaded)
         progress("save")
         save(dense, target)
-    if not quiet:
+    if not values["quiet"]:
         show_on(None, Text(f"{count} sparse layers are dense now\nwritten: {target}"))
 
 
-def _criteria() -> RenderableType:
-    table = Table(box=None, pad_edge=False)
-    for column in ("importance", "what it measures, and where it comes from"):
-        table.add_column(column, overflow="fold")
-    for name, summary in IMPORTANCES.items():
-        table.add_row(name, Text(summary))
-    return table
+@command(
+    app,
+    shared(
+        "input_shape", "allow_io_change", "json", "verbose", "quiet",
+        allow_io_change="As if heads in inputs and outputs (key-value caches) could shrink.",
+    ),
+)  # fmt: skip
+def inspect(values: Values) -> None:
+    """Show the groups that can be pruned, their share of parameters and MACs, and what is pinned and why.
+
+    Then every layer with its sparsity, and which N:M patterns hold in it.
+    """
+    show_groups(values, values.part(Output))
 
 
-def _inspect(
-    model: Path,
-    input_shape: Sequence[str] | None,
-    json_file: str | None,
-    verbose: bool,
-    quiet: bool,
-    *,
-    allow_io_change: bool,
-) -> None:
-    if json_file not in (None, "-"):
-        check_outputs(model, None, {"--json": Path(str(json_file))})
-    with hushed(), progress_bar(quiet) as progress:
+def show_groups(values: Values, out: Output) -> None:
+    """What `inspect` shows."""
+    model = Path(values["model"])
+    check_outputs(model, None, {"--json": out.json_file})
+    with hushed(), progress_bar(out.quiet) as progress:
         progress("load")
         loaded = load(model)
         progress("analyze")
-        analysis = analyze(loaded, input_shapes(input_shape), allow_io_change=allow_io_change)
+        analysis = analyze(loaded, dict(values["input_shape"]), allow_io_change=values["allow_io_change"])
         rows = inspection.rows(analysis)
-    emit(inspection.to_dict(analysis, rows), json_file)
-    if not quiet:
-        show_on(json_file, render_inspection(rows, analysis, verbose=verbose))
+    emit(inspection.to_dict(analysis, rows), out.json)
+    if not out.quiet:
+        show_on(out.json, render_inspection(rows, analysis, verbose=out.verbose))
 
 
-@app.command()
-def inspect(
-    model: ModelArgument,
-    input_shape: ShapeOption = None,
-    json_file: JsonOption = None,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
-    allow_io_change: Annotated[
-        bool,
-        typer.Option("--allow-io-change", help="As if heads in inputs and outputs (key-value caches) could shrink."),
-    ] = False,
-) -> None:
-    """Show the groups that can be pruned, their share of parameters and MACs, and what is pinned and why."""
-    _inspect(model, input_shape, json_file, verbose, quiet, allow_io_change=allow_io_change)
-
-
-app.command()(bench)
-app.command(name="evaluate")(evaluate_command)
-app.command()(sensitivity)
-
-
-@app.command()
-def ops(json_file: JsonOption = None, quiet: QuietOption = False) -> None:
+@command(app, shared("json", "quiet"), {})
+def ops(values: Values) -> None:
     """List the operators with a rule, and those that deliberately pin what they touch."""
     table = Table(box=None, pad_edge=False)
     for column in ("operator", "", "what the rule says"):
@@ -674,72 +226,90 @@ def ops(json_file: JsonOption = None, quiet: QuietOption = False) -> None:
     entries = {op: ("rule", r.summary) for op, r in RULES.items()} | {op: ("barrier", b) for op, b in BARRIERS.items()}
     for op, (what, text) in sorted(entries.items(), key=lambda e: ("::" in e[0], e[0])):
         table.add_row(op, what, Text(text))
-    emit({op: {"kind": what, "text": text} for op, (what, text) in sorted(entries.items())}, json_file)
-    if not quiet:
-        show_on(json_file, table)
-        show_on(
-            json_file, Text(f"{len(RULES)} rules, {len(BARRIERS)} barriers; any other operator pins what it touches")
-        )
+    emit({op: {"kind": what, "text": text} for op, (what, text) in sorted(entries.items())}, values["json"])
+    if not values["quiet"]:
+        count = f"{len(RULES)} rules, {len(BARRIERS)} barriers; any other operator pins what it touches"
+        show_on(values["json"], table)
+        show_on(values["json"], Text(count))
 
 
-# output
+command(app, bench_cli.OPTIONS, bench_cli.ARGUMENTS)(bench_cli.bench)
+command(app, data_cli.EVALUATE, data_cli.SOURCES)(data_cli.evaluate)
+command(app, data_cli.SENSITIVITY)(data_cli.sensitivity)
+
+
+def _subcommands(incomplete: str) -> list[str]:
+    return [name for name in group().commands if name.startswith(incomplete)]
+
+
+@app.command(name="help")
+def help_(
+    subcommand: Annotated[str, typer.Argument(metavar="[SUBCOMMAND]", autocompletion=_subcommands)] = "",
+) -> None:
+    """Show the main options, or those of a subcommand."""
+    if not subcommand:
+        _print(screens.main(group().commands["prune"].declared))
+    elif isinstance(chosen := group().commands.get(subcommand), screens.HelpCommand):
+        _print(chosen.everything())
+    else:
+        raise OptionError(f"help {subcommand}: no such subcommand; there are {', '.join(group().commands)}")
+
+
+def _print(text: str) -> None:
+    with blamed("standard output"):
+        typer.echo(text, nl=False)
+        sys.stdout.flush()
 
 
 # entry
 
 
-def _command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
-    """The subcommand that the first word names, if that is not an option or its value; else `prune`."""
-    group: Any = typer.main.get_command(app)
-    takes_value = {
-        name
-        for p in group.commands["prune"].params
-        if p.param_type_name == "option" and not p.is_flag
-        for name in (*p.opts, *p.secondary_opts)
-    }
-    words = iter(arguments)
-    for word in words:
-        if word in takes_value:
-            next(words, None)
-        elif not word.startswith("-") or word == "-":
-            if word in group.commands:
-                rest = list(arguments)
-                rest.remove(word)
-                return group, [word, *rest]
-            break
-    return group.commands["prune"], list(arguments)
+@functools.cache
+def group() -> Any:
+    """The command line, as typer made it."""
+    return typer.main.get_command(app)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exit code 2 for the user's mistakes, 1 for ours."""
-    argv = list(sys.argv[1:] if arguments is None else arguments)
-    if "--version" in argv:
-        print(f"onnxprune {__version__}")
-        raise SystemExit(0)
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; its exit code."""
+    argv = list(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    if "--importance=list" in argv or ("--importance", "list") in pairwise(argv):
-        show_on(None, _criteria())
-        raise SystemExit(0)
-    command, words = _command(argv or ["--help"])
     try:
-        code = command.main(args=words, prog_name="onnxprune", standalone_mode=False) or 0
-    except typer.Abort:
-        code = 130
+        if "--version" in argv:
+            _print(f"onnxprune {__version__}\n")
+            return 0
+        if "--help-all" in argv:
+            argv = ["--help" if word == "--help-all" else word for word in argv]
+            if group().routed(argv)[0] == "prune":
+                _print(screens.everything(group().commands["prune"].declared))
+                return 0
+        code = group().main(args=argv or ["--help"], prog_name="onnxprune", standalone_mode=False) or 0
+        return int(code) if argv else 2
+    except SystemExit as e:  # of shell completion
+        return int(e.code or 0)
+    except (Interrupted, KeyboardInterrupt, typer.Abort):
+        return _complain(interruption.line(), INTERRUPTED)
     except UsageError as e:
-        code = _complain(f"{e.format_message()} (see onnxprune --help)", 2)  # type: ignore[attr-defined]
+        return _complain(f"{e.format_message()} (see onnxprune --help)", 2)  # type: ignore[attr-defined]
     except OnnxPruneError as e:
-        code = _complain(str(e), e.exit_code)
+        return _complain(str(e), e.exit_code)
     except Exception as e:  # ours: one line for the user, the traceback for whoever asks
+        if interruption.stopped:  # native code that a signal came into may raise anything
+            return _complain(interruption.line(), INTERRUPTED)
         if "--verbose" in argv or "-v" in argv:
             raise
         where = traceback.extract_tb(e.__traceback__)[-1]
-        code = _complain(
+        return _complain(
             f"internal error, nothing was written: {type(e).__name__}: {e} (in {Path(where.filename).name}, line "
             f"{where.lineno}); please report it with the model (-v shows the traceback)",
             1,
         )
-    raise SystemExit(code if argv else 2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    raise SystemExit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _complain(message: str, code: int) -> int:
@@ -751,6 +321,4 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[
     0
 ]  # typer carries click along since 0.26; before, it used it
 
-
-if __name__ == "__main__":
-    main()
+__all__ = ["Result", "app", "main", "run"]

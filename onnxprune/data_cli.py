@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,40 +15,23 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.allocation.levels import Levels
-from onnxprune.calibrated import Recipe, calibration_of, levels_of, total_macs
+from onnxprune.allocation.options import Recipe
+from onnxprune.allocation.spread import levels_of
+from onnxprune.calibration.calibration import calibration_of
+from onnxprune.calibration.images import Preprocess
 from onnxprune.calibration.samples import read
+from onnxprune.command import MODEL, Output, Values, shared
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation import METRICS, Drop, Evaluator, Function, default_metric, drop, is_function
 from onnxprune.graph.io import load
-from onnxprune.options import (
-    DATA,
-    OUTPUT,
-    CropOption,
-    JsonOption,
-    LabelsOption,
-    Layout,
-    LayoutOption,
-    MeanOption,
-    MemoryOption,
-    MetricOption,
-    ModelArgument,
-    Order,
-    OrderOption,
-    PresetOption,
-    QuietOption,
-    SamplesOption,
-    ScaleOption,
-    SizeOption,
-    StdOption,
-    preprocess,
-)
-from onnxprune.screen import check_outputs, emit, hushed, progress_bar, show_on
+from onnxprune.options import DATA, OUTPUT, declared, option, path
+from onnxprune.screen import check_outputs, emit, hushed, progress_bar, show_on, staged_file
 from onnxprune.structure.groups import ChannelGroup, analyze
 
-
-def evaluate(
-    model: ModelArgument,
-    source: Annotated[
+IMAGES = tuple(f.name for f in fields(Preprocess))
+SOURCES = {
+    **MODEL,
+    "source": Annotated[
         str,
         typer.Argument(
             metavar="SRC",
@@ -55,34 +40,35 @@ def evaluate(
             "or --labels), or module:function in Python.",
         ),
     ],
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            "--against", metavar="MODEL", rich_help_panel=DATA, help="Compare with this model, sample by sample."
-        ),
-    ] = None,
-    labels: LabelsOption = None,
-    metric: MetricOption = None,
-    samples: SamplesOption = None,
-    preset: PresetOption = None,
-    image_size: SizeOption = None,
-    crop: CropOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    scale: ScaleOption = None,
-    layout: LayoutOption = Layout("auto"),  # noqa: B008
-    channel_order: OrderOption = Order("auto"),  # noqa: B008
-    json_file: JsonOption = None,
-    quiet: QuietOption = False,
-) -> None:
+}
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a model is compared with."""
+
+    against: Path | None = option(
+        None, path, panel=DATA, metavar="MODEL", help="Compare with this model, sample by sample."
+    )
+
+
+EVALUATE = (
+    *declared(Against),
+    *shared(
+        "labels", "metric", "samples", *IMAGES, "threads", "input_shape", "json", "quiet",
+        labels="Labels of SRC: .npy, .txt, .csv, .json.",
+    ),
+)  # fmt: skip
+
+
+def evaluate(values: Values) -> None:
     """Measure how good a model is on data: top1, top5, agreement with another model, or mse.
 
-    [bold]onnxprune evaluate small.onnx photos/ --against model.onnx[/bold] says how much worse the first is, and how
-    sure that is.
+    onnxprune evaluate small.onnx photos/ --against model.onnx says how much worse the first is, and how sure that is.
     """
-    target = None if json_file in (None, "-") else Path(str(json_file))
-    check_outputs(model, None, {"--json": target})
-    with hushed(), progress_bar(quiet) as progress:
+    model, source, out, against = Path(values["model"]), values["source"], values.part(Output), values["against"]
+    check_outputs(model, None, {"--json": out.json_file})
+    with hushed(), progress_bar(out.quiet) as progress:
         progress("load")
         loaded = load(model)
         base = loaded if against is None else load(against)
@@ -92,13 +78,15 @@ def evaluate(
         if is_function(source):
             judge = Function(source)
         else:
-            how = preprocess(preset, image_size, crop, mean, std, scale, layout, channel_order)
-            data = read(source, base, preprocess=how, samples=samples, labels=labels, option="SRC")
+            data = read(
+                source, base, preprocess=values.part(Preprocess), samples=values["samples"], labels=values["labels"],
+                option="SRC", shapes=dict(values["input_shape"]),
+            )  # fmt: skip
             described = data.description
-            name = metric.value if metric else default_metric(base, data)
+            name = values["metric"] or default_metric(base, data)
             if against is None and not METRICS[name].labelled:
                 raise OptionError(f"--metric {name} compares with another model: give --against MODEL, or labels")
-            judge = Evaluator(base, data, name)
+            judge = Evaluator(base, data, name, threads=values["threads"])
         mine = judge(loaded)
         compared = None if against is None else drop(judge(base), mine)
     result = {
@@ -106,14 +94,14 @@ def evaluate(
         "standard_error": mine.standard_error, "samples": mine.samples,
         "against": None if compared is None else {"model": str(against), **compared.to_dict()},
     }  # fmt: skip
-    emit(result, json_file)
-    if not quiet:
-        show_on(json_file, Text(f"data: {described}"))
+    emit(result, out.json)
+    if not out.quiet:
+        show_on(out.json, Text(f"data: {described}"))
         sure = "" if mine.standard_error is None else f" +- {mine.standard_error:.4f} (standard error)"
         count = "" if mine.samples is None else f", {mine.samples} samples"
-        show_on(json_file, Text(f"{mine.metric}: {mine.value:.4f}{sure}{count}"))
+        show_on(out.json, Text(f"{mine.metric}: {mine.value:.4f}{sure}{count}"))
         if compared is not None:
-            show_on(json_file, _compared(compared, against))
+            show_on(out.json, _compared(compared, against))
 
 
 def _compared(d: Drop, against: Path | None) -> RenderableType:
@@ -121,57 +109,59 @@ def _compared(d: Drop, against: Path | None) -> RenderableType:
     return Text(f"{against}: {d.before:.4f}; worse by {d.drop:.4f}{sure}")
 
 
-def sensitivity(
-    model: ModelArgument,
-    calibration: Annotated[
-        str,
-        typer.Option(
-            "--calibration", metavar="SRC", rich_help_panel=DATA, help="Unlabelled samples, or the word synthetic."
-        ),
-    ],
-    samples: SamplesOption = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot", metavar="FILE", rich_help_panel=OUTPUT, help="Draw the table: .png, .svg, .pdf or .html."
-        ),
-    ] = None,
-    preset: PresetOption = None,
-    image_size: SizeOption = None,
-    crop: CropOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    scale: ScaleOption = None,
-    layout: LayoutOption = Layout("auto"),  # noqa: B008
-    channel_order: OrderOption = Order("auto"),  # noqa: B008
-    memory: MemoryOption = 2.0,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of what is sampled.")] = 0,
-    json_file: JsonOption = None,
-    quiet: QuietOption = False,
-) -> None:
+PLOTS = (".png", ".svg", ".pdf", ".html")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Where the table of sensitivities is drawn."""
+
+    plot: Path | None = option(
+        None, path, panel=OUTPUT, metavar="FILE", help=f"Draw the table: {', '.join(PLOTS)}; needs matplotlib."
+    )
+
+    def check(self) -> None:
+        """Raises `OptionError` for a picture that cannot be drawn."""
+        if self.plot is None:
+            return
+        if self.plot.suffix.lower() not in PLOTS:
+            raise OptionError(f"--plot {self.plot}: expected a name that ends in {', '.join(PLOTS)}")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise OptionError("--plot needs matplotlib: pip install 'onnxprune[plot]'")
+
+
+SENSITIVITY = (
+    *shared("calibration", "samples", "cache", "jobs", "memory", "seed", "threads", "input_shape", *IMAGES),
+    *declared(Plot),
+    *shared("json", "quiet"),
+)
+
+
+def sensitivity(values: Values) -> None:
     """Show what the outputs suffer when one group alone is cut, and what is left makes up for it, ratio by ratio.
 
     Damage is the KL divergence of a classifier's probabilities (nats), or of other models the squared error of the
-    outputs over their variance, on samples that were not fitted.
+    outputs over their variance, on samples that were not fitted. It needs --calibration SRC.
     """
-    written = {"--json": None if json_file in (None, "-") else Path(str(json_file)), "--plot": plot}
-    check_outputs(model, None, written)
-    if plot is not None and plot.suffix not in PLOTS:
-        raise OptionError(f"--plot {plot}: expected a name that ends in {', '.join(PLOTS)}")
-    with hushed(), progress_bar(quiet) as progress:
+    model, out, plot = Path(values["model"]), values.part(Output), values.part(Plot)
+    if values["calibration"] is None:
+        raise OptionError("sensitivity is measured on data: give --calibration SRC, or --calibration synthetic")
+    plot.check()
+    check_outputs(model, None, {"--json": out.json_file, "--plot": plot.plot})
+    with hushed(), progress_bar(out.quiet) as progress:
         progress("load")
         loaded = load(model)
         progress("analyze")
-        analysis = analyze(loaded)
+        analysis = analyze(loaded, dict(values["input_shape"]))
         groups = [g for g in analysis.groups if g.kind != "layers"]
         if not groups:
             raise NothingToPrune(f"{model}: no group of units that can be removed; see `onnxprune inspect`")
         progress("calibration")
         costs = analysis.costs()
-        how = preprocess(preset, image_size, crop, mean, std, scale, layout, channel_order)
         data = calibration_of(
-            calibration, loaded, total_macs(costs), samples=samples, preprocess=how, augment=False,
-            memory=memory * 1e9, threads=0, jobs=1, seed=seed,
+            values["calibration"], loaded, costs.macs(analysis.keep_ids({})), samples=values["samples"],
+            preprocess=values.part(Preprocess), augment=False, memory=values["memory"], threads=values["threads"],
+            jobs=values["jobs"], seed=values["seed"], shapes=dict(values["input_shape"]),
         )  # fmt: skip
         levels, _ = levels_of(
             analysis,
@@ -180,21 +170,20 @@ def sensitivity(
             how=Recipe("obs", "kl", "least-squares", prior=0.03),
             round_to=1,
             max_ratio=0.8,
-            cache=None,
+            cache=values["cache"],
             progress=progress,
         )
-    shares = {g.name: macs_share(costs, analysis, g) for g in groups}
-    emit(sensitivity_dict(groups, levels, shares, data.samples.description), json_file)
-    if plot is not None:
-        draw(groups, levels, plot)
-    if not quiet:
-        show_on(json_file, Text(f"data: {data.samples.description}"))
-        show_on(json_file, sensitivity_table(groups, levels, shares))
-        if plot is not None:
-            show_on(json_file, Text(f"written: {plot}"))
+        shares = {g.name: macs_share(costs, analysis, g) for g in groups}
+        if plot.plot is not None:
+            draw(groups, levels, plot.plot)
+    emit(sensitivity_dict(groups, levels, shares, data.samples.description), out.json)
+    if not out.quiet:
+        show_on(out.json, Text(f"data: {data.samples.description}"))
+        show_on(out.json, sensitivity_table(groups, levels, shares))
+        if plot.plot is not None:
+            show_on(out.json, Text(f"written: {plot.plot}"))
 
 
-PLOTS = (".png", ".svg", ".pdf", ".html")
 COLUMNS = (0.1, 0.2, 0.3, 0.5, 0.7)  # removed fractions in the table
 
 
@@ -241,14 +230,12 @@ def sensitivity_table(groups: list[ChannelGroup], levels: Levels, shares: Mappin
 
 def draw(groups: list[ChannelGroup], levels: Levels, path: Path) -> None:
     """A heat map of groups and ratios, as a picture or as a page around one."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise OptionError("--plot needs matplotlib: pip install 'onnxprune[plot]'") from None
     import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
 
     fractions = np.arange(1, 17) / 20
     values = np.array([[max(_at(levels, g, f), 1e-5) for f in fractions] for g in groups])
@@ -258,9 +245,10 @@ def draw(groups: list[ChannelGroup], levels: Levels, path: Path) -> None:
     axes.set_yticks(range(len(groups)), [f"{g.name[-48:]} ({g.size})" for g in groups], fontsize=7)
     axes.set_xlabel("removed of the group")
     figure.colorbar(image, label="damage, log10")
-    target = io.StringIO() if path.suffix == ".html" else path
-    figure.savefig(target, format="svg" if path.suffix == ".html" else path.suffix[1:], dpi=150)
+    kind = path.suffix.lower()
+    target = io.BytesIO()
+    figure.savefig(target, format="svg" if kind == ".html" else kind[1:], dpi=150)
     pyplot.close(figure)
-    if isinstance(target, io.StringIO):
-        page = f"<!doctype html><meta charset='utf-8'><title>sensitivity</title>{target.getvalue()}"
-        path.write_text(page, encoding="utf-8")
+    page = b"<!doctype html><meta charset='utf-8'><title>sensitivity</title>" if kind == ".html" else b""
+    with staged_file("--plot", path, page + target.getvalue()):
+        pass

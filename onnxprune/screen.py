@@ -6,8 +6,10 @@ import json
 import os
 import secrets
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rich.text import Text
 
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
+from onnxprune.process import interruption
 from onnxprune.progress import Progress as Report
 from onnxprune.progress import silent
 from onnxprune.report import show
@@ -36,6 +39,10 @@ STAGES = {
     "compare": "comparing outputs with the original's",
     "evaluate": "evaluating",
     "sparsify": "making weights sparse",
+    "survey": "measuring what each layer's weights are worth",
+    "permute": "reordering channels so that less is lost",
+    "solve": "solving for the weights that stay",
+    "cluster": "clustering weights",
     "measure": "measuring latency, both models in turn",
     "save": "writing",
 }
@@ -43,9 +50,10 @@ STAGES = {
 
 def check_outputs(model: Path, plan: Path | None, outputs: Mapping[str, Path | None], *, force: bool = False) -> None:
     """Refuse, before the work, what cannot be written, or what would replace a file that is read or written too."""
+    written = {option: path for option, path in outputs.items() if path is not None}
     taken = [("the input", model), *([("the plan that is replayed", plan)] if plan else [])]
-    for option, path in outputs.items():
-        if path is None or not model.is_file():  # reading says what is wrong with the model
+    for option, path in written.items():
+        if not model.is_file():  # reading says what is wrong with the model
             continue
         if os.path.isdir(path):
             raise OptionError(f"{option} {path} is a directory; name a file")
@@ -61,6 +69,7 @@ def check_outputs(model: Path, plan: Path | None, outputs: Mapping[str, Path | N
                 forced = ", or --force to replace it" if option == "-o" and other is model else ""
                 raise OptionError(f"{option} {path} is {what}; name another file{forced}")
         taken.append((f"the file of {option}", path))
+    interruption.will_write(*written.values())
 
 
 def spare_data(model: Model, outputs: Mapping[str, Path | None]) -> None:
@@ -78,9 +87,17 @@ def same_file(a: Path, b: Path) -> bool:
         return os.path.realpath(a) == os.path.realpath(b)
 
 
-def show_on(json_file: str | None, renderable: RenderableType) -> None:
-    """Tables go to standard output, or to standard error where that carries JSON."""
-    console = Console(stderr=json_file == "-", highlight=False)
+def write_out(data: bytes) -> None:
+    """A model to standard output."""
+    with blamed("standard output"):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def show_on(carried: str | None, renderable: RenderableType) -> None:
+    """Tables go to standard output, or to standard error where that carries (`-`) JSON or the model."""
+    console = Console(stderr=carried == "-", highlight=False)
     if not console.is_terminal:
         console.width = 10_000  # a name that is cut in two cannot be searched for
     with blamed("standard output"):
@@ -89,10 +106,14 @@ def show_on(json_file: str | None, renderable: RenderableType) -> None:
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Report]:
-    """A bar with an estimate where steps are counted; notes go above it, also into a pipe's standard error."""
+    """A bar with an estimate where steps are counted, notes above it; into a pipe, a line for what takes long."""
     console = Console(stderr=True, highlight=False)
-    if quiet or not console.is_terminal:
+    if quiet:
         yield silent
+        return
+    if not console.is_terminal:
+        with lines() as tell:
+            yield tell
         return
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(30), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -106,6 +127,58 @@ def progress_bar(quiet: bool) -> Iterator[Report]:
                 bar.console.print(Text(note))
 
         yield show
+
+
+SLOW = 2.0  # seconds from which on a stage is worth a line in a log
+
+
+class _Lines:
+    """A line on standard error for every stage that takes `SLOW` seconds, once, with the notes that came before."""
+
+    def __init__(self) -> None:
+        self.stage = ""
+        self.began: dict[str, float] = {}
+        self.told: set[str] = set()
+        self.notes: list[str] = []
+        self.timer: threading.Timer | None = None
+        self.lock = threading.Lock()
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0, *, note: str = "") -> None:
+        if note:
+            self.notes.append(note)
+        began = self.began.setdefault(stage, time.monotonic())
+        if stage != self.stage:
+            self.stop()
+            self.stage = stage
+            self.timer = threading.Timer(SLOW, self.tell, (stage,))
+            self.timer.daemon = True
+            self.timer.start()
+        if time.monotonic() - began >= SLOW:
+            self.tell(stage)
+
+    def tell(self, stage: str) -> None:
+        with self.lock:
+            if stage not in self.told and stage and sys.stderr is not None:
+                self.told.add(stage)
+                words = [*self.notes, STAGES.get(stage, stage)]
+                self.notes.clear()
+                with suppress(OSError, ValueError):  # nobody reads them
+                    sys.stderr.write("".join(f"onnxprune: {w}\n" for w in words))
+                    sys.stderr.flush()
+
+    def stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+@contextmanager
+def lines() -> Iterator[_Lines]:
+    """Progress for logs and pipes."""
+    tell = _Lines()
+    try:
+        yield tell
+    finally:
+        tell.stop()
 
 
 @contextmanager
@@ -133,6 +206,7 @@ def silence() -> None:
 
 
 def emit(data: Any, json_file: str | None) -> None:
+    """Write a report as JSON, to a file or to standard output."""
     text = json.dumps(data, indent=1) + "\n"
     if json_file == "-":
         with blamed("--json -"):
@@ -143,22 +217,23 @@ def emit(data: Any, json_file: str | None) -> None:
 
 
 @contextmanager
-def staged_file(option: str, path: Path | None, text: str) -> Iterator[None]:
+def staged_file(option: str, path: Path | None, content: str | bytes) -> Iterator[None]:
     """A file that appears, whole, once the body has succeeded."""
     if path is None:
         yield
         return
+    data = content.encode() if isinstance(content, str) else content
     real = Path(os.path.realpath(path))
     staged = real.with_name(f".{secrets.token_hex(8)}.tmp")
     special = os.path.exists(path) and not os.path.isfile(path)  # a device, a pipe
     try:
         if not special:
             with blamed(f"{option} {path}"):
-                staged.write_text(text, encoding="utf-8")
+                staged.write_bytes(data)
         yield
         with blamed(f"{option} {path}"):
             if special:
-                path.write_text(text, encoding="utf-8")
+                path.write_bytes(data)
             else:
                 os.replace(staged, real)
     finally:

@@ -21,16 +21,12 @@ from nets import build, normal
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune import ModelFileError, OptionError, benchmark, cli
-from onnxprune.bench_cli import bench
 from onnxprune.benchmark import Benchmark, ratio_interval, read_profile
 
 MODELS = ROOT / "models"
 MLP, HELDOUT = str(MODELS / "digits_mlp.onnx"), str(MODELS / "digits_heldout.npz")
 RESNET, FOLDED = str(MODELS / "digits_resnet_bn.onnx"), str(MODELS / "digits_resnet_folded.onnx")
 LINUX = os.path.exists("/proc/self/clear_refs")
-
-if "bench" not in {c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback}:
-    cli.app.command()(bench)
 
 
 def run(*paths: str | Path, seconds: float = 0.05, **options: Any) -> Benchmark:

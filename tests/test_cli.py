@@ -11,6 +11,8 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from topologies import TOPOLOGIES, UNRUNNABLE
 
 import onnxprune
-from onnxprune import OptionError, VerificationError, cli, pipeline
+from onnxprune import OptionError, VerificationError, cli, screen
+from onnxprune.command import DECLARED
+from onnxprune.structure import cut
 
 ODD_INPUT, ODD_TENSOR, BRACKETS = "serving_default_input_2:0", "onnx::Relu_0", "block[0]/conv=1"
 
@@ -54,6 +58,12 @@ class Outcome:
 
 
 Cli = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of progress, however slow the machine is."""
+    monkeypatch.setattr(screen, "SLOW", 600.0)
 
 
 @pytest.fixture
@@ -100,7 +110,8 @@ def assert_refused(result: Outcome, *words: str, code: int = 2) -> None:
         assert word in result.err
 
 
-QUICK = "-q --no-latency --recover bias"
+REPLAY = "-q --no-latency"
+QUICK = f"{REPLAY} --recover bias"
 CUT = f"--channels 0.3 {QUICK}"
 
 
@@ -188,6 +199,7 @@ def test_nothing_to_do(call: Cli, folder: Path) -> None:
     assert result.err.count("\n") == 1
     assert_refused(call("net.onnx -q"), "--channels 0.3", "--target-macs 70%")
     assert_refused(call("net.onnx -q --ignore body"), "nothing to do")
+    assert_refused(call("net.onnx -q --sparsity 0 --magic"), "No such option")
     listed = call("net.onnx --json -")
     assert [g["size"] for g in listed.report["groups"]] == [16, 24]
     assert contents(folder) == before
@@ -195,33 +207,23 @@ def test_nothing_to_do(call: Cli, folder: Path) -> None:
 
 def test_without_a_word(call: Cli) -> None:
     result = call([])
-    assert result.code == 2
-    assert "Usage: onnxprune [OPTIONS]" in result.out
+    assert result == Outcome(2, call("--help").out, "")
+    assert result.out.startswith("Usage: onnxprune MODEL [OPTIONS]\n")
 
 
-@pytest.mark.parametrize("words", ["--help", "-h", "net.onnx --help", "prune -h", "--channels 0.3 -h"])
+@pytest.mark.parametrize("words", ["-h", "net.onnx --help", "prune -h", "--channels 0.3 -h", "help"])
 def test_help(words: str, call: Cli) -> None:
-    result = call(words)
-    assert (result.code, result.err) == (0, "")
-    for text in ("What to remove", "How to choose", "Checks and measurement", "Files and output", "Subcommands",
-                 "onnxprune inspect", "onnxprune ops"):  # fmt: skip
-        assert text in result.out
-    for option in (
-        "--channels", "--ratio", "--ignore", "--target-macs", "--target-params", "--plan", "--importance", "--allocate",
-        "--round-to", "--max-ratio", "--steps", "--recover", "--seed", "--input-shape", "--verify", "--no-verify",
-        "--threads", "--output", "--force", "--dry-run", "--save-plan", "--json", "--verbose", "--quiet",
-    ):  # fmt: skip
-        assert option in result.out
-    assert "\x1b" not in result.out
+    assert call(words) == call("--help") == Outcome(0, call("--help").out, "")
 
 
 def test_help_of_subcommands(call: Cli) -> None:
-    for words in ("inspect --help", "--help inspect", "inspect -h"):
+    for words in ("inspect --help", "--help inspect", "inspect -h", "help inspect", "inspect --help-all"):
         result = call(words)
         assert result.code == 0
-        assert "onnxprune inspect" in result.out
+        assert result.out.startswith("Usage: onnxprune inspect MODEL [OPTIONS]\n")
         assert "--input-shape" in result.out
         assert "--channels" not in result.out
+    assert_refused(call("help magic"), "help magic: no such subcommand; there are prune, ")
 
 
 def test_version(call: Cli) -> None:
@@ -329,49 +331,68 @@ def test_an_input_shape_with_which_the_model_does_not_run(call: Cli, folder: Pat
 
 # Mistakes in the options
 
+FRACTION = "expected a fraction in [0, 1) that is removed, as 0.3 or 30%, or auto"
+PART = "expected a fraction in [0, 1) after the glob, for instance 'layer1*=0.5'"
+PAIR = "expected [KIND:]GLOB=R, for instance 'layer1*=0.5'"
 MISTAKES = {
-    "--channels 1": "--channels: 1 is not a fraction in [0, 1)",
-    "--channels 30": "--channels: 30 is not a fraction in [0, 1)",
-    "--channels -0.3": "--channels: -0.3 is not a fraction in [0, 1)",
-    "--channels=nan": "--channels: nan is not a fraction in [0, 1)",
-    "--channels some": "--channels some: expected a fraction in [0, 1) that is removed, or auto",
-    "--channels ''": "--channels : expected a fraction",
+    "--channels 1": f"--channels 1: {FRACTION}",
+    "--channels 30": f"--channels 30: {FRACTION}",
+    "--channels 100%": f"--channels 100%: {FRACTION}",
+    "--channels -0.3": f"--channels -0.3: {FRACTION}",
+    "--channels=nan": f"--channels nan: {FRACTION}",
+    "--channels some": f"--channels some: {FRACTION}",
+    "--channels ''": f"--channels : {FRACTION}",
     "--channels auto": "--channels auto needs a target",
-    "--ratio stem": "--ratio stem: expected GLOB=R",
-    "--ratio =0.3": "--ratio =0.3: expected GLOB=R",
-    "--ratio stem=": "--ratio stem=: expected GLOB=R",
-    "--ratio stem=nan": "--ratio stem=nan: expected GLOB=R",
-    "--ratio stem=1": "--ratio stem: 1 is not a fraction",
-    "--ratio stem=-0.1": "--ratio stem: -0.1 is not a fraction",
+    "--ratio stem": f"--ratio stem: {PAIR}",
+    "--ratio =0.3": f"--ratio =0.3: {PAIR}",
+    "--ratio stem=": f"--ratio stem=: {PART}",
+    "--ratio stem=nan": f"--ratio stem=nan: {PART}",
+    "--ratio stem=1": f"--ratio stem=1: {PART}",
+    "--ratio body=0.5 --ratio stem=-0.1": f"--ratio stem=-0.1: {PART}",
     "--ratio 'conv*=0.3'": "--ratio 'conv*' matches no group, node, weight or output that can be pruned",
     "--channels 0.3 --ignore 'conv*'": "--ignore 'conv*' matches no group",
-    "--channels 0.3 --importance magic": "'magic' is not one of",
-    "--channels 0.3 --allocate magic": "'magic' is not one of",
-    "--channels 0.3 --recover magic": "'magic' is not one of",
-    "--channels 0.3 --round-to 0": "--round-to 0: must be 1 (off) or more",
-    "--channels 0.3 --round-to 1.5": "--round-to",
-    "--channels 0.3 --max-ratio 1": "--max-ratio 1 is not a fraction in (0, 1)",
-    "--channels 0.3 --max-ratio nan": "--max-ratio nan is not a fraction in (0, 1)",
-    "--channels 0.3 --steps 0": "--steps 0: must be 1 or more",
-    "--channels 0.3 --steps some": "--steps",
-    "--channels 0.3 --threads -1": "--threads",
-    "--channels 0.3 --seed -1": "--seed",
+    "--channels 0.3 --importance magic": "--importance magic: unknown; choose one of path, l1",
+    "--channels 0.3 --allocate magic": "--allocate magic: unknown; choose one of uniform",
+    "--channels 0.3 --recover magic": "--recover magic: unknown; choose one of least-squares",
+    "--channels 0.3 --metric magic": "--metric magic: unknown; choose one of top1",
+    "--channels 0.3 --round-to 0": "--round-to 0: expected a whole number, 1 (off) or more",
+    "--channels 0.3 --round-to 1.5": "--round-to 1.5: expected a whole number",
+    "--channels 0.3 --max-ratio 1": "--max-ratio 1: expected a fraction in (0, 1)",
+    "--channels 0.3 --max-ratio nan": "--max-ratio nan: expected a fraction in (0, 1)",
+    "--channels 0.3 --steps 0": "--steps 0: expected a whole number, 1 or more",
+    "--channels 0.3 --steps some": "--steps some: expected",
+    "--channels 0.3 --threads -1": "--threads -1: expected a whole number, 0 (all cores) or more",
+    "--channels 0.3 --seed -1": "--seed -1: expected a whole number, 0 or more",
+    "--channels 0.3 --memory none": "--memory none: expected an amount of memory above 0, as 2 (GB) or 500MB",
+    "--channels 0.3 --cluster 1": "--cluster 1: expected a whole number from 2 to 256",
     "--target-macs 0": "--target-macs 0: must be above 0",
     "--target-macs -1": "--target-macs -1: must be above 0",
     "--target-macs 120%": "--target-macs 120%: must be above 0 and at most what the model has now",
     "--target-macs 99G": "--target-macs 99G: must be above 0 and at most",
-    "--target-macs abc": "--target-macs abc: expected a fraction (0.7, 70%) or a number (300M) that is left",
+    "--target-macs abc": "--target-macs abc: expected what is left, a fraction (0.7, 70%) or a number (300M)",
     "--target-params nan": "--target-params nan: must be",
     "--target-params 0.001": "cannot be reached",
-    "--plan missing.json": "--plan missing.json: cannot be read (No such file or directory)",
-    "--plan net.onnx": "--plan net.onnx",
-    "--plan .": "--plan .: cannot be read (Is a directory)",
     "--plan missing.json --channels 0.3": "--plan replays what was chosen before",
     "--plan missing.json --target-macs 0.3": "--plan replays what was chosen before",
     "--channels 0.3 --magic": "No such option: --magic",
     "--channels 0.3 other.onnx": "unexpected extra argument",
+    "--channels 0.3 -v": "--quiet and --verbose",
+    "--channels 0.3 -o - --json -": "-o - and --json - both write to standard output",
+    "--channels 0.3 --whole-layers": "--whole-layers has no effect here: it needs --layers",
     "--channels": "--channels",
 }
+PLANS = {
+    "missing.json": "--plan missing.json: cannot be read (No such file or directory)",
+    "net.onnx": "--plan net.onnx",
+    ".": "--plan .: cannot be read (Is a directory)",
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_plans_that_cannot_be_read(name: str, call: Cli, folder: Path) -> None:
+    before = contents(folder)
+    assert_refused(call(f"net.onnx {REPLAY} --plan {name}"), PLANS[name])
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize("words", MISTAKES)
@@ -627,7 +648,7 @@ def test_nothing_is_written_when_the_check_fails(call: Cli, folder: Path, monkey
     def fail(*_: Any, **__: Any) -> None:
         raise VerificationError("pruned and masked model\ndiffer by 1.0e+00")
 
-    monkeypatch.setattr(pipeline, "check_law", fail)
+    monkeypatch.setattr(cut, "verify", fail)
     before = contents(folder)
     result = call(f"net.onnx {CUT} --save-plan plan.json --json report.json")
     assert_refused(result, "pruned and masked model differ by", code=1)
@@ -638,18 +659,18 @@ def test_our_own_mistakes(call: Cli, folder: Path, monkeypatch: pytest.MonkeyPat
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("one line\nand another")
 
-    monkeypatch.setattr(cli, "prune", fail)
+    monkeypatch.setattr(cli, "recipe", fail)
     before = contents(folder)
     assert_refused(call(f"net.onnx {CUT}"), "internal error, nothing was written: RuntimeError: one line and", code=1)
     with pytest.raises(RuntimeError):
-        cli.main(f"net.onnx {CUT} -v".split())
+        cli.main("net.onnx --channels 0.3 -v".split())
     assert contents(folder) == before
 
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "prune", interrupt)
-    assert call(f"net.onnx {CUT}").code == 130
+    monkeypatch.setattr(cli, "recipe", interrupt)
+    assert_refused(call(f"net.onnx {CUT}"), "interrupted, nothing was written", code=130)
 
 
 # Plans and reports
@@ -658,7 +679,7 @@ def test_our_own_mistakes(call: Cli, folder: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("words", ["", "--recover none", "--steps 3", "--importance random --seed 5", "--round-to 1"])
 def test_a_plan_replays_to_the_same_bytes(words: str, call: Cli, folder: Path) -> None:
     assert call(f"net.onnx {CUT} {words} -o first.onnx --save-plan plan.json").code == 0
-    assert call(f"net.onnx --plan plan.json {QUICK} -o second.onnx --save-plan again.json").code == 0
+    assert call(f"net.onnx --plan plan.json {REPLAY} -o second.onnx --save-plan again.json").code == 0
     assert Path("first.onnx").read_bytes() == Path("second.onnx").read_bytes()
     assert Path("plan.json").read_bytes() == Path("again.json").read_bytes()
     assert Path("first.onnx").stat().st_size < Path("net.onnx").stat().st_size
@@ -667,20 +688,20 @@ def test_a_plan_replays_to_the_same_bytes(words: str, call: Cli, folder: Path) -
 def test_a_plan_may_be_saved_over_itself_but_not_a_report(call: Cli, folder: Path) -> None:
     assert call(f"net.onnx {CUT} --save-plan plan.json").code == 0
     before = contents(folder)
-    assert call(f"net.onnx --plan plan.json --save-plan plan.json {QUICK}").code == 0
+    assert call(f"net.onnx --plan plan.json --save-plan plan.json {REPLAY}").code == 0
     for option in ("--json", "-o"):
-        assert_refused(call(f"net.onnx --plan plan.json {QUICK} {option} plan.json"), "is the plan that is replayed")
+        assert_refused(call(f"net.onnx --plan plan.json {REPLAY} {option} plan.json"), "is the plan that is replayed")
     assert contents(folder) == before
 
 
 def test_plans_of_other_models(call: Cli, folder: Path) -> None:
     assert call(f"net.onnx {CUT} --save-plan plan.json").code == 0
     onnx.save(TOPOLOGIES["mobilenet_v2"](), "other.onnx")
-    assert_refused(call(f"other.onnx --plan plan.json {QUICK}"), "--plan plan.json: group", "no such group")
+    assert_refused(call(f"other.onnx --plan plan.json {REPLAY}"), "--plan plan.json: group", "no such group")
     plan = json.loads(Path("plan.json").read_text())
     plan["groups"]["stem conv"]["kept"] = [3, 3]
     Path("plan.json").write_text(json.dumps(plan))
-    assert_refused(call(f"net.onnx --plan plan.json {QUICK}"), "--plan plan.json: group 'stem conv' must keep 1 to 16")
+    assert_refused(call(f"net.onnx --plan plan.json {REPLAY}"), "--plan plan.json: group 'stem conv' must keep 1 to 16")
 
 
 def test_a_dry_run_writes_no_model(call: Cli, folder: Path) -> None:
@@ -698,7 +719,7 @@ def test_a_dry_run_writes_no_model(call: Cli, folder: Path) -> None:
     assert dry["after"]["parameters"] < dry["before"]["parameters"]
 
 
-@pytest.mark.parametrize("words", ["net.onnx --channels 0.3 --no-latency", "inspect net.onnx", "ops"])
+@pytest.mark.parametrize("words", ["net.onnx --channels 0.3 --no-latency --recover bias", "inspect net.onnx", "ops"])
 def test_json(words: str, call: Cli, folder: Path) -> None:
     """On standard output it parses, and the tables go to standard error; in a file it is the same."""
     tables = call(words).out
@@ -715,6 +736,44 @@ def without_times(report: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in report.items() if k != "seconds"}
 
 
+def test_the_model_on_standard_output(call: Cli, folder: Path) -> None:
+    assert call(f"net.onnx {CUT}").code == 0
+    result = shell("net.onnx --channels 0.3 --no-latency --recover bias -o -", text=False)
+    assert result.returncode == 0
+    assert result.stdout == Path("net.pruned.onnx").read_bytes()
+    assert b"written: standard output" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", ["--importance list", "net.onnx --recover=LIST", "evaluate --metric list", "--format list"]
+)
+def test_lists_of_choices(words: str, call: Cli, folder: Path) -> None:
+    result = call(words)
+    assert (result.code, result.err) == (0, "")
+    assert "what it is" in result.out
+    flag = next(w for w in words.replace("=", " ").split() if w.startswith("--"))
+    for name, what in DECLARED[flag.removeprefix("--")].choices.items():
+        assert any(line.startswith(name) and what in line for line in result.out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("ins", {"inspect"}), ("net.onnx --sparsity-", {"--sparsity-allocate"}), ("--head-", {"--head-dim"}),
+     ("net.onnx --recover b", {"batchnorm", "bias"}), ("inspect --js", {"--json"}), ("help den", {"densify"})],
+)  # fmt: skip
+def test_completion(words: str, expected: set[str], call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_ONNXPRUNE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"onnxprune {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+    assert set(call([]).out.split()) == expected
+
+
+def test_units_mean_the_same_everywhere(call: Cli, folder: Path) -> None:
+    for words in ("--channels 30%", "--channels .3", "--channels 0.3 --importance PATH --memory 500MB"):
+        assert call(f"net.onnx {QUICK} {words} -o out.onnx") == Outcome(0, "", "")
+        assert widths("out.onnx") == [12, 16, 2]
+
+
 def test_what_the_report_says(call: Cli, folder: Path) -> None:
     report = call(f"net.onnx {CUT} --json -").report
     assert report["model"] == "net.onnx"
@@ -729,13 +788,13 @@ def test_what_the_report_says(call: Cli, folder: Path) -> None:
     assert report["verification"]["error"] <= report["verification"]["tolerance"]
     unverified = call(f"net.onnx {CUT} --no-verify --json -").report
     assert unverified["verification"] is None
-    timed = call("net.onnx --channels 0.3 -q --threads 1 --json -").report
+    timed = call("net.onnx --channels 0.3 --recover bias -q --threads 1 --json -").report
     assert timed["after"]["threads"] == 1
     assert timed["after"]["latency_seconds"] > 0
 
 
 def test_verbose_names_everything(call: Cli, folder: Path) -> None:
-    result = call("net.onnx --channels 0.3 --no-latency -v")
+    result = call("net.onnx --channels 0.3 --no-latency --recover bias -v")
     assert result.code == 0
     for text in ("groups", "stem conv", BRACKETS, "pinned", "head", "axis of the graph output y", "time: load"):
         assert text in result.out
@@ -746,7 +805,7 @@ def test_names_are_not_cut_in_two_when_piped(call: Cli, folder: Path) -> None:
     name = "a/very/long/scope" * 20
     proto.graph.node[0].name = name
     onnx.save(proto, "net.onnx")
-    for words in ("inspect net.onnx", "net.onnx --channels 0.3 --no-latency -v", "net.onnx --json -"):
+    for words in ("inspect net.onnx", "net.onnx --channels 0.3 --no-latency --recover bias -v", "net.onnx --json -"):
         result = call(words)
         assert name in result.out
         assert name in (result.out + result.err).replace(result.out, "", "--json" in words)
@@ -757,14 +816,15 @@ def test_names_are_not_cut_in_two_when_piped(call: Cli, folder: Path) -> None:
 
 def shell(words: str, **options: Any) -> subprocess.CompletedProcess[Any]:
     return subprocess.run(
-        [sys.executable, "-m", "onnxprune.cli", *shlex.split(words)], check=False, timeout=120,
+        [sys.executable, "-m", "onnxprune", *shlex.split(words)], check=False, timeout=120,
         **({"capture_output": True, "text": True} | options),
     )  # fmt: skip
 
 
 def test_piped_output_is_plain(folder: Path) -> None:
-    result = shell("net.onnx --channels 0.3")
-    assert (result.returncode, result.stderr) == (0, "")
+    result = shell("net.onnx --channels 0.3 --recover bias")
+    assert result.returncode == 0
+    assert all(line.startswith("onnxprune: ") for line in result.stderr.splitlines())  # of a slow machine
     assert "\x1b" not in result.stdout
     assert "\r" not in result.stdout
     assert "written: net.pruned.onnx" in result.stdout
@@ -796,32 +856,57 @@ def test_a_name_that_is_no_text(folder: Path) -> None:
     name = os.fsdecode(b"\xff\xe9.onnx")
     os.rename("net.onnx", name)
     result = subprocess.run(
-        [sys.executable, "-m", "onnxprune.cli", name, "--channels", "0.3", "--no-latency", "--json", "report.json"],
+        [sys.executable, "-m", "onnxprune", name, *"-c 0.3 --no-latency --recover bias --json report.json".split()],
         capture_output=True, check=False, timeout=120,
     )  # fmt: skip
-    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.returncode == 0
     assert b"written: " in result.stdout
     assert Path(os.fsdecode(b"\xff\xe9.pruned.onnx")).is_file()
     assert json.loads(Path("report.json").read_text())["model"] == name
 
 
-def test_progress_is_shown_on_a_terminal_alone(folder: Path) -> None:
+def test_progress_is_a_bar_on_a_terminal(folder: Path) -> None:
     pty = pytest.importorskip("pty")
     main, terminal = pty.openpty()
-    try:
-        result = shell("net.onnx --channels 0.3", capture_output=False, stdout=subprocess.PIPE, stderr=terminal)
-        os.set_blocking(main, False)
-        shown = os.read(main, 1 << 20).decode()
-    finally:
-        os.close(terminal)
-        os.close(main)
+    shown: list[bytes] = []
+
+    def read() -> None:
+        while True:
+            try:
+                shown.append(os.read(main, 1 << 16))
+            except OSError:  # the other side is closed
+                return
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    result = shell(
+        f"net.onnx --channels 0.3 {QUICK[3:]}", capture_output=False, stdout=subprocess.PIPE, stderr=terminal
+    )
+    os.close(terminal)
+    reader.join(5)
     assert result.returncode == 0
-    assert "\x1b" in shown
+    assert b"\x1b" in b"".join(shown)
     assert "\x1b" not in result.stdout
 
 
-def test_errors_from_python_are_the_same_words() -> None:
-    with pytest.raises(OptionError, match=r"^--channels: 3 is not a fraction in \[0, 1\)"):
+def test_progress_is_a_line_per_long_stage_when_piped(call: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: Any, progress: Any, **__: Any) -> None:
+        progress("load")
+        progress("score", note="some 3 minutes")
+        time.sleep(0.3)
+        progress("score", 1, 2)
+        progress("plan")
+        raise OptionError("enough")
+
+    monkeypatch.setattr(screen, "SLOW", 0.1)
+    monkeypatch.setattr(cli, "recipe", slow)
+    told = "onnxprune: some 3 minutes\nonnxprune: scoring units on the data\n"
+    assert call("net.onnx --channels 0.3").err == told + "onnxprune: enough\n"
+    assert call("net.onnx --channels 0.3 -q").err == "onnxprune: enough\n"
+
+
+def test_errors_from_python_name_the_keyword() -> None:
+    with pytest.raises(OptionError, match=r"^channels=3: expected a fraction in \[0, 1\)"):
         onnxprune.prune(net(), channels=3)
 
 

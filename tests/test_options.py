@@ -1,0 +1,130 @@
+"""Options are declared once: what every declaration says, and what is made of it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from onnxprune import bench_cli, cli, data_cli
+from onnxprune import help as screens
+from onnxprune.command import DECLARED
+from onnxprune.options import PANELS, Option, in_python
+from onnxprune.pipeline import CONDITIONS, OPTIONS
+
+EVERY = (*DECLARED.values(), *bench_cli.OPTIONS, *data_cli.EVALUATE, *data_cli.SENSITIVITY)
+ONES = {f"{o.name} {o.panel}": o for o in EVERY}
+
+
+@pytest.mark.parametrize("name", ONES)
+def test_declarations(name: str) -> None:
+    o = ONES[name]
+    assert o.panel in (*PANELS, bench_cli.WHAT)
+    assert o.help.endswith(".") and "  " not in o.help
+    assert o.switch or o.metavar
+    assert o.flag.startswith("--")
+    assert all(need in CONDITIONS for need in o.needs)
+    assert o.read(None) == o.default
+    if o.default not in (None, ()):
+        assert o.read(o.default) == o.default
+        words = o.default if o.switch else str(o.default)
+        assert o.name == "memory" or o.read(words) == o.default
+    for choice in o.choices:
+        assert o.read(choice.upper()) == o.read(choice) == choice
+    if o.choices:
+        with pytest.raises(ValueError, match=rf"^{o.flag} magic: unknown; choose one of {next(iter(o.choices))}"):
+            o.read("magic")
+
+
+def test_names_and_flags_are_unique() -> None:
+    for names in ([o.name for o in OPTIONS], [w for o in OPTIONS for w in (o.flag, o.off, o.short) if w]):
+        assert len(names) == len(set(names))
+
+
+def test_memory_is_in_gigabytes_on_the_command_line() -> None:
+    memory = DECLARED["memory"]
+    assert memory.read("2") == memory.read("2GB") == memory.read("2000MB") == memory.read(2e9) == memory.default
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("--channels 30: expected a fraction", "channels=30: expected a fraction"),
+        ("--pattern 2:4: no", "pattern='2:4': no"),
+        ("--layers auto needs a target: --target-macs, --target-params",
+         "layers='auto' needs a target: target_macs, target_params"),
+        ("--no-verify, or --whole-layers", "verify=False, or whole_layers=True"),
+        ("give --calibration SRC", "give calibration=SRC"),
+        ("a --flag of others", "a --flag of others"),
+    ],
+)  # fmt: skip
+def test_messages_in_python(message: str, expected: str) -> None:
+    assert in_python(message, OPTIONS) == expected
+
+
+def generate() -> Any:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "tools" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_files_are_up_to_date() -> None:
+    assert generate().stale() == []
+
+
+# Screens of help
+
+
+def screen(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.run(words.split()) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_help_is_one_screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = screen("--help", monkeypatch, capsys)
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 80
+    commands = lines.index("Subcommands (any other first word is the MODEL to prune)")
+    assert commands < lines.index("What to remove") < lines.index("Files and output")
+    text = "\n".join(lines)
+    for o in OPTIONS:
+        assert (f"  {screens.names(o, metavar=True)}" in text) == o.main
+    for words in ("--help-all", "help SUBCOMMAND", "Exit codes: 0 ", "130 interrupted"):
+        assert words in text
+
+
+@pytest.mark.parametrize("words", ["--help-all", *(f"help {name}" for name in ("bench", "evaluate", "sensitivity"))])
+def test_names_are_whole(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, tuple[Option, ...]] = {
+        "--help-all": tuple(DECLARED.values()), "help bench": bench_cli.OPTIONS, "help evaluate": data_cli.EVALUATE,
+        "help sensitivity": data_cli.SENSITIVITY,
+    }  # fmt: skip
+    lines = screen(words, monkeypatch, capsys)
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    for o in options[words]:
+        assert any(line.startswith(f"  {screens.names(o, metavar=True)}") for line in lines)
+        assert o.help in text
+    assert "Exit codes: 0 " in text
+    if words == "--help-all":
+        assert lines.index("What to remove") > next(i for i, line in enumerate(lines) if line.startswith("Subcommands"))
+        assert all(f"  {name}" in "\n".join(lines) for name in screens.SUBCOMMANDS)
+
+
+def test_every_subcommand_is_on_the_screens() -> None:
+    assert {name.split()[0] for name in screens.SUBCOMMANDS} == set(cli.group().commands)
+
+
+@pytest.mark.parametrize("name", ["cli", "command", "help", "data_cli", "bench_cli", "screen", "process", "pipeline"])
+def test_functions_are_small(name: str) -> None:
+    for node in ast.walk(ast.parse(Path(ROOT / "onnxprune" / f"{name}.py").read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno <= 120, node.name
+            assert len([*node.args.args, *node.args.kwonlyargs, *node.args.posonlyargs]) <= 15, node.name
