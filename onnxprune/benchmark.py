@@ -32,12 +32,10 @@ from onnx import TensorProto, helper
 from onnxprune.errors import ModelFileError, OptionError
 from onnxprune.graph.io import Model, graphs, load
 from onnxprune.graph.messages import fault
-from onnxprune.graph.runtime import Feeds, random_feeds
+from onnxprune.graph.runtime import LEAST_ROUNDS, MIN_ROUNDS, Feeds, random_feeds, ratio_interval, timed
 from onnxprune.graph.shapes import Array, concrete_inputs, fixed, graph_inputs, infer
 
 DOMAIN = "onnxprune"
-MIN_ROUNDS, MAX_ROUNDS = 5, 10_000
-RESAMPLES = 500  # of the bootstrap
 PROFILED_EVENTS = 20_000  # nodes times runs; onnxruntime writes about 1 kB per event
 MAX_THREADS = 256
 
@@ -203,7 +201,7 @@ def benchmark(
             differences = _differences(rows, sessions, outputs, notes)
             rows = [replace(m, difference=d) for m, d in zip(rows, differences, strict=True)]
             del outputs
-        times = _time(sessions, feeds, seconds / len(counts))
+        times = timed(sessions, [feeds] * len(sessions), seconds / len(counts))
         del sessions
         timings = [_timing(t, times[:, 0], n, _batch(feeds), base=k == 0) for k, t in enumerate(times.T)]
         rows = [replace(m, timings=(*m.timings, t)) for m, t in zip(rows, timings, strict=True)]
@@ -445,27 +443,6 @@ def _choose(
 # latency
 
 
-def _time(sessions: Sequence[ort.InferenceSession], feeds: Feeds, seconds: float) -> Array:
-    """Seconds of every run, `(rounds, models)`: each round runs every model once, the next begins one model later."""
-    start = time.perf_counter()
-    warm = 0
-    while warm < 2 or time.perf_counter() - start < seconds / 10:
-        for s in sessions:
-            s.run(None, feeds)
-        warm += 1
-    rounds: list[list[float]] = []
-    end = time.perf_counter() + seconds
-    while len(rounds) < MIN_ROUNDS or (time.perf_counter() < end and len(rounds) < MAX_ROUNDS):
-        row = [0.0] * len(sessions)
-        for k in range(len(sessions)):
-            m = (k + len(rounds)) % len(sessions)
-            before = time.perf_counter()
-            sessions[m].run(None, feeds)
-            row[m] = time.perf_counter() - before
-        rounds.append(row)
-    return np.array(rounds)
-
-
 def _timing(t: Array, first: Array, threads: int, batch: int, *, base: bool) -> Timing:
     """t, first: seconds of every run of this model and of the first, `(rounds,)`."""
     p10, median, p90, p99 = (float(p) for p in np.percentile(t, (10, 50, 90, 99)))
@@ -480,26 +457,8 @@ def _timing(t: Array, first: Array, threads: int, batch: int, *, base: bool) -> 
         runs_per_second=rate,
         samples_per_second=rate * batch,
         speedup=float(np.median(first)) / median,
-        interval=None if base or len(t) < 10 else ratio_interval(first, t),
+        interval=None if base or len(t) < LEAST_ROUNDS else ratio_interval(first, t),
     )
-
-
-def ratio_interval(a: Array, b: Array, *, level: float = 0.9, seed: int = 0) -> tuple[float, float]:
-    """Where median(a) / median(b) lies, for a and b of shape `(rounds,)` that were timed side by side.
-
-    Bootstrap over rounds, both of a pair together, in circular blocks of sqrt(rounds), for noise lasts longer than one
-    round (Politis and Romano, A circular block-resampling procedure for stationary data, 1992).
-    """
-    rng = np.random.default_rng(seed)
-    n = len(a)
-    block = max(1, math.isqrt(n))
-    ratios = []
-    for _ in range(RESAMPLES):
-        starts = rng.integers(0, n, -(-n // block))
-        rows = ((starts[:, None] + np.arange(block)) % n).ravel()[:n]
-        ratios.append(float(np.median(a[rows]) / np.median(b[rows])))
-    low, high = np.quantile(ratios, ((1 - level) / 2, (1 + level) / 2))
-    return float(low), float(high)
 
 
 # outputs

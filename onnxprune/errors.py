@@ -4,6 +4,7 @@ OnnxPruneError
 ├── UserError              exit code 2: the input or an option is wrong, and the message says the way out
 │   ├── ModelFileError     the file is missing, truncated, not ONNX, or refers to data it may not read
 │   ├── OptionError        an option's value does not make sense, or matches nothing
+│   │   └── Unreachable    a target that no cut of what may go can reach
 │   └── NothingToPrune     no group of the asked kind exists; the message says what pins the rest
 └── InternalError          exit code 1: our mistake; nothing was written
     └── VerificationError  the pruned model does not compute what the masked model computes
@@ -28,6 +29,10 @@ class ModelFileError(UserError):
 
 class OptionError(UserError):
     """An option's value does not make sense, or a glob matches nothing."""
+
+
+class Unreachable(OptionError):
+    """A target that no cut of the groups that may go can reach; a search goes on without it."""
 
 
 class NothingToPrune(UserError):

@@ -26,6 +26,7 @@ from onnxprune.calibration.stream import Stream
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model, save
 from onnxprune.graph.shapes import Array
+from onnxprune.options import DATA, WHAT, anything, choice, number, option
 from onnxprune.progress import Count
 
 CONFIDENCE = 0.95
@@ -127,8 +128,35 @@ class Score:
 
 
 def is_function(source: object) -> bool:
-    """True for `module:function`."""
-    return isinstance(source, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source))
+    """True for `module:function`, and for a callable."""
+    return callable(source) or isinstance(source, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the user says of how good a model must be, and on what that is measured."""
+
+    evaluate: Any = option(
+        None, anything, panel=DATA, metavar="SRC", main=True,
+        help="Measure before and after on this: any source that --calibration takes, with labels (an array labels, "
+        "sub-folders per class, or --labels), or module:function in Python, which gets the path of a model. In Python "
+        "also a function: path -> one number, or one per sample.",
+    )  # fmt: skip
+    labels: Any = option(
+        None, anything, panel=DATA, metavar="FILE", needs=("samples to score",),
+        help="Labels of --evaluate: .npy, .txt, .csv, .json.",
+    )  # fmt: skip
+    metric: str | None = option(
+        None, choice({k: m.summary for k, m in METRICS.items()}), panel=DATA, metavar="NAME",
+        needs=("samples to score",), otherwise="top1 with labels, else agreement or mse",
+        help="; ".join(f"{k}: {m.summary}" for k, m in METRICS.items()) + ".",
+    )  # fmt: skip
+    max_drop: float | str | None = option(
+        None, number("a fraction above 0, 0.01 or 1% is one point", 0, 1, above=True, below=True), panel=WHAT,
+        metavar="D", unit="of the metric", needs=("no plan", "samples or a function to score"), main=True,
+        help="The smallest model whose metric on --evaluate falls by at most D; 0.01 or 1% is one point. Searched on a "
+        "third of the samples, confirmed on the rest, always on the model as it is written.",
+    )  # fmt: skip
 
 
 def _fitting_labels(samples: Samples) -> None:
@@ -197,16 +225,20 @@ class Evaluator:
 
 
 class Function:
-    """A function of the user's, `module:function`: the path of a model file -> one number, or one per sample."""
+    """A function of the user's, `module:function` or a callable: the path of a model file -> one number, or one per
+    sample."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        module, _, attribute = name.partition(":")
+    def __init__(self, source: str | Callable[[str], Any]) -> None:
+        if not isinstance(source, str):
+            self.name, self.function = getattr(source, "__name__", type(source).__name__), source
+            return
+        self.name = source
+        module, _, attribute = source.partition(":")
         sys.path.insert(0, os.getcwd())
         try:
             self.function = getattr(importlib.import_module(module), attribute)
         except Exception as e:  # whatever importing the user's code raises
-            raise OptionError(f"--evaluate {name}: cannot be imported ({type(e).__name__}: {e})") from e
+            raise OptionError(f"--evaluate {source}: cannot be imported ({type(e).__name__}: {e})") from e
         finally:
             sys.path.pop(0)
 
@@ -307,12 +339,14 @@ def smallest(
     before: Score,
     limit: float,
     *,
+    whole: bool = False,
     seed: int = 0,
     progress: Count = lambda done, total: None,
 ) -> Found:
     """The smallest model whose metric falls by at most `limit`.
 
-    build: percent of the MACs that are left -> the score of that model, None where it cannot be made.
+    build: percent of the MACs that are left -> the score of that model, None where it cannot be made. whole: whether
+    the model with 100% of the MACs differs from the original too, by zeros or codebooks, and may be the result.
     Bisection on a third of the samples; on the rest, candidates are confirmed from the safest to the smallest and the
     last one before the first failure is taken (a fixed sequence, so that one confidence level covers all tests).
     Raises `OptionError` where not even the safest candidate is good enough.
@@ -344,6 +378,8 @@ def smallest(
         tried[left] = drop(before, found, first)
         return tried[left].drop <= limit
 
+    if whole and not good(100):
+        raise OptionError(_broken(limit, tried.get(100)))
     low, high = 0, 100  # low is too small, high is good enough
     while high - low > 1:
         middle = (low + high) // 2
@@ -352,7 +388,8 @@ def smallest(
         else:
             low = middle
     best: tuple[int, Drop] | None = None
-    for left in dict.fromkeys(min(99, high + round((100 - high) * back)) for back in STEPS_BACK):
+    safest = [100] if whole else []
+    for left in dict.fromkeys([*safest, *(min(99, high + round((100 - high) * back)) for back in STEPS_BACK)]):
         found = score(left)
         if found is None:
             continue
@@ -360,9 +397,22 @@ def smallest(
         if not (now.drop if now.bound is None else now.bound) <= limit:  # also of what is no number
             break
         best = left, now
+    if best is None and whole:
+        raise OptionError(_broken(limit, drop(before, scores[100] or before, rest)))
     if best is None:
         raise OptionError(
             f"--max-drop {limit:g}: not even the smallest cut that was tried holds it for sure; allow a larger drop, "
             f"or give more samples to --calibration and --evaluate; nothing was written"
         )
     return Found(best[0], tried, best[1])
+
+
+def _broken(limit: float, lost: Drop | None) -> str:
+    """The line for zeros or codebooks that break the bound before anything was cut."""
+    cost = "cannot be made" if lost is None else f"cost {lost.drop:.4f} of {lost.metric}"
+    if lost is not None and lost.bound is not None:
+        cost += f" (at most {lost.bound:.4f} with {CONFIDENCE:.0%} confidence)"
+    return (
+        f"--max-drop {limit:g}: the zeros or clusters alone {cost}, so that no cut can hold it; ask for less "
+        f"--sparsity, more values of --cluster, or allow more; nothing was written"
+    )

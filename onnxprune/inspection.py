@@ -1,14 +1,19 @@
-"""What could be pruned, as data: the rows of `onnxprune inspect`."""
+"""What could be pruned, and what is zero already, as data: the rows of `onnxprune inspect`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich.table import Table
+from rich.text import Text
 
 from onnxprune.report import pinned_dict
+from onnxprune.sparsity.present import present
 from onnxprune.structure.groups import Analysis, ChannelGroup
+
+LEAST = 0.01  # share of zeros from which on a layer is shown
 
 
 def rows(analysis: Analysis) -> list[dict[str, Any]]:
@@ -36,6 +41,29 @@ def rows(analysis: Analysis) -> list[dict[str, Any]]:
     return out
 
 
+def layers(analysis: Analysis) -> list[dict[str, Any]]:
+    """One row per layer whose weight can be sparse: its zeros, patterns that hold, tiles that are mostly zero."""
+    return [row.to_dict() for row in present(analysis.model)]
+
+
+def layer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """`layers` that have zeros, as a table; the caption counts the others."""
+    found = [r for r in rows if r["share"] >= LEAST]
+    title = "zeros of the layers (--format csr, nm or bsr stores them)"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("node", "operator", "rows x columns", "zeros", "N:M", "zero tiles"):
+        numeric = column in ("rows x columns", "zeros")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for r in found:
+        tiles = ", ".join(f"{t['tile']} {t['empty']:.0%}" for t in r["tiles"])
+        shape = f"{r['rows']} x {r['columns']}"
+        table.add_row(Text(r["node"]), r["op"], shape, f"{r['share']:.1%}", ", ".join(r["patterns"]), tiles)
+    others = len(rows) - len(found)
+    if others:
+        table.caption, table.caption_justify = f"{others} layers have no zeros, or hardly any", "left"
+    return table
+
+
 def constraint(group: ChannelGroup) -> str:
     """Constraints in words."""
     words = [f"equal in {len(b)} blocks" for b in group.blocks]
@@ -49,6 +77,7 @@ def to_dict(analysis: Analysis, found: list[dict[str, Any]]) -> Mapping[str, Any
     return {
         "model": str(analysis.model.path or ""),
         "groups": found,
+        "layers": layers(analysis),
         "pinned": [pinned_dict(p) for p in analysis.pinned],
         "notes": [*analysis.model.notes, *analysis.notes],
     }

@@ -1,198 +1,407 @@
-"""Options of the command line that several commands share, and how their texts are read."""
+"""How an option is declared: once, as a field of the frozen dataclass of the stage that it belongs to.
+
+    @dataclass(frozen=True)
+    class Recovery:
+        recover: str | None = option(None, choice(RECOVERIES), panel=HOW, help="How the loss is made up for.")
+
+From the field come the flag of the command line, the keyword in Python, the checks, the record of what was asked, and
+docs/options.md. Values arrive as words (command line) or as Python objects; `parse` takes both and raises `ValueError`
+with what it expected. Messages name options as the command line does; `in_python` puts them into Python's words.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import Enum
+import dataclasses
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-
-from onnxprune.calibrated import ALLOCATIONS, IMPORTANCES
-from onnxprune.calibration.images import PRESETS, Preprocess
-from onnxprune.errors import OptionError
-from onnxprune.evaluation import METRICS
-from onnxprune.plan import RECOVERIES
-from onnxprune.solvers.sparse import SOLVERS
-from onnxprune.sparsity.cluster import PER, STORAGES
-from onnxprune.sparsity.masks import ALLOCATORS as SPARSE_ALLOCATORS
-from onnxprune.sparsity.masks import DATA_ALLOCATORS
-from onnxprune.sparsity.stage import FORMATS
-from onnxprune.sparsity.values import VALUES
-
-Choice = Enum("Choice", {name: name for name in IMPORTANCES}, type=str)  # type: ignore[misc]
-Allocation = Enum("Allocation", {name: name for name in ALLOCATIONS}, type=str)  # type: ignore[misc]
-Scored = Enum("Scored", {name: name for name in METRICS}, type=str)  # type: ignore[misc]
-Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
-Layout = Enum("Layout", {name: name for name in ("auto", "NCHW", "NHWC")}, type=str)  # type: ignore[misc]
-Order = Enum("Order", {name: name for name in ("auto", "RGB", "BGR")}, type=str)  # type: ignore[misc]
-Recovery = Enum("Recovery", {name: name for name in RECOVERIES}, type=str)  # type: ignore[misc]
-
-Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
-Solver = Enum("Solver", {name: name for name in SOLVERS}, type=str)  # type: ignore[misc]
-SparseAllocation = Enum("SparseAllocation", {name: name for name in (*SPARSE_ALLOCATORS, *DATA_ALLOCATORS)}, type=str)  # type: ignore[misc]
-
-Values = Enum("Values", {name: name for name in VALUES}, type=str)  # type: ignore[misc]
-Per = Enum("Per", {name: name for name in PER}, type=str)  # type: ignore[misc]
-Indices = Enum("Indices", {name: name for name in STORAGES}, type=str)  # type: ignore[misc]
-
-FLOAT32 = Values("float32")
-AUTO = Format("auto")
+from typing import Any
 
 WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"
-SPARSE, DATA, IMAGES = "Sparse weights", "Calibration and evaluation", "Images"
+SPARSE, STORE, DATA, IMAGES = "Sparse weights", "How weights are stored", "Calibration and evaluation", "Images"
+PANELS = (WHAT, HOW, SPARSE, STORE, DATA, IMAGES, CHECK, OUTPUT)
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
-JsonOption = Annotated[
-    str | None,
-    typer.Option(
-        "--json", metavar="FILE", rich_help_panel=OUTPUT, help="Write the report as JSON; - for standard output."
-    ),
-]
-ShapeOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input-shape",
-        metavar="NAME:1,3,224,224",
-        rich_help_panel=CHECK,
-        help="Concrete shape of a dynamic input, for the analysis, MACs and the check. Repeatable.",
-    ),
-]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="Name every group and everything pinned.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print nothing but errors.")]
+Parse = Callable[[Any], Any]
 
 
-CalibrationOption = Annotated[
-    str | None,
-    typer.Option(
-        "--calibration",
-        metavar="SRC",
-        rich_help_panel=DATA,
-        help="Unlabelled samples, a few hundred: .npz or .npy (first axis: samples), a folder or zip of .npy or of "
-        "images, or the word synthetic.",
-    ),
-]
-SamplesOption = Annotated[
-    int | None,
-    typer.Option(
-        "--samples",
-        metavar="N",
-        min=1,
-        rich_help_panel=DATA,
-        show_default="256 to 1024, by the model's MACs",
-        help="At most so many of them, evenly spread.",
-    ),
-]
-LabelsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--labels", metavar="FILE", rich_help_panel=DATA, help="Labels of --evaluate: .npy, .txt, .csv, .json."
-    ),
-]
-MetricOption = Annotated[
-    Scored | None,
-    typer.Option(
-        "--metric",
-        rich_help_panel=DATA,
-        show_default="top1 with labels, else agreement or mse",
-        help="; ".join(f"{k}: {v.summary}" for k, v in METRICS.items()) + ".",
-    ),
-]
-PresetOption = Annotated[
-    Preset | None,
-    typer.Option(
-        "--preset",
-        rich_help_panel=IMAGES,
-        show_default="guessed and said",
-        help="How pixels become inputs: x = (x * scale - mean) / std of values 0 to 255. imagenet: its mean and "
-        "deviation; tf: -1 to 1; unit: 0 to 1; caffe: BGR minus means; raw: 0 to 255.",
-    ),
-]
-SizeOption = Annotated[
-    int | None,
-    typer.Option("--image-size", metavar="N", min=1, rich_help_panel=IMAGES, show_default="input / 0.875",
-                 help="The shorter side is resized to N pixels."),
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    name: the keyword; flag: of the command line, "" for an option of Python alone; off: the flag that says no;
+    short: one letter; metavar, unit: of its value; type: as annotated; otherwise: what None stands for;
+    choices: what it may be; needs: names of conditions that must hold (`pipeline.CONDITIONS`); many: repeatable;
+    main: on the first screen of help; effect: "" where it changes what is written or reported, else why it need not.
+    """
+
+    name: str
+    default: Any
+    parse: Parse
+    panel: str
+    help: str
+    type: str
+    flag: str
+    off: str = ""
+    short: str = ""
+    metavar: str = ""
+    unit: str = ""
+    otherwise: str = ""
+    choices: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    many: bool = False
+    main: bool = False
+    effect: str = ""
+
+    @property
+    def switch(self) -> bool:
+        """Whether it is on or off and takes no value."""
+        return isinstance(self.default, bool)
+
+    def said(self, value: Any) -> str:
+        """The option with its value as typed on the command line."""
+        if self.switch:
+            return self.flag if value or not self.off else self.off
+        return f"{self.flag or self.name} {shown(value)}"
+
+    def read(self, value: Any) -> Any:
+        """The value that was given, checked; raises `ValueError` with a line that names the option."""
+        if value is None or (self.many and not isinstance(value, str) and not value):
+            return self.default
+        try:
+            return self.parse(value)
+        except ValueError as e:
+            raise ValueError(f"{self.said(value)}: {e}") from None
+
+
+def option(
+    default: Any,
+    parse: Parse,
+    *,
+    panel: str,
+    help: str,
+    flag: str | None = None,
+    off: str = "",
+    short: str = "",
+    metavar: str = "",
+    unit: str = "",
+    otherwise: str = "",
+    needs: Sequence[str] = (),
+    main: bool = False,
+    effect: str = "",
+) -> Any:
+    """A field of an options dataclass; see `Option`. flag: by default the name with dashes; "" for Python alone."""
+    declared = {
+        "parse": parse, "panel": panel, "help": help, "flag": flag, "off": off, "short": short, "metavar": metavar,
+        "unit": unit, "otherwise": otherwise, "needs": tuple(needs), "main": main, "effect": effect,
+        "choices": getattr(parse, "choices", {}), "many": getattr(parse, "many", False),
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata={"option": declared})
+
+
+def declared(cls: type[Any]) -> tuple[Option, ...]:
+    """The options of a stage's dataclass, in the order of its fields; those that are not declared are left out."""
+    found = []
+    for f in dataclasses.fields(cls):
+        if "option" in f.metadata:
+            d = dict(f.metadata["option"])
+            d["flag"] = f"--{f.name.replace('_', '-')}" if d["flag"] is None else d["flag"]
+            d["off"] = d["off"] or (f"--no-{f.name.replace('_', '-')}" if f.default is True else "")
+            found.append(Option(name=f.name, default=f.default, type=str(f.type), **d))
+    return tuple(found)
+
+
+# values
+
+
+def text(value: Any) -> str:
+    """Any text."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected a text, found {type(value).__name__}")
+    return value
+
+
+def path(value: Any) -> Path:
+    """A path; whether something lies there is for those who open it."""
+    try:
+        return Path(value)
+    except TypeError:
+        raise ValueError(f"expected a path, found {type(value).__name__}") from None
+
+
+def anything(value: Any) -> Any:
+    """What the stage reads itself."""
+    return value
+
+
+def switch(value: Any) -> bool:
+    """On or off."""
+    if not isinstance(value, bool):
+        raise ValueError(f"expected True or False, found {value!r:.40}")
+    return value
+
+
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf)\s*(%|[a-z]*)", re.IGNORECASE)
+
+
+def quantity(value: Any) -> tuple[float, str]:
+    """`0.7` is (0.7, ""), `70%` (0.7, "%"), `5MB` (5e6, "MB"), `1.2G` (1.2e9, "G"); raises `ValueError`."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value), ""
+    found = NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
+    unit = found.group(2).upper() if found else "?"
+    if found is None or (unit != "%" and unit not in UNITS):
+        raise ValueError("no number")
+    factor = 0.01 if unit == "%" else UNITS[unit]
+    return float(found.group(1)) * factor, unit
+
+
+def number(
+    expected: str, low: float = -math.inf, high: float = math.inf, *, above: bool = False, below: bool = False
+) -> Parse:
+    """A number from `low` (above: beyond it) to `high` (below: less than it); percent signs are understood."""
+
+    def parse(value: Any) -> float:
+        try:
+            x, unit = quantity(value)
+        except ValueError:
+            raise ValueError(f"expected {expected}") from None
+        inside = (low < x if above else low <= x) and (x < high if below else x <= high)
+        if not inside or unit not in ("", "%") or not math.isfinite(x):
+            raise ValueError(f"expected {expected}")
+        return x
+
+    return parse
+
+
+def integer(expected: str, low: int, high: int | None = None) -> Parse:
+    """A whole number from `low` to `high`."""
+
+    def parse(value: Any) -> int:
+        try:
+            x = int(value) if isinstance(value, str) else operator.index(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"expected {expected}") from None
+        if isinstance(value, bool) or x < low or (high is not None and x > high):
+            raise ValueError(f"expected {expected}")
+        return x
+
+    return parse
+
+
+def amount(expected: str) -> Parse:
+    """A fraction in [0, 1), as 0.3 or 30%, or the word auto."""
+    fraction = number(expected, 0, 1, below=True)
+
+    def parse(value: Any) -> Any:
+        return "auto" if isinstance(value, str) and value.strip().lower() == "auto" else fraction(value)
+
+    return parse
+
+
+def target(expected: str) -> Parse:
+    """What is left: 0.7, 70% or an absolute 300M, 5MB; kept as it was given, since it is a part of a total."""
+
+    def parse(value: Any) -> Any:
+        try:
+            x, _ = quantity(value)
+        except ValueError:
+            raise ValueError(f"expected {expected}") from None
+        if not x > 0 or not math.isfinite(x):
+            raise ValueError(f"must be above 0; expected {expected}")
+        return value
+
+    return parse
+
+
+def of_total(value: Any, total: float) -> float:
+    """A target as an absolute number: fractions up to 1 and percentages are parts of `total`."""
+    x, unit = quantity(value)
+    return x * total if unit == "%" or (not unit and x <= 1) else x
+
+
+def size(expected: str, unit: float = 1.0, low: float = 0.0) -> Parse:
+    """Bytes, above `low`: `500MB`, or a plain number of `unit` bytes on the command line; a Python number is bytes."""
+
+    def parse(value: Any) -> float:
+        try:
+            x, named = quantity(value)
+        except ValueError:
+            raise ValueError(f"expected {expected}") from None
+        x = x if named or not isinstance(value, str) else x * unit
+        if named == "%" or not low < x < math.inf:
+            raise ValueError(f"expected {expected}")
+        return x
+
+    return parse
+
+
+def choice(rows: Mapping[str, str]) -> Parse:
+    """One of the names, in any case; rows: name -> what it is."""
+    names = {name.lower(): name for name in rows}
+
+    def parse(value: Any) -> str:
+        found = names.get(value.strip().lower()) if isinstance(value, str) else None
+        if found is None:
+            raise ValueError(f"unknown; choose one of {', '.join(rows)}")
+        return found
+
+    parse.choices = dict(rows)  # type: ignore[attr-defined]
+    return parse
+
+
+def or_function(parse: Parse) -> Parse:
+    """What `parse` takes, or a callable."""
+
+    def either(value: Any) -> Any:
+        return value if callable(value) else parse(value)
+
+    either.choices = getattr(parse, "choices", {})  # type: ignore[attr-defined]
+    return either
+
+
+def numbers(expected: str) -> Parse:
+    """Numbers separated by commas, or a sequence of them."""
+
+    def parse(value: Any) -> tuple[float, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        try:
+            return tuple(float(v) for v in ([parts] if isinstance(parts, Real) else parts))
+        except (TypeError, ValueError):
+            raise ValueError(f"expected {expected}") from None
+
+    return parse
+
+
+def each(parse: Parse) -> Parse:
+    """A sequence of values, repeated on the command line, or a single one."""
+
+    def several(value: Any) -> tuple[Any, ...]:
+        values = value.items() if isinstance(value, Mapping) else [value] if isinstance(value, str) else value
+        if not isinstance(values, Iterable):
+            raise ValueError(f"expected several, found {type(value).__name__}")
+        return tuple(parse(v) for v in values)
+
+    several.many = True  # type: ignore[attr-defined]
+    return several
+
+
+def pair(expected: str, parse: Parse, *, mark: str = "=") -> Parse:
+    """A name and a value, split at the last mark since names may hold some: `GLOB=0.3`, `NAME:1,3,8,8`."""
+
+    def both(value: Any) -> tuple[str, Any]:
+        if isinstance(value, str):
+            name, _, rest = value.rpartition(mark)
+        else:
+            try:
+                name, rest = value
+            except (TypeError, ValueError):
+                raise ValueError(f"expected {expected}") from None
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"expected {expected}")
+        try:
+            return name, parse(rest)
+        except ValueError as e:
+            raise ValueError(f"{e}") from None
+
+    return both
+
+
+def dims(expected: str) -> Parse:
+    """`1,3,224,224` or a sequence of sizes above 0."""
+
+    def parse(value: Any) -> tuple[int, ...]:
+        try:
+            sizes = tuple(int(d) for d in (value.split(",") if isinstance(value, str) else value))
+        except (TypeError, ValueError):
+            raise ValueError(f"expected {expected}") from None
+        if any(d < 1 for d in sizes) or (isinstance(value, str) and not re.fullmatch(r"[\d, ]+", value)):
+            raise ValueError(f"expected {expected}")
+        return sizes
+
+    return parse
+
+
+# words
+
+
+def shown(value: Any) -> str:
+    """A value in a message or a record, as short text."""
+    if isinstance(value, (str, Path)):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{k}={shown(v)}" for k, v in value.items() if isinstance(v, (Real, str))) or "arrays"
+    if isinstance(value, (tuple, list)) and all(isinstance(v, (str, Real, tuple, list)) for v in value):
+        return " ".join("=".join(shown(w) for w in v) if isinstance(v, (tuple, list)) else shown(v) for v in value)
+    if callable(value):
+        return f"function {getattr(value, '__name__', type(value).__name__)}"
+    return str(value) if isinstance(value, Real) else type(value).__name__
+
+
+def record(value: Any) -> Any:
+    """A value as plain data for JSON; arrays and functions by what they are."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)) and all(isinstance(v, (str, Real, tuple, list)) for v in value):
+        return [record(v) for v in value]
+    if isinstance(value, Mapping) and all(isinstance(v, (str, Real)) for v in value.values()):
+        return {str(k): record(v) for k, v in value.items()}
+    return shown(value)
+
+
+def in_python(message: str, options: Iterable[Option]) -> str:
+    """A message of the command line in the words of a caller from Python: `--channels 30` is `channels=30`."""
+    flags = {o.flag: o for o in options if o.flag} | {o.off: o for o in options if o.off}
+
+    def word(found: re.Match[str]) -> str:
+        o = flags.get(found.group(1))
+        if o is None:
+            return found.group(0)
+        if o.switch:
+            return f"{o.name}={found.group(1) == o.flag}{found.group(2) or ''}"
+        value = (found.group(2) or "").strip()
+        bare = value.rstrip(".,;:)")
+        if not value or not (value.endswith(":") or _is_value(bare, o)):
+            return f"{o.name}{found.group(2) or ''}"
+        return f"{o.name}={_literal(bare)}{value[len(bare) :]}"
+
+    return re.sub(r"(?<![\w-])(--[a-z][a-z-]*[a-z])(?:( [^\s]+))?", word, message)
+
+
+def _is_value(word: str, option: Option) -> bool:
+    """Whether the word behind a flag in a message is its value, and not the sentence going on."""
+    return bool(
+        word in option.choices
+        or word == "auto"
+        or word[:1] in ("'", '"')
+        or re.search(r"[\d/\\.*=]", word)
+        or (len(word) > 1 and word.upper() == word and word.isalpha())
+    )
+
+
+def _literal(word: str) -> str:
+    try:
+        float(word)
+    except ValueError:
+        return word if word.isupper() or word[:1] in "'\"" else repr(word)
+    return word
+
+
+def closest(word: str, options: Iterable[Option]) -> Iterator[str]:
+    """Keywords that a mistyped one may have meant."""
+    import difflib
+
+    yield from difflib.get_close_matches(word, [o.name for o in options], n=2)
+
+
+__all__ = [
+    "CHECK", "DATA", "HOW", "IMAGES", "OUTPUT", "PANELS", "SPARSE", "STORE", "WHAT", "Option", "amount", "anything",
+    "choice", "closest", "declared", "dims", "each", "in_python", "integer", "number", "numbers", "of_total", "option",
+    "or_function", "pair", "path", "quantity", "record", "shown", "size", "switch", "target", "text",
 ]  # fmt: skip
-CropOption = Annotated[
-    int | None,
-    typer.Option("--crop", metavar="N", min=1, rich_help_panel=IMAGES, show_default="the input's size",
-                 help="Pixels of the square that is cut from the middle."),
-]  # fmt: skip
-MeanOption = Annotated[
-    str | None, typer.Option("--mean", metavar="A,B,C", rich_help_panel=IMAGES, help="Per channel, after --scale.")
-]
-StdOption = Annotated[str | None, typer.Option("--std", metavar="A,B,C", rich_help_panel=IMAGES, help="Per channel.")]
-ScaleOption = Annotated[
-    float | None, typer.Option("--scale", metavar="S", rich_help_panel=IMAGES, help="Factor of the pixels, as 0.0039.")
-]
-LayoutOption = Annotated[
-    Layout, typer.Option("--layout", rich_help_panel=IMAGES, help="Order of the axes; auto: by the input's shape.")
-]
-OrderOption = Annotated[Order, typer.Option("--channel-order", rich_help_panel=IMAGES, help="Of colours.")]
-MemoryOption = Annotated[
-    float,
-    typer.Option(
-        "--memory", metavar="GB", min=0.01, rich_help_panel=DATA, help="For activations; less means more passes."
-    ),
-]
-
-
-def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(v) for v in text.split(","))
-    except ValueError:
-        raise OptionError(f"{option} {text}: expected numbers separated by commas, one per channel") from None
-
-
-def preprocess(
-    preset: Any,
-    image_size: int | None,
-    crop: int | None,
-    mean: str | None,
-    std: str | None,
-    scale: float | None,
-    layout: Any,
-    channel_order: Any,
-) -> Preprocess:
-    return Preprocess(
-        preset and preset.value, image_size, crop, numbers("--mean", mean), numbers("--std", std), scale,
-        layout.value, channel_order.value,
-    )  # fmt: skip
-
-
-def input_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
-    """`NAME:1,3,224,224`, split at the last colon: names may hold colons."""
-    out = {}
-    for text in texts or ():
-        name, colon, dims = text.rpartition(":")
-        sizes = dims.split(",")
-        if not colon or not name or not all(d.strip().isdecimal() and int(d) > 0 for d in sizes):
-            raise OptionError(f"--input-shape {text}: expected NAME:1,3,224,224")
-        out[name] = tuple(int(d) for d in sizes)
-    return out
-
-
-def pair(text: str) -> tuple[str, float]:
-    """`GLOB=R`, split at the last equals sign: names may hold some."""
-    glob, _, value = text.rpartition("=")
-    try:
-        r = float(value)
-    except ValueError:
-        r = float("nan")
-    if not glob or r != r:
-        raise OptionError(f"--ratio {text}: expected GLOB=R, for instance 'layer1*=0.5'")
-    return glob, r
-
-
-def ratio_or_auto(text: str | None, option: str = "--channels") -> Any:
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise OptionError(f"{option} {text}: expected a fraction in [0, 1) that is removed, or auto") from None

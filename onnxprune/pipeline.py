@@ -1,431 +1,629 @@
-"""The recipe: load, analyze, score, allocate, cut, recover, verify, measure; saving and showing are the caller's."""
+"""The recipe, and all options together.
+
+    load -> analyze -> calibrate -> plan -> cut (+ law) -> recover -> sparsify -> cluster -> stamp -> measure -> report
+
+`run` reads top to bottom; `make` is the part from the cut on, whose every stage is one call that gives back a `Step`.
+Searches are loops around it: a target chooses the plan (allocation/choose.py), `--steps` chooses anew on what `make`
+left, and `--max-drop` scores what `make` made, which is what gets written.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from numbers import Real
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.allocation import ROUND_TO, Keeps, matches
-from onnxprune.calibrated import (
-    ALLOCATIONS,
-    IMPORTANCES,
-    RECOVERIES,
+from onnxprune.allocation.choose import Chooser, Request, Stage, nothing_found
+from onnxprune.allocation.options import (
     SPREADING,
+    Amount,
+    Cut,
+    Recipe,
+    by_mode,
+    flag,
+    kinds_of,
+    parse_limit,
+    recipe,
+)
+from onnxprune.allocation.outcome import CLOSE, Got, cut_got, ignored, targets_got
+from onnxprune.allocation.select import Keeps
+from onnxprune.calibration.calibration import (
     SYNTHETIC,
-    WITH_DATA,
-    Fidelity,
     calibration_of,
     describe,
     estimate,
-    fidelity,
-    needs_data,
-    recipe,
-    recovered,
     scarce,
-    total_macs,
-    wants_synthetic,
+    solve_data,
+    takes_images,
 )
 from onnxprune.calibration.data import Calibration
 from onnxprune.calibration.images import Preprocess
-from onnxprune.calibration.samples import read
-from onnxprune.choosing import Amount, Builder, Target, kind_of, kinds_of, nothing_found, option, parse_target
-from onnxprune.errors import NothingToPrune, OptionError
-from onnxprune.evaluation import METRICS, Drop, Evaluator, Function, default_metric, drop, is_function
+from onnxprune.calibration.options import Data
+from onnxprune.calibration.samples import read, unused
+from onnxprune.errors import NothingToPrune, OnnxPruneError, OptionError, Unreachable
+from onnxprune.evaluation import Drop, Evaluator, Function, Score, Scoring, default_metric, drop, is_function, smallest
+from onnxprune.fidelity import Fidelity, fidelity
 from onnxprune.graph.cost import CostModel, trained
-from onnxprune.graph.io import Model, load, save, weight_bytes
-from onnxprune.graph.runtime import Feeds, Latency, latency, random_feeds, too_large
+from onnxprune.graph.io import Model, load, save, to_proto
+from onnxprune.graph.runtime import Feeds, Latency, random_feeds
 from onnxprune.graph.shapes import concrete_inputs, graph_inputs
-from onnxprune.importance.data import MEASURES
-from onnxprune.plan import Plan
+from onnxprune.graph.step import Step
+from onnxprune.importance.depth import blocks_of
+from onnxprune.importance.score import HEAD_LOSS, MEASURED
+from onnxprune.measure import Check, file_bytes, latencies, worth, zeros_of
+from onnxprune.options import Option, closest, declared, in_python, record
+from onnxprune.plan import Plan, fingerprint, stamp
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.recovery.least_squares import LayerFit
+from onnxprune.recovery.recover import WITH_DATA, Recovery, recover
 from onnxprune.report import Cost, GroupReport, Report
 from onnxprune.sparsity.check import running
 from onnxprune.sparsity.cluster import Codebooks, codebooks
+from onnxprune.sparsity.options import Store, Zeros
+from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.solve import Data as SolveData
-from onnxprune.sparsity.stage import Sparsity, Wanted, layer_names, matching, sparsify
+from onnxprune.sparsity.stage import Spec, layer_names, matching, sparsify
 from onnxprune.sparsity.survey import curvatures
+from onnxprune.structure.cut import Cutting, cut
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
-from onnxprune.structure.surgery import prune_model, slice_weights
-from onnxprune.structure.verify import Verification, check_file, check_recovered, shrunk
-from onnxprune.structure.verify import verify as check_law
 
-MEMORY = 2e9  # bytes for activations
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from onnxprune.keywords import Keywords
+
+PARTS: dict[str, type[Any]] = {
+    "cut": Cut, "zeros": Zeros, "store": Store, "recovery": Recovery, "data": Data, "images": Preprocess,
+    "scoring": Scoring, "check": Check,
+}  # fmt: skip
+OPTIONS: tuple[Option, ...] = tuple(o for part in PARTS.values() for o in declared(part))
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options of all stages; `given` are those that differ from their defaults, as they were read."""
+
+    cut: Cut = field(default_factory=Cut)
+    zeros: Zeros = field(default_factory=Zeros)
+    store: Store = field(default_factory=Store)
+    recovery: Recovery = field(default_factory=Recovery)
+    data: Data = field(default_factory=Data)
+    images: Preprocess = field(default_factory=Preprocess)
+    scoring: Scoring = field(default_factory=Scoring)
+    check: Check = field(default_factory=Check)
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(keywords: Mapping[str, Any]) -> Options:
+        """Read and check options by keyword; raises `OptionError` for values and for combinations of which one would
+        have no effect, in the words of the command line, and `TypeError` for an unknown keyword."""
+        known = {o.name: o for o in OPTIONS}
+        keywords = dict(keywords)
+        images = keywords.pop("preprocess", None)
+        if images is not None:
+            keywords = {f.name: getattr(images, f.name) for f in fields(images)} | keywords
+        values: dict[str, Any] = {}
+        for name, value in keywords.items():
+            if name not in known:
+                near = " or ".join(closest(name, OPTIONS))
+                raise TypeError(f"prune() takes no option {name!r}" + (f"; did you mean {near}?" if near else ""))
+            try:
+                values[name] = known[name].read(value)
+            except ValueError as e:
+                raise OptionError(str(e)) from None
+        parts = {
+            part: cls(**{o.name: values[o.name] for o in declared(cls) if o.name in values})
+            for part, cls in PARTS.items()
+        }
+        given = {n: v for n, v in values.items() if type(v) is not type(known[n].default) or v != known[n].default}
+        options = Options(**parts, given=given)
+        options.check_all()
+        return options
+
+    @cached_property
+    def _pairs(self) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]:
+        return by_mode(self.cut.pairs, bool(self.cut.amounts) or self.targeted, self.zeros.asked)
+
+    @property
+    def targeted(self) -> bool:
+        """Whether how much goes is up to a target."""
+        return bool(self.cut.targets) or self.scoring.max_drop is not None
+
+    @property
+    def amounts(self) -> dict[str, Amount]:
+        """Kind -> how much of it goes; under a target channels, where no kind is named."""
+        return self.cut.amounts or ({"channels": "auto"} if self.targeted else {})
+
+    @property
+    def cuts(self) -> tuple[tuple[str, float], ...]:
+        """Ratios of groups."""
+        return self._pairs[0]
+
+    @property
+    def structural(self) -> bool:
+        """Whether units are to be removed."""
+        return bool(self.amounts or self.cuts)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of which units are to be removed."""
+        return kinds_of(self.amounts, self.cuts) if self.structural else []
+
+    @property
+    def sparse(self) -> bool:
+        """Whether weights are to become zero."""
+        return self.zeros.asked or bool(self._pairs[1])
+
+    @property
+    def spec(self) -> Spec:
+        """What is asked of the weights."""
+        return Spec(
+            self.zeros, self.store if self.store.cluster is None else replace(self.store, format=self.dense_format),
+            self._pairs[1], (), None, self.recovery.recover in (None, "least-squares"),
+            None if self.data.cache is None else Path(self.data.cache), self.check.seed,
+            self.cut.steps if self.sparse else 1,
+        )  # fmt: skip
+
+    @property
+    def dense_format(self) -> str | None:
+        """Of zeros that are clustered: they stay in a dense weight."""
+        return "dense" if self.sparse else None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was given, as plain data."""
+        return {name: record(value) for name, value in self.given.items()}
+
+    @property
+    def data_option(self) -> str:
+        """The option that asks for calibration data, "" for none."""
+        chosen = self.cut.importance
+        if self.structural and not self.cut.own and chosen in MEASURED:
+            return f"--importance {chosen}"
+        if self.structural and self.cut.allocate in SPREADING:
+            return f"--allocate {self.cut.allocate}"
+        if self.structural and self.recovery.recover in WITH_DATA:
+            return f"--recover {self.recovery.recover}"
+        return self.zeros.needs_data() if self.sparse else ""
+
+    @property
+    def may_make_up(self) -> bool:
+        """Whether samples may be made up, where images go in: nothing that was said forbids the work."""
+        quick = self.recovery.recover in ("none", "bias") and not self.data_option
+        return self.structural and not quick
+
+    def check_all(self) -> None:
+        """Raises `OptionError` where nothing is asked for, or an option would have no effect."""
+        known = {o.name: o for o in OPTIONS}
+        something = self.structural or self.spec.asked or self.store.cluster is not None or self.cut.plan is not None
+        if not something:
+            raise OptionError(
+                "nothing to do: say how much with --channels 0.3, --heads 0.25, --layers 0.1, --target-macs 70%, "
+                "--max-drop 0.01, --sparsity 0.8, --pattern 2:4, --cluster 16, --format csr, --ratio or --plan"
+            )
+        for name, value in self.given.items():
+            for need in known[name].needs:
+                if not CONDITIONS[need].holds(self):
+                    raise OptionError(without_effect(known[name], value, need))
+        self.cut.check()
+        self.zeros.check(bool(self._pairs[1]))
+        self.store.check(self.zeros, bool(self._pairs[1]))
+        self.data.check(self.check.threads)
+        if self.amounts.get("layers") == "auto" and not self.targeted:
+            raise OptionError("--layers auto needs a target: --target-macs, --target-params or --target-bytes")
+        if self.cut.allow_io_change and self.scoring.evaluate is not None and not is_function(self.scoring.evaluate):
+            raise OptionError(
+                "--evaluate scores models that take the same inputs; with --allow-io-change give module:function"
+            )
+        if not self.structural and self.recovery.recover in ("mean-std", "batchnorm", "bias"):
+            raise OptionError(
+                f"--recover {self.recovery.recover} makes up for units that went; for zeros choose least-squares or none"
+            )
+        if self.check.dry_run and self.scoring.evaluate is not None and self.scoring.max_drop is None:
+            raise OptionError("--evaluate has no effect here: --dry-run makes no model that could be scored")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Without which an option has no effect. holds: for these options; way: how to make it hold."""
+
+    holds: Callable[[Options], bool]
+    way: str
+
+
+def _scored(o: Options) -> bool:
+    return o.scoring.evaluate is not None and not is_function(o.scoring.evaluate)
+
+
+def _units(o: Options) -> bool:
+    return any(kind != "layers" for kind in o.kinds)
+
+
+def _data(o: Options) -> bool:
+    return o.data.calibration is not None or o.may_make_up or o.cut.plan is not None
+
+
+SOMETHING = "something to remove: --channels 0.3, --heads 0.25, --layers 0.1, --target-macs 70% or --ratio"
+ZEROS = "zeros: --sparsity 0.8, --pattern 2:4 or --quality 0.5"
+CONDITIONS: dict[str, Condition] = {
+    "no plan": Condition(
+        lambda o: o.cut.plan is None,
+        "has no effect: --plan replays what was chosen before, what is kept, which weights are zero and how they are "
+        "stored; leave one of the two out",
+    ),
+    "a plan": Condition(lambda o: o.cut.plan is not None, "needs --plan FILE"),
+    "layers": Condition(lambda o: "layers" in o.kinds, "needs --layers 0.1"),
+    "a cut": Condition(lambda o: o.structural, f"needs {SOMETHING}"),
+    "a cut or zeros": Condition(lambda o: o.structural or o.sparse, f"needs {SOMETHING}, or {ZEROS}"),
+    "a cut or zeros by data": Condition(
+        lambda o: o.structural or (o.sparse and o.data.calibration is not None),
+        f"needs {SOMETHING}, or {ZEROS}, solved for with --calibration SRC",
+    ),
+    "units to choose": Condition(_units, "needs units to choose from: --channels 0.3, --heads 0.25 or a target; "
+                                         "blocks go by what they change in the stream"),
+    "units or blocks to score": Condition(
+        lambda o: _units(o) or (o.structural and (o.cut.own or o.cut.importance == HEAD_LOSS)),
+        "needs units to score: --channels 0.3, --heads 0.25 or a target; blocks go by what they change in the "
+        "stream, or by head_loss",
+    ),
+    "zeros": Condition(lambda o: o.sparse, f"needs {ZEROS}"),
+    "an N:M pattern": Condition(
+        lambda o: o.zeros.pattern is not None and ":" in o.zeros.pattern and "block" not in o.zeros.pattern,
+        "needs --pattern N:M",
+    ),
+    "zeros or a format": Condition(
+        lambda o: o.sparse or o.store.format is not None, f"needs {ZEROS}, or --format csr for those that are there"
+    ),
+    "a cluster": Condition(lambda o: o.store.cluster is not None, "needs --cluster K"),
+    "data": Condition(_data, "needs --calibration SRC"),
+    "data or samples to score": Condition(
+        lambda o: _data(o) or _scored(o), "needs --calibration SRC or --evaluate SRC, with pictures"
+    ),
+    "samples to score": Condition(_scored, "needs --evaluate SRC, samples and no function"),
+    "samples or a function to score": Condition(
+        lambda o: o.scoring.evaluate is not None, "needs --evaluate SRC: labelled samples, or module:function"
+    ),
+    "levels or zeros by data": Condition(
+        lambda o: (o.targeted and _data(o) and o.cut.allocate in (None, "kl"))
+        or (o.sparse and o.data.calibration is not None)
+        or o.cut.plan is not None,
+        "has no effect here: it keeps level databases (a target with --allocate kl and --calibration SRC) and sparse layers that were "
+        "solved for (--sparsity 0.8 with --calibration SRC)",
+    ),
+}  # fmt: skip
+
+
+def without_effect(option: Option, value: Any, need: str) -> str:
+    """The line that refuses an option."""
+    return f"{option.said(value)} {CONDITIONS[need].way}"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What the stages work on: what was asked, the analysed model, and what choosing and recovering rest on.
+
+    recorded: the plan that is replayed; data, judge: None without samples; how: what goes, as far as it is decided.
+    """
+
+    options: Options
+    analysis: Analysis
+    costs: CostModel
+    recorded: Plan | None
+    spec: Spec
+    data: Calibration | None
+    judge: Evaluator | Function | None
+    how: Recipe
+    clock: Clock
+    notes: tuple[str, ...]
+
+    @property
+    def dry(self) -> bool:
+        """Whether no model is asked for."""
+        return self.options.check.dry_run
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What a plan made of the model: the last stage's model, and every stage's outcome; model: None after a dry run."""
+
+    plan: Plan
+    keep: Keep
+    model: Model | None
+    cut: Cutting | None = None
+    fits: tuple[LayerFit, ...] = ()
+    sparsity: Sparsity | None = None
+    codebooks: Codebooks | None = None
+    notes: tuple[str, ...] = ()
+    feeds: tuple[Feeds, ...] = ()  # inputs of the original with which the check ran, or guesses
+    recovered: Model | None = None  # before zeros and codebooks
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """model: the pruned model, None after a dry run; plan: what was kept; report: what was gained and what it cost."""
+    """model: the pruned model (a graphsurgeon `Graph` where one came in), None after a dry run; plan: what was kept;
+    report: what was gained and what it cost."""
 
-    model: Model | None
+    model: Any
     plan: Plan
     report: Report
     analysis: Analysis
+    written: Model | None
 
     def save(self, path: str | os.PathLike[str]) -> Report:
         """Write the pruned model, atomically; the report then names the file and its size.
 
         Raises `OptionError` after a dry run, `ModelFileError` where the file cannot be written.
         """
-        if self.model is None:
+        if self.written is None:
             raise OptionError("a dry run has no model to save")
-        save(self.model, path)
-        after = replace(self.report.after, bytes=file_bytes(self.model, Path(path)))
+        save(self.written, path)
+        after = replace(self.report.after, bytes=file_bytes(self.written, Path(path)))
         return replace(self.report, output=str(path), after=after)
 
+    def __str__(self) -> str:
+        return str(self.report)
 
-def prune(
-    source: Any,
-    *,
-    channels: Amount | None = None,
-    heads: Amount | None = None,
-    head_dim: Amount | None = None,
-    hidden: Amount | None = None,
-    layers: Amount | None = None,
-    experts: Amount | None = None,
-    whole_layers: bool = False,
-    sparsity: float | None = None,
-    pattern: str | None = None,
-    quality: float | None = None,
-    ratio: Mapping[str, float] | Sequence[tuple[str, float]] = (),
-    ignore: Sequence[str] = (),
-    format: str = "auto",
-    values: str = "float32",
-    cluster: int | None = None,
-    cluster_per: str = "tensor",
-    cluster_storage: str = "auto",
-    solver: str | None = None,
-    sparsity_allocate: str | None = None,
-    permute: bool = True,
-    importance: str | None = None,
-    allocate: str | None = None,
-    round_to: int = ROUND_TO,
-    max_ratio: float | None = None,
-    target_macs: Target | None = None,
-    target_params: Target | None = None,
-    target_bytes: Target | None = None,
-    steps: int = 1,
-    recover: str | None = None,
-    calibration: Any = None,
-    samples: int | None = None,
-    preprocess: Preprocess | None = None,
-    augment: bool = False,
-    memory: float = MEMORY,
-    cache: str | os.PathLike[str] | None = None,
-    jobs: int = 1,
-    evaluate: Any = None,
-    labels: Any = None,
-    metric: str | None = None,
-    max_drop: float | None = None,
-    input_shape: Mapping[str, tuple[int, ...]] | None = None,
-    allow_io_change: bool = False,
-    plan: Plan | str | os.PathLike[str] | None = None,
-    dry_run: bool = False,
-    verify: bool = True,
-    measure: bool = True,
-    seed: int = 0,
-    threads: int = 0,
-    progress: Progress = silent,
-) -> Result:
-    """Remove channels, heads, streams, blocks, structurally; then make weights sparse.
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
 
-    source: path, bytes, `ModelProto`, graphsurgeon `Graph` or `Model`; it is not changed.
-    channels: fraction of the units of every group that is removed (channels, filters, neurons, feed-forward and
-    recurrent widths); "auto": whatever a target needs. heads: attention heads; head_dim: dimensions inside them;
-    hidden: width of streams that are normalised; layers: residual blocks, or with `whole_layers` attention and
-    feed-forward together; experts: of mixtures.
-    sparsity: fraction of the weights of every MatMul, Gemm and Conv that becomes zero; pattern: "2:4" keeps 2 of every
-    4 consecutive ones; quality: weights below so many standard deviations of their layer become zero.
-    solver: which weights stay, and with which values; None is the best that the data allow: "admm" with, "magnitude"
-    without. sparsity_allocate: uniform, global, erk, lamp, and with data owl and error, the default there.
-    permute: reorder channels so that N:M loses less.
-    format: what stores them: "auto" measures, "dense", "csr", "nm" (operators of ours), "sparse-initializer".
-    values: type of the values in operators of ours: float32, bfloat16, float16, or int8 with a scale per row.
-    cluster: every weight becomes one of so many values, 2 to 256, stored as indices into a codebook, per "tensor" or
-    "channel"; cluster_storage: "auto", "uint8", "packed", "uint4" (opset 21).
-    ratio: glob -> fraction, for the groups or layers that it matches (last match wins); a prefix says which, as
-    "channels:layer4*" or "sparsity:fc*", and is needed where both are asked for. ignore: globs that stay.
-    target_macs, target_params, target_bytes: what is left, as a fraction, "70%" or an absolute "300M".
-    steps: cut, score again, cut. max_ratio: most that is removed of a group (default 0.8 for targets and `global`).
-    allow_io_change: heads in inputs and outputs (key-value caches) may shrink.
-    calibration: unlabelled samples: a path, arrays by input name, an iterable of feeds, "synthetic"; None makes up
-    images where the input looks like one, unless `recover` is "none" or "bias". samples, preprocess, augment: how many,
-    what images become, crops and flips. memory: bytes for activations; cache: folder for the level database.
-    importance, allocate, recover: None is the best that the data allow: "obs", "kl" under a target and
-    "least-squares" with data, "path", "uniform" and "bias" without.
-    evaluate: labelled or unlabelled samples, or "module:function"; metric: top1, top5, agreement or mse.
-    max_drop: the smallest model whose metric falls by at most so much.
-    plan: replay a plan; nothing else is chosen then. verify: check that pruned equals masked.
-    measure: latency of both models, on `threads` intra-op threads (0: onnxruntime's default).
 
-    Raises `OptionError`, `ModelFileError`, `NothingToPrune` (the user's side), `VerificationError` (ours).
+def prune(source: Any, *, progress: Progress = silent, **options: Unpack[Keywords]) -> Result:
+    """Remove channels, heads, streams, blocks, structurally; then make weights sparse, cluster them, store them.
+
+    source: path, bytes, `ModelProto`, graphsurgeon `Graph` or `Model`; it is not changed. The options are those of the
+    command line, docs/options.md has them all: `prune("model.onnx", channels=0.3, calibration="images/")`.
+    progress: told of the stages.
+
+    Raises `OptionError`, `ModelFileError`, `NothingToPrune` (the user's side), `VerificationError` (ours), `TypeError`
+    for an unknown option.
     """
-    pairs = list(ratio.items()) if isinstance(ratio, Mapping) else list(ratio)
-    targets = {"macs": target_macs, "params": target_params, "bytes": target_bytes}
-    targeted = any(t is not None for t in targets.values()) or max_drop is not None
-    given = {
-        "channels": channels, "heads": heads, "head_dim": head_dim, "hidden": hidden, "layers": layers,
-        "experts": experts,
-    }  # fmt: skip
-    amounts: dict[str, Amount] = {kind: amount for kind, amount in given.items() if amount is not None}
-    structural = bool(amounts) or targeted
-    sparse = any(x is not None for x in (sparsity, pattern, quality))
-    cuts, zeros = _by_mode(pairs, structural, sparse)
-    structural = structural or bool(cuts)
-    if targeted and not amounts:
-        amounts["channels"] = "auto"
-    for kind, amount in amounts.items():
-        if amount != "auto" and (isinstance(amount, bool) or not isinstance(amount, Real)):
-            raise OptionError(f"{option(kind)} {amount!r}: expected a fraction in [0, 1) that is removed, or auto")
-    if amounts.get("layers") == "auto" and not targeted:
-        raise OptionError("--layers auto needs a target: --target-macs, --target-params or --target-bytes")
-    if allow_io_change and evaluate is not None and not is_function(evaluate):
-        raise OptionError(
-            "--evaluate scores models that take the same inputs; with --allow-io-change give module:function"
-        )
-    kinds = kinds_of(amounts, cuts)
-    wanted = Wanted(
-        sparsity, pattern, quality, zeros, (), sparsity_allocate, solver, format, values=values, permute=permute,
-        cache=None if cache is None else Path(cache), seed=seed,
-    )  # fmt: skip
-    _check_options(
-        importance, allocate, recover, round_to, max_ratio, steps, seed, threads, metric, max_drop, evaluate, jobs,
-        memory,
-    )  # fmt: skip
-    wanted.check()
-    asked = structural or wanted.asked or cluster is not None
-    if plan is None and not asked:
-        raise OptionError(
-            "nothing to do: say how much with --channels 0.3, --heads 0.25, --layers 0.1, --target-macs 70%, "
-            "--max-drop 0.01, --sparsity 0.8, --pattern 2:4, --cluster 16, --ratio or --plan"
-        )
-    if plan is not None and (asked or ignore or format != "auto"):
-        raise OptionError("--plan replays what was chosen before; leave out --channels, --sparsity, --ratio, --ignore, "
-                          "--format and targets")  # fmt: skip
-    for what, value, default in (
-        ("solver", solver, None), ("sparsity-allocate", sparsity_allocate, None), ("values", values, "float32"),
-    ):  # fmt: skip
-        if value != default and not wanted.asked:
-            raise OptionError(f"--{what} {value} is for sparse weights; ask for some with --sparsity 0.8")
-    if cluster is None and (cluster_per, cluster_storage) != ("tensor", "auto"):
-        raise OptionError("--cluster-per and --cluster-storage need --cluster K")
-    if cluster is not None and wanted.asked and plan is None:
-        if values != "float32":
-            raise OptionError(f"--values {values} is for sparse operators, and --cluster stores dense weights")
-        if format not in ("auto", "dense"):
-            raise OptionError(f"--cluster stores dense weights, zeros among them; leave out --format {format}")
-        wanted = replace(wanted, format="dense")
-    if format != "auto" and plan is None and not wanted.asked:
-        raise OptionError(f"--format {format} stores sparse weights; ask for some with --sparsity 0.8 or --pattern 2:4")
+    try:
+        return run(source, Options.of(options), progress=progress)
+    except OnnxPruneError as e:
+        raise type(e)(in_python(str(e), OPTIONS)) from e
 
+
+def run(source: Any, options: Options, *, progress: Progress = silent) -> Result:
+    """The whole recipe, in the words of the command line; see the module's docstring."""
     clock = Clock(progress)
     clock("load")
     model = load(source)
     clock("analyze")
-    if plan is not None:
-        then = dict(plan.settings) if isinstance(plan, Plan) else Plan.settings_in(Path(plan))
-        allow_io_change = allow_io_change or bool(then.get("allow_io_change"))
-        whole_layers = whole_layers or bool(then.get("whole_layers"))
-    analysis = analyze(
-        model, dict(input_shape) if input_shape else None, allow_io_change=allow_io_change, whole_layers=whole_layers
+    analysis, recorded = analyzed(model, options)
+    job = calibrated(analysis, recorded, options, clock)
+    clock("plan")
+    verdict: Drop | None = None
+    chooser = None if recorded is not None or not options.structural else chooser_of(job)
+    if options.scoring.max_drop is not None and chooser is not None:
+        made, verdict = search(job, chooser, float(options.scoring.max_drop))
+    else:
+        made = make(job, recorded or plan_of(job, {} if chooser is None else chooser.choose(limits_of(job))))
+    close, verdict = compared(job, made, verdict)
+    report = report_of(job, chooser, made, close, verdict)
+    clock("")
+    report = replace(report, seconds=dict(clock.seconds))
+    written = None if job.dry else made.model
+    return Result(as_given(source, written), made.plan, report, analysis, written)
+
+
+def make(job: Job, plan: Plan) -> Made:
+    """From the cut on: what a plan makes of the model, stage by stage."""
+    o, analysis, clock = job.options, job.analysis, job.clock
+    keep = analysis.keep_ids(dict(plan.keep))
+    later = job.spec.asked or job.options.store.cluster is not None
+    if job.dry and not later:
+        return Made(plan, keep, None)
+    cutting, method = Step(analysis.model, Cutting({}, None)), "none"
+    if plan.keep or not later:
+        clock("cut")
+        cutting = cut(
+            analysis, keep, check=o.check.verify, input_shapes=o.check.shapes, seed=o.check.seed, stage=clock
+        )  # fmt: skip
+        method = plan.recover
+    if method != "none":
+        clock("recover")
+    fits = recover(analysis, keep, cutting, method, job.data, ridge=job.how.ridge, progress=clock.progress)
+    feeds = feeds_of(job, cutting.outcome)
+    narrow = [analysis.narrow(f, keep) for f in feeds]
+    data = None if job.data is None or not later else solve_data(analysis, keep, job.data)
+    sparse: Step[Sparsity | None] = Step(fits.model, None)
+    if job.spec.asked:
+        clock("sparsify")
+        zeroed = sparsify(
+            fits.model, job.spec, narrow, verify=o.check.verify, threads=o.check.threads, dry_run=job.dry, data=data,
+            progress=clock.progress,
+        )  # fmt: skip
+        sparse, plan = zeroed, replace(plan, sparsity=zeroed.outcome.to_plan())
+    books = clustered(job, sparse, data, narrow)
+    outcome = sparse.outcome if books.outcome is None else recounted(sparse.outcome, books.model, narrow)
+    done = stamp(books.model, analysis.model, plan, analysis, outcome)
+    notes = (*cutting.notes, *fits.notes, *sparse.notes, *books.notes)
+    return Made(
+        plan, keep, done.model, cutting.outcome, fits.outcome, outcome, books.outcome, notes, tuple(feeds), fits.model
     )
-    costs = analysis.costs()
-    groups = [g for g in analysis.groups if g.kind in kinds]
-    for kind in amounts:
+
+
+def search(job: Job, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
+    """The smallest model whose metric falls by at most `limit`, and by how much it does: `make` in a loop."""
+    assert job.judge is not None
+    judge, total = job.judge, job.costs.macs(job.analysis.keep_ids({}))
+    limits, quiet = limits_of(job), replace(job, clock=Clock(silent))
+    made: dict[int, Made] = {}
+
+    def build(left: int) -> Score | None:
+        try:
+            goal = {**limits, "macs": min(total * left / 100, limits.get("macs", total))}
+            made[left] = make(quiet, plan_of(job, {} if left == 100 else chooser.choose(goal)))
+        except (Unreachable, NothingToPrune):  # too small a model, or none that zeros or codebooks would suit
+            if left == 100:
+                raise
+            return None
+        model = made[left].model
+        assert model is not None
+        return judge(model)
+
+    job.clock("search")
+    later = job.spec.asked or job.options.store.cluster is not None
+    found = smallest(
+        build, judge(job.analysis.model), limit, whole=later and not limits, seed=job.options.check.seed,
+        progress=lambda done, total: job.clock.progress("search", done, total),
+    )  # fmt: skip
+    best = made[found.left]
+    whole = job.analysis.keep_ids({})
+    note = f"--max-drop {limit:g}: {job.costs.macs(best.keep) / job.costs.macs(whole):.0%} of the MACs"
+    return replace(best, notes=(*best.notes, note)), found.confirmed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the recipe is made of
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def analyzed(model: Model, options: Options) -> tuple[Analysis, Plan | None]:
+    """The analysis, and the plan that is replayed; raises `NothingToPrune` where no group of an asked kind is there."""
+    given = options.cut.plan
+    then: Mapping[str, Any] = {}
+    if given is not None:
+        then = given.settings if isinstance(given, Plan) else Plan.settings_in(Path(given))
+    analysis = analyze(
+        model, options.check.shapes or None,
+        allow_io_change=options.cut.allow_io_change or bool(then.get("allow_io_change")),
+        whole_layers=options.cut.whole_layers or bool(then.get("whole_layers")),
+    )  # fmt: skip
+    for kind in options.cut.amounts:
         if not analysis.of_kind(kind):
             raise NothingToPrune(nothing_found(analysis, [kind]))
-    if structural and not groups:
-        raise NothingToPrune(nothing_found(analysis, kinds))
-    chosen: Plan | None = None
-    if plan is not None:
-        chosen = plan if isinstance(plan, Plan) else Plan.load(Path(plan), analysis)
-        then = dict(chosen.settings.get("cluster") or {})
-        cluster, cluster_per, cluster_storage = (
-            then.get("k", cluster), then.get("per", cluster_per), then.get("storage", cluster_storage)
-        )  # fmt: skip
-        wanted = replace(wanted, recorded=chosen.sparsity)
-        importance, allocate, recover = "path", "uniform", chosen.recover
-        recorded = dict(chosen.settings.get("calibration") or {})
-        if calibration is None and recorded.get("synthetic"):
-            calibration = SYNTHETIC
-        samples = samples or recorded.get("samples")
-        seed = int(chosen.settings.get("seed", seed))
-    cutting = structural if chosen is None else bool(chosen.keep)
-    data, notes = _data(
-        analysis, costs, cutting, wanted, calibration, importance, allocate, recover, samples=samples,
-        preprocess=preprocess, augment=augment, memory=memory, threads=threads, jobs=jobs, seed=seed, clock=clock,
-    )  # fmt: skip
+    later = options.sparse or options.store.cluster is not None
+    if options.structural and not groups_of(analysis, options) and not (later and not options.cut.amounts):
+        raise NothingToPrune(nothing_found(analysis, options.kinds))
+    if given is None:
+        refuse_idle(analysis, options)
+        return analysis, None
+    return analysis, given if isinstance(given, Plan) else Plan.load(Path(given), analysis)
+
+
+def refuse_idle(analysis: Analysis, options: Options) -> None:
+    """Raises `OptionError` for options of the analysis that change nothing of this model."""
+    none = analysis.keep_ids({g.name: np.zeros(g.size, bool) for g in analysis.groups})
+    ends = [i.name for i in (*graph_inputs(analysis.model), *analysis.model.proto.graph.output)]
+    axes = [ids for name in ends for ids in analysis.coupling.axes(name) if ids is not None]
+    if options.cut.allow_io_change and all(none[ids].all() for ids in axes):
+        raise OptionError("--allow-io-change has no effect here: no input or output holds heads that could go")
+    if options.cut.whole_layers and all(len(blocks_of(analysis, g)) < 2 for g in analysis.of_kind("layers")):
+        raise OptionError(
+            "--whole-layers has no effect here: no attention block is followed by a feed-forward block; leave it out"
+        )
+
+
+def groups_of(analysis: Analysis, options: Options) -> list[ChannelGroup]:
+    """The groups of the kinds that are asked for."""
+    return [g for g in analysis.groups if g.kind in options.kinds]
+
+
+def calibrated(analysis: Analysis, recorded: Plan | None, options: Options, clock: Clock) -> Job:
+    """What choosing, recovering and scoring rest on: samples, what scores models, and what the user did not say."""
+    model, notes = analysis.model, [*analysis.model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
+    spec = spec_of(options, analysis, recorded)
+    if recorded is not None:
+        where = "the plan" if isinstance(options.cut.plan, Plan) else f"--plan {options.cut.plan}"
+        notes += recorded.belongs(fingerprint(model), another=options.cut.plan_for_another_model, where=where)
+        options = replayed(options, recorded)
+    data, more = samples_of(analysis, recorded, spec, options, clock)
+    notes += more
+    judge = None
+    if options.scoring.evaluate is not None:
+        judge = judge_of(model, options)
+    refuse_unused(options, data, judge)
     sort = None if data is None else "synthetic" if data.synthetic else "real"
-    how = recipe(importance, allocate, recover, data=sort, targeted=targeted)
-    if amounts.get("layers") == "auto" and (data is None or how.allocate not in SPREADING):
+    if recorded is None:
+        how = recipe(options.cut, options.recovery.recover, data=sort, targeted=options.targeted)
+    else:
+        how = recipe(Cut(importance="path", allocate="uniform"), recorded.recover, data=sort, targeted=False)
+    spec = replace(spec, recover=how.recover == "least-squares")
+    if options.amounts.get("layers") == "auto" and (data is None or how.allocate not in SPREADING):
         raise OptionError(
             "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC, and "
             "leave --allocate at kl"
         )
-    if steps > 1 and how.importance in MEASURES:
-        raise OptionError(f"--steps {steps}: scores again by weights; with --importance {how.importance} leave it out")
-    judge = _judge(model, evaluate, labels, metric, preprocess, threads, seed) if evaluate is not None else None
+    if options.cut.steps > 1 and options.cut.scores is not None:
+        raise OptionError(
+            f"--steps {options.cut.steps} has no effect here: --scores stay what they are; give --importance instead"
+        )
     if data is not None:
         notes += scarce(data)
-        seconds = estimate(analysis, data, len(groups), levels=how.allocate in SPREADING and plan is None)
-        clock.note(f"{describe(data)}; about {seconds:.0f} s" + (
-            "; --recover none is instant" if calibration is None else ""))  # fmt: skip
+        levels = how.allocate in SPREADING and recorded is None
+        seconds = estimate(analysis, data, len(groups_of(analysis, options)), levels=levels)
+        instant = "; --recover none is instant" if options.data.calibration is None else ""
+        clock.note(f"{describe(data)}; about {seconds:.0f} s{instant}")
+    return Job(options, analysis, analysis.costs(), recorded, spec, data, judge, how, clock, tuple(notes))
 
-    clock("plan")
-    notes += [*model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
-    whole = np.ones(analysis.coupling.size, bool)
-    measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
-    limits = {k: parse_target(f"--target-{k}", t, measures[k](whole)) for k, t in targets.items() if t is not None}
-    builder = Builder(
-        analysis, costs, groups, how, data, clock, round_to=round_to, max_ratio=max_ratio, steps=steps, seed=seed,
-        cache=None if cache is None else Path(cache),
+
+def replayed(options: Options, plan: Plan) -> Options:
+    """The options with what the plan says of samples, seed and clusters."""
+    then = dict(plan.settings.get("calibration") or {})
+    books = dict(plan.settings.get("cluster") or {})
+    data = options.data
+    if data.calibration is None and then.get("synthetic"):
+        data = replace(data, calibration=SYNTHETIC)
+    data = replace(data, samples=data.samples or then.get("samples"))
+    store = options.store
+    if books:
+        store = replace(
+            store, cluster=books["k"], cluster_per=books.get("per", "tensor"),
+            cluster_storage=books.get("storage", "auto"),
+        )  # fmt: skip
+    cut = replace(
+        options.cut, allow_io_change=bool(plan.settings.get("allow_io_change")),
+        whole_layers=bool(plan.settings.get("whole_layers")),
     )  # fmt: skip
-    verdict: Drop | None = None
-    settings: dict[str, Any] = {
-        "importance": how.importance, "allocate": how.allocate, "round_to": round_to, "steps": steps, "seed": seed,
-        "allow_io_change": allow_io_change, "whole_layers": whole_layers,
-    }  # fmt: skip
-    if cluster is not None:
-        settings["cluster"] = {"k": cluster, "per": cluster_per, "storage": cluster_storage}
-    if data is not None:
-        settings["calibration"] = {
-            "digest": data.samples.digest, "description": data.samples.description, "samples": data.samples.count,
-            "synthetic": data.synthetic, "ridge": how.ridge,
-        }  # fmt: skip
-    if chosen is None:
-        spared, ignored = _ignored(model, groups, ignore, structural, wanted.asked)
-        wanted = replace(wanted, ignore=ignored)
-        keeps: Keeps = {}
-        if max_drop is not None:
-            assert judge is not None
-            keeps, verdict = builder.within(max_drop, judge, amounts, cuts, spared, limits)
-            notes.append(
-                f"--max-drop {max_drop:g}: {costs.macs(analysis.keep_ids(keeps)) / costs.macs(whole):.0%} of the MACs"
-            )
-        elif structural:
-            keeps = builder.choose(amounts, cuts, spared, limits)
-        notes += builder.notes
-        chosen = Plan({k: v for k, v in keeps.items() if not v.all()}, how.recover, settings)
-    else:
-        notes += _differs(chosen, settings)
-    cut_kinds = {analysis.group(name).kind for name in chosen.keep}
-    groups = [g for g in analysis.groups if g.kind in cut_kinds.union(kinds)]
-    if "hidden" in cut_kinds:
-        notes.append("streams became narrower: normalisations count what is left, so that the whole model changes")
-    keep = analysis.keep_ids(dict(chosen.keep))
-    pruned: Model | None = None
-    checked: Verification | None = None
-    outcome: Sparsity | None = None
-    close: Fidelity | None = None
-    fits: tuple[LayerFit, ...] = ()
-    times: dict[str, Latency] = {}
-    if not chosen.keep and (wanted.asked or cluster is not None):
-        pruned = model
-    elif not dry_run or wanted.asked or cluster is not None:
-        clock("cut")
-        sliced = slice_weights(analysis, keep)
-        plain = prune_model(analysis, keep, sliced=sliced)
-        why = too_large([model]) if verify else ""
-        if why:
-            notes.append(f"not verified: {why}; the shapes of all nodes were checked")
-            notes += check_file(model, plain, allowed=lambda info: shrunk(analysis, keep, info))
-        elif verify:
-            clock("verify")
-            checked = check_law(analysis, keep, plain, input_shapes=input_shape, seed=seed)
-        if how.recover != "none":
-            clock("recover")
-        pruned, fits, more = recovered(
-            analysis, keep, plain, sliced, how.recover, data, ridge=how.ridge, progress=clock.progress
-        )
-        notes += more
-        if pruned is not plain and checked is not None:
-            check_recovered(analysis, keep, pruned, checked)
-    new = () if pruned is None else (w for n, w in pruned.weights.items() if n not in model.weights)
-    added = sum(w.size for w in new if trained(w))  # biases that compensate
-    known, guesses = None, [analysis.narrow(feeds, keep) for feeds in _feeds(analysis, checked, input_shape, seed)]
-    if data is not None:
-        known = solve_data(analysis, keep, data)
-    if wanted.asked and pruned is not None:
-        clock("sparsify")
-        wanted = replace(wanted, recover=how.recover == "least-squares", seed=seed)
-        pruned, outcome, more = sparsify(
-            pruned, wanted, guesses, verify=verify, threads=threads, dry_run=dry_run, data=known, progress=progress
-        )
-        chosen = replace(chosen, sparsity=outcome.to_plan())
-        notes += more
-    books: Codebooks | None = None
-    if cluster is not None and pruned is not None:
-        clock("cluster")
-        how_much = (
-            None if known is None else curvatures(pruned, known, seed=seed, progress=counting(progress, "survey"))
-        )
-        pruned, books, more = codebooks(pruned, cluster, cluster_per, cluster_storage, how_much, progress)
-        notes += more
-        if verify:
-            running(pruned, guesses, measured=False)
-    if pruned is not None and not dry_run and (data is not None or judge is not None):
-        clock("compare")
-        if data is not None:
-            close = fidelity(analysis, keep, pruned, data)
-            if close.costly and not targeted and chosen.keep:
-                notes.append(
-                    "this cut costs much: --target-macs 70% cuts where it hurts least, and --max-drop 0.01 --evaluate "
-                    "SRC finds out how far one can go"
-                )
-        if judge is not None and verdict is None:
-            verdict = drop(judge(model), judge(pruned))
-    if dry_run:
-        pruned = None
-    elif measure and pruned is not None:
-        clock("measure")
-        guesses = _feeds(analysis, checked, input_shape, seed)
-        times, problem = _measure(
-            analysis, pruned, [(feeds, analysis.narrow(feeds, keep)) for feeds in guesses], threads
-        )
-        notes += problem or _slower(times, groups, chosen, outcome)
-    clock("")
-    report = _report(
-        analysis, groups, costs, chosen, keep, pruned, checked, outcome, added, times, notes, clock.seconds
-    )
-    report = replace(
-        report, fidelity=close, evaluation=verdict, fits=fits, recipe=how, codebooks=books,
-        calibration=None if data is None else data.samples.description,
-    )  # fmt: skip
-    return Result(pruned, chosen, report, analysis)
+    seed = int(plan.settings.get("seed", options.check.seed))
+    return replace(options, data=data, store=store, cut=cut, check=replace(options.check, seed=seed))
 
 
-def _data(
-    analysis: Analysis,
-    costs: CostModel,
-    cutting: bool,
-    wanted: Wanted,
-    calibration: Any,
-    importance: str | None,
-    allocate: str | None,
-    recover: str | None,
-    *,
-    clock: Clock,
-    **options: Any,
+def spec_of(options: Options, analysis: Analysis, recorded: Plan | None) -> Spec:
+    """What is asked of the weights; globs of --ignore go to the layers that they match."""
+    if recorded is not None:
+        seed = int(recorded.settings.get("seed", options.check.seed))
+        return replace(options.spec, recorded=recorded.sparsity, recover=recorded.recover == "least-squares", seed=seed)
+    return replace(options.spec, ignore=tuple(spared(options, analysis)[1]))
+
+
+def spared(options: Options, analysis: Analysis) -> tuple[list[str], list[str]]:
+    """Globs of --ignore that spare groups, and those that spare layers."""
+    globs = list(options.cut.ignore)
+    if not globs or not options.sparse:
+        return globs, []
+    if not options.structural:
+        return [], globs
+    names = layer_names(analysis.model)
+    return ignored(groups_of(analysis, options), globs, [glob for glob in globs if matching(names, glob)])
+
+
+def samples_of(
+    analysis: Analysis, recorded: Plan | None, spec: Spec, options: Options, clock: Clock
 ) -> tuple[Calibration | None, list[str]]:
-    """The samples to calibrate on, None where none are needed or can be had; and a note."""
-    model = analysis.model
-    if not cutting and not wanted.asked and calibration is None:
+    """The samples to calibrate on, None where none are needed or can be had; and a note.
+
+    Raises `OptionError` where an option needs some and there are none.
+    """
+    model, source = analysis.model, options.data.calibration
+    cutting = options.structural if recorded is None else bool(recorded.keep)
+    needed = options.data_option if recorded is None else spec.needs_data
+    if recorded is not None and cutting and recorded.recover in WITH_DATA:
+        needed = needed or f"the plan's --recover {recorded.recover}"
+    made_up = source is None and cutting and takes_images(model)
+    made_up = made_up and (options.may_make_up if recorded is None else recorded.recover in WITH_DATA)
+    if source is None and not made_up:
+        if needed:
+            raise OptionError(
+                f"{needed} needs data: --calibration FOLDER with a few hundred samples, or --calibration synthetic"
+            )
         return None, []
-    option = wanted.needs_data
-    if calibration is None:
-        option = needs_data(importance, allocate, recover) * cutting or option
-        if not cutting or not wants_synthetic(model, importance, allocate, recover):
-            if option:
-                raise OptionError(
-                    f"{option} needs data: --calibration FOLDER with a few hundred samples, or --calibration synthetic"
-                )
-            return None, []
     clock("calibration")
     known = analysis.coupling.shapes.shapes
     shapes = {
@@ -433,209 +631,247 @@ def _data(
         for i in graph_inputs(model)
         if None not in known.get(i.name, (None,))
     }
+    macs = analysis.costs().macs(analysis.keep_ids({}))
     try:
-        source = SYNTHETIC if calibration is None else calibration
-        return calibration_of(source, model, total_macs(costs), shapes=shapes, **options), []
+        return calibration_of(
+            SYNTHETIC if source is None else source, model, macs, samples=options.data.samples,
+            preprocess=options.images, augment=options.data.augment, memory=float(options.data.memory),
+            threads=options.check.threads, jobs=options.data.jobs, seed=options.check.seed, shapes=shapes,
+        ), []  # fmt: skip
     except OptionError as e:
-        if calibration is not None or option:
+        if source is not None or needed:
             raise
         return None, [f"biases alone were compensated: made-up images do not suit the model ({e})"]
 
 
-def solve_data(analysis: Analysis, keep: Keep, data: Calibration) -> SolveData:
-    """The samples as the model takes them after the cut, in two parts that allocators tell apart."""
-    learn, away = data.held_out()
-    parts = [[analysis.narrow(feeds, keep) for feeds in data.runs(which)] for which in (None, learn, away)]
-    return SolveData(
-        parts[0], data.memory, data.threads, data.samples.digest, learn=parts[1], held_out=parts[2], unseen=len(away)
-    )
-
-
-def _judge(
-    model: Model, evaluate: Any, labels: Any, metric: str | None, preprocess: Preprocess | None, threads: int, seed: int
-) -> Evaluator | Function:
+def judge_of(model: Model, options: Options) -> Evaluator | Function:
     """What scores models on the user's data."""
-    if is_function(evaluate):
-        return Function(evaluate)
+    asked = options.scoring
+    if is_function(asked.evaluate):
+        return Function(asked.evaluate)
     samples = read(
-        evaluate, model, preprocess=preprocess or Preprocess(), labels=labels, seed=seed, option="--evaluate"
-    )
-    return Evaluator(model, samples, metric or default_metric(model, samples), threads=threads)
-
-
-def _differs(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
-    """One line where a plan is replayed on other data than it was made with."""
-    if plan.recover not in WITH_DATA:
-        return []
-    then, now = (dict(s.get("calibration") or {}) for s in (plan.settings, settings))
-    if then.get("digest") == now.get("digest") and then.get("ridge") == now.get("ridge"):
-        return []
-    return [
-        f"the plan was made with {then.get('description', 'no data')}, now it is {now.get('description', 'no data')}: "
-        f"the recovered weights differ"
-    ]
-
-
-def _check_options(
-    importance: str | None,
-    allocate: str | None,
-    recover: str | None,
-    round_to: int,
-    max_ratio: float | None,
-    steps: int,
-    seed: int,
-    threads: int,
-    metric: str | None,
-    max_drop: float | None,
-    evaluate: Any,
-    jobs: int,
-    memory: float,
-) -> None:
-    for what, value, allowed in (
-        ("importance", importance, IMPORTANCES),
-        ("allocate", allocate, ALLOCATIONS),
-        ("recover", recover, RECOVERIES),
-        ("metric", metric, METRICS),
-    ):
-        if value is not None and value not in allowed:
-            raise OptionError(f"--{what} {value}: unknown; choose one of {', '.join(allowed)}")
-    if round_to < 1:
-        raise OptionError(f"--round-to {round_to}: must be 1 (off) or more")
-    if max_ratio is not None and not 0 < max_ratio < 1:
-        raise OptionError(f"--max-ratio {max_ratio:g} is not a fraction in (0, 1)")
-    for name, given in (("seed", seed), ("threads", threads)):
-        if given < 0:
-            raise OptionError(f"--{name} {given}: must be 0 or more")
-    if jobs < 1 or jobs * max(threads, 1) > (os.cpu_count() or 1):
-        raise OptionError(f"--jobs {jobs}: jobs times --threads must be 1 to {os.cpu_count()}, the number of cores")
-    if memory <= 0:
-        raise OptionError(f"--memory {memory:g}: must be above 0 bytes")
-    if steps < 1:
-        raise OptionError(f"--steps {steps}: must be 1 or more")
-    if max_drop is not None and not 0 < max_drop < 1:
-        raise OptionError(f"--max-drop {max_drop:g}: expected a fraction above 0, 0.01 is one point")
-    if max_drop is not None and evaluate is None:
-        raise OptionError("--max-drop needs --evaluate SRC: labelled samples, or module:function")
-
-
-def _by_mode(
-    pairs: Sequence[tuple[str, float]], structural: bool, sparse: bool
-) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """Ratios for channels and for sparsity; without a prefix, those of the one mode that is on."""
-    zeros = "sparsity:"
-    named = [glob.startswith(zeros) for glob, _ in pairs]
-    removed = structural or any(kind_of(glob) for glob, _ in pairs)
-    zeroed = sparse or any(named)
-    cuts, zero = [], []
-    for (glob, r), of_zeros in zip(pairs, named, strict=True):
-        plain = not of_zeros and not kind_of(glob)
-        if plain and removed and zeroed:
-            raise OptionError(
-                f"--ratio {glob}={r:g}: channels are removed and weights made sparse; say which with "
-                f"channels:{glob} or sparsity:{glob}"
-            )
-        if of_zeros or (plain and zeroed):
-            zero.append((glob.removeprefix(zeros), r))
-        else:
-            cuts.append((glob, r))
-    return cuts, zero
-
-
-def _ignored(
-    model: Model, groups: Sequence[ChannelGroup], ignore: Sequence[str], structural: bool, sparse: bool
-) -> tuple[list[str], list[str]]:
-    """Globs that spare groups and those that spare layers; where both are asked for, either match will do."""
-    if not (structural and sparse):
-        return list(ignore) if structural else [], list(ignore) if sparse else []
-    names = layer_names(model)
-    of_groups = [glob for glob in ignore if any(matches(g, glob) for g in groups)]
-    of_layers = [glob for glob in ignore if matching(names, glob)]
-    return of_groups + [glob for glob in ignore if glob not in {*of_groups, *of_layers}], of_layers
-
-
-def _feeds(
-    analysis: Analysis, checked: Verification | None, input_shape: Mapping[str, tuple[int, ...]] | None, seed: int
-) -> list[Feeds]:
-    """Inputs to try: those that the check ran with, else the guesses for dynamic axes."""
-    if checked is not None:
-        return [checked.feeds]
-    original = analysis.model
-    return [
-        random_feeds(original, analysis.coupling.shapes, shapes, seed=seed)
-        for shapes in concrete_inputs(original, input_shape)
-    ]
-
-
-def _measure(
-    analysis: Analysis, pruned: Model, guesses: Sequence[tuple[Feeds, Feeds]], threads: int
-) -> tuple[dict[str, Latency], list[str]]:
-    original = analysis.model
-    problem = too_large([original, pruned])
-    if problem:
-        return {}, [f"latency not measured: {problem}"]
-    for before, after in guesses:
-        try:
-            models, feeds = {"before": original, "after": pruned}, {"before": before, "after": after}
-            return latency(models, feeds, threads=threads), []
-        except Exception as e:  # onnxruntime's exceptions share no base class
-            problem = problem or " ".join(str(e).split())[:120]
-    return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]
-
-
-def _slower(
-    times: Mapping[str, Latency], groups: Sequence[ChannelGroup], plan: Plan, outcome: Sparsity | None
-) -> list[str]:
-    """A word where the smaller model is not the faster one, and the usual cause."""
-    if not times or times["after"].median <= times["before"].median:
-        return []
-    if outcome is not None and outcome.format in ("csr", "nm"):
-        return ["the sparse model is not faster here; --format auto keeps layers dense where that is faster"]
-    if not plan.keep:
-        return []
-    odd = [g for g in groups if g.name in plan.keep and int(plan.keep[g.name].sum()) * g.width % 8]
-    cause = f"; {len(odd)} groups have a width that is no multiple of 8, try a larger cut" if odd else ""
-    return [f"the pruned model is not faster here{cause}"]
-
-
-def file_bytes(model: Model, path: Path | None) -> int:
-    """Size on disk with external data, in bytes; of what would be written where there is no file."""
-    if path is None or not path.is_file():
-        return int(model.proto.ByteSize()) + weight_bytes(model)
-    return path.stat().st_size + (weight_bytes(model) if model.external else 0)
-
-
-def _report(
-    analysis: Analysis,
-    mine: Sequence[ChannelGroup],
-    costs: CostModel,
-    plan: Plan,
-    keep: Keep,
-    pruned: Model | None,
-    checked: Verification | None,
-    outcome: Sparsity | None,
-    added: int,
-    times: Mapping[str, Latency],
-    notes: Sequence[str],
-    seconds: Mapping[str, float],
-) -> Report:
-    whole = np.ones(analysis.coupling.size, bool)
-    model = analysis.model
-    before = Cost(
-        round(costs.parameters(whole)), round(costs.macs(whole)), file_bytes(model, model.path), times.get("before")
-    )
-    after_bytes = file_bytes(pruned, None) if pruned is not None else None
-    parameters = round(costs.parameters(keep)) + added
-    if pruned is not None and any(not keep[b.gate].any() for b in analysis.blocks):  # also what several blocks shared
-        cut = analyze(pruned)
-        parameters = round(cut.costs().parameters(np.ones(cut.coupling.size, bool)))
-    after = Cost(parameters, round(costs.macs(keep)), after_bytes, times.get("after"))
-    groups = tuple(
-        GroupReport(g.name, g.kind, g.size, int(plan.keep[g.name].sum()) if g.name in plan.keep else g.size, g.nodes)
-        for g in mine
-    )
-    others = [g for g in analysis.groups if g not in mine]
-    left = {k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)}
-    return Report(
-        str(model.path) if model.path else "", "", before, after, groups, left, analysis.pinned, checked, tuple(notes),
-        dict(seconds), outcome,
+        asked.evaluate, model, preprocess=options.images, labels=asked.labels, seed=options.check.seed,
+        option="--evaluate",
     )  # fmt: skip
+    return Evaluator(model, samples, asked.metric or default_metric(model, samples), threads=options.check.threads)
+
+
+def refuse_unused(options: Options, data: Calibration | None, judge: Evaluator | Function | None) -> None:
+    """Raises `OptionError` for options of samples where there are none in the end, and of images where none are."""
+    known = {o.name: o for o in OPTIONS}
+    scored = judge.samples if isinstance(judge, Evaluator) else None
+    for name, value in options.given.items():
+        for need in known[name].needs:
+            lacks = need == "data" and data is None
+            if lacks or (need == "data or samples to score" and data is None and scored is None):
+                raise OptionError(without_effect(known[name], value, need))
+    read_from = [s for s in (None if data is None else data.samples, scored) if s is not None]
+    line = unused(options.images, *read_from) if read_from else ""
+    if line:
+        raise OptionError(line)
+
+
+def chooser_of(job: Job) -> Chooser:
+    """What chooses the units, among the groups of the asked kinds."""
+    o, analysis = job.options, job.analysis
+    whole = Stage(analysis, job.costs, groups_of(analysis, o), job.data)
+    request = Request(o.amounts, o.cuts, spared(o, analysis)[0])
+
+    def build(keeps: Keeps) -> Model:
+        keep = analysis.keep_ids(keeps)
+        plain = cut(analysis, keep, check=False, input_shapes={}, seed=0, stage=silent)
+        return recover(analysis, keep, plain, job.how.recover, job.data, ridge=job.how.ridge, progress=silent).model
+
+    return Chooser(
+        whole, o.cut, request, job.how, job.clock, build=build,
+        cache=None if o.data.cache is None else Path(o.data.cache), seed=o.check.seed, shapes=o.check.shapes,
+    )  # fmt: skip
+
+
+def limits_of(job: Job) -> dict[str, float]:
+    """Targets as absolute numbers. Raises `OptionError` for one above what the model has."""
+    whole = job.analysis.keep_ids({})
+    measures = {"macs": job.costs.macs, "params": job.costs.parameters, "bytes": job.costs.bytes}
+    return {k: parse_limit(f"--target-{k}", t, measures[k](whole)) for k, t in job.options.cut.targets.items()}
+
+
+def plan_of(job: Job, keeps: Keeps) -> Plan:
+    """The plan of what was chosen, with what it takes to replay it."""
+    o, how = job.options, job.how
+    settings: dict[str, Any] = {
+        "importance": how.importance, "allocate": how.allocate, "round_to": o.cut.round_to, "steps": o.cut.steps,
+        "seed": o.check.seed, "allow_io_change": o.cut.allow_io_change, "whole_layers": o.cut.whole_layers,
+    }  # fmt: skip
+    if o.store.cluster is not None:
+        settings["cluster"] = {"k": o.store.cluster, "per": o.store.cluster_per, "storage": o.store.cluster_storage}
+    if job.data is not None:
+        settings["calibration"] = recorded_samples(job.data, how)
+    chosen = {x.name for x in OPTIONS if "no plan" in x.needs}
+    settings["asked"] = {name: value for name, value in o.asked.items() if name in chosen and name != "scores"}
+    keep = {name: kept for name, kept in keeps.items() if not kept.all()}
+    return Plan(keep, how.recover, settings, None, fingerprint(job.analysis.model))
+
+
+def recorded_samples(data: Calibration, how: Recipe) -> dict[str, Any]:
+    """The samples as a plan names them."""
+    return {
+        "digest": data.samples.digest, "description": data.samples.description, "samples": data.samples.count,
+        "synthetic": data.synthetic, "ridge": how.ridge,
+    }  # fmt: skip
+
+
+def feeds_of(job: Job, cutting: Cutting | None) -> list[Feeds]:
+    """Inputs of the original to try: those that the check ran with, else guesses for dynamic axes."""
+    if cutting is not None and cutting.verification is not None:
+        return [cutting.verification.feeds]
+    check, model = job.options.check, job.analysis.model
+    return [
+        random_feeds(model, job.analysis.coupling.shapes, shapes, seed=check.seed)
+        for shapes in concrete_inputs(model, check.shapes or None)
+    ]
+
+
+def clustered(
+    job: Job, before: Step[Sparsity | None], data: SolveData | None, feeds: Sequence[Feeds]
+) -> Step[Codebooks | None]:
+    """The model with codebooks, where some were asked for, shown to run."""
+    store, o = job.options.store, job.options
+    if store.cluster is None:
+        return Step(before.model, None)
+    job.clock("cluster")
+    progress = counting(job.clock.progress, "survey")
+    weigh = None if data is None else curvatures(before.model, data, seed=o.check.seed, progress=progress)
+    step: Step[Codebooks | None] = codebooks(before.model, store, weigh, job.clock.progress)
+    if o.check.verify:
+        running(step.model, feeds, measured=False)
+    return step
+
+
+def recounted(outcome: Sparsity | None, model: Model, feeds: Sequence[Feeds]) -> Sparsity | None:
+    """Zeros as they are in the model with codebooks."""
+    if outcome is None or not feeds:
+        return outcome
+    return outcome.recounted(zeros_of(model, [x.weight for x in outcome.layers], feeds[0]))
+
+
+def compared(job: Job, made: Made, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None]:
+    """How close the outputs of the model that is written are to the original's on the samples, and how it scores."""
+    if made.model is None or job.dry or (job.data is None and job.judge is None):
+        return None, verdict
+    job.clock("compare")
+    close = None if job.data is None else fidelity(job.analysis, made.keep, made.model, job.data)
+    if verdict is None and job.judge is not None:
+        verdict = drop(job.judge(job.analysis.model), job.judge(made.model))
+    return close, verdict
+
+
+def as_given(source: Any, model: Model | None) -> Any:
+    """The model in the form that came in: a graphsurgeon `Graph` for one, else `Model`."""
+    if model is None or not type(source).__module__.startswith("onnx_graphsurgeon"):
+        return model
+    import onnx_graphsurgeon as gs
+
+    return gs.import_onnx(to_proto(model))
+
+
+def report_of(
+    job: Job, chooser: Chooser | None, made: Made, close: Fidelity | None, verdict: Drop | None
+) -> Report:
+    """Everything that is said, each figure of the original and of the model that is written."""
+    o, analysis, plan, outcome = job.options, job.analysis, made.plan, made.sparsity
+    checked = None if made.cut is None else made.cut.verification
+    whole = analysis.keep_ids({})
+    written = None if job.dry else made.model
+    times: dict[str, Latency] = {}
+    notes = [*job.notes, *([] if chooser is None else chooser.notes), *made.notes]
+    if o.check.measure and written is not None:
+        job.clock("measure")
+        pairs = [(feeds, analysis.narrow(feeds, made.keep)) for feeds in made.feeds]
+        times, more = latencies(analysis.model, written, pairs, o.check.threads)
+        notes += more
+    before = Cost(
+        round(job.costs.parameters(whole)), round(job.costs.macs(whole)),
+        file_bytes(analysis.model, analysis.model.path), times.get("before"),
+    )  # fmt: skip
+    after = Cost(
+        parameters_of(job, made), round(job.costs.macs(made.keep)),
+        None if made.model is None else file_bytes(made.model, None), times.get("after"),
+    )  # fmt: skip
+    kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)
+    groups = [g for g in analysis.groups if g.kind in kinds]
+    others = [g for g in analysis.groups if g.kind not in kinds]
+    got = got_of(job, made)
+    notes += notes_of(job, made, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome, asked=o.asked)
+    return Report(
+        model=str(analysis.model.path or ""), output="", before=before, after=after,
+        groups=tuple(
+            GroupReport(g.name, g.kind, g.size, int(plan.keep[g.name].sum()) if g.name in plan.keep else g.size, g.nodes)
+            for g in groups
+        ),
+        left_alone={k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)},
+        pinned=analysis.pinned, verification=checked, notes=tuple(notes), seconds={}, sparsity=outcome,
+        codebooks=made.codebooks, fidelity=close, evaluation=verdict, fits=made.fits, recipe=job.how,
+        calibration=None if job.data is None else job.data.samples.description, version=version(), asked=o.asked,
+        got=tuple(got), cache=None if chooser is None or chooser.cached is None else CACHES[chooser.cached],
+    )  # fmt: skip
+
+
+CACHES = {True: "level database taken from the cache", False: "level database kept for later"}
+
+
+def got_of(job: Job, made: Made) -> list[Got]:
+    """Asked and got, side by side."""
+    o, outcome = job.options, made.sparsity
+    whole = job.analysis.keep_ids({})
+    named = [*spared(o, job.analysis)[0], *(glob for glob, _ in o.cuts)]
+    got = cut_got(job.analysis, o.cut.amounts, o.cut, dict(made.plan.keep), named, targeted=o.targeted)
+    if made.model is not None or job.dry:
+        got += targets_got(o.cut, job.costs, whole, made.keep)
+    if outcome is not None and (o.zeros.sparsity is not None or o.zeros.pattern is not None):
+        share = outcome.zeros / max(outcome.size, 1)
+        ratio = o.zeros.sparsity if o.zeros.sparsity is not None else getattr(o.zeros.shape, "ratio", None)
+        name, asked = ("sparsity", o.zeros.sparsity) if o.zeros.sparsity is not None else ("pattern", o.zeros.pattern)
+        why = ""
+        if ratio is not None and abs(share - float(ratio)) > CLOSE:
+            why = "layers that --ignore or --ratio names, and blocks that a pattern does not divide, differ"
+        got.append(Got(f"--{name}", asked, share, "% of the weights are zero", why))
+    return got
+
+
+def notes_of(job: Job, made: Made, close: Fidelity | None) -> list[str]:
+    """What a reader should know of the cut."""
+    notes = []
+    plan, o = made.plan, job.options
+    if job.recorded is not None and plan.recover in WITH_DATA:
+        then = dict(job.recorded.settings.get("calibration") or {})
+        now = {} if job.data is None else recorded_samples(job.data, job.how)
+        if then.get("digest") != now.get("digest") or then.get("ridge") != now.get("ridge"):
+            notes.append(
+                f"the plan was made with {then.get('description', 'no data')}, now it is "
+                f"{now.get('description', 'no data')}: the recovered weights differ"
+            )
+    if any(job.analysis.group(name).kind == "hidden" for name in plan.keep):
+        notes.append("streams became narrower: normalisations count what is left, so that the whole model changes")
+    if close is not None and close.costly and not o.targeted and plan.keep:
+        notes.append(
+            "this cut costs much: --target-macs 70% cuts where it hurts least, and --max-drop 0.01 --evaluate SRC finds "
+            "out how far one can go"
+        )
+    return notes
+
+
+def parameters_of(job: Job, made: Made) -> int:
+    """Trained numbers of the model that is written, biases that compensate among them."""
+    analysis = job.analysis
+    if made.model is not None and any(not made.keep[b.gate].any() for b in analysis.blocks) and not job.spec.asked:
+        again = analyze(made.model)  # also what several blocks shared
+        return round(again.costs().parameters(again.keep_ids({})))
+    new = () if made.recovered is None else (w for n, w in made.recovered.weights.items() if n not in analysis.model.weights)
+    return round(job.costs.parameters(made.keep)) + sum(w.size for w in new if trained(w))
+
+
+def version() -> str:
+    """Of this package."""
+    from onnxprune import __version__
+
+    return str(__version__)

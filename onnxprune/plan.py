@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,22 +13,28 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import OptionError
-from onnxprune.sparsity.stage import from_plan
+from onnxprune.graph.io import Model
+from onnxprune.graph.protos import graphs
+from onnxprune.graph.step import Step
+from onnxprune.recovery.recover import RECOVERIES
+from onnxprune.sparsity.outcome import Sparsity, from_plan
 from onnxprune.structure.groups import Analysis, Keep
 
 VERSION = 1
-RECOVERIES = ("least-squares", "mean-std", "batchnorm", "bias", "none")
+PIECES, PIECE = 256, 4096  # of a large weight that a fingerprint reads: how many, and their bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """keep: group name -> bool `(size,)`; recover: how the loss is compensated; settings: how the plan came about;
-    sparsity: solver, pattern, and zeros and format of every layer, where weights became sparse."""
+    sparsity: solver, pattern, and zeros and format of every layer, where weights became sparse; fingerprint: of the
+    model that it was made for, "" in plans of version 0.5."""
 
     keep: Mapping[str, Keep]
     recover: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     sparsity: Mapping[str, Any] | None = None
+    fingerprint: str = ""
 
     def to_json(self) -> str:
         """Kept indices of every group, one line each; sizes guard against another model."""
@@ -36,7 +43,8 @@ class Plan:
             for name, keep in self.keep.items()
         }
         lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(g)}" for name, g in groups.items())
-        fields = {"onnxprune_plan": VERSION, "recover": self.recover, "settings": dict(self.settings)}
+        fields = {"onnxprune_plan": VERSION, "model": self.fingerprint, "recover": self.recover}
+        fields |= {"settings": dict(self.settings)}
         head = json.dumps(fields | ({"sparsity": dict(self.sparsity)} if self.sparsity else {}))
         return f'{head[:-1]}, "groups": {{\n{lines}\n}}}}\n'
 
@@ -47,7 +55,7 @@ class Plan:
             data = json.loads(text)
             groups = {k: (index(v["size"]), [index(i) for i in v["kept"]]) for k, v in data["groups"].items()}
             version, recover, settings = data["onnxprune_plan"], data["recover"], dict(data.get("settings", {}))
-            sparse = data.get("sparsity")
+            sparse, mark = data.get("sparsity"), str(data.get("model", ""))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise OptionError(f"{where}: not a plan that onnxprune --save-plan wrote ({type(e).__name__}: {e})") from e
         if version != VERSION or recover not in RECOVERIES:
@@ -70,7 +78,7 @@ class Plan:
                 per_block = counts @ keep[name]
                 if (per_block != per_block[0]).any():
                     raise OptionError(f"{where}: group {name!r} must keep the same number of units in every block")
-        return Plan(keep, recover, settings, None if sparse is None else from_plan(sparse, where))
+        return Plan(keep, recover, settings, None if sparse is None else from_plan(sparse, where), mark)
 
     @staticmethod
     def load(path: str | Path, analysis: Analysis) -> Plan:
@@ -85,9 +93,79 @@ class Plan:
         except (ValueError, KeyError, TypeError, RecursionError):
             return {}
 
+    def belongs(self, mark: str, *, another: bool, where: str) -> list[str]:
+        """Notes where the plan was not made for the model with the fingerprint `mark`.
+
+        Raises `OptionError` for a plan of another model, unless `another` allows it.
+        """
+        if not self.fingerprint:
+            return [f"{where} is of version 0.5 or older and does not say which model it was made for"]
+        if self.fingerprint == mark and another:
+            raise OptionError(f"--plan-for-another-model has no effect here: {where} was made for this model")
+        if self.fingerprint == mark:
+            return []
+        if not another:
+            raise OptionError(
+                f"{where} was made for another model (fingerprint {self.fingerprint}, this one has {mark}); make a plan "
+                f"for this one, or replay it all the same with --plan-for-another-model"
+            )
+        return [f"{where} was made for another model; it was replayed since --plan-for-another-model says so"]
+
+
+def fingerprint(model: Model) -> str:
+    """16 hexadecimal digits that stand for a graph and its weights, wherever these lie; of weights above a megabyte
+    evenly spread pieces are read."""
+    digest = hashlib.sha256()
+    for graph in graphs(model.proto.graph):
+        for node in graph.node:
+            words = [node.op_type, node.domain, *node.input, "->", *node.output]
+            words += sorted(f"{a.name} {a.f} {a.i} {a.s!r} {list(a.ints)} {list(a.floats)}" for a in node.attribute)
+            digest.update("\0".join(words).encode() + b"\1")
+    for name in sorted(model.weights):
+        w = model.weights[name]
+        digest.update(f"{name} {w.dtype} {w.shape}".encode())
+        if w.dtype.kind == "O":
+            digest.update(repr(w.tolist()).encode())
+            continue
+        flat = w.reshape(-1)
+        if w.nbytes <= PIECES * PIECE:
+            digest.update(np.ascontiguousarray(flat).tobytes())
+            continue
+        step = PIECE // w.itemsize
+        for start in np.linspace(0, flat.size - step, PIECES).astype(np.int64):
+            digest.update(np.ascontiguousarray(flat[start : start + step]).tobytes())
+    return digest.hexdigest()[:16]
+
 
 def _text(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise OptionError(f"--plan {path}: cannot be read ({getattr(e, 'strerror', None) or e})") from e
+
+
+PRUNING, PRODUCER = "onnxprune.pruning", "onnxprune.producer"  # keys of the file's metadata
+
+
+def stamp(model: Model, original: Model, plan: Plan, analysis: Analysis, sparsity: Sparsity | None) -> Step[None]:
+    """The model with its producer and what was done to it in its metadata; the same plan gives the same words."""
+    from onnxprune import __version__
+
+    removed: dict[str, list[int]] = {}
+    for g in analysis.groups:
+        if g.name in plan.keep:
+            gone, total = removed.get(g.kind, [0, 0])
+            removed[g.kind] = [gone + int((~plan.keep[g.name]).sum()), total + g.size]
+    done: dict[str, Any] = {"asked": plan.settings.get("asked", {}), "recover": plan.recover, "removed": removed}
+    if sparsity is not None:
+        done |= {"zeros": [sparsity.zeros, sparsity.size], "format": sparsity.format}
+    out = model.copy()
+    before = {p.key: p.value for p in out.proto.metadata_props}
+    maker = f"{original.proto.producer_name} {original.proto.producer_version}".strip()
+    values = {PRODUCER: before.get(PRODUCER, maker), PRUNING: json.dumps(done, separators=(",", ":"))}
+    for k in reversed([k for k, p in enumerate(out.proto.metadata_props) if p.key in values]):
+        del out.proto.metadata_props[k]
+    for key, value in values.items():
+        out.proto.metadata_props.add(key=key, value=value)
+    out.proto.producer_name, out.proto.producer_version = "onnxprune", str(__version__)
+    return Step(out, None)

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from io import StringIO
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.calibrated import Fidelity, Recipe
+from onnxprune.allocation.options import Recipe
+from onnxprune.allocation.outcome import Got
 from onnxprune.evaluation import CONFIDENCE, Drop
+from onnxprune.fidelity import Fidelity
 from onnxprune.graph.runtime import Latency
+from onnxprune.options import shown
 from onnxprune.recovery.least_squares import LayerFit
 from onnxprune.sparsity.cluster import Codebooks
-from onnxprune.sparsity.stage import Sparsity
+from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.structure.groups import Analysis, Pinned
 from onnxprune.structure.verify import Verification
+
+
+SCHEMA = 1  # of the JSON
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,10 @@ class Report:
     fits: tuple[LayerFit, ...] = ()
     recipe: Recipe | None = None
     calibration: str | None = None
+    version: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    got: tuple[Got, ...] = ()
+    cache: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: counts, bytes and seconds."""
@@ -77,10 +88,16 @@ class Report:
                 "latency_fastest_seconds": None if c.latency is None else c.latency.fastest,
                 "latency_runs": None if c.latency is None else c.latency.runs,
                 "threads": None if c.latency is None else c.latency.threads,
+                "latency_ratio": None if c.latency is None else c.latency.ratio,
+                "latency_ratio_interval": None if c.latency is None else c.latency.interval,
             }
 
         v = self.verification
         return {
+            "schema": SCHEMA,
+            "onnxprune": self.version,
+            "asked": dict(self.asked),
+            "got": [asdict(g) for g in self.got],
             "model": self.model,
             "output": self.output,
             "before": cost(self.before),
@@ -97,6 +114,7 @@ class Report:
             "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
             "codebooks": None if self.codebooks is None else self.codebooks.to_dict(),
             "calibration": self.calibration,
+            "cache": self.cache,
             "recipe": None if self.recipe is None else asdict(self.recipe),
             "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
             "evaluation": None if self.evaluation is None else self.evaluation.to_dict(),
@@ -104,6 +122,21 @@ class Report:
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
+
+
+    def __str__(self) -> str:
+        """The tables, as text."""
+        console = Console(width=10_000, file=StringIO(), highlight=False, color_system=None)
+        console.print(render(self), soft_wrap=True)
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        """The tables, for a notebook."""
+        console = Console(width=120, file=StringIO(), record=True, highlight=False)
+        console.print(render(self))
+        style = "font-family:monospace;line-height:1.3"
+        return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
 
 
 def pinned_dict(p: Pinned) -> dict[str, Any]:
@@ -142,7 +175,9 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
     if b.latency and a.latency:
         label = f"latency, {b.latency.threads} thread{'s' * (b.latency.threads > 1)} (median of {b.latency.runs})"
         row(label, b.latency.median * 1e3, a.latency.median * 1e3, lambda ms: f"{ms:.3g} ms")
-    parts: list[RenderableType] = [table, Text()]
+    parts: list[RenderableType] = [table, Text(), *(Text(_asked(g)) for g in report.got)]
+    if a.latency:
+        parts.append(Text(_speed(a.latency)))
     cut = [g for g in report.groups if g.kept < g.size]
     s = report.sparsity
     if s is not None:
@@ -180,6 +215,21 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
         took = ", ".join(f"{k} {s:.2f} s" for k, s in report.seconds.items())
         parts.append(Text(f"time: {took}"))
     return Group(*parts)
+
+
+def _asked(g: Got) -> str:
+    """Asked and got, side by side."""
+    share = f"{g.got:.1%}" if g.unit.startswith("%") else number(g.got)
+    return f"{g.option} {shown(g.asked)}: {share} {g.unit.removeprefix('%').strip()}" + (f"; {g.why}" if g.why else "")
+
+
+def _speed(t: Latency) -> str:
+    """Latency of the written model over the original's, and how sure that is."""
+    if t.interval is None:
+        return f"time of a run: {t.ratio:.2f} of the original's; {t.runs} runs are too few for an interval"
+    low, high = t.interval
+    told = {True: "faster", False: "slower", None: "no difference that these runs could tell"}[t.faster]
+    return f"time of a run: {t.ratio:.2f} of the original's (90% interval {low:.2f} to {high:.2f}): {told}"
 
 
 def _quality(report: Report) -> list[str]:

@@ -22,7 +22,7 @@ from topologies import TOPOLOGIES
 import onnxprune
 from onnxprune import ModelFileError, NothingToPrune, OptionError, Plan, Result
 from onnxprune.cli import main
-from onnxprune.pipeline import parse_target
+from onnxprune.allocation.options import parse_limit
 
 sys.path.insert(0, str(ROOT / "models"))
 import score
@@ -49,7 +49,8 @@ STEM, BODY, WIDE = "Conv(h)", "Conv(k)", "Gemm(l)"
 
 
 def prune(source: Any, **options: Any) -> Result:
-    return onnxprune.prune(source, **({"measure": False, "recover": "bias"} | options))
+    replayed = options.get("plan") is not None and len(options) == 1
+    return onnxprune.prune(source, **({"measure": False} | ({} if replayed else {"recover": "bias"}) | options))
 
 
 def proto_of(result: Result) -> ModelProto:
@@ -290,7 +291,7 @@ def test_bad_plans(name: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError) as caught:
         prune(net(), plan=tmp_path / "plan.json")
     assert words in str(caught.value)
-    assert f"--plan {tmp_path / 'plan.json'}" in str(caught.value)
+    assert str(tmp_path / "plan.json") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -379,7 +380,7 @@ def test_groups_with_their_own_ratio_keep_it_under_a_target() -> None:
 
 
 def test_targets_out_of_reach() -> None:
-    with pytest.raises(OptionError, match=r"cannot be reached.*--max-ratio 0.8.*% of macs"):
+    with pytest.raises(OptionError, match=r"target_macs cannot be reached by channels.*max_ratio=0.8.*% of macs"):
         prune(net(), target_macs=0.01)
     with pytest.raises(OptionError, match="cannot be reached"):
         prune(net(), target_macs=0.5, ignore=[STEM, BODY])
@@ -387,13 +388,13 @@ def test_targets_out_of_reach() -> None:
 
 @pytest.mark.parametrize("text", ["0", "-0.5", "120%", "1.2G", "abc", "", "%", "M", "nan", "inf"])
 def test_targets_that_make_no_sense(text: str) -> None:
-    with pytest.raises(OptionError, match="--target-macs"):
+    with pytest.raises(OptionError, match="target_macs"):
         prune(net(), target_macs=text)
 
 
 def test_parse_target() -> None:
     words = ["0.7", 0.7, "70%", "300M", "1.2G", "300m", "5k", 12345, "1", " 50% ", "1.5B"]
-    found = [parse_target("-", word, 2e9) for word in words]
+    found = [parse_limit("-", word, 2e9) for word in words]
     assert found == pytest.approx([1.4e9, 1.4e9, 1.4e9, 3e8, 1.2e9, 3e8, 5e3, 12345, 2e9, 1e9, 1.5e9])
 
 
@@ -424,30 +425,30 @@ def test_what_went_in_a_step_does_not_come_back() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "nothing to do: say how much with --channels 0.3"),
-        ({"channels": 1.0}, "--channels: 1 is not a fraction"),
-        ({"channels": -0.1}, "--channels: -0.1 is not a fraction"),
-        ({"channels": float("nan")}, "--channels: nan is not a fraction"),
-        ({"channels": "auto"}, "--channels auto needs a target"),
-        ({"channels": 0.3, "importance": "magic"}, "--importance magic: unknown; choose one of"),
-        ({"channels": 0.3, "allocate": "magic"}, "--allocate magic: unknown; choose one of uniform, global"),
+        ({}, "nothing to do: say how much with channels=0.3"),
+        ({"channels": 1.0}, "channels=1: expected a fraction in [0, 1)"),
+        ({"channels": -0.1}, "channels=-0.1: expected a fraction"),
+        ({"channels": float("nan")}, "channels=nan: expected a fraction"),
+        ({"channels": "auto"}, "channels='auto' needs a target"),
+        ({"channels": 0.3, "importance": "magic"}, "importance='magic': unknown; choose one of"),
+        ({"channels": 0.3, "allocate": "magic"}, "allocate='magic': unknown; choose one of uniform, global"),
         (
             {"channels": 0.3, "recover": "magic"},
-            "--recover magic: unknown; choose one of least-squares, mean-std, batchnorm, bias, none",
+            "recover='magic': unknown; choose one of least-squares, mean-std, batchnorm, bias, none",
         ),
-        ({"channels": 0.3, "round_to": 0}, "--round-to 0: must be 1"),
-        ({"channels": 0.3, "steps": 0}, "--steps 0: must be 1 or more"),
-        ({"channels": 0.3, "max_ratio": 0.0}, "--max-ratio 0 is not a fraction"),
-        ({"channels": 0.3, "max_ratio": 1.0}, "--max-ratio 1 is not a fraction"),
-        ({"channels": 0.3, "ratio": {"nothing": 0.3}}, "--ratio 'nothing' matches no group"),
-        ({"channels": 0.3, "ignore": ["nothing"]}, "--ignore 'nothing' matches no group"),
-        ({"channels": 0.3, "input_shape": {"z": (1,)}}, "--input-shape z: no such input; the model has x"),
-        ({"channels": 0.3, "input_shape": {"x": (1, 3, 8)}}, "--input-shape x:1,3,8 does not fit the model's n,3,8,8"),
+        ({"channels": 0.3, "round_to": 0}, "round_to=0: expected a whole number, 1"),
+        ({"channels": 0.3, "steps": 0}, "steps=0: expected a whole number, 1 or more"),
+        ({"channels": 0.3, "max_ratio": 0.0}, "max_ratio=0: expected a fraction in (0, 1)"),
+        ({"channels": 0.3, "max_ratio": 1.0}, "max_ratio=1: expected a fraction in (0, 1)"),
+        ({"channels": 0.3, "ratio": {"nothing": 0.3}}, "ratio='nothing' matches no group"),
+        ({"channels": 0.3, "ignore": ["nothing"]}, "ignore='nothing' matches no group"),
+        ({"channels": 0.3, "input_shape": {"z": (1,)}}, "input_shape='z': no such input; the model has x"),
+        ({"channels": 0.3, "input_shape": {"x": (1, 3, 8)}}, "input_shape='x:1,3,8' does not fit the model's n,3,8,8"),
         ({"channels": 0.3, "input_shape": {"x": (1, 4, 8, 8)}}, "does not fit the model's n,3,8,8"),
-        ({"channels": 0.3, "seed": -1}, "--seed -1: must be"),
-        ({"channels": 0.3, "threads": -1}, "--threads -1: must be"),
-        ({"channels": 0.3, "plan": Plan({}, "none")}, "--plan replays what was chosen before"),
-        ({"plan": "no/such/plan"}, "--plan no/such/plan: cannot be read (No such file or directory)"),
+        ({"channels": 0.3, "seed": -1}, "seed=-1: expected"),
+        ({"channels": 0.3, "threads": -1}, "threads=-1: expected"),
+        ({"channels": 0.3, "plan": Plan({}, "none")}, "has no effect: plan replays what was chosen before"),
+        ({"plan": "no/such/plan"}, "plan='no/such/plan': cannot be read (No such file or directory)"),
     ],
 )
 def test_refused_options(options: dict[str, Any], words: str) -> None:
@@ -571,11 +572,13 @@ def test_what_is_no_weight_stays_as_it_is() -> None:
     proto.graph.node[0].doc_string = "the stem"
     proto.graph.input[0].doc_string = "an image"
     found = proto_of(prune(proto, channels=0.4))
-    for field in (
-        "ir_version", "opset_import", "producer_name", "producer_version", "domain", "model_version", "doc_string",
-        "metadata_props",
-    ):  # fmt: skip
+    for field in ("ir_version", "opset_import", "domain", "model_version", "doc_string"):
         assert getattr(found, field) == getattr(proto, field), field
+    assert (found.producer_name, found.producer_version) == ("onnxprune", onnxprune.__version__)
+    said = {p.key: p.value for p in found.metadata_props}
+    assert said["labels"] == "cat,dog"
+    assert said["onnxprune.producer"] == "exporter 1.2"
+    assert json.loads(said["onnxprune.pruning"])["asked"] == {"channels": 0.4, "recover": "bias"}
     assert found.graph.name == "main"
     assert found.graph.doc_string == "its graph"
     assert list(found.graph.input) == list(proto.graph.input)

@@ -7,21 +7,19 @@ for what is gone, so that the original graph runs with other numbers.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from onnxprune import cache
 from onnxprune.allocation.select import rounded, select
 from onnxprune.calibration.damage import damage, joined
 from onnxprune.calibration.layers import RECURRENT, Unsuitable, Values, find_linear, find_tail, matrix, read_by
 from onnxprune.calibration.places import Parameters, parameters
 from onnxprune.calibration.stream import Stream
-from onnxprune.errors import OptionError
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import Array
@@ -276,33 +274,26 @@ def _swap(edit: Edit, p: Parameters, matrices: dict[int, Float], shift: Float) -
 
 
 def cache_key(*parts: object) -> str:
-    """Name of a database in a cache folder."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    """Key of a database in a cache folder, of all that it depends on."""
+    return cache.digest("levels", LEVELS, parts)
+
+
+LEVELS = [REMOVED, HOPELESS, SAMPLES]  # what a database depends on beside its options
 
 
 def cached(folder: Path | None, key: str, names: Sequence[str], make: Callable[[], Levels]) -> tuple[Levels, bool]:
     """The database of that key for the groups of these names, made where there is none; and whether there was."""
     if folder is None:
         return make(), False
-    path = folder / f"levels-{key}.json"
-    with blamed(folder):
+    path = folder / f"levels-{key[:24]}.json"
+    with cache.blamed(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # broken: made anew
-            levels = Levels.from_json(path.read_text(encoding="utf-8"))
-            if set(levels.kept) == set(levels.damage) == set(levels.scores) == set(names):
-                return levels, True
+        content = cache.read_json(path, key)
+    if content is not None:
+        levels = Levels.from_json(json.dumps(content))
+        if set(levels.kept) == set(levels.damage) == set(levels.scores) == set(names):
+            return levels, True
     levels = make()
-    with blamed(folder):
-        part = path.with_suffix(f".{key[:6]}.tmp")
-        part.write_text(levels.to_json(), encoding="utf-8")
-        part.replace(path)
+    with cache.blamed(folder):
+        cache.write_json(path, key, json.loads(levels.to_json()))
     return levels, False
-
-
-@contextmanager
-def blamed(folder: Path) -> Iterator[None]:
-    """What the system refuses of the cache's files is an error of the option."""
-    try:
-        yield
-    except OSError as e:
-        raise OptionError(f"--cache {folder}: cannot be used ({e.strerror or e}); name another folder") from e

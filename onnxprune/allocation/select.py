@@ -72,8 +72,12 @@ def _unmatched(option: str, glob: str, groups: Sequence[ChannelGroup]) -> str:
 def rounded(group: ChannelGroup, removed: float, round_to: int, *, max_ratio: float = 1.0) -> int:
     """How many units stay when `removed` (a fraction) should go, of which at most `max_ratio`.
 
-    The width goes to the nearest multiple of `round_to`; narrow groups use half of it, a quarter, ..., so that a
-    requested cut never becomes nothing. Groups with blocks keep the same number in every block.
+    The width goes to the nearest multiple of `round_to`; narrow groups use half of it, a quarter, ..., down to exact
+    counts, of which the nearest may be all. Groups with blocks keep the same number in every block.
+
+        >>> group = ChannelGroup(...)  # of 64 units
+        >>> rounded(group, 0.3, 8), rounded(group, 0.3, 1), rounded(group, 0.004, 1)
+        (48, 45, 64)
     """
     if removed <= 0 or group.size < 2:
         return group.size
@@ -88,6 +92,8 @@ def rounded(group: ChannelGroup, removed: float, round_to: int, *, max_ratio: fl
         if 0 < kept < group.size and abs(kept - target) <= max(0.125 * group.size, 0.5 * blocks):
             return kept
         if step == 1:
+            if round(target / unit) * unit >= group.size:
+                return group.size
             kept = min(max(kept, blocks, math.ceil(group.least / blocks) * blocks), group.size - blocks)
             return kept if kept >= least else group.size
         step = max(1, step // 2)
@@ -126,7 +132,7 @@ def _select_exactly(group: ChannelGroup, scores: Float, kept: int) -> Keep:
             result = milp(
                 -scores,
                 constraints=[LinearConstraint(equal, 0, 0), LinearConstraint(np.ones((1, group.size)), count, count)],
-                integrality=np.ones(group.size),
+                integrality=np.ones(group.size, np.int64),
                 bounds=Bounds(0, 1),
             )
             if result.x is not None:

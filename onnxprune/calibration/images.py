@@ -21,6 +21,7 @@ from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node, opsets, walk_all
 from onnxprune.graph.shapes import Array, fixed
+from onnxprune.options import IMAGES, choice, integer, number, numbers, option
 
 SIDE = 224  # pixels, where neither model nor user says
 CENTRE = 0.875  # of the shorter side that is kept
@@ -28,7 +29,10 @@ MIN_SIDE = 8
 MAX_PIXELS = 100_000_000
 CACHED = 256 << 20  # bytes of pixels that are kept in memory
 CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
-CHOICES = {"layout": ("auto", "NCHW", "NHWC"), "channel_order": ("auto", "RGB", "BGR")}
+CHOICES = {
+    "layout": dict.fromkeys(("auto", "NCHW", "NHWC"), ""), "channel_order": dict.fromkeys(("auto", "RGB", "BGR"), ""),
+}  # fmt: skip
+USED = ("data or samples to score",)  # what the options of images need
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,12 @@ PRESETS = {
 }
 
 
+NAMED = {
+    "imagenet": "its mean and deviation", "tf": "-1 to 1", "unit": "0 to 1", "caffe": "BGR minus means",
+    "raw": "0 to 255",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """What the user says; None and "auto" are chosen from the model.
@@ -57,14 +67,39 @@ class Preprocess:
     image_size: pixels of the shorter side after resizing; crop: of the square cut from the middle.
     """
 
-    preset: str | None = None
-    image_size: int | None = None
-    crop: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    scale: float | None = None
-    layout: str = "auto"
-    channel_order: str = "auto"
+    preset: str | None = option(
+        None, choice(NAMED), panel=IMAGES, metavar="NAME", otherwise="guessed and said", needs=USED,
+        help="How pixels become inputs: x = (x * scale - mean) / std of values 0 to 255. "
+        + "; ".join(f"{k}: {v}" for k, v in NAMED.items()) + ".",
+    )  # fmt: skip
+    image_size: int | None = option(
+        None, integer("a whole number of pixels", 1), panel=IMAGES, metavar="N", unit="pixels",
+        otherwise="input / 0.875", needs=USED, help="The shorter side is resized to N pixels.",
+    )  # fmt: skip
+    crop: int | None = option(
+        None, integer("a whole number of pixels", 1), panel=IMAGES, metavar="N", unit="pixels",
+        otherwise="the input's size", needs=USED, help="Pixels of the square that is cut from the middle.",
+    )  # fmt: skip
+    mean: tuple[float, ...] | None = option(
+        None, numbers("numbers separated by commas, one per channel"), panel=IMAGES, metavar="A,B,C", needs=USED,
+        otherwise="of the preset", help="Per channel, after --scale.",
+    )  # fmt: skip
+    std: tuple[float, ...] | None = option(
+        None, numbers("numbers separated by commas, one per channel"), panel=IMAGES, metavar="A,B,C", needs=USED,
+        otherwise="of the preset", help="Per channel.",
+    )  # fmt: skip
+    scale: float | None = option(
+        None, number("a number, as 0.0039"), panel=IMAGES, metavar="S", otherwise="of the preset", needs=USED,
+        help="Factor of the pixels, as 0.0039.",
+    )  # fmt: skip
+    layout: str = option(
+        "auto", choice(CHOICES["layout"]), panel=IMAGES, metavar="NCHW|NHWC", needs=USED,
+        help="Order of the axes; auto: by the input's shape.",
+    )  # fmt: skip
+    channel_order: str = option(
+        "auto", choice(CHOICES["channel_order"]), panel=IMAGES, metavar="RGB|BGR", needs=USED,
+        help="Of colours; auto: of the preset.",
+    )  # fmt: skip
 
     @property
     def says_values(self) -> bool:

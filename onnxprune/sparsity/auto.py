@@ -113,6 +113,30 @@ def choose(
     return Choice(best[1], reasons, best[0], cpu(), threads, tuple(tried))
 
 
+def quickest(
+    masked: Model,
+    formats: Mapping[str, Sequence[Format]],
+    feeds: Feeds,
+    *,
+    values: str = "float32",
+    threads: int = 0,
+    progress: Progress = lambda text: None,
+) -> dict[str, Format]:
+    """The format with which every layer alone is fastest. formats: node -> those that hold, the first where none can
+    be measured."""
+    best = {name: (0.0, each[0]) for name, each in formats.items()}
+    several = {name: each for name, each in formats.items() if len(each) > 1}
+    for k in range(max(map(len, several.values()), default=0)):
+        progress("timing each format")
+        round_ = {name: each[k] for name, each in several.items() if k < len(each)}
+        rewritten, _ = rewrite(masked, round_, values)
+        present = {n.name for n in rewritten.proto.graph.node if n.domain == "onnxprune"}
+        names = [name for name in round_ if name in present]
+        for name, speedup in _layer_speedups(masked, rewritten, names, feeds, threads).items():
+            best[name] = max(best[name], (speedup, round_[name]), key=lambda x: x[0])
+    return {name: form for name, (_, form) in best.items()}
+
+
 def measure(dense: Model, sparse: Model, feeds: Feeds, threads: int, seconds: float) -> float:
     """Dense over sparse time, medians of runs in turn."""
     with session(dense, threads=threads) as a, session(sparse, threads=threads) as b:

@@ -40,7 +40,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -53,9 +53,13 @@ from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model, save
 from onnxprune.graph.node import Node, opsets, walk
 from onnxprune.graph.protos import all_tensors, constants, is_constant
+from onnxprune.graph.step import Step
 from onnxprune.progress import Progress
 from onnxprune.solvers.kmeans import LARGEST, kmeans, kmeans_rows
 from onnxprune.structure.verify import check_file
+
+if TYPE_CHECKING:
+    from onnxprune.sparsity.options import Store
 
 PER = ("tensor", "channel")
 STORAGES = ("auto", "uint8", "uint4", "packed")
@@ -82,7 +86,8 @@ class Clustered:
     """What became of a weight.
 
     k: values in its codebook, the largest of all channels'; storage: uint8, uint4 or packed; before_bytes, after_bytes:
-    of its arrays in the file, codebook included; error: sum of m (w - q)^2 over that of m w^2, m its importance or 1.
+    of its arrays in the file, codebook included; error: sum of m (w - q)^2 over that of m w^2, m its importance or 1;
+    zeros: values that are 0 now.
     """
 
     weight: str
@@ -93,6 +98,7 @@ class Clustered:
     before_bytes: int
     after_bytes: int
     error: float
+    zeros: int
 
     @property
     def bits_per_weight(self) -> float:
@@ -147,7 +153,8 @@ def cluster(
         q = codebook[_channels(weight) if len(codebook) > 1 else 0, indices]
         unfolding.add(weight, codebook, indices, way[1])
         after = _bytes(way[1], codebook.shape, w.size)
-        rows.append(Clustered(name, codebook.shape[1], *way, w.size, stored_size(w), after, _error(w, q, m)))
+        error, zeros = _error(w, q, m), q.size - int(np.count_nonzero(q))
+        rows.append(Clustered(name, codebook.shape[1], *way, w.size, stored_size(w), after, error, zeros))
     if not rows:
         why = "; ".join(dict.fromkeys(note.split(": ", 1)[1] for note in notes)) or "no layer has one"
         raise NothingToPrune(f"{model.path or 'the model'}: no weight can be clustered: {why}")
@@ -170,6 +177,11 @@ class Codebooks:
         """Of all clustered weights, codebooks included."""
         return 8 * sum(r.after_bytes for r in self.rows) / sum(r.size for r in self.rows)
 
+    @property
+    def zeros(self) -> dict[str, int]:
+        """Weight -> values that are 0, for `Sparsity.recounted`."""
+        return {r.weight: r.zeros for r in self.rows}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
         rows = [{**vars(r), "bits_per_weight": r.bits_per_weight} for r in self.rows]
@@ -178,13 +190,16 @@ class Codebooks:
 
 
 def codebooks(
-    model: Model, k: int, per: str, storage: str, importance: Mapping[str, Array] | None, progress: Progress
-) -> tuple[Model, Codebooks, list[str]]:
+    model: Model, store: Store, importance: Mapping[str, Array] | None, progress: Progress
+) -> Step[Codebooks]:
     """`cluster` all weights of a model, checked against what onnx says of it, with its sizes."""
+    assert store.cluster is not None
+    k, per, storage = store.cluster, store.cluster_per, store.cluster_storage
     out, rows, notes = cluster(model, k=k, per=per, storage=storage, importance=importance, progress=progress)
     notes += check_file(model, out)
     progress("zip")
-    return out, Codebooks(k, per, storage, tuple(rows), zipped_bytes(model), zipped_bytes(out)), notes
+    found = Codebooks(k, per, storage, tuple(rows), zipped_bytes(model), zipped_bytes(out))
+    return Step(out, found, tuple(notes))
 
 
 def find_weights(model: Model) -> tuple[dict[str, Weight], list[tuple[str, str]]]:
@@ -193,6 +208,7 @@ def find_weights(model: Model) -> tuple[dict[str, Weight], list[tuple[str, str]]
     proto = model.proto
     own = {t.name for t in proto.graph.initializer} | {name for name, _, _ in constants(proto.graph)}
     overridable = {i.name for i in proto.graph.input} if proto.ir_version >= 4 else set()
+    outputs = {o.name for o in proto.graph.output}
     found: dict[str, Weight] = {}
     left: dict[str, str] = {}
     for node in walk(proto.graph, opsets(proto)):
@@ -205,6 +221,8 @@ def find_weights(model: Model) -> tuple[dict[str, Weight], list[tuple[str, str]]
                 left[name] = f"{w.dtype} weights are not clustered; convert to float32 first"
             elif name in overridable:
                 left[name] = "it is an input of the model as well, which may override it"
+            elif name in outputs:
+                left[name] = "it is an output of the model as well"
             elif not w.size or not np.isfinite(w).all():
                 left[name] = "it is empty, or holds NaN or infinity"
             else:

@@ -25,8 +25,9 @@ REFUSALS = (version_converter.ConvertError, RuntimeError, ValueError, LookupErro
 RAISED = 13  # the opset that older ones are raised to; every onnxruntime since 1.8 runs it
 
 
-def prepare(model: Model, *, functions: bool) -> tuple[Model, list[str]]:
-    """A model ready to be masked, and what was changed; functions: sparse operators will need their functions."""
+def prepare(model: Model, *, functions: bool, fold: bool = True) -> tuple[Model, list[str]]:
+    """A model ready to be masked, and what was changed; functions: sparse operators will need their functions; fold:
+    BatchNormalization, which changes weights."""
     notes = []
     model, freed = free_weights(model)
     if freed:
@@ -34,7 +35,7 @@ def prepare(model: Model, *, functions: bool) -> tuple[Model, list[str]]:
     if functions and opsets(model.proto).get("", 1) < MIN_OPSET:
         model, note = raise_opset(model)
         notes.append(note)
-    model, folded = fold_batchnorm(model)
+    model, folded = fold_batchnorm(model) if fold else (model, 0)
     if folded:
         notes.append(f"{folded} BatchNormalization nodes folded into the convolutions before them")
     return model, notes

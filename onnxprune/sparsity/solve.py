@@ -9,20 +9,17 @@ the counterpart for layers that lose weights instead of inputs. A solver (solver
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_solve
 
-from onnxprune.allocation.levels import blamed
+from onnxprune import cache as entries
 from onnxprune.calibration.layers import (
     Float,
     Linear,
@@ -47,6 +44,7 @@ from onnxprune.recovery.least_squares import Task, activation_aware, regression
 from onnxprune.solvers.choice import Choice, Count
 from onnxprune.solvers.least_squares import Fit, Moments, damping
 from onnxprune.solvers.sparse import SOLVERS, NotPositive, Problem, polish, refit, seconds
+from onnxprune.sparsity.grow import GROWTH, grown, schedule
 from onnxprune.sparsity.layers import Layer, keys
 from onnxprune.sparsity.masks import Blocks, Pattern
 
@@ -93,12 +91,14 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A weight, the layers that read it, and what goes of it."""
+    """A weight, the layers that read it, and what goes of it; before: the matrix `(groups, in, out)` after the step
+    before, of which zeros stay."""
 
     layer: Layer
     tasks: list[Task]
     nodes: list[str]
     count: int
+    before: Float | None = None
 
     @property
     def first(self) -> int:
@@ -113,25 +113,61 @@ def solve(
     data: Data,
     method: Method,
     *,
+    steps: int = 1,
     cache: Path | None = None,
     progress: Steps = lambda done, total: None,
 ) -> tuple[Model, list[LayerSolve]]:
     """The model with zeros, and what became of each layer.
 
-    layers: those that become sparse; counts: weight -> entries that go. A layer that no regression can be made of, or
-    that no data reach, is masked by magnitude, with the reason. cache: folder in which finished layers are kept.
+    layers: those that become sparse; counts: weight -> entries that go; steps: in which the zeros grow
+    (sparsity/grow.py). A layer that no regression can be made of, or that no data reach, is masked by magnitude, with
+    the reason. cache: folder in which finished layers are kept.
     """
-    edit = Edit(model)
+    if steps == 1:
+        identity: list[Any] = [str(pattern), sorted(counts.items()), vars(method)]
+        return _pass(model, None, layers, counts, pattern, data, method, _Kept.open(cache, model, data, identity),
+                     progress)  # fmt: skip
+    out, outcomes = None, list[LayerSolve]()
+    plan = schedule(dict(counts), pattern, steps, GROWTH)
+    for k, (part, mine) in enumerate(plan):
+        folder = None if cache is None else cache / f"step-{k + 1}"
+        identity = [str(pattern), sorted(counts.items()), vars(method), steps, k]
+        kept = _Kept.open(folder, model, data, identity)
+        counted = partial(_counted, progress, k, len(plan))
+        out, outcomes = _pass(model, out, layers, part, mine, data, method, kept, counted)
+    assert out is not None, "a schedule has a last step"
+    return out, outcomes
+
+
+def _counted(progress: Steps, k: int, steps: int, done: int, total: int) -> None:
+    """What a step has done, of all steps."""
+    progress(k * total + done, steps * total)
+
+
+def _pass(
+    model: Model,
+    before: Model | None,
+    layers: Sequence[Layer],
+    counts: Mapping[str, int],
+    pattern: Pattern | Blocks | None,
+    data: Data,
+    method: Method,
+    kept: _Kept,
+    progress: Steps,
+) -> tuple[Model, list[LayerSolve]]:
+    """`solve` in one step. before: the model after the step before, whose zeros stay."""
+    edit = Edit(model if before is None else before)
     jobs, outcomes = jobs_of(model, edit, layers, counts)
     for layer in layers:
         if layer.node in outcomes:
             edit.model.weights[layer.weight] = by_magnitude(model, layer, pattern, counts[layer.weight])
-    kept = _Kept.open(cache, model, data, [str(pattern), sorted(counts.items()), vars(method)])
     whole = Stream(model, data.source, limit=data.memory / 2, threads=data.threads)
     small = Stream(edit.model, data.source, limit=data.memory / 2, threads=data.threads)
     work = np.cumsum([0.0, *(_work(j) for j in jobs)])
     for k, job in enumerate(jobs):
         progress(int(1000 * work[k] / work[-1]), 1000)
+        if before is not None:
+            job = replace(job, before=matrix(job.tasks[0].pruned, Values(edit.model)))
         found = kept.read(job)
         if found is None:
             whole.advance(job.first)
@@ -262,9 +298,13 @@ def _solve(job: Job, pattern: Pattern | Blocks | None, whole: Stream, small: Str
     for k, choice in enumerate(choices(job.layer, pattern, job.count)):
         try:
             problem = problem_of(moments[k], first.prior(k), order, method.ridge)
-            mask, w = SOLVERS[method.solver](problem, choice)
-            if method.recover:
-                mask, w = polish(problem, choice, mask, w)
+            if job.before is not None:
+                start = np.ascontiguousarray(job.before[k][order].T)
+                mask, w = grown(problem, choice, start, method.solver, recover=method.recover)
+            else:
+                mask, w = SOLVERS[method.solver](problem, choice)
+                if method.recover:
+                    mask, w = polish(problem, choice, mask, w)
         except NotPositive as e:
             return new, shift.ravel(), LayerSolve(job.layer.node, 0.0, 0.0, moments[0].count, str(e))
         masks.append(mask)
@@ -326,67 +366,63 @@ def problem_of(moments: Moments, prior: Float, order: Array, ridge: float, *, ta
 
 @dataclass(frozen=True)
 class _Kept:
-    """Finished layers in a folder, so that work that was stopped goes on where it was."""
+    """Finished layers in a folder, so that work that was stopped goes on where it was; key: of all of them."""
 
     folder: Path | None
+    key: str = ""
 
     @staticmethod
     def open(folder: Path | None, model: Model, data: Data, options: Any) -> _Kept:
         """Raises `OptionError` where the folder holds layers of another model, of other samples or options."""
         if folder is None:
             return _Kept(None)
-        digest = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
-        text = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
-        mine = {"model": digest, "samples": data.digest, "options": text}
+        batches = [{name: x.shape for name, x in feeds.items()} for feeds in data.source]
+        mine = {
+            "model": hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest(),
+            "samples": entries.digest("samples", data.digest, batches),
+            "options": entries.digest("options", options),
+            "version": [entries.version(), entries.FORMAT],
+        }
         path = folder / "sparse.json"
-        with blamed(folder):
+        with entries.blamed(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                try:
-                    then = json.loads(path.read_text(encoding="utf-8"))
-                    other = [k for k in mine if then[k] != mine[k]]
-                except (ValueError, KeyError, TypeError) as e:
-                    raise OptionError(f"--cache {folder}: sparse.json is not what onnxprune wrote; delete it") from e
-                if other:
-                    raise OptionError(
-                        f"--cache {folder}: holds layers solved with another {' and other '.join(other)}; name another "
-                        "folder, or delete sparse.json and the sparse-*.npz beside it"
-                    )
-            else:
-                part = path.with_suffix(".tmp")
-                part.write_text(json.dumps(mine), encoding="utf-8")
-                part.replace(path)
-        return _Kept(folder)
+            found = entries.claim(path, json.dumps(mine))
+        try:
+            then = json.loads(found)
+            other = [k for k in mine if then[k] != mine[k]]
+        except (ValueError, KeyError, TypeError) as e:
+            raise OptionError(f"--cache {folder}: sparse.json is not what onnxprune wrote; delete it") from e
+        if other:
+            raise OptionError(
+                f"--cache {folder}: holds layers solved with another {' and other '.join(other)}; name another "
+                "folder, or delete sparse.json and the sparse-*.npz beside it"
+            )
+        return _Kept(folder, entries.digest("layers", mine))
 
-    def _path(self, job: Job) -> Path:
+    def _entry(self, job: Job) -> tuple[Path, str]:
+        """File and key of a layer."""
         assert self.folder is not None
-        name = hashlib.sha256(job.layer.node.encode()).hexdigest()[:24]
-        return self.folder / f"sparse-{name}.npz"
+        key = entries.digest("layer", self.key, job.layer.node, job.nodes, job.count, job.tasks[0].matrix.shape)
+        return self.folder / f"sparse-{key[:24]}.npz", key
 
     def read(self, job: Job) -> Found | None:
-        if self.folder is None or not self._path(job).exists():
+        if self.folder is None:
             return None
-        g, d, o = job.tasks[0].matrix.shape
-        # what was cut off while it was written is solved again
-        broken = (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
-        with suppress(*broken), np.load(io.BytesIO(self._path(job).read_bytes()), allow_pickle=False) as z:
-            plain, error = (float(v) for v in z["errors"])
-            if z["weight"].shape == (g, d, o) and z["shift"].shape == (g * o,):
-                outcome = LayerSolve(job.layer.node, plain, error, int(z["rows"]), str(z["reason"]))
-                return z["weight"].astype(np.float64), z["shift"].astype(np.float64), outcome
-        return None
+        with entries.blamed(self.folder):
+            z = entries.read_arrays(*self._entry(job))
+        if z is None:
+            return None
+        plain, error = z["errors"].tolist()
+        return z["weight"], z["shift"], LayerSolve(job.layer.node, plain, error, int(z["rows"]), str(z["reason"]))
 
     def write(self, job: Job, found: Found) -> None:
         if self.folder is None:
             return
         weight, shift, outcome = found
-        with blamed(self.folder):
-            part = self._path(job).with_suffix(".tmp.npz")
-            np.savez(
-                part, weight=weight, shift=shift, errors=[outcome.plain, outcome.error],
-                rows=outcome.rows, reason=outcome.reason,
-            )  # fmt: skip
-            part.replace(self._path(job))
+        errors = [outcome.plain, outcome.error]
+        content = {"weight": weight, "shift": shift, "errors": errors, "rows": outcome.rows, "reason": outcome.reason}
+        with entries.blamed(self.folder):
+            entries.write_arrays(*self._entry(job), content)
 
 
 __all__ = ["Data", "LayerSolve", "Method", "by_magnitude", "choices", "problem_of", "solve"]

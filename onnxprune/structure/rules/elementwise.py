@@ -26,6 +26,7 @@ FIRST_ONLY = ["CastLike", "Dropout"]
 def broadcast_together(c: Coupling, inputs: list[str], outputs: list[str]) -> None:
     """Align axes from the right; an axis of size one stays."""
     rank = max((len(c.axes(o)) for o in outputs), default=0)
+    inputs = list(dict.fromkeys(inputs))
     unknown = [t for t in (*inputs, *outputs) if c.shape(t) is None]
     if unknown:
         for t in (*inputs, *outputs):

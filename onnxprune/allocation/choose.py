@@ -1,0 +1,341 @@
+"""Choosing what stays: amounts per kind, ratios per group, or targets for the whole model, become units that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.allocation.levels import Levels
+from onnxprune.allocation.options import GIVEN, SPREADING, Cut, Recipe, flag
+from onnxprune.allocation.select import MAX_RATIO, Keeps, allocated, matches, ratios, search
+from onnxprune.allocation.spread import coarsest, keeps_for, levels_of
+from onnxprune.calibration.data import Calibration
+from onnxprune.errors import OptionError, Unreachable
+from onnxprune.graph.cost import CostModel
+from onnxprune.importance.score import HEAD_LOSS, MEASURED, data_scores, given_scores, losses_of_gates, scores_of_weights
+from onnxprune.importance.weights import Scores
+from onnxprune.graph.io import Model
+from onnxprune.progress import Clock
+from onnxprune.structure.groups import Analysis, ChannelGroup, analyze
+
+Pairs = Sequence[tuple[str, float]]  # glob -> fraction that is removed
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is asked of the groups: kind -> amount; glob -> fraction; globs that stay whole."""
+
+    amounts: Mapping[str, Any]
+    pairs: Pairs
+    ignore: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What units are chosen from: the model, or what a step has left of it, with the samples as it takes them."""
+
+    analysis: Analysis
+    costs: CostModel
+    groups: Sequence[ChannelGroup]
+    data: Calibration | None
+
+
+class Chooser:
+    """Chooses what stays, for one target or for many; scores and level database of the whole model are made once.
+
+    cut: how; request: what of; build: the cut model, recovered, for what stays of every group; shapes: of dynamic
+    inputs; cache: folder for level databases.
+    """
+
+    def __init__(
+        self,
+        whole: Stage,
+        cut: Cut,
+        request: Request,
+        how: Recipe,
+        clock: Clock,
+        *,
+        build: Callable[[Keeps], Model],
+        cache: Path | None,
+        seed: int,
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self.whole, self.cut, self.request, self.how, self.clock = whole, cut, request, how, clock
+        self.build, self.cache, self.seed, self.shapes = build, cache, seed, shapes
+        self.scores: Scores | None = None
+        self.levels: dict[tuple[str, ...], Levels] = {}
+        self.cached: bool | None = None  # whether the level database came from the cache
+        self.notes: list[str] = []
+
+    def choose(self, limits: Mapping[str, float]) -> Keeps:
+        """What stays of every group under the limits (macs, params, bytes: what is left at most).
+
+        Raises `OptionError` where the targets cannot be reached.
+        """
+        if self.how.allocate in SPREADING:
+            return self._by_levels(limits)
+        cap = None if self.cut.max_ratio is None else float(self.cut.max_ratio)
+        return choose_by_ratio(
+            self.whole, self.request, limits, allocate=self.how.allocate, round_to=self.cut.round_to, max_ratio=cap,
+            steps=self.cut.steps, scored=self._scored,
+        )  # fmt: skip
+
+    def _scored(self, keeps: Keeps) -> Scores:
+        """Scores of all units where so much is left; those by data on the model that is left, recovered."""
+        w, first = self.whole, all(k.all() for k in keeps.values())
+        if first and self.scores is not None:
+            return {name: s.copy() for name, s in self.scores.items()}
+        if w.data is not None and self.how.importance == HEAD_LOSS:
+            streams = {g.name for g in w.groups if g.kind == "hidden"}  # these have no gates
+            gone = {name: kept for name, kept in keeps.items() if not kept.all() and name not in streams}
+            found = losses_of_gates(w.analysis, w.groups, w.data, gone, progress=self.clock.progress)
+        elif w.data is None and self.how.importance != GIVEN:
+            alive = w.analysis.keep_ids(keeps)
+            again = self.seed + sum(int((~k).sum()) for k in keeps.values())  # of `random`, anew after each step
+            found = scores_of_weights(w.analysis, w.groups, self.how.importance, keep=alive, seed=again)
+        elif first:
+            found = self._of(w)
+        else:
+            left = self._left(keeps)
+            known = {name: s for name, s in self._of(left).items() if len(s) == keeps[name].sum()}
+            found = {g.name: np.full(g.size, -1.0) for g in w.groups}
+            for name, kept in keeps.items():
+                before = (self.scores or {}).get(name, np.zeros(len(kept)))
+                found[name][kept] = known.get(name, before[kept])  # a group of one unit is no group any more
+        self.scores = {name: s.copy() for name, s in found.items()} if first else {**(self.scores or {}), **found}
+        return {name: s.copy() for name, s in found.items()}
+
+    def _of(self, stage: Stage) -> Scores:
+        """Scores of the units of a stage, by data or by what the caller gives."""
+        if self.how.importance == GIVEN:
+            given = self.cut.scores if self.cut.scores is not None else self.cut.importance
+            option = "--scores" if self.cut.scores is not None else "--importance"
+            assert given is not None
+            known = {g.name for g in self.whole.analysis.groups}
+            return given_scores(stage.groups, given, option, known)  # type: ignore[arg-type]
+        assert stage.data is not None
+        return data_scores(
+            stage.analysis, stage.groups, stage.data, self.how.importance, self.how.prior, self.clock.progress
+        )
+
+    def _left(self, keeps: Keeps) -> Stage:
+        """What is left of the model, recovered, with its own groups and costs."""
+        w = self.whole
+        analysis = w.analysis
+        keep = analysis.keep_ids(keeps)
+        again = analyze(
+            self.build(keeps), dict(self.shapes) or None, allow_io_change=self.cut.allow_io_change,
+            whole_layers=self.cut.whole_layers,
+        )  # fmt: skip
+        names = {g.name for g in w.groups}
+        groups = [g for g in again.groups if g.name in names and g.size == keeps[g.name].sum()]
+        data = w.data
+        if data is not None:
+            load = data.samples.load
+            narrowed = replace(data.samples, load=lambda i: analysis.narrow(load(i), keep))
+            data = replace(data, samples=narrowed)
+        return Stage(again, again.costs(), groups, data)
+
+    def _by_levels(self, limits: Mapping[str, float]) -> Keeps:
+        """Step by step: the level database of what is left, and the least damage under that step's limits."""
+        w, request, steps = self.whole, self.request, self.cut.steps
+        if not limits:
+            targets = "--target-macs, --target-params, --target-bytes or --max-drop"
+            raise OptionError(f"--allocate {self.how.allocate} spreads a target: give {targets}")
+        fixed_kinds = {kind: amount for kind, amount in request.amounts.items() if amount != "auto"}
+        if fixed_kinds and len(fixed_kinds) == len(request.amounts):
+            fixed = " ".join(flag(k) for k in fixed_kinds)
+            raise OptionError(
+                f"{named(limits)} is spread by what the outputs suffer (--allocate {self.how.allocate}), which chooses "
+                f"every ratio; leave out {fixed}, or use --allocate uniform or global"
+            )
+        held = ratios(w.groups, amounts=fixed_kinds, ratio=request.pairs, ignore=request.ignore)
+        some_left(w.groups, held)
+        whole = w.analysis.keep_ids({})
+        measures = {"macs": w.costs.macs, "params": w.costs.parameters, "bytes": w.costs.bytes}
+        keeps: Keeps = {g.name: np.ones(g.size, bool) for g in w.groups}
+        for step in range(1, steps + 1):
+            stage = w if step == 1 else self._left(keeps)
+            goal = {k: measures[k](whole) - (measures[k](whole) - v) * step / steps for k, v in limits.items()}
+            shares = {g.name: max(0.0, 1 - (1 - held[g.name] * step / steps) * len(keeps[g.name]) / g.size)
+                      for g in stage.groups if g.name in held}  # fmt: skip
+            for name, kept in self._least(stage, shares, goal, keeps).items():
+                keeps[name][np.flatnonzero(keeps[name])[~kept]] = False
+        return keeps
+
+    def _least(self, stage: Stage, held: Mapping[str, float], limits: Mapping[str, float], before: Keeps) -> Keeps:
+        """What stays of the groups of a stage: fixed ratios where they are held, else the least damage."""
+        free = [g for g in stage.groups if g.name not in held and g.kind in self.request.amounts]
+        cap = MAX_RATIO if self.cut.max_ratio is None else float(self.cut.max_ratio)
+        fixed: Keeps = {}
+        assert stage.data is not None
+        if any(held.values()):
+            mine = [g for g in stage.groups if g.name in held]
+            scores = self._of(replace(stage, groups=mine))
+            fixed = allocated("uniform", mine, scores, held, round_to=self.cut.round_to, max_ratio=1.0)
+        levels = self._levels(stage, free, cap)
+        if stage is not self.whole:  # at most so much of what the group was
+            least = {g.name: len(before[g.name]) * (1 - cap) - 1e-9 for g in free}
+            kept = {n: [k for k in ks if k >= least[n]] or ks[:1] for n, ks in levels.kept.items()}
+            levels = Levels(kept, {n: d[: len(kept[n])] for n, d in levels.damage.items()}, levels.scores)
+        keeps = None
+        if stage.data.synthetic:  # as long as the target can be reached without them
+            spared = coarsest(stage.analysis, free)
+            keeps = keeps_for(stage.analysis, stage.costs, free, levels.without(spared), limits, fixed)
+        if keeps is None:
+            keeps = keeps_for(stage.analysis, stage.costs, free, levels, limits, fixed)
+        if keeps is None:
+            raise Unreachable(
+                f"{named(limits)} cannot be reached by {by(self.request)} with --max-ratio {cap:g} of every group; raise "
+                f"--max-ratio, the target, or see what is pinned with `onnxprune inspect`"
+            )
+        return {**fixed, **keeps}
+
+    def _levels(self, stage: Stage, free: Sequence[ChannelGroup], cap: float) -> Levels:
+        key = tuple(g.name for g in free)
+        if stage is self.whole and key in self.levels:
+            return self.levels[key]
+        assert stage.data is not None
+        self.clock("levels")
+        given = self._of(replace(stage, groups=free)) if self.how.importance == GIVEN else None
+        found, was = levels_of(
+            stage.analysis, free, stage.data, how=self.how, given=given, round_to=self.cut.round_to, max_ratio=cap,
+            cache=self.cache, progress=self.clock.progress,
+        )  # fmt: skip
+        if self.cache is not None:
+            self.cached = was if self.cached is None else self.cached and was
+        if was:
+            self.notes.append("level database taken from the cache")
+        self.clock("plan")
+        if stage is self.whole:
+            self.levels[key] = found
+        return found
+
+
+def nothing_found(analysis: Analysis, kinds: Sequence[str]) -> str:
+    """Why no group of any of the kinds can be pruned, in one line."""
+    where = analysis.model.path or "the model"
+    there = {g.kind for g in analysis.groups}
+    options = " or ".join(flag(k) for k in kinds)
+    others = ", ".join(f"{len(analysis.of_kind(k))} of kind {k}" for k in sorted(there))
+    instead = f"; there are {others}, which {options} leaves alone" if there else ""
+    if "hidden" in kinds:
+        instead += "; widths of recurrent layers and of streams without a normalisation belong to --channels"
+    if list(kinds) == ["layers"]:
+        return f"{where}: no residual block y = x + f(x) of equal shapes{instead}"
+    if instead and "channels" in kinds:
+        return f"{where}: no group of kind {' or '.join(kinds)}{instead}"
+    s = analysis.solution
+    marked = [s.kinds[k] & (s.reason >= 0) for k in kinds if k in s.kinds]
+    held = [s.pins[r] for r in np.unique(s.reason[np.any(marked, axis=0)])] if marked else []
+    why = dict.fromkeys(f"{p.op} {p.node} ({p.reason})".replace("graph  ", "") for p in held)
+    if not why and "channels" not in kinds:
+        return f"{where}: nothing of kind {' or '.join(kinds)} was found{instead}"
+    if not why:
+        why = dict.fromkeys(f"{p.tensor} by {p.op} {p.node} ({p.reason})" for p in analysis.pinned)
+    if not why:
+        why = dict.fromkeys(f"{p.op} {p.node} ({p.reason})" for p in s.pins if p.op != "graph")
+    stopped = "; ".join(list(why)[:4]) or "it has no weights that make channels"
+    more = f"; and {len(why) - 4} more" if len(why) > 4 else ""
+    io = {"heads", "head_dim"}.issuperset(kinds) and ("graph input" in stopped or "graph output" in stopped)
+    hint = "; --allow-io-change lets heads in inputs and outputs shrink" if io else ""
+    return f"{where}: nothing can be pruned: {stopped}{more}{hint}{instead}"
+
+
+def choose_by_ratio(
+    whole_model: Stage,
+    request: Request,
+    limits: Mapping[str, float],
+    *,
+    allocate: str,
+    round_to: int,
+    max_ratio: float | None,
+    steps: int,
+    scored: Callable[[Keeps], Scores],
+) -> Keeps:
+    """Ratios first, then as much more as the targets need, over all steps.
+
+    scored: scores of all units, given what stays so far.
+    """
+    analysis, costs, groups = whole_model.analysis, whole_model.costs, whole_model.groups
+    amounts, pairs, ignore = request.amounts, request.pairs, request.ignore
+    whole = np.ones(analysis.coupling.size, bool)
+    measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
+    automatic = {kind for kind, amount in amounts.items() if amount == "auto"}
+    if automatic and not limits:
+        kind = flag(sorted(automatic)[0])
+        raise OptionError(f"{kind} auto needs a target: --target-macs, --target-params or --target-bytes")
+    fixed = {kind: amount for kind, amount in amounts.items() if amount != "auto"}
+    wanted = ratios(groups, amounts=fixed, ratio=pairs, ignore=ignore)
+    some_left(groups, wanted)
+    held = {g.name for g in groups if any(matches(g, glob) for glob, _ in pairs) or any(matches(g, i) for i in ignore)}
+    raised = {g.name for g in groups if g.name not in held and g.kind in (automatic or amounts)}
+    raised = raised if limits else {g.name for g in groups}
+    asked = max(wanted.values(), default=0.0)  # what was asked for is no surprise
+    default = max(MAX_RATIO, asked) if limits or allocate == "global" else 1.0
+    cap = default if max_ratio is None else max_ratio
+    keeps: Keeps = {g.name: np.ones(g.size, bool) for g in groups}
+    for step in range(1, steps + 1):
+        share = step / steps
+        scores = scored(keeps)
+        for name, kept in keeps.items():
+            scores[name][~kept] = -1.0  # what is gone stays gone
+
+        def at(r: float, share: float = share, scores: Scores = scores) -> Keeps:
+            goal = {g.name: wanted.get(g.name, 0.0) * share for g in groups}
+            goal |= {name: max(goal[name], r) for name in raised if limits or goal[name] > 0}
+            return allocated(allocate, groups, scores, goal, round_to=round_to, max_ratio=cap)
+
+        if not limits:
+            keeps = at(0.0)
+            if step == steps and all(k.all() for k in keeps.values()) and asked > 0:
+                keeps = least_cut(at, wanted) or keeps
+            continue
+        goals = {k: measures[k](whole) - (measures[k](whole) - limit) * share for k, limit in limits.items()}
+
+        def satisfied(plan: Keeps, goals: Mapping[str, float] = goals) -> bool:
+            ids = analysis.keep_ids(plan)
+            return all(measures[k](ids) <= goal for k, goal in goals.items())
+
+        found = search(at, satisfied, low=0.0, high=cap)
+        if found is None:
+            ids = analysis.keep_ids(at(cap))
+            left = "; ".join(f"{measures[k](ids) / measures[k](whole):.0%} of {k}" for k in goals)
+            raise Unreachable(
+                f"{named(limits)} cannot be reached by {by(request)}: with --max-ratio {cap:g} of every group {left} "
+                f"are left; raise --max-ratio, the target, or see what is pinned with `onnxprune inspect`"
+            )
+        keeps = found[0]
+    return keeps
+
+
+def named(limits: Mapping[str, float]) -> str:
+    """Targets in a message."""
+    return " and ".join(f"--target-{name}" for name in limits)
+
+
+def by(request: Request) -> str:
+    """What may go, in a message."""
+    return ", ".join([*(flag(kind) for kind in request.amounts), *["--ratio"] * bool(request.pairs)]) or "--channels"
+
+
+def least_cut(at: Callable[[float], Keeps], asked: Mapping[str, float]) -> Keeps | None:
+    """The smallest cut of the groups that are asked for, where the nearest count of every one of them is all."""
+    found = search(at, lambda plan: any(not k.all() for k in plan.values()), low=0.0, high=max(0.5, *asked.values()))
+    return None if found is None else found[0]
+
+
+def some_left(groups: Sequence[ChannelGroup], wanted: Mapping[str, float]) -> None:
+    """Raises `OptionError` for a ratio that would leave no head or fewer experts than are chosen from."""
+    for g in groups:
+        r = wanted.get(g.name, 0.0)
+        if r > 0 and g.kind in ("heads", "experts") and round(g.size * (1 - r)) < g.least:
+            need = f"at least {g.least} must stay" if g.least > 1 else "one must stay"
+            raise OptionError(
+                f"{flag(g.kind)} {r:g} would leave {g.size * (1 - r):.2g} of the {g.size} {g.kind} of {g.name}, and "
+                f"{need}; give at most {1 - g.least / g.size:.3g}"
+            )

@@ -1,0 +1,244 @@
+"""What the user says of what goes and how it is chosen; and what is chosen where the user does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from onnxprune.allocation.select import MAX_RATIO, ROUND_TO
+from onnxprune.errors import OptionError
+from onnxprune.importance.score import IMPORTANCES, Scorer
+from onnxprune.options import (
+    HOW, WHAT, amount, anything, choice, each, integer, number, of_total, option, or_function, pair, switch, target, text,
+)  # fmt: skip
+from onnxprune.options import path as path_
+from onnxprune.structure.coupling import KINDS
+
+Target = float | str  # 0.7, "70%", "300M"
+Amount = float | str | Literal["auto"]
+Amounts = Mapping[str, Amount]  # kind -> how much of it goes
+PRUNABLE = ("channels", *KINDS)
+ZEROS = "sparsity:"  # before a glob: of layers that become sparse
+ALLOCATIONS = {
+    "uniform": "the same fraction of every group",
+    "global": "one threshold over all units",
+    "kl": "what the outputs suffer least from, measured on data (needs a target)",
+    "error": "what the layers that read the units suffer least from; quick, and better than kl on made-up data (as kl)",
+}
+SPREADING = ("kl", "error")  # ways to spread a target that need data
+TARGETS = ("macs", "params", "bytes")
+
+_FRACTION = "a fraction in [0, 1) that is removed, as 0.3 or 30%, or auto"
+_LEFT = "what is left, a fraction (0.7, 70%) or a number ({})"
+
+
+def _kind(help: str, *, short: str = "", main: bool = False) -> Any:
+    return option(
+        None, amount(_FRACTION), panel=WHAT, metavar="R|auto", unit="fraction removed", needs=("no plan",),
+        help=help, short=short, main=main,
+    )  # fmt: skip
+
+
+def _target(help: str, example: str, unit: str, *, main: bool = False) -> Any:
+    return option(
+        None, target(_LEFT.format(example)), panel=WHAT, metavar="T", unit=f"fraction or {unit} left",
+        needs=("no plan",), help=help, main=main,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is removed, and how it is chosen."""
+
+    channels: Amount | None = _kind(
+        "Fraction of the units of every group that is removed: channels, filters, neurons, recurrent units. auto: "
+        "whatever a target needs.",
+        short="-c", main=True,
+    )  # fmt: skip
+    heads: Amount | None = _kind(
+        "Attention heads, through q, k, v and the output; shared keys and values go with their queries.", main=True
+    )
+    head_dim: Amount | None = _kind(
+        "Dimensions inside of heads: q with k, v with the output projection; rotary pairs together."
+    )
+    hidden: Amount | None = _kind(
+        "Width of residual streams that are normalised (transformers, Swin, ConvNeXt), through everything."
+    )
+    layers: Amount | None = _kind(
+        "Residual blocks, of transformers and of CNNs: those that change the stream least.", main=True
+    )
+    experts: Amount | None = _kind("Experts of mixtures of experts.")
+    whole_layers: bool = option(
+        False, switch, panel=WHAT, needs=("no plan", "layers"),
+        help="--layers: attention goes with the feed-forward block after it.",
+    )  # fmt: skip
+    allow_io_change: bool = option(
+        False, switch, panel=WHAT, needs=("no plan", "a cut"),
+        help="Inputs and outputs that hold heads (key-value caches, masks per head) may shrink with them.",
+    )  # fmt: skip
+    ratio: Mapping[str, float | str] | tuple[tuple[str, float | str], ...] = option(
+        (), each(pair("[KIND:]GLOB=R, for instance 'layer1*=0.5'",
+                      number("a fraction in [0, 1) after the glob, for instance 'layer1*=0.5'", 0, 1, below=True))),
+        panel=WHAT, metavar="[KIND:]GLOB=R", unit="fraction removed", needs=("no plan",),
+        help="Fraction removed from the groups, or made zero in the layers, whose name, node, weight or output matches. "
+        "Repeatable, last match wins; without --channels, --heads, ... only what matches is pruned. KIND (channels, "
+        "heads, head_dim, hidden, layers, experts, sparsity) says which, where the glob does not.",
+    )  # fmt: skip
+    ignore: tuple[str, ...] | list[str] | str = option(
+        (), each(text), panel=WHAT, metavar="GLOB", needs=("no plan", "a cut or zeros"),
+        help="Leave matching groups or layers alone. Repeatable.",
+    )  # fmt: skip
+    target_macs: Target | None = _target(
+        "MACs that are left: 0.7, 70% or 300M. A fixed --channels applies first.", "300M", "MACs", main=True
+    )
+    target_params: Target | None = _target(
+        "Parameters that are left: 0.7, 70% or 5M. Two targets must both hold.", "5M", "parameters", main=True
+    )
+    target_bytes: Target | None = _target("Size of the file that is left: 0.7, 70% or 5MB.", "5MB", "bytes", main=True)
+    plan: Any = option(
+        None, anything, panel=WHAT, metavar="FILE",
+        help="Replay a plan that --save-plan wrote: what is kept, the zeros and their storage come from it.",
+    )  # fmt: skip
+    plan_for_another_model: bool = option(
+        False, switch, panel=WHAT, needs=("a plan",),
+        help="--plan may be one that was made for another model of the same structure.",
+    )  # fmt: skip
+    importance: str | Scorer | None = option(
+        None, or_function(choice(IMPORTANCES)), panel=HOW, metavar="NAME", otherwise="obs with data, path without",
+        needs=("no plan", "units or blocks to score"),
+        help="What makes a unit worth keeping; list explains them. In Python also a function: group -> scores.",
+    )  # fmt: skip
+    scores: Mapping[str, Any] | str | Path | None = option(
+        None, lambda v: v if isinstance(v, Mapping) else path_(v), panel=HOW, metavar="FILE.npz",
+        needs=("no plan", "units or blocks to score"),
+        help="Instead of --importance: an array of scores per group, by the group's name; larger ones stay.",
+    )  # fmt: skip
+    allocate: str | None = option(
+        None, choice(ALLOCATIONS), panel=HOW, metavar="NAME", otherwise="kl with data and a target, uniform else",
+        needs=("no plan", "units to choose"),
+        help="; ".join(f"{k}: {v}" for k, v in ALLOCATIONS.items()) + ".",
+    )  # fmt: skip
+    round_to: int = option(
+        ROUND_TO, integer("a whole number, 1 (off) or more", 1), panel=HOW, metavar="N", unit="units",
+        needs=("no plan", "units to choose"), help="Widths become multiples of N; 1 is exact.", main=True,
+    )  # fmt: skip
+    max_ratio: float | str | None = option(
+        None, number("a fraction in (0, 1), as 0.8 or 80%", 0, 1, above=True, below=True), panel=HOW, metavar="R",
+        unit="fraction removed", otherwise=f"{MAX_RATIO} for global and targets", needs=("no plan", "units to choose"),
+        help="Most that is removed of any group.",
+    )  # fmt: skip
+    steps: int = option(
+        1, integer("a whole number, 1 or more", 1), panel=HOW, metavar="N", needs=("no plan", "a cut or zeros by data"),
+        help="Cut in N steps, scoring what is left again after each; zeros in N growing steps.",
+    )  # fmt: skip
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[str, float], ...]:
+        """`ratio`, as it was read."""
+        return tuple(self.ratio)  # type: ignore[arg-type]
+
+    @cached_property
+    def amounts(self) -> dict[str, Amount]:
+        """Kind -> how much of it goes, of the kinds that are named."""
+        given = {kind: getattr(self, kind) for kind in PRUNABLE}
+        return {kind: value for kind, value in given.items() if value is not None}
+
+    @cached_property
+    def targets(self) -> dict[str, Target]:
+        """macs, params, bytes -> what is left, as far as they are given."""
+        given = {name: getattr(self, f"target_{name}") for name in TARGETS}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def own(self) -> bool:
+        """Whether importance or scores are the caller's own."""
+        return self.scores is not None or callable(self.importance)
+
+    def check(self) -> None:
+        """Raises `OptionError` for what cannot be meant together."""
+        if self.importance is not None and self.scores is not None:
+            raise OptionError("--importance and --scores both say what a unit is worth; leave one of them out")
+
+
+def kind_of(glob: str) -> str:
+    """The kind that stands before a glob, as in `heads:GLOB`; "" for none."""
+    kind, colon, _ = glob.partition(":")
+    kind = kind.replace("-", "_")
+    return kind if colon and kind in PRUNABLE else ""
+
+
+def kinds_of(amounts: Amounts, pairs: tuple[tuple[str, float], ...]) -> list[str]:
+    """The kinds that options and ratios are about; channels where none is named."""
+    named = {*amounts, *(kind_of(glob) for glob, _ in pairs)} - {""}
+    return [k for k in PRUNABLE if k in named] or ["channels"]
+
+
+def by_mode(
+    pairs: tuple[tuple[str, float], ...], structural: bool, sparse: bool
+) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]:
+    """Ratios for units and for zeros; without a prefix, those of the one mode that is on."""
+    named = [glob.startswith(ZEROS) for glob, _ in pairs]
+    removed = structural or any(kind_of(glob) for glob, _ in pairs)
+    zeroed = sparse or any(named)
+    cuts, zeros = [], []
+    for (glob, r), of_zeros in zip(pairs, named, strict=True):
+        plain = not of_zeros and not kind_of(glob)
+        if plain and removed and zeroed:
+            raise OptionError(
+                f"--ratio {glob}={r:g}: channels are removed and weights made sparse; say which with "
+                f"channels:{glob} or sparsity:{glob}"
+            )
+        if of_zeros or (plain and zeroed):
+            zeros.append((glob.removeprefix(ZEROS), r))
+        else:
+            cuts.append((glob, r))
+    return tuple(cuts), tuple(zeros)
+
+
+def flag(kind: str) -> str:
+    """The option of the command line for a kind."""
+    return f"--{kind.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How units are scored, how much goes where, how the loss is made up for.
+
+    ridge: of the fits; prior: of the scores, larger for data that say little.
+    """
+
+    importance: str
+    allocate: str
+    recover: str
+    ridge: float = 0.0
+    prior: float = 0.0
+
+
+def parse_limit(option: str, value: Target, total: float) -> float:
+    """`0.7`, `70%` (of what there is) or `300M`, `1.2G` (absolute) as an absolute number; raises `OptionError`."""
+    limit = of_total(value, total)
+    if not 0 < limit <= total:
+        raise OptionError(f"{option} {value}: must be above 0 and at most what the model has now ({total:.4g})")
+    return limit
+
+
+GIVEN = "given"  # importance of a recipe whose scores come from the caller
+
+
+def recipe(cut: Cut, recover: str | None, *, data: str | None, targeted: bool) -> Recipe:
+    """What the user did not say; data: None, "real" or "synthetic"; targeted: a target for the whole model is set."""
+    importance = GIVEN if cut.own else cut.importance
+    if data is None:
+        return Recipe(str(importance or "path"), cut.allocate or "uniform", recover or "bias")
+    spread, ridge, prior = ("kl", 0.03, 0.03) if data == "real" else ("error", 0.1, 0.3)
+    allocate = cut.allocate or (spread if targeted else "uniform")
+    return Recipe(str(importance or "obs"), allocate, recover or "least-squares", ridge, prior)
+
+
+__all__ = [
+    "ALLOCATIONS", "GIVEN", "PRUNABLE", "SPREADING", "Amount", "Amounts", "Cut", "Recipe", "Target",
+    "by_mode", "flag", "kind_of", "kinds_of", "parse_limit", "recipe",
+]  # fmt: skip

@@ -1,0 +1,98 @@
+"""What was asked of the units, beside what was got, and the established cause where the two differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.allocation.options import Amount, Cut, flag, parse_limit
+from onnxprune.allocation.select import Keeps, matches, rounded
+from onnxprune.graph.cost import CostModel
+from onnxprune.structure.groups import Analysis, ChannelGroup
+
+CLOSE = 0.005  # of all units: what differs by less needs no word
+
+
+@dataclass(frozen=True)
+class Got:
+    """What became of one option. asked: as it was given; got: the same figure as it came out, in `unit`; why: where the
+    two differ, the established cause and the way to what was asked."""
+
+    option: str
+    asked: Any
+    got: float
+    unit: str
+    why: str = ""
+
+
+def cut_got(
+    analysis: Analysis, amounts: Mapping[str, Amount], cut: Cut, keeps: Keeps, spared: Sequence[str], *, targeted: bool
+) -> list[Got]:
+    """A row per kind with a fixed ratio: the fraction of its units that went."""
+    rows = []
+    for kind, asked in amounts.items():
+        groups = analysis.of_kind(kind)
+        if asked == "auto" or not groups:
+            continue
+        gone = sum(int((~keeps[g.name]).sum()) for g in groups if g.name in keeps)
+        got = gone / sum(g.size for g in groups)
+        unit = "% of the blocks removed" if kind == "layers" else "% of the units removed"
+        rows.append(Got(flag(kind), asked, got, unit, "" if targeted else _why(groups, float(asked), got, cut, spared)))
+    return rows
+
+
+def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, spared: Sequence[str]) -> str:
+    """What made the cut another than was asked: found by leaving out one cause after the other."""
+    if asked == 0:
+        return "nothing was to be removed, and the model stays as it was"
+    if abs(got - asked) <= CLOSE:
+        return ""
+    if groups[0].kind == "layers":
+        return f"of {len(groups)} blocks this is the nearest count" if got else "no block can go"
+    free = [g for g in groups if not any(matches(g, glob) for glob in spared)]
+    total = sum(g.size for g in groups)
+
+    def removed(round_to: int, most: float) -> float:
+        return sum(g.size - rounded(g, asked, round_to, max_ratio=most) for g in free) / total
+
+    most = 1.0 if cut.max_ratio is None else float(cut.max_ratio)
+    exact = removed(1, most)
+    if got > 0 and exact == 0:
+        return "the nearest count of every group was all of its units, so the least that can go went"
+    causes = []
+    if len(free) < len(groups):
+        causes.append("groups that --ignore or --ratio names are others")
+    if most < asked:
+        causes.append(f"--max-ratio {most:g} is the most of any group")
+    if cut.round_to > 1 and abs(exact - asked) + 1e-9 < abs(removed(cut.round_to, most) - asked):
+        causes.append(f"widths are multiples of {cut.round_to} where they can be; --round-to 1 is exact")
+    if abs(exact - asked) > CLOSE and any(g.blocks for g in free):
+        causes.append("blocks of a group keep as many units each")
+    elif abs(exact - asked) > CLOSE and most >= asked and len(free) == len(groups):
+        causes.append("groups are too small for exactly that")
+    return "; ".join(causes)
+
+
+def targets_got(cut: Cut, costs: CostModel, whole: np.ndarray[Any, Any], keep: np.ndarray[Any, Any]) -> list[Got]:
+    """A row per target: what is left, as counted for the plan."""
+    measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
+    rows = []
+    for name, asked in cut.targets.items():
+        total, left = measures[name](whole), measures[name](keep)
+        limit = parse_limit(f"--target-{name}", asked, total)
+        why = ""
+        if limit >= total:
+            why = "the model meets it as it is, and nothing was removed for it"
+        elif left < limit - 0.02 * total:
+            why = "units go in steps (multiples of --round-to, whole groups); the next smaller cut would miss it"
+        rows.append(Got(f"--target-{name}", asked, left / total, f"% of the {name} left", why))
+    return rows
+
+
+def ignored(groups: Sequence[ChannelGroup], globs: Sequence[str], layers: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Globs that spare groups and those that spare layers; either match will do. layers: globs that match layers."""
+    of_groups = [glob for glob in globs if any(matches(g, glob) for g in groups)]
+    return of_groups + [glob for glob in globs if glob not in {*of_groups, *layers}], list(layers)

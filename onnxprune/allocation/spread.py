@@ -1,0 +1,106 @@
+"""Spreading a target over groups by what the outputs suffer: the level database, and the plan that it gives."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from onnxprune.allocation.budget import Measure, choose
+from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, level_database
+from onnxprune.allocation.options import Recipe
+from onnxprune.allocation.select import Keeps, select
+from onnxprune.calibration.data import Calibration
+from onnxprune.graph.cost import CostModel
+from onnxprune.graph.io import to_proto
+from onnxprune.importance.data import find_readings
+from onnxprune.importance.weights import Scores
+from onnxprune.importance.score import HEAD_LOSS, data_scores, losses_of_gates
+from onnxprune.progress import Progress, counting
+from onnxprune.structure.groups import Analysis, ChannelGroup
+
+
+def levels_of(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    calibration: Calibration,
+    *,
+    how: Recipe,
+    given: Scores | None = None,
+    round_to: int,
+    max_ratio: float,
+    cache: Path | None,
+    progress: Progress,
+) -> tuple[Levels, bool]:
+    """What each group costs at each level, from the cache where it is kept there; and whether it was."""
+    if how.allocate == "error":
+        scores = given or data_scores(analysis, groups, calibration, how.importance, how.prior, progress)
+        return error_levels(groups, scores, round_to=round_to, max_ratio=max_ratio), False
+    learn, away = calibration.held_out()
+    options = {**asdict(how), "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
+    options["given"] = None if given is None else {name: s.tolist() for name, s in given.items()}
+    key = ""
+    if cache is not None:
+        digest = hashlib.sha256(to_proto(analysis.model).SerializeToString(deterministic=True)).hexdigest()
+        key = cache_key(digest, calibration.samples.digest, options, [g.name for g in groups])
+
+    def make() -> Levels:
+        scores = given
+        if how.importance == HEAD_LOSS:
+            scores = losses_of_gates(analysis, groups, calibration, progress=progress)
+        return level_database(
+            analysis, groups, calibration.runs(learn), calibration.runs(away), len(away),
+            importance=how.importance, given=scores, ridge=how.prior, jobs=calibration.jobs, round_to=round_to,
+            max_ratio=max_ratio,
+            memory=calibration.memory, threads=calibration.threads, seed=calibration.seed,
+            progress=counting(progress, "levels"),
+        )  # fmt: skip
+
+    return cached(cache, key, [g.name for g in groups], make)
+
+
+def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:
+    """Groups that are read at the smallest resolution alone, or behind it.
+
+    Made-up images say least about these: what tells classes apart never occurs in them.
+    """
+    shapes = analysis.coupling.shapes.shapes
+    area: dict[str, list[float]] = {}
+    for name, readings in find_readings(analysis, groups).items():
+        found = [shapes.get(r.layer.source, ()) for r in readings]
+        area[name] = [math.prod(d or 1 for d in s[2:]) if len(s) > 2 else 1 for s in found]
+    areas = {a for mine in area.values() for a in mine if a > 1}
+    if len(areas) < 2:
+        return set()
+    return {name for name, mine in area.items() if mine and min(mine) <= min(areas)}
+
+
+def keeps_for(
+    analysis: Analysis,
+    costs: CostModel,
+    groups: Sequence[ChannelGroup],
+    levels: Levels,
+    limits: Mapping[str, float],
+    fixed: Keeps,
+) -> Keeps | None:
+    """The plan with the least damage under the limits (macs, params, bytes); None where none holds them.
+
+    fixed: what stays of the other groups.
+    """
+    products = {"macs": costs.macs_of, "params": costs.parameters_of, "bytes": costs.bytes_of}
+    measures = {k: Measure(products[k], analysis, groups, analysis.keep_ids(fixed)) for k in limits}
+    exact = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
+    tight = dict(limits)
+    for _ in range(8):  # counts of shared or repeated units are approximate
+        kept = choose(groups, levels, measures, tight)
+        if kept is None:
+            return None
+        keeps = {g.name: select(g, levels.scores[g.name], kept[g.name]) for g in groups}
+        ids = analysis.keep_ids({**fixed, **keeps})
+        over = {k: exact[k](ids) / limit for k, limit in limits.items()}
+        if all(o <= 1 + 1e-9 for o in over.values()):
+            return keeps
+        tight = {k: tight[k] / max(over[k], 1.0) * 0.999 for k in limits}
+    return None

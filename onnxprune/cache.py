@@ -1,0 +1,180 @@
+"""A folder of finished work that runs may share, at the same time too: no run reads what another has half written, or
+what was made of other data.
+
+An entry is a file that is whole or not there, with the key of what it was made of and a checksum inside. `digest` makes
+keys: of the kind of the entry, of the versions of onnxprune and of this format, and of all that the content depends on.
+What does not fit is made anew, with a line in the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import secrets
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import OptionError
+
+FORMAT = 2  # grows when files, or what is meant by them, change
+STALE = 86400  # seconds after which a temporary file is of a run that was killed
+Array = np.ndarray[Any, Any]
+LOG = logging.getLogger(__name__)
+UNFIT = "%s is damaged, or of something else: made anew"
+
+
+def digest(kind: str, *parts: object) -> str:
+    """The key of an entry, 64 hex digits. parts: all that its content depends on."""
+    text = json.dumps([kind, version(), FORMAT, parts], sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def version() -> str:
+    """The version of onnxprune; "" where it is not installed."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version("onnxprune")
+    return ""
+
+
+def _plain(value: object) -> object:
+    """What stands for a value that JSON does not have; never a shortened text of an array."""
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        return [str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, asdict(value)]
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    return repr(value)
+
+
+@contextmanager
+def blamed(folder: Path) -> Iterator[None]:
+    """What the system refuses of the cache's files is an error of the option."""
+    try:
+        yield
+    except OSError as e:
+        raise OptionError(f"--cache {folder}: cannot be used ({e.strerror or e}); name another folder") from e
+
+
+def write_json(path: Path, key: str, content: Mapping[str, Any]) -> None:
+    """Write an entry of what JSON has; raises OSError."""
+    text = json.dumps({"entry": {"key": key, "sum": _sum(key, json.dumps(content).encode())}, **content})
+    replace(path, text.encode())
+
+
+def read_json(path: Path, key: str) -> dict[str, Any] | None:
+    """The content of an entry; None where there is none of this key. Raises OSError."""
+    data = _read(path)
+    if data is None:
+        return None
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        content = json.loads(data)
+        entry = content.pop("entry")
+        if entry == {"key": key, "sum": _sum(key, json.dumps(content).encode())}:
+            return dict(content)
+    LOG.warning(UNFIT, path)
+    return None
+
+
+def write_arrays(path: Path, key: str, content: Mapping[str, Any]) -> None:
+    """Write an entry of arrays, numbers and texts; raises OSError."""
+    arrays = {name: np.asarray(value) for name, value in content.items()}
+    file = io.BytesIO()
+    np.savez(file, entry=np.array([key, _sum_of(key, arrays)]), **arrays)  # type: ignore[arg-type]
+    replace(path, file.getbuffer())
+
+
+def read_arrays(path: Path, key: str) -> dict[str, Array] | None:
+    """The content of an entry; None where there is none of this key. Raises OSError."""
+    data = _read(path)
+    if data is None:
+        return None
+    broken = (ValueError, KeyError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+    with suppress(*broken), np.load(io.BytesIO(data), allow_pickle=False) as z:
+        arrays = {name: z[name] for name in z.files}
+        entry = arrays.pop("entry").tolist()
+        if entry == [key, _sum_of(key, arrays)]:
+            return arrays
+    LOG.warning(UNFIT, path)
+    return None
+
+
+def claim(path: Path, text: str) -> str:
+    """Make a file with this text where there is none, of two runs at once only one; the text that it has. Raises
+    OSError."""
+    if not path.exists():
+        staged = _staged(path, text.encode())
+        try:
+            os.link(staged, path)
+        except FileExistsError:  # by another run, just now
+            pass
+        except OSError:  # a file system without links
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def replace(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that at any moment is either as before or complete and on disk; raises OSError."""
+    _sweep(path)
+    staged = _staged(path, data)
+    try:
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _staged(path: Path, data: bytes | memoryview) -> Path:
+    """A new file beside `path`, of a name that no other run uses, on disk."""
+    name = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(name, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        name.unlink(missing_ok=True)
+        raise
+    return name
+
+
+def _sweep(path: Path) -> None:
+    """Delete what runs that were killed have left of this file."""
+    for name in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            if time.time() - name.stat().st_mtime > STALE:
+                name.unlink()
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _sum(key: str, data: bytes) -> str:
+    return hashlib.sha256(key.encode() + data).hexdigest()
+
+
+def _sum_of(key: str, arrays: Mapping[str, Array]) -> str:
+    found = hashlib.sha256(key.encode())
+    for name in sorted(arrays):
+        a = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {a.dtype.str} {arrays[name].shape};".encode())
+        found.update(a.tobytes())
+    return found.hexdigest()

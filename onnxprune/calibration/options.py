@@ -1,0 +1,51 @@
+"""What the user says of the samples that a model is calibrated on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune.errors import OptionError
+from onnxprune.options import DATA, anything, integer, option, path, size, switch
+
+MEMORY = 2e9  # bytes for activations
+
+
+@dataclass(frozen=True)
+class Data:
+    """Calibration samples and what work on them may take."""
+
+    calibration: Any = option(
+        None, anything, panel=DATA, metavar="SRC", main=True, otherwise="images are made up where one goes in",
+        help="Unlabelled samples, a few hundred: .npz or .npy (first axis: samples), a folder or zip of .npy or of "
+        "images, or the word synthetic. In Python also arrays by input name, or an iterable of feeds.",
+    )  # fmt: skip
+    samples: int | None = option(
+        None, integer("a whole number, 1 or more", 1), panel=DATA, metavar="N", needs=("data",),
+        otherwise="256 to 1024, by the model's MACs", help="At most so many of them, evenly spread.",
+    )  # fmt: skip
+    augment: bool = option(
+        False, switch, panel=DATA, needs=("data",), help="Random crops and flips of calibration images."
+    )
+    memory: float | str = option(
+        MEMORY, size("an amount of memory above 0, as 2 (GB) or 500MB", 1e9), panel=DATA, metavar="SIZE", unit="bytes",
+        otherwise="2GB", effect="limits memory", help="For activations, in GB or with a unit; less means more passes.",
+    )  # fmt: skip
+    cache: Path | str | os.PathLike[str] | None = option(
+        None, path, panel=DATA, metavar="DIR", needs=("levels or zeros by data",),
+        help="Keep the level database and finished sparse layers here; other targets for the same model, data and "
+        "options then take seconds, and a run that was stopped goes on.",
+    )  # fmt: skip
+    jobs: int = option(
+        1, integer("a whole number, 1 or more", 1), panel=DATA, metavar="N", effect="time only",
+        help="Solves in parallel.",
+    )  # fmt: skip
+
+    def check(self, threads: int) -> None:
+        """Raises `OptionError` for more jobs than there are cores."""
+        if self.jobs * max(threads, 1) > (os.cpu_count() or 1):
+            raise OptionError(
+                f"--jobs {self.jobs}: jobs times --threads must be 1 to {os.cpu_count()}, the number of cores"
+            )

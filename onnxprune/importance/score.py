@@ -1,0 +1,125 @@
+"""Scores of units by any importance: from weights, from data, by gates, or by a function of the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxprune.calibration.damage import damage
+from onnxprune.calibration.data import Calibration
+from onnxprune.calibration.stream import Stream
+from onnxprune.errors import OptionError
+from onnxprune.importance.data import MEASURES
+from onnxprune.importance.data import score as score_by_data
+from onnxprune.importance.depth import closeness, gains
+from onnxprune.importance.gates import gate_losses
+from onnxprune.importance.weights import CRITERIA, Scores
+from onnxprune.importance.weights import score as score_by_weights
+from onnxprune.progress import Progress, counting
+from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
+
+HEAD_LOSS = "head_loss"
+IMPORTANCES: dict[str, str] = {
+    **{name: c.summary for name, c in CRITERIA.items()},
+    **{name: (f.__doc__ or "").strip() for name, f in MEASURES.items()},
+    HEAD_LOSS: "change of the outputs when a gate on the unit is closed (Michel et al. 2019), for heads above all",
+}
+MEASURED = (*MEASURES, HEAD_LOSS)  # importances that need data
+Scorer = Callable[[ChannelGroup], Any]  # a function of the caller's: group -> one score per unit, larger matters more
+
+
+def given_scores(
+    groups: Sequence[ChannelGroup], scores: Mapping[str, Any] | Scorer, option: str, known: Collection[str]
+) -> Scores:
+    """Scores that the caller gives, by name of group or from a function of the group: float64 `(size,)` each.
+
+    known: names of all groups of the model, of which those that are not cut need no scores but may have some.
+
+    Raises `OptionError` for a group without scores, and for scores of another length or that have no order.
+    """
+    out: Scores = {}
+    for g in groups:
+        if callable(scores):
+            found = scores(g)
+        elif g.name in scores:
+            found = scores[g.name]
+        else:
+            raise OptionError(
+                f"{option}: there are no scores for group {g.name!r} of {g.size} units; give an array for every group "
+                f"that is cut, or leave it out with --ignore"
+            )
+        try:
+            array = np.array(found, np.float64)
+        except (TypeError, ValueError) as e:
+            raise OptionError(f"{option}: the scores of group {g.name!r} are no numbers ({e})") from e
+        if array.shape != (g.size,) or np.isnan(array).any():
+            what = "hold NaN" if array.shape == (g.size,) else f"have the shape {array.shape}"
+            raise OptionError(f"{option}: the scores of group {g.name!r} {what}; expected {g.size} numbers, one per unit")
+        out[g.name] = array
+    if not callable(scores):
+        unknown = sorted(set(scores) - set(known))
+        if unknown:
+            some = ", ".join(g.name for g in groups[:3])
+            raise OptionError(f"{option}: {unknown[0]!r} is no group of the model; there are {some}, ...")
+    return out
+
+
+def scores_of_weights(
+    analysis: Analysis, groups: Sequence[ChannelGroup], importance: str, *, keep: Keep | None = None, seed: int = 0
+) -> Scores:
+    """Scores without data; of residual blocks the gains of their weights."""
+    units = [g for g in groups if g.kind != "layers"]
+    scores = score_by_weights(analysis, units, importance=importance, keep=keep, seed=seed) if units else {}
+    return scores | gains(analysis, [g for g in groups if g.kind == "layers"])
+
+
+def data_scores(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    data: Calibration,
+    importance: str,
+    prior: float,
+    progress: Progress,
+    *,
+    keep: Keep | None = None,
+) -> Scores:
+    """Scores of the units by a criterion that needs data, or by one that needs weights."""
+    count = counting(progress, "score")
+    blocks = [g for g in groups if g.kind == "layers"]
+    if importance == HEAD_LOSS:
+        return losses_of_gates(analysis, groups, data, progress=progress)
+    scores = closeness(analysis, blocks, data.runs(), memory=data.memory, threads=data.threads) if blocks else {}
+    units = [g for g in groups if g.kind != "layers"]
+    if importance in CRITERIA:
+        return scores | score_by_weights(analysis, units, importance=importance, keep=keep, seed=data.seed)
+    return scores | score_by_data(
+        analysis, units, data.runs(), importance=importance, ridge=prior, jobs=data.jobs, memory=data.memory,
+        threads=data.threads, seed=data.seed, progress=count,
+    )  # fmt: skip
+
+
+def losses_of_gates(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    data: Calibration,
+    gone: Mapping[str, Keep] | None = None,
+    *,
+    progress: Progress,
+) -> Scores:
+    """Change of the outputs by every unit, on a part of the data; of widths of streams, which have no gate, obs."""
+    streams = [g for g in groups if g.kind == "hidden"]
+    gated = [g for g in groups if g.kind != "hidden"]
+    _, away = data.held_out()
+    source = data.runs(away)
+    names = [o.name for o in analysis.model.proto.graph.output]
+    whole = Stream(analysis.model, source, threads=data.threads)
+    measure = damage(analysis.model, whole.compute(names), names, len(away))
+    count = counting(progress, "score")
+    scores = gate_losses(
+        analysis, gated, source, measure, gone=gone, memory=data.memory, threads=data.threads, progress=count
+    )
+    if streams:
+        scores |= score_by_data(analysis, streams, data.runs(), importance="obs", memory=data.memory, threads=data.threads)
+    return scores

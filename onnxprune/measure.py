@@ -1,0 +1,114 @@
+"""What is measured on the model that is written: size, zeros, latency. Never on a model before its last step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.graph.io import Model, weight_bytes
+from onnxprune.graph.runtime import Feeds, Latency, latency, session, too_large
+from onnxprune.report import Cost
+from onnxprune.sparsity.outcome import Sparsity
+from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, switch
+
+SECONDS = 2.0  # of timing, both models together
+_SHAPE = "NAME:1,3,224,224, sizes above 0"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is checked and measured, and with what."""
+
+    input_shape: Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...] = option(
+        (), each(pair(_SHAPE, dims(_SHAPE), mark=":")), panel=CHECK, metavar="NAME:1,3,224,224",
+        help="Concrete shape of a dynamic input, for the analysis, MACs and the check. Repeatable.",
+    )  # fmt: skip
+    verify: bool = option(
+        True, switch, panel=CHECK,
+        help="Check file, shapes, inputs and outputs, and that pruned equals masked, before anything is written.",
+    )  # fmt: skip
+    measure: bool = option(
+        True, switch, panel=CHECK, flag="--latency", off="--no-latency", help="Time both models in onnxruntime."
+    )
+    threads: int = option(
+        0, integer("a whole number, 0 (all cores) or more", 0), panel=CHECK, metavar="N", otherwise="all cores",
+        effect="exempt: speed of onnxruntime", help="onnxruntime's intra-op threads.",
+    )  # fmt: skip
+    seed: int = option(
+        0, integer("a whole number, 0 or more", 0), panel=HOW, metavar="N", effect="exempt: random numbers",
+        help="Of random inputs and scores.",
+    )  # fmt: skip
+    dry_run: bool = option(
+        False, switch, panel=OUTPUT, effect="exempt: writes nothing", help="Plan and report; write no model."
+    )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Input name -> concrete shape."""
+        return dict(self.input_shape)
+
+
+def file_bytes(model: Model, path: Path | None) -> int:
+    """Size on disk with external data, in bytes; of what would be written where there is no file."""
+    if path is None or not path.is_file():
+        return int(model.proto.ByteSize()) + weight_bytes(model)
+    return path.stat().st_size + (weight_bytes(model) if model.external else 0)
+
+
+def zeros_of(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, int]:
+    """Weight -> its zeros as onnxruntime has them, also of weights that the graph computes (codebooks)."""
+    computed = [name for name in dict.fromkeys(names) if name not in model.weights]
+    probed = model.copy()
+    for name in computed:
+        probed.proto.graph.output.add(name=name)
+    found = {name: model.weights[name] for name in names if name in model.weights}
+    if computed:
+        with session(probed) as s:
+            found |= dict(zip(computed, s.run(computed, feeds), strict=True))
+    return {name: int(w.size - np.count_nonzero(w)) for name, w in found.items()}
+
+
+def latencies(
+    original: Model, written: Model, guesses: Sequence[tuple[Feeds, Feeds]], threads: int
+) -> tuple[dict[str, Latency], list[str]]:
+    """Times of both models in turn, by before and after, on the first inputs that run; and why there are none."""
+    problem = too_large([original, written])
+    if problem:
+        return {}, [f"latency not measured: {problem}"]
+    for before, after in guesses:
+        try:
+            models, feeds = {"before": original, "after": written}, {"before": before, "after": after}
+            return latency(models, feeds, threads=threads, seconds=SECONDS), []
+        except Exception as e:  # onnxruntime's exceptions share no base class
+            problem = problem or " ".join(str(e).split())[:120]
+    return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]
+
+
+SMALLER = 0.995  # of the bytes: what is above is no smaller
+
+
+def worth(
+    before: Cost, after: Cost, *, cut: bool, sparsity: Sparsity | None, asked: Mapping[str, Any]
+) -> list[str]:
+    """A line where the result is neither smaller nor shown to be faster, with the option that would make it so."""
+    if after.bytes is None or before.bytes is None or after.bytes < SMALLER * before.bytes:
+        return []
+    if after.latency is not None and after.latency.faster:
+        return []
+    measured = "" if after.latency is not None else " (latency was not measured)"
+    if sparsity is not None and sparsity.layers:
+        share = sparsity.zeros / max(sparsity.size, 1)
+        way = "--format csr stores the zeros in fewer bytes" if share > 0.55 else (
+            "more zeros (--sparsity 0.8 with --format csr), or --pattern 2:4 with --format nm, would be"
+        )  # fmt: skip
+        if sparsity.format == "csr":
+            way = "more zeros would be (--sparsity 0.8), or --channels 0.3"
+    elif cut:
+        way = "a larger cut would be (--channels 0.5), or --round-to 8"
+    else:
+        way = "--channels 0.3 or --sparsity 0.8 --format csr would be"
+    return [f"the result is neither smaller nor faster than the original{measured}; {way}"]

@@ -1,0 +1,104 @@
+"""How many weights of every layer go: which layers --ratio and --ignore name, and what an allocator gives each."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import OptionError
+from onnxprune.graph.io import Model
+from onnxprune.progress import Progress, counting
+from onnxprune.sparsity.layers import Layer, find_layers, keys
+from onnxprune.sparsity.masks import ALLOCATORS, DATA_ALLOCATORS, Counts, Pattern, below
+from onnxprune.sparsity.options import Zeros
+from onnxprune.sparsity.prepare import free_weights
+from onnxprune.sparsity.solve import Data
+from onnxprune.sparsity.survey import facts
+
+BEST_ALLOCATION = "error"  # where there are data
+ANY = 0.5  # ratio of a layer whose count comes from a threshold or a plan
+Names = dict[str, set[str]]  # weight -> what globs are matched against: node, weight and output of its layers
+
+
+def layer_names(model: Model) -> Names:
+    """Names of the layers by weight, as the user sees them: before anything is prepared."""
+    return names_of(free_weights(model)[0])
+
+
+def names_of(model: Model) -> Names:
+    """Names of the layers by weight."""
+    nodes = dict(zip(keys(model.proto), model.proto.graph.node, strict=True))
+    out: Names = {}
+    for layer in find_layers(model)[0]:
+        node = nodes[layer.node]
+        out.setdefault(layer.weight, set()).update((layer.node, layer.weight, node.name, *node.output))
+    return out
+
+
+def matching(names: Names, glob: str) -> set[str]:
+    """Weights of the layers that a glob, or a plain name, matches; a weight that layers share is masked as a whole."""
+    return {w for w, found in names.items() if any(n == glob or fnmatch.fnmatchcase(n, glob) for n in found)}
+
+
+def ratios_of(
+    names: Names, layers: Sequence[Layer], zeros: Zeros, ratio: Iterable[tuple[str, float]], ignore: Iterable[str]
+) -> dict[str, float]:
+    """Node -> fraction of zeros; of several globs the last match wins, `ignore` wins over all."""
+    pattern = zeros.shape
+    base = None if zeros.sparsity is None else float(zeros.sparsity)
+    if pattern is not None and pattern.ratio is not None:
+        base = pattern.ratio
+    if zeros.quality is not None:
+        base = ANY
+    out = {layer.node: base for layer in layers if base is not None}
+    for option, globs in (("--ratio", ratio), ("--ignore", [(glob, 0.0) for glob in ignore])):
+        for glob, r in globs:
+            hit = matching(names, glob)
+            if not hit:
+                some = ", ".join(layer.node for layer in layers[:3])
+                raise OptionError(f"{option} {glob!r} matches no layer that can be sparse; there are {some}, ...")
+            out.update({layer.node: r for layer in layers if layer.weight in hit})
+    return out
+
+
+def recorded_ratios(layers: Sequence[Layer], recorded: Mapping[str, Any]) -> dict[str, float]:
+    """Node -> `ANY` for the layers of a plan; raises `OptionError` where one is missing or of another size."""
+    sizes = {layer.node: int(np.prod(layer.shape)) for layer in layers}
+    for node, row in recorded["layers"].items():
+        if sizes.get(node) != row["size"]:
+            found = f"has {sizes[node]}" if node in sizes else "is not there"
+            raise OptionError(f"the plan's sparse layer {node!r} has {row['size']} weights; in the model it {found}")
+    return dict.fromkeys(recorded["layers"], ANY)
+
+
+def counts_of(
+    model: Model,
+    layers: Sequence[Layer],
+    ratios: Mapping[str, float],
+    zeros: Zeros,
+    data: Data | None,
+    *,
+    seed: int,
+    progress: Progress,
+) -> Counts:
+    """Weight -> entries that go, of layers with a weight each."""
+    weights = {layer.weight: model.weights[layer.weight] for layer in layers}
+    if zeros.quality is not None:
+        return below(weights, float(zeros.quality))
+    wants = {layer.weight: ratios[layer.node] for layer in layers}
+    uniform = data is None or isinstance(zeros.shape, Pattern)
+    allocate = zeros.sparsity_allocate or ("uniform" if uniform else BEST_ALLOCATION)
+    if allocate in ALLOCATORS:
+        return ALLOCATORS[allocate]({name: np.abs(w) for name, w in weights.items()}, wants)
+    assert data is not None, "options are checked before: these allocators need data"
+    known = facts(
+        model, layers, zeros.shape, data, errors=allocate == "error", seed=seed, progress=counting(progress, "survey")
+    )
+    counts = DATA_ALLOCATORS[allocate](known, {name: r for name, r in wants.items() if name in known})
+    return counts | {name: round(r * weights[name].size) for name, r in wants.items() if name not in known}
+
+
+__all__ = ["Names", "counts_of", "layer_names", "matching", "names_of", "ratios_of", "recorded_ratios"]

@@ -1,0 +1,192 @@
+"""What became of the weights, counted on the model that is written, and its record in a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.errors import OptionError
+from onnxprune.formats import read_weight
+from onnxprune.graph.io import Model
+from onnxprune.solvers.sparse import SOLVERS
+from onnxprune.sparsity.layers import Layer, keys
+from onnxprune.sparsity.masks import Blocks, Pattern, parse_pattern
+from onnxprune.sparsity.operators import is_sparse
+from onnxprune.sparsity.options import FORMATS
+from onnxprune.sparsity.rewrite import Format
+from onnxprune.sparsity.values import VALUES
+
+if TYPE_CHECKING:
+    from onnxprune.sparsity.permute import Permuted
+    from onnxprune.sparsity.solve import LayerSolve
+
+PRESENT = "present"  # in the place of a solver: the zeros that the model has, and no others
+STORED = ("dense", "csr", "nm", "bsr", "columns", "sparse-initializer")  # what a layer may be
+
+
+@dataclass(frozen=True)
+class LayerSparsity:
+    """A layer: rows x columns of its weight as a matrix, entries of them that the written model has no value for or a
+    zero, whether they were asked for, format, why it is dense, how many zeros were asked for (whole tiles may be more),
+    and the pattern that it is stored by where that is its own."""
+
+    node: str
+    op: str
+    weight: str
+    rows: int
+    columns: int
+    zeros: int
+    masked: bool
+    format: str
+    reason: str
+    asked: int = 0
+    pattern: str = ""
+
+    @property
+    def size(self) -> int:
+        """Weights of the layer."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """What became of the weights. speedup: dense over sparse time, measured by `auto` on `cpu`; error: of the check;
+    values: type of stored values; rounding: relative squared error of storing them so; permuted: groups whose channels
+    were reordered; steps: in which the zeros grew."""
+
+    solver: str
+    pattern: str
+    format: str
+    layers: tuple[LayerSparsity, ...]
+    untouched: tuple[tuple[str, str], ...]
+    speedup: float | None
+    cpu: str
+    threads: int
+    error: float | None
+    solved: tuple[LayerSolve, ...] = ()
+    values: str = "float32"
+    rounding: float = 0.0
+    permuted: tuple[Permuted, ...] = ()
+    steps: int = 1
+
+    @property
+    def zeros(self) -> int:
+        """Zero weights of all layers, a shared weight counted once."""
+        return sum({x.weight: x.zeros for x in self.layers}.values())
+
+    @property
+    def size(self) -> int:
+        """Weights of all layers, a shared weight counted once."""
+        return sum({x.weight: x.size for x in self.layers}.values())
+
+    def recounted(self, zeros: Mapping[str, int]) -> Sparsity:
+        """The same after a later stage that made other values of some weights. zeros: weight -> entries that are 0."""
+        return replace(self, layers=tuple(replace(x, zeros=zeros.get(x.weight, x.zeros)) for x in self.layers))
+
+    def to_plan(self) -> dict[str, Any]:
+        """What replays it: counts and formats of the layers that were masked, or stored as they were."""
+        layers = {x.node: {"size": x.size, "zeros": x.asked, "format": x.format} for x in self.layers if x.masked}
+        for x in self.layers:
+            if x.masked and x.pattern:
+                layers[x.node]["pattern"] = x.pattern
+        return {
+            "solver": self.solver, "pattern": self.pattern, "format": self.format, "cpu": self.cpu,
+            "threads": self.threads, "values": self.values, "permute": bool(self.permuted),
+            **({"steps": self.steps} if self.steps > 1 else {}), "layers": layers,
+        }  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        rows = [{**vars(x), "sparsity": x.zeros / max(x.size, 1)} for x in self.layers]
+        untouched = [{"node": node, "reason": reason} for node, reason in self.untouched]
+        return {
+            "solver": self.solver, "pattern": self.pattern, "format": self.format, "zeros": self.zeros,
+            "weights": self.size, "speedup": self.speedup, "cpu": self.cpu, "threads": self.threads,
+            "error": self.error, "layers": rows, "untouched": untouched, "solved": [vars(x) for x in self.solved],
+            "values": self.values, "rounding": self.rounding, "permuted": [vars(x) for x in self.permuted],
+            "steps": self.steps,
+        }  # fmt: skip
+
+
+def weights_left(written: Model, layers: Sequence[Layer]) -> dict[str, int]:
+    """Node -> weights that are not zero in the model that is written, whatever operator its layer has become.
+
+    layers: of the model before its layers were rewritten; a layer keeps the name of its node.
+    """
+    nodes = dict(zip(keys(written.proto), written.proto.graph.node, strict=True))
+    named = {node.name: node for node in written.proto.graph.node}
+    out = {}
+    for layer in layers:
+        node = nodes.get(layer.node) or named[layer.node]
+        if is_sparse(node):
+            stored = read_weight(written, node).arrays["values"]
+        else:
+            stored = written.weights[node.input[1 if layer.side == "right" else 0]]
+        out[layer.node] = int(np.count_nonzero(stored))
+    return out
+
+
+def stored_by(pattern: Pattern | Blocks | None) -> Format:
+    """How operators of ours store what a pattern leaves."""
+    if isinstance(pattern, Pattern):
+        return (pattern.n, pattern.m)
+    return ("bsr", pattern.rows, pattern.columns) if pattern is not None and pattern.rows else "csr"
+
+
+def kind_of(form: Format) -> str:
+    """The name of a format; `pattern_of` has the rest."""
+    return form if isinstance(form, str) else "bsr" if len(form) == 3 else "nm"
+
+
+def pattern_of(form: Format) -> str:
+    """The pattern of a format as `parse_pattern` takes it, "" for csr."""
+    if isinstance(form, str):
+        return ""
+    return str(Blocks(*form[1:]) if len(form) == 3 else Pattern(*form))
+
+
+def from_plan(data: Any, where: str) -> dict[str, Any]:
+    """The sparse part of a plan, checked; raises `OptionError`."""
+    try:
+        out: dict[str, Any] = {k: str(data[k]) for k in ("solver", "pattern", "format", "cpu")}
+        out["threads"], out["steps"] = index(data["threads"]), index(data.get("steps", 1))
+        out["values"], out["permute"] = str(data.get("values", "float32")), bool(data.get("permute", False))
+        rows: dict[str, dict[str, Any]] = {
+            str(n): {
+                "size": index(r["size"]), "zeros": index(r["zeros"]), "format": str(r["format"]),
+                "pattern": str(r.get("pattern", "")),
+            }
+            for n, r in data["layers"].items()
+        }  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise OptionError(f"{where}: its sparse part is not what onnxprune wrote ({type(e).__name__}: {e})") from e
+    if out["solver"] not in (*SOLVERS, PRESENT) or out["format"] not in FORMATS or out["values"] not in VALUES:
+        raise OptionError(
+            f"{where}: unknown solver {out['solver']!r}, format {out['format']!r} or values {out['values']!r}"
+        )
+    pattern = parse_pattern(out["pattern"]) if out["pattern"] else None
+    if isinstance(pattern, Blocks) and out["solver"] == "obc":
+        raise OptionError(f"{where}: solver obc removes weights one by one, not as {out['pattern']}")
+    if not 1 <= out["steps"] <= MAX_STEPS:
+        raise OptionError(f"{where}: {out['steps']} steps; expected 1 to {MAX_STEPS}")
+    for node, row in rows.items():
+        size, zeros, form = row["size"], row["zeros"], row["format"]
+        own = parse_pattern(row["pattern"]) if row["pattern"] else pattern
+        fits = {"nm": isinstance(own, Pattern), "bsr": isinstance(own, Blocks) and own.rows > 0}.get(form, True)
+        if not 0 <= zeros <= size or form not in STORED or not fits:
+            raise OptionError(
+                f"{where}: layer {node!r} has {zeros} zeros of {size} in format {form!r}, which cannot be"
+            )
+    out["layers"] = rows
+    return out
+
+
+MAX_STEPS = 1000  # of a plan; more would be a mistake or worse
+
+__all__ = [
+    "PRESENT", "LayerSparsity", "Sparsity", "from_plan", "kind_of", "pattern_of", "stored_by", "weights_left",
+]  # fmt: skip

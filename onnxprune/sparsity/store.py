@@ -1,0 +1,270 @@
+"""How the zeros of a model lie in its file: a format for every layer, and the model that is written.
+
+In goes a model whose layers have their zeros; out come the model as it is stored, the dense model that it must equal,
+and what every layer became. The zeros are those that were made, all by one pattern, or those that the model had, where
+`present.forms` finds what holds and pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.graph.io import Model, weight_bytes
+from onnxprune.graph.runtime import Feeds
+from onnxprune.progress import Progress
+from onnxprune.sparsity.layers import Layer
+from onnxprune.sparsity.masks import Blocks, Pattern, parse_pattern
+from onnxprune.sparsity.operators import is_sparse
+from onnxprune.sparsity.outcome import STORED, kind_of, stored_by
+from onnxprune.sparsity.present import forms as forms_of
+from onnxprune.sparsity.rewrite import Format, rewrite, sparse_initializers
+from onnxprune.sparsity.values import round_values
+
+INEXPRESSIBLE = "cannot be expressed as a sparse operator"
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be stored: format, type of values, the pattern that zeros were made by; present: the zeros are those
+    that the model had; recorded: layers of a plan, which then says all of it."""
+
+    form: str
+    values: str
+    pattern: Pattern | Blocks | None
+    present: bool
+    recorded: Mapping[str, Any] | None = None
+
+    @property
+    def columns(self) -> bool:
+        """Whether layers lose their empty columns."""
+        whole = isinstance(self.pattern, Blocks) and not self.pattern.rows
+        return whole and self.form in ("auto", "columns")
+
+    @property
+    def measured(self) -> bool:
+        """Whether sessions are timed."""
+        return self.form == "auto" and self.recorded is None
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """model: as it is written; plain: the dense model with the same weights, which it must equal; formats: node ->
+    format of the layers that operators of ours compute; kinds: node -> name of the format of those that are not dense;
+    reasons: node -> why it is dense; speedup, cpu, threads: as `auto` measured; checked: what onnx's shape inference
+    reads."""
+
+    model: Model
+    plain: Model
+    formats: Mapping[str, Format] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    speedup: float | None = None
+    cpu: str = ""
+    threads: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def checked(self) -> Model:
+        """What onnx's shape inference can read: it knows no sparse initializers."""
+        return self.plain if "sparse-initializer" in self.kinds.values() else self.model
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """A format for the layers that get one, why the others stay dense, and what was measured."""
+
+    formats: Mapping[str, Format]
+    reasons: Mapping[str, str]
+    threads: int
+    speedup: float | None = None
+    cpu: str = ""
+
+
+def store(
+    model: Model, layers: Sequence[Layer], request: Request, feeds: Feeds, *, threads: int, progress: Progress
+) -> Stored:
+    """The model with its zeros stored. layers: those whose zeros were asked for; feeds: what `auto` measures with.
+
+    Raises `NothingToPrune` where a model has no zeros of its own that are worth it.
+    """
+    exact, model = model, _positive(model, layers) if request.present else model
+    if request.form == "sparse-initializer":
+        return _initializers(model, layers, request, threads)
+    if request.columns:
+        return _columns(model, layers, request, feeds, threads, progress)
+    rounded = _rounded(model, layers, request.values)
+    chosen = _choose(rounded, layers, request, feeds, threads, progress)
+    if request.present and not request.recorded and not chosen.formats and not request.measured:
+        raise _nothing(model, request, chosen.reasons)
+    return _operators(exact, rounded, layers, request, chosen)
+
+
+def rounding(exact: Model, stored: Model, layers: Sequence[Layer]) -> float:
+    """Squared error of the weights as they are stored, over their squares."""
+    error = total = 0.0
+    for name in {layer.weight for layer in layers}:
+        a, b = exact.weights[name], stored.weights[name]
+        if a is not b:
+            error += float(np.square(a - b, dtype=np.float64).sum())
+        total += float(np.square(a, dtype=np.float64).sum())
+    return error / total if total else 0.0
+
+
+def _choose(
+    model: Model, layers: Sequence[Layer], request: Request, feeds: Feeds, threads: int, progress: Progress
+) -> _Chosen:
+    """A format of ours for every layer that gets one."""
+    if request.recorded is not None:
+        return _as_recorded(layers, request)
+    if request.form == "dense":
+        return _Chosen({}, {}, threads)
+    every: dict[str, list[Format]] = {}
+    reasons: dict[str, str] = {}
+    for layer in layers:
+        found: list[Format] | str = [stored_by(request.pattern) if request.form != "csr" else "csr"]
+        if request.present:
+            found = forms_of(layer, model.weights[layer.weight], request.form, request.values)
+        if isinstance(found, str):
+            reasons[layer.node] = found
+        else:
+            every[layer.node] = found
+    if request.form != "auto":
+        return _Chosen({node: found[0] for node, found in every.items()}, reasons, threads)
+    from onnxprune.sparsity.auto import choose, quickest  # loads numba
+
+    mine = [layer for layer in layers if layer.node in every]
+    one = quickest(model, every, feeds, values=request.values, threads=threads, progress=progress)
+    choice = choose(model, one, mine, feeds, values=request.values, threads=threads, progress=progress)
+    return _Chosen(dict(choice.formats), reasons | dict(choice.reasons), threads, choice.speedup, choice.cpu)
+
+
+def _as_recorded(layers: Sequence[Layer], request: Request) -> _Chosen:
+    """What a plan says."""
+    assert request.recorded is not None
+    formats: dict[str, Format] = {}
+    for node, row in request.recorded["layers"].items():
+        own = parse_pattern(row["pattern"]) if row.get("pattern") else request.pattern
+        if row["format"] in ("csr", "nm", "bsr"):
+            formats[node] = "csr" if row["format"] == "csr" else stored_by(own)
+    reasons = dict.fromkeys({x.node for x in layers} - set(formats), "as the plan says")
+    used = int(request.recorded.get("threads", 0))
+    return _Chosen(formats, reasons, used, cpu=str(request.recorded.get("cpu", "")))
+
+
+def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], request: Request, chosen: _Chosen) -> Stored:
+    """The model with operators of ours for the layers that have a format."""
+    formats, reasons = dict(chosen.formats), dict(chosen.reasons)
+    plain = _exact_where(rounded, exact, layers, formats)
+    notes: list[str] = []
+    out = plain
+    if formats:
+        out, notes = rewrite(plain, formats, request.values)
+        made = {node.name for node in out.proto.graph.node if is_sparse(node)}
+        for name in [n for n in formats if n not in made]:
+            del formats[name]
+            reasons.setdefault(name, INEXPRESSIBLE)
+        if len(formats) < len(chosen.formats):
+            plain, out = (_exact_where(m, exact, layers, formats) for m in (plain, out))
+    if request.form == "dense" and not request.recorded:
+        notes.append("zeros alone do not make a dense file faster or smaller; --format auto, csr or nm does")
+    kinds = {name: kind_of(form) for name, form in formats.items()}
+    if request.present and not request.recorded and not request.measured:
+        before, after = (int(m.proto.ByteSize()) + weight_bytes(m) for m in (exact, out))
+        if not formats or after >= before:
+            larger = f"the file would have {after} bytes instead of {before}, with the operators' functions"
+            raise _nothing(exact, request, reasons if not formats else dict.fromkeys(formats, larger))
+    if request.present and request.measured and not formats:
+        notes.append("no set of sparse layers is faster here: the model stays dense; --format csr makes smaller files")
+    return Stored(out, plain, formats, kinds, reasons, chosen.speedup, chosen.cpu, chosen.threads, tuple(notes))
+
+
+def _exact_where(model: Model, exact: Model, layers: Sequence[Layer], formats: Mapping[str, Format]) -> Model:
+    """A copy in which layers that stay dense have their weights as they were before they were rounded."""
+    out = model.copy()
+    dense = {layer.weight for layer in layers if layer.node not in formats}
+    out.weights.update({name: exact.weights[name] for name in dense if name in out.weights})
+    return out
+
+
+def _initializers(model: Model, layers: Sequence[Layer], request: Request, threads: int) -> Stored:
+    """ONNX's own sparse tensors."""
+    out, _ = sparse_initializers(model, layers)
+    kinds = {layer.node: request.form for layer in layers if layer.weight in out.sparse}
+    reasons = {layer.node: "as a sparse initializer it would be larger" for layer in layers if layer.node not in kinds}
+    if request.present and not request.recorded and not kinds:
+        raise _nothing(model, request, reasons)
+    note = "onnx's checker takes sparse initializers, its full check (strict shape inference) does not"
+    cpu = ""
+    if request.recorded is not None:
+        cpu, threads = str(request.recorded.get("cpu", "")), int(request.recorded.get("threads", 0))
+    return Stored(out, model.copy(), {}, kinds, reasons, cpu=cpu, threads=threads, notes=(note,))
+
+
+def _columns(
+    model: Model, layers: Sequence[Layer], request: Request, feeds: Feeds, threads: int, progress: Progress
+) -> Stored:
+    """Layers without their empty columns, where `auto` finds that faster."""
+    from onnxprune.sparsity.auto import LEVEL, cpu, measure  # loads numba
+    from onnxprune.sparsity.columns import shrink
+
+    mine, least = layers, 0.0 if request.form == "columns" else 1.0
+    if request.recorded is not None:
+        rows = request.recorded["layers"]
+        mine, least = [x for x in layers if rows.get(x.node, {}).get("format") == "columns"], 0.0
+    out, done, notes = shrink(model, mine, least=least)
+    found = Stored(out, model.copy(), threads=threads, notes=tuple(notes))
+    if request.recorded is not None:
+        recorded = request.recorded
+        found = replace(found, cpu=str(recorded["cpu"]), threads=int(recorded.get("threads", 0)), notes=())
+    elif request.form == "auto" and done:
+        progress("timing")
+        found = replace(found, speedup=measure(model, out, feeds, threads, 1.5), cpu=cpu())
+        assert found.speedup is not None
+        if found.speedup < LEVEL:
+            fast = f"leaving out columns makes the whole session {found.speedup:.2f} times as fast here"
+            line = f"{fast}: the model stays dense"
+            done, found = [], replace(found, model=found.plain, speedup=1.0, notes=(line,))
+    reasons = dict.fromkeys({x.node for x in layers} - set(done), "no faster with fewer columns")
+    return replace(found, kinds=dict.fromkeys(done, "columns"), reasons=reasons)
+
+
+def _positive(model: Model, layers: Sequence[Layer]) -> Model:
+    """A copy in which -0.0, which computes what +0.0 computes, is +0.0 in these layers, so that it can be left out."""
+    out = model.copy()
+    for name in {layer.weight for layer in layers}:
+        w = model.weights[name]
+        if (np.signbit(w) & (w == 0)).any():
+            out.weights[name] = w = np.where(w == 0, np.float32(0), w)
+            w.flags.writeable = False
+    return out
+
+
+def _rounded(model: Model, layers: Sequence[Layer], values: str) -> Model:
+    """A copy whose layers have weights as they will be stored."""
+    out = model.copy()
+    for layer in {x.weight: x for x in layers}.values() if values != "float32" else ():
+        try:
+            w = layer.restore(round_values(layer.matrix(model.weights[layer.weight]), values))
+        except OptionError as e:
+            raise OptionError(f"--values {values}: {layer.node!r}: {e}; leave it out with --ignore") from e
+        out.weights[layer.weight] = w = np.ascontiguousarray(w)
+        w.flags.writeable = False
+    return out
+
+
+def _nothing(model: Model, request: Request, reasons: Mapping[str, str]) -> NothingToPrune:
+    """That no layer has zeros worth it, and the way out."""
+    why = "; ".join(dict.fromkeys(reasons.values())) or "no layer is left"
+    more = f" ({len(reasons)} layers)" if len(reasons) > 1 else ""
+    return NothingToPrune(
+        f"{model.path or 'the model'}: --format {request.form} stores zeros, and no layer has enough of them{more}: "
+        f"{why[:200]}; make some with --sparsity 0.8 or --pattern 2:4"
+    )
+
+
+__all__ = ["STORED", "Request", "Stored", "rounding", "store"]

@@ -1,0 +1,150 @@
+"""Law: in every mode an option changes the written model or a figure of the report, or is refused by name.
+
+The matrix is made from the declarations: every option that claims an effect, in every mode.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import build, normal
+from PIL import Image
+
+import onnxprune
+from onnxprune.errors import UserError
+from onnxprune.options import Option
+from onnxprune.pipeline import OPTIONS, Options, run
+from onnxprune.structure.groups import analyze
+
+FOLDER = Path(tempfile.mkdtemp(prefix="onnxprune-"))  # of pictures, made once
+
+
+def net(*, zeros: bool = False) -> Any:
+    """A small residual network with a batch normalisation for pictures of 3 x 8 x 8, five classes."""
+    nodes = """
+        a = Conv<pads=[1,1,1,1]>(x, w0, b0) n = BatchNormalization(a, s, t, m, v) r = Relu(n)
+        c = Conv<pads=[1,1,1,1]>(r, w1, b1) d = Relu(c) e = Conv(d, w2, b2) f = Add(r, e)
+        g = Conv<strides=[2,2]>(f, w3, b3) h = Relu(g) k = GlobalAveragePool(h) l = Flatten(k) y = Gemm(l, w4, b4)
+    """
+    wide = 2048 if zeros else 16
+    shapes = {"w0": (8, 3, 3, 3), "w1": (16, 8, 3, 3), "w2": (8, 16, 1, 1), "w3": (wide, 8, 1, 1), "w4": (wide, 5)}
+    weights = {k: normal(*s, seed=i) * 0.2 for i, (k, s) in enumerate(shapes.items())}
+    if zeros:
+        weights = {k: np.where(np.abs(w) > 0.42, w, 0) for k, w in weights.items()}
+    biases = {f"b{i}": normal(n, seed=9 + i) * 0.1 for i, n in enumerate((8, 16, 8, wide, 5))}
+    norm = {"s": 1 + normal(8) * 0.1, "t": normal(8) * 0.1, "m": normal(8) * 0.1, "v": np.full(8, 1.5)}
+    return build(nodes, "float[n,3,8,8]", "float[n,5]", **weights, **biases, **norm)
+
+
+@functools.cache
+def pictures(count: int = 20, *, odd: bool = False) -> Path:
+    folder = FOLDER / f"pictures{count}{odd}"
+    rng = np.random.default_rng(count)
+    for i in range(count):
+        path = folder / f"class{i % 5}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = rng.integers(0, 256, (5, 5, 3), np.uint8)
+        Image.fromarray(np.kron(small, np.ones((3, 4, 1), np.uint8))).save(path)
+    return folder
+
+
+@functools.cache
+def plan(**options: Any) -> Path:
+    path = FOLDER / f"plan{len(options)}{sorted(options)[0]}.json"
+    path.write_text(run(net(), Options.of({**QUICK, **options})).plan.to_json())
+    return path
+
+
+def labels() -> Path:
+    np.save(FOLDER / "labels.npy", np.arange(20)[::-1] % 5)
+    return FOLDER / "labels.npy"
+
+
+def scores() -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    return {g.name: rng.random(g.size) for g in analyze(onnxprune.load(net())).groups}
+
+
+QUICK: dict[str, Any] = {"measure": False, "threads": 1}
+DATA: Callable[[], dict[str, Any]] = lambda: {"calibration": pictures()}  # noqa: E731
+MODES: dict[str, Callable[[], dict[str, Any]]] = {
+    "channels": lambda: {"channels": 0.3, "recover": "none"},
+    "channels by data": lambda: {"channels": 0.3, **DATA()},
+    "layers": lambda: {"layers": 0.6, "recover": "none"},
+    "target": lambda: {"target_macs": 0.6, "recover": "none"},
+    "target by data": lambda: {"target_macs": 0.6, **DATA()},
+    "sparsity": lambda: {"sparsity": 0.6, "format": "csr"},
+    "sparsity by data": lambda: {"sparsity": 0.6, "format": "csr", **DATA()},
+    "pattern": lambda: {"pattern": "2:4", "format": "dense"},
+    "quality": lambda: {"quality": 0.6, "format": "dense"},
+    "channels and sparsity": lambda: {"channels": 0.3, "sparsity": 0.6, "format": "csr", "recover": "none"},
+    "cluster": lambda: {"cluster": 8},
+    "format": lambda: {"format": "csr"},
+    "plan": lambda: {"plan": plan(channels=0.3, recover="none")},
+    "plan of zeros": lambda: {"plan": plan(sparsity=0.6, format="csr")},
+    "max-drop": lambda: {"max_drop": 0.9, "evaluate": pictures(), "metric": "loss", "recover": "none"},
+}
+VALUES: dict[str, Any] = {
+    "channels": 0.4, "heads": 0.5, "head_dim": 0.5, "hidden": 0.5, "layers": 0.6, "experts": 0.5, "whole_layers": True,
+    "allow_io_change": True, "ratio": lambda: {"channels:w1": 0.7}, "ignore": "w1", "target_macs": 0.5,
+    "target_params": 0.5, "target_bytes": 0.5, "plan": lambda: plan(channels=0.3, recover="none"),
+    "plan_for_another_model": True, "importance": "l1", "scores": scores, "allocate": "global", "round_to": 1,
+    "max_ratio": 0.2, "steps": 3, "sparsity": 0.8, "pattern": "1:4", "quality": 1.0, "permute": False,
+    "solver": "sparsegpt", "sparsity_allocate": "erk", "format": "sparse-initializer", "values": "float16",
+    "cluster": 4, "cluster_per": "channel", "cluster_storage": "uint8", "recover": "bias", "calibration": pictures,
+    "samples": 12, "augment": True, "cache": lambda: Path(tempfile.mkdtemp(dir=FOLDER)), "preset": "tf",
+    "image_size": 12, "crop": 6, "mean": "100,110,120", "std": "50,60,70", "scale": 0.01, "layout": "NHWC",
+    "channel_order": "BGR", "evaluate": pictures, "labels": labels, "metric": "top5", "max_drop": 0.5,
+    "input_shape": {"x": (3, 3, 8, 8)}, "verify": False, "measure": True,
+}  # fmt: skip
+EXEMPT = {"memory", "jobs", "threads", "seed", "dry_run"}
+
+
+@functools.cache
+def outcome(mode: str, option: str | None) -> tuple[bytes, Any] | UserError:
+    """What a command writes and reports, or the error with which it is refused."""
+    asked = {**QUICK, **MODES[mode]()}
+    if option is not None:
+        value = VALUES[option]
+        asked |= {option: value() if callable(value) else value}
+    try:
+        result = run(net(zeros=mode == "format"), Options.of(asked))
+    except UserError as e:
+        return e
+    proto = onnxprune.to_proto(result.model)
+    del proto.metadata_props[:]
+    figures = result.report.to_dict()
+    for name in ("seconds", "asked", "got", "notes"):  # times, and words
+        del figures[name]
+    return proto.SerializeToString(deterministic=True), figures
+
+
+def test_every_option_has_a_row() -> None:
+    assert {o.name for o in OPTIONS if not o.effect} == set(VALUES)
+    assert {o.name for o in OPTIONS if o.effect} == EXEMPT
+
+
+@pytest.fixture(autouse=True)
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.measure.SECONDS", 0.01)
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if not o.effect], ids=lambda o: o.name)
+def test_no_option_is_ignored(option: Option) -> None:
+    for mode in MODES:
+        if option.name in MODES[mode]():
+            continue
+        before, after = outcome(mode, None), outcome(mode, option.name)
+        assert not isinstance(before, UserError), f"{mode}: {before}"
+        if isinstance(after, UserError):
+            said = str(after)
+            named = {option.flag, option.off} - {""}
+            assert any(word in said for word in named), f"{mode} with {option.flag} is refused without its name: {said}"
+        else:
+            assert after[0] != before[0] or after[1] != before[1], f"{mode}: {option.flag} has no effect"
