@@ -211,10 +211,14 @@ def show_groups(values: Values, out: Output) -> None:
         loaded = load(model)
         progress("analyze")
         analysis = analyze(loaded, dict(values["input_shape"]), allow_io_change=values["allow_io_change"])
-        rows = inspection.rows(analysis)
-    emit(inspection.to_dict(analysis, rows), out.json)
+        rows, layers = inspection.rows(analysis), inspection.layers(analysis)
+    if out.json is not None:
+        emit(inspection.to_dict(analysis, rows), out.json)
     if not out.quiet:
         show_on(out.json, render_inspection(rows, analysis, verbose=out.verbose))
+        table = inspection.layer_table(layers)
+        show_on(out.json, Text())
+        show_on(out.json, table if table.row_count else Text(str(table.caption or "no layers of weights")))
 
 
 @command(app, shared("json", "quiet"), {})
@@ -273,6 +277,7 @@ def group() -> Any:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; its exit code."""
     argv = list(arguments)
+    interruption.outputs.clear()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:

@@ -120,7 +120,10 @@ class Options:
             part: cls(**{o.name: values[o.name] for o in declared(cls) if o.name in values})
             for part, cls in PARTS.items()
         }
-        given = {n: v for n, v in values.items() if type(v) is not type(known[n].default) or v != known[n].default}
+        given = {
+            o.name: values[o.name] for o in OPTIONS
+            if o.name in values and (type(values[o.name]) is not type(o.default) or values[o.name] != o.default)
+        }  # fmt: skip
         options = Options(**parts, given=given)
         options.check_all()
         return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
@@ -378,7 +379,7 @@ MISTAKES = {
     "--channels 0.3 other.onnx": "unexpected extra argument",
     "--channels 0.3 -v": "--quiet and --verbose",
     "--channels 0.3 -o - --json -": "-o - and --json - both write to standard output",
-    "--channels 0.3 --whole-layers": "--whole-layers has no effect here: it needs --layers",
+    "--channels 0.3 --whole-layers": "--whole-layers",
     "--channels": "--channels",
 }
 PLANS = {
@@ -766,6 +767,21 @@ def test_completion(words: str, expected: set[str], call: Cli, monkeypatch: pyte
     monkeypatch.setenv("COMP_WORDS", f"onnxprune {words}")
     monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
     assert set(call([]).out.split()) == expected
+
+
+def test_plots_are_checked_before_the_work(call: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = "sensitivity net.onnx --calibration missing"
+    assert_refused(call(f"{start} --plot a.gif"), "--plot a.gif: expected a name that ends in .png")
+    assert_refused(call(f"{start} --plot missing/a.png"), "--plot missing/a.png: there is no folder missing")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert_refused(call(f"{start} --plot a.png"), "--plot needs matplotlib")
+    assert_refused(call("sensitivity net.onnx"), "give --calibration SRC")
+
+
+def test_zeros_of_layers_are_listed(call: Cli, folder: Path) -> None:
+    assert "3 layers have no zeros" in call("inspect net.onnx").out
+    assert call(f"net.onnx --pattern 2:4 --format dense {REPLAY} -o zeros.onnx").code == 0
+    assert "2:4" in call("inspect zeros.onnx").out
 
 
 def test_units_mean_the_same_everywhere(call: Cli, folder: Path) -> None:

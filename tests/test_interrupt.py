@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
-from test_cli import net
+from test_cli import Outcome, in_child, net
+
+from onnxprune import __main__
 
 NOTHING = "onnxprune: interrupted, nothing was written\n"
 CUT = ["net.onnx", "--channels", "0.3", "--recover", "bias", "--no-latency", "-o", "out.onnx"]
@@ -25,24 +29,47 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def interrupted(hook: str, sent: signal.Signals = signal.SIGINT) -> subprocess.CompletedProcess[str]:
-    """The command with a hook in front; `stop()` sends the signal to the process itself, at that moment."""
-    code = f"""
+def stop(*_: Any, **__: Any) -> None:
+    """Send the signal to this process."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+Interrupted = Callable[..., Outcome]
+
+
+@pytest.fixture
+def interrupted(folder: Path, capfd: pytest.CaptureFixture[str]) -> Interrupted:
+    """The command in a fork, after a hook that makes something `stop()`; in a process of its own, from its start."""
+
+    def run(hook: str, *, own: bool = False) -> Outcome:
+        if own:
+            code = f"""
 import os, signal, sys
-
-def stop(*_, **__):
-    os.kill(os.getpid(), signal.{sent.name})
-
+def stop(*_, **__): os.kill(os.getpid(), signal.SIGINT)
 sys.argv = ["onnxprune", *{CUT!r}]
 {textwrap.dedent(hook)}
 from onnxprune.__main__ import main
 main()
 """
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+            return Outcome(done.returncode, done.stdout, done.stderr)
+
+        def work() -> None:
+            monkey = {"stop": stop}
+            exec(textwrap.dedent(hook), monkey)
+            sys.argv = ["onnxprune", *CUT]
+            __main__.main()
+
+        capfd.readouterr()
+        code = in_child(work)
+        printed = capfd.readouterr()
+        return Outcome(code, printed.out, printed.err)
+
+    return run
 
 
 BEFORE = {
-    "first import": """
+    "imports": """
         import builtins
         plain = builtins.__import__
         def importing(name, *rest, **more):
@@ -94,30 +121,31 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("moment", BEFORE)
-def test_before_the_model_is_there(moment: str, folder: Path) -> None:
-    result = interrupted(BEFORE[moment])
-    assert (result.returncode, result.stdout, result.stderr) == (130, "", NOTHING)
+def test_before_the_model_is_there(moment: str, interrupted: Interrupted) -> None:
+    assert interrupted(BEFORE[moment], own=moment == "imports") == Outcome(130, "", NOTHING)
     assert sorted(os.listdir()) == ["net.onnx", "out.onnx"]
     assert Path("out.onnx").read_bytes() == b"an older result"
 
 
-def test_a_request_to_terminate(folder: Path) -> None:
-    result = interrupted(BEFORE["analysis"], signal.SIGTERM)
-    assert (result.returncode, result.stdout, result.stderr) == (130, "", NOTHING)
+def test_a_request_to_terminate(interrupted: Interrupted) -> None:
+    hook = "import os, signal, onnxprune.pipeline as p\np.analyzed = lambda *_: os.kill(os.getpid(), signal.SIGTERM)"
+    assert interrupted(hook) == Outcome(130, "", NOTHING)
 
 
-def test_after_the_model_is_there(folder: Path) -> None:
-    result = interrupted("import onnxprune.cli\nonnxprune.cli.render = stop")
-    assert (result.returncode, result.stdout, result.stderr) == (130, "", "onnxprune: interrupted; written: out.onnx\n")
+def test_after_the_model_is_there(interrupted: Interrupted) -> None:
+    written = Outcome(130, "", "onnxprune: interrupted; written: out.onnx\n")
+    assert interrupted("import onnxprune.cli\nonnxprune.cli.render = stop") == written
     onnx.checker.check_model("out.onnx")
 
 
-def test_a_signal_that_was_to_be_ignored(folder: Path) -> None:
-    result = interrupted(
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)\nimport onnxprune.cli as c\nplain = c.render\n"
-        "c.render = lambda *a, **k: (stop(), plain(*a, **k))[1]"
-    )
-    assert result.returncode == 0
+def test_a_signal_that_was_to_be_ignored(interrupted: Interrupted) -> None:
+    hook = """
+        import signal, onnxprune.cli as c
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        plain = c.render
+        c.render = lambda *a, **k: (stop(), plain(*a, **k))[1]
+    """
+    assert interrupted(hook).code == 0
 
 
 def test_from_outside(folder: Path) -> None:
@@ -139,15 +167,15 @@ def test_the_package_is_light() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
 
 
-def test_warnings_of_libraries_do_not_show(folder: Path) -> None:
+def test_warnings_of_libraries_do_not_show(interrupted: Interrupted) -> None:
     hook = """
+        import logging, os, warnings
         import onnxprune.pipeline
         def analyzed(*_, **__):
-            import logging, warnings
             warnings.warn("of python")
             logging.getLogger("x").warning("of logging")
             os.write(2, b"of native code")
             raise onnxprune.OptionError("enough")
         onnxprune.pipeline.analyzed = analyzed
     """
-    assert interrupted(hook).stderr == "onnxprune: enough\n"
+    assert interrupted(hook) == Outcome(2, "", "onnxprune: enough\n")

@@ -317,7 +317,7 @@ def test_a_ratio_is_taken_from_every_group() -> None:
     assert kept(prune(net(), channels=0.5, ignore=["stem", WIDE])) == {STEM: 16, BODY: 16, WIDE: 24}
     whole = prune(net(), channels=0.0)
     assert kept(whole) == {STEM: 16, BODY: 32, WIDE: 24}
-    assert data(whole) == data(prune(net(), plan=Plan({}, "bias")))
+    assert data(whole) == data(prune(net(), plan=whole.plan))
 
 
 def test_global_takes_the_fraction_of_all_units() -> None:

@@ -325,7 +325,7 @@ def test_a_change_of_the_outputs_is_found(good: str, bad: str, monkeypatch: pyte
         return proto
 
     broken = load(ending(bad, "other"))  # another name, so that what is before the last step is not compared instead
-    monkeypatch.setattr("onnxprune.sparsity.stage.rewrite", lambda *_: (broken, []))
+    monkeypatch.setattr("onnxprune.sparsity.store.rewrite", lambda *_: (broken, []))
     with pytest.raises(onnxprune.VerificationError, match="nothing was written"):
         onnxprune.sparsify(ending(good, "inner"), 0.5, measure=False, format="csr")
 

@@ -105,11 +105,12 @@ def sync(model: Model) -> None:
             store(name, node.attribute.add(name="value", type=AttributeProto.TENSOR).t, array)
 
 
-def to_proto(model: Model) -> ModelProto:
-    """The whole model with all data inside, for onnxruntime, the checker and shape inference.
+def to_proto(model: Model | Source) -> ModelProto:
+    """The whole model with all data inside, for onnxruntime, the checker and shape inference; of any source of `load`.
 
     Raises ModelFileError above INLINE_LIMIT bytes, which one protobuf cannot hold.
     """
+    model = model if isinstance(model, Model) else load(model)
     proto, large = _outgoing(model)
     size = proto.ByteSize() + sum(stored_size(array) for _, array in large)
     if size > INLINE_LIMIT:
