@@ -196,8 +196,8 @@ class Evaluator:
         classes = found.shape[1]
         if labels.size != len(found):
             raise OptionError(
-                f"--evaluate: labels: {labels.size} of shape {labels.shape} for {len(found)} rows of class scores; give "
-                f"one label per sample, or per token"
+                f"--evaluate: labels: {labels.size} of shape {labels.shape} for {len(found)} rows of class scores; "
+                f"give one label per sample, or per token"
             )
         counted = labels[labels != IGNORED]
         if not counted.size:

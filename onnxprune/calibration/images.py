@@ -216,9 +216,9 @@ def image_format(
     scale = base.scale if how.scale is None else how.scale
     mean = base.mean[::turn] if how.mean is None else how.mean
     std = base.std[::turn] if how.std is None else how.std
-    for option, given in (("--mean", how.mean), ("--std", how.std)):
+    for flag, given in (("--mean", how.mean), ("--std", how.std)):
         if given is not None and len(given) not in (1, channels):
-            raise OptionError(f"{option} {_numbers(given)}: expected 1 or {channels} numbers, one per channel")
+            raise OptionError(f"{flag} {_numbers(given)}: expected 1 or {channels} numbers, one per channel")
     crop = (how.crop, how.crop) if how.crop else (h, w)
     resize = how.image_size or round(max(crop) / CENTRE)
     if resize < max(crop):
@@ -252,17 +252,17 @@ def _check(how: Preprocess) -> None:
             raise OptionError(
                 f"--{field.replace('_', '-')} {getattr(how, field)}: unknown; choose one of {', '.join(choices)}"
             )
-    for option, size in (("--image-size", how.image_size), ("--crop", how.crop)):
+    for flag, size in (("--image-size", how.image_size), ("--crop", how.crop)):
         if size is not None and size < 1:
-            raise OptionError(f"{option} {size}: must be 1 or more")
+            raise OptionError(f"{flag} {size}: must be 1 or more")
     numbers = (("--mean", how.mean), ("--std", how.std), ("--scale", None if how.scale is None else (how.scale,)))
-    for option, values in numbers:
+    for flag, values in numbers:
         if values is not None and not np.isfinite(values).all():
-            raise OptionError(f"{option} {_numbers(values)}: must be finite")
-        if values is not None and option != "--mean" and not all(values):
-            raise OptionError(f"{option} {_numbers(values)}: must not be zero")
+            raise OptionError(f"{flag} {_numbers(values)}: must be finite")
+        if values is not None and flag != "--mean" and not all(values):
+            raise OptionError(f"{flag} {_numbers(values)}: must not be zero")
         if values is not None and any(v and not 1e-19 < abs(v) < 1e19 for v in values):
-            raise OptionError(f"{option} {_numbers(values)}: must be within 1e-19 and 1e19, its squares leave float32")
+            raise OptionError(f"{flag} {_numbers(values)}: must be within 1e-19 and 1e19, its squares leave float32")
 
 
 def _numbers(values: Sequence[float]) -> str:
