@@ -375,9 +375,9 @@ def pytest_sessionfinish(session, exitstatus):
 
     assert library.get_library_path() == PLACE
 """
-SANITIZED = (  # tests of all that the C part does: describe, refuse, pack, run, threads, names, memory
-    "test_bad_ or test_names or test_weights_must or test_inputs_left or test_x_that or test_nothing_comes "
-    "or test_positions_outside or test_an_overrun or test_many_sessions or test_many_threads"
+SANITIZED = (  # some tests of all that the C part does; an exception of onnxruntime takes a tenth of a second here
+    "test_names_in_errors or test_many_ or test_nothing_comes or test_x_that or (test_batch and Conv) "
+    "or (test_bad_ and edits0-) or (test_an_overrun and 40-form1 and (one or task))"
 )
 
 
@@ -396,14 +396,13 @@ def sanitized(folder: Path) -> tuple[Path, str]:
     shared = ["-shared", "-fPIC", f"-I{sysconfig.get_path('include')}"]
     trial = folder / "trial.c"
     trial.write_text("int trial(void) { return 0; }\n")
-    clang = "clang" in subprocess.run([compiler, "--version"], text=True, capture_output=True, check=True).stdout
+    clang = "clang" in subprocess.check_output([compiler, "--version"], text=True)
     if clang:
         flags.append("-shared-libasan")
     tried = subprocess.run([compiler, *flags, *shared, str(trial), "-o", str(folder / "trial.so")], check=False)
     names = f"libclang_rt.asan-{os.uname().machine}.so" if clang else "libasan.so", "libstdc++.so.6"
     runtimes = [
-        subprocess.run([compiler, f"-print-file-name={name}"], text=True, capture_output=True, check=True).stdout.strip()
-        for name in names
+        subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip() for name in names
     ]
     if tried.returncode or not all(map(os.path.isabs, runtimes)):
         pytest.skip(f"{compiler} has no address and undefined behaviour sanitizers")
