@@ -475,7 +475,7 @@ def test_evaluate_compares_in_pairs(folder: Path, call: Cli) -> None:
         ("sensitivity net.onnx", "--calibration"),
         ("sensitivity net.onnx --calibration absent", "absent"),
         ("sensitivity net.onnx --calibration plain.npy --plot p.txt", "expected a name that ends in"),
-        ("net.onnx -o small.onnx --max-drop 0.01", "--max-drop needs --evaluate SRC"),
+        ("net.onnx -o small.onnx --max-drop 0.01", "--max-drop 0.01 needs --evaluate SRC"),
         ("net.onnx -o small.onnx --max-drop 2 --evaluate data.npz", "--max-drop 2"),
         ("net.onnx -o small.onnx --max-drop 0.001 --evaluate data.npz", "cannot show so small a drop"),
     ],
