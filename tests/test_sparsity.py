@@ -334,7 +334,7 @@ def test_model_that_does_not_run_is_not_passed_off_as_verified():
     proto = two()
     proto.graph.node[1].domain, proto.graph.node[1].op_type = "other", "Foo"
     proto.opset_import.append(helper.make_opsetid("other", 1))
-    with pytest.raises(onnxprune.OptionError, match="--no-verify"):
+    with pytest.raises(onnxprune.OptionError, match="verify=False"):
         onnxprune.sparsify(proto, 0.5, **QUICK)
     assert onnxprune.sparsify(proto, 0.5, verify=False, **QUICK).report.sparsity.error is None
 
@@ -423,14 +423,14 @@ def test_blocks_and_columns_are_stored_as_asked(pattern: str, form: str):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"sparsity": 0.5, "format": "bsr"}, "--format bsr stores tiles"),
-        ({"sparsity": 0.5, "format": "columns"}, "--format columns leaves out whole columns"),
-        ({"pattern": "block:4x4"}, "say how many with --sparsity"),
-        ({"pattern": "block:4x4", "sparsity": 0.5, "solver": "obc"}, "--solver obc removes weights one by one"),
-        ({"sparsity": 0.5, "solver": "admm"}, "--solver admm needs data"),
-        ({"sparsity": 0.5, "sparsity_allocate": "error"}, "--sparsity-allocate error needs data"),
-        ({"sparsity": 0.5, "format": "csr", "cluster": 16}, "--cluster stores dense weights"),
-        ({"channels": 0.2, "values": "int8"}, "--values int8 is for sparse weights"),
+        ({"sparsity": 0.5, "format": "bsr"}, "format='bsr' stores tiles"),
+        ({"sparsity": 0.5, "format": "columns"}, "format='columns' leaves out whole columns"),
+        ({"pattern": "block:4x4"}, "say how many with sparsity"),
+        ({"pattern": "block:4x4", "sparsity": 0.5, "solver": "obc"}, "solver='obc' removes weights one by one"),
+        ({"sparsity": 0.5, "solver": "admm"}, "solver='admm' needs data"),
+        ({"sparsity": 0.5, "sparsity_allocate": "error"}, "sparsity_allocate='error' needs data"),
+        ({"sparsity": 0.5, "format": "csr", "cluster": 16}, "cluster stores dense weights"),
+        ({"channels": 0.2, "values": "int8"}, "values='int8' needs zeros"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, object], line: str):
