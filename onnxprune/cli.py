@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from onnxprune import __version__, bench_cli, data_cli, inspection
 from onnxprune import help as screens
 from onnxprune.command import Output, Values, command, shared
-from onnxprune.errors import OnnxPruneError, OptionError
+from onnxprune.errors import NothingAsked, OptionError
 from onnxprune.graph.io import INLINE_LIMIT, Model, load, save, to_proto, weight_bytes
 from onnxprune.options import declared
 from onnxprune.pipeline import OPTIONS, Options, Result
@@ -145,7 +145,7 @@ def asked(values: Values, out: Output) -> Options:
     try:
         return Options.of(given)
     except OptionError as e:
-        if str(e).startswith("nothing to do") and not given.keys() - {"input_shape", "allow_io_change"}:
+        if isinstance(e, NothingAsked) and not given.keys() - {"input_shape", "allow_io_change"}:
             show_groups(values, out)
             above = "" if out.quiet else " the above could be pruned;"
             raise OptionError(str(e).replace("nothing to do:", f"nothing to do:{above}")) from None

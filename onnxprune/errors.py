@@ -4,7 +4,8 @@ OnnxPruneError
 ├── UserError              exit code 2: the input or an option is wrong, and the message says the way out
 │   ├── ModelFileError     the file is missing, truncated, not ONNX, or refers to data it may not read
 │   ├── OptionError        an option's value does not make sense, or matches nothing
-│   │   └── Unreachable    a target that no cut of what may go can reach
+│   │   ├── Unreachable    a target that no cut of what may go can reach
+│   │   └── NothingAsked   no option says what to do
 │   └── NothingToPrune     no group of the asked kind exists; the message says what pins the rest
 └── InternalError          exit code 1: our mistake; nothing was written
     └── VerificationError  the pruned model does not compute what the masked model computes
@@ -33,6 +34,10 @@ class OptionError(UserError):
 
 class Unreachable(OptionError):
     """A target that no cut of the groups that may go can reach; a search goes on without it."""
+
+
+class NothingAsked(OptionError):
+    """No option says what is to become of the model."""
 
 
 class NothingToPrune(UserError):

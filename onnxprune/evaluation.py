@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from onnxprune.calibration.damage import class_rows, classifier_output, joined, probabilities
 from onnxprune.calibration.data import fitting_batch
@@ -315,7 +315,7 @@ def drop(before: Score, after: Score, indices: Array | None = None) -> Drop:
     a, b = before.each[chosen], after.each[chosen]
     n = len(a)
     difference = (a - b) * before.better
-    lost, z = float(difference.mean()), float(norm.ppf(CONFIDENCE))
+    lost, z = float(difference.mean()), float(ndtri(CONFIDENCE))
     if set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
         worse, better = ((difference > 0).sum() + 1) / (n + 2), ((difference < 0).sum() + 1) / (n + 2)
         bound = worse - better + z * math.sqrt((worse + better - (worse - better) ** 2) / (n + 2))
@@ -360,7 +360,7 @@ def smallest(
     rest = None if order is None or first is None else order[len(first) :]
     least = drop(before, before, rest).bound
     if least is not None and least > limit:
-        need = math.ceil(math.sqrt(2) * float(norm.ppf(CONFIDENCE)) / limit / (1 - SEARCHED)) if limit > 0 else 0
+        need = math.ceil(math.sqrt(2) * float(ndtri(CONFIDENCE)) / limit / (1 - SEARCHED)) if limit > 0 else 0
         way = f"give at least {need} samples" if need else "a drop of nothing cannot be shown"
         raise OptionError(f"--max-drop {limit:g}: {n} samples cannot show so small a drop; {way}; nothing was written")
     tried: dict[int, Drop] = {}
@@ -397,6 +397,11 @@ def smallest(
         if not (now.drop if now.bound is None else now.bound) <= limit:  # also of what is no number
             break
         best = left, now
+    if best is None and not any(scores.values()):
+        raise OptionError(
+            f"--max-drop {limit:g}: what was asked for leaves no choice of fewer MACs; leave out fixed amounts such as "
+            f"--layers 0.5, or give one without --max-drop; nothing was written"
+        )
     if best is None and whole:
         raise OptionError(_broken(limit, drop(before, scores[100] or before, rest)))
     if best is None:

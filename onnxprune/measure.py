@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from onnxprune.graph.io import Model, weight_bytes
-from onnxprune.graph.runtime import Feeds, Latency, latency, session, too_large
+from onnxprune.graph.io import Model, stored_bytes, weight_bytes
+from onnxprune.graph.runtime import Feeds, Latency, latency, too_large
 from onnxprune.report import Cost
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, switch
@@ -55,21 +53,8 @@ class Check:
 def file_bytes(model: Model, path: Path | None) -> int:
     """Size on disk with external data, in bytes; of what would be written where there is no file."""
     if path is None or not path.is_file():
-        return int(model.proto.ByteSize()) + weight_bytes(model)
+        return stored_bytes(model)
     return path.stat().st_size + (weight_bytes(model) if model.external else 0)
-
-
-def zeros_of(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, int]:
-    """Weight -> its zeros as onnxruntime has them, also of weights that the graph computes (codebooks)."""
-    computed = [name for name in dict.fromkeys(names) if name not in model.weights]
-    probed = model.copy()
-    for name in computed:
-        probed.proto.graph.output.add(name=name)
-    found = {name: model.weights[name] for name in names if name in model.weights}
-    if computed:
-        with session(probed) as s:
-            found |= dict(zip(computed, s.run(computed, feeds), strict=True))
-    return {name: int(w.size - np.count_nonzero(w)) for name, w in found.items()}
 
 
 def latencies(

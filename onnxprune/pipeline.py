@@ -45,7 +45,7 @@ from onnxprune.calibration.data import Calibration
 from onnxprune.calibration.images import Preprocess
 from onnxprune.calibration.options import Data
 from onnxprune.calibration.samples import read, unused
-from onnxprune.errors import NothingToPrune, OnnxPruneError, OptionError, Unreachable
+from onnxprune.errors import NothingAsked, NothingToPrune, OnnxPruneError, OptionError, Unreachable
 from onnxprune.evaluation import Drop, Evaluator, Function, Score, Scoring, default_metric, drop, is_function, smallest
 from onnxprune.fidelity import Fidelity, fidelity
 from onnxprune.graph.cost import CostModel, trained
@@ -55,7 +55,7 @@ from onnxprune.graph.shapes import concrete_inputs, graph_inputs
 from onnxprune.graph.step import Step
 from onnxprune.importance.depth import blocks_of
 from onnxprune.importance.score import HEAD_LOSS, MEASURED
-from onnxprune.measure import Check, file_bytes, latencies, worth, zeros_of
+from onnxprune.measure import Check, file_bytes, latencies, worth
 from onnxprune.options import Option, closest, declared, in_python, record
 from onnxprune.plan import Plan, fingerprint, stamp
 from onnxprune.progress import Clock, Progress, counting, silent
@@ -205,7 +205,7 @@ class Options:
         known = {o.name: o for o in OPTIONS}
         something = self.structural or self.spec.asked or self.store.cluster is not None or self.cut.plan is not None
         if not something:
-            raise OptionError(
+            raise NothingAsked(
                 "nothing to do: say how much with --channels 0.3, --heads 0.25, --layers 0.1, --target-macs 70%, "
                 "--max-drop 0.01, --sparsity 0.8, --pattern 2:4, --cluster 16, --format csr, --ratio or --plan"
             )
@@ -443,7 +443,9 @@ def make(job: Job, plan: Plan) -> Made:
         )  # fmt: skip
         sparse, plan = zeroed, replace(plan, sparsity=zeroed.outcome.to_plan())
     books = clustered(job, sparse, data, narrow)
-    outcome = sparse.outcome if books.outcome is None else recounted(sparse.outcome, books.model, narrow)
+    outcome = sparse.outcome
+    if outcome is not None and books.outcome is not None:
+        outcome = outcome.recounted(books.outcome.zeros)
     done = stamp(books.model, analysis.model, plan, analysis, outcome)
     notes = (*cutting.notes, *fits.notes, *sparse.notes, *books.notes)
     return Made(
@@ -507,7 +509,9 @@ def analyzed(model: Model, options: Options) -> tuple[Analysis, Plan | None]:
     if given is None:
         refuse_idle(analysis, options)
         return analysis, None
-    return analysis, given if isinstance(given, Plan) else Plan.load(Path(given), analysis)
+    return analysis, given if isinstance(given, Plan) else Plan.load(
+        Path(given), analysis, another=options.cut.plan_for_another_model
+    )  # fmt: skip
 
 
 def refuse_idle(analysis: Analysis, options: Options) -> None:
@@ -745,16 +749,10 @@ def clustered(
     progress = counting(job.clock.progress, "survey")
     weigh = None if data is None else curvatures(before.model, data, seed=o.check.seed, progress=progress)
     step: Step[Codebooks | None] = codebooks(before.model, store, weigh, job.clock.progress)
-    if o.check.verify:
+    if o.check.verify and step.outcome is not None:
         running(step.model, feeds, measured=False)
+        step = replace(step, outcome=replace(step.outcome, checked=True))
     return step
-
-
-def recounted(outcome: Sparsity | None, model: Model, feeds: Sequence[Feeds]) -> Sparsity | None:
-    """Zeros as they are in the model with codebooks."""
-    if outcome is None or not feeds:
-        return outcome
-    return outcome.recounted(zeros_of(model, [x.weight for x in outcome.layers], feeds[0]))
 
 
 def compared(job: Job, made: Made, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None]:

@@ -49,8 +49,11 @@ class Plan:
         return f'{head[:-1]}, "groups": {{\n{lines}\n}}}}\n'
 
     @staticmethod
-    def from_json(text: str, analysis: Analysis, where: str = "the plan") -> Plan:
-        """Read a plan and check that it fits the analysed model; raises `OptionError`."""
+    def from_json(text: str, analysis: Analysis, where: str = "the plan", *, another: bool = False) -> Plan:
+        """Read a plan and check that it fits the analysed model; raises `OptionError`.
+
+        another: it may have been made for another model, as long as its groups are there.
+        """
         try:
             data = json.loads(text)
             groups = {k: (index(v["size"]), [index(i) for i in v["kept"]]) for k, v in data["groups"].items()}
@@ -62,6 +65,7 @@ class Plan:
             raise OptionError(
                 f"{where}: plan version {version} with recovery {recover!r}; this onnxprune reads {VERSION}"
             )
+        Plan({}, recover, settings, None, mark).belongs(fingerprint(analysis.model), another=another, where=where)
         sizes = {g.name: g.size for g in analysis.groups}
         keep: dict[str, Keep] = {}
         for name, (size, kept) in groups.items():
@@ -81,9 +85,9 @@ class Plan:
         return Plan(keep, recover, settings, None if sparse is None else from_plan(sparse, where), mark)
 
     @staticmethod
-    def load(path: str | Path, analysis: Analysis) -> Plan:
-        """Read a plan file; raises `OptionError`."""
-        return Plan.from_json(_text(path), analysis, f"--plan {path}")
+    def load(path: str | Path, analysis: Analysis, *, another: bool = False) -> Plan:
+        """Read a plan file, as `from_json` does; raises `OptionError`."""
+        return Plan.from_json(_text(path), analysis, f"--plan {path}", another=another)
 
     @staticmethod
     def settings_in(path: str | Path) -> dict[str, Any]:
@@ -96,7 +100,7 @@ class Plan:
     def belongs(self, mark: str, *, another: bool, where: str) -> list[str]:
         """Notes where the plan was not made for the model with the fingerprint `mark`.
 
-        Raises `OptionError` for a plan of another model, unless `another` allows it.
+        Raises `OptionError` for a plan of another model, unless `another` allows it, and where nothing is to be allowed.
         """
         if not self.fingerprint:
             return [f"{where} is of version 0.5 or older and does not say which model it was made for"]

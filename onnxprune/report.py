@@ -201,7 +201,10 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
         )
     if s is not None and s.error is not None:
         parts.append(Text(f"verified: sparse equals masked to {s.error:.1e} of the largest output"))
-    if v is None and (s is None or s.error is None):
+    c = report.codebooks
+    if c is not None and c.checked:
+        parts.append(Text("verified: the clustered model runs"))
+    if v is None and (s is None or s.error is None) and (c is None or not c.checked):
         parts.append(Text("not verified"))
     parts += [Text(line) for line in _quality(report)]
     if report.pinned and (cut or s is None):

@@ -63,7 +63,8 @@ def run(model: Path, options: str, tree: Path) -> dict[str, str]:
     """The fingerprint of one command, or what it said where it failed."""
     with tempfile.TemporaryDirectory() as folder:
         out, plan = Path(folder) / "out.onnx", Path(folder) / "plan.json"
-        command = [sys.executable, "-m", "onnxprune.cli", str(model), *options.split(), *REST.split()]
+        module = "onnxprune" if (tree / "onnxprune" / "__main__.py").is_file() else "onnxprune.cli"
+        command = [sys.executable, "-m", module, str(model), *options.split(), *REST.split()]
         command += ["-o", str(out), "--save-plan", str(plan)]
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         done = subprocess.run(

@@ -134,7 +134,9 @@ def _exchange(at: Float, kept: Sequence[Float], hurt: Sequence[Float], holds: Ca
 
     def gain(g: int, step: int) -> float:
         to = level[g] + step
-        return float(hurt[g][level[g]] - hurt[g][to]) if 0 <= to < len(kept[g]) else -np.inf
+        if not 0 <= to < len(kept[g]) or not np.isfinite(hurt[g][to]):
+            return -np.inf
+        return float(hurt[g][level[g]] - hurt[g][to])
 
     while True:
         up = [(gain(a, -s), a, -s) for a in range(count) for s in STEPS]

@@ -48,10 +48,8 @@ def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, spa
     """What made the cut another than was asked: found by leaving out one cause after the other."""
     if asked == 0:
         return "nothing was to be removed, and the model stays as it was"
-    if abs(got - asked) <= CLOSE:
-        return ""
     if groups[0].kind == "layers":
-        return f"of {len(groups)} blocks this is the nearest count" if got else "no block can go"
+        return "" if abs(got - asked) <= CLOSE else f"of {len(groups)} blocks this is the nearest count that can go"
     free = [g for g in groups if not any(matches(g, glob) for glob in spared)]
     total = sum(g.size for g in groups)
 
@@ -62,6 +60,8 @@ def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, spa
     exact = removed(1, most)
     if got > 0 and exact == 0:
         return "the nearest count of every group was all of its units, so the least that can go went"
+    if abs(got - asked) <= CLOSE:
+        return ""
     causes = []
     if len(free) < len(groups):
         causes.append("groups that --ignore or --ratio names are others")

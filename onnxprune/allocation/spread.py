@@ -41,6 +41,7 @@ def levels_of(
     learn, away = calibration.held_out()
     options = {**asdict(how), "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
     options["given"] = None if given is None else {name: s.tolist() for name, s in given.items()}
+    options |= {"sizes": [(g.kind, g.size) for g in groups], "batch": calibration.batch}
     key = ""
     if cache is not None:
         digest = hashlib.sha256(to_proto(analysis.model).SerializeToString(deterministic=True)).hexdigest()

@@ -31,8 +31,9 @@ from onnxprune.graph.reading import Reader, Sparse, Weights
 from onnxprune.graph.sources import Source, parse
 from onnxprune.graph.writing import write
 
-__all__ = ["INLINE_LIMIT", "SMALL", "Model", "graphs", "load", "save", "sync", "tensors", "to_proto", "weight_bytes"]
+__all__ = ["INLINE_LIMIT", "SMALL", "Model", "graphs", "load", "save", "stored_bytes", "sync", "tensors", "to_proto", "weight_bytes"]
 
+COUNTED = 1 << 30  # bytes of weights up to which a size is counted on the message itself
 INLINE_LIMIT = 2_000_000_000  # bytes; protobuf ends at 2^31 - 1, the margin is for tools that add to the file
 
 
@@ -119,6 +120,15 @@ def to_proto(model: Model | Source) -> ModelProto:
     for tensor, array in large:
         set_data(tensor, array)
     return proto
+
+
+def stored_bytes(model: Model) -> int:
+    """Bytes that `save` would write; above a gigabyte, and for weights in a file of their own, without the few bytes
+    per tensor that separate them."""
+    if not model.external and weight_bytes(model) <= COUNTED:
+        return int(to_proto(model).ByteSize())
+    proto, large = _outgoing(model)
+    return int(proto.ByteSize()) + sum(stored_size(array) for _, array in large)
 
 
 def save(model: Model, path: str | os.PathLike[str], *, inline_limit: int = INLINE_LIMIT) -> None:

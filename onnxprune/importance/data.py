@@ -141,7 +141,7 @@ def _count(r: Reading, x: Array) -> None:
         r.magnitude, r.square, r.zeros = (np.zeros(x.shape[1]) for _ in range(3))
     r.moments.add(x)
     share = len(x) / max(r.moments.count, 1)
-    for total, now in ((r.magnitude, np.abs(x)), (r.square, np.square(x)), (r.zeros, x <= 0)):
+    for total, now in ((r.magnitude, np.abs(x)), (r.square, np.square(x, dtype=np.float64)), (r.zeros, x <= 0)):
         total += share * (now.mean(0, dtype=np.float64) - total)
 
 
@@ -154,7 +154,9 @@ def _rank(r: Reading, x: Array, groups: int) -> None:
         maps = last.reshape(-1, 1, 1, last.shape[-1]).transpose(0, 3, 1, 2)
     maps = maps[:8]  # few samples tell (Lin et al. 2020)
     channels = np.array_split(np.arange(maps.shape[1]), groups)[r.group]
-    found = np.linalg.matrix_rank(maps[:, channels].astype(np.float32)).mean(0)
+    shown = maps[:, channels].astype(np.float32)
+    finite = np.isfinite(shown).all((-2, -1))  # of what is no number, no rank
+    found = np.where(finite, np.linalg.matrix_rank(np.where(finite[..., None, None], shown, 0)), 0).mean(0)
     ranks = np.repeat(found, len(r.weight) // len(channels))
     r.rank = ranks if not len(r.rank) else r.rank + ranks
 

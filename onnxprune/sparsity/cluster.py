@@ -171,6 +171,7 @@ class Codebooks:
     rows: tuple[Clustered, ...]
     zipped_before: int
     zipped_after: int
+    checked: bool = False  # the model was run
 
     @property
     def bits_per_weight(self) -> float:

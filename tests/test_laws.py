@@ -1,0 +1,300 @@
+"""What is promised of every report, function and option, beyond a single module."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+import pytest
+from nets import build, normal
+
+import onnxprune
+from onnxprune.errors import OptionError
+from onnxprune.importance.score import IMPORTANCES
+from onnxprune.pipeline import OPTIONS, run
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "onnxprune"
+MODELS = ROOT / "models"
+MLP, LABELLED = MODELS / "digits_mlp.onnx", MODELS / "digits_mlp.npz"
+DIGITS, HELD_OUT = MODELS / "digits_resnet_bn.onnx", MODELS / "digits_heldout.npz"
+CALIBRATION = MODELS / "digits_calibration.npz"
+BRIEF: dict[str, Any] = {"measure": False, "threads": 1}
+MOST_LINES, MOST_PARAMETERS = 120, 15
+
+
+def functions() -> list[tuple[str, int, int]]:
+    """Every function of the package outside the kernels: where, lines, parameters."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.relative_to(PACKAGE).parts[0] == "ops":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                a = node.args
+                count = len(a.posonlyargs) + len(a.args) + len(a.kwonlyargs) + bool(a.vararg) + bool(a.kwarg)
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                found.append((f"{path.relative_to(ROOT)}:{node.name}", lines, count))
+    return found
+
+
+def test_functions_are_read_at_a_glance() -> None:
+    found = functions()
+    assert len(found) > 500
+    long = [f"{where}: {lines} lines" for where, lines, _ in found if lines > MOST_LINES]
+    wide = [f"{where}: {count} parameters" for where, _, count in found if count > MOST_PARAMETERS]
+    assert not long and not wide, long + wide
+    recipe = next(lines for where, lines, _ in found if where == "onnxprune/pipeline.py:run")
+    assert recipe <= 60
+
+
+def test_how_an_option_is_declared_imports_nothing_of_ours() -> None:
+    tree = ast.parse((PACKAGE / "options.py").read_text(encoding="utf-8"))
+    names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    names += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    assert not [n for n in names if n.startswith("onnxprune")]
+
+
+# What the report says was measured on the file
+
+
+def accuracy(path: Path, source: Path) -> float:
+    """Of the file, by nothing of ours but the library of operators."""
+    data = dict(np.load(source))
+    labels = data.pop("labels")
+    session = onnxprune.session(path)
+    name = session.get_inputs()[0].name
+    x = next(v for v in data.values() if v.ndim > 1)
+    scores = np.concatenate([session.run(None, {name: part})[0] for part in np.array_split(x, 10)])
+    return float((scores.reshape(len(labels), -1).argmax(1) == labels).mean())
+
+
+WRITTEN: dict[str, dict[str, Any]] = {
+    "channels": {"channels": 0.3, "recover": "none"},
+    "csr": {"sparsity": 0.6, "format": "csr"},
+    "nm": {"pattern": "2:4", "format": "nm", "values": "int8", "permute": False},
+    "quality": {"quality": 0.8, "format": "dense"},
+    "columns": {"pattern": "column", "sparsity": 0.3},
+    "cluster": {"cluster": 6},
+    "zeros and clusters": {"sparsity": 0.5, "cluster": 16},
+    "all": {"channels": 0.25, "sparsity": 0.5, "cluster": 16},
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_figures_are_those_of_the_file(name: str, tmp_path: Path) -> None:
+    result = onnxprune.prune(MLP, evaluate=LABELLED, **BRIEF, **WRITTEN[name])
+    report = result.save(tmp_path / "out.onnx")
+    assert report.evaluation is not None
+    assert report.evaluation.before == pytest.approx(accuracy(MLP, LABELLED))
+    assert report.evaluation.after == pytest.approx(accuracy(tmp_path / "out.onnx", LABELLED))
+    assert result.report.after.bytes == report.after.bytes == (tmp_path / "out.onnx").stat().st_size
+    if report.sparsity is not None:
+        dense = onnxprune.to_proto(onnxprune.densify(onnxprune.load(tmp_path / "out.onnx")))
+        left = not_zero(dense, [x.weight for x in report.sparsity.layers])
+        assert report.sparsity.zeros == report.sparsity.size - left
+
+
+def not_zero(proto: onnx.ModelProto, names: list[str]) -> int:
+    """Entries of the weights, as onnxruntime computes them, that are not zero."""
+    probed = onnx.ModelProto()
+    probed.CopyFrom(proto)
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+    made = {o for n in proto.graph.node for o in n.output}
+    computed = [n for n in dict.fromkeys(names) if n not in stored and n in made]
+    for name in computed:
+        probed.graph.output.add(name=name)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = {i.name: np.zeros([1, *i.shape[1:]], np.float32) for i in session.get_inputs()}
+    stored |= dict(zip(computed, session.run(computed, feeds), strict=True)) if computed else {}
+    return sum(int(np.count_nonzero(stored[n])) for n in dict.fromkeys(names))
+
+
+BOUNDED: dict[str, dict[str, Any]] = {
+    "sparsity": {"sparsity": 0.3, "format": "csr"},
+    "pattern": {"pattern": "2:4", "format": "nm", "permute": False},
+    "quality": {"quality": 0.3, "format": "dense"},
+    "cluster": {"cluster": 32},
+    "values": {"sparsity": 0.3, "format": "csr", "values": "int8"},
+    "with channels": {"channels": "auto", "sparsity": 0.3, "format": "csr"},
+    "channels alone": {},
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_bound_holds_for_the_model_that_is_written(name: str, tmp_path: Path) -> None:
+    result = onnxprune.prune(MLP, max_drop=0.08, evaluate=LABELLED, recover="none", **BRIEF, **BOUNDED[name])
+    result.save(tmp_path / "out.onnx")
+    assert result.report.evaluation is not None and result.report.evaluation.bound is not None
+    assert result.report.evaluation.bound <= 0.08
+    assert accuracy(MLP, LABELLED) - accuracy(tmp_path / "out.onnx", LABELLED) <= 0.08 + 0.02
+    assert result.report.after.macs < result.report.before.macs  # there was room for a cut as well
+
+
+@pytest.mark.parametrize("options", [{"sparsity": 0.9}, {"pattern": "1:8", "permute": False}, {"quality": 2.0}, {"cluster": 2}])
+def test_zeros_that_break_the_bound_alone_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="alone cost .* no cut can hold it"):
+        onnxprune.prune(MLP, max_drop=0.02, evaluate=LABELLED, recover="none", **BRIEF, **options)
+
+
+def test_latency_has_an_interval() -> None:
+    report = onnxprune.prune(MLP, channels=0.5, recover="none", threads=1).report
+    after = report.after.latency
+    assert after is not None and after.interval is not None
+    assert after.interval[0] <= after.ratio <= after.interval[1]
+    assert "90% interval" in str(report)
+    said = report.to_dict()["after"]
+    assert said["latency_ratio_interval"] == after.interval
+
+
+# Asked and got
+
+
+def test_asked_and_got_stand_side_by_side() -> None:
+    report = onnxprune.prune(MLP, channels="30%", recover="none", **BRIEF).report
+    (row,) = report.got
+    assert (row.option, row.asked) == ("--channels", 0.3) and row.got == pytest.approx(168 / 544)
+    assert "multiples of 8" in row.why and "--round-to 1 is exact" in row.why
+    exact = onnxprune.prune(MLP, channels=0.3, round_to=1, recover="none", **BRIEF).report
+    assert exact.got[0].got == pytest.approx(0.3, abs=0.003) and not exact.got[0].why
+    said = report.to_dict()
+    assert said["schema"] == 1 and said["onnxprune"] == onnxprune.__version__
+    assert said["asked"] == {"channels": 0.3, "recover": "none", "measure": False, "threads": 1}
+
+
+@pytest.mark.parametrize("options", [{"channels": 0}, {"target_macs": "100%"}, {"target_params": 1}])
+def test_what_changes_nothing_says_so(options: dict[str, Any]) -> None:
+    report = onnxprune.prune(MLP, recover="none", **BRIEF, **options).report
+    assert all(g.kept == g.size for g in report.groups)
+    assert any("nothing was" in g.why for g in report.got)
+
+
+def test_a_tiny_ratio_takes_the_least_there_is_and_says_so() -> None:
+    report = onnxprune.prune(MLP, channels=0.0001, recover="none", **BRIEF).report
+    assert sum(g.size - g.kept for g in report.groups) == 1
+    assert "least that can go" in report.got[0].why
+    some = onnxprune.prune(MLP, channels=0.004, round_to=1, recover="none", **BRIEF).report
+    assert {g.size: g.kept for g in some.groups} == {256: 255, 192: 191, 96: 96}  # 0.4% of 96 is none
+
+
+def test_the_file_names_what_was_done(tmp_path: Path) -> None:
+    onnxprune.prune(MLP, channels=0.3, sparsity=0.5, format="csr", recover="none", **BRIEF).save(tmp_path / "a.onnx")
+    proto = onnx.load(tmp_path / "a.onnx")
+    assert (proto.producer_name, proto.producer_version) == ("onnxprune", onnxprune.__version__)
+    done = json.loads({p.key: p.value for p in proto.metadata_props}["onnxprune.pruning"])
+    assert done["asked"] == {"channels": 0.3, "sparsity": 0.5, "format": "csr", "recover": "none"}
+    assert done["removed"] == {"channels": [168, 544]} and done["format"] == "csr"
+
+
+def test_plans_belong_to_their_model(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(onnxprune.prune(MLP, channels=0.3, recover="none", **BRIEF).plan.to_json())
+    other = onnx.load(MLP)
+    weight = next(t for t in other.graph.initializer if len(t.dims) == 2)
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 1.01, weight.name))
+    with pytest.raises(OptionError, match="was made for another model .*plan_for_another_model"):
+        onnxprune.prune(other, plan=path, **BRIEF)
+    report = onnxprune.prune(other, plan=path, plan_for_another_model=True, **BRIEF).report
+    assert any("was made for another model" in note for note in report.notes)
+    old = json.loads(path.read_text())
+    del old["model"]
+    path.write_text(json.dumps(old))
+    assert any("version 0.5" in note for note in onnxprune.prune(MLP, plan=path, **BRIEF).report.notes)
+
+
+# Steps
+
+
+def tiny() -> Any:
+    weights = {"a": normal(12, 16, seed=1), "b": normal(16, 16, seed=2), "c": normal(16, 4, seed=3)}
+    nodes = "h = MatMul(x, a) r = Relu(h) k = MatMul(r, b) t = Relu(k) y = MatMul(t, c)"
+    return build(nodes, "float[n,12]", "float[n,4]", **weights)
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_steps_work_with_every_importance(importance: str) -> None:
+    options: dict[str, Any] = {"importance": importance, "calibration": {"x": normal(80, 12, seed=5).astype("f")}}
+    once, often = (
+        onnxprune.prune(tiny(), channels=0.5, round_to=1, steps=n, **options, **BRIEF) for n in (1, 4)
+    )
+    for result in (once, often):
+        assert {g.size - g.kept for g in result.report.groups} == {8}
+    assert often.plan.settings["steps"] == 4
+    again = onnxprune.prune(tiny(), plan=often.plan, calibration=options["calibration"], **BRIEF)
+    assert onnxprune.to_proto(again.model) == onnxprune.to_proto(often.model)
+
+
+def test_steps_of_a_target_by_levels() -> None:
+    data = {"x": normal(80, 12, seed=5).astype("f")}
+    found = onnxprune.prune(tiny(), target_macs=0.5, steps=3, round_to=1, calibration=data, **BRIEF)
+    assert 0.4 < found.report.after.macs / found.report.before.macs <= 0.5
+
+
+# Python as people use it
+
+
+def test_functions_and_scores_of_the_caller() -> None:
+    seen: list[str] = []
+
+    def score(path: str) -> float:
+        seen.append(path)
+        return float(Path(path).stat().st_size)
+
+    last = onnxprune.prune(
+        tiny(), channels=0.5, round_to=1, recover="none", importance=lambda g: np.arange(g.size), evaluate=score,
+        **BRIEF,
+    )  # fmt: skip
+    assert all(kept[-8:].all() and not kept[:8].any() for kept in last.plan.keep.values())
+    assert last.report.evaluation is not None and last.report.evaluation.before > last.report.evaluation.after
+    assert len(seen) == 2
+    scores = {name: -np.arange(len(kept)) for name, kept in last.plan.keep.items()}
+    first = onnxprune.prune(tiny(), channels=0.5, round_to=1, recover="none", scores=scores, **BRIEF)
+    assert all(kept[:8].all() and not kept[8:].any() for kept in first.plan.keep.values())
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ({}, "there are no scores for group"),
+        ({"MatMul(h)": np.ones(3)}, "expected 16 numbers"),
+        ({"MatMul(h)": np.full(16, np.nan), "MatMul(k)": np.ones(16)}, "hold NaN"),
+        ({"MatMul(h)": np.ones(16), "MatMul(k)": np.ones(16), "other": np.ones(2)}, "is no group of the model"),
+    ],
+)
+def test_scores_that_do_not_fit(scores: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        onnxprune.prune(tiny(), channels=0.5, recover="none", scores=scores, **BRIEF)
+
+
+def test_a_result_shows_itself() -> None:
+    result = onnxprune.prune(tiny(), channels=0.5, recover="none", **BRIEF)
+    assert "parameters" in str(result) and "MACs per run" in str(result)
+    assert result._repr_html_().startswith("<pre") and "parameters" in result._repr_html_()
+
+
+def test_a_graph_in_gives_a_graph_out() -> None:
+    result = onnxprune.prune(gs.import_onnx(tiny()), channels=0.5, recover="none", **BRIEF)
+    assert isinstance(result.model, gs.Graph)
+    x = normal(2, 12).astype("f")
+    a, b = (
+        ort.InferenceSession(p.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        for p in (gs.export_onnx(result.model), onnxprune.to_proto(onnxprune.prune(tiny(), plan=result.plan, **BRIEF).model))
+    )
+    assert np.allclose(a, b, rtol=1e-5)
+
+
+def test_messages_are_in_the_words_of_the_caller() -> None:
+    with pytest.raises(OptionError, match=r"^channels=30: expected a fraction in \[0, 1\)"):
+        onnxprune.prune(tiny(), channels=30)
+    with pytest.raises(TypeError, match="no option 'chanels'; did you mean channels"):
+        onnxprune.prune(tiny(), **{"chanels": 0.3})
+    names = {o.name for o in OPTIONS}
+    assert {"channels", "calibration", "max_drop", "plan"} <= names and callable(run)
