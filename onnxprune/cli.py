@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from onnxprune import __version__, bench_cli, data_cli, inspection
 from onnxprune import help as screens
 from onnxprune.command import Output, Values, command, shared
-from onnxprune.errors import NothingAsked, OptionError
+from onnxprune.errors import NothingAsked, OnnxPruneError, OptionError
 from onnxprune.graph.io import INLINE_LIMIT, Model, load, save, to_proto, weight_bytes
 from onnxprune.options import declared
 from onnxprune.pipeline import OPTIONS, Options, Result

@@ -129,7 +129,7 @@ class Score:
 
 def is_function(source: object) -> bool:
     """True for `module:function`, and for a callable."""
-    return callable(source) or isinstance(source, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source))
+    return callable(source) or (isinstance(source, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source)))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from onnxprune.graph.io import Model, stored_bytes, weight_bytes
 from onnxprune.graph.runtime import Feeds, Latency, latency, too_large
+from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, switch
 from onnxprune.report import Cost
 from onnxprune.sparsity.outcome import Sparsity
-from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, switch
 
 SECONDS = 2.0  # of timing, both models together
 _SHAPE = "NAME:1,3,224,224, sizes above 0"
@@ -76,9 +76,7 @@ def latencies(
 SMALLER = 0.995  # of the bytes: what is above is no smaller
 
 
-def worth(
-    before: Cost, after: Cost, *, cut: bool, sparsity: Sparsity | None, asked: Mapping[str, Any]
-) -> list[str]:
+def worth(before: Cost, after: Cost, *, cut: bool, sparsity: Sparsity | None, asked: Mapping[str, Any]) -> list[str]:
     """A line where the result is neither smaller nor shown to be faster, with the option that would make it so."""
     if after.bytes is None or before.bytes is None or after.bytes < SMALLER * before.bytes:
         return []

@@ -25,7 +25,6 @@ from onnxprune.allocation.options import (
     Cut,
     Recipe,
     by_mode,
-    flag,
     kinds_of,
     parse_limit,
     recipe,
@@ -225,7 +224,8 @@ class Options:
             )
         if not self.structural and self.recovery.recover in ("mean-std", "batchnorm", "bias"):
             raise OptionError(
-                f"--recover {self.recovery.recover} makes up for units that went; for zeros choose least-squares or none"
+                f"--recover {self.recovery.recover} makes up for units that went; for zeros choose least-squares or "
+                f"none"
             )
         if self.check.dry_run and self.scoring.evaluate is not None and self.scoring.max_drop is None:
             raise OptionError("--evaluate has no effect here: --dry-run makes no model that could be scored")
@@ -295,8 +295,8 @@ CONDITIONS: dict[str, Condition] = {
         lambda o: (o.targeted and _data(o) and o.cut.allocate in (None, "kl"))
         or (o.sparse and o.data.calibration is not None)
         or o.cut.plan is not None,
-        "has no effect here: it keeps level databases (a target with --allocate kl and --calibration SRC) and sparse layers that were "
-        "solved for (--sparsity 0.8 with --calibration SRC)",
+        "has no effect here: it keeps level databases (a target with --allocate kl and --calibration SRC) and sparse "
+        "layers that were solved for (--sparsity 0.8 with --calibration SRC)",
     ),
 }  # fmt: skip
 
@@ -775,9 +775,7 @@ def as_given(source: Any, model: Model | None) -> Any:
     return gs.import_onnx(to_proto(model))
 
 
-def report_of(
-    job: Job, chooser: Chooser | None, made: Made, close: Fidelity | None, verdict: Drop | None
-) -> Report:
+def report_of(job: Job, chooser: Chooser | None, made: Made, close: Fidelity | None, verdict: Drop | None) -> Report:
     """Everything that is said, each figure of the original and of the model that is written."""
     o, analysis, plan, outcome = job.options, job.analysis, made.plan, made.sparsity
     checked = None if made.cut is None else made.cut.verification
@@ -806,7 +804,7 @@ def report_of(
     return Report(
         model=str(analysis.model.path or ""), output="", before=before, after=after,
         groups=tuple(
-            GroupReport(g.name, g.kind, g.size, int(plan.keep[g.name].sum()) if g.name in plan.keep else g.size, g.nodes)
+            GroupReport(g.name, g.kind, g.size, int(plan.keep.get(g.name, np.ones(g.size)).sum()), g.nodes)
             for g in groups
         ),
         left_alone={k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)},
@@ -855,8 +853,8 @@ def notes_of(job: Job, made: Made, close: Fidelity | None) -> list[str]:
         notes.append("streams became narrower: normalisations count what is left, so that the whole model changes")
     if close is not None and close.costly and not o.targeted and plan.keep:
         notes.append(
-            "this cut costs much: --target-macs 70% cuts where it hurts least, and --max-drop 0.01 --evaluate SRC finds "
-            "out how far one can go"
+            "this cut costs much: --target-macs 70% cuts where it hurts least, and --max-drop 0.01 --evaluate SRC "
+            "finds out how far one can go"
         )
     return notes
 
@@ -867,7 +865,11 @@ def parameters_of(job: Job, made: Made) -> int:
     if made.model is not None and any(not made.keep[b.gate].any() for b in analysis.blocks) and not job.spec.asked:
         again = analyze(made.model)  # also what several blocks shared
         return round(again.costs().parameters(again.keep_ids({})))
-    new = () if made.recovered is None else (w for n, w in made.recovered.weights.items() if n not in analysis.model.weights)
+    new = (
+        ()
+        if made.recovered is None
+        else (w for n, w in made.recovered.weights.items() if n not in analysis.model.weights)
+    )
     return round(job.costs.parameters(made.keep)) + sum(w.size for w in new if trained(w))
 
 

@@ -100,7 +100,7 @@ class Plan:
     def belongs(self, mark: str, *, another: bool, where: str) -> list[str]:
         """Notes where the plan was not made for the model with the fingerprint `mark`.
 
-        Raises `OptionError` for a plan of another model, unless `another` allows it, and where nothing is to be allowed.
+        Raises `OptionError` for a plan of another model, unless `another` allows it, and where there is none to allow.
         """
         if not self.fingerprint:
             return [f"{where} is of version 0.5 or older and does not say which model it was made for"]
@@ -110,8 +110,8 @@ class Plan:
             return []
         if not another:
             raise OptionError(
-                f"{where} was made for another model (fingerprint {self.fingerprint}, this one has {mark}); make a plan "
-                f"for this one, or replay it all the same with --plan-for-another-model"
+                f"{where} was made for another model (fingerprint {self.fingerprint}, this one has {mark}); make a "
+                f"plan for this one, or replay it all the same with --plan-for-another-model"
             )
         return [f"{where} was made for another model; it was replayed since --plan-for-another-model says so"]
 

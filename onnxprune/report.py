@@ -24,7 +24,6 @@ from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.structure.groups import Analysis, Pinned
 from onnxprune.structure.verify import Verification
 
-
 SCHEMA = 1  # of the JSON
 
 
@@ -122,7 +121,6 @@ class Report:
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
-
 
     def __str__(self) -> str:
         """The tables, as text."""

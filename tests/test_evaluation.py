@@ -263,7 +263,7 @@ REFUSED: dict[str, tuple[Callable[[int], Score | None], Score, str]] = {
     "too few samples": (lambda left: scores(20), scores(20), "20 samples cannot show so small a drop; give at least"),
     "one sample": (lambda left: scores(1), scores(1), "1 sample cannot be split"),
     "always bad": (lambda left: scores(2000, 0.0), scores(2000), "not even the smallest cut"),
-    "never made": (lambda left: None, scores(2000), "not even the smallest cut"),
+    "never made": (lambda left: None, scores(2000), "leaves no choice of fewer MACs"),
     "no numbers": (lambda left: scores(2000, np.nan), scores(2000), "not even the smallest cut"),
     "no number": (lambda left: Score("f", np.nan, None), Score("f", 0.9, None), "not even the smallest cut"),
 }

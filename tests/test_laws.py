@@ -139,9 +139,12 @@ def test_a_bound_holds_for_the_model_that_is_written(name: str, tmp_path: Path) 
     assert result.report.after.macs < result.report.before.macs  # there was room for a cut as well
 
 
-@pytest.mark.parametrize("options", [{"sparsity": 0.9}, {"pattern": "1:8", "permute": False}, {"quality": 2.0}, {"cluster": 2}])
+BREAKING = [{"sparsity": 0.9}, {"pattern": "1:8", "permute": False}, {"quality": 2.0}, {"cluster": 2}]
+
+
+@pytest.mark.parametrize("options", BREAKING)
 def test_zeros_that_break_the_bound_alone_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="alone cost .* no cut can hold it"):
+    with pytest.raises(OptionError, match=r"alone cost .* no cut can hold it"):
         onnxprune.prune(MLP, max_drop=0.02, evaluate=LABELLED, recover="none", **BRIEF, **options)
 
 
@@ -200,7 +203,7 @@ def test_plans_belong_to_their_model(tmp_path: Path) -> None:
     other = onnx.load(MLP)
     weight = next(t for t in other.graph.initializer if len(t.dims) == 2)
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 1.01, weight.name))
-    with pytest.raises(OptionError, match="was made for another model .*plan_for_another_model"):
+    with pytest.raises(OptionError, match=r"was made for another model .*plan_for_another_model"):
         onnxprune.prune(other, plan=path, **BRIEF)
     report = onnxprune.prune(other, plan=path, plan_for_another_model=True, **BRIEF).report
     assert any("was made for another model" in note for note in report.notes)
@@ -284,9 +287,10 @@ def test_a_graph_in_gives_a_graph_out() -> None:
     result = onnxprune.prune(gs.import_onnx(tiny()), channels=0.5, recover="none", **BRIEF)
     assert isinstance(result.model, gs.Graph)
     x = normal(2, 12).astype("f")
+    again = onnxprune.prune(tiny(), plan=result.plan, **BRIEF)
     a, b = (
         ort.InferenceSession(p.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
-        for p in (gs.export_onnx(result.model), onnxprune.to_proto(onnxprune.prune(tiny(), plan=result.plan, **BRIEF).model))
+        for p in (gs.export_onnx(result.model), onnxprune.to_proto(again.model))
     )
     assert np.allclose(a, b, rtol=1e-5)
 

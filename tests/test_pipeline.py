@@ -21,8 +21,8 @@ from topologies import TOPOLOGIES
 
 import onnxprune
 from onnxprune import ModelFileError, NothingToPrune, OptionError, Plan, Result
-from onnxprune.cli import main
 from onnxprune.allocation.options import parse_limit
+from onnxprune.cli import main
 
 sys.path.insert(0, str(ROOT / "models"))
 import score

@@ -13,7 +13,6 @@ from onnx import ModelProto, TensorProto, helper
 
 import onnxprune
 from onnxprune import Plan, load
-from onnxprune.calibrated import IMPORTANCES
 from onnxprune.calibration.layers import (
     Linear,
     Values,
@@ -30,6 +29,7 @@ from onnxprune.errors import OptionError
 from onnxprune.importance import CRITERIA
 from onnxprune.importance import score as weight_score
 from onnxprune.importance.data import MEASURES, score
+from onnxprune.importance.score import IMPORTANCES
 from onnxprune.recovery.least_squares import least_squares
 from onnxprune.solvers.least_squares import Moments, Singular, match, solve
 from onnxprune.solvers.obs import Reader, removal_costs

@@ -337,7 +337,7 @@ def importances(args: argparse.Namespace) -> list[Method]:
     """Every importance asked for, the same fraction everywhere, without and with recovery."""
     if not args.importances:
         return []
-    from onnxprune.calibrated import IMPORTANCES
+    from onnxprune.importance.score import IMPORTANCES
 
     names = list(IMPORTANCES) if args.importances == "all" else args.importances.split(",")
     return [

@@ -1,8 +1,8 @@
 """What every command writes, as hashes, so that two versions can be compared: python tools/fingerprints.py OUT.json
 
-Runs the command line on every model of a folder (`--channels 0.3 --recover none`, and `--sparsity 0.8 --format csr`) and
-on a few calibrated cases of `models/`. Hashed are nodes (functions included), initializers, inputs and outputs, kept
-units, and zeros per layer; producer and metadata are not. `--against OLD.json` names what differs.
+Runs the command line on every model of a folder (`--channels 0.3 --recover none`, and `--sparsity 0.8 --format csr`)
+and on a few calibrated cases of `models/`. Hashed are nodes (functions included), initializers, inputs and outputs,
+kept units, and zeros per layer; producer and metadata are not. `--against OLD.json` names what differs.
 `--tree DIR` runs another checkout's package (its C extension must be built in place).
 """
 
@@ -67,9 +67,8 @@ def run(model: Path, options: str, tree: Path) -> dict[str, str]:
         command = [sys.executable, "-m", module, str(model), *options.split(), *REST.split()]
         command += ["-o", str(out), "--save-plan", str(plan)]
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, **threads, "PYTHONPATH": str(tree)}, cwd=folder
-        )
+        given = {**os.environ, **threads, "PYTHONPATH": str(tree)}
+        done = subprocess.run(command, capture_output=True, text=True, env=given, cwd=folder, check=False)
         if done.returncode:
             return {"exit code": str(done.returncode), "said": done.stderr.strip().splitlines()[-1][:300]}
         return fingerprint(out, plan)

@@ -59,7 +59,7 @@ def found(path: str, shapes: Shapes) -> Row:
     """Groups per kind, the ratio for each, what stops heads. Inputs and outputs may change, and input shapes are given,
     where heads need it."""
     from onnxprune import analyze
-    from onnxprune.choosing import nothing_found
+    from onnxprune.allocation.choose import nothing_found
 
     analysis, io, given = analyze(path), False, False
     reason = ""

@@ -16,9 +16,15 @@ from onnxprune.allocation.spread import coarsest, keeps_for, levels_of
 from onnxprune.calibration.data import Calibration
 from onnxprune.errors import OptionError, Unreachable
 from onnxprune.graph.cost import CostModel
-from onnxprune.importance.score import HEAD_LOSS, MEASURED, data_scores, given_scores, losses_of_gates, scores_of_weights
-from onnxprune.importance.weights import Scores
 from onnxprune.graph.io import Model
+from onnxprune.importance.score import (
+    HEAD_LOSS,
+    data_scores,
+    given_scores,
+    losses_of_gates,
+    scores_of_weights,
+)
+from onnxprune.importance.weights import Scores
 from onnxprune.progress import Clock
 from onnxprune.structure.groups import Analysis, ChannelGroup, analyze
 
@@ -190,8 +196,8 @@ class Chooser:
             keeps = keeps_for(stage.analysis, stage.costs, free, levels, limits, fixed)
         if keeps is None:
             raise Unreachable(
-                f"{named(limits)} cannot be reached by {by(self.request)} with --max-ratio {cap:g} of every group; raise "
-                f"--max-ratio, the target, or see what is pinned with `onnxprune inspect`"
+                f"{named(limits)} cannot be reached by {by(self.request)} with --max-ratio {cap:g} of every group; "
+                f"raise --max-ratio, the target, or see what is pinned with `onnxprune inspect`"
             )
         return {**fixed, **keeps}
 

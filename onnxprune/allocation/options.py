@@ -12,7 +12,21 @@ from onnxprune.allocation.select import MAX_RATIO, ROUND_TO
 from onnxprune.errors import OptionError
 from onnxprune.importance.score import IMPORTANCES, Scorer
 from onnxprune.options import (
-    HOW, WHAT, amount, anything, choice, each, integer, number, of_total, option, or_function, pair, switch, target, text,
+    HOW,
+    WHAT,
+    amount,
+    anything,
+    choice,
+    each,
+    integer,
+    number,
+    of_total,
+    option,
+    or_function,
+    pair,
+    switch,
+    target,
+    text,
 )  # fmt: skip
 from onnxprune.options import path as path_
 from onnxprune.structure.coupling import KINDS
@@ -83,9 +97,9 @@ class Cut:
         (), each(pair("[KIND:]GLOB=R, for instance 'layer1*=0.5'",
                       number("a fraction in [0, 1) after the glob, for instance 'layer1*=0.5'", 0, 1, below=True))),
         panel=WHAT, metavar="[KIND:]GLOB=R", unit="fraction removed", needs=("no plan",),
-        help="Fraction removed from the groups, or made zero in the layers, whose name, node, weight or output matches. "
-        "Repeatable, last match wins; without --channels, --heads, ... only what matches is pruned. KIND (channels, "
-        "heads, head_dim, hidden, layers, experts, sparsity) says which, where the glob does not.",
+        help="Fraction removed from the groups, or made zero in the layers, whose name, node, weight or output "
+        "matches. Repeatable, last match wins; without --channels, --heads, ... only what matches is pruned. KIND "
+        "(channels, heads, head_dim, hidden, layers, experts, sparsity) says which, where the glob does not.",
     )  # fmt: skip
     ignore: tuple[str, ...] | list[str] | str = option(
         (), each(text), panel=WHAT, metavar="GLOB", needs=("no plan", "a cut or zeros"),

@@ -16,8 +16,8 @@ from onnxprune.calibration.data import Calibration
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import to_proto
 from onnxprune.importance.data import find_readings
-from onnxprune.importance.weights import Scores
 from onnxprune.importance.score import HEAD_LOSS, data_scores, losses_of_gates
+from onnxprune.importance.weights import Scores
 from onnxprune.progress import Progress, counting
 from onnxprune.structure.groups import Analysis, ChannelGroup
 

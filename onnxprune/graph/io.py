@@ -31,7 +31,19 @@ from onnxprune.graph.reading import Reader, Sparse, Weights
 from onnxprune.graph.sources import Source, parse
 from onnxprune.graph.writing import write
 
-__all__ = ["INLINE_LIMIT", "SMALL", "Model", "graphs", "load", "save", "stored_bytes", "sync", "tensors", "to_proto", "weight_bytes"]
+__all__ = [
+    "INLINE_LIMIT",
+    "SMALL",
+    "Model",
+    "graphs",
+    "load",
+    "save",
+    "stored_bytes",
+    "sync",
+    "tensors",
+    "to_proto",
+    "weight_bytes",
+]
 
 COUNTED = 1 << 30  # bytes of weights up to which a size is counted on the message itself
 INLINE_LIMIT = 2_000_000_000  # bytes; protobuf ends at 2^31 - 1, the margin is for tools that add to the file

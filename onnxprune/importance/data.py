@@ -155,7 +155,7 @@ def _rank(r: Reading, x: Array, groups: int) -> None:
     maps = maps[:8]  # few samples tell (Lin et al. 2020)
     channels = np.array_split(np.arange(maps.shape[1]), groups)[r.group]
     shown = maps[:, channels].astype(np.float32)
-    finite = np.isfinite(shown).all((-2, -1))  # of what is no number, no rank
+    finite = np.asarray(np.isfinite(shown).all((-2, -1)))  # of what is no number, no rank
     found = np.where(finite, np.linalg.matrix_rank(np.where(finite[..., None, None], shown, 0)), 0).mean(0)
     ranks = np.repeat(found, len(r.weight) // len(channels))
     r.rank = ranks if not len(r.rank) else r.rank + ranks

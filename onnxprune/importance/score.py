@@ -56,7 +56,9 @@ def given_scores(
             raise OptionError(f"{option}: the scores of group {g.name!r} are no numbers ({e})") from e
         if array.shape != (g.size,) or np.isnan(array).any():
             what = "hold NaN" if array.shape == (g.size,) else f"have the shape {array.shape}"
-            raise OptionError(f"{option}: the scores of group {g.name!r} {what}; expected {g.size} numbers, one per unit")
+            raise OptionError(
+                f"{option}: the scores of group {g.name!r} {what}; expected {g.size} numbers, one per unit"
+            )
         out[g.name] = array
     if not callable(scores):
         unknown = sorted(set(scores) - set(known))
@@ -121,5 +123,7 @@ def losses_of_gates(
         analysis, gated, source, measure, gone=gone, memory=data.memory, threads=data.threads, progress=count
     )
     if streams:
-        scores |= score_by_data(analysis, streams, data.runs(), importance="obs", memory=data.memory, threads=data.threads)
+        scores |= score_by_data(
+            analysis, streams, data.runs(), importance="obs", memory=data.memory, threads=data.threads
+        )
     return scores

@@ -11,8 +11,8 @@ from onnxprune.progress import Progress, counting
 from onnxprune.recovery.bias import bias_shifts
 from onnxprune.recovery.least_squares import LayerFit, least_squares
 from onnxprune.recovery.normalisation import batch_statistics
-from onnxprune.structure.groups import Analysis, Keep
 from onnxprune.structure.cut import Cutting
+from onnxprune.structure.groups import Analysis, Keep
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import check_recovered
 
