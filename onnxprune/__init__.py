@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from onnxprune.sparsity.rewrite import densify
     from onnxprune.structure.groups import Analysis, ChannelGroup, Pinned
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 # where a public name is; a module is loaded when one of its names is first used, so that a command starts at once
 PLACES = {

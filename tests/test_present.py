@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from onnxprune.sparsity import auto
 from onnxprune.sparsity.grow import cubic, linear, schedule, shares
 from onnxprune.sparsity.layers import find_layers
 from onnxprune.sparsity.masks import Pattern, n_of_m
+from onnxprune.sparsity.options import Store, Zeros
 from onnxprune.sparsity.outcome import from_plan
 from onnxprune.sparsity.present import present
+from onnxprune.sparsity.stage import Spec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MODELS = Path(__file__).parent.parent / "models"
@@ -268,8 +271,15 @@ def test_zeros_grow_to_the_same_counts(options: dict[str, Any], monkeypatch: pyt
 
 
 def test_steps_without_data_are_refused() -> None:
-    with pytest.raises(OptionError, match=r"^(--steps |steps=)3: magnitude"):
+    """Where the pipeline does not refuse it already: magnitude chooses the same weights in one step as in many."""
+    with pytest.raises(OptionError, match="steps=3"):
         onnxprune.prune(NET, sparsity=0.5, steps=3, format="dense", **QUICK)
+    spec = Spec(Zeros(sparsity=0.5), Store(format="dense"), steps=3)
+    with pytest.raises(OptionError, match="^--steps 3: magnitude chooses the same"):
+        spec.check(data=False)
+    with pytest.raises(OptionError, match="^--steps 3: .*--solver admm"):
+        replace(spec, zeros=Zeros(sparsity=0.5, solver="magnitude"), recover=False).check(data=True)
+    spec.check(data=True)
 
 
 def test_finished_layers_of_steps_are_kept(tmp_path: Path) -> None:
