@@ -275,9 +275,9 @@ def test_steps_without_data_are_refused() -> None:
     with pytest.raises(OptionError, match="steps=3"):
         onnxprune.prune(NET, sparsity=0.5, steps=3, format="dense", **QUICK)
     spec = Spec(Zeros(sparsity=0.5), Store(format="dense"), steps=3)
-    with pytest.raises(OptionError, match="^--steps 3: magnitude chooses the same"):
+    with pytest.raises(OptionError, match=r"^--steps 3: magnitude chooses the same"):
         spec.check(data=False)
-    with pytest.raises(OptionError, match="^--steps 3: .*--solver admm"):
+    with pytest.raises(OptionError, match=r"^--steps 3: .*--solver admm"):
         replace(spec, zeros=Zeros(sparsity=0.5, solver="magnitude"), recover=False).check(data=True)
     spec.check(data=True)
 

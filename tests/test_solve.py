@@ -552,8 +552,8 @@ def test_values(form: str | None, kind: str, values: str, close: float) -> None:
 @pytest.mark.parametrize("ratio", [None, 0.7])
 def test_codebooks(k: int, ratio: float | None) -> None:
     plain = digits("mlp", 32, sparsity=ratio, solver="wanda", recover="none") if ratio else None
-    result = digits("mlp", 32, sparsity=ratio, solver="wanda" if ratio else None, recover="none", cluster=k,
-                    format="dense" if ratio else "auto")  # fmt: skip
+    zeros: dict[str, Any] = {"sparsity": ratio, "solver": "wanda", "recover": "none"} if ratio else {"format": None}
+    result = digits("mlp", 32, cluster=k, **zeros)
     books = result.report.codebooks
     assert books is not None and books.k == k and len(books.rows) == 4
     assert (4 if k == 16 else 8) <= books.bits_per_weight < (6 if k == 16 else 12)

@@ -141,6 +141,6 @@ def _polish(problem: Problem, choice: Choice, mask: Mask, weight: Float, gone: M
     return (tried, w) if problem.error(w) <= problem.error(weight) else (mask, weight)
 
 
-GROWTH = linear
+GROWTH = linear  # closer outputs than cubic, on digits_vit, digits_mobile_se at 90% in four steps
 
 __all__ = ["GROWTH", "cubic", "grown", "linear", "schedule", "shares"]
