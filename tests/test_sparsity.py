@@ -355,7 +355,7 @@ BAD = [
     (["--quality", "0.5", "--sparsity", "0.5"], "leave out"),
     (["--quality", "0.5", "--ratio", "sparsity:*=0.5"], "leave out"),
     (["--pattern", "2:4", "--sparsity-allocate", "global"], "--pattern"),
-    (["--channels", "0.3", "--format", "csr"], "--sparsity"),
+    (["--format", "csr"], "--sparsity"),
     (["--sparsity", "0.5", "--format", "nm"], "--pattern"),
     (["--sparsity", "0.5", "--ignore", "nothing*"], "matches no layer"),
     (["--sparsity", "0.5", "--ratio", "sparsity:nothing=0.5"], "matches no layer"),
