@@ -112,22 +112,6 @@ def read_arrays(path: Path, key: str) -> dict[str, Array] | None:
     return None
 
 
-def claim(path: Path, text: str) -> str:
-    """Make a file with this text where there is none, of two runs at once only one; the text that it has. Raises
-    OSError."""
-    if not path.exists():
-        staged = _staged(path, text.encode())
-        try:
-            os.link(staged, path)
-        except FileExistsError:  # by another run, just now
-            pass
-        except OSError:  # a file system without links
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-    return path.read_text(encoding="utf-8", errors="surrogateescape")
-
-
 def replace(path: Path, data: bytes | memoryview) -> None:
     """Write a file that at any moment is either as before or complete and on disk; raises OSError."""
     _sweep(path)

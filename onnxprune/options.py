@@ -381,7 +381,7 @@ def _is_value(word: str, option: Option) -> bool:
         or word == "auto"
         or word[:1] in ("'", '"')
         or re.search(r"[\d/\\.*=]", word)
-        or (len(word) > 1 and word.upper() == word and word.isalpha())
+        or re.fullmatch(r"[A-Z][A-Z:.]+", word)
     )
 
 

@@ -799,7 +799,7 @@ def report_of(job: Job, chooser: Chooser | None, made: Made, close: Fidelity | N
     kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)
     groups = [g for g in analysis.groups if g.kind in kinds]
     others = [g for g in analysis.groups if g.kind not in kinds]
-    got = got_of(job, made)
+    got = got_of(job, made, None if after.bytes is None or before.bytes is None else after.bytes / before.bytes)
     notes += notes_of(job, made, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome, asked=o.asked)
     return Report(
         model=str(analysis.model.path or ""), output="", before=before, after=after,
@@ -811,21 +811,27 @@ def report_of(job: Job, chooser: Chooser | None, made: Made, close: Fidelity | N
         pinned=analysis.pinned, verification=checked, notes=tuple(notes), seconds={}, sparsity=outcome,
         codebooks=made.codebooks, fidelity=close, evaluation=verdict, fits=made.fits, recipe=job.how,
         calibration=None if job.data is None else job.data.samples.description, version=version(), asked=o.asked,
-        got=tuple(got), cache=None if chooser is None or chooser.cached is None else CACHES[chooser.cached],
+        got=tuple(got), cache=cache_of(job, chooser, outcome),
     )  # fmt: skip
 
 
-CACHES = {True: "level database taken from the cache", False: "level database kept for later"}
+def cache_of(job: Job, chooser: Chooser | None, outcome: Sparsity | None) -> str | None:
+    """What the cache was good for; None where there is none."""
+    said = []
+    if chooser is not None and chooser.cached is not None:
+        said.append("level database " + ("taken from the cache" if chooser.cached else "kept for later"))
+    if job.spec.cache is not None and outcome is not None and outcome.solved:
+        said.append(f"{len(outcome.solved)} sparse layers kept in the cache, or taken from it")
+    return "; ".join(said) or None
 
 
-def got_of(job: Job, made: Made) -> list[Got]:
-    """Asked and got, side by side."""
+def got_of(job: Job, made: Made, share: float | None) -> list[Got]:
+    """Asked and got, side by side; share: bytes that are written over the original's."""
     o, outcome = job.options, made.sparsity
     whole = job.analysis.keep_ids({})
     named = [*spared(o, job.analysis)[0], *(glob for glob, _ in o.cuts)]
     got = cut_got(job.analysis, o.cut.amounts, o.cut, dict(made.plan.keep), named, targeted=o.targeted)
-    if made.model is not None or job.dry:
-        got += targets_got(o.cut, job.costs, whole, made.keep)
+    got += targets_got(o.cut, job.costs, whole, made.keep, share=share)
     if outcome is not None and (o.zeros.sparsity is not None or o.zeros.pattern is not None):
         share = outcome.zeros / max(outcome.size, 1)
         ratio = o.zeros.sparsity if o.zeros.sparsity is not None else getattr(o.zeros.shape, "ratio", None)

@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,23 +114,6 @@ def test_files_of_killed_runs_go(tmp_path: Path) -> None:
     os.utime(old, (time.time() - 2 * cache.STALE,) * 2)
     cache.write_json(tmp_path / "entry", key(), CONTENT)
     assert not old.exists() and new.exists()  # that may be of a run that is writing
-
-
-def test_one_claim_wins(tmp_path: Path) -> None:
-    path, found = tmp_path / "claim", list[str]()
-    start = threading.Barrier(8)
-
-    def run(k: int) -> None:
-        start.wait()
-        found.append(cache.claim(path, str(k) * 5000))
-
-    threads = [threading.Thread(target=run, args=(k,)) for k in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert len(found) == 8 and len(set(found)) == 1 and len(found[0]) == 5000
-    assert [p.name for p in tmp_path.iterdir()] == ["claim"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

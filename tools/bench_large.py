@@ -105,7 +105,7 @@ class Peaks:
 def prune(model: Path, folder: Path, options: Sequence[str], seconds: float) -> dict[str, Any]:
     """`onnxprune prune` in a process of its own."""
     out, report = folder / "pruned.onnx", folder / "report.json"
-    command = [sys.executable, "-m", "onnxprune.cli", "prune", model, *options, "--quiet", "--json", report, "-o", out]
+    command = [sys.executable, "-m", "onnxprune", "prune", model, *options, "--quiet", "--json", report, "-o", out]
     warm, peaks, done = chill(parts(model)), Peaks(), threading.Event()
     before, start = processor(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.Popen(

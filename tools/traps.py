@@ -61,7 +61,7 @@ def main() -> None:
             common.say(path.name)
             out = Path(folder) / "out.onnx"
             out.unlink(missing_ok=True)
-            command = [sys.executable, "-m", "onnxprune.cli", path, *options, "-o", out]
+            command = [sys.executable, "-m", "onnxprune", path, *options, "-o", out]
             done = common.run(command, seconds=args.seconds, gigabytes=args.gigabytes)
             before = common.call("traps:accepted", path).value or []
             after = (common.call("traps:accepted", out).value or []) if out.is_file() else None

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from onnxprune.allocation.options import Amount, Cut, flag, parse_limit
 from onnxprune.allocation.select import Keeps, matches, rounded
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.cost import CostModel
 from onnxprune.structure.groups import Analysis, ChannelGroup
 
@@ -68,7 +67,7 @@ def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, spa
     if most < asked:
         causes.append(f"--max-ratio {most:g} is the most of any group")
     if cut.round_to > 1 and abs(exact - asked) + 1e-9 < abs(removed(cut.round_to, most) - asked):
-        causes.append(f"widths are multiples of {cut.round_to} where they can be; --round-to 1 is exact")
+        causes.append(f"widths go to multiples of {cut.round_to}, or of half, a quarter of it; --round-to 1 is exact")
     if abs(exact - asked) > CLOSE and any(g.blocks for g in free):
         causes.append("blocks of a group keep as many units each")
     elif abs(exact - asked) > CLOSE and most >= asked and len(free) == len(groups):
@@ -76,12 +75,15 @@ def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, spa
     return "; ".join(causes)
 
 
-def targets_got(cut: Cut, costs: CostModel, whole: np.ndarray[Any, Any], keep: np.ndarray[Any, Any]) -> list[Got]:
-    """A row per target: what is left, as counted for the plan."""
+def targets_got(cut: Cut, costs: CostModel, whole: Array, keep: Array, *, share: float | None) -> list[Got]:
+    """A row per target: what is left. share: bytes of the file over the original's; None where there is no file, and
+    the count of the plan stands in."""
     measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
     rows = []
     for name, asked in cut.targets.items():
         total, left = measures[name](whole), measures[name](keep)
+        if name == "bytes" and share is not None:
+            left = share * total
         limit = parse_limit(f"--target-{name}", asked, total)
         why = ""
         if limit >= total:

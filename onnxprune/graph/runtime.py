@@ -169,6 +169,7 @@ def _integer_ranges(model: Model, shapes: Shapes) -> tuple[dict[str, int], dict[
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 10_000
 RESAMPLES = 500  # of the bootstrap
+SESSIONS = 0.01  # by which sessions of one file may differ
 LEAST_ROUNDS = 10  # below which no interval is given
 
 
@@ -186,10 +187,12 @@ class Latency:
 
     @property
     def faster(self) -> bool | None:
-        """Than the first model: whether the whole interval says so; None where it does not tell."""
+        """Than the first model: whether the whole interval says so, beyond what two sessions of one file may differ by;
+        None where it does not tell."""
         if self.interval is None:
             return None
-        return True if self.interval[1] < 1 else False if self.interval[0] > 1 else None
+        low, high = self.interval
+        return True if high < 1 - SESSIONS else False if low > 1 + SESSIONS else None
 
 
 def timed(sessions: Sequence[ort.InferenceSession], feeds: Sequence[Feeds], seconds: float) -> Array:

@@ -9,7 +9,6 @@ the counterpart for layers that lose weights instead of inputs. A solver (solver
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,7 +32,6 @@ from onnxprune.calibration.layers import (
 )
 from onnxprune.calibration.places import Parameters, Place, parameters
 from onnxprune.calibration.stream import Stream
-from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, to_proto
@@ -373,31 +371,15 @@ class _Kept:
 
     @staticmethod
     def open(folder: Path | None, model: Model, data: Data, options: Any) -> _Kept:
-        """Raises `OptionError` where the folder holds layers of another model, of other samples or options."""
+        """The layers of one model, its samples and options, among others that the folder may hold. Raises `OptionError`
+        where the folder cannot be made."""
         if folder is None:
             return _Kept(None)
         batches = [{name: x.shape for name, x in feeds.items()} for feeds in data.source]
-        mine = {
-            "model": hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest(),
-            "samples": entries.digest("samples", data.digest, batches),
-            "options": entries.digest("options", options),
-            "version": [entries.version(), entries.FORMAT],
-        }
-        path = folder / "sparse.json"
+        weights = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
         with entries.blamed(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            found = entries.claim(path, json.dumps(mine))
-        try:
-            then = json.loads(found)
-            other = [k for k in mine if then[k] != mine[k]]
-        except (ValueError, KeyError, TypeError) as e:
-            raise OptionError(f"--cache {folder}: sparse.json is not what onnxprune wrote; delete it") from e
-        if other:
-            raise OptionError(
-                f"--cache {folder}: holds layers solved with another {' and other '.join(other)}; name another "
-                "folder, or delete sparse.json and the sparse-*.npz beside it"
-            )
-        return _Kept(folder, entries.digest("layers", mine))
+        return _Kept(folder, entries.digest("layers", weights, data.digest, batches, options))
 
     def _entry(self, job: Job) -> tuple[Path, str]:
         """File and key of a layer."""
