@@ -191,6 +191,8 @@ class Options:
             return f"--allocate {self.cut.allocate}"
         if self.structural and self.recovery.recover in WITH_DATA:
             return f"--recover {self.recovery.recover}"
+        if self.sparse and self.recovery.recover == "least-squares":
+            return "--recover least-squares"
         return self.zeros.needs_data() if self.sparse else ""
 
     @property
@@ -262,7 +264,7 @@ CONDITIONS: dict[str, Condition] = {
     "a plan": Condition(lambda o: o.cut.plan is not None, "needs --plan FILE"),
     "layers": Condition(lambda o: "layers" in o.kinds, "needs --layers 0.1"),
     "a cut": Condition(lambda o: o.structural, f"needs {SOMETHING}"),
-    "a cut or zeros": Condition(lambda o: o.structural or o.sparse, f"needs {SOMETHING}, or {ZEROS}"),
+    "a cut or zeros": Condition(lambda o: o.structural or o.spec.asked, f"needs {SOMETHING}, or {ZEROS}"),
     "a cut or zeros by data": Condition(
         lambda o: o.structural or (o.sparse and o.data.calibration is not None),
         f"needs {SOMETHING}, or {ZEROS}, solved for with --calibration SRC",
@@ -552,6 +554,8 @@ def calibrated(analysis: Analysis, recorded: Plan | None, options: Options, cloc
     else:
         how = recipe(Cut(importance="path", allocate="uniform"), recorded.recover, data=sort, targeted=False)
     spec = replace(spec, recover=how.recover == "least-squares")
+    if spec.asked:
+        spec.check(data is not None)
     if options.amounts.get("layers") == "auto" and (data is None or how.allocate not in SPREADING):
         raise OptionError(
             "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC, and "
@@ -603,7 +607,7 @@ def spec_of(options: Options, analysis: Analysis, recorded: Plan | None) -> Spec
 def spared(options: Options, analysis: Analysis) -> tuple[list[str], list[str]]:
     """Globs of --ignore that spare groups, and those that spare layers."""
     globs = list(options.cut.ignore)
-    if not globs or not options.sparse:
+    if not globs or not options.spec.asked:
         return globs, []
     if not options.structural:
         return [], globs

@@ -32,7 +32,7 @@ class Recovery:
 
     recover: str | None = option(
         None, choice(RECOVERIES), panel=HOW, metavar="METHOD", otherwise="least-squares with data, bias without",
-        needs=("no plan", "a cut or zeros by data"), help="How the loss is made up for.",
+        needs=("no plan", "a cut or zeros"), help="How the loss is made up for.",
     )  # fmt: skip
 
 
