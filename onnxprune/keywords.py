@@ -115,7 +115,7 @@ class Keywords(TypedDict, total=False):
     """Instead: weights below Q standard deviations of their layer become zero. Unit: standard deviations."""
 
     permute: bool
-    """With pattern N:M, reorder channels through the whole graph so that less is lost. Default: True."""
+    """With pattern=N:M, reorder channels through the whole graph so that less is lost. Default: True."""
 
     solver: str | None
     """Which weights stay, and with which values; all but magnitude need calibration; list explains them. Default:
