@@ -346,7 +346,7 @@ class Trial:
             for node in model.proto.graph.node:
                 if is_sparse(node):
                     formats.unpack(model, node.name or node.output[0])
-            dense: ModelProto = onnxprune.graph.io.to_proto(onnxprune.sparsity.rewrite.densify(model))
+            dense: ModelProto = onnxprune.to_proto(onnxprune.densify(model))
         except onnxprune.OnnxPruneError as error:
             self.reasons["read"] = str(error)
             self.outcome["read"] = "refused" if str(error).isprintable() else f"unprintable {error!r}"
