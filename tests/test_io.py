@@ -696,6 +696,8 @@ def test_external_attribute_and_sparse_tensors_come_inside(tmp_path: Path) -> No
 
 
 GOOD = chain_model().SerializeToString()
+UNNAMED = chain_model()
+UNNAMED.graph.node[0].name = "first node"
 
 
 @pytest.mark.parametrize(
@@ -716,6 +718,7 @@ GOOD = chain_model().SerializeToString()
         (b'{"irVersion": "8"}', "JSON"),
         (b"\x28\x00\x00\x00ORTM\x00\x00", "ORT format"),
         (GOOD.replace(b"w1", b"\xff1"), "UTF-8"),
+        (UNNAMED.SerializeToString().replace(b"first node", b"first nod\xff"), "UTF-8"),
     ],
 )
 def test_files_that_are_no_models(data: bytes, words: str, tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ def load(source: Source) -> Model:
     reader = Reader(where, path)
     try:
         proto, weights, sparse = reader.read(proto)
+        for text in (t for g in graphs(proto.graph) for n in g.node for t in (n.name, n.doc_string)):
+            if isinstance(text, bytes):  # what protobuf gives for a text that is none
+                text.decode()
     except (UnicodeError, ProtobufError) as error:
         raise fault(where, "names in UTF-8 and a graph that protobuf can hold", error, REPAIR) from error
     return Model(proto, weights, path, bool(reader.files), tuple(reader.notes), sparse)
