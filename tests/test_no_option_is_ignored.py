@@ -73,7 +73,7 @@ def scores() -> dict[str, Any]:
     return {g.name: rng.random(g.size) for g in analyze(onnxprune.load(net())).groups}
 
 
-QUICK: dict[str, Any] = {"measure": False, "threads": 1}
+QUICK: dict[str, Any] = {"measure": False, "verify": False, "threads": 1}
 DATA: Callable[[], dict[str, Any]] = lambda: {"calibration": pictures()}  # noqa: E731
 MODES: dict[str, Callable[[], dict[str, Any]]] = {
     "channels": lambda: {"channels": 0.3, "recover": "none"},
@@ -84,7 +84,6 @@ MODES: dict[str, Callable[[], dict[str, Any]]] = {
     "sparsity": lambda: {"sparsity": 0.6, "format": "csr"},
     "sparsity by data": lambda: {"sparsity": 0.6, "format": "csr", **DATA()},
     "pattern": lambda: {"pattern": "2:4", "format": "dense"},
-    "quality": lambda: {"quality": 0.6, "format": "dense"},
     "channels and sparsity": lambda: {"channels": 0.3, "sparsity": 0.6, "format": "csr", "recover": "none"},
     "cluster": lambda: {"cluster": 8},
     "format": lambda: {"format": "sparse-initializer"},
@@ -103,7 +102,7 @@ VALUES: dict[str, Any] = {
     "samples": 9, "augment": True, "cache": lambda: Path(tempfile.mkdtemp(dir=FOLDER)), "preset": "tf",
     "image_size": 12, "crop": 6, "mean": "100,110,120", "std": "50,60,70", "scale": 0.01, "layout": "NHWC",
     "channel_order": "BGR", "evaluate": pictures, "labels": labels, "metric": "top5", "max_drop": 0.5,
-    "input_shape": {"x": (3, 3, 8, 8)}, "verify": False, "measure": True,
+    "input_shape": {"x": (3, 3, 8, 8)}, "verify": True, "measure": True,
 }  # fmt: skip
 EXEMPT = {"memory", "jobs", "threads", "seed", "dry_run"}
 
