@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.allocation.select import global_, matches, ratios, rounded, search, select, uniform
+from onnxprune.allocation.select import depth, global_, matches, ratios, rounded, search, select, uniform
 from onnxprune.errors import OptionError
 from onnxprune.structure.groups import ChannelGroup, Keep
 
@@ -240,6 +241,26 @@ def test_global_spares_what_stands_out_but_takes_at_most_the_most() -> None:
     assert kept(keeps) == {"low": [8, 9], "high": list(range(2, 10))}
     keeps = global_(groups, scores, {"low": 0.2, "high": 0.0}, round_to=1, max_ratio=0.8)  # its own ratio, its own pool
     assert kept(keeps) == {"low": list(range(2, 10)), "high": list(range(10))}
+
+
+# depth
+
+
+@pytest.mark.parametrize(
+    ("blocks", "r", "goes"),
+    [(4, 0.01, 0), (4, 0.12, 0), (4, 0.125, 1), (4, 0.3, 1), (5, 0.5, 2), (4, 0.99, 3), (1, 0.9, 0)],
+)
+def test_of_blocks_the_nearest_number_goes(blocks: int, r: float, goes: int) -> None:
+    groups = [replace(group(1, f"b{i}"), kind="layers") for i in range(blocks)]
+    scores = {g.name: np.array([float(i)]) for i, g in enumerate(groups)}
+    keeps = depth(groups, scores, {g.name: r for g in groups})
+    assert [bool(keeps[g.name][0]) for g in groups] == [i >= goes for i in range(blocks)]
+
+
+def test_half_of_one_block_is_the_block() -> None:
+    groups = [replace(group(1, name), kind="layers") for name in "ab"]
+    keeps = depth(groups, {"a": np.ones(1), "b": np.ones(1)}, {"b": 0.5})
+    assert kept(keeps) == {"a": [0], "b": []}
 
 
 # search

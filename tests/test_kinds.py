@@ -44,6 +44,7 @@ from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import masked_model, verify
 
+VIT = Path(__file__).parent.parent / "models" / "digits_vit.onnx"
 FORMS = [pytest.param(f, id=name) for name, f in TRANSFORMERS.items()]
 KINDS = ("channels", "layers", "experts", "heads", "head_dim", "hidden")
 Keeps = dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
@@ -233,6 +234,14 @@ def test_whole_layers_pair_attention_with_the_feed_forward_after_it(name: str) -
 @pytest.mark.parametrize("name", ["ms_gqa", "ms_gqa_packed", "onnx_attention_gqa_cache"])
 def test_whole_layers_with_a_cache(name: str) -> None:
     assert len(analysis_of(name, whole_layers=True).of_kind("layers")) == len(analysis_of(name).blocks) // 2
+
+
+def test_a_tiny_ratio_of_blocks() -> None:
+    """The least that can go where it is all that is asked, none beside a cut of something else."""
+    alone = prune(VIT, layers=0.01)
+    assert list(kept(alone).values()) == [0] and cut_kinds(alone) == {"layers"}
+    assert "least" in alone.report.got[0].why
+    assert cut_kinds(prune(VIT, channels=0.3, layers=0.01)) == {"channels"}
 
 
 def test_depth_leaves_one_block() -> None:
@@ -584,6 +593,16 @@ def test_the_block_that_adds_least_goes_first(chosen: int) -> None:
     name = analysis.of_kind("layers")[chosen].name
     assert kept(prune(model, layers=0.25)) == {name: 0}
     assert kept(prune(model, layers=0.25, calibration=samples("llama", 16))) == {name: 0}
+
+
+def test_what_the_function_of_the_caller_raises_is_an_option_error() -> None:
+    def broken(group: ChannelGroup) -> Any:
+        raise KeyError(group.kind)
+
+    with pytest.raises(OptionError, match=r"^importance='broken': the function raised KeyError: 'heads'$"):
+        prune("encoder_post_norm", heads=0.5, importance=broken)
+    with pytest.raises(OptionError, match=r"lambda.*the function raised ZeroDivisionError: division by zero$"):
+        prune("encoder_post_norm", heads=0.5, importance=lambda g: 1 / 0)
 
 
 def test_closeness_is_one_minus_the_cosine() -> None:

@@ -14,17 +14,18 @@ from nets import build, normal
 
 import onnxprune
 from onnxprune import NothingToPrune, OptionError, Result
+from onnxprune.allocation.select import MAX_STEPS
 from onnxprune.graph.io import load
 from onnxprune.inspection import layer_table
 from onnxprune.ops import available
 from onnxprune.sparsity import auto
-from onnxprune.sparsity.grow import cubic, linear, schedule, shares
+from onnxprune.sparsity.grow import cubic, linear, schedule, shares, taken
 from onnxprune.sparsity.layers import find_layers
-from onnxprune.sparsity.masks import Pattern, n_of_m
+from onnxprune.sparsity.masks import Blocks, Pattern, n_of_m
 from onnxprune.sparsity.options import Store, Zeros
 from onnxprune.sparsity.outcome import from_plan
 from onnxprune.sparsity.present import present
-from onnxprune.sparsity.stage import Spec
+from onnxprune.sparsity.stage import Spec, sparsify
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MODELS = Path(__file__).parent.parent / "models"
@@ -231,7 +232,17 @@ def test_schedules_end_at_the_target() -> None:
     assert shares(4, linear) == (0.25, 0.5, 0.75, 1.0) and shares(2, cubic) == (0.875, 1.0)
     assert [c["w"] for c, _ in schedule({"w": 80}, None, 4, linear)] == [20, 40, 60, 80]
     assert [str(p) for _, p in schedule({"w": 80}, Pattern(2, 8), 3, linear)] == ["6:8", "4:8", "2:8"]
-    assert [str(p) for _, p in schedule({"w": 80}, Pattern(2, 4), 9, linear)][-1] == "2:4"
+    assert [str(p) for _, p in schedule({"w": 80}, Pattern(2, 4), 9, linear)] == ["3:4", "2:4"]
+
+
+@pytest.mark.parametrize("goes", [1, 2, 6, 15, 250])
+def test_steps_that_were_taken_are_the_same_schedule(goes: int) -> None:
+    """What a plan records, replays."""
+    for steps in (1, 2, 5, 6, 7, 100, MAX_STEPS):
+        pattern, now = Pattern(256 - goes, 256), taken(Pattern(256 - goes, 256), steps)
+        assert now == min(steps, goes)
+        assert schedule({"w": 999}, pattern, now, linear) == schedule({"w": 999}, pattern, steps, linear)
+    assert taken(None, 7) == taken(Blocks(4, 4), 7) == 7
 
 
 X = normal(96, 24, seed=5).astype(np.float32)
@@ -280,6 +291,47 @@ def test_steps_without_data_are_refused() -> None:
     with pytest.raises(OptionError, match=r"^--steps 3: .*--solver admm"):
         replace(spec, zeros=Zeros(sparsity=0.5, solver="magnitude"), recover=False).check(data=True)
     spec.check(data=True)
+    replace(spec, alone=False).check(data=False)
+
+
+def test_zeros_after_a_cut_in_steps_without_data_take_one_step() -> None:
+    spec = Spec(Zeros(sparsity=0.5), Store(format="dense"), steps=3, alone=False)
+    found = sparsify(load(NET), spec, [{"x": X}])
+    once = sparsify(load(NET), replace(spec, steps=1), [{"x": X}])
+    (note,) = set(found.notes) - set(once.notes)
+    assert found.outcome.steps == 1 and found.outcome == once.outcome
+    assert note == "--steps 3: the zeros take one step: magnitude chooses the same weights"
+
+
+def test_steps_are_those_that_were_taken() -> None:
+    quick = {**QUICK, "format": "dense", "calibration": {"x": X}, "permute": False}
+    many = onnxprune.prune(NET, pattern="2:4", steps=10, **quick)
+    assert many.report.sparsity is not None and many.plan.sparsity is not None
+    assert many.report.sparsity.steps == many.plan.sparsity["steps"] == 2
+    assert any("the zeros take 2 steps" in note for note in many.report.notes)
+    assert same_bytes(many, onnxprune.prune(NET, plan=many.plan, calibration={"x": X}, **QUICK))
+    older = replace(many.plan, sparsity={**many.plan.sparsity, "steps": 10})  # as plans once said what was asked
+    assert same_bytes(many, onnxprune.prune(NET, plan=older, calibration={"x": X}, **QUICK))
+
+
+def test_steps_of_a_pattern_that_has_one_are_refused() -> None:
+    quick = {**QUICK, "format": "dense", "calibration": {"x": X}, "pattern": "3:4"}
+    with pytest.raises(OptionError, match=r"^steps=4 has no effect: pattern='3:4' is reached in one step; leave it"):
+        onnxprune.prune(NET, steps=4, **quick)
+    one = onnxprune.prune(NET, **quick)
+    assert one.plan.sparsity is not None
+    older = replace(one.plan, sparsity={**one.plan.sparsity, "steps": 4})
+    assert same_bytes(one, onnxprune.prune(NET, plan=older, calibration={"x": X}, **QUICK))
+
+
+def test_more_steps_than_a_plan_may_have_are_refused() -> None:
+    with pytest.raises(OptionError, match="steps=1001: expected a whole number from 1 to 1000"):
+        onnxprune.prune(NET, sparsity=0.5, steps=MAX_STEPS + 1, calibration={"x": X}, **QUICK)
+    rows = {"a": {"size": 4, "zeros": 2, "format": "dense"}}
+    plan = {"solver": "admm", "pattern": "", "format": "dense", "cpu": "", "threads": 1, "layers": rows}
+    assert from_plan({**plan, "steps": MAX_STEPS}, "plan")["steps"] == MAX_STEPS
+    with pytest.raises(OptionError, match="1001 steps"):
+        from_plan({**plan, "steps": MAX_STEPS + 1}, "plan")
 
 
 def test_finished_layers_of_steps_are_kept(tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ from onnxprune.cli import main
 from onnxprune.graph.io import load
 from onnxprune.ops import available
 from onnxprune.sparsity import auto
+from onnxprune.sparsity.amounts import layer_names, ratios_of
 from onnxprune.sparsity.layers import find_layers
 from onnxprune.sparsity.masks import Pattern, below, global_, lowest_kept, n_of_m, uniform
+from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.prepare import prepare
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -372,6 +374,16 @@ def test_bad_options_are_one_line_and_write_nothing(
     code, _, error = run(capsys, RESNET, *options, "-o", out)
     assert code == 2 and says in error and len(error.strip().splitlines()) == 1, error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("glob", ["nothing", "sparsity:nothing"])
+def test_a_glob_that_matches_no_layer_is_said_as_typed(glob: str):
+    model = load(RESNET)
+    layers, zeros = find_layers(model)[0], Zeros(sparsity=0.5)
+    with pytest.raises(onnxprune.OptionError, match=f"^--ratio '{glob}' matches no layer"):
+        ratios_of(layer_names(model), layers, zeros, [(glob, 0.5)], [])
+    one = layers[0].node
+    assert ratios_of(layer_names(model), layers, zeros, [(f"sparsity:{one}", 0.25)], [])[one] == 0.25
 
 
 def test_weights_that_are_not_finite_are_refused():

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxprune.allocation.select import MAX_RATIO, ROUND_TO
+from onnxprune.allocation.select import MAX_RATIO, MAX_STEPS, ROUND_TO
 from onnxprune.errors import OptionError
 from onnxprune.importance.score import IMPORTANCES, Scorer
 from onnxprune.options import (
@@ -145,7 +145,8 @@ class Cut:
         help="Most that is removed of any group.",
     )  # fmt: skip
     steps: int = option(
-        1, integer("a whole number, 1 or more", 1), panel=HOW, metavar="N", needs=("no plan", "a cut or zeros by data"),
+        1, integer(f"a whole number from 1 to {MAX_STEPS}", 1, MAX_STEPS), panel=HOW, metavar="N",
+        needs=("no plan", "a cut or zeros by data"),
         help="Cut in N steps, scoring what is left again after each; zeros in N growing steps.",
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from onnxprune.structure.coupling import KINDS
 from onnxprune.structure.groups import ChannelGroup, Keep
 
 ROUND_TO = 8  # tools/bench_round.py: what onnxruntime's kernels like
+MAX_STEPS = 1000  # of an option or a plan; more would be a mistake or worse
 MAX_RATIO = 0.8  # of a group, for `global` and for targets
 
 Ratios = Mapping[str, float]  # group name -> fraction that is removed
@@ -172,12 +173,14 @@ ALLOCATORS: dict[str, Allocator] = {"uniform": uniform, "global": global_}
 
 
 def depth(groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios) -> Keeps:
-    """Of residual blocks with the same wanted ratio, so many go that matter least, one at least and never all."""
+    """Of residual blocks with the same wanted ratio, so many go that matter least: the nearest number, of half a block
+    the whole, and never all."""
     out: Keeps = {g.name: np.ones(g.size, bool) for g in groups}
     left = len(groups) - 1
     for r in sorted({wanted.get(g.name, 0.0) for g in groups} - {0.0}):
         mine = sorted((g for g in groups if wanted.get(g.name, 0.0) == r), key=lambda g: float(scores[g.name][0]))
-        going = mine[: min(max(1, round(r * len(mine))), left)]
+        count = r * len(mine)
+        going = mine[: min(max(round(count), int(count >= 0.5)), left)]
         left -= len(going)
         for g in going:
             out[g.name][:] = False

@@ -37,12 +37,17 @@ def given_scores(
 
     known: names of all groups of the model, of which those that are not cut need no scores but may have some.
 
-    Raises `OptionError` for a group without scores, and for scores of another length or that have no order.
+    Raises `OptionError` for a group without scores, for scores of another length or that have no order, and for what
+    the function raises.
     """
     out: Scores = {}
     for g in groups:
         if callable(scores):
-            found = scores(g)
+            try:
+                found = scores(g)
+            except Exception as e:  # the user's code
+                name = getattr(scores, "__name__", type(scores).__name__)
+                raise OptionError(f"{option} {name}: the function raised {type(e).__name__}: {e}") from e
         elif g.name in scores:
             found = scores[g.name]
         else:

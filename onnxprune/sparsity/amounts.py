@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.allocation.options import ZEROS
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
 from onnxprune.progress import Progress, counting
@@ -46,7 +47,10 @@ def matching(names: Names, glob: str) -> set[str]:
 def ratios_of(
     names: Names, layers: Sequence[Layer], zeros: Zeros, ratio: Iterable[tuple[str, float]], ignore: Iterable[str]
 ) -> dict[str, float]:
-    """Node -> fraction of zeros; of several globs the last match wins, `ignore` wins over all."""
+    """Node -> fraction of zeros; of several globs the last match wins, `ignore` wins over all.
+
+    ratio: globs as they were typed, with or without `sparsity:`. Raises `OptionError` for one that matches nothing.
+    """
     pattern = zeros.shape
     base = None if zeros.sparsity is None else float(zeros.sparsity)
     if pattern is not None and pattern.ratio is not None:
@@ -56,7 +60,7 @@ def ratios_of(
     out = {layer.node: base for layer in layers if base is not None}
     for option, globs in (("--ratio", ratio), ("--ignore", [(glob, 0.0) for glob in ignore])):
         for glob, r in globs:
-            hit = matching(names, glob)
+            hit = matching(names, glob.removeprefix(ZEROS) if option == "--ratio" else glob)
             if not hit:
                 some = ", ".join(layer.node for layer in layers[:3])
                 raise OptionError(f"{option} {glob!r} matches no layer that can be sparse; there are {some}, ...")

@@ -43,7 +43,10 @@ def shares(steps: int, growth: Growth) -> tuple[float, ...]:
 def schedule(
     counts: Counts, pattern: Pattern | Blocks | None, steps: int, growth: Growth
 ) -> list[tuple[Counts, Pattern | Blocks | None]]:
-    """Counts and pattern of every step; an N:M pattern loses whole weights of every M, in fewer steps if need be."""
+    """Counts and pattern of every step; an N:M pattern loses whole weights of every M, in M - N steps at most, so that
+    as many steps as it has (`taken`) give it again."""
+    if isinstance(pattern, Pattern):
+        steps = min(steps, pattern.m - pattern.n)
     out: list[tuple[Counts, Pattern | Blocks | None]] = []
     for share in shares(steps, growth):
         mine: Pattern | Blocks | None = pattern
@@ -54,6 +57,15 @@ def schedule(
             mine = Pattern(n, pattern.m)
         out.append(({name: round(count * share) for name, count in counts.items()}, mine))
     return out
+
+
+def taken(pattern: Pattern | Blocks | None, steps: int) -> int:
+    """How many steps the zeros grow in where so many are asked for.
+
+    >>> taken(Pattern(2, 8), 10), taken(Pattern(3, 4), 10), taken(None, 10)
+    (6, 1, 10)
+    """
+    return len(schedule({}, pattern, steps, GROWTH))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,4 +155,4 @@ def _polish(problem: Problem, choice: Choice, mask: Mask, weight: Float, gone: M
 
 GROWTH = linear  # closer outputs than cubic, on digits_vit, digits_mobile_se at 90% in four steps
 
-__all__ = ["GROWTH", "cubic", "grown", "linear", "schedule", "shares"]
+__all__ = ["GROWTH", "cubic", "grown", "linear", "schedule", "shares", "taken"]

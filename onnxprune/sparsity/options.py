@@ -22,7 +22,7 @@ FORMATS = {
 }
 OPERATORS = ("auto", "csr", "nm", "bsr")  # formats with operators of ours
 SOLVING = {name: (f.__doc__ or "").strip() for name, f in SOLVERS.items()}
-SPREADING = {name: (f.__doc__ or "").strip().splitlines()[0] for name, f in {**ALLOCATORS, **DATA_ALLOCATORS}.items()}
+ALLOCATIONS = {name: (f.__doc__ or "").strip().splitlines()[0] for name, f in {**ALLOCATORS, **DATA_ALLOCATORS}.items()}
 
 
 def _pattern(value: object) -> str:
@@ -69,7 +69,7 @@ class Zeros:
         help="Which weights stay, and with which values; all but magnitude need --calibration; list explains them.",
     )  # fmt: skip
     sparsity_allocate: str | None = option(
-        None, choice(SPREADING), panel=SPARSE, metavar="NAME", needs=("no plan", "zeros"),
+        None, choice(ALLOCATIONS), panel=SPARSE, metavar="NAME", needs=("no plan", "zeros"),
         otherwise="error with --calibration, uniform without", help="Where the zeros go; list explains them.",
     )  # fmt: skip
 

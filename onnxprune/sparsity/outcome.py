@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.allocation.select import MAX_STEPS
 from onnxprune.errors import OptionError
 from onnxprune.formats import read_weight
 from onnxprune.graph.io import Model
@@ -184,8 +185,6 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
     out["layers"] = rows
     return out
 
-
-MAX_STEPS = 1000  # of a plan; more would be a mistake or worse
 
 __all__ = [
     "PRESENT", "LayerSparsity", "Sparsity", "from_plan", "kind_of", "pattern_of", "stored_by", "weights_left",

@@ -23,6 +23,7 @@ from onnxprune.graph.step import Step
 from onnxprune.progress import Progress, counting, silent
 from onnxprune.sparsity.amounts import counts_of, layer_names, matching, names_of, ratios_of, recorded_ratios
 from onnxprune.sparsity.check import running, same
+from onnxprune.sparsity.grow import taken
 from onnxprune.sparsity.layers import Layer, find_layers
 from onnxprune.sparsity.masks import Blocks, Counts, Pattern, parse_pattern
 from onnxprune.sparsity.operators import METADATA, is_sparse
@@ -56,7 +57,8 @@ class Spec:
 
     ratio: glob -> fraction of zeros of the layers that it matches; recorded: the sparse part of a plan, as `from_plan`
     gives it, which then says all of it; recover: whether the weights that stay make up for the others; cache: folder
-    for finished layers; steps: in which the zeros grow.
+    for finished layers; steps: in which the zeros grow, as asked; alone: False where a structural cut takes the steps,
+    too, so that they need not serve the zeros.
     """
 
     zeros: Zeros
@@ -68,6 +70,7 @@ class Spec:
     cache: Path | None = None
     seed: int = 0
     steps: int = 1
+    alone: bool = True
 
     @property
     def made(self) -> bool:
@@ -123,9 +126,17 @@ class Spec:
         return allowed and self.made and isinstance(self.pattern, Pattern)
 
     @property
-    def growth(self) -> int:
-        """Steps in which the zeros grow."""
+    def asked_steps(self) -> int:
+        """Steps that are asked for, by the option or the plan."""
         return self.steps if self.recorded is None else int(self.recorded.get("steps", 1))
+
+    def growth(self, data: bool) -> int:
+        """Steps in which the zeros grow, of those that are asked for; data: whether there are samples."""
+        return 1 if not self.made or self._same(data) else taken(self.pattern, self.asked_steps)
+
+    def _same(self, data: bool) -> bool:
+        """Whether many steps choose the same weights as one."""
+        return not data or (self.solver(data) == "magnitude" and not self.recover)
 
     def solver(self, data: bool) -> str:
         """The solver that is asked for, or the best that there is; data: whether there are samples."""
@@ -135,14 +146,28 @@ class Spec:
         return given or (BEST if data else "magnitude")
 
     def check(self, data: bool) -> None:
-        """Raises `OptionError` where zeros cannot grow in steps; data: whether there are samples."""
-        same = not data or (self.solver(data) == "magnitude" and not self.recover)
-        if self.made and self.growth > 1 and same:
+        """Raises `OptionError` where steps are for the zeros alone, which cannot grow in them; data: whether there are
+        samples."""
+        steps, alone = self.asked_steps, self.alone or self.recorded is not None
+        if not self.made or not alone or steps == 1:
+            return
+        if self.recorded is None and taken(self.pattern, steps) == 1:
+            raise OptionError(
+                f"--steps {steps} has no effect: --pattern {self.pattern} is reached in one step; leave it out"
+            )
+        if self._same(data):
             way = "choose --solver admm" if data else "give --calibration SRC"
             raise OptionError(
-                f"--steps {self.growth}: magnitude chooses the same weights in one step as in many; leave it out, or "
-                f"{way}"
+                f"--steps {steps}: magnitude chooses the same weights in one step as in many; leave it out, or {way}"
             )
+
+    def fewer(self, data: bool) -> list[str]:
+        """A line where the zeros grow in fewer steps than were asked for; data: whether there are samples."""
+        steps, now = self.asked_steps, self.growth(data)
+        if not self.made or self.recorded is not None or now == steps:
+            return []
+        why = "magnitude chooses the same weights" if self._same(data) else f"--pattern {self.pattern} has no more"
+        return [f"--steps {steps}: the zeros take {'one step' if now == 1 else f'{now} steps'}: {why}"]
 
 
 def sparsify(
@@ -170,7 +195,8 @@ def sparsify(
     check = verify and not dry_run
     feeds = running(masked.model, guesses, measured=request.measured) if check or request.measured else {}
     stored = store(masked.model, masked.layers, request, feeds, threads=threads, progress=progress)
-    error, notes = None, [*start.notes, *ordered.notes, *masked.notes, *stored.notes]
+    steps = spec.growth(data is not None)
+    error, notes = None, [*start.notes, *ordered.notes, *masked.notes, *stored.notes, *spec.fewer(data is not None)]
     if check:
         progress("verify")
         error, more = _verify(model, start, ordered, stored, feeds)
@@ -178,7 +204,7 @@ def sparsify(
     found = Sparsity(
         spec.solver(data is not None), str(spec.pattern or ""), spec.form, _rows(ordered, masked, stored, spec),
         start.untouched, stored.speedup, stored.cpu, stored.threads, error, masked.solved, spec.values,
-        rounding(masked.model, stored.plain, masked.layers), ordered.permuted, spec.growth if spec.made else 1,
+        rounding(masked.model, stored.plain, masked.layers), ordered.permuted, steps,
     )  # fmt: skip
     if spec.present and not stored.kinds:
         return Step(model, found, tuple(notes))
@@ -281,11 +307,12 @@ def _mask(start: _Start, spec: Spec, data: Data | None, progress: Progress) -> _
     from onnxprune.sparsity.solve import Method, estimate, solve
 
     method = Method(spec.solver(True), spec.recover, seed=spec.seed)
-    took = estimate(chosen, method.solver) * spec.growth
+    steps = spec.growth(True)
+    took = estimate(chosen, method.solver) * steps
     if took > LONG:
         progress("solve", note=f"solving {len(chosen)} layers with {method.solver}; about {took:.0f} s")
     out, solved = solve(
-        model, chosen, counts, spec.pattern, data, method, steps=spec.growth, cache=spec.cache,
+        model, chosen, counts, spec.pattern, data, method, steps=steps, cache=spec.cache,
         progress=counting(progress, "solve"),
     )  # fmt: skip
     notes = [f"{x.node}: masked by magnitude: {x.reason}" for x in solved if x.reason]
