@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,6 +76,23 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+@contextmanager
+def _in_python(**arguments: str) -> Iterator[None]:
+    """Errors in the words of a caller from Python; arguments: option -> argument, where their names differ."""
+    from onnxprune.errors import OnnxPruneError
+
+    try:
+        yield
+    except OnnxPruneError as e:
+        from dataclasses import replace
+
+        from onnxprune.options import in_python
+        from onnxprune.pipeline import OPTIONS
+
+        options = [replace(o, name=arguments.get(o.name, o.name)) for o in OPTIONS]
+        raise type(e)(in_python(str(e), options)) from e
+
+
 def analyze(
     source: object,
     *,
@@ -89,7 +108,8 @@ def analyze(
     from onnxprune.graph.io import load
     from onnxprune.structure.groups import analyze
 
-    return analyze(load(source), input_shape, allow_io_change=allow_io_change, whole_layers=whole_layers)
+    with _in_python():
+        return analyze(load(source), input_shape, allow_io_change=allow_io_change, whole_layers=whole_layers)
 
 
 def sparsify(source: object, sparsity: float | None = None, **options: Any) -> Result:
@@ -101,27 +121,51 @@ def sparsify(source: object, sparsity: float | None = None, **options: Any) -> R
 
 def evaluate(
     source: object,
-    data: object,
+    data: Any,
     *,
     metric: str | None = None,
     labels: object = None,
     preprocess: Preprocess | None = None,
     against: object = None,
 ) -> Score:
-    """How good a model is on data (what `prune(calibration=...)` takes, with labels, or "module:function").
+    """How good a model is on data: what `prune(evaluate=...)` takes, samples with labels or a function.
 
-    metric: top1, top5, agreement or mse; against: the model that the last two compare with. `Score.value` is the mean.
+    metric: top1, top5, loss, agreement or mse; against: the model that agreement and mse compare with. `Score.value` is
+    the mean. A function, or "module:function", gets the path of the model and says its own figure, without the other
+    arguments. Raises `OptionError`, also for an argument that would have no effect.
     """
-    from onnxprune.calibration.samples import read
-    from onnxprune.evaluation import Evaluator, Function, default_metric, is_function
+    from onnxprune.calibration.images import Preprocess
+    from onnxprune.calibration.samples import read, unused
+    from onnxprune.errors import OptionError
+    from onnxprune.evaluation import METRICS, Evaluator, Function, Scoring, default_metric, is_function
     from onnxprune.graph.io import load
+    from onnxprune.options import declared
 
-    model = load(source)
-    base = model if against is None else load(against)
-    if is_function(data):
-        return Function(str(data))(model)
-    samples = read(data, base, preprocess=preprocess, labels=labels, option="data")
-    return Evaluator(base, samples, metric or default_metric(base, samples))(model)
+    with _in_python(evaluate="data"):
+        if is_function(data):
+            given = {"metric": metric, "labels": labels, "preprocess": preprocess, "against": against}
+            for name in (n for n, value in given.items() if value is not None):
+                raise OptionError(f"{name} has no effect: data is a function, which says its own figure")
+            return Function(data)(load(source))
+        try:
+            metric = next(o for o in declared(Scoring) if o.name == "metric").read(metric)
+            how = preprocess or Preprocess()
+            how = Preprocess(**{o.name: o.read(getattr(how, o.name)) for o in declared(Preprocess)})
+        except ValueError as e:
+            raise OptionError(str(e)) from None
+        model = load(source)
+        base = model if against is None else load(against)
+        samples = read(data, base, preprocess=how, labels=labels, option="data")
+        if line := unused(how, samples):
+            raise OptionError(line)
+        chosen = metric or default_metric(base, samples)
+        if against is not None and METRICS[chosen].labelled:
+            raise OptionError(f"against has no effect: --metric {chosen} compares with labels")
+        if against is None and not METRICS[chosen].labelled:
+            raise OptionError(f"--metric {chosen} compares with another model: give against=MODEL, or labels")
+        if labels is not None and not METRICS[chosen].labelled:
+            raise OptionError(f"labels has no effect: --metric {chosen} compares with another model")
+        return Evaluator(base, samples, chosen)(model)
 
 
 def get_library_path() -> str:

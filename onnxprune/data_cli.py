@@ -17,9 +17,9 @@ from rich.text import Text
 from onnxprune.allocation.levels import Levels
 from onnxprune.allocation.options import Recipe
 from onnxprune.allocation.spread import levels_of
-from onnxprune.calibration.calibration import calibration_of
+from onnxprune.calibration.calibration import SYNTHETIC, calibration_of
 from onnxprune.calibration.images import Preprocess
-from onnxprune.calibration.samples import read
+from onnxprune.calibration.samples import read, unused
 from onnxprune.command import MODEL, Output, Values, shared
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation import METRICS, Drop, Evaluator, Function, default_metric, drop, is_function
@@ -59,15 +59,17 @@ EVALUATE = (
         labels="Labels of SRC: .npy, .txt, .csv, .json.",
     ),
 )  # fmt: skip
+SAMPLED = ("labels", "metric", "samples", "input_shape", *IMAGES)  # what a function has no use for
 
 
 def evaluate(values: Values) -> None:
-    """Measure how good a model is on data: top1, top5, agreement with another model, or mse.
+    """Measure how good a model is on data: top1, top5, loss; with --against also agreement, mse.
 
     onnxprune evaluate small.onnx photos/ --against model.onnx says how much worse the first is, and how sure that is.
     """
     model, source, out, against = Path(values["model"]), values["source"], values.part(Output), values["against"]
     check_outputs(model, None, {"--json": out.json_file})
+    _refuse_unused(values)
     with hushed(), progress_bar(out.quiet) as progress:
         progress("load")
         loaded = load(model)
@@ -82,10 +84,14 @@ def evaluate(values: Values) -> None:
                 source, base, preprocess=values.part(Preprocess), samples=values["samples"], labels=values["labels"],
                 option="SRC", shapes=dict(values["input_shape"]),
             )  # fmt: skip
+            if line := unused(values.part(Preprocess), data):
+                raise OptionError(line)
             described = data.description
             name = values["metric"] or default_metric(base, data)
             if against is None and not METRICS[name].labelled:
                 raise OptionError(f"--metric {name} compares with another model: give --against MODEL, or labels")
+            if values["labels"] is not None and not METRICS[name].labelled:
+                raise OptionError(f"--labels has no effect: --metric {name} compares with another model")
             judge = Evaluator(base, data, name, threads=values["threads"])
         mine = judge(loaded)
         compared = None if against is None else drop(judge(base), mine)
@@ -102,6 +108,19 @@ def evaluate(values: Values) -> None:
         show_on(out.json, Text(f"{mine.metric}: {mine.value:.4f}{sure}{count}"))
         if compared is not None:
             show_on(out.json, _compared(compared, against))
+
+
+def _refuse_unused(values: Values) -> None:
+    """Raises `OptionError` for an option that the kind of SRC has no use for."""
+    source, known = values["source"], values.options
+    given = {n: v for n, v in values.given.items() if n in known and v != known[n].default}
+    if is_function(source):
+        for name in (n for n in given if n in SAMPLED):
+            said = known[name].said(given[name])
+            raise OptionError(f"{said} has no effect: SRC is a function, which says its own figure")
+    elif source != SYNTHETIC and "input_shape" in given:
+        said = known["input_shape"].said(given["input_shape"])
+        raise OptionError(f"{said} has no effect: it is for made-up samples, SRC synthetic; others have their shapes")
 
 
 def _compared(d: Drop, against: Path | None) -> RenderableType:
@@ -163,6 +182,8 @@ def sensitivity(values: Values) -> None:
             preprocess=values.part(Preprocess), augment=False, memory=values["memory"], threads=values["threads"],
             jobs=values["jobs"], seed=values["seed"], shapes=dict(values["input_shape"]),
         )  # fmt: skip
+        if line := unused(values.part(Preprocess), data.samples):
+            raise OptionError(line)
         levels, _ = levels_of(
             analysis,
             groups,

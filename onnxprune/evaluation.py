@@ -339,14 +339,16 @@ def smallest(
     before: Score,
     limit: float,
     *,
+    alone: Score | None = None,
     whole: bool = False,
     seed: int = 0,
     progress: Count = lambda done, total: None,
 ) -> Found:
     """The smallest model whose metric falls by at most `limit`.
 
-    build: percent of the MACs that are left -> the score of that model, None where it cannot be made. whole: whether
-    the model with 100% of the MACs differs from the original too, by zeros or codebooks, and may be the result.
+    build: percent of the MACs that are left -> the score of that model, None where it cannot be made. alone: the score
+    of zeros and codebooks without any cut, where some are asked for: if it breaks the bound, so does every cut. whole:
+    whether 100% may be the result as well.
     Bisection on a third of the samples; on the rest, candidates are confirmed from the safest to the smallest and the
     last one before the first failure is taken (a fixed sequence, so that one confidence level covers all tests).
     Raises `OptionError` where not even the safest candidate is good enough.
@@ -378,8 +380,8 @@ def smallest(
         tried[left] = drop(before, found, first)
         return tried[left].drop <= limit
 
-    if whole and not good(100):
-        raise OptionError(_broken(limit, tried.get(100)))
+    if alone is not None and not drop(before, alone, first).drop <= limit:
+        raise OptionError(_broken(limit, drop(before, alone, first)))
     low, high = 0, 100  # low is too small, high is good enough
     while high - low > 1:
         middle = (low + high) // 2
@@ -402,8 +404,10 @@ def smallest(
             f"--max-drop {limit:g}: what was asked for leaves no choice of fewer MACs; leave out fixed amounts such as "
             f"--layers 0.5, or give one without --max-drop; nothing was written"
         )
-    if best is None and whole:
-        raise OptionError(_broken(limit, drop(before, scores[100] or before, rest)))
+    if best is None and alone is not None:
+        lost = drop(before, alone, rest)
+        if not (lost.drop if lost.bound is None else lost.bound) <= limit:
+            raise OptionError(_broken(limit, lost))
     if best is None:
         raise OptionError(
             f"--max-drop {limit:g}: not even the smallest cut that was tried holds it for sure; allow a larger drop, "
@@ -412,10 +416,10 @@ def smallest(
     return Found(best[0], tried, best[1])
 
 
-def _broken(limit: float, lost: Drop | None) -> str:
+def _broken(limit: float, lost: Drop) -> str:
     """The line for zeros or codebooks that break the bound before anything was cut."""
-    cost = "cannot be made" if lost is None else f"cost {lost.drop:.4f} of {lost.metric}"
-    if lost is not None and lost.bound is not None:
+    cost = f"cost {lost.drop:.4f} of {lost.metric}"
+    if lost.bound is not None:
         cost += f" (at most {lost.bound:.4f} with {CONFIDENCE:.0%} confidence)"
     return (
         f"--max-drop {limit:g}: the zeros or clusters alone {cost}, so that no cut can hold it; ask for less "

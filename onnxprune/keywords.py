@@ -132,7 +132,7 @@ class Keywords(TypedDict, total=False):
     operators for those layers with which the whole session measures faster on this machine; dense: zeros in a
     plain file; csr: compressed rows in operators of ours, for all layers; nm: N of every M weights in operators
     of ours, for all layers; bsr: tiles in operators of ours, for all layers; columns: smaller dense layers, with
-    pattern column; sparse-initializer: ONNX's own coordinates, smaller above about 70%. Default: auto where
+    pattern='column'; sparse-initializer: ONNX's own coordinates, smaller above about 70%. Default: auto where
     weights are made zero.
     """
 

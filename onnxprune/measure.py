@@ -86,12 +86,12 @@ def worth(before: Cost, after: Cost, *, cut: bool, sparsity: Sparsity | None, as
     if sparsity is not None and sparsity.layers:
         share = sparsity.zeros / max(sparsity.size, 1)
         way = "--format csr stores the zeros in fewer bytes" if share > 0.55 else (
-            "more zeros (--sparsity 0.8 with --format csr), or --pattern 2:4 with --format nm, would be"
+            "more zeros (--sparsity 0.8 with --format csr), or --pattern 2:4 with --format nm, may be"
         )  # fmt: skip
         if sparsity.format == "csr":
-            way = "more zeros would be (--sparsity 0.8), or --channels 0.3"
+            way = "more zeros may be, or --channels 0.3"
     elif cut:
-        way = "a larger cut would be (--channels 0.5), or --round-to 8"
+        way = "a larger cut may be"
     else:
-        way = "--channels 0.3 or --sparsity 0.8 --format csr would be"
+        way = "--channels 0.3 or --sparsity 0.8 --format csr may be"
     return [f"the result is neither smaller nor faster than the original{measured}; {way}"]

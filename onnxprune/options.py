@@ -328,6 +328,9 @@ def dims(expected: str) -> Parse:
 
 # words
 
+RANK = 8  # axes of a shape that a message shows
+PLAIN = ("auto", "synthetic")  # words of options that take any text
+
 
 def shown(value: Any) -> str:
     """A value in a message or a record, as short text."""
@@ -336,12 +339,21 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return " ".join(f"{k}={shown(v)}" for k, v in value.items() if isinstance(v, (Real, str))) or "arrays"
+        return " ".join(filter(None, (_named(k, v) for k, v in value.items()))) or "arrays"
     if isinstance(value, (tuple, list)) and all(isinstance(v, (str, Real, tuple, list)) for v in value):
-        return " ".join("=".join(shown(w) for w in v) if isinstance(v, (tuple, list)) else shown(v) for v in value)
+        mark = "," if all(isinstance(v, Real) for v in value) else " "
+        return mark.join(_named(*v) if isinstance(v, (tuple, list)) and len(v) == 2 else shown(v) for v in value)
     if callable(value):
         return f"function {getattr(value, '__name__', type(value).__name__)}"
     return str(value) if isinstance(value, Real) else type(value).__name__
+
+
+def _named(name: Any, value: Any) -> str:
+    """`GLOB=0.3` of a ratio, `NAME:1,3` of a shape, "" of what is too long for a message."""
+    if isinstance(value, (Real, str)):
+        return f"{name}={shown(value)}"
+    shape = isinstance(value, (tuple, list)) and len(value) <= RANK and all(isinstance(d, int) for d in value)
+    return f"{name}:{','.join(map(str, value))}" if shape else ""
 
 
 def record(value: Any) -> Any:
@@ -366,10 +378,10 @@ def in_python(message: str, options: Iterable[Option]) -> str:
         if o.switch:
             return f"{o.name}={found.group(1) == o.flag}{found.group(2) or ''}"
         value = (found.group(2) or "").strip()
-        bare = value.rstrip(".,;:)")
+        bare = value.rstrip(".,;:)`")
         if not value or not (value.endswith(":") or _is_value(bare, o)):
             return f"{o.name}{found.group(2) or ''}"
-        return f"{o.name}={_literal(bare)}{value[len(bare) :]}"
+        return f"{o.name}={_literal(bare, o)}{value[len(bare) :]}"
 
     return re.sub(r"(?<![\w-])(--[a-z][a-z-]*[a-z])(?:( [^\s]+))?", word, message)
 
@@ -377,20 +389,42 @@ def in_python(message: str, options: Iterable[Option]) -> str:
 def _is_value(word: str, option: Option) -> bool:
     """Whether the word behind a flag in a message is its value, and not the sentence going on."""
     return bool(
-        word in option.choices
-        or word == "auto"
+        word in PLAIN
+        or _is_own(word, option)
+        or _is_placeholder(word, option)
         or word[:1] in ("'", '"')
-        or re.search(r"[\d/\\.*=]", word)
-        or re.fullmatch(r"[A-Z][A-Z:.]+", word)
+        or re.search(r"[\d/\\.*=]|\w:\w", word)
     )
 
 
-def _literal(word: str) -> str:
+def _is_own(word: str, option: Option) -> bool:
+    """Whether an option takes this word, and not just any."""
+    return _parsed(word, option) is not None and _parsed("?", option) is None
+
+
+def _is_placeholder(word: str, option: Option) -> bool:
+    """Whether a word stands for a value, as SRC does."""
+    return (word == option.metavar and word.isupper()) or re.fullmatch(r"[A-Z][A-Z:.]+", word) is not None
+
+
+def _parsed(word: str, option: Option) -> Any:
+    """What a word means, None where the option does not take it."""
     try:
-        float(word)
+        return option.parse(word)
     except ValueError:
-        return word if word.isupper() or word[:1] in "'\"" else repr(word)
-    return word
+        return None
+
+
+def _literal(word: str, option: Option) -> str:
+    """A word of the command line as Python writes the value: `NAME:1,3` of a shape is `{'NAME': (1, 3)}`."""
+    plain = NUMBER.fullmatch(word)
+    if plain and not plain.group(2):
+        return word
+    found = _parsed(word, option)
+    if isinstance(found, tuple) and found and not isinstance(found[0], str):
+        return repr(dict(found) if isinstance(found[0], tuple) else found)
+    kept = word[:1] in "'\"" or (_is_placeholder(word, option) and not _is_own(word, option))
+    return word if kept else repr(word)
 
 
 def closest(word: str, options: Iterable[Option]) -> Iterator[str]:

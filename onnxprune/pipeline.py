@@ -29,7 +29,7 @@ from onnxprune.allocation.options import (
     parse_limit,
     recipe,
 )
-from onnxprune.allocation.outcome import CLOSE, Got, cut_got, ignored, targets_got
+from onnxprune.allocation.outcome import CLOSE, Got, cut_got, ratio_got, split_globs, targets_got
 from onnxprune.allocation.select import Keeps
 from onnxprune.calibration.calibration import (
     SYNTHETIC,
@@ -43,7 +43,7 @@ from onnxprune.calibration.calibration import (
 from onnxprune.calibration.data import Calibration
 from onnxprune.calibration.images import Preprocess
 from onnxprune.calibration.options import Data
-from onnxprune.calibration.samples import read, unused
+from onnxprune.calibration.samples import load_npz, read, unused
 from onnxprune.errors import NothingAsked, NothingToPrune, OnnxPruneError, OptionError, Unreachable
 from onnxprune.evaluation import Drop, Evaluator, Function, Score, Scoring, default_metric, drop, is_function, smallest
 from onnxprune.fidelity import Fidelity, fidelity
@@ -63,6 +63,7 @@ from onnxprune.recovery.recover import WITH_DATA, Recovery, recover
 from onnxprune.report import Cost, GroupReport, Report
 from onnxprune.sparsity.check import running
 from onnxprune.sparsity.cluster import Codebooks, codebooks
+from onnxprune.sparsity.masks import Blocks
 from onnxprune.sparsity.options import Store, Zeros
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.solve import Data as SolveData
@@ -104,6 +105,8 @@ class Options:
         known = {o.name: o for o in OPTIONS}
         keywords = dict(keywords)
         images = keywords.pop("preprocess", None)
+        if images is not None and not isinstance(images, Preprocess):
+            raise OptionError(f"preprocess={images!r:.40}: expected onnxprune.Preprocess, or its fields as keywords")
         if images is not None:
             keywords = {f.name: getattr(images, f.name) for f in fields(images)} | keywords
         values: dict[str, Any] = {}
@@ -168,7 +171,7 @@ class Options:
             self.zeros, self.store if self.store.cluster is None else replace(self.store, format=self.dense_format),
             self._pairs[1], (), None, self.recovery.recover in (None, "least-squares"),
             None if self.data.cache is None else Path(self.data.cache), self.check.seed,
-            self.cut.steps if self.sparse else 1,
+            self.cut.steps if self.sparse else 1, not self.structural,
         )  # fmt: skip
 
     @property
@@ -403,11 +406,11 @@ def run(source: Any, options: Options, *, progress: Progress = silent) -> Result
     job = calibrated(analysis, recorded, options, clock)
     clock("plan")
     verdict: Drop | None = None
-    chooser = None if recorded is not None or not options.structural else chooser_of(job)
+    chooser = None if job.recorded is not None or not options.structural else chooser_of(job)
     if options.scoring.max_drop is not None and chooser is not None:
         made, verdict = search(job, chooser, float(options.scoring.max_drop))
     else:
-        made = make(job, recorded or plan_of(job, {} if chooser is None else chooser.choose(limits_of(job))))
+        made = make(job, job.recorded or plan_of(job, {} if chooser is None else chooser.choose(limits_of(job))))
     close, verdict = compared(job, made, verdict)
     report = report_of(job, chooser, made, close, verdict)
     clock("")
@@ -420,6 +423,8 @@ def make(job: Job, plan: Plan) -> Made:
     """From the cut on: what a plan makes of the model, stage by stage."""
     o, analysis, clock = job.options, job.analysis, job.clock
     keep = analysis.keep_ids(dict(plan.keep))
+    if job.recorded is not None and job.data is not None:  # what a plan says of samples is of those that made the model
+        plan = replace(plan, settings={**plan.settings, "calibration": recorded_samples(job.data, job.how)})
     later = job.spec.asked or job.options.store.cluster is not None
     if job.dry and not later:
         return Made(plan, keep, None)
@@ -458,14 +463,17 @@ def make(job: Job, plan: Plan) -> Made:
 def search(job: Job, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
     """The smallest model whose metric falls by at most `limit`, and by how much it does: `make` in a loop."""
     assert job.judge is not None
-    judge, total = job.judge, job.costs.macs(job.analysis.keep_ids({}))
-    limits, quiet = limits_of(job), replace(job, clock=Clock(silent))
+    judge, o, total = job.judge, job.options, job.costs.macs(job.analysis.keep_ids({}))
+    wet = replace(o, check=replace(o.check, dry_run=False))  # what is scored is what would be written
+    limits, quiet = limits_of(job), replace(job, clock=Clock(silent), options=wet)
+    fixed = bool(o.cuts) or any(amount != "auto" for amount in o.amounts.values())
+    later = job.spec.asked or o.store.cluster is not None
     made: dict[int, Made] = {}
 
     def build(left: int) -> Score | None:
         try:
             goal = {**limits, "macs": min(total * left / 100, limits.get("macs", total))}
-            made[left] = make(quiet, plan_of(job, {} if left == 100 else chooser.choose(goal)))
+            made[left] = make(quiet, plan_of(job, chooser.choose(goal) if left < 100 or fixed else {}))
         except (Unreachable, NothingToPrune):  # too small a model, or none that zeros or codebooks would suit
             if left == 100:
                 raise
@@ -475,9 +483,13 @@ def search(job: Job, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
         return judge(model)
 
     job.clock("search")
-    later = job.spec.asked or job.options.store.cluster is not None
+    alone = None
+    if later:  # zeros and codebooks that no cut can make good
+        model = make(quiet, plan_of(job, {})).model
+        assert model is not None
+        alone = judge(model)
     found = smallest(
-        build, judge(job.analysis.model), limit, whole=later and not limits, seed=job.options.check.seed,
+        build, judge(job.analysis.model), limit, alone=alone, whole=later and not limits, seed=o.check.seed,
         progress=lambda done, total: job.clock.progress("search", done, total),
     )  # fmt: skip
     best = made[found.left]
@@ -511,9 +523,10 @@ def analyzed(model: Model, options: Options) -> tuple[Analysis, Plan | None]:
     if given is None:
         refuse_idle(analysis, options)
         return analysis, None
-    return analysis, given if isinstance(given, Plan) else Plan.load(
-        Path(given), analysis, another=options.cut.plan_for_another_model
-    )  # fmt: skip
+    another = options.cut.plan_for_another_model
+    if isinstance(given, Plan):
+        return analysis, given.checked(analysis, "the plan", another=another)
+    return analysis, Plan.load(Path(given), analysis, another=another)
 
 
 def refuse_idle(analysis: Analysis, options: Options) -> None:
@@ -540,22 +553,26 @@ def calibrated(analysis: Analysis, recorded: Plan | None, options: Options, cloc
     spec = spec_of(options, analysis, recorded)
     if recorded is not None:
         where = "the plan" if isinstance(options.cut.plan, Plan) else f"--plan {options.cut.plan}"
-        notes += recorded.belongs(fingerprint(model), another=options.cut.plan_for_another_model, where=where)
-        options = replayed(options, recorded)
+        mark = fingerprint(model)
+        notes += recorded.belongs(mark, another=options.cut.plan_for_another_model, where=where)
+        options, recorded = replayed(options, recorded), replace(recorded, fingerprint=mark)
     data, more = samples_of(analysis, recorded, spec, options, clock)
     notes += more
     judge = None
     if options.scoring.evaluate is not None:
         judge = judge_of(model, options)
-    refuse_unused(options, data, judge)
     sort = None if data is None else "synthetic" if data.synthetic else "real"
     if recorded is None:
-        how = recipe(options.cut, options.recovery.recover, data=sort, targeted=options.targeted)
+        free = options.targeted and any(a == "auto" for a in options.amounts.values())
+        how = recipe(options.cut, options.recovery.recover, data=sort, targeted=free)
+        if not options.structural and not options.sparse:
+            how = replace(how, recover="none")
     else:
         how = recipe(Cut(importance="path", allocate="uniform"), recorded.recover, data=sort, targeted=False)
     spec = replace(spec, recover=how.recover == "least-squares")
     if spec.asked:
         spec.check(data is not None)
+    refuse_unused(options, recorded, spec, how, data, judge)
     if options.amounts.get("layers") == "auto" and (data is None or how.allocate not in SPREADING):
         raise OptionError(
             "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC, and "
@@ -612,7 +629,7 @@ def spared(options: Options, analysis: Analysis) -> tuple[list[str], list[str]]:
     if not options.structural:
         return [], globs
     names = layer_names(analysis.model)
-    return ignored(groups_of(analysis, options), globs, [glob for glob in globs if matching(names, glob)])
+    return split_globs(groups_of(analysis, options), globs, [glob for glob in globs if matching(names, glob)])
 
 
 def samples_of(
@@ -667,7 +684,14 @@ def judge_of(model: Model, options: Options) -> Evaluator | Function:
     return Evaluator(model, samples, asked.metric or default_metric(model, samples), threads=options.check.threads)
 
 
-def refuse_unused(options: Options, data: Calibration | None, judge: Evaluator | Function | None) -> None:
+def refuse_unused(
+    options: Options,
+    recorded: Plan | None,
+    spec: Spec,
+    how: Recipe,
+    data: Calibration | None,
+    judge: Evaluator | Function | None,
+) -> None:
     """Raises `OptionError` for options of samples where there are none in the end, and of images where none are."""
     known = {o.name: o for o in OPTIONS}
     scored = judge.samples if isinstance(judge, Evaluator) else None
@@ -676,6 +700,9 @@ def refuse_unused(options: Options, data: Calibration | None, judge: Evaluator |
             lacks = need == "data" and data is None
             if lacks or (need == "data or samples to score" and data is None and scored is None):
                 raise OptionError(without_effect(known[name], value, need))
+    kept = (how.allocate == "kl" and options.targeted and recorded is None) or (spec.asked and data is not None)
+    if options.data.cache is not None and not kept:
+        raise OptionError(without_effect(known["cache"], options.data.cache, "levels or zeros by data"))
     read_from = [s for s in (None if data is None else data.samples, scored) if s is not None]
     line = unused(options.images, *read_from) if read_from else ""
     if line:
@@ -686,15 +713,20 @@ def chooser_of(job: Job) -> Chooser:
     """What chooses the units, among the groups of the asked kinds."""
     o, analysis = job.options, job.analysis
     whole = Stage(analysis, job.costs, groups_of(analysis, o), job.data)
-    request = Request(o.amounts, o.cuts, spared(o, analysis)[0])
+    typed = [f"--target-{name} {value}" for name, value in o.cut.targets.items()]
+    typed += [] if o.scoring.max_drop is None else [f"--max-drop {o.scoring.max_drop:g}"]
+    request = Request(o.amounts, o.cuts, spared(o, analysis)[0], " and ".join(typed))
 
     def build(keeps: Keeps) -> Model:
         keep = analysis.keep_ids(keeps)
         plain = cut(analysis, keep, check=False, input_shapes={}, seed=0, stage=silent)
         return recover(analysis, keep, plain, job.how.recover, job.data, ridge=job.how.ridge, progress=silent).model
 
+    chosen = o.cut
+    if isinstance(chosen.scores, Path):
+        chosen = replace(chosen, scores=load_npz(chosen.scores, f"--scores {chosen.scores}"))
     return Chooser(
-        whole, o.cut, request, job.how, job.clock, build=build,
+        whole, chosen, request, job.how, job.clock, build=build,
         cache=None if o.data.cache is None else Path(o.data.cache), seed=o.check.seed, shapes=o.check.shapes,
     )  # fmt: skip
 
@@ -803,7 +835,8 @@ def report_of(job: Job, chooser: Chooser | None, made: Made, close: Fidelity | N
     kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)
     groups = [g for g in analysis.groups if g.kind in kinds]
     others = [g for g in analysis.groups if g.kind not in kinds]
-    got = got_of(job, made, None if after.bytes is None or before.bytes is None else after.bytes / before.bytes)
+    share = None if after.bytes is None or before.bytes is None else after.bytes / before.bytes
+    got = got_of(job, made, share, verdict)
     notes += notes_of(job, made, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome, asked=o.asked)
     return Report(
         model=str(analysis.model.path or ""), output="", before=before, after=after,
@@ -829,29 +862,54 @@ def cache_of(job: Job, chooser: Chooser | None, outcome: Sparsity | None) -> str
     return "; ".join(said) or None
 
 
-def got_of(job: Job, made: Made, share: float | None) -> list[Got]:
-    """Asked and got, side by side; share: bytes that are written over the original's."""
+def got_of(job: Job, made: Made, share: float | None, verdict: Drop | None) -> list[Got]:
+    """Asked and got, side by side; share: bytes that are written over the original's; verdict: of the search."""
     o, outcome = job.options, made.sparsity
     whole = job.analysis.keep_ids({})
     named = [*spared(o, job.analysis)[0], *(glob for glob, _ in o.cuts)]
     got = cut_got(job.analysis, o.cut.amounts, o.cut, dict(made.plan.keep), named, targeted=o.targeted)
-    got += targets_got(o.cut, job.costs, whole, made.keep, share=share)
-    if outcome is not None and (o.zeros.sparsity is not None or o.zeros.pattern is not None):
-        share = outcome.zeros / max(outcome.size, 1)
-        ratio = o.zeros.sparsity if o.zeros.sparsity is not None else getattr(o.zeros.shape, "ratio", None)
-        name, asked = ("sparsity", o.zeros.sparsity) if o.zeros.sparsity is not None else ("pattern", o.zeros.pattern)
-        why = ""
-        if ratio is not None and abs(share - float(ratio)) > CLOSE:
-            why = "layers that --ignore or --ratio names, and blocks that a pattern does not divide, differ"
-        got.append(Got(f"--{name}", asked, share, "% of the weights are zero", why))
+    lone = len(o.cut.targets) == 1 and o.scoring.max_drop is None and not (outcome or made.codebooks or o.cuts)
+    lone = lone and all(amount == "auto" for amount in o.amounts.values())
+    got += targets_got(o.cut, job.costs, whole, made.keep, share=share, lone=lone)
+    got += [ratio_got(job.analysis, glob, r, dict(made.plan.keep)) for glob, r in o.cuts]
+    if outcome is not None and o.sparse:
+        got.append(zeros_got(job, outcome, clustered=made.codebooks is not None))
+    if verdict is not None and o.scoring.max_drop is not None:
+        got.append(Got("--max-drop", o.scoring.max_drop, verdict.drop, f"of {verdict.metric} lost"))
     return got
+
+
+def zeros_got(job: Job, outcome: Sparsity, *, clustered: bool) -> Got:
+    """The row of zeros, with what holds where they are others than asked."""
+    o = job.options
+    share = outcome.zeros / max(outcome.size, 1)
+    pattern = o.zeros.shape
+    ratio = o.zeros.sparsity if o.zeros.sparsity is not None else getattr(pattern, "ratio", None)
+    names = [name for name in ("sparsity", "pattern", "quality") if getattr(o.zeros, name) is not None] or ["ratio"]
+    asked = getattr(o.zeros, names[0], None) if names[0] != "ratio" else "sparsity:..."
+    weights = {x.weight: job.analysis.model.weights.get(x.weight) for x in outcome.layers}
+    before = sum(int(w.size - np.count_nonzero(w)) for w in weights.values() if w is not None) / max(outcome.size, 1)
+    causes = []
+    if ratio == 0:
+        causes.append("no weight was to become zero")
+    elif ratio is not None and abs(share - float(ratio)) > CLOSE:
+        if before > float(ratio):
+            causes.append(f"{before:.1%} were zero already")
+        if o.cut.ignore or o.spec.ratio:
+            causes.append("layers that --ignore or --ratio names are others")
+        if isinstance(pattern, Blocks):
+            causes.append("tiles go as a whole")
+        if clustered:
+            causes.append("clustering made some of the smallest zero")
+    return Got(f"--{names[0]}", asked, share, "% of the weights are zero", "; ".join(causes))
 
 
 def notes_of(job: Job, made: Made, close: Fidelity | None) -> list[str]:
     """What a reader should know of the cut."""
     notes = []
     plan, o = made.plan, job.options
-    if job.recorded is not None and plan.recover in WITH_DATA:
+    solved = (plan.sparsity or {}).get("solver") not in (None, "magnitude", "present")
+    if job.recorded is not None and (plan.recover in WITH_DATA or solved or o.store.cluster is not None):
         then = dict(job.recorded.settings.get("calibration") or {})
         now = {} if job.data is None else recorded_samples(job.data, job.how)
         if then.get("digest") != now.get("digest") or then.get("ridge") != now.get("ridge"):
@@ -872,8 +930,8 @@ def notes_of(job: Job, made: Made, close: Fidelity | None) -> list[str]:
 def parameters_of(job: Job, made: Made) -> int:
     """Trained numbers of the model that is written, biases that compensate among them."""
     analysis = job.analysis
-    if made.model is not None and any(not made.keep[b.gate].any() for b in analysis.blocks) and not job.spec.asked:
-        again = analyze(made.model)  # also what several blocks shared
+    if made.recovered is not None and any(not made.keep[b.gate].any() for b in analysis.blocks):
+        again = analyze(made.recovered)  # also what several blocks shared
         return round(again.costs().parameters(again.keep_ids({})))
     new = (
         ()

@@ -65,24 +65,38 @@ class Plan:
             raise OptionError(
                 f"{where}: plan version {version} with recovery {recover!r}; this onnxprune reads {VERSION}"
             )
-        Plan({}, recover, settings, None, mark).belongs(fingerprint(analysis.model), another=another, where=where)
-        sizes = {g.name: g.size for g in analysis.groups}
+        known = {g.name: g for g in analysis.groups}
         keep: dict[str, Keep] = {}
         for name, (size, kept) in groups.items():
-            if sizes.get(name) != size:
-                found = f"{sizes[name]} units" if name in sizes else "no such group"
-                raise OptionError(f"{where}: group {name!r} has {size} units in the plan, the model has {found}")
-            if analysis.group(name).kind == "layers" and not kept:
-                keep[name] = np.zeros(size, bool)
-                continue
-            if not kept or min(kept) < 0 or max(kept) >= size or len(set(kept)) != len(kept):
-                raise OptionError(f"{where}: group {name!r} must keep 1 to {size} different units in 0..{size - 1}")
-            keep[name] = np.isin(np.arange(size), kept)
-            for counts in analysis.group(name).blocks:
-                per_block = counts @ keep[name]
+            if name in known and known[name].size == size:
+                inside = not kept or (min(kept) >= 0 and max(kept) < size)
+                if not inside or len(set(kept)) != len(kept) or not (kept or known[name].kind == "layers"):
+                    within = f"1 to {size} different units in 0..{size - 1}"
+                    raise OptionError(f"{where}: group {name!r} must keep {within}")
+            keep[name] = np.zeros(max(size, 0), bool)
+            keep[name][[i for i in kept if 0 <= i < size]] = True
+        books = settings.get("cluster")
+        if books is not None and not (isinstance(books, Mapping) and isinstance(books.get("k"), int)):
+            raise OptionError(f"{where}: its clusters are not what onnxprune wrote; expected a number of values k")
+        plan = Plan(keep, recover, settings, None if sparse is None else from_plan(sparse, where), mark)
+        return plan.checked(analysis, where, another=another)
+
+    def checked(self, analysis: Analysis, where: str, *, another: bool = False) -> Plan:
+        """The plan, if it fits the analysed model; raises `OptionError`. another: as in `from_json`."""
+        self.belongs(fingerprint(analysis.model), another=another, where=where)
+        known = {g.name: g for g in analysis.groups}
+        for name, keep in self.keep.items():
+            group = known.get(name)
+            if group is None or group.size != len(keep):
+                found = "no such group" if group is None else f"{group.size} units"
+                raise OptionError(f"{where}: group {name!r} has {len(keep)} units in the plan, the model has {found}")
+            if not keep.any() and group.kind != "layers":
+                raise OptionError(f"{where}: group {name!r} must keep 1 to {group.size} different units")
+            for counts in group.blocks:
+                per_block = counts @ keep
                 if (per_block != per_block[0]).any():
                     raise OptionError(f"{where}: group {name!r} must keep the same number of units in every block")
-        return Plan(keep, recover, settings, None if sparse is None else from_plan(sparse, where), mark)
+        return self
 
     @staticmethod
     def load(path: str | Path, analysis: Analysis, *, another: bool = False) -> Plan:
@@ -102,6 +116,10 @@ class Plan:
 
         Raises `OptionError` for a plan of another model, unless `another` allows it, and where there is none to allow.
         """
+        if not self.fingerprint and another:
+            raise OptionError(
+                f"--plan-for-another-model has no effect here: {where} does not say which model it is for"
+            )
         if not self.fingerprint:
             return [f"{where} is of version 0.5 or older and does not say which model it was made for"]
         if self.fingerprint == mark and another:
@@ -121,9 +139,14 @@ def fingerprint(model: Model) -> str:
     evenly spread pieces are read."""
     digest = hashlib.sha256()
     for graph in graphs(model.proto.graph):
+        digest.update(repr([v.name for v in (*graph.input, *graph.output)]).encode())
         for node in graph.node:
             words = [node.op_type, node.domain, *node.input, "->", *node.output]
-            words += sorted(f"{a.name} {a.f} {a.i} {a.s!r} {list(a.ints)} {list(a.floats)}" for a in node.attribute)
+            words += sorted(
+                f"{a.name} {a.f} {a.i} {a.s!r} {list(a.ints)} {list(a.floats)} {list(a.strings)} {list(a.t.dims)} "
+                f"{a.t.raw_data.hex()} {list(a.t.float_data)} {list(a.t.int32_data)} {list(a.t.int64_data)}"
+                for a in node.attribute
+            )
             digest.update("\0".join(words).encode() + b"\1")
     for name in sorted(model.weights):
         w = model.weights[name]

@@ -17,7 +17,7 @@ from onnxprune.allocation.outcome import Got
 from onnxprune.evaluation import CONFIDENCE, Drop
 from onnxprune.fidelity import Fidelity
 from onnxprune.graph.runtime import Latency
-from onnxprune.options import shown
+from onnxprune.options import record, shown
 from onnxprune.recovery.least_squares import LayerFit
 from onnxprune.sparsity.cluster import Codebooks
 from onnxprune.sparsity.outcome import Sparsity
@@ -30,7 +30,7 @@ SCHEMA = 1  # of the JSON
 @dataclass(frozen=True)
 class Cost:
     """parameters: trained numbers; macs: multiply-accumulates of one run at the analysed input shape;
-    bytes: file size with external data, None for a dry run; latency: None where not measured."""
+    bytes: file size with external data, None where no model was made; latency: None where not measured."""
 
     parameters: int
     macs: int
@@ -96,7 +96,7 @@ class Report:
             "schema": SCHEMA,
             "onnxprune": self.version,
             "asked": dict(self.asked),
-            "got": [asdict(g) for g in self.got],
+            "got": [{**asdict(g), "asked": record(g.asked)} for g in self.got],
             "model": self.model,
             "output": self.output,
             "before": cost(self.before),

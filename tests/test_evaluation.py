@@ -325,6 +325,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     best = run_net(net()).argmax(1)
     np.savez("data.npz", x=IMAGES, labels=np.where(np.arange(80) % 4, best, (best + 1) % 5))
     np.save("plain.npy", IMAGES)
+    np.save("labels.npy", np.zeros(80, int))
     return tmp_path
 
 
@@ -472,6 +473,18 @@ def test_evaluate_compares_in_pairs(folder: Path, call: Cli) -> None:
         ("evaluate net.onnx judge_of_tests:broken", "judge_of_tests:broken: the function raised"),
         ("evaluate absent.onnx data.npz", "absent.onnx"),
         ("evaluate net.onnx data.npz --json net.onnx", "net.onnx"),
+        ("evaluate net.onnx data.npz --preset imagenet", "--preset imagenet: SRC holds arrays of float32"),
+        ("evaluate net.onnx data.npz --crop 7", "--crop 7: SRC holds arrays of float32"),
+        ("evaluate net.onnx data.npz --input-shape x:1,3,6,6", "--input-shape x:1,3,6,6 has no effect: it is for made"),
+        ("evaluate net.onnx plain.npy --against net.onnx --metric mse --labels labels.npy", "--labels has no effect"),
+        *(
+            (f"evaluate net.onnx judge_of_tests:size {words}", f"{words} has no effect: SRC is a function")
+            for words in (
+                "--metric top5", "--labels labels.npy", "--samples 3", "--mean 1,2,3", "--layout NHWC",
+                "--input-shape x:1,3,6,6",
+            )
+        ),
+        ("sensitivity net.onnx --calibration plain.npy --crop 7", "--crop 7: --calibration holds arrays of float32"),
         ("sensitivity net.onnx", "--calibration"),
         ("sensitivity net.onnx --calibration absent", "absent"),
         ("sensitivity net.onnx --calibration plain.npy --plot p.txt", "expected a name that ends in"),
@@ -485,6 +498,57 @@ def test_mistakes_are_one_line_and_code_2(folder: Path, call: Cli, words: str, m
     assert found.code == 2
     assert message in " ".join(found.err.split()) and "Traceback" not in found.err
     assert not Path("small.onnx").exists()
+
+
+def test_evaluate_in_python(folder: Path) -> None:
+    def size(path: str) -> float:
+        return float(Path(path).stat().st_size)
+
+    assert onnxprune.evaluate("net.onnx", "data.npz").value == pytest.approx(0.75)
+    assert onnxprune.evaluate("net.onnx", "data.npz", metric="TOP5").metric == "top5"
+    assert onnxprune.evaluate("net.onnx", "plain.npy", against="net.onnx").value == 1
+    found = onnxprune.evaluate("net.onnx", size)
+    assert found.metric == "size" and found.value > 1000
+    assert onnxprune.evaluate("net.onnx", "judge_of_tests:size").value == pytest.approx(0.384)
+
+
+def wrong(path: str) -> str:
+    return "good"
+
+
+FUNCTION = "has no effect: data is a function, which says its own figure"
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ("data.npz", {"metric": "magic"}, "metric='magic': unknown; choose one of top1, top5, agreement, loss, mse"),
+        ("data.npz", {"preprocess": onnxprune.Preprocess(crop=7)}, "crop=7: data holds arrays of float32"),
+        ("data.npz", {"preprocess": onnxprune.Preprocess(preset="magic")}, "preset='magic': unknown"),
+        ("data.npz", {"against": "net.onnx"}, "against has no effect: metric='top1' compares with labels"),
+        ("plain.npy", {}, "metric='agreement' compares with another model: give against=MODEL, or labels"),
+        ("plain.npy", {"metric": "top1"}, "metric='top1': there are no labels; give an array `labels`, sub-folders"),
+        ("plain.npy", {"metric": "mse", "against": "net.onnx", "labels": LABELS}, "labels has no effect: metric='mse'"),
+        ("absent:f", {}, "data='absent:f': cannot be imported"),
+        (wrong, {}, "data='wrong': the function raised ValueError"),
+        (wrong, {"metric": "top1"}, f"metric {FUNCTION}"),
+        (wrong, {"labels": LABELS}, f"labels {FUNCTION}"),
+        (wrong, {"preprocess": onnxprune.Preprocess()}, f"preprocess {FUNCTION}"),
+        ("judge_of_tests:size", {"against": "other.onnx"}, f"against {FUNCTION}"),
+    ],
+)
+def test_mistakes_in_python(folder: Path, data: Any, options: dict[str, Any], message: str) -> None:
+    labels = {"labels": np.zeros(80, int)} if "labels" in options else {}
+    with pytest.raises(OptionError) as e:
+        onnxprune.evaluate("net.onnx", data, **(options | labels))
+    assert str(e.value).startswith(message) and "--" not in str(e.value)
+
+
+def test_other_functions_speak_of_arguments(folder: Path) -> None:
+    with pytest.raises(OptionError, match=r"^recover='mean-std' makes up for units"):
+        onnxprune.sparsify("net.onnx", 0.5, recover="mean-std")
+    with pytest.raises(OptionError, match=r"^input_shape='zz': no such input"):
+        onnxprune.analyze("net.onnx", input_shape={"zz": (1, 3)})
 
 
 def test_sensitivity(folder: Path, call: Cli) -> None:

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from onnxprune import load
 from onnxprune.errors import OptionError
-from onnxprune.importance import CRITERIA, DEFAULT, Site, score
+from onnxprune.importance.weights import CRITERIA, DEFAULT, Site, score
 from onnxprune.structure.groups import analyze
 
 W = np.array([[3, -4, 0], [1, 1, 1], [0, 0, 0], [0, -5, 12]], np.float32)

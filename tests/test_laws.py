@@ -302,3 +302,106 @@ def test_messages_are_in_the_words_of_the_caller() -> None:
         onnxprune.prune(tiny(), **{"chanels": 0.3})
     names = {o.name for o in OPTIONS}
     assert {"channels", "calibration", "max_drop", "plan"} <= names and callable(run)
+
+
+# Found in a review
+
+
+def test_scores_come_from_a_file_too(tmp_path: Path) -> None:
+    names = {g.name: np.arange(g.size) for g in onnxprune.analyze(tiny()).groups}
+    np.savez(tmp_path / "scores.npz", **names)
+    result = onnxprune.prune(
+        tiny(), channels=0.5, round_to=1, recover="none", scores=tmp_path / "scores.npz", **BRIEF
+    )
+    assert all(kept[-8:].all() for kept in result.plan.keep.values())
+    with pytest.raises(OptionError, match=r"scores=.*absent"):
+        onnxprune.prune(tiny(), channels=0.5, recover="none", scores=tmp_path / "absent.npz", **BRIEF)
+
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "dry run": {"dry_run": True},
+    "fixed channels stay": {"channels": 0.2, "sparsity": 0.2, "format": "dense"},
+    "fixed channels by data": {"channels": 0.2, "calibration": str(LABELLED), "samples": 64},
+    "a target as well": {"target_macs": 0.9, "sparsity": 0.2, "format": "dense"},
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_searches_keep_to_what_was_asked(name: str) -> None:
+    options = {"recover": "none", **SEARCHES[name]}
+    result = onnxprune.prune(MLP, max_drop=0.1, evaluate=LABELLED, **BRIEF, **options)
+    assert result.report.after.macs < result.report.before.macs
+    assert (result.model is None) == (name == "dry run")
+    if "channels" in options:
+        assert next(g.got for g in result.report.got if g.option == "--channels") >= 0.19
+    assert any(g.option == "--max-drop" and g.got <= 0.1 for g in result.report.got)
+
+
+def test_zeros_that_break_the_bound_are_told_from_targets() -> None:
+    with pytest.raises(OptionError, match="alone cost"):
+        onnxprune.prune(MLP, sparsity=0.97, format="dense", target_macs=0.9, max_drop=0.02, evaluate=LABELLED,
+                        recover="none", **BRIEF)  # fmt: skip
+
+
+def test_parameters_of_fewer_blocks_with_codebooks() -> None:
+    vit = MODELS / "digits_vit.onnx"
+    plain, books = (
+        onnxprune.prune(vit, layers=0.3, recover="none", verify=False, **more, **BRIEF) for more in ({}, {"cluster": 16})
+    )
+    assert plain.report.after.parameters == books.report.after.parameters
+
+
+def test_plans_say_what_they_were_replayed_with(tmp_path: Path) -> None:
+    data = {"pixels": np.load(LABELLED)["pixels"]}
+    first = onnxprune.prune(MLP, channels=0.3, recover="none", cluster=8, calibration=data, samples=64, **BRIEF)
+    again = onnxprune.prune(MLP, plan=first.plan, **BRIEF)
+    assert any("the plan was made with" in note for note in again.report.notes)
+    same = onnxprune.prune(MLP, plan=first.plan, calibration=data, **BRIEF)
+    assert onnxprune.to_proto(same.model) == onnxprune.to_proto(first.model)
+
+
+def test_a_plan_for_another_model_belongs_to_it_from_then_on() -> None:
+    plan = onnxprune.prune(MLP, channels=0.3, recover="none", **BRIEF).plan
+    other = onnx.load(MLP)
+    weight = next(t for t in other.graph.initializer if len(t.dims) == 2)
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 1.01, weight.name))
+    forced = onnxprune.prune(other, plan=plan, plan_for_another_model=True, **BRIEF)
+    onnxprune.prune(other, plan=forced.plan, **BRIEF)
+    with pytest.raises(OptionError, match="has no effect"):
+        onnxprune.prune(other, plan=forced.plan, plan_for_another_model=True, **BRIEF)
+    with pytest.raises(OptionError, match="no such group"):
+        onnxprune.prune(MODELS / "digits_vit.onnx", plan=plan, plan_for_another_model=True, **BRIEF)
+    for wrong in (5, "no/plan.json"):
+        with pytest.raises(OptionError, match="plan"):
+            onnxprune.prune(MLP, plan=wrong, **BRIEF)
+
+
+def test_a_cache_that_would_stay_empty_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cache"):
+        onnxprune.prune(MLP, target_macs=0.7, calibration="synthetic", samples=64, cache=tmp_path / "c", **BRIEF)
+
+
+def test_causes_are_those_that_hold() -> None:
+    third = onnx.load(MLP)
+    for t in third.graph.initializer:
+        if len(t.dims) == 2:
+            w = onnx.numpy_helper.to_array(t).copy()
+            w[np.abs(w) < np.quantile(np.abs(w), 0.3)] = 0
+            t.CopyFrom(onnx.numpy_helper.from_array(w, t.name))
+    report = onnxprune.prune(third, sparsity=0.1, format="dense", **BRIEF).report
+    assert "were zero already" in report.got[0].why
+    both = onnxprune.prune(MLP, target_macs="90%", target_params="50%", recover="none", **BRIEF).report
+    assert not any(g.why for g in both.got)
+    ratio = onnxprune.prune(MLP, ratio={"*": "50%"}, recover="none", **BRIEF).report
+    assert ratio.got[0].option == "--ratio" and ratio.got[0].got == pytest.approx(0.5, abs=0.02)
+    assert json.dumps(onnxprune.prune(MLP, target_macs=np.float32(0.7), recover="none", **BRIEF).report.to_dict())
+
+
+def test_values_of_constants_count_in_a_fingerprint() -> None:
+    from onnxprune.plan import fingerprint
+
+    protos = [
+        build(f"c = Constant<value_float={v}>() h = Mul(x, c) y = MatMul(h, w)", "float[n,4]", "float[n,4]", w=normal(4, 4))
+        for v in (1.0, 2.0)
+    ]
+    assert len({fingerprint(onnxprune.load(p)) for p in protos}) == 2

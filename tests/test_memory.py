@@ -197,7 +197,7 @@ def measure() -> None:
 
     import onnxprune
     from onnxprune.errors import OnnxPruneError
-    from onnxprune.importance import score
+    from onnxprune.importance.weights import score
     from onnxprune.structure.groups import analyze
 
     def status(word: str) -> int:

@@ -59,11 +59,31 @@ def test_memory_is_in_gigabytes_on_the_command_line() -> None:
          "layers='auto' needs a target: target_macs, target_params"),
         ("--no-verify, or --whole-layers", "verify=False, or whole_layers=True"),
         ("give --calibration SRC", "give calibration=SRC"),
+        ("needs --evaluate SRC, samples and no function", "needs evaluate=SRC, samples and no function"),
+        ("--evaluate and --calibration take", "evaluate and calibration take"),
+        ("or --calibration synthetic", "or calibration='synthetic'"),
+        ("--calibration synthetic: no", "calibration='synthetic': no"),
+        ("--evaluate judge:size has", "evaluate='judge:size' has"),
+        ("--pattern column, or --pattern and --layout NCHW", "pattern='column', or pattern and layout='NCHW'"),
+        ("give --cluster K or --cluster 16.", "give cluster=K or cluster=16."),
+        ("give --input-shape NAME:1,3,224,224", "give input_shape={'NAME': (1, 3, 224, 224)}"),
+        ("--input-shape x:0,3: expected", "input_shape='x:0,3': expected"),
+        ("--ratio a*=0.5: no, or `--ratio b=0.5`", "ratio={'a*': 0.5}: no, or `ratio={'b': 0.5}`"),
+        ("--ignore head*, please", "ignore='head*', please"),
+        ("--mean 0.5,0.25 or --mean 0.5", "mean=(0.5, 0.25) or mean=0.5"),
         ("a --flag of others", "a --flag of others"),
     ],
 )  # fmt: skip
 def test_messages_in_python(message: str, expected: str) -> None:
     assert in_python(message, OPTIONS) == expected
+
+
+def test_values_of_python_in_messages() -> None:
+    for value in ({"x": (0, 3), "y": [2]}, (("x", (0, 3)), ("y", (2,)))):
+        assert DECLARED["input_shape"].said(value) == "--input-shape x:0,3 y:2"
+    assert DECLARED["ratio"].said((("a*", 0.5), ("b", 0.25))) == "--ratio a*=0.5 b=0.25"
+    assert DECLARED["scores"].said({"group": [0.5, 0.25]}) == "--scores arrays"
+    assert DECLARED["mean"].said((0.5, 0.25)) == "--mean 0.5,0.25"
 
 
 def generate() -> Any:

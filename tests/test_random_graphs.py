@@ -19,7 +19,7 @@ from onnxprune.allocation.select import ALLOCATORS, rounded
 from onnxprune.errors import VerificationError
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.node import walk_all
-from onnxprune.importance import score
+from onnxprune.importance.weights import score
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import compare, masked_model, verify

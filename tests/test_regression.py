@@ -26,8 +26,8 @@ from onnxprune.calibration.layers import (
 )
 from onnxprune.calibration.stream import Stream
 from onnxprune.errors import OptionError
-from onnxprune.importance import CRITERIA
-from onnxprune.importance import score as weight_score
+from onnxprune.importance.weights import CRITERIA
+from onnxprune.importance.weights import score as weight_score
 from onnxprune.importance.data import MEASURES, score
 from onnxprune.importance.score import IMPORTANCES
 from onnxprune.recovery.least_squares import least_squares

@@ -12,7 +12,7 @@ from test_rules import ROWS, Row, build, describe, text
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.io import load
 from onnxprune.graph.node import walk_all
-from onnxprune.importance import score
+from onnxprune.importance.weights import score
 from onnxprune.recovery import bias_shifts
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model

@@ -28,7 +28,7 @@ from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.node import walk_all
 from onnxprune.graph.runtime import random_feeds
 from onnxprune.graph.shapes import Shapes, concrete_inputs, infer
-from onnxprune.importance import score
+from onnxprune.importance.weights import score
 from onnxprune.structure.coupling import _factors, _segments
 from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
 from onnxprune.structure.rules import BARRIERS, RULES

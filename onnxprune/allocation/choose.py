@@ -33,11 +33,13 @@ Pairs = Sequence[tuple[str, float]]  # glob -> fraction that is removed
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What is asked of the groups: kind -> amount; glob -> fraction; globs that stay whole."""
+    """What is asked of the groups: kind -> amount; glob -> fraction; globs that stay whole; goal: the targets, in the
+    user's words."""
 
     amounts: Mapping[str, Any]
     pairs: Pairs
     ignore: Sequence[str]
+    goal: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +158,7 @@ class Chooser:
         if fixed_kinds and len(fixed_kinds) == len(request.amounts):
             fixed = " ".join(flag(k) for k in fixed_kinds)
             raise OptionError(
-                f"{named(limits)} is spread by what the outputs suffer (--allocate {self.how.allocate}), which chooses "
+                f"{request.goal} is spread by what the outputs suffer (--allocate {self.how.allocate}), which chooses "
                 f"every ratio; leave out {fixed}, or use --allocate uniform or global"
             )
         held = ratios(w.groups, amounts=fixed_kinds, ratio=request.pairs, ignore=request.ignore)
@@ -196,7 +198,7 @@ class Chooser:
             keeps = keeps_for(stage.analysis, stage.costs, free, levels, limits, fixed)
         if keeps is None:
             raise Unreachable(
-                f"{named(limits)} cannot be reached by {by(self.request)} with --max-ratio {cap:g} of every group; "
+                f"{self.request.goal} cannot be reached by {by(self.request)} with --max-ratio {cap:g} of every group; "
                 f"raise --max-ratio, the target, or see what is pinned with `onnxprune inspect`"
             )
         return {**fixed, **keeps}
@@ -212,7 +214,7 @@ class Chooser:
             stage.analysis, free, stage.data, how=self.how, given=given, round_to=self.cut.round_to, max_ratio=cap,
             cache=self.cache, progress=self.clock.progress,
         )  # fmt: skip
-        if self.cache is not None:
+        if was is not None:
             self.cached = was if self.cached is None else self.cached and was
         if was:
             self.notes.append("level database taken from the cache")
@@ -312,16 +314,11 @@ def choose_by_ratio(
             ids = analysis.keep_ids(at(cap))
             left = "; ".join(f"{measures[k](ids) / measures[k](whole):.0%} of {k}" for k in goals)
             raise Unreachable(
-                f"{named(limits)} cannot be reached by {by(request)}: with --max-ratio {cap:g} of every group {left} "
+                f"{request.goal} cannot be reached by {by(request)}: with --max-ratio {cap:g} of every group {left} "
                 f"are left; raise --max-ratio, the target, or see what is pinned with `onnxprune inspect`"
             )
         keeps = found[0]
     return keeps
-
-
-def named(limits: Mapping[str, float]) -> str:
-    """Targets in a message."""
-    return " and ".join(f"--target-{name}" for name in limits)
 
 
 def by(request: Request) -> str:

@@ -244,7 +244,8 @@ GIVEN = "given"  # importance of a recipe whose scores come from the caller
 
 
 def recipe(cut: Cut, recover: str | None, *, data: str | None, targeted: bool) -> Recipe:
-    """What the user did not say; data: None, "real" or "synthetic"; targeted: a target for the whole model is set."""
+    """What the user did not say; data: None, "real" or "synthetic"; targeted: a target for the whole model is set, and
+    may choose every ratio."""
     importance = GIVEN if cut.own else cut.importance
     if data is None:
         return Recipe(str(importance or "path"), cut.allocate or "uniform", recover or "bias")

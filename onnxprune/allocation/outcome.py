@@ -43,11 +43,22 @@ def cut_got(
     return rows
 
 
+def ratio_got(analysis: Analysis, glob: str, asked: float, keeps: Keeps) -> Got:
+    """The row of one --ratio: the fraction of the units of its groups that went."""
+    groups = [g for g in analysis.groups if matches(g, glob)]
+    gone = sum(int((~keeps[g.name]).sum()) for g in groups if g.name in keeps)
+    got = gone / max(sum(g.size for g in groups), 1)
+    why = "nothing was to be removed of these" if asked == 0 else ""
+    return Got("--ratio", f"{glob}={asked:g}", got, "% of the units removed", why)
+
+
 def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, spared: Sequence[str]) -> str:
     """What made the cut another than was asked: found by leaving out one cause after the other."""
     if asked == 0:
         return "nothing was to be removed, and the model stays as it was"
     if groups[0].kind == "layers":
+        if got > 0 and round(asked * len(groups)) == 0:
+            return "the nearest count was none, so the least that can go went"
         return "" if abs(got - asked) <= CLOSE else f"of {len(groups)} blocks this is the nearest count that can go"
     free = [g for g in groups if not any(matches(g, glob) for glob in spared)]
     total = sum(g.size for g in groups)
@@ -75,9 +86,9 @@ def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, spa
     return "; ".join(causes)
 
 
-def targets_got(cut: Cut, costs: CostModel, whole: Array, keep: Array, *, share: float | None) -> list[Got]:
+def targets_got(cut: Cut, costs: CostModel, whole: Array, keep: Array, *, share: float | None, lone: bool) -> list[Got]:
     """A row per target: what is left. share: bytes of the file over the original's; None where there is no file, and
-    the count of the plan stands in."""
+    the count of the plan stands in; lone: whether nothing but the target decided how much goes."""
     measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
     rows = []
     for name, asked in cut.targets.items():
@@ -88,13 +99,15 @@ def targets_got(cut: Cut, costs: CostModel, whole: Array, keep: Array, *, share:
         why = ""
         if limit >= total:
             why = "the model meets it as it is, and nothing was removed for it"
-        elif left < limit - 0.02 * total:
+        elif lone and name != "bytes" and left < limit - 0.02 * total:
             why = "units go in steps (multiples of --round-to, whole groups); the next smaller cut would miss it"
         rows.append(Got(f"--target-{name}", asked, left / total, f"% of the {name} left", why))
     return rows
 
 
-def ignored(groups: Sequence[ChannelGroup], globs: Sequence[str], layers: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_globs(
+    groups: Sequence[ChannelGroup], globs: Sequence[str], layers: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """Globs that spare groups and those that spare layers; either match will do. layers: globs that match layers."""
     of_groups = [glob for glob in globs if any(matches(g, glob) for g in groups)]
     return of_groups + [glob for glob in globs if glob not in {*of_groups, *layers}], list(layers)

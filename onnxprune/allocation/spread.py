@@ -33,11 +33,12 @@ def levels_of(
     max_ratio: float,
     cache: Path | None,
     progress: Progress,
-) -> tuple[Levels, bool]:
-    """What each group costs at each level, from the cache where it is kept there; and whether it was."""
+) -> tuple[Levels, bool | None]:
+    """What each group costs at each level, from the cache where it is kept there; and whether it was, None where it is
+    not kept at all."""
     if how.allocate == "error":
         scores = given or data_scores(analysis, groups, calibration, how.importance, how.prior, progress)
-        return error_levels(groups, scores, round_to=round_to, max_ratio=max_ratio), False
+        return error_levels(groups, scores, round_to=round_to, max_ratio=max_ratio), None
     learn, away = calibration.held_out()
     options = {**asdict(how), "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
     options["given"] = None if given is None else {name: s.tolist() for name, s in given.items()}
@@ -59,7 +60,8 @@ def levels_of(
             progress=counting(progress, "levels"),
         )  # fmt: skip
 
-    return cached(cache, key, [g.name for g in groups], make)
+    levels, was = cached(cache, key, [g.name for g in groups], make)
+    return levels, None if cache is None else was
 
 
 def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:

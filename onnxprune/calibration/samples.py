@@ -615,7 +615,8 @@ def _load_npy(data: Any, what: str) -> Any:
         raise OptionError(f"{what}: cannot be read as a numpy file ({_reason(e)})") from e
 
 
-def _load_npz(path: Path, what: str) -> dict[str, Array]:
+def load_npz(path: Path, what: str) -> dict[str, Array]:
+    """The arrays of an archive by name; raises `OptionError` naming `what`."""
     _archive(path, what, "a .npz archive").close()
     with _load_npy(path, what) as arrays:
         try:
@@ -640,7 +641,7 @@ def _from_path(
         raise OptionError(f"{what}: there is no such file or folder")
     suffix = path.suffix.lower()
     if path.is_file() and suffix == ".npz":
-        return _from_arrays(_load_npz(path, what), model, inputs, how, what, shown, option)
+        return _from_arrays(load_npz(path, what), model, inputs, how, what, shown, option)
     if path.is_file() and suffix == ".npy":
         if len(inputs) > 1:
             raise OptionError(f"{what}: one array, but the model has {len(inputs)} inputs; give a .npz")

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array, run_node
-from onnxprune.importance import Weights
+from onnxprune.importance.weights import Weights
 from onnxprune.structure.coupling import Coupling, Ids, Produce
 from onnxprune.structure.groups import Analysis, Keep
 from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
