@@ -360,7 +360,7 @@ MISTAKES = {
     "--channels 0.3 --round-to 1.5": "--round-to 1.5: expected a whole number",
     "--channels 0.3 --max-ratio 1": "--max-ratio 1: expected a fraction in (0, 1)",
     "--channels 0.3 --max-ratio nan": "--max-ratio nan: expected a fraction in (0, 1)",
-    "--channels 0.3 --steps 0": "--steps 0: expected a whole number, 1 or more",
+    "--channels 0.3 --steps 0": "--steps 0: expected a whole number from 1 to 1000",
     "--channels 0.3 --steps some": "--steps some: expected",
     "--channels 0.3 --threads -1": "--threads -1: expected a whole number, 0 (all cores) or more",
     "--channels 0.3 --seed -1": "--seed -1: expected a whole number, 0 or more",

@@ -26,10 +26,10 @@ from onnxprune.calibration.layers import (
 )
 from onnxprune.calibration.stream import Stream
 from onnxprune.errors import OptionError
-from onnxprune.importance.weights import CRITERIA
-from onnxprune.importance.weights import score as weight_score
 from onnxprune.importance.data import MEASURES, score
 from onnxprune.importance.score import IMPORTANCES
+from onnxprune.importance.weights import CRITERIA
+from onnxprune.importance.weights import score as weight_score
 from onnxprune.recovery.least_squares import least_squares
 from onnxprune.solvers.least_squares import Moments, Singular, match, solve
 from onnxprune.solvers.obs import Reader, removal_costs

@@ -15,7 +15,6 @@ from onnxprune.options import (
     HOW,
     WHAT,
     amount,
-    anything,
     choice,
     each,
     integer,
@@ -61,6 +60,11 @@ def _target(help: str, example: str, unit: str, *, main: bool = False) -> Any:
         None, target(_LEFT.format(example)), panel=WHAT, metavar="T", unit=f"fraction or {unit} left",
         needs=("no plan",), help=help, main=main,
     )  # fmt: skip
+
+
+def _plan(value: Any) -> Any:
+    """A path, or a `Plan` (which is declared further up)."""
+    return path_(value) if isinstance(value, str) or not hasattr(value, "keep") else value
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Cut:
     )
     target_bytes: Target | None = _target("Size of the file that is left: 0.7, 70% or 5MB.", "5MB", "bytes", main=True)
     plan: Any = option(
-        None, anything, panel=WHAT, metavar="FILE",
+        None, _plan, panel=WHAT, metavar="FILE",
         help="Replay a plan that --save-plan wrote: what is kept, the zeros and their storage come from it.",
     )  # fmt: skip
     plan_for_another_model: bool = option(
@@ -207,7 +211,7 @@ def by_mode(
                 f"channels:{glob} or sparsity:{glob}"
             )
         if of_zeros or (plain and zeroed):
-            zeros.append((glob.removeprefix(ZEROS), r))
+            zeros.append((glob, r))
         else:
             cuts.append((glob, r))
     return tuple(cuts), tuple(zeros)
