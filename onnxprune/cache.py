@@ -20,12 +20,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxprune import __version__
 from onnxprune.errors import OptionError
 
 FORMAT = 2  # grows when files, or what is meant by them, change
@@ -42,10 +42,8 @@ def digest(kind: str, *parts: object) -> str:
 
 
 def version() -> str:
-    """The version of onnxprune; "" where it is not installed."""
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version("onnxprune")
-    return ""
+    """The version of onnxprune, which is a part of every key."""
+    return __version__
 
 
 def _plain(value: object) -> object:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune import __version__
 from onnxprune.allocation.choose import Chooser, Request, Stage, nothing_found
 from onnxprune.allocation.options import (
     SPREADING,
@@ -847,7 +848,7 @@ def report_of(job: Job, chooser: Chooser | None, made: Made, close: Fidelity | N
         left_alone={k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)},
         pinned=analysis.pinned, verification=checked, notes=tuple(notes), seconds={}, sparsity=outcome,
         codebooks=made.codebooks, fidelity=close, evaluation=verdict, fits=made.fits, recipe=job.how,
-        calibration=None if job.data is None else job.data.samples.description, version=version(), asked=o.asked,
+        calibration=None if job.data is None else job.data.samples.description, version=__version__, asked=o.asked,
         got=tuple(got), cache=cache_of(job, chooser, outcome),
     )  # fmt: skip
 
@@ -939,10 +940,3 @@ def parameters_of(job: Job, made: Made) -> int:
         else (w for n, w in made.recovered.weights.items() if n not in analysis.model.weights)
     )
     return round(job.costs.parameters(made.keep)) + sum(w.size for w in new if trained(w))
-
-
-def version() -> str:
-    """Of this package."""
-    from onnxprune import __version__
-
-    return str(__version__)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune import __version__
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
 from onnxprune.graph.protos import graphs
@@ -176,8 +177,6 @@ PRUNING, PRODUCER = "onnxprune.pruning", "onnxprune.producer"  # keys of the fil
 
 def stamp(model: Model, original: Model, plan: Plan, analysis: Analysis, sparsity: Sparsity | None) -> Step[None]:
     """The model with its producer and what was done to it in its metadata; the same plan gives the same words."""
-    from onnxprune import __version__
-
     removed: dict[str, list[int]] = {}
     for g in analysis.groups:
         if g.name in plan.keep:
