@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnxprune.calibration.damage import class_rows, damage, joined
 from onnxprune.calibration.data import FEW, Calibration
+from onnxprune.calibration.samples import spread
 from onnxprune.calibration.stream import Stream
 from onnxprune.graph.io import Model
 from onnxprune.structure.groups import Analysis, Keep
 
+COMPARED, FEWEST = 256e6, 8  # bytes of outputs that are compared at once at most, and samples at least
 UNSEEN = 100  # samples beyond those used that outputs are compared on
 COSTLY = 0.9  # agreement below which a cut has cost much; above 1 - COSTLY the error of other models
 
@@ -45,6 +48,8 @@ def fidelity(analysis: Analysis, keep: Keep, pruned: Model, calibration: Calibra
     spare = calibration.samples.spare(UNSEEN)
     seen = spare is None or spare.count < FEW
     samples = calibration.samples if spare is None or seen else spare
+    most = max(FEWEST, int(COMPARED / max(_bytes_each(analysis), 1)))
+    samples = samples.take(spread(samples.count, most)) if samples.count > most else samples
     indices = range(samples.count)
     source = list(samples.batches(calibration.batch))
     names = [o.name for o in original.proto.graph.output]
@@ -58,3 +63,9 @@ def fidelity(analysis: Analysis, keep: Keep, pruned: Model, calibration: Calibra
         a, b = (class_rows(o[measure.classes]).argmax(1) for o in (measure.reference, found))
         agreement = float((a == b).mean())
     return Fidelity(len(indices), agreement, measure(found), seen, calibration.synthetic)
+
+
+def _bytes_each(analysis: Analysis) -> float:
+    """Bytes of the outputs of one sample in float32, as far as their shapes are known."""
+    shapes = (analysis.coupling.shapes.shapes.get(o.name) for o in analysis.model.proto.graph.output)
+    return 4.0 * sum(math.prod(d or 1 for d in shape[1:]) for shape in shapes if shape)

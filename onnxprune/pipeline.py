@@ -470,14 +470,16 @@ def search(job: Job, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
     fixed = bool(o.cuts) or any(amount != "auto" for amount in o.amounts.values())
     later = job.spec.asked or o.store.cluster is not None
     made: dict[int, Made] = {}
+    failed: list[OnnxPruneError] = []
 
     def build(left: int) -> Score | None:
         try:
             goal = {**limits, "macs": min(total * left / 100, limits.get("macs", total))}
             made[left] = make(quiet, plan_of(job, chooser.choose(goal) if left < 100 or fixed else {}))
-        except (Unreachable, NothingToPrune):  # too small a model, or none that zeros or codebooks would suit
+        except (Unreachable, NothingToPrune) as e:  # too small a model, or none that zeros or codebooks would suit
             if left == 100:
                 raise
+            failed.append(e)
             return None
         model = made[left].model
         assert model is not None
@@ -489,10 +491,15 @@ def search(job: Job, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
         model = make(quiet, plan_of(job, {})).model
         assert model is not None
         alone = judge(model)
-    found = smallest(
-        build, judge(job.analysis.model), limit, alone=alone, whole=later and not limits, seed=o.check.seed,
-        progress=lambda done, total: job.clock.progress("search", done, total),
-    )  # fmt: skip
+    try:
+        found = smallest(
+            build, judge(job.analysis.model), limit, alone=alone, whole=later and not limits, seed=o.check.seed,
+            progress=lambda done, total: job.clock.progress("search", done, total),
+        )  # fmt: skip
+    except OptionError:
+        if failed and not made:  # what every candidate stumbled over says more
+            raise failed[0] from None
+        raise
     best = made[found.left]
     whole = job.analysis.keep_ids({})
     note = f"--max-drop {limit:g}: {job.costs.macs(best.keep) / job.costs.macs(whole):.0%} of the MACs"

@@ -115,7 +115,7 @@ def outcome(mode: str, option: str | None) -> tuple[bytes, Any] | UserError:
         value = VALUES[option]
         asked |= {option: value() if callable(value) else value}
     try:
-        result = run(net(zeros=mode == "format"), Options.of(asked))
+        result = run(net(zeros=mode in ("format", "cluster")), Options.of(asked))
     except UserError as e:
         return e
     proto = onnxprune.to_proto(result.model)
