@@ -114,7 +114,8 @@ class Chooser:
             for name, kept in keeps.items():
                 before = (self.scores or {}).get(name, np.zeros(len(kept)))
                 found[name][kept] = known.get(name, before[kept])  # a group of one unit is no group any more
-        self.scores = {name: s.copy() for name, s in found.items()} if first else {**(self.scores or {}), **found}
+        if first:  # of the whole model, for every further choice
+            self.scores = {name: s.copy() for name, s in found.items()}
         return {name: s.copy() for name, s in found.items()}
 
     def _of(self, stage: Stage) -> Scores:
