@@ -165,8 +165,8 @@ def sensitivity(values: Values) -> None:
     model, out, plot = Path(values["model"]), values.part(Output), values.part(Plot)
     if values["calibration"] is None:
         raise OptionError("sensitivity is measured on data: give --calibration SRC, or --calibration synthetic")
-    plot.check()
     check_outputs(model, None, {"--json": out.json_file, "--plot": plot.plot})
+    plot.check()
     with hushed(), progress_bar(out.quiet) as progress:
         progress("load")
         loaded = load(model)

@@ -365,7 +365,7 @@ def test_grey_transparent_half_and_open_sizes(tmp_path: Path) -> None:
     free = read(path, model("float[N,3,H,W] x"), preprocess=RAW)
     assert free.feeds([0])["x"].shape == (1, 3, 224, 224) and "the size is open" in free.description
     said = read(path, model("float[N,C,H,W] x"), preprocess=Preprocess("raw", image_size=20, crop=16, layout="NCHW"))
-    assert said.feeds([0])["x"].shape == (1, 3, 16, 16) and "open" not in said.description
+    assert said.feeds([0])["x"].shape == (1, 3, 16, 16) and "is open" not in said.description
 
 
 def test_a_fixed_batch_of_images(tmp_path: Path) -> None:

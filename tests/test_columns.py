@@ -242,7 +242,7 @@ def test_old_files_list_their_constants():
     onnx.checker.check_model(to_proto(out))
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in MODELS.glob("*.onnx")))
+@pytest.mark.parametrize("name", sorted(p.name for p in MODELS.glob("*.onnx") if ".pruned" not in p.name))
 def test_models_compute_the_same(name: str):
     quick: dict[str, Any] = {"format": "dense", "verify": False, "measure": False}
     masked = onnxprune.prune(MODELS / name, pattern="column", sparsity=0.6, solver="magnitude", **quick).model

@@ -139,7 +139,10 @@ def test_a_bound_holds_for_the_model_that_is_written(name: str, tmp_path: Path) 
     assert result.report.after.macs < result.report.before.macs  # there was room for a cut as well
 
 
-BREAKING = [{"sparsity": 0.9}, {"pattern": "1:8", "permute": False}, {"quality": 2.0}, {"cluster": 2}]
+BREAKING: list[dict[str, Any]] = [
+    {"sparsity": 0.9, "format": "dense"}, {"pattern": "1:8", "permute": False, "format": "dense"},
+    {"quality": 2.0, "format": "dense"}, {"cluster": 2},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("options", BREAKING)

@@ -27,8 +27,8 @@ from onnxprune.cli import main
 sys.path.insert(0, str(ROOT / "models"))
 import score
 
-FIXED = sorted(path.stem for path in (ROOT / "models").glob("digits_*.onnx"))  # of one length of sequence
-MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.onnx"))
+MODELS = sorted(p.stem for p in (ROOT / "models").glob("*.onnx") if not p.stem.endswith(".pruned"))
+FIXED = [name for name in MODELS if name.startswith("digits_")]  # of one length of sequence
 
 
 def net(x: str = "float[n,3,8,8]") -> ModelProto:
