@@ -48,13 +48,13 @@ def with_weights(source: str, target: str, seed: int = 0) -> None:
     onnx.save(model, target)
 
 
-def prune(path: str, out: str, channels: float, round_to: int) -> dict[str, Any]:
-    """Prune with the default recipe; plain data."""
+def prune(path: str, out: str, channels: float, round_to: int, recover: str | None) -> dict[str, Any]:
+    """Prune, by default as the command does; plain data."""
     from onnxprune import NothingToPrune
     from onnxprune import prune as prune_model
 
     try:
-        result = prune_model(path, channels=channels, round_to=round_to, measure=False)
+        result = prune_model(path, channels=channels, round_to=round_to, recover=recover, measure=False)
     except NothingToPrune as e:
         return {"status": "nothing", "message": str(e)}
     result.save(out)
@@ -75,8 +75,8 @@ def prune(path: str, out: str, channels: float, round_to: int) -> dict[str, Any]
     }
 
 
-def ours(path: Path, out: Path, channels: float, round_to: int) -> dict[str, Any]:
-    answer = common.call("pruned:prune", path, out, channels, round_to, seconds=SECONDS, gigabytes=GIGABYTES)
+def ours(path: Path, out: Path, channels: float, round_to: int, recover: str | None) -> dict[str, Any]:
+    answer = common.call("pruned:prune", path, out, channels, round_to, recover, seconds=SECONDS, gigabytes=GIGABYTES)
     row = answer.value or {"status": "broken", "message": answer.problem}
     return {**row, "seconds": answer.run.seconds}
 
@@ -138,6 +138,7 @@ def main() -> None:
     p = common.parser(__doc__, rival=True)
     p.add_argument("--channels", type=float, default=0.3, metavar="R", help="fraction removed (default 0.3)")
     p.add_argument("--round-to", type=int, action="append", metavar="N", help="repeatable (default 8 and 1)")
+    p.add_argument("--recover", metavar="METHOD", help="as the command's; none takes minutes instead of an hour")
     p.add_argument("--only", default="*", metavar="GLOB", help="only models whose name matches")
     p.add_argument("--as-shipped", action="store_true", help="the light models without weights, as they are")
     p.add_argument("--no-onnxsim", action="store_true", help="leave the rival out")
@@ -155,7 +156,7 @@ def main() -> None:
                 with_weights(str(path), str(source))
             row: dict[str, Any] = {"name": path.stem, "ours": {}, "onnxsim": {"message": "not run"}}
             for n in round_tos:
-                row["ours"][str(n)] = ours(source, folder / "pruned.onnx", args.channels, n)
+                row["ours"][str(n)] = ours(source, folder / "pruned.onnx", args.channels, n, args.recover)
             if not args.no_onnxsim:
                 row["onnxsim"] = rival(common.rival_python(args.onnxsim), source, folder, args.channels)
             row["more"] = more(row, min(round_tos))
