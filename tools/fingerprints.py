@@ -1,8 +1,9 @@
 """What every command writes, as hashes, so that two versions can be compared: python tools/fingerprints.py OUT.json
 
 Runs the command line on every model of a folder (`--channels 0.3 --recover none`, and `--sparsity 0.8 --format csr`)
-and on a few calibrated cases of `models/`. Hashed are nodes (functions included), initializers, inputs and outputs,
-kept units, and zeros per layer; producer and metadata are not. `--against OLD.json` names what differs.
+and one of every kind of cut, criterion, recovery, solver and format on `models/`. Hashed are nodes (functions
+included), initializers, inputs and outputs, kept units, zeros per layer, and the whole plan and report but for paths,
+times and version; producer and metadata are not. `--against OLD.json` names what differs.
 `--tree DIR` runs another checkout's package (its C extension must be built in place).
 """
 
@@ -23,14 +24,42 @@ import onnx
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 EACH = {"channels": "--channels 0.3 --recover none", "csr": "--sparsity 0.8 --format csr"}
-CALIBRATED = {
-    "target": (
-        "digits_resnet_bn",
-        f"--target-macs 60% --calibration {MODELS}/digits_calibration.npz --evaluate {MODELS}/digits_heldout.npz",
+DATA = f"--calibration {MODELS}/digits_calibration.npz"
+CASES = {
+    "digits_resnet_bn": (
+        f"--target-macs 60% {DATA} --evaluate {MODELS}/digits_heldout.npz",
+        f"--channels 0.3 --importance bn_scale --recover batchnorm {DATA}",
+        f"--channels 0.3 --importance regression --recover mean-std {DATA}",
+        "--target-macs 60% --importance lamp --allocate global --recover bias",
+        f"--target-macs 60% --allocate error {DATA}",
+        "--layers 0.3 --recover none",
+        f"--pattern 2:4 --format nm --permute {DATA}",
+        f"--cluster 16 {DATA}",
+        "--cluster 16 --cluster-per channel --cluster-storage packed",
     ),
-    "heads": ("digits_vit", f"--heads 0.5 --channels 0.3 --calibration {MODELS}/digits_calibration.npz"),
-    "zeros": ("digits_mobile_se", f"--sparsity 0.7 --format csr --calibration {MODELS}/digits_calibration.npz"),
+    "digits_resnet_folded": ("--channels 0.3 --recover bias", f"--channels 0.3 {DATA}"),
+    "digits_vit": (
+        f"--heads 0.5 --channels 0.3 {DATA}",
+        f"--hidden 0.25 --heads 0.25 --importance head_loss {DATA}",
+        "--head-dim 0.25 --recover none",
+        "--sparsity 0.7 --sparsity-allocate lamp --format csr --values int8",
+        f"--sparsity 0.5 --solver sparsegpt --sparsity-allocate owl --format csr {DATA}",
+    ),
+    "digits_mobile_se": (
+        f"--sparsity 0.7 --format csr {DATA}",
+        f"--channels 0.25 --sparsity 0.6 --solver obc --format sparse-initializer {DATA}",
+        "--channels 0.3 --importance fpgm --steps 2 --recover bias",
+    ),
+    "digits_mlp": (
+        f"--sparsity 0.5 --pattern block:4x4 --format bsr --solver wanda {DATA}",
+        "--sparsity 0.5 --pattern column --format columns",
+        "--sparsity 0.6 --sparsity-allocate erk --format csr --values bfloat16",
+    ),
+    "digits_unet": (f"--channels 0.3 --importance activation --calibration {MODELS}/digits_unet.npz",),
+    "digits_gru": (f"--channels 0.3 --importance wanda --calibration {MODELS}/digits_gru.npz",),
+    "sst2_encoder": ("--hidden 0.25 --recover none", "--layers 1 --recover none"),
 }
+UNSTEADY = {"model", "output", "seconds", "version"}  # of a report
 REST = "--no-latency --quiet --threads 1"
 
 
@@ -42,11 +71,11 @@ def digest(*parts: bytes) -> str:
     return found.hexdigest()[:16]
 
 
-def fingerprint(path: Path, plan: Path) -> dict[str, str]:
+def fingerprint(path: Path, plan: Path, report: Path) -> dict[str, str]:
     """Hashes of a written model and of the plan that went with it."""
     model = onnx.load(path)
     g = model.graph
-    chosen = json.loads(plan.read_text())
+    chosen, said = json.loads(plan.read_text()), json.loads(report.read_text())
     sparse = (chosen.get("sparsity") or {}).get("layers", {})
     return {
         "nodes": digest(*(n.SerializeToString(deterministic=True) for n in (*g.node, *model.functions))),
@@ -56,22 +85,24 @@ def fingerprint(path: Path, plan: Path) -> dict[str, str]:
         "inputs and outputs": digest(*(v.SerializeToString(deterministic=True) for v in (*g.input, *g.output))),
         "kept units": digest(json.dumps(chosen["groups"], sort_keys=True).encode()),
         "masks": digest(json.dumps(sparse, sort_keys=True).encode()),
+        "plan": digest(json.dumps(chosen, sort_keys=True).encode()),
+        "report": digest(json.dumps({k: v for k, v in said.items() if k not in UNSTEADY}, sort_keys=True).encode()),
     }
 
 
 def run(model: Path, options: str, tree: Path) -> dict[str, str]:
     """The fingerprint of one command, or what it said where it failed."""
     with tempfile.TemporaryDirectory() as folder:
-        out, plan = Path(folder) / "out.onnx", Path(folder) / "plan.json"
+        out, plan, report = (Path(folder) / name for name in ("out.onnx", "plan.json", "report.json"))
         module = "onnxprune" if (tree / "onnxprune" / "__main__.py").is_file() else "onnxprune.cli"
         command = [sys.executable, "-m", module, str(model), *options.split(), *REST.split()]
-        command += ["-o", str(out), "--save-plan", str(plan)]
+        command += ["-o", str(out), "--save-plan", str(plan), "--json", str(report)]
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         given = {**os.environ, **threads, "PYTHONPATH": str(tree)}
         done = subprocess.run(command, capture_output=True, text=True, env=given, cwd=folder, check=False)
         if done.returncode:
             return {"exit code": str(done.returncode), "said": done.stderr.strip().splitlines()[-1][:300]}
-        return fingerprint(out, plan)
+        return fingerprint(out, plan, report)
 
 
 def main() -> None:
@@ -81,7 +112,7 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, default=ROOT)
     parser.add_argument("--against", type=Path)
     args = parser.parse_args()
-    cases = {f"models/{m}.onnx {options}": (MODELS / f"{m}.onnx", options) for m, options in CALIBRATED.values()}
+    cases = {f"models/{m}.onnx {o}": (MODELS / f"{m}.onnx", o) for m, options in CASES.items() for o in options}
     for model in sorted(args.assets.glob("*.onnx")) if args.assets else ():
         cases |= {f"{model.name} {options}": (model, options) for options in EACH.values()}
     rows: dict[str, Any] = {}
