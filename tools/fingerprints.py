@@ -57,7 +57,7 @@ CASES = {
     ),
     "digits_unet": (f"--channels 0.3 --importance activation --calibration {MODELS}/digits_unet.npz",),
     "digits_gru": (f"--channels 0.3 --importance wanda --calibration {MODELS}/digits_gru.npz",),
-    "sst2_encoder": ("--hidden 0.25 --recover none", "--layers 1 --recover none"),
+    "sst2_encoder": ("--hidden 0.25 --recover none", "--layers 0.3 --recover none"),
 }
 UNSTEADY = {"model", "output", "seconds", "version"}  # of a report
 REST = "--no-latency --quiet --threads 1"
