@@ -5,9 +5,9 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "onnxprune.ops._entry",
-            ["onnxprune/ops/_entry.c"],
-            depends=["onnxprune/ops/_tables.h"],  # which onnxprune/ops/header.py writes
+            "onnxprune.kernels._entry",
+            ["onnxprune/kernels/_entry.c"],
+            depends=["onnxprune/kernels/_tables.h"],  # which onnxprune/kernels/header.py writes
             optional=True,
         )
     ]

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from onnxprune import formats, ops
-    from onnxprune.calibration.images import Preprocess
+    from onnxprune import formats
+    from onnxprune import kernels as ops
+    from onnxprune.calibration.presets import Preprocess
     from onnxprune.calibration.samples import Samples
     from onnxprune.errors import (
         InternalError,
@@ -31,33 +32,33 @@ if TYPE_CHECKING:
         UserError,
         VerificationError,
     )
-    from onnxprune.evaluation import Score
+    from onnxprune.evaluation.metrics import Score
+    from onnxprune.formats.rewrite import densify
     from onnxprune.graph.io import Model, load, save, to_proto
-    from onnxprune.pipeline import Result, prune
+    from onnxprune.pipeline.recipe import Result, prune
     from onnxprune.plan import Plan
     from onnxprune.report import Report
     from onnxprune.sparsity.outcome import Sparsity
-    from onnxprune.sparsity.rewrite import densify
-    from onnxprune.structure.groups import Analysis, ChannelGroup, Pinned
+    from onnxprune.structure.analysis import Analysis, ChannelGroup, Pinned
 
 __version__ = "0.6.0"
 
 # where a public name is; a module is loaded when one of its names is first used, so that a command starts at once
 PLACES = {
-    "calibration.images": ("Preprocess",),
+    "calibration.presets": ("Preprocess",),
     "calibration.samples": ("Samples",),
     "errors": (
         "InternalError", "ModelFileError", "NothingToPrune", "OnnxPruneError", "OptionError", "UserError",
         "VerificationError",
     ),
-    "evaluation": ("Score",),
+    "evaluation.metrics": ("Score",),
+    "formats.rewrite": ("densify",),
     "graph.io": ("Model", "load", "save", "to_proto"),
-    "pipeline": ("Result", "prune"),
+    "pipeline.recipe": ("Result", "prune"),
     "plan": ("Plan",),
     "report": ("Report",),
     "sparsity.outcome": ("Sparsity",),
-    "sparsity.rewrite": ("densify",),
-    "structure.groups": ("Analysis", "ChannelGroup", "Pinned"),
+    "structure.analysis": ("Analysis", "ChannelGroup", "Pinned"),
 }  # fmt: skip
 _HOMES = {name: f"onnxprune.{module}" for module, names in PLACES.items() for name in names}
 
@@ -87,7 +88,7 @@ def _in_python(**arguments: str) -> Iterator[None]:
         from dataclasses import replace
 
         from onnxprune.options import in_python
-        from onnxprune.pipeline import OPTIONS
+        from onnxprune.pipeline.options import OPTIONS
 
         options = [replace(o, name=arguments.get(o.name, o.name)) for o in OPTIONS]
         raise type(e)(in_python(str(e), options)) from e
@@ -114,7 +115,7 @@ def analyze(
 
 def sparsify(source: object, sparsity: float | None = None, **options: Any) -> Result:
     """`prune` for sparse weights alone: `sparsify(model, 0.8)` or `sparsify(model, pattern="2:4")`."""
-    from onnxprune.pipeline import prune
+    from onnxprune.pipeline.recipe import prune
 
     return prune(source, sparsity=sparsity, **options)
 
@@ -134,10 +135,11 @@ def evaluate(
     the mean. A function, or "module:function", gets the path of the model and says its own figure, without the other
     arguments. Raises `OptionError`, also for an argument that would have no effect.
     """
-    from onnxprune.calibration.images import Preprocess
-    from onnxprune.calibration.samples import read, unused
+    from onnxprune.calibration.presets import Preprocess
+    from onnxprune.calibration.read import read
+    from onnxprune.calibration.samples import unused
     from onnxprune.errors import OptionError
-    from onnxprune.evaluation import METRICS, Evaluator, Function, Scoring, default_metric, is_function
+    from onnxprune.evaluation.metrics import METRICS, Evaluator, Function, Scoring, default_metric, is_function
     from onnxprune.graph.io import load
     from onnxprune.options import declared
 
@@ -173,7 +175,7 @@ def get_library_path() -> str:
 
     The first call on a machine compiles the kernels, which takes a while. Raises `UserError` where they cannot run.
     """
-    from onnxprune import ops  # loads numba
+    from onnxprune import kernels as ops  # loads numba
 
     return ops.get_library_path()
 
@@ -181,8 +183,8 @@ def get_library_path() -> str:
 def session(
     path: str | os.PathLike[str] | bytes, options: ort.SessionOptions | None = None, **arguments: Any
 ) -> ort.InferenceSession:
-    """`onnxruntime.InferenceSession` with the sparse operators registered; see `onnxprune.ops.session`."""
-    from onnxprune import ops
+    """`onnxruntime.InferenceSession` with the sparse operators registered; see `onnxprune.kernels.session`."""
+    from onnxprune import kernels as ops
 
     return ops.session(path, options, **arguments)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from onnxprune.process import guarded, mute_libraries
+from onnxprune.cli.process import guarded, mute_libraries
 
 
 def main() -> None:
@@ -13,9 +13,9 @@ def main() -> None:
     def work() -> int:
         if not {"-v", "--verbose"} & set(sys.argv):
             mute_libraries()
-        from onnxprune import cli
+        from onnxprune.cli import app
 
-        return cli.run(sys.argv[1:])
+        return app.run(sys.argv[1:])
 
     raise SystemExit(guarded(work))
 

@@ -19,7 +19,7 @@ from onnxprune.graph.protos import graphs
 from onnxprune.graph.step import Step
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.sparsity.outcome import Sparsity, from_plan
-from onnxprune.structure.groups import Analysis, Keep
+from onnxprune.structure.analysis import Analysis, Keep
 
 VERSION = 1
 PIECES, PIECE = 256, 4096  # of a large weight that a fingerprint reads: how many, and their bytes

@@ -14,14 +14,14 @@ from rich.text import Text
 
 from onnxprune.allocation.options import Recipe
 from onnxprune.allocation.outcome import Got
-from onnxprune.evaluation import CONFIDENCE, Drop
-from onnxprune.fidelity import Fidelity
-from onnxprune.graph.runtime import Latency
+from onnxprune.evaluation.fidelity import Fidelity
+from onnxprune.evaluation.metrics import CONFIDENCE, Drop
+from onnxprune.formats.codebook import Codebooks
 from onnxprune.options import record, shown
 from onnxprune.recovery.least_squares import LayerFit
-from onnxprune.sparsity.cluster import Codebooks
+from onnxprune.runtime.timing import Latency
 from onnxprune.sparsity.outcome import Sparsity
-from onnxprune.structure.groups import Analysis, Pinned
+from onnxprune.structure.analysis import Analysis, Pinned
 from onnxprune.structure.verify import Verification
 
 SCHEMA = 1  # of the JSON
@@ -404,3 +404,27 @@ def render_inspection(rows: Sequence[Mapping[str, Any]], analysis: Analysis, *, 
 def show(console: Console, renderable: RenderableType) -> None:
     """Print without cutting lines off when piped."""
     console.print(renderable, soft_wrap=not console.is_terminal)
+
+
+SMALLER = 0.995  # of the bytes: what is above is no smaller
+
+
+def worth(before: Cost, after: Cost, *, cut: bool, sparsity: Sparsity | None, asked: Mapping[str, Any]) -> list[str]:
+    """A line where the result is neither smaller nor shown to be faster, with the option that would make it so."""
+    if after.bytes is None or before.bytes is None or after.bytes < SMALLER * before.bytes:
+        return []
+    if after.latency is not None and after.latency.faster:
+        return []
+    measured = "" if after.latency is not None else " (latency was not measured)"
+    if sparsity is not None and sparsity.layers:
+        share = sparsity.zeros / max(sparsity.size, 1)
+        way = "--format csr stores the zeros in fewer bytes" if share > 0.55 else (
+            "more zeros (--sparsity 0.8 with --format csr), or --pattern 2:4 with --format nm, may be"
+        )  # fmt: skip
+        if sparsity.format == "csr":
+            way = "more zeros may be, or --channels 0.3"
+    elif cut:
+        way = "a larger cut may be"
+    else:
+        way = "--channels 0.3 or --sparsity 0.8 --format csr may be"
+    return [f"the result is neither smaller nor faster than the original{measured}; {way}"]

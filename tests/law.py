@@ -11,7 +11,8 @@ import numpy as np
 from onnxprune.allocation.select import uniform
 from onnxprune.graph.io import Model, load
 from onnxprune.importance.weights import score
-from onnxprune.structure.groups import Analysis, analyze
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import Verification, verify
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from onnxprune.allocation.select import depth, global_, matches, ratios, rounded, search, select, uniform
 from onnxprune.errors import OptionError
-from onnxprune.structure.groups import ChannelGroup, Keep
+from onnxprune.structure.analysis import ChannelGroup, Keep
 
 
 def group(

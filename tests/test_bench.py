@@ -20,8 +20,11 @@ from conftest import ROOT
 from nets import build, normal
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune import ModelFileError, OptionError, benchmark, cli
-from onnxprune.benchmark import Benchmark, ratio_interval, read_profile
+from onnxprune import ModelFileError, OptionError
+from onnxprune.cli import app as cli
+from onnxprune.runtime import benchmark
+from onnxprune.runtime.benchmark import Benchmark, ratio_interval
+from onnxprune.runtime.profile import read_profile
 
 MODELS = ROOT / "models"
 MLP, HELDOUT = str(MODELS / "digits_mlp.onnx"), str(MODELS / "digits_heldout.npz")
@@ -242,7 +245,7 @@ def sparse(path: str) -> None:
 
 @pytest.mark.parametrize("module", [None, SimpleNamespace(available=lambda: "no C compiler")])
 def test_without_the_library_functions_run(folder: Path, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
-    monkeypatch.setitem(sys.modules, "onnxprune.ops", module)  # None: not there
+    monkeypatch.setitem(sys.modules, "onnxprune.kernels", module)  # None: not there
     sparse("s.onnx")
     result = run("a.onnx", "s.onnx")
     assert result.models[1].difference == benchmark.Difference(0.0, 0.0)
@@ -254,7 +257,7 @@ def test_without_the_library_functions_run(folder: Path, monkeypatch: pytest.Mon
 def test_the_library_is_registered_for_models_that_need_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registered: list[ort.SessionOptions] = []
     module = SimpleNamespace(available=lambda: "", register=registered.append)
-    monkeypatch.setitem(sys.modules, "onnxprune.ops", module)
+    monkeypatch.setitem(sys.modules, "onnxprune.kernels", module)
     sparse("s.onnx")
     assert run("a.onnx").notes == ()
     assert not registered

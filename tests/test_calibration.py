@@ -16,10 +16,14 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.calibration import images, samples
-from onnxprune.calibration.images import PRESETS, Preprocess, decode, guess, image_format
-from onnxprune.calibration.samples import read, spread
-from onnxprune.calibration.synthetic import coloured, dead_leaves, looks_like_image, pink, synthetic
+from onnxprune.calibration import files, images
+from onnxprune.calibration.guess import _moments, guess
+from onnxprune.calibration.images import decode, image_format
+from onnxprune.calibration.leaves import dead_leaves, pink
+from onnxprune.calibration.presets import PRESETS, Preprocess
+from onnxprune.calibration.read import read
+from onnxprune.calibration.samples import spread
+from onnxprune.calibration.synthetic import coloured, looks_like_image, synthetic
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model, load
 from onnxprune.graph.shapes import graph_inputs
@@ -278,7 +282,7 @@ def test_archives_may_be_broken_inside_or_too_large(tmp_path: Path, monkeypatch:
     path.write_bytes(data)
     with pytest.raises(OptionError, match=r"x.zip/x.npy: cannot be read"):
         list(read(path, VECTOR).batches(1))
-    monkeypatch.setattr(samples, "MEMBER", 8)
+    monkeypatch.setattr(files, "MEMBER", 8)
     for path in (npz_of(tmp_path / "y.npz", x=X), zipped(tmp_path / "y.zip", {"x.npy": npy(X)})):
         with pytest.raises(OptionError, match="bytes, more than 8"):
             read(path, VECTOR)
@@ -576,8 +580,8 @@ W = (
 @pytest.mark.parametrize("preset", PRESETS)
 def test_guess_by_recorded_moments(preset: str) -> None:
     """Moments as photographs give them, known but for a fifth."""
-    net = conv(W, images._moments(W, PRESETS[preset]))
-    mean, var = images._moments(W, PRESETS[preset])
+    net = conv(W, _moments(W, PRESETS[preset]))
+    mean, var = _moments(W, PRESETS[preset])
     noisy = conv(W, (mean + 0.2 * np.sqrt(var) * RNG.normal(size=24), var * np.exp(0.2 * RNG.normal(size=24))))
     assert guess(net, graph_inputs(net)[0]) == preset
     assert guess(noisy, graph_inputs(noisy)[0]) == preset
@@ -585,7 +589,7 @@ def test_guess_by_recorded_moments(preset: str) -> None:
 
 @pytest.mark.parametrize(("scale", "wanted"), [(1.0, "imagenet"), (0.5, "imagenet"), (4.0, "unit"), (1 / 60, "caffe")])
 def test_guess_by_deviation(scale: float, wanted: str) -> None:
-    deviation = float(np.sqrt(np.median(images._moments(W, PRESETS["imagenet"])[1])))
+    deviation = float(np.sqrt(np.median(_moments(W, PRESETS["imagenet"])[1])))
     net = conv(W * scale / deviation)
     assert guess(net, graph_inputs(net)[0]) == wanted
 
@@ -593,7 +597,7 @@ def test_guess_by_deviation(scale: float, wanted: str) -> None:
 def test_guess_where_the_model_normalises() -> None:
     inside = conv(W, before="z = Div (x, k)")
     assert guess(inside, graph_inputs(inside)[0]) == "raw"
-    padded = conv(W, images._moments(W, PRESETS["tf"]), before="z = Identity (x)")
+    padded = conv(W, _moments(W, PRESETS["tf"]), before="z = Identity (x)")
     assert guess(padded, graph_inputs(padded)[0]) == "tf"
     whole = conv(W, before="z = Cast <to = 1> (x)", kind="uint8")
     assert guess(whole, graph_inputs(whole)[0]) == "raw"
@@ -601,7 +605,7 @@ def test_guess_where_the_model_normalises() -> None:
 
 
 def test_a_guess_is_said() -> None:
-    net = conv(W, images._moments(W, PRESETS["imagenet"]))
+    net = conv(W, _moments(W, PRESETS["imagenet"]))
     said = read("synthetic", net, samples=2).description
     assert "normalisation guessed: imagenet (give --mean/--std/--scale or a --preset to be sure)" in said
 

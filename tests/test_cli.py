@@ -27,8 +27,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from topologies import TOPOLOGIES, UNRUNNABLE
 
 import onnxprune
-from onnxprune import OptionError, VerificationError, cli, screen
-from onnxprune.command import DECLARED
+from onnxprune import OptionError, VerificationError
+from onnxprune.cli import app as cli
+from onnxprune.cli import screen
+from onnxprune.cli.command import DECLARED
 from onnxprune.structure import cut
 
 ODD_INPUT, ODD_TENSOR, BRACKETS = "serving_default_input_2:0", "onnx::Relu_0", "block[0]/conv=1"

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper
 
 import onnxprune
 from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.formats.codebook import _digits, cluster, find_weights, zipped_bytes
 from onnxprune.graph.io import Model, load, save
 from onnxprune.solvers import kmeans as solver
 from onnxprune.solvers.kmeans import kmeans, kmeans_rows
-from onnxprune.sparsity.cluster import _digits, cluster, find_weights, zipped_bytes
 
 MODELS = Path(__file__).parent.parent / "models"
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -11,12 +11,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune.formats.columns import shrink, speedups
 from onnxprune.graph.io import Model, load, to_proto
-from onnxprune.graph.runtime import random_feeds, session
 from onnxprune.graph.shapes import concrete_inputs, infer
-from onnxprune.sparsity.check import running
-from onnxprune.sparsity.columns import shrink, speedups
-from onnxprune.sparsity.layers import find_layers
+from onnxprune.layers.weights import find_layers
+from onnxprune.runtime.feeds import random_feeds
+from onnxprune.runtime.session import session
+from onnxprune.structure.check import running
 
 MODELS = Path(__file__).parent.parent / "models"
 ALWAYS: dict[str, Any] = {"least": 0.0}

@@ -14,12 +14,13 @@ from test_calibration import PICTURE, RAW, VECTOR, folder, model, npy, npz_of, p
 
 import onnxprune
 from onnxprune import load
-from onnxprune.calibration.damage import probabilities
-from onnxprune.calibration.data import calibrate
-from onnxprune.calibration.images import Preprocess
-from onnxprune.calibration.samples import Samples, read, squares, unused
+from onnxprune.calibration.calibration import calibrate
+from onnxprune.calibration.presets import Preprocess
+from onnxprune.calibration.read import read
+from onnxprune.calibration.samples import Samples, squares, unused
 from onnxprune.errors import OnnxPruneError, OptionError
-from onnxprune.evaluation import Evaluator, default_metric
+from onnxprune.evaluation.damage import probabilities
+from onnxprune.evaluation.metrics import Evaluator, default_metric
 from onnxprune.solvers.least_squares import Moments, Singular, match, solve
 
 CLASSES = load(build("y = MatMul(x, w)", "float[n,4]", "float[n,6]", w=normal(4, 6)))

@@ -36,15 +36,15 @@ from test_sparse_runtime import (
     weight,
 )
 
+from onnxprune.formats.values import round_values
 from onnxprune.graph.arrays import Array
-from onnxprune.ops import activations, available, header, library, tables
-from onnxprune.sparsity.operators import ACTIVATIONS
-from onnxprune.sparsity.values import VALUES, round_values
+from onnxprune.kernels import activations, available, header, library, tables
+from onnxprune.kernels.names import ACTIVATIONS, VALUES
 
 pytestmark = pytest.mark.skipif(bool(available()), reason=available() or "sparse operators can run")
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "onnxprune" / "ops" / "_entry.c"
+SOURCE = ROOT / "onnxprune" / "kernels" / "_entry.c"
 Entry = Callable[[int, int, int, int, int], int]  # what, desc, call, task, scratch
 
 
@@ -52,7 +52,7 @@ Entry = Callable[[int, int, int, int, int], int]  # what, desc, call, task, scra
 
 
 def test_header_is_what_tables_say() -> None:
-    """After a change of tables.py: `python -m onnxprune.ops.header`, and build again."""
+    """After a change of tables.py: `python -m onnxprune.kernels.header`, and build again."""
     assert header.PLACE.read_text(encoding="utf-8") == header.text()
 
 
@@ -85,7 +85,7 @@ def test_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def entry_of(around: Callable[[Entry], Entry]) -> Iterator[None]:
     """The compiled code, with something around it."""
     library.get_library_path()
-    native, driver = import_module("onnxprune.ops._entry"), import_module(library.DRIVER)
+    native, driver = import_module("onnxprune.kernels._entry"), import_module(library.DRIVER)
     compiled = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 6)
     changed = compiled(around(compiled(driver.entry.address)))
     native.connect(ctypes.cast(changed, ctypes.c_void_p).value)
@@ -269,7 +269,8 @@ def plain_pack(machine: str, l1: int) -> ModuleType:
     """pack.py for any machine, not compiled: its arrays at addresses are to be given with `memory_of`."""
     from numba import config
 
-    from onnxprune.ops import addresses, kernels, pack
+    from onnxprune.kernels import addresses, pack
+    from onnxprune.kernels import loops as kernels
 
     of = kernels.MACHINES[machine]
     there = {
@@ -329,7 +330,7 @@ def pack_plainly(module: ModuleType, layer: Layer, layout: int) -> Array:
 @pytest.mark.parametrize("l1", [32 * 1024, 2048])
 def test_packing_stays_within_its_bytes_on_every_machine(machine: str, l1: int) -> None:
     """l1: what blocks of K are cut for; small, so that small weights have several."""
-    from onnxprune.ops import kernels
+    from onnxprune.kernels import loops as kernels
 
     module = plain_pack(machine, l1)
     same = machine == kernels.MACHINE.name and l1 == kernels.L1
@@ -346,7 +347,7 @@ def test_packing_stays_within_its_bytes_on_every_machine(machine: str, l1: int) 
 
 
 def test_checked_memory_finds_an_overrun() -> None:
-    from onnxprune.ops import kernels
+    from onnxprune.kernels import loops as kernels
 
     layer = described(weight((20, 30), 0.5), 0.5, "MatMul", "float32", 1)
     module = plain_pack(kernels.MACHINE.name, kernels.L1)
@@ -364,14 +365,14 @@ PLUGIN = """
 import importlib.util, sys
 
 PLACE = {place!r}
-spec = importlib.util.spec_from_file_location("onnxprune.ops._entry", PLACE)
+spec = importlib.util.spec_from_file_location("onnxprune.kernels._entry", PLACE)
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-sys.modules["onnxprune.ops._entry"] = module  # the package finds it here, instead of its own
+sys.modules["onnxprune.kernels._entry"] = module  # the package finds it here, instead of its own
 
 
 def pytest_sessionfinish(session, exitstatus):
-    from onnxprune.ops import library
+    from onnxprune.kernels import library
 
     assert library.get_library_path() == PLACE
 """

@@ -17,10 +17,11 @@ from nets import Array, build, normal, run
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune import cli, load
-from onnxprune.calibration.samples import read
+from onnxprune import load
+from onnxprune.calibration.read import read
+from onnxprune.cli import app as cli
 from onnxprune.errors import OptionError
-from onnxprune.evaluation import (
+from onnxprune.evaluation.metrics import (
     CONFIDENCE,
     METRICS,
     Evaluator,
@@ -29,8 +30,8 @@ from onnxprune.evaluation import (
     default_metric,
     drop,
     is_function,
-    smallest,
 )
+from onnxprune.evaluation.smallest import smallest
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Metrics

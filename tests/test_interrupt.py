@@ -80,38 +80,38 @@ BEFORE = {
     """,
     "analysis": """
         import onnxprune.structure.groups as groups
-        import onnxprune.pipeline
-        onnxprune.pipeline.analyzed = stop
+        import onnxprune.pipeline.recipe
+        onnxprune.pipeline.recipe.analyzed = stop
     """,
     "swallowed by a library": """
-        import onnxprune.pipeline
+        import onnxprune.pipeline.recipe
         def swallow(*_, **__):
             try:
                 stop()
             except KeyboardInterrupt:
                 raise ImportError("multiarray failed to import") from None
-        onnxprune.pipeline.analyzed = swallow
+        onnxprune.pipeline.recipe.analyzed = swallow
     """,
     "a finalizer": """
-        import onnxprune.pipeline, onnxprune.process, time
-        onnxprune.process.GRACE = 0.2
+        import onnxprune.pipeline.recipe, onnxprune.cli.process, time
+        onnxprune.cli.process.GRACE = 0.2
         class Late:
             def __del__(self):
                 stop()
         def analyzed(*_, **__):
             Late()
             time.sleep(30)
-        onnxprune.pipeline.analyzed = analyzed
+        onnxprune.pipeline.recipe.analyzed = analyzed
     """,
     "a thread that does not end": """
-        import onnxprune.pipeline, onnxprune.process, threading, time
-        onnxprune.process.GRACE = 0.2
+        import onnxprune.pipeline.recipe, onnxprune.cli.process, threading, time
+        onnxprune.cli.process.GRACE = 0.2
         def analyzed(*_, **__):
             from concurrent.futures import ThreadPoolExecutor
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(time.sleep, 30)
                 stop()
-        onnxprune.pipeline.analyzed = analyzed
+        onnxprune.pipeline.recipe.analyzed = analyzed
     """,
     "saving": """
         import onnxprune.graph.writing as writing
@@ -128,19 +128,19 @@ def test_before_the_model_is_there(moment: str, interrupted: Interrupted) -> Non
 
 
 def test_a_request_to_terminate(interrupted: Interrupted) -> None:
-    hook = "import os, signal, onnxprune.pipeline as p\np.analyzed = lambda *_: os.kill(os.getpid(), signal.SIGTERM)"
+    hook = "import os, signal\nfrom onnxprune.pipeline import recipe\nrecipe.analyzed = lambda *_: os.kill(os.getpid(), signal.SIGTERM)"
     assert interrupted(hook) == Outcome(130, "", NOTHING)
 
 
 def test_after_the_model_is_there(interrupted: Interrupted) -> None:
     written = Outcome(130, "", "onnxprune: interrupted; written: out.onnx\n")
-    assert interrupted("import onnxprune.cli\nonnxprune.cli.render = stop") == written
+    assert interrupted("import onnxprune.cli.app\nonnxprune.cli.app.render = stop") == written
     onnx.checker.check_model("out.onnx")
 
 
 def test_a_signal_that_was_to_be_ignored(interrupted: Interrupted) -> None:
     hook = """
-        import signal, onnxprune.cli as c
+        import signal, onnxprune.cli.app as c
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         plain = c.render
         c.render = lambda *a, **k: (stop(), plain(*a, **k))[1]
@@ -170,12 +170,12 @@ def test_the_package_is_light() -> None:
 def test_warnings_of_libraries_do_not_show(interrupted: Interrupted) -> None:
     hook = """
         import logging, os, warnings
-        import onnxprune.pipeline
+        import onnxprune.pipeline.recipe
         def analyzed(*_, **__):
             warnings.warn("of python")
             logging.getLogger("x").warning("of logging")
             os.write(2, b"of native code")
             raise onnxprune.OptionError("enough")
-        onnxprune.pipeline.analyzed = analyzed
+        onnxprune.pipeline.recipe.analyzed = analyzed
     """
     assert interrupted(hook) == Outcome(2, "", "onnxprune: enough\n")

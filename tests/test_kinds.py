@@ -23,21 +23,12 @@ from onnx import ModelProto, numpy_helper
 from topologies import TOPOLOGIES
 
 import onnxprune
-from onnxprune import (
-    Analysis,
-    ChannelGroup,
-    NothingToPrune,
-    OptionError,
-    Plan,
-    Result,
-    Score,
-    VerificationError,
-    cli,
-)
+from onnxprune import Analysis, ChannelGroup, NothingToPrune, OptionError, Plan, Result, Score, VerificationError
 from onnxprune.allocation.budget import Measure
-from onnxprune.calibration.damage import damage
-from onnxprune.calibration.samples import read
-from onnxprune.evaluation import Evaluator
+from onnxprune.calibration.read import read
+from onnxprune.cli import app as cli
+from onnxprune.evaluation.damage import damage
+from onnxprune.evaluation.metrics import Evaluator
 from onnxprune.graph.io import load, to_proto
 from onnxprune.importance.gates import gate_losses
 from onnxprune.structure.groups import analyze

@@ -18,12 +18,13 @@ import onnxprune
 from onnxprune import load
 from onnxprune.allocation.budget import Measure, choose
 from onnxprune.allocation.levels import Levels, level_database
-from onnxprune.calibration.damage import damage, joined
-from onnxprune.calibration.stream import Stream
 from onnxprune.errors import OptionError
+from onnxprune.evaluation.damage import damage, joined
 from onnxprune.importance.data import RIDGE
 from onnxprune.recovery.least_squares import least_squares
-from onnxprune.structure.groups import Analysis, analyze
+from onnxprune.runtime.stream import Stream
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
 
 X = normal(60, 3, 8, 8, seed=5).astype(np.float32)

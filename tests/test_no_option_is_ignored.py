@@ -17,10 +17,11 @@ from nets import build, normal
 from PIL import Image
 
 import onnxprune
-from onnxprune import ops
+from onnxprune import kernels
 from onnxprune.errors import UserError
 from onnxprune.options import Option
-from onnxprune.pipeline import OPTIONS, Options, run
+from onnxprune.pipeline.options import OPTIONS, Options
+from onnxprune.pipeline.recipe import run
 from onnxprune.structure.groups import analyze
 
 FOLDER = Path(tempfile.mkdtemp(prefix="onnxprune-"))  # of pictures, made once
@@ -134,7 +135,7 @@ def test_every_option_has_a_row() -> None:
 
 @pytest.fixture(autouse=True)
 def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.measure.SECONDS", 0.01)
+    monkeypatch.setattr("onnxprune.evaluation.measure.SECONDS", 0.01)
     monkeypatch.setattr("onnxprune.calibration.calibration.MADE_UP", 12)
 
 
@@ -147,7 +148,7 @@ def test_no_option_is_ignored(option: Option) -> None:
         assert not isinstance(before, UserError), f"{mode}: {before}"
         if isinstance(after, UserError):
             said = str(after)
-            named = {option.flag, option.off, *(["--format"] if ops.available() else [])} - {""}
+            named = {option.flag, option.off, *(["--format"] if kernels.available() else [])} - {""}
             assert any(word in said for word in named), f"{mode} with {option.flag} is refused without its name: {said}"
         else:
             assert after[0] != before[0] or after[1] != before[1], f"{mode}: {option.flag} has no effect"

@@ -18,13 +18,15 @@ from random_graphs import models
 from topologies import TOPOLOGIES
 from topologies import random_feeds as topology_feeds
 
+from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.io import Model, load
-from onnxprune.graph.runtime import random_feeds, session
 from onnxprune.graph.shapes import concrete_inputs, infer
+from onnxprune.layers.weights import find_layers
+from onnxprune.runtime.feeds import random_feeds
+from onnxprune.runtime.session import session
 from onnxprune.solvers import permutation
+from onnxprune.solvers.patterns import n_of_m
 from onnxprune.solvers.permutation import retained, search
-from onnxprune.sparsity.layers import find_layers
-from onnxprune.sparsity.masks import Pattern, n_of_m
 from onnxprune.sparsity.permute import KINDS, Permuted, Places, permute, rearranged
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.verify import QUANTIZED_TOLERANCE, compare

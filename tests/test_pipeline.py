@@ -22,7 +22,7 @@ from topologies import TOPOLOGIES
 import onnxprune
 from onnxprune import ModelFileError, NothingToPrune, OptionError, Plan, Result
 from onnxprune.allocation.options import parse_limit
-from onnxprune.cli import main
+from onnxprune.cli.app import main
 
 sys.path.insert(0, str(ROOT / "models"))
 import score

@@ -15,14 +15,16 @@ from nets import build, normal
 import onnxprune
 from onnxprune import NothingToPrune, OptionError, Result
 from onnxprune.allocation.select import MAX_STEPS
+from onnxprune.cli.inspect import layer_table
+from onnxprune.formats import auto
+from onnxprune.formats.options import Store
+from onnxprune.formats.patterns import Blocks, Pattern
 from onnxprune.graph.io import load
-from onnxprune.inspection import layer_table
-from onnxprune.ops import available
-from onnxprune.sparsity import auto
+from onnxprune.kernels import available
+from onnxprune.layers.weights import find_layers
+from onnxprune.solvers.patterns import n_of_m
 from onnxprune.sparsity.grow import cubic, linear, schedule, shares, taken
-from onnxprune.sparsity.layers import find_layers
-from onnxprune.sparsity.masks import Blocks, Pattern, n_of_m
-from onnxprune.sparsity.options import Store, Zeros
+from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.outcome import from_plan
 from onnxprune.sparsity.present import present
 from onnxprune.sparsity.stage import Spec, sparsify

@@ -20,7 +20,8 @@ from onnxprune.errors import VerificationError
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.node import walk_all
 from onnxprune.importance.weights import score
-from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
+from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
+from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import compare, masked_model, verify
 

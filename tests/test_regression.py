@@ -13,7 +13,12 @@ from onnx import ModelProto, TensorProto, helper
 
 import onnxprune
 from onnxprune import Plan, load
-from onnxprune.calibration.layers import (
+from onnxprune.errors import OptionError
+from onnxprune.importance.data import MEASURES, score
+from onnxprune.importance.score import IMPORTANCES
+from onnxprune.importance.weights import CRITERIA
+from onnxprune.importance.weights import score as weight_score
+from onnxprune.layers.rows import (
     Linear,
     Values,
     find_linear,
@@ -24,13 +29,8 @@ from onnxprune.calibration.layers import (
     rows,
     stored,
 )
-from onnxprune.calibration.stream import Stream
-from onnxprune.errors import OptionError
-from onnxprune.importance.data import MEASURES, score
-from onnxprune.importance.score import IMPORTANCES
-from onnxprune.importance.weights import CRITERIA
-from onnxprune.importance.weights import score as weight_score
 from onnxprune.recovery.least_squares import least_squares
+from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Moments, Singular, match, solve
 from onnxprune.solvers.obs import Reader, removal_costs
 from onnxprune.structure.groups import analyze

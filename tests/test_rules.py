@@ -26,11 +26,12 @@ from onnxprune.allocation.select import select, uniform
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.node import walk_all
-from onnxprune.graph.runtime import random_feeds
 from onnxprune.graph.shapes import Shapes, concrete_inputs, infer
 from onnxprune.importance.weights import score
+from onnxprune.runtime.feeds import random_feeds
+from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 from onnxprune.structure.coupling import _factors, _segments
-from onnxprune.structure.groups import Analysis, ChannelGroup, Keep, analyze
+from onnxprune.structure.groups import analyze
 from onnxprune.structure.rules import BARRIERS, RULES
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import check_file, masked_model, tolerance, verify

@@ -16,13 +16,13 @@ from nets import build, normal
 
 import onnxprune
 from onnxprune import OptionError, Result
-from onnxprune.cli import main
+from onnxprune.cli.app import main
+from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
 from onnxprune.graph.io import Model, load
+from onnxprune.layers.weights import Layer, find_layers
 from onnxprune.solvers import permutation
-from onnxprune.solvers.sparse import SOLVERS
+from onnxprune.solvers.masks import SOLVERS
 from onnxprune.sparsity import solve as stage
-from onnxprune.sparsity.layers import Layer, find_layers
-from onnxprune.sparsity.masks import Blocks, Pattern, parse_pattern
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MODELS = Path(__file__).parent.parent / "models"

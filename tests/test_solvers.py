@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune import OptionError
-from onnxprune.solvers import rows, sparse
-from onnxprune.solvers.choice import Choice, Count, NofM, Tiles, lowest_kept
-from onnxprune.solvers.sparse import SOLVERS, NotPositive, Problem, inverse, obc, polish, refit, sparsegpt
-from onnxprune.sparsity import masks
-from onnxprune.sparsity.masks import ALLOCATORS, LEVELS, Blocks, Facts, Pattern, by_error, lamp, owl, parse_pattern
+from onnxprune.formats import patterns
+from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.solvers import masks as sparse
+from onnxprune.solvers import rows
+from onnxprune.solvers.masks import SOLVERS, NotPositive, Problem, inverse, obc, polish, refit, sparsegpt
+from onnxprune.solvers.patterns import Choice, Count, NofM, Tiles, lowest_kept
+from onnxprune.sparsity.allocate import ALLOCATORS, LEVELS, Facts, by_error, lamp, owl
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LAW = settings(max_examples=40, deadline=None)
@@ -520,4 +522,4 @@ def test_bad_patterns(text: str) -> None:
 
 def test_a_pattern_of_tiles_is_no_n_of_m() -> None:
     with pytest.raises(OptionError, match="N:M"):
-        masks.Pattern.parse("block:1x4")
+        patterns.Pattern.parse("block:1x4")

@@ -19,13 +19,14 @@ from onnx import ModelProto, numpy_helper
 
 from onnxprune import formats
 from onnxprune.errors import ModelFileError, OptionError
+from onnxprune.formats.functions import function
+from onnxprune.formats.operators import OPERATORS
+from onnxprune.formats.rewrite import densify, rewrite, sparse_initializers
+from onnxprune.formats.values import decode, encode, round_values
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load, save, to_proto
-from onnxprune.sparsity.functions import function
-from onnxprune.sparsity.layers import find_layers, from_blocks, to_blocks
-from onnxprune.sparsity.operators import OPERATORS
-from onnxprune.sparsity.rewrite import densify, rewrite, sparse_initializers
-from onnxprune.sparsity.values import VALUES, decode, encode, round_values
+from onnxprune.kernels.names import VALUES
+from onnxprune.layers.weights import find_layers, from_blocks, to_blocks
 
 FLOATS = st.sampled_from([0.0, 0.0, 0.0, -0.0, 1.5, -2.0, float("nan"), float("inf"), 1e-40])
 

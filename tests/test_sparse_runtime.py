@@ -20,12 +20,13 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune import formats
+from onnxprune.formats.functions import function
+from onnxprune.formats.operators import OPERATORS, least_version
+from onnxprune.formats.values import encode, round_values
 from onnxprune.graph.arrays import Array
-from onnxprune.ops import available, library, register
-from onnxprune.sparsity.functions import function
-from onnxprune.sparsity.layers import from_rows, to_blocks, to_rows
-from onnxprune.sparsity.operators import ACTIVATIONS, OPERATORS, PRODUCTS, least_version
-from onnxprune.sparsity.values import VALUES, encode, round_values
+from onnxprune.kernels import available, library, register
+from onnxprune.kernels.names import ACTIVATIONS, PRODUCTS, VALUES
+from onnxprune.layers.weights import from_rows, to_blocks, to_rows
 
 pytestmark = pytest.mark.skipif(bool(available()), reason=available() or "sparse operators can run")
 
@@ -851,8 +852,8 @@ def test_processes_end_well(end: str, tmp_path: Path) -> None:
 
 
 TELL = """
-from onnxprune.ops import library
-from onnxprune.ops.kernels import MACHINE
+from onnxprune.kernels import library
+from onnxprune.kernels.loops import MACHINE
 check(session_of(model))
 import json
 print(json.dumps([MACHINE.name, str(library._cache_folder())]))
@@ -913,7 +914,7 @@ def test_memory_does_not_grow() -> None:
 
 
 def test_scratch_memory_goes_with_the_last_session() -> None:
-    memory = sys.modules["onnxprune.ops._entry"].memory
+    memory = sys.modules["onnxprune.kernels._entry"].memory
     session = session_of(model_of(weight((64, 512), 0.3), 0.3))
     run(session, normal(20000, 512))
     assert memory() > 30 << 20

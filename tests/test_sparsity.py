@@ -14,13 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import formats
-from onnxprune.cli import main
+from onnxprune.cli.app import main
+from onnxprune.formats import auto
+from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.io import load
-from onnxprune.ops import available
-from onnxprune.sparsity import auto
+from onnxprune.kernels import available
+from onnxprune.layers.weights import find_layers
+from onnxprune.solvers.patterns import lowest_kept, n_of_m
+from onnxprune.sparsity.allocate import below, global_, uniform
 from onnxprune.sparsity.amounts import layer_names, ratios_of
-from onnxprune.sparsity.layers import find_layers
-from onnxprune.sparsity.masks import Pattern, below, global_, lowest_kept, n_of_m, uniform
 from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.prepare import prepare
 
@@ -305,7 +307,7 @@ def test_auto_measures_and_gives_reasons():
 
 
 def test_auto_without_the_library_says_what_is_missing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("onnxprune.ops.available", lambda: "no compiler was there")
+    monkeypatch.setattr("onnxprune.kernels.available", lambda: "no compiler was there")
     with pytest.raises(onnxprune.UserError, match="no compiler was there"):
         onnxprune.sparsify(MLP, 0.8)
 

@@ -29,8 +29,8 @@ import numpy as np
 sys.modules.setdefault("coverage", None)  # type: ignore[arg-type]  # numba would take coverage.py for the package
 
 import onnxprune  # noqa: E402
+from onnxprune.formats.codebook import PER, cluster, zipped_bytes  # noqa: E402
 from onnxprune.graph.io import Model, load, save  # noqa: E402
-from onnxprune.sparsity.cluster import PER, cluster, zipped_bytes  # noqa: E402
 
 MODELS = common.REPO / "models"
 REAL = ("resnet20_cifar10", "mobilenetv2_100_224_imagenet")

@@ -265,8 +265,8 @@ def grams(model: str, calibration: str, heldout: str, out: str, rows: int, batch
     Arrays of the file: `PART/NODE/gram` `(groups, in, in)` and `PART/NODE/mean` `(groups, in)`, PART c or h.
     """
     import onnxprune
-    from onnxprune.calibration import layers as linear
-    from onnxprune.calibration.stream import Stream
+    from onnxprune.layers import rows as linear
+    from onnxprune.runtime.stream import Stream
 
     dense = onnxprune.load(model)
     values = linear.Values(dense)
@@ -296,8 +296,8 @@ def grams(model: str, calibration: str, heldout: str, out: str, rows: int, batch
 
 def regressions(model: Any) -> dict[str, Any]:
     """`calibration.layers.Linear` of every layer that onnxprune can make sparse, by its node's key."""
-    from onnxprune.calibration.layers import find_linear
-    from onnxprune.sparsity.layers import find_layers, keys
+    from onnxprune.layers.rows import find_linear
+    from onnxprune.layers.weights import find_layers, keys
 
     names = keys(model.proto)
     found = {names[x.index]: x for x in find_linear(model)}
@@ -316,8 +316,8 @@ def relative(gram: Array, mean: Array, whole: Array, left: Array) -> tuple[float
 def measure(dense: str, sparse: str, setting: str, grams: str) -> dict[str, Any]:
     """The layers of a sparse file: zeros, errors, whether N:M holds along channels; and how many vectors changed."""
     import onnxprune
-    from onnxprune.calibration.layers import Values, matrix
-    from onnxprune.sparsity.layers import find_layers
+    from onnxprune.layers.rows import Values, matrix
+    from onnxprune.layers.weights import find_layers
     from onnxprune.sparsity.prepare import prepare
 
     before, after = onnxprune.load(dense), prepare(onnxprune.load(sparse), functions=False)[0]
@@ -362,7 +362,7 @@ def same(a: Array | None, b: Array) -> bool:
 
 def paired(before: Any, after: Any) -> dict[str, tuple[str, Any]]:
     """Layers of a sparse model by the node's key in the dense one: by name, or where names changed by their order."""
-    from onnxprune.calibration.layers import Values, matrix
+    from onnxprune.layers.rows import Values, matrix
 
     first, second = regressions(before), regressions(after)
     if set(first) <= set(second):
@@ -377,7 +377,7 @@ def paired(before: Any, after: Any) -> dict[str, tuple[str, Any]]:
 def put_back(dense: str, sparse: str, out: str) -> int:
     """Write the sparse model with all weights of the dense one but those of our layers; how many it had changed."""
     import onnxprune
-    from onnxprune.sparsity.layers import find_layers
+    from onnxprune.layers.weights import find_layers
 
     before, after = onnxprune.load(dense), onnxprune.load(sparse)
     ours = {x.weight for x in find_layers(before)[0]}
@@ -391,7 +391,7 @@ def put_back(dense: str, sparse: str, out: str) -> int:
 
 def score(model: str, heldout: str, metric: str, first: int, batch: int, threads: int) -> Array:
     """The metric of every sample: a hit, the mean loss of its tokens, or its share of right pixels."""
-    from onnxprune.evaluation import METRICS
+    from onnxprune.evaluation.metrics import METRICS
 
     feeds, labels = batches(heldout, batch)
     assert labels is not None

@@ -30,12 +30,13 @@ from resnet50 import resnet50
 
 import onnxprune
 from onnxprune import formats
-from onnxprune.graph.runtime import random_feeds
-from onnxprune.graph.runtime import session as runtime_session
+from onnxprune.formats import auto
+from onnxprune.formats.values import encode, round_values
 from onnxprune.graph.shapes import concrete_inputs
-from onnxprune.ops import register
-from onnxprune.sparsity import auto
-from onnxprune.sparsity.values import VALUES, encode, round_values
+from onnxprune.kernels import register
+from onnxprune.kernels.names import VALUES
+from onnxprune.runtime.feeds import random_feeds
+from onnxprune.runtime.session import session as runtime_session
 
 LEVELS = ("2:4", 0.5, 0.7, 0.8, 0.9, 0.95)
 MUST = {
@@ -201,7 +202,7 @@ def machine() -> list[str]:
     if cpuinfo.is_file():
         names = [x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
         name = names[0] if names else name
-    from onnxprune.ops.kernels import MACHINE
+    from onnxprune.kernels.loops import MACHINE
 
     lines = [f"CPU: {name}, {os.cpu_count()} cores; kernels: {MACHINE.name}; onnxruntime {ort.__version__}"]
     rng = np.random.default_rng(0)

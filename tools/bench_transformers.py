@@ -103,8 +103,8 @@ class Bench:
 
     def score(self, model: Any) -> tuple[float, float]:
         """The metric, and the mean divergence from the original's outputs."""
-        from onnxprune.calibration.damage import Damage
-        from onnxprune.evaluation import METRICS
+        from onnxprune.evaluation.damage import Damage
+        from onnxprune.evaluation.metrics import METRICS
 
         j = self.judge
         outputs = j.outputs(model)

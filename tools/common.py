@@ -258,8 +258,8 @@ def runs(path: str, threads: int = 0) -> str:
 def feeds(path: str | Path, seed: int = 0) -> dict[str, Any]:
     """Seeded random inputs for a file."""
     from onnxprune import analyze
-    from onnxprune.graph.runtime import random_feeds
     from onnxprune.graph.shapes import concrete_inputs
+    from onnxprune.runtime.feeds import random_feeds
 
     analysis = analyze(path)
     s = session(path)

@@ -94,7 +94,7 @@ def run(model: Path, options: str, tree: Path) -> dict[str, str]:
     """The fingerprint of one command, or what it said where it failed."""
     with tempfile.TemporaryDirectory() as folder:
         out, plan, report = (Path(folder) / name for name in ("out.onnx", "plan.json", "report.json"))
-        module = "onnxprune" if (tree / "onnxprune" / "__main__.py").is_file() else "onnxprune.cli"
+        module = "onnxprune" if (tree / "onnxprune" / "__main__.py").is_file() else "onnxprune.cli.app"
         command = [sys.executable, "-m", module, str(model), *options.split(), *REST.split()]
         command += ["-o", str(out), "--save-plan", str(plan), "--json", str(report)]
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -127,7 +127,7 @@ def ours(path: str, shapes: Shapes) -> Row:
 def compared(original: str, result: str, feeds: str | None, shapes: Shapes) -> Row:
     """Whether a result of onnxsim is valid where the original is, and how far its outputs are from the original's."""
     from onnxprune import analyze
-    from onnxprune.graph.runtime import random_feeds
+    from onnxprune.runtime.feeds import random_feeds
 
     if feeds:
         given: dict[str, Any] = dict(np.load(feeds))

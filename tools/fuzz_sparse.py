@@ -40,7 +40,8 @@ sys.path.insert(0, str(common.REPO / "tests"))
 
 from test_sparse_runtime import FORMS, Form, model_of, options_of, session_of, storage_of, weight
 
-from onnxprune.sparsity.operators import ACTIVATIONS, OPERATORS, PRODUCTS, is_sparse
+from onnxprune.formats.operators import OPERATORS, is_sparse
+from onnxprune.kernels.names import ACTIVATIONS, PRODUCTS
 
 BATCH = 1000  # mutants of a process
 LIMIT = 20  # seconds for one step of one mutant

@@ -1,6 +1,6 @@
 """Files that are made from the declarations of options: the keywords of `prune`, and the reference page.
 
-python tools/generate.py            write onnxprune/keywords.py and docs/options.md
+python tools/generate.py            write onnxprune/pipeline/keywords.py and docs/options.md
 python tools/generate.py --check    exit code 1 where one of them is not what the declarations say
 """
 
@@ -20,23 +20,24 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from onnxprune import bench_cli, data_cli  # noqa: E402
-from onnxprune import help as screens  # noqa: E402
-from onnxprune.command import Output  # noqa: E402
-from onnxprune.help import said_choices  # noqa: E402
+from onnxprune.cli import bench, evaluate, sensitivity  # noqa: E402
+from onnxprune.cli import help as screens  # noqa: E402
+from onnxprune.cli.command import Output  # noqa: E402
+from onnxprune.cli.help import said_choices  # noqa: E402
 from onnxprune.options import Option, declared, in_python, shown  # noqa: E402
-from onnxprune.pipeline import OPTIONS, PARTS  # noqa: E402
+from onnxprune.pipeline.options import OPTIONS, PARTS  # noqa: E402
 
 MADE = "Made from the declarations of options by tools/generate.py; do not edit."
+KEYWORDS = "onnxprune/pipeline/keywords.py"
 WIDTH = 110  # of a docstring's line
 
 
-# onnxprune/keywords.py
+# onnxprune/pipeline/keywords.py
 
 
 def keywords() -> str:
     """A `TypedDict` with a field per option: what `prune(model, **options)` takes."""
-    imports: dict[str, set[str]] = {"onnxprune.calibration.images": {"Preprocess"}}
+    imports: dict[str, set[str]] = {"onnxprune.calibration.presets": {"Preprocess"}}
     fields = []
     for part in PARTS.values():
         for o in declared(part):
@@ -114,11 +115,11 @@ def page() -> str:
             rows = ([f"`{name}`", what] for name, what in o.choices.items())
             lines += [f"## {o.flag}", "", *_table(["value", "what it is"], rows)]
     for name, options in (
-        ("bench", bench_cli.OPTIONS),
-        ("evaluate", data_cli.EVALUATE),
-        ("sensitivity", data_cli.SENSITIVITY),
+        ("bench", bench.OPTIONS),
+        ("evaluate", evaluate.EVALUATE),
+        ("sensitivity", sensitivity.SENSITIVITY),
     ):
-        own = [o for o in options if o.name not in {e.name for e in everything} or o.panel == bench_cli.WHAT]
+        own = [o for o in options if o.name not in {e.name for e in everything} or o.panel == bench.WHAT]
         also = ", ".join(f"`{o.flag}`" for o in options if o not in own)
         lines += [f"## onnxprune {name}", "", *_table(COLUMNS, map(_row, own)), f"And {also}, as above.", ""]
     codes = ([str(code), what] for code, what in screens.EXIT_CODES.items())
@@ -148,12 +149,12 @@ def _table(columns: list[str], rows: Iterable[list[str]]) -> list[str]:
 def _formatted(source: str) -> str:
     """As ruff wants it."""
     for words in (["check", "--fix", "--quiet", "--select", "I"], ["format", "--quiet"]):
-        run = [sys.executable, "-m", "ruff", *words, "--stdin-filename", str(ROOT / "onnxprune/keywords.py"), "-"]
+        run = [sys.executable, "-m", "ruff", *words, "--stdin-filename", str(ROOT / KEYWORDS), "-"]
         source = subprocess.run(run, input=source, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     return source
 
 
-FILES: dict[str, Callable[[], str]] = {"onnxprune/keywords.py": keywords, "docs/options.md": page}
+FILES: dict[str, Callable[[], str]] = {KEYWORDS: keywords, "docs/options.md": page}
 
 
 def stale() -> list[str]:

@@ -17,8 +17,8 @@ from onnxprune.allocation.levels import Levels
 from onnxprune.graph.cost import Product
 from onnxprune.graph.shapes import Array
 from onnxprune.importance.weights import Float
+from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 from onnxprune.structure.coupling import Ids
-from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
 SWEEPS = 20
 STEPS = (1, 2)  # levels that a group moves in an exchange

@@ -13,20 +13,15 @@ from onnxprune.allocation.levels import Levels
 from onnxprune.allocation.options import GIVEN, SPREADING, Cut, Recipe, flag
 from onnxprune.allocation.select import MAX_RATIO, Keeps, allocated, matches, ratios, search
 from onnxprune.allocation.spread import coarsest, keeps_for, levels_of
-from onnxprune.calibration.data import Calibration
+from onnxprune.calibration.calibration import Calibration
 from onnxprune.errors import OptionError, Unreachable
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
-from onnxprune.importance.score import (
-    HEAD_LOSS,
-    data_scores,
-    given_scores,
-    losses_of_gates,
-    scores_of_weights,
-)
+from onnxprune.importance.score import HEAD_LOSS, data_scores, given_scores, losses_of_gates, scores_of_weights
 from onnxprune.importance.weights import Scores
 from onnxprune.progress import Clock
-from onnxprune.structure.groups import Analysis, ChannelGroup, analyze
+from onnxprune.structure.analysis import Analysis, ChannelGroup
+from onnxprune.structure.groups import analyze
 
 Pairs = Sequence[tuple[str, float]]  # glob -> fraction that is removed
 

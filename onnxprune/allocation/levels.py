@@ -16,20 +16,21 @@ import numpy as np
 
 from onnxprune import cache
 from onnxprune.allocation.select import rounded, select
-from onnxprune.calibration.damage import damage, joined
-from onnxprune.calibration.layers import RECURRENT, Unsuitable, Values, find_linear, find_tail, matrix, read_by
-from onnxprune.calibration.places import Parameters, parameters
-from onnxprune.calibration.stream import Stream
+from onnxprune.evaluation.damage import damage, joined
 from onnxprune.graph.edit import Edit
-from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import Array
 from onnxprune.importance.data import MEASURES, RIDGE, Reading, batches, find_readings, gather, measured
 from onnxprune.importance.gates import Gated
 from onnxprune.importance.weights import Float, Scores, score
+from onnxprune.layers.places import Parameters, parameters
+from onnxprune.layers.rows import RECURRENT, Unsuitable, Values, find_linear, matrix, read_by
+from onnxprune.layers.tail import find_tail
 from onnxprune.progress import Count
+from onnxprune.runtime.session import Feeds
+from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Moments, damping
+from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 from onnxprune.structure.coupling import Ids
-from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
 REMOVED = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # levels, as fractions of a group
 HOPELESS = 3.0  # damage of one group alone beyond which deeper levels are not measured

@@ -26,7 +26,7 @@ from onnxprune.options import (
     switch,
     target,
     text,
-)  # fmt: skip
+)
 from onnxprune.options import path as path_
 from onnxprune.structure.coupling import KINDS
 

@@ -10,7 +10,7 @@ from onnxprune.allocation.options import Amount, Cut, flag, parse_limit
 from onnxprune.allocation.select import Keeps, matches, rounded
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.cost import CostModel
-from onnxprune.structure.groups import Analysis, ChannelGroup
+from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 CLOSE = 0.005  # of all units: what differs by less needs no word
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from onnxprune.errors import OptionError
 from onnxprune.importance.weights import Float, Scores
+from onnxprune.structure.analysis import ChannelGroup, Keep
 from onnxprune.structure.coupling import KINDS
-from onnxprune.structure.groups import ChannelGroup, Keep
 
 ROUND_TO = 8  # tools/bench_round.py: what onnxruntime's kernels like
 MAX_STEPS = 1000  # of an option or a plan; more would be a mistake or worse

@@ -12,14 +12,14 @@ from onnxprune.allocation.budget import Measure, choose
 from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, level_database
 from onnxprune.allocation.options import Recipe
 from onnxprune.allocation.select import Keeps, select
-from onnxprune.calibration.data import Calibration
+from onnxprune.calibration.calibration import Calibration
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import to_proto
 from onnxprune.importance.data import find_readings
 from onnxprune.importance.score import HEAD_LOSS, data_scores, losses_of_gates
 from onnxprune.importance.weights import Scores
 from onnxprune.progress import Progress, counting
-from onnxprune.structure.groups import Analysis, ChannelGroup
+from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 
 def levels_of(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.calibration.data import FEW, HELD_OUT, Calibration, calibrate, default_samples
-from onnxprune.calibration.images import Preprocess, looks_like_image
-from onnxprune.calibration.layers import find_linear
-from onnxprune.calibration.samples import MADE_UP, read
-from onnxprune.calibration.stream import Stream
+import numpy as np
+
+from onnxprune.calibration.presets import Preprocess, looks_like_image
+from onnxprune.calibration.read import read
+from onnxprune.calibration.samples import MADE_UP, Samples
+from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
-from onnxprune.graph.shapes import graph_inputs
-from onnxprune.sparsity.solve import Data as SolveData
-from onnxprune.structure.groups import Analysis, Keep
+from onnxprune.graph.shapes import Array, graph_inputs
+from onnxprune.layers.rows import find_linear
+from onnxprune.runtime.session import ORT_ERRORS, Feeds, session
+from onnxprune.runtime.stream import Stream
+from onnxprune.structure.analysis import Analysis, Keep
 
 SYNTHETIC = "synthetic"
 
@@ -75,10 +80,118 @@ def estimate(analysis: Analysis, data: Calibration, groups: int, *, levels: bool
     return work
 
 
-def solve_data(analysis: Analysis, keep: Keep, data: Calibration) -> SolveData:
+def solve_data(analysis: Analysis, keep: Keep, data: Calibration) -> Batches:
     """The samples as the model takes them after the cut, in two parts that allocators tell apart."""
     learn, away = data.held_out()
     parts = [[analysis.narrow(feeds, keep) for feeds in data.runs(which)] for which in (None, learn, away)]
-    return SolveData(
+    return Batches(
         parts[0], data.memory, data.threads, data.samples.digest, learn=parts[1], held_out=parts[2], unseen=len(away)
     )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Inputs batch by batch; memory: bytes for activations; digest: of the samples; synthetic: made up."""
+
+    source: Sequence[Feeds]
+    memory: float = 2e9
+    threads: int = 0
+    digest: str = ""
+    learn: Sequence[Feeds] = ()
+    held_out: Sequence[Feeds] = ()
+    unseen: int = 0
+
+
+BATCH_BYTES = 4 << 20  # of the inputs of one batch
+BATCH = 256
+EMBEDDED = 1024  # bytes that a token takes inside of a model, at least
+HELD_OUT = 80  # samples that damage is measured on, at most a third of all
+FEW = 64  # samples below which moments say little
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """samples: what is used; batch: how many are run at once; synthetic: not real data; memory: bytes for activations;
+    threads: of onnxruntime; jobs: solves in parallel."""
+
+    samples: Samples
+    batch: int
+    synthetic: bool = False
+    memory: float = 2e9
+    threads: int = 0
+    jobs: int = 1
+    seed: int = 0
+
+    def runs(self, indices: Sequence[int] | None = None) -> list[Feeds]:
+        """Inputs batch by batch, of all samples or of some."""
+        chosen = self.samples if indices is None else self.samples.take(indices)
+        return list(chosen.batches(self.batch))
+
+    def held_out(self) -> tuple[list[int], list[int]]:
+        """Indices that moments may use, and evenly spread ones that they may not; of one sample it is both."""
+        n = self.samples.count
+        if n < 2:
+            return list(range(n)), list(range(n))
+        away = np.unique(np.linspace(0, n - 1, min(HELD_OUT, max(1, n // 3))).round().astype(int))
+        return [i for i in range(n) if i not in set(away.tolist())], away.tolist()
+
+
+def calibrate(
+    samples: Samples,
+    model: Model,
+    *,
+    synthetic: bool = False,
+    memory: float = 2e9,
+    threads: int = 0,
+    jobs: int = 1,
+    seed: int = 0,
+    option: str = "--calibration",
+) -> Calibration:
+    """Choose a batch with which the model gives for every sample what it gives for it alone.
+
+    Raises `OptionError` where onnxruntime cannot run the model on the data.
+    """
+    return Calibration(samples, fitting_batch(samples, model, option=option), synthetic, memory, threads, jobs, seed)
+
+
+def fitting_batch(samples: Samples, model: Model, *, option: str = "--calibration") -> int:
+    """How many samples the model can run at once; 1 where its graph has a batch of one baked in."""
+    if not samples.count:
+        raise OptionError(f"{option}: there is no sample in it")
+    both: list[Array] = []
+    try:
+        with session(model) as s:
+            one = s.run(None, samples.feeds([0]))
+            if not samples.stackable or samples.count < 2:
+                return 1
+            bytes_each = sum(
+                v.size * EMBEDDED if v.dtype.kind in "iu" and v.itemsize > 1 else v.nbytes
+                for v in samples.feeds([0]).values()
+            )
+            batch = int(min(BATCH, max(2, BATCH_BYTES // max(bytes_each, 1)), samples.count))
+            other = s.run(None, samples.feeds([1]))
+            with suppress(*ORT_ERRORS):  # a batch of one may be baked into the graph
+                both = s.run(None, samples.feeds([0, 1]))
+    except ORT_ERRORS as e:
+        line = " ".join(str(e).split())[:200]
+        raise OptionError(f"{option}: onnxruntime cannot run the model on the first samples: {line}") from e
+    if not both:
+        return 1
+    alike = all(
+        b.shape[:1] == (2,) and a.shape == b[:1].shape and _close(b[:1], a) and _close(b[1:], c)
+        for a, b, c in zip(one, both, other, strict=True)
+    )
+    return batch if alike else 1
+
+
+def _close(a: Array, b: Array) -> bool:
+    if a.dtype.kind != "f":
+        return bool((a == b).mean() > 0.9) if a.size else True
+    a, b = (v.astype(np.float64) for v in (a, b))  # differences of float16 overflow
+    scale = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+    return bool(np.allclose(a, b, rtol=1e-2, atol=1e-2 * scale + 1e-6, equal_nan=True))
+
+
+def default_samples(macs: float) -> int:
+    """How many samples are used where the user does not say: more of models that run quickly."""
+    return int(np.clip(1.3e11 / max(macs, 1.0), 256, 1024))

@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.calibration.layers import (
+from onnxprune.graph.cost import CostModel
+from onnxprune.graph.shapes import Array
+from onnxprune.importance.weights import Float, Scores
+from onnxprune.importance.weights import score as weight_scores
+from onnxprune.layers.rows import (
     CONVOLUTIONS,
     Linear,
     Unsuitable,
@@ -24,16 +28,12 @@ from onnxprune.calibration.layers import (
     positions,
     rows,
 )
-from onnxprune.calibration.stream import Stream
-from onnxprune.graph.cost import CostModel
-from onnxprune.graph.runtime import Feeds
-from onnxprune.graph.shapes import Array
-from onnxprune.importance.weights import Float, Scores
-from onnxprune.importance.weights import score as weight_scores
+from onnxprune.runtime.session import Feeds
+from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.lasso import inner_products, removal_order
 from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.obs import Reader, removal_costs
-from onnxprune.structure.groups import Analysis, ChannelGroup
+from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 ROWS, ROWS_EACH, ROWS_LEAST = 20_000, 50, 10  # of one layer's moments; for every column; at least
 WORK = 4e10  # multiply-adds for one layer's moments, at most

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.calibration.stream import Stream
-from onnxprune.graph.runtime import Feeds
 from onnxprune.importance.weights import Scores, Weights
+from onnxprune.runtime.session import Feeds
+from onnxprune.runtime.stream import Stream
+from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.depth import Block
-from onnxprune.structure.groups import Analysis, ChannelGroup
 
 
 def blocks_of(analysis: Analysis, group: ChannelGroup) -> list[Block]:

@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.calibration.damage import Damage, joined
-from onnxprune.calibration.stream import Stream
+from onnxprune.evaluation.damage import Damage, joined
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, graphs
-from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import Array
 from onnxprune.importance.weights import Float, Scores
 from onnxprune.progress import Count
+from onnxprune.runtime.session import Feeds
+from onnxprune.runtime.stream import Stream
+from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 from onnxprune.structure.coupling import Consume
-from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
 
 CLOSED = -1e4  # what a router's column is added for an expert that is gone; float16 can hold it
 

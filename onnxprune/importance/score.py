@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.damage import damage
-from onnxprune.calibration.data import Calibration
-from onnxprune.calibration.stream import Stream
+from onnxprune.calibration.calibration import Calibration
 from onnxprune.errors import OptionError
+from onnxprune.evaluation.damage import damage
 from onnxprune.importance.data import MEASURES
 from onnxprune.importance.data import score as score_by_data
 from onnxprune.importance.depth import closeness, gains
@@ -18,7 +17,8 @@ from onnxprune.importance.gates import gate_losses
 from onnxprune.importance.weights import CRITERIA, Scores
 from onnxprune.importance.weights import score as score_by_weights
 from onnxprune.progress import Progress, counting
-from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
+from onnxprune.runtime.stream import Stream
+from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
 HEAD_LOSS = "head_loss"
 IMPORTANCES: dict[str, str] = {

@@ -21,7 +21,7 @@ from onnxprune.graph.constants import Constants
 from onnxprune.graph.limits import LIMIT
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array
-from onnxprune.structure.groups import Analysis, ChannelGroup, Keep
+from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
 Float = np.ndarray[Any, np.dtype[np.float64]]
 Scores = dict[str, Float]  # group name -> float64 (size,)

@@ -14,8 +14,8 @@ import numpy as np
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array, run_node
 from onnxprune.importance.weights import Weights
+from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.coupling import Coupling, Ids, Produce
-from onnxprune.structure.groups import Analysis, Keep
 from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
 
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnxprune.calibration.layers import Values, constants, read_by
-from onnxprune.calibration.places import place
-from onnxprune.calibration.stream import Stream
 from onnxprune.errors import OptionError
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import opsets, walk
-from onnxprune.graph.runtime import Feeds
+from onnxprune.layers.places import place
+from onnxprune.layers.rows import Values, constants, read_by
+from onnxprune.runtime.session import Feeds
+from onnxprune.runtime.stream import Stream
 
 
 def batch_statistics(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxprune.calibration.data import Calibration
+from onnxprune.calibration.calibration import Calibration
 from onnxprune.graph.step import Step
 from onnxprune.options import HOW, choice, option
 from onnxprune.progress import Progress, counting
 from onnxprune.recovery.bias import bias_shifts
 from onnxprune.recovery.least_squares import LayerFit, least_squares
 from onnxprune.recovery.normalisation import batch_statistics
+from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.cut import Cutting
-from onnxprune.structure.groups import Analysis, Keep
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import check_recovered
 

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from onnxprune.allocation.options import ZEROS
+from onnxprune.calibration.calibration import Batches
 from onnxprune.errors import OptionError
+from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.io import Model
+from onnxprune.layers.weights import Layer, find_layers, keys
 from onnxprune.progress import Progress, counting
-from onnxprune.sparsity.layers import Layer, find_layers, keys
-from onnxprune.sparsity.masks import ALLOCATORS, DATA_ALLOCATORS, Counts, Pattern, below
+from onnxprune.sparsity.allocate import ALLOCATORS, DATA_ALLOCATORS, Counts, below
 from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.prepare import free_weights
-from onnxprune.sparsity.solve import Data
 from onnxprune.sparsity.survey import facts
 
 BEST_ALLOCATION = "error"  # where there are data
@@ -83,7 +84,7 @@ def counts_of(
     layers: Sequence[Layer],
     ratios: Mapping[str, float],
     zeros: Zeros,
-    data: Data | None,
+    data: Batches | None,
     *,
     seed: int,
     progress: Progress,

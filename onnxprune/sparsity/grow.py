@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.solvers.choice import Choice, Count, Mask, NofM, lowest_kept
-from onnxprune.solvers.sparse import EXACT, EXCHANGES, SOLVERS, TRIED, Array, Float, Problem, Solution, _blocks, refit
-from onnxprune.sparsity.masks import Blocks, Counts, Pattern
+from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.solvers.masks import EXACT, EXCHANGES, SOLVERS, TRIED, Array, Float, Problem, Solution, _blocks, refit
+from onnxprune.solvers.patterns import Choice, Count, Mask, NofM, lowest_kept
+from onnxprune.sparsity.allocate import Counts
 
 CHOOSING = ("admm", "sparsegpt")  # solvers that choose by other things than the weights that they start from
 

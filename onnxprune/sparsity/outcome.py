@@ -11,15 +11,15 @@ import numpy as np
 
 from onnxprune.allocation.select import MAX_STEPS
 from onnxprune.errors import OptionError
-from onnxprune.formats import read_weight
+from onnxprune.formats.operators import is_sparse
+from onnxprune.formats.options import FORMATS
+from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.formats.rewrite import Format
+from onnxprune.formats.weight import read_weight
 from onnxprune.graph.io import Model
-from onnxprune.solvers.sparse import SOLVERS
-from onnxprune.sparsity.layers import Layer, keys
-from onnxprune.sparsity.masks import Blocks, Pattern, parse_pattern
-from onnxprune.sparsity.operators import is_sparse
-from onnxprune.sparsity.options import FORMATS
-from onnxprune.sparsity.rewrite import Format
-from onnxprune.sparsity.values import VALUES
+from onnxprune.kernels.names import VALUES
+from onnxprune.layers.weights import Layer, keys
+from onnxprune.solvers.masks import SOLVERS
 
 if TYPE_CHECKING:
     from onnxprune.sparsity.permute import Permuted

@@ -20,15 +20,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
+from onnxprune.layers.weights import Layer
 from onnxprune.progress import Count
 from onnxprune.solvers.permutation import retained, search
-from onnxprune.sparsity.layers import Layer
-from onnxprune.sparsity.masks import Pattern
+from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.coupling import Ids
-from onnxprune.structure.groups import Analysis, ChannelGroup, analyze
+from onnxprune.structure.groups import analyze
 
 KINDS = ("channels", "hidden")
 UNTIED = {"Shape", "Size", "ImageScaler"}  # what they make or hold per index is no weight

@@ -15,11 +15,11 @@ import numpy as np
 from onnx import version_converter
 
 from onnxprune.errors import OnnxPruneError
+from onnxprune.formats.functions import MIN_OPSET
 from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.node import opsets, walk
-from onnxprune.sparsity.functions import MIN_OPSET
-from onnxprune.sparsity.layers import find_layers
+from onnxprune.layers.weights import find_layers
 
 REFUSALS = (version_converter.ConvertError, RuntimeError, ValueError, LookupError, AttributeError)
 RAISED = 13  # the opset that older ones are raised to; every onnxruntime since 1.8 runs it

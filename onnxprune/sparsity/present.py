@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.formats import index_type, position_bits
+from onnxprune.formats.arrays import index_type
+from onnxprune.formats.nm import position_bits
+from onnxprune.formats.rewrite import Format
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.sparsity.layers import Layer, find_layers
+from onnxprune.kernels.names import VALUES
+from onnxprune.layers.weights import Layer, find_layers
 from onnxprune.sparsity.prepare import free_weights
-from onnxprune.sparsity.rewrite import Format
-from onnxprune.sparsity.values import VALUES
 
 BLOCKS = (2, 4, 8, 16, 32)  # M of the patterns that are looked for
 TILES = ((8, 8), (4, 4), (8, 1), (1, 8), (4, 1), (1, 4))  # outputs x inputs

@@ -1,8 +1,8 @@
 """Masks and weights of all layers from calibration data, layer after layer.
 
-Every layer is a regression (calibration/layers.py): its rows come from the model whose layers before are sparse
+Every layer is a regression (layers/rows.py): its rows come from the model whose layers before are sparse
 already, its targets from the dense model (sequential reconstruction), as in recovery/least_squares.py, of which this is
-the counterpart for layers that lose weights instead of inputs. A solver (solvers/sparse.py) chooses mask and weights,
+the counterpart for layers that lose weights instead of inputs. A solver (solvers/masks.py) chooses mask and weights,
 `polish` makes the weights exact and exchanges what is better exchanged. sparsity/survey.py looks at the dense model.
 """
 
@@ -19,32 +19,23 @@ import numpy as np
 from scipy.linalg import cho_solve
 
 from onnxprune import cache as entries
-from onnxprune.calibration.layers import (
-    Float,
-    Linear,
-    Unsuitable,
-    Values,
-    find_linear,
-    find_tail,
-    kernel_shape,
-    matrix,
-    read_by,
-)
-from onnxprune.calibration.places import Parameters, Place, parameters
-from onnxprune.calibration.stream import Stream
+from onnxprune.calibration.calibration import Batches
+from onnxprune.formats.patterns import Blocks, Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, to_proto
-from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.shapes import infer
+from onnxprune.layers.places import Parameters, Place, parameters
+from onnxprune.layers.regression import Task, activation_aware, regression
+from onnxprune.layers.rows import Float, Linear, Unsuitable, Values, find_linear, kernel_shape, matrix, read_by
+from onnxprune.layers.tail import find_tail
+from onnxprune.layers.weights import Layer, keys
 from onnxprune.progress import Count as Steps
-from onnxprune.recovery.least_squares import Task, activation_aware, regression
-from onnxprune.solvers.choice import Choice, Count
+from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Moments, damping
-from onnxprune.solvers.sparse import SOLVERS, NotPositive, Problem, polish, refit, seconds
+from onnxprune.solvers.masks import SOLVERS, NotPositive, Problem, polish, refit, seconds
+from onnxprune.solvers.patterns import Choice, Count
 from onnxprune.sparsity.grow import GROWTH, grown, schedule
-from onnxprune.sparsity.layers import Layer, keys
-from onnxprune.sparsity.masks import Blocks, Pattern
 
 RIDGE = 0.01  # of the mean variance of a layer's inputs
 
@@ -74,19 +65,6 @@ class Method:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Data:
-    """Inputs batch by batch; memory: bytes for activations; digest: of the samples; synthetic: made up."""
-
-    source: Sequence[Feeds]
-    memory: float = 2e9
-    threads: int = 0
-    digest: str = ""
-    learn: Sequence[Feeds] = ()
-    held_out: Sequence[Feeds] = ()
-    unseen: int = 0
-
-
 @dataclass(frozen=True, eq=False)
 class Job:
     """A weight, the layers that read it, and what goes of it; before: the matrix `(groups, in, out)` after the step
@@ -108,7 +86,7 @@ def solve(
     layers: Sequence[Layer],
     counts: Mapping[str, int],
     pattern: Pattern | Blocks | None,
-    data: Data,
+    data: Batches,
     method: Method,
     *,
     steps: int = 1,
@@ -148,7 +126,7 @@ def _pass(
     layers: Sequence[Layer],
     counts: Mapping[str, int],
     pattern: Pattern | Blocks | None,
-    data: Data,
+    data: Batches,
     method: Method,
     kept: _Kept,
     progress: Steps,
@@ -370,7 +348,7 @@ class _Kept:
     key: str = ""
 
     @staticmethod
-    def open(folder: Path | None, model: Model, data: Data, options: Any) -> _Kept:
+    def open(folder: Path | None, model: Model, data: Batches, options: Any) -> _Kept:
         """The layers of one model, its samples and options, among others that the folder may hold. Raises `OptionError`
         where the folder cannot be made."""
         if folder is None:
@@ -407,4 +385,4 @@ class _Kept:
             entries.write_arrays(*self._entry(job), content)
 
 
-__all__ = ["Data", "LayerSolve", "Method", "by_magnitude", "choices", "problem_of", "solve"]
+__all__ = ["Batches", "LayerSolve", "Method", "by_magnitude", "choices", "problem_of", "solve"]

@@ -16,34 +16,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.formats.operators import METADATA, is_sparse
+from onnxprune.formats.options import OPERATORS, Store
+from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.graph.runtime import Feeds
 from onnxprune.graph.step import Step
+from onnxprune.layers.weights import Layer, find_layers
 from onnxprune.progress import Progress, counting, silent
+from onnxprune.runtime.session import Feeds
+from onnxprune.sparsity.allocate import Counts
 from onnxprune.sparsity.amounts import counts_of, layer_names, matching, names_of, ratios_of, recorded_ratios
-from onnxprune.sparsity.check import running, same
 from onnxprune.sparsity.grow import taken
-from onnxprune.sparsity.layers import Layer, find_layers
-from onnxprune.sparsity.masks import Blocks, Counts, Pattern, parse_pattern
-from onnxprune.sparsity.operators import METADATA, is_sparse
-from onnxprune.sparsity.options import OPERATORS, Store, Zeros
-from onnxprune.sparsity.outcome import (
-    PRESENT,
-    LayerSparsity,
-    Sparsity,
-    from_plan,
-    pattern_of,
-    stored_by,
-    weights_left,
-)
+from onnxprune.sparsity.options import Zeros
+from onnxprune.sparsity.outcome import PRESENT, LayerSparsity, Sparsity, from_plan, pattern_of, stored_by, weights_left
 from onnxprune.sparsity.prepare import prepare
 from onnxprune.sparsity.store import Request, Stored, rounding, store
+from onnxprune.structure.check import running, same
 from onnxprune.structure.verify import check_file
 
 if TYPE_CHECKING:
+    from onnxprune.calibration.calibration import Batches
     from onnxprune.sparsity.permute import Permuted
-    from onnxprune.sparsity.solve import Data, LayerSolve
+    from onnxprune.sparsity.solve import LayerSolve
 
 BEST = "admm"  # the solver where there are data (tools/bench_solvers.py)
 LONG = 10.0  # seconds that are worth a line
@@ -178,7 +173,7 @@ def sparsify(
     verify: bool = True,
     threads: int = 0,
     dry_run: bool = False,
-    data: Data | None = None,
+    data: Batches | None = None,
     progress: Progress = silent,
 ) -> Step[Sparsity]:
     """The sparse model, what became of its layers, and notes. The model that comes in is not changed.
@@ -263,7 +258,7 @@ def _prepare(model: Model, spec: Spec) -> _Start:
     return _Start(prepared, layers, tuple(untouched), ratios, tuple(notes))
 
 
-def _permute(start: _Start, spec: Spec, data: Data | None, progress: Progress) -> _Start:
+def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -> _Start:
     """The model with its channels in an order in which N:M costs less; what a weight costs is w^2, or with data
     w^2 / [H^-1]_jj, the error that is left when the others make up for it."""
     if not spec.permutes:
@@ -287,7 +282,7 @@ def _permute(start: _Start, spec: Spec, data: Data | None, progress: Progress) -
     return _Start(out, start.layers, start.untouched, start.ratios, tuple(notes), tuple(permuted))
 
 
-def _mask(start: _Start, spec: Spec, data: Data | None, progress: Progress) -> _Masked:
+def _mask(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -> _Masked:
     """The model with zeros where they are wanted."""
     model = start.model
     by_weight = {layer.weight: layer for layer in start.mine}  # a shared weight is masked once

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.formats.operators import is_sparse
+from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.formats.rewrite import Format, rewrite, sparse_initializers
+from onnxprune.formats.values import round_values
 from onnxprune.graph.io import Model, weight_bytes
-from onnxprune.graph.runtime import Feeds
+from onnxprune.layers.weights import Layer
 from onnxprune.progress import Progress
-from onnxprune.sparsity.layers import Layer
-from onnxprune.sparsity.masks import Blocks, Pattern, parse_pattern
-from onnxprune.sparsity.operators import is_sparse
+from onnxprune.runtime.session import Feeds
 from onnxprune.sparsity.outcome import STORED, kind_of, stored_by
 from onnxprune.sparsity.present import forms as forms_of
-from onnxprune.sparsity.rewrite import Format, rewrite, sparse_initializers
-from onnxprune.sparsity.values import round_values
 
 INEXPRESSIBLE = "cannot be expressed as a sparse operator"
 
@@ -135,7 +135,7 @@ def _choose(
             every[layer.node] = found
     if request.form != "auto":
         return _Chosen({node: found[0] for node, found in every.items()}, reasons, threads)
-    from onnxprune.sparsity.auto import choose, quickest  # loads numba
+    from onnxprune.formats.auto import choose, quickest  # loads numba
 
     mine = [layer for layer in layers if layer.node in every]
     one = quickest(model, every, feeds, values=request.values, threads=threads, progress=progress)
@@ -209,8 +209,9 @@ def _columns(
     model: Model, layers: Sequence[Layer], request: Request, feeds: Feeds, threads: int, progress: Progress
 ) -> Stored:
     """Layers without their empty columns, where `auto` finds that faster."""
-    from onnxprune.sparsity.auto import LEVEL, cpu, measure  # loads numba
-    from onnxprune.sparsity.columns import shrink
+    from onnxprune.formats.auto import LEVEL, measure
+    from onnxprune.formats.columns import shrink
+    from onnxprune.runtime.timing import cpu
 
     mine, least = layers, 0.0 if request.form == "columns" else 1.0
     if request.recorded is not None:

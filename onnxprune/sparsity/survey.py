@@ -12,20 +12,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.calibration.damage import damage, joined
-from onnxprune.calibration.layers import Values, find_linear, kernel_shape, matrix, positions, rows
-from onnxprune.calibration.stream import Stream
+from onnxprune.calibration.calibration import Batches
+from onnxprune.evaluation.damage import damage, joined
+from onnxprune.formats.patterns import Blocks, Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
+from onnxprune.layers.regression import sampled_share
+from onnxprune.layers.rows import Values, find_linear, kernel_shape, matrix, positions, rows
+from onnxprune.layers.weights import Layer, find_layers, keys
 from onnxprune.progress import Count as Steps
-from onnxprune.recovery.least_squares import sampled_share
-from onnxprune.solvers.choice import Choice
+from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Moments
-from onnxprune.solvers.sparse import Float, NotPositive, Problem, inverse, refit
-from onnxprune.sparsity.layers import Layer, find_layers, keys
-from onnxprune.sparsity.masks import LEVELS, Blocks, Facts, Pattern
-from onnxprune.sparsity.solve import RIDGE, Data, choices, columns_of, jobs_of, problem_of, unsolvable
+from onnxprune.solvers.masks import Float, NotPositive, Problem, inverse, refit
+from onnxprune.solvers.patterns import Choice
+from onnxprune.sparsity.allocate import LEVELS, Facts
+from onnxprune.sparsity.solve import RIDGE, choices, columns_of, jobs_of, problem_of, unsolvable
 
 OUTLIER = 5.0  # times the mean of |w| ||x|| (OWL)
 TYPICAL = 0.03  # error of a layer at which its damage to the outputs is measured: what is small is in proportion
@@ -47,7 +49,13 @@ class Surveyed:
 
 
 def survey(
-    model: Model, layers: Sequence[Layer], data: Data, *, ridge: float = RIDGE, seed: int = 0, progress: Steps = silent
+    model: Model,
+    layers: Sequence[Layer],
+    data: Batches,
+    *,
+    ridge: float = RIDGE,
+    seed: int = 0,
+    progress: Steps = silent,
 ) -> Iterator[Surveyed]:
     """The layers that are regressions, in order; those without data, or with constant inputs, are left out."""
     place = {key: k for k, key in enumerate(keys(model.proto))}
@@ -80,7 +88,7 @@ def survey(
 
 
 def saliencies(
-    model: Model, layers: Sequence[Layer], data: Data, *, seed: int = 0, progress: Steps = silent
+    model: Model, layers: Sequence[Layer], data: Batches, *, seed: int = 0, progress: Steps = silent
 ) -> dict[str, Array]:
     """Weight -> w^2 / [H^-1]_jj float32 in the weight's own shape, where data reach it: the error that losing a weight
     leaves when the others of its row make up for it (Hassibi and Stork 1993)."""
@@ -92,7 +100,7 @@ def saliencies(
     return out
 
 
-def curvatures(model: Model, data: Data, *, seed: int = 0, progress: Steps = silent) -> dict[str, Array]:
+def curvatures(model: Model, data: Batches, *, seed: int = 0, progress: Steps = silent) -> dict[str, Array]:
     """Weight -> mean square of the input that every entry meets, in the weight's own shape: the diagonal of the Hessian
     of the layer's error, where data reach it."""
     out = {}
@@ -106,7 +114,7 @@ def facts(
     model: Model,
     layers: Sequence[Layer],
     pattern: Pattern | Blocks | None,
-    data: Data,
+    data: Batches,
     *,
     errors: bool,
     seed: int = 0,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from onnxprune.graph.arrays import Array
-from onnxprune.graph.runtime import too_large
 from onnxprune.graph.step import Step
-from onnxprune.structure.groups import Analysis, Keep
+from onnxprune.runtime.session import too_large
+from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.surgery import prune_model, slice_weights
 from onnxprune.structure.verify import Verification, check_file, shrunk, verify
 

@@ -7,138 +7,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph.cost import CostModel, cost_model
 from onnxprune.graph.io import Model
 from onnxprune.graph.limits import PER_INDEX
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, infer
+from onnxprune.structure.analysis import Analysis, ChannelGroup, Pinned, Slice, weight_axes
 from onnxprune.structure.coupling import Computed, Coupling, Ids, Pin, Solution
 from onnxprune.structure.depth import Block, find_blocks
 from onnxprune.structure.rules import BARRIERS, RULES
 
-Keep = np.ndarray[Any, np.dtype[np.bool_]]
 PASSING = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand"}  # move indices
 NEVER = np.iinfo(np.int64).max
 SUFFIXED = ("heads", "head_dim")  # kinds that stand in the name of the group, after the node
-
-
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """Along `axis` of weight `tensor`, index i belongs to unit `units[i]` of the group (-1: to none).
-
-    The inner axis of a grouped convolution's weight has `units` of shape `(groups, width)`.
-    """
-
-    tensor: str
-    axis: int
-    units: Ids
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelGroup:
-    """Units that can be removed one by one, each through the whole graph.
-
-    kind:   channels, heads, head_dim, hidden or experts.
-    labels: component of every unit, `(size,)`.
-    blocks: constraints of equal survivors: how often a unit occurs in each block, `(blocks, size)`; what is kept must
-            have the same sum in every block.
-    """
-
-    name: str
-    kind: str
-    size: int
-    labels: Ids
-    slices: tuple[Slice, ...]
-    blocks: tuple[Ids, ...]
-    nodes: tuple[str, ...]  # nodes that make the units
-    names: tuple[str, ...]  # what globs match: group, nodes, weights, output tensors
-    width: int = 1  # channels that one unit stands for (a GroupNormalization group, a block of DepthToSpace)
-    least: int = 1  # units that must stay
-
-    def __repr__(self) -> str:
-        return f"ChannelGroup({self.name!r}, {self.kind}, size={self.size})"
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """An axis of a weight that cannot shrink, with the nearest reason."""
-
-    tensor: str
-    axis: int
-    size: int
-    node: str
-    op: str
-    reason: str
-
-
-@dataclass(eq=False)
-class Analysis:
-    """The result of `analyze`; pure, and valid for the model that it was made of."""
-
-    model: Model
-    coupling: Coupling
-    solution: Solution
-    groups: tuple[ChannelGroup, ...]
-    pinned: tuple[Pinned, ...]
-    notes: tuple[str, ...] = ()
-    blocks: tuple[Block, ...] = ()
-
-    def group(self, name: str) -> ChannelGroup:
-        """Group by name; raises `KeyError`."""
-        return next(g for g in self.groups if g.name == name)
-
-    def of_kind(self, kind: str) -> list[ChannelGroup]:
-        """The groups of one kind, in graph order."""
-        return [g for g in self.groups if g.kind == kind]
-
-    def costs(self) -> CostModel:
-        """MACs, parameters and bytes, also of what is only planned."""
-        c = self.coupling
-        nodes = walk_all(self.model.proto.graph, c.shapes.opsets)
-        return cost_model(nodes, c.shapes, c.axes, c.grouped, c.gates)
-
-    def keep_ids(self, keep: dict[str, Keep]) -> Keep:
-        """Group name -> bool `(size,)` becomes a bool per id; ids outside the named groups stay."""
-        alive = np.ones(len(self.solution.reason) + 1, bool)  # the last: of no component
-        for g in self.groups:
-            if g.name in keep:
-                alive[g.labels] = keep[g.name]
-        if not self.coupling.size:
-            return np.zeros(0, bool)
-        heads, inner = self.solution.homes.T
-        return np.asarray((alive[heads] & alive[inner])[self.solution.labels])
-
-    def narrowed(self, name: str, value: Array, keep: Keep) -> Array:
-        """The value of an input or output of the whole model as the pruned one takes or gives it."""
-        for axis, ids in enumerate(self.coupling.axes(name)):
-            if ids is not None and not keep[ids].all():
-                value = np.take(value, np.flatnonzero(keep[ids]), axis)
-        return value
-
-    def narrow(self, values: Mapping[str, Array], keep: Keep) -> dict[str, Array]:
-        """Inputs or outputs by name, each `narrowed`."""
-        return {name: self.narrowed(name, value, keep) for name, value in values.items()}
-
-    def units(self, group: ChannelGroup) -> Ids:
-        """Unit of the group that every component belongs to, -1 for none, `(components + 1,)`; the last is -1."""
-        own = np.full(len(self.solution.reason) + 1, -1)
-        own[group.labels] = np.arange(group.size)
-        own[:-1] = own[self.solution.homes].max(1)
-        return own
-
-    def owners(self, groups: Sequence[ChannelGroup]) -> Ids:
-        """Numbers of the groups that every component belongs to, -1 for none, `(components + 1, 2)`: a channel inside
-        a head belongs to the group of heads and to that of the dimensions of a head."""
-        own = np.full(len(self.solution.reason) + 1, -1)
-        for k, g in enumerate(groups):
-            own[g.labels] = k
-        return np.concatenate([own[self.solution.homes], [[-1, -1]]])
 
 
 def analyze(
@@ -225,14 +109,6 @@ def _readers(model: Model) -> Counter[str]:
         for body in node.bodies():
             readers.update(o.name for o in body.output)
     return readers
-
-
-def weight_axes(c: Coupling, name: str) -> list[tuple[int, Ids]]:
-    """(axis, ids) of a weight; the inner axis of a grouped convolution is `(groups, width)`."""
-    out = [(k, ids) for k, ids in enumerate(c.axes(name)) if ids is not None]
-    if name in c.grouped:
-        out.append((1, c.grouped[name]))
-    return out
 
 
 def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:

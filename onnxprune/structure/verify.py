@@ -16,11 +16,12 @@ from onnx import helper, numpy_helper
 from onnxprune.errors import OptionError, VerificationError
 from onnxprune.graph.io import Model, graphs, to_proto, weight_bytes
 from onnxprune.graph.node import Node, walk
-from onnxprune.graph.runtime import Feeds, as_float32, random_feeds, session
 from onnxprune.graph.shapes import Array, concrete_inputs, fixed, graph_inputs
+from onnxprune.runtime.feeds import random_feeds
+from onnxprune.runtime.session import Feeds, as_float32, session
+from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.coupling import Consume, Norm
 from onnxprune.structure.depth import Block
-from onnxprune.structure.groups import Analysis, Keep
 
 TOLERANCE = {"float16": 3e-2, "bfloat16": 1e-1}
 DEFAULT_TOLERANCE = 1e-3

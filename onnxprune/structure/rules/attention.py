@@ -17,7 +17,7 @@ from onnxprune.structure.coupling import Axis, Coupling
 from onnxprune.structure.rules.registry import rule
 
 if TYPE_CHECKING:
-    from onnxprune.structure.surgery import Surgeon
+    from onnxprune.structure.surgeon import Surgeon
 
 SEQUENCE = "batch and sequence of attention"
 SCALED = "inside of a head, as its scale sees it"  # not an attribute: the ids that the default scale depends on

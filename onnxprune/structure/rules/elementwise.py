@@ -9,7 +9,7 @@ from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.registry import rule
 
 if TYPE_CHECKING:
-    from onnxprune.structure.surgery import Surgeon
+    from onnxprune.structure.surgeon import Surgeon
 
 UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
 HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh

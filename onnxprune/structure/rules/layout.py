@@ -11,7 +11,7 @@ from onnxprune.structure.coupling import Axis, Coupling
 from onnxprune.structure.rules.registry import Couple, Resize, rule
 
 if TYPE_CHECKING:
-    from onnxprune.structure.surgery import Surgeon
+    from onnxprune.structure.surgeon import Surgeon
 
 
 def pin_partial(c: Coupling, x: Axis, y: Axis, reason: str) -> None:

@@ -9,7 +9,7 @@ from onnxprune.structure.coupling import Axis, Coupling
 from onnxprune.structure.rules.registry import rule
 
 if TYPE_CHECKING:
-    from onnxprune.structure.surgery import Surgeon
+    from onnxprune.structure.surgeon import Surgeon
 
 SPATIAL = "a spatial axis of a convolution or pooling"
 

@@ -9,7 +9,7 @@ from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.registry import rule
 
 if TYPE_CHECKING:
-    from onnxprune.structure.surgery import Surgeon
+    from onnxprune.structure.surgeon import Surgeon
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 

@@ -13,7 +13,7 @@ from onnxprune.structure.rules.elementwise import broadcast_together
 from onnxprune.structure.rules.registry import rule
 
 if TYPE_CHECKING:
-    from onnxprune.structure.surgery import Surgeon
+    from onnxprune.structure.surgeon import Surgeon
 
 
 def couple_reduce(c: Coupling, n: Node) -> list[int]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from onnxprune.graph.node import Node
 from onnxprune.structure.coupling import Coupling
-
-if TYPE_CHECKING:
-    from onnxprune.structure.surgery import Surgeon
+from onnxprune.structure.surgeon import Surgeon
 
 Couple = Callable[[Coupling, Node], None]
-Resize = Callable[["Surgeon", Node], None]
+Resize = Callable[[Surgeon, Node], None]
 
 
 @dataclass(frozen=True)

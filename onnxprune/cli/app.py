@@ -1,0 +1,332 @@
+"""The command line: words -> options -> pipeline -> report on screen."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from onnxprune import __version__
+from onnxprune.cli import bench, evaluate, sensitivity
+from onnxprune.cli import help as screens
+from onnxprune.cli import inspect as inspection
+from onnxprune.cli.command import Output, Values, command, shared
+from onnxprune.cli.process import INTERRUPTED, Interrupted, interruption
+from onnxprune.cli.screen import (
+    blamed,
+    check_outputs,
+    emit,
+    hushed,
+    progress_bar,
+    show_on,
+    spare_data,
+    staged_file,
+    write_out,
+)
+from onnxprune.errors import NothingAsked, OnnxPruneError, OptionError
+from onnxprune.formats.rewrite import densify as to_dense
+from onnxprune.graph.io import INLINE_LIMIT, Model, load, save, to_proto, weight_bytes
+from onnxprune.options import declared
+from onnxprune.pipeline.options import OPTIONS, Options
+from onnxprune.pipeline.recipe import Result
+from onnxprune.pipeline.recipe import run as recipe
+from onnxprune.report import Report, render, render_inspection
+from onnxprune.structure.groups import analyze
+from onnxprune.structure.rules import BARRIERS, RULES
+
+NAMES = {o.name for o in OPTIONS}
+
+
+class Main(TyperGroup):
+    """The first word may name a subcommand; anything else is a model to prune."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the subcommand first."""
+        own = {name for p in self.params for name in p.opts} - {"--help", "-h"}
+        return super().parse_args(ctx, args if not args or args[0].partition("=")[0] in own else self.routed(args))
+
+    def routed(self, arguments: Sequence[str]) -> list[str]:
+        """The subcommand that the first word names, if that is not an option or its value, else `prune`; the rest."""
+        takes_value = {
+            name
+            for p in self.commands["prune"].params
+            if p.param_type_name == "option" and not getattr(p, "is_flag", False)
+            for name in (*p.opts, *p.secondary_opts)
+        }
+        words = iter(arguments)
+        for word in words:
+            if word in takes_value:
+                next(words, None)
+            elif not word.startswith("-") or word == "-":
+                if word in self.commands:
+                    rest = list(arguments)
+                    rest.remove(word)
+                    return [word, *rest]
+                break
+        return ["prune", *arguments]
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Subcommands, and the options of `prune`."""
+        found = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            prune = self.commands["prune"]
+            found += prune.shell_complete(
+                prune.make_context("prune", [], parent=ctx, resilient_parsing=True), incomplete
+            )
+        return found
+
+
+app = typer.Typer(
+    name="onnxprune", cls=Main, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+@command(app, (*OPTIONS, *declared(Output)))
+def prune(values: Values) -> None:
+    """Make an ONNX model smaller and faster: remove channels, filters and neurons, make weights sparse, or both.
+
+    onnxprune model.onnx --channels 0.3 removes 30% of every group and writes model.pruned.onnx; --sparsity 0.8 makes
+    80% of the weights zero and uses sparse kernels where they measure faster.
+    """
+    model, out = Path(values["model"]), values.part(Output)
+    piped = str(out.output) == "-"
+    carried = "-" if piped else out.json
+    refuse_streams(out)
+    options = asked(values, out)
+    dry = options.check.dry_run
+    target = out.output or model.parent / f"{model.stem}.pruned.onnx"
+    plan = options.cut.plan
+    outputs = {"-o": None if dry or piped else target, "--save-plan": out.save_plan, "--json": out.json_file}
+    check_outputs(model, None if plan is None else Path(plan), outputs, force=out.force)
+    data = b""
+    with hushed(), progress_bar(out.quiet) as progress:
+        result = recipe(model, options, progress=progress)
+        spare_data(result.analysis.model, outputs)
+        report = result.report
+        if piped and result.written is not None:
+            data, report = as_bytes(result.written, report)
+        with staged_file("--save-plan", out.save_plan, result.plan.to_json()):
+            if not dry and not piped:
+                progress("save")
+                report = result.save(target)
+    if data:
+        write_out(data)
+    try:
+        emit(report.to_dict(), out.json)
+    except OptionError as e:
+        raise OptionError(str(e) if dry else f"{e}; the model is in {target}") from e
+    if not out.quiet:
+        show_on(carried, render(report, verbose=out.verbose))
+        if not dry:
+            show_on(carried, Text(f"written: {'standard output' if piped else target}"))
+
+
+def refuse_streams(out: Output) -> None:
+    """Raise `OptionError` where more than one thing would go to standard output, or a model to a terminal."""
+    if str(out.output) != "-":
+        return
+    if out.json == "-":
+        raise OptionError("-o - and --json - both write to standard output; give one of them a file")
+    if sys.stdout is None or sys.stdout.isatty():
+        raise OptionError("-o - writes the model to standard output, which is a terminal; redirect it, or give a file")
+
+
+def asked(values: Values, out: Output) -> Options:
+    """The options of the recipe; where nothing is asked for, what could be is shown first."""
+    given = {name: value for name, value in values.given.items() if name in NAMES}
+    try:
+        return Options.of(given)
+    except OptionError as e:
+        if isinstance(e, NothingAsked) and not given.keys() - {"input_shape", "allow_io_change"}:
+            show_groups(values, out)
+            above = "" if out.quiet else " the above could be pruned;"
+            raise OptionError(str(e).replace("nothing to do:", f"nothing to do:{above}")) from None
+        raise
+
+
+def as_bytes(model: Model, report: Report) -> tuple[bytes, Report]:
+    """A model as one piece of data, and its report; raises `OptionError` where it needs a second file."""
+    size = weight_bytes(model)
+    if size > INLINE_LIMIT:
+        raise OptionError(
+            f"-o -: the model has {size / 1e9:.1f} GB, and more than {INLINE_LIMIT / 1e9:.0f} GB lie in a file beside "
+            "it; give -o a name"
+        )
+    data = to_proto(model).SerializeToString(deterministic=True)
+    return data, replace(report, output="-", after=replace(report.after, bytes=len(data)))
+
+
+OUT, *DENSIFY = shared("output", "force", "quiet", output="Where to write.")
+
+
+@command(app, (replace(OUT, otherwise="MODEL.dense.onnx"), *DENSIFY))
+def densify(values: Values) -> None:
+    """Turn sparse operators back into plain ONNX: the masked weights, bit for bit."""
+    model = Path(values["model"])
+    target = values["output"] or model.parent / f"{model.stem}.dense.onnx"
+    check_outputs(model, None, {"-o": target}, force=values["force"])
+    with hushed(), progress_bar(values["quiet"]) as progress:
+        progress("load")
+        loaded = load(model)
+        count = sum(node.domain == "onnxprune" for node in loaded.proto.graph.node)
+        if not count:
+            raise OptionError(f"{model}: there is no sparse operator in it; nothing was written")
+        spare_data(loaded, {"-o": target})
+        dense = to_dense(loaded)
+        progress("save")
+        save(dense, target)
+    if not values["quiet"]:
+        show_on(None, Text(f"{count} sparse layers are dense now\nwritten: {target}"))
+
+
+@command(
+    app,
+    shared(
+        "input_shape", "allow_io_change", "json", "verbose", "quiet",
+        allow_io_change="As if heads in inputs and outputs (key-value caches) could shrink.",
+    ),
+)  # fmt: skip
+def inspect(values: Values) -> None:
+    """Show the groups that can be pruned, their share of parameters and MACs, and what is pinned and why.
+
+    Then every layer with its sparsity, and which N:M patterns hold in it.
+    """
+    show_groups(values, values.part(Output))
+
+
+def show_groups(values: Values, out: Output) -> None:
+    """What `inspect` shows."""
+    model = Path(values["model"])
+    check_outputs(model, None, {"--json": out.json_file})
+    with hushed(), progress_bar(out.quiet) as progress:
+        progress("load")
+        loaded = load(model)
+        progress("analyze")
+        analysis = analyze(loaded, dict(values["input_shape"]), allow_io_change=values["allow_io_change"])
+        rows, layers = inspection.rows(analysis), inspection.layers(analysis)
+    if out.json is not None:
+        emit(inspection.to_dict(analysis, rows), out.json)
+    if not out.quiet:
+        show_on(out.json, render_inspection(rows, analysis, verbose=out.verbose))
+        table = inspection.layer_table(layers)
+        show_on(out.json, Text())
+        show_on(out.json, table if table.row_count else Text(str(table.caption or "no layers of weights")))
+
+
+@command(app, shared("json", "quiet"), {})
+def ops(values: Values) -> None:
+    """List the operators with a rule, and those that deliberately pin what they touch."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("operator", "", "what the rule says"):
+        table.add_column(column, overflow="fold")
+    entries = {op: ("rule", r.summary) for op, r in RULES.items()} | {op: ("barrier", b) for op, b in BARRIERS.items()}
+    for op, (what, text) in sorted(entries.items(), key=lambda e: ("::" in e[0], e[0])):
+        table.add_row(op, what, Text(text))
+    emit({op: {"kind": what, "text": text} for op, (what, text) in sorted(entries.items())}, values["json"])
+    if not values["quiet"]:
+        count = f"{len(RULES)} rules, {len(BARRIERS)} barriers; any other operator pins what it touches"
+        show_on(values["json"], table)
+        show_on(values["json"], Text(count))
+
+
+command(app, bench.OPTIONS, bench.ARGUMENTS)(bench.bench)
+command(app, evaluate.EVALUATE, evaluate.SOURCES)(evaluate.evaluate)
+command(app, sensitivity.SENSITIVITY)(sensitivity.sensitivity)
+
+
+def _subcommands(incomplete: str) -> list[str]:
+    return [name for name in group().commands if name.startswith(incomplete)]
+
+
+@app.command(name="help")
+def help_(
+    subcommand: Annotated[str, typer.Argument(metavar="[SUBCOMMAND]", autocompletion=_subcommands)] = "",
+) -> None:
+    """Show the main options, or those of a subcommand."""
+    if not subcommand:
+        _print(screens.main(group().commands["prune"].declared))
+    elif isinstance(chosen := group().commands.get(subcommand), screens.HelpCommand):
+        _print(chosen.everything())
+    else:
+        raise OptionError(f"help {subcommand}: no such subcommand; there are {', '.join(group().commands)}")
+
+
+def _print(text: str) -> None:
+    with blamed("standard output"):
+        typer.echo(text, nl=False)
+        sys.stdout.flush()
+
+
+# entry
+
+
+@functools.cache
+def group() -> Any:
+    """The command line, as typer made it."""
+    return typer.main.get_command(app)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; its exit code."""
+    argv = list(arguments)
+    interruption.outputs.clear()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    try:
+        if "--version" in argv:
+            _print(f"onnxprune {__version__}\n")
+            return 0
+        if "--help-all" in argv:
+            argv = ["--help" if word == "--help-all" else word for word in argv]
+            if group().routed(argv)[0] == "prune":
+                _print(screens.everything(group().commands["prune"].declared))
+                return 0
+        code = group().main(args=argv or ["--help"], prog_name="onnxprune", standalone_mode=False) or 0
+        return int(code) if argv else 2
+    except SystemExit as e:  # of shell completion
+        return int(e.code or 0)
+    except (Interrupted, KeyboardInterrupt, typer.Abort):
+        return _complain(interruption.line(), INTERRUPTED)
+    except UsageError as e:
+        return _complain(f"{e.format_message()} (see onnxprune --help)", 2)  # type: ignore[attr-defined]
+    except OnnxPruneError as e:
+        return _complain(str(e), e.exit_code)
+    except Exception as e:  # ours: one line for the user, the traceback for whoever asks
+        if interruption.stopped:  # native code that a signal came into may raise anything
+            return _complain(interruption.line(), INTERRUPTED)
+        if "--verbose" in argv or "-v" in argv:
+            raise
+        where = traceback.extract_tb(e.__traceback__)[-1]
+        return _complain(
+            f"internal error, nothing was written: {type(e).__name__}: {e} (in {Path(where.filename).name}, line "
+            f"{where.lineno}); please report it with the model (-v shows the traceback)",
+            1,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    raise SystemExit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _complain(message: str, code: int) -> int:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"onnxprune: {' '.join(message.split())}"))
+    return code
+
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[
+    0
+]  # typer carries click along since 0.26; before, it used it
+
+__all__ = ["Result", "app", "main", "run"]

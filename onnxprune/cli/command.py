@@ -1,0 +1,177 @@
+"""How a command of the command line is made from declared options: its signature, its values, its shell completion.
+
+In goes a function that takes `Values`; typer sees a function with a parameter per option, each of them text that
+`Option.read` understands, so that a value means the same in every command and in Python.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.cli import process
+from onnxprune.cli.help import HelpCommand
+from onnxprune.cli.screen import show_on
+from onnxprune.errors import OptionError
+from onnxprune.options import OUTPUT, Option, declared, option, path, switch, text
+from onnxprune.pipeline.options import OPTIONS
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command writes and prints: options of the command line alone."""
+
+    output: Path | None = option(
+        None, path, panel=OUTPUT, short="-o", metavar="OUT", otherwise="MODEL.pruned.onnx", main=True,
+        help="Where to write, - for standard output; an existing file is replaced, the input only with --force.",
+    )  # fmt: skip
+    force: bool = option(False, switch, panel=OUTPUT, help="Allow OUT to be the input.")
+    save_plan: Path | None = option(
+        None, path, panel=OUTPUT, metavar="FILE", help="Write what is kept, as JSON; --plan replays it.", main=True
+    )
+    json: str | None = option(
+        None, text, panel=OUTPUT, metavar="FILE", help="Write the report as JSON; - for standard output.", main=True
+    )
+    verbose: bool = option(
+        False, switch, panel=OUTPUT, short="-v", help="Name every group and everything pinned.", main=True
+    )
+    quiet: bool = option(False, switch, panel=OUTPUT, short="-q", help="Print nothing but errors.", main=True)
+
+    @property
+    def json_file(self) -> Path | None:
+        """The file of --json, where that is no stream."""
+        return None if self.json in (None, "-") else Path(str(self.json))
+
+
+DECLARED = {o.name: o for o in (*OPTIONS, *declared(Output))}
+
+
+def shared(*names: str, **helps: str) -> tuple[Option, ...]:
+    """Declared options for another command; helps: what they mean there, where that differs."""
+    return tuple(replace(DECLARED[n], help=helps.get(n, DECLARED[n].help)) for n in names)
+
+
+@dataclass(frozen=True)
+class Values:
+    """What the words of a command mean. given: name -> value of what was given; the rest has its default."""
+
+    options: Mapping[str, Option]
+    given: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.given[name] if name in self.given else self.options[name].default
+
+    def part(self, cls: type[T]) -> T:
+        """The values of one options dataclass."""
+        return cls(**{f.name: self[f.name] for f in fields(cls) if f.name in self.options})  # type: ignore[arg-type]
+
+
+Body = Callable[[Values], None]
+MODEL = {"model": Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]}
+
+
+def command(
+    app: typer.Typer, options: Sequence[Option], arguments: Mapping[str, Any] = MODEL, *, name: str | None = None
+) -> Callable[[Body], Body]:
+    """Make a function a command of the app; its docstring is the help. arguments: name -> annotation for typer."""
+    known = {o.name: o for o in options}
+
+    def made(body: Body) -> Body:
+        def run(**words: Any) -> None:
+            values = Values(known, {n: words[n] for n in arguments} | read(known, words))
+            if values.given.get("quiet") and values.given.get("verbose"):
+                raise OptionError("--quiet and --verbose: one says less, the other more; leave one of them out")
+            with process.working():
+                body(values)
+
+        parameters = [_parameter(n, annotation, inspect.Parameter.empty) for n, annotation in arguments.items()]
+        parameters += [_parameter(o.name, *_typed(o)) for o in options]
+        run.__doc__ = body.__doc__
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        called = name or body.__name__
+        made_by = type(f"Help{called.title()}", (HelpCommand,), {"declared": tuple(options)})
+        app.command(name=called, cls=made_by)(run)
+        return body
+
+    return made
+
+
+def read(options: Mapping[str, Option], words: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the options that were given, by name; raises `OptionError` in one line."""
+    found = {}
+    for name, o in options.items():
+        word = words.get(name)
+        if word is None or word == [] or word is o.default:
+            continue
+        try:
+            found[name] = sum((o.read(each) for each in word), ()) if o.many else o.read(word)
+        except ValueError as e:
+            raise OptionError(str(e)) from None
+    return found
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _typed(o: Option) -> tuple[Any, Any]:
+    """The annotation of an option for typer, and its default: text, or a switch."""
+    flags = [f"{o.flag}/{o.off}" if o.off else o.flag, *([o.short] if o.short else [])]
+    if o.switch:
+        return Annotated[bool, typer.Option(*flags, help=o.help)], o.default
+    kind: Any = list[str] if o.many else str
+    said = typer.Option(
+        *flags,
+        metavar=o.metavar,
+        help=o.help,
+        autocompletion=_completion(o),
+        callback=_lister(o),
+        is_eager=bool(o.choices),
+    )
+    return Annotated[kind | None, said], None
+
+
+def _completion(o: Option) -> Callable[[str], list[tuple[str, str]]] | None:
+    if not o.choices:
+        return None
+
+    def complete(incomplete: str) -> list[tuple[str, str]]:
+        names = {**o.choices, "list": "explain them"}
+        return [(n, what) for n, what in names.items() if n.lower().startswith(incomplete.lower())]
+
+    return complete
+
+
+def _lister(o: Option) -> Callable[[Any], Any] | None:
+    """`list` as the value shows what there is to choose from."""
+    if not o.choices:
+        return None
+
+    def callback(value: Any) -> Any:
+        if isinstance(value, str) and value.strip().lower() == "list":
+            show_on(None, choices(o))
+            raise typer.Exit
+        return value
+
+    return callback
+
+
+def choices(o: Option) -> Table:
+    """What an option may be, as a table."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(o.flag.removeprefix("--"), no_wrap=True)
+    if any(o.choices.values()):
+        table.add_column("what it is", overflow="fold")
+    for name, what in o.choices.items():
+        table.add_row(*(Text(cell) for cell in (name, what)[: len(table.columns)]))
+    return table

@@ -1,0 +1,121 @@
+"""`onnxprune evaluate` and `onnxprune sensitivity`: the commands, and what they print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from onnxprune.calibration.calibration import SYNTHETIC
+from onnxprune.calibration.presets import Preprocess
+from onnxprune.calibration.read import read
+from onnxprune.calibration.samples import unused
+from onnxprune.cli.command import MODEL, Output, Values, shared
+from onnxprune.cli.screen import check_outputs, emit, hushed, progress_bar, show_on
+from onnxprune.errors import OptionError
+from onnxprune.evaluation.metrics import METRICS, Drop, Evaluator, Function, default_metric, drop, is_function
+from onnxprune.graph.io import load
+from onnxprune.options import DATA, declared, option, path
+
+IMAGES = tuple(f.name for f in fields(Preprocess))
+SOURCES = {
+    **MODEL,
+    "source": Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            show_default=False,
+            help=".npz or .npy, a folder or zip of .npy or images, with labels (array labels, sub-folders per class, "
+            "or --labels), or module:function in Python.",
+        ),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a model is compared with."""
+
+    against: Path | None = option(
+        None, path, panel=DATA, metavar="MODEL", help="Compare with this model, sample by sample."
+    )
+
+
+EVALUATE = (
+    *declared(Against),
+    *shared(
+        "labels", "metric", "samples", *IMAGES, "threads", "input_shape", "json", "quiet",
+        labels="Labels of SRC: .npy, .txt, .csv, .json.",
+    ),
+)  # fmt: skip
+SAMPLED = ("labels", "metric", "samples", "input_shape", *IMAGES)  # what a function has no use for
+
+
+def evaluate(values: Values) -> None:
+    """Measure how good a model is on data: top1, top5, loss; with --against also agreement, mse.
+
+    onnxprune evaluate small.onnx photos/ --against model.onnx says how much worse the first is, and how sure that is.
+    """
+    model, source, out, against = Path(values["model"]), values["source"], values.part(Output), values["against"]
+    check_outputs(model, None, {"--json": out.json_file})
+    _refuse_unused(values)
+    with hushed(), progress_bar(out.quiet) as progress:
+        progress("load")
+        loaded = load(model)
+        base = loaded if against is None else load(against)
+        progress("evaluate")
+        judge: Evaluator | Function
+        described = source
+        if is_function(source):
+            judge = Function(source)
+        else:
+            data = read(
+                source, base, preprocess=values.part(Preprocess), samples=values["samples"], labels=values["labels"],
+                option="SRC", shapes=dict(values["input_shape"]),
+            )  # fmt: skip
+            if line := unused(values.part(Preprocess), data):
+                raise OptionError(line)
+            described = data.description
+            name = values["metric"] or default_metric(base, data)
+            if against is None and not METRICS[name].labelled:
+                raise OptionError(f"--metric {name} compares with another model: give --against MODEL, or labels")
+            if values["labels"] is not None and not METRICS[name].labelled:
+                raise OptionError(f"--labels has no effect: --metric {name} compares with another model")
+            judge = Evaluator(base, data, name, threads=values["threads"])
+        mine = judge(loaded)
+        compared = None if against is None else drop(judge(base), mine)
+    result = {
+        "model": str(model), "data": described, "metric": mine.metric, "value": mine.value,
+        "standard_error": mine.standard_error, "samples": mine.samples,
+        "against": None if compared is None else {"model": str(against), **compared.to_dict()},
+    }  # fmt: skip
+    emit(result, out.json)
+    if not out.quiet:
+        show_on(out.json, Text(f"data: {described}"))
+        sure = "" if mine.standard_error is None else f" +- {mine.standard_error:.4f} (standard error)"
+        count = "" if mine.samples is None else f", {mine.samples} samples"
+        show_on(out.json, Text(f"{mine.metric}: {mine.value:.4f}{sure}{count}"))
+        if compared is not None:
+            show_on(out.json, _compared(compared, against))
+
+
+def _refuse_unused(values: Values) -> None:
+    """Raises `OptionError` for an option that the kind of SRC has no use for."""
+    source, known = values["source"], values.options
+    given = {n: v for n, v in values.given.items() if n in known and v != known[n].default}
+    if is_function(source):
+        for name in (n for n in given if n in SAMPLED):
+            said = known[name].said(given[name])
+            raise OptionError(f"{said} has no effect: SRC is a function, which says its own figure")
+    elif source != SYNTHETIC and "input_shape" in given:
+        said = known["input_shape"].said(given["input_shape"])
+        raise OptionError(f"{said} has no effect: it is for made-up samples, SRC synthetic; others have their shapes")
+
+
+def _compared(d: Drop, against: Path | None) -> RenderableType:
+    sure = "" if d.bound is None else f", at most {d.bound:.4f} with 95% confidence"
+    return Text(f"{against}: {d.before:.4f}; worse by {d.drop:.4f}{sure}")

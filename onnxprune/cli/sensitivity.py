@@ -1,0 +1,175 @@
+"""`onnxprune sensitivity`: what each group costs at each ratio."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.allocation.levels import Levels
+from onnxprune.allocation.options import Recipe
+from onnxprune.allocation.spread import levels_of
+from onnxprune.calibration.calibration import calibration_of
+from onnxprune.calibration.presets import Preprocess
+from onnxprune.calibration.samples import unused
+from onnxprune.cli.command import Output, Values, shared
+from onnxprune.cli.evaluate import IMAGES
+from onnxprune.cli.screen import check_outputs, emit, hushed, progress_bar, show_on, staged_file
+from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.graph.io import load
+from onnxprune.options import OUTPUT, declared, option, path
+from onnxprune.structure.analysis import ChannelGroup
+from onnxprune.structure.groups import analyze
+
+PLOTS = (".png", ".svg", ".pdf", ".html")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Where the table of sensitivities is drawn."""
+
+    plot: Path | None = option(
+        None, path, panel=OUTPUT, metavar="FILE", help=f"Draw the table: {', '.join(PLOTS)}; needs matplotlib."
+    )
+
+    def check(self) -> None:
+        """Raises `OptionError` for a picture that cannot be drawn."""
+        if self.plot is None:
+            return
+        if self.plot.suffix.lower() not in PLOTS:
+            raise OptionError(f"--plot {self.plot}: expected a name that ends in {', '.join(PLOTS)}")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise OptionError("--plot needs matplotlib: pip install 'onnxprune[plot]'")
+
+
+SENSITIVITY = (
+    *shared("calibration", "samples", "cache", "jobs", "memory", "seed", "threads", "input_shape", *IMAGES),
+    *declared(Plot),
+    *shared("json", "quiet"),
+)
+
+
+def sensitivity(values: Values) -> None:
+    """Show what the outputs suffer when one group alone is cut, and what is left makes up for it, ratio by ratio.
+
+    Damage is the KL divergence of a classifier's probabilities (nats), or of other models the squared error of the
+    outputs over their variance, on samples that were not fitted. It needs --calibration SRC.
+    """
+    model, out, plot = Path(values["model"]), values.part(Output), values.part(Plot)
+    if values["calibration"] is None:
+        raise OptionError("sensitivity is measured on data: give --calibration SRC, or --calibration synthetic")
+    check_outputs(model, None, {"--json": out.json_file, "--plot": plot.plot})
+    plot.check()
+    with hushed(), progress_bar(out.quiet) as progress:
+        progress("load")
+        loaded = load(model)
+        progress("analyze")
+        analysis = analyze(loaded, dict(values["input_shape"]))
+        groups = [g for g in analysis.groups if g.kind != "layers"]
+        if not groups:
+            raise NothingToPrune(f"{model}: no group of units that can be removed; see `onnxprune inspect`")
+        progress("calibration")
+        costs = analysis.costs()
+        data = calibration_of(
+            values["calibration"], loaded, costs.macs(analysis.keep_ids({})), samples=values["samples"],
+            preprocess=values.part(Preprocess), augment=False, memory=values["memory"], threads=values["threads"],
+            jobs=values["jobs"], seed=values["seed"], shapes=dict(values["input_shape"]),
+        )  # fmt: skip
+        if line := unused(values.part(Preprocess), data.samples):
+            raise OptionError(line)
+        levels, _ = levels_of(
+            analysis,
+            groups,
+            data,
+            how=Recipe("obs", "kl", "least-squares", prior=0.03),
+            round_to=1,
+            max_ratio=0.8,
+            cache=values["cache"],
+            progress=progress,
+        )
+        shares = {g.name: macs_share(costs, analysis, g) for g in groups}
+        if plot.plot is not None:
+            draw(groups, levels, plot.plot)
+    emit(sensitivity_dict(groups, levels, shares, data.samples.description), out.json)
+    if not out.quiet:
+        show_on(out.json, Text(f"data: {data.samples.description}"))
+        show_on(out.json, sensitivity_table(groups, levels, shares))
+        if plot.plot is not None:
+            show_on(out.json, Text(f"written: {plot.plot}"))
+
+
+COLUMNS = (0.1, 0.2, 0.3, 0.5, 0.7)  # removed fractions in the table
+
+
+def macs_share(costs: Any, analysis: Any, group: ChannelGroup) -> float:
+    """Part of the MACs that goes with a tenth of the group, times ten."""
+    keep = np.ones(group.size, bool)
+    keep[: max(1, group.size // 10)] = False
+    whole = costs.macs(analysis.keep_ids({}))
+    gone = 1 - costs.macs(analysis.keep_ids({group.name: keep})) / whole
+    return float(gone * group.size / (~keep).sum())
+
+
+def sensitivity_dict(
+    groups: list[ChannelGroup], levels: Levels, shares: Mapping[str, float], described: str
+) -> dict[str, Any]:
+    """Plain data: per group the units kept and the damage at every level."""
+    return {
+        "data": described,
+        "groups": [
+            {"name": g.name, "size": g.size, "macs_share": shares[g.name], "kept": levels.kept[g.name],
+             "damage": levels.damage[g.name]}
+            for g in groups
+        ],
+    }  # fmt: skip
+
+
+def _at(levels: Levels, group: ChannelGroup, removed: float) -> float:
+    """Damage at the level nearest to a fraction."""
+    kept = np.array(levels.kept[group.name])
+    return levels.damage[group.name][int(np.abs(1 - kept / group.size - removed).argmin())]
+
+
+def sensitivity_table(groups: list[ChannelGroup], levels: Levels, shares: Mapping[str, float]) -> RenderableType:
+    """A row per group: its part of the MACs, and the damage at some fractions."""
+    table = Table(box=None, pad_edge=False, caption="damage at the outputs when so much of one group alone is removed")
+    table.add_column("group", overflow="fold")
+    for column in ("units", "MACs", *(f"-{c:.0%}" for c in COLUMNS)):
+        table.add_column(column, justify="right")
+    for g in groups:
+        shown = (f"{_at(levels, g, c):.4f}" for c in COLUMNS)
+        table.add_row(Text(g.name), str(g.size), f"{shares[g.name]:.1%}", *shown)
+    return table
+
+
+def draw(groups: list[ChannelGroup], levels: Levels, path: Path) -> None:
+    """A heat map of groups and ratios, as a picture or as a page around one."""
+    import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    fractions = np.arange(1, 17) / 20
+    values = np.array([[max(_at(levels, g, f), 1e-5) for f in fractions] for g in groups])
+    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.26 * len(groups)), layout="constrained")
+    image = axes.imshow(np.log10(values), aspect="auto", cmap="viridis")
+    axes.set_xticks(range(len(fractions)), [f"{f:.0%}" for f in fractions], fontsize=7)
+    axes.set_yticks(range(len(groups)), [f"{g.name[-48:]} ({g.size})" for g in groups], fontsize=7)
+    axes.set_xlabel("removed of the group")
+    figure.colorbar(image, label="damage, log10")
+    kind = path.suffix.lower()
+    target = io.BytesIO()
+    figure.savefig(target, format="svg" if kind == ".html" else kind[1:], dpi=150)
+    pyplot.close(figure)
+    page = b"<!doctype html><meta charset='utf-8'><title>sensitivity</title>" if kind == ".html" else b""
+    with staged_file("--plot", path, page + target.getvalue()):
+        pass

@@ -1,0 +1,1 @@
+"""How good a model is: metrics, paired bounds, distance from the original, time and size."""

@@ -1,0 +1,71 @@
+"""What is measured on the model that is written: size, zeros, latency. Never on a model before its last step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxprune.graph.io import Model, stored_bytes, weight_bytes
+from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, switch
+from onnxprune.runtime.session import Feeds, too_large
+from onnxprune.runtime.timing import Latency, latency
+
+SECONDS = 2.0  # of timing, both models together
+_SHAPE = "NAME:1,3,224,224, sizes above 0"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is checked and measured, and with what."""
+
+    input_shape: Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...] = option(
+        (), each(pair(_SHAPE, dims(_SHAPE), mark=":")), panel=CHECK, metavar="NAME:1,3,224,224",
+        help="Concrete shape of a dynamic input, for the analysis, MACs and the check. Repeatable.",
+    )  # fmt: skip
+    verify: bool = option(
+        True, switch, panel=CHECK,
+        help="Check file, shapes, inputs and outputs, and that pruned equals masked, before anything is written.",
+    )  # fmt: skip
+    measure: bool = option(
+        True, switch, panel=CHECK, flag="--latency", off="--no-latency", help="Time both models in onnxruntime."
+    )
+    threads: int = option(
+        0, integer("a whole number, 0 (all cores) or more", 0), panel=CHECK, metavar="N", otherwise="all cores",
+        effect="exempt: speed of onnxruntime", help="onnxruntime's intra-op threads.",
+    )  # fmt: skip
+    seed: int = option(
+        0, integer("a whole number, 0 or more", 0), panel=HOW, metavar="N", effect="exempt: random numbers",
+        help="Of random inputs and scores.",
+    )  # fmt: skip
+    dry_run: bool = option(
+        False, switch, panel=OUTPUT, effect="exempt: writes nothing", help="Plan and report; write no model."
+    )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Input name -> concrete shape."""
+        return dict(self.input_shape)
+
+
+def file_bytes(model: Model, path: Path | None) -> int:
+    """Size on disk with external data, in bytes; of what would be written where there is no file."""
+    if path is None or not path.is_file():
+        return stored_bytes(model)
+    return path.stat().st_size + (weight_bytes(model) if model.external else 0)
+
+
+def latencies(
+    original: Model, written: Model, guesses: Sequence[tuple[Feeds, Feeds]], threads: int
+) -> tuple[dict[str, Latency], list[str]]:
+    """Times of both models in turn, by before and after, on the first inputs that run; and why there are none."""
+    problem = too_large([original, written])
+    if problem:
+        return {}, [f"latency not measured: {problem}"]
+    for before, after in guesses:
+        try:
+            models, feeds = {"before": original, "after": written}, {"before": before, "after": after}
+            return latency(models, feeds, threads=threads, seconds=SECONDS), []
+        except Exception as e:  # onnxruntime's exceptions share no base class
+            problem = problem or " ".join(str(e).split())[:120]
+    return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]

@@ -1,0 +1,322 @@
+"""How good a model is on data, how sure a difference is, and the smallest model that is good enough.
+
+A metric gives a figure per sample. Two models are compared on the same samples, so that their differences are paired.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from onnxprune.calibration.calibration import fitting_batch
+from onnxprune.calibration.labels import IGNORED
+from onnxprune.calibration.samples import Samples
+from onnxprune.errors import OptionError
+from onnxprune.evaluation.damage import class_rows, classifier_output, joined, probabilities
+from onnxprune.graph.io import Model, save
+from onnxprune.graph.shapes import Array
+from onnxprune.options import DATA, WHAT, anything, choice, number, option
+from onnxprune.runtime.stream import Stream
+
+CONFIDENCE = 0.95
+Outputs = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """per_sample: (outputs, labels, outputs of the original, name of the class scores) -> `(n,)`.
+
+    better: 1 where larger is better, -1 where smaller is; labelled: whether labels are needed.
+    """
+
+    per_sample: Callable[[Outputs, Array | None, Outputs, str], Array]
+    better: int
+    labelled: bool
+    summary: str
+
+
+def _each(hits: Array, samples: int, counted: Array | None = None) -> Array:
+    """Mean per sample of a figure per row: of a language model a sample has many rows."""
+    counted = np.ones(len(hits)) if counted is None else counted
+    hits, counted = (np.asarray(v, np.float64).reshape(samples, -1) for v in (np.where(counted > 0, hits, 0), counted))
+    return np.asarray(hits.sum(1) / np.maximum(counted.sum(1), 1))
+
+
+def _own(y: Array, labels: Array) -> tuple[Array, Array]:
+    """Scores of the labels, `(n, 1)`, and which rows have one."""
+    flat = labels.ravel()
+    return np.take_along_axis(y, np.where(flat == IGNORED, 0, flat)[:, None], 1), flat != IGNORED
+
+
+def _ranked(y: Array, labels: Array, k: int) -> Array:
+    scores = class_rows(y)
+    own, counted = _own(scores, labels)
+    return _each(((scores >= own).sum(1) <= k) & np.isfinite(own[:, 0]), len(y), counted)
+
+
+def _loss(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
+    assert labels is not None
+    own, counted = _own(probabilities(outputs[classes]), labels)
+    return _each(-np.log(np.maximum(own[:, 0], 1e-30)), len(outputs[classes]), counted)
+
+
+def _top(k: int) -> Callable[[Outputs, Array | None, Outputs, str], Array]:
+    def per_sample(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
+        assert labels is not None
+        return _ranked(outputs[classes], labels, k)
+
+    return per_sample
+
+
+def _agreement(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
+    a, b = (class_rows(o[classes]).argmax(1) for o in (outputs, reference))
+    return _each(a == b, len(outputs[classes]))
+
+
+def _mse(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
+    n = max(len(y) for y in reference.values())
+    parts = []
+    for name, y in reference.items():
+        if y.dtype.kind == "f" and len(y) == n:
+            a, b = (v.reshape(n, -1).astype(np.float64) for v in (y, outputs[name]))
+            parts.append(np.square(a - b).mean(1) / max(float(a.var()), 1e-12))
+    return np.asarray(np.mean(parts, 0)) if parts else np.zeros(n)
+
+
+METRICS: dict[str, Metric] = {
+    "top1": Metric(_top(1), 1, True, "share of samples whose label has the largest score"),
+    "top5": Metric(_top(5), 1, True, "share of samples whose label is among the five largest scores"),
+    "agreement": Metric(_agreement, 1, False, "share of samples with the same largest score as in the original"),
+    "loss": Metric(_loss, -1, True, "cross entropy of the labels in nats; its exponential is the perplexity"),
+    "mse": Metric(_mse, -1, False, "squared distance from the original's outputs over their variance"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """metric: its name; value: mean over samples; each: per sample `(n,)`, None where a function of the user's gives
+    one number only; better: 1 where larger is better, else -1."""
+
+    metric: str
+    value: float
+    each: Array | None
+    better: int = 1
+
+    @property
+    def samples(self) -> int | None:
+        return None if self.each is None else len(self.each)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the value."""
+        if self.each is None or len(self.each) < 2:
+            return None
+        return float(self.each.std(ddof=1)) / math.sqrt(len(self.each))
+
+
+def is_function(source: object) -> bool:
+    """True for `module:function`, and for a callable."""
+    return callable(source) or (isinstance(source, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source)))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the user says of how good a model must be, and on what that is measured."""
+
+    evaluate: Any = option(
+        None, anything, panel=DATA, metavar="SRC", main=True,
+        help="Measure before and after on this: any source that --calibration takes, with labels (an array labels, "
+        "sub-folders per class, or --labels), or module:function in Python, which gets the path of a model. In Python "
+        "also a function: path -> one number, or one per sample.",
+    )  # fmt: skip
+    labels: Any = option(
+        None, anything, panel=DATA, metavar="FILE", needs=("samples to score",),
+        help="Labels of --evaluate: .npy, .txt, .csv, .json.",
+    )  # fmt: skip
+    metric: str | None = option(
+        None, choice({k: m.summary for k, m in METRICS.items()}), panel=DATA, metavar="NAME",
+        needs=("samples to score",), otherwise="top1 with labels, else agreement or mse",
+        help="; ".join(f"{k}: {m.summary}" for k, m in METRICS.items()) + ".",
+    )  # fmt: skip
+    max_drop: float | str | None = option(
+        None, number("a fraction above 0, 0.01 or 1% is one point", 0, 1, above=True, below=True), panel=WHAT,
+        metavar="D", unit="of the metric", needs=("no plan", "samples or a function to score"), main=True,
+        help="The smallest model whose metric on --evaluate falls by at most D; 0.01 or 1% is one point. Searched on a "
+        "third of the samples, confirmed on the rest, always on the model as it is written.",
+    )  # fmt: skip
+
+
+def _fitting_labels(samples: Samples) -> None:
+    """Raise `OptionError` where samples of a classifier came with labels that do not fit."""
+    if samples.misfit:
+        raise OptionError(samples.misfit)
+
+
+class Evaluator:
+    """Scores models on one source; see `evaluator`."""
+
+    def __init__(self, original: Model, samples: Samples, metric: str, *, threads: int = 0) -> None:
+        self.samples, self.metric, self.threads = samples, metric, threads
+        if METRICS[metric].labelled:
+            _fitting_labels(samples)
+        self.names = [o.name for o in original.proto.graph.output]
+        self.batch = fitting_batch(samples, original, option="--evaluate")
+        self.reference = self.outputs(original)
+        self.classes = classifier_output(original, self.reference, samples.count)
+        self.labels = None if samples.labels is None else np.asarray(samples.labels).astype(np.int64)
+        if self.classes:
+            _fitting_labels(samples)
+        if METRICS[metric].labelled and self.labels is None:
+            raise OptionError(
+                f"--metric {metric}: there are no labels; give an array `labels`, sub-folders per class, --labels "
+                f"FILE, or --metric agreement"
+            )
+        if metric != "mse" and not self.classes:
+            raise OptionError(f"--metric {metric}: the model has no output with a row of class scores; use mse")
+        self.offset = 0
+        if METRICS[metric].labelled and self.labels is not None:
+            self.offset = self._offset(self.labels)
+
+    def _offset(self, labels: Array) -> int:
+        """1 where the model has a background class in front that the labels do not count."""
+        found = class_rows(self.reference[self.classes])
+        classes = found.shape[1]
+        if labels.size != len(found):
+            raise OptionError(
+                f"--evaluate: labels: {labels.size} of shape {labels.shape} for {len(found)} rows of class scores; "
+                f"give one label per sample, or per token"
+            )
+        counted = labels[labels != IGNORED]
+        if not counted.size:
+            raise OptionError(f"--evaluate: labels: all {labels.size} are {IGNORED}, so that no token counts")
+        if counted.min() < 0 or counted.max() >= classes:
+            raise OptionError(
+                f"--evaluate: labels go from {counted.min()} to {counted.max()}, the model has {classes} classes (0 to "
+                f"{classes - 1}); give labels that count from 0"
+            )
+        if labels.ndim > 1 or classes != 1001 or labels.max() >= 1000:
+            return 0
+        hits = [_ranked(self.reference[self.classes], labels + o, 1).mean() for o in (0, 1)]
+        return int(hits[1] > hits[0])
+
+    def outputs(self, model: Model) -> dict[str, Array]:
+        """Outputs of a model for all samples."""
+        runs = self.samples.batches(self.batch)
+        return joined(Stream(model, list(runs), threads=self.threads).compute(self.names), self.names)
+
+    def __call__(self, model: Model) -> Score:
+        metric = METRICS[self.metric]
+        labels = None if self.labels is None else self.labels + self.offset
+        each = metric.per_sample(self.outputs(model), labels, self.reference, self.classes)
+        return Score(self.metric, float(each.mean()), each, metric.better)
+
+
+class Function:
+    """A function of the user's, `module:function` or a callable: the path of a model file -> one number, or one per
+    sample."""
+
+    def __init__(self, source: str | Callable[[str], Any]) -> None:
+        if not isinstance(source, str):
+            self.name, self.function = getattr(source, "__name__", type(source).__name__), source
+            return
+        self.name = source
+        module, _, attribute = source.partition(":")
+        sys.path.insert(0, os.getcwd())
+        try:
+            self.function = getattr(importlib.import_module(module), attribute)
+        except Exception as e:  # whatever importing the user's code raises
+            raise OptionError(f"--evaluate {source}: cannot be imported ({type(e).__name__}: {e})") from e
+        finally:
+            sys.path.pop(0)
+
+    def __call__(self, model: Model) -> Score:
+        with _written(model) as path:
+            try:
+                found = np.asarray(self.function(str(path)), np.float64)
+            except Exception as e:  # the user's code
+                raise OptionError(f"--evaluate {self.name}: the function raised {type(e).__name__}: {e}") from e
+        if found.ndim > 1 or not found.size or not np.isfinite(found).all():
+            raise OptionError(
+                f"--evaluate {self.name}: expected one finite number, or one per sample; got {found!r:.80}"
+            )
+        return Score(self.name, float(found.mean()), found if found.ndim else None)
+
+
+@contextmanager
+def _written(model: Model) -> Iterator[Path]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        path = Path(folder) / "model.onnx"
+        save(model, path)
+        yield path
+
+
+def default_metric(original: Model, samples: Samples) -> str:
+    """top1 with a label per sample, loss with one per token; without, agreement of a classifier, mse of the others."""
+    few = samples.take(range(min(2, samples.count)))
+    names = [o.name for o in original.proto.graph.output]
+    found = joined(Stream(original, list(few.batches(1))).compute(names), names)
+    if not classifier_output(original, found, few.count):
+        return "mse"
+    _fitting_labels(samples)
+    if samples.labels is None:
+        return "agreement"
+    return "loss" if np.ndim(samples.labels) > 1 else "top1"
+
+
+@dataclass(frozen=True)
+class Drop:
+    """By how much `after` is worse than `before`, and an upper confidence bound; of `mse` the rise.
+
+    samples: compared, in pairs; None for a function that gives one number, which has no bound.
+    """
+
+    metric: str
+    before: float
+    after: float
+    drop: float
+    bound: float | None
+    samples: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "metric": self.metric, "before": self.before, "after": self.after, "drop": self.drop,
+            "bound": self.bound, "confidence": CONFIDENCE, "samples": self.samples,
+        }  # fmt: skip
+
+
+def drop(before: Score, after: Score, indices: Array | None = None) -> Drop:
+    """Paired comparison on all samples, or on some.
+
+    The bound is one-sided: for shares of hits that of Bonett and Price (2012), which adds one hit lost and one gained,
+    so that a few samples without a loss prove little; else that of the normal distribution.
+    """
+    if before.each is None or after.each is None:
+        lost = (before.value - after.value) * before.better
+        return Drop(before.metric, before.value, after.value, lost, None, None)
+    if len(before.each) != len(after.each):
+        raise OptionError(f"{before.metric}: {len(before.each)} samples of one model, {len(after.each)} of the other")
+    chosen = slice(None) if indices is None else indices
+    a, b = before.each[chosen], after.each[chosen]
+    n = len(a)
+    difference = (a - b) * before.better
+    lost, z = float(difference.mean()), float(ndtri(CONFIDENCE))
+    if set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
+        worse, better = ((difference > 0).sum() + 1) / (n + 2), ((difference < 0).sum() + 1) / (n + 2)
+        bound = worse - better + z * math.sqrt((worse + better - (worse - better) ** 2) / (n + 2))
+    else:
+        bound = lost + z * float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Drop(before.metric, float(a.mean()), float(b.mean()), lost, float(bound), n)

@@ -1,0 +1,172 @@
+"""Which layers run faster sparse, measured: `--format auto`.
+
+A sparse operator stops fusions and blocked layouts of its neighbours, so a layer that is faster by itself may make the
+whole slower. Time per node orders the layers; whole sessions decide, dense and sparse in turn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.errors import UserError
+from onnxprune.formats.rewrite import Format, rewrite
+from onnxprune.graph.io import Model
+from onnxprune.graph.node import opsets, walk
+from onnxprune.layers.weights import Layer, keys
+from onnxprune.runtime.profile import node_times
+from onnxprune.runtime.session import Feeds, session
+from onnxprune.runtime.timing import cpu
+
+LEAST = 0.15  # sparsity below which a layer is not tried
+LEVEL = 1.02  # speed-up of the whole session below which it stays dense
+STEPS = (0.0, 0.8, 1.0, 1.15, 1.4, 1.8, 2.5)  # speed-ups of single layers from which sets are tried
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """formats: node -> format of the layers that are rewritten; reasons: node -> why it stays dense.
+
+    speedup: dense over sparse time of the whole session; cpu, threads: what that was measured on.
+    """
+
+    formats: Mapping[str, Format]
+    reasons: Mapping[str, str]
+    speedup: float
+    cpu: str
+    threads: int
+    tried: Sequence[tuple[int, float]] = field(default=())
+
+
+def choose(
+    masked: Model,
+    wanted: Mapping[str, Format],
+    layers: Sequence[Layer],
+    feeds: Feeds,
+    *,
+    values: str = "float32",
+    threads: int = 0,
+    seconds: float = 1.5,
+    progress: Progress = lambda text: None,
+) -> Choice:
+    """Try growing sets of layers in whole sessions; the fastest set, or none where none is faster than dense.
+
+    masked: the dense model with zeros; wanted: the format of each layer that may be rewritten; values: type of stored
+    values; seconds: for each set.
+    Raises `UserError` where sparse operators cannot run here.
+    """
+    from onnxprune import kernels
+
+    missing = kernels.available()
+    if missing:
+        raise UserError(
+            f"--format auto measures sparse kernels, which cannot run here: {missing}; or choose --format dense or csr"
+        )
+    reasons: dict[str, str] = {}
+    shapes = {layer.node: layer for layer in layers}
+    formats: dict[str, Format] = {}
+    for name, form in wanted.items():
+        w = masked.weights[shapes[name].weight]
+        sparsity = 1 - np.count_nonzero(w) / w.size
+        if sparsity < LEAST:
+            reasons[name] = f"only {sparsity:.0%} of its weights are zero"
+        else:
+            formats[name] = form
+    rewritten, _ = rewrite(masked, formats, values)
+    present = {n.name for n in rewritten.proto.graph.node if n.domain == "onnxprune"}
+    for name in [n for n in formats if n not in present]:
+        reasons[name] = "cannot be expressed as a sparse operator"
+        del formats[name]
+    if not formats:
+        return Choice({}, reasons, 1.0, cpu(), threads)
+    progress("timing each layer")
+    alone = _layer_speedups(masked, rewritten, list(formats), feeds, threads)
+    best: tuple[float, dict[str, Format]] = (1.0, {})
+    tried: list[tuple[int, float]] = []
+    sizes: set[int] = set()
+    for step in STEPS:
+        part = {n: f for n, f in formats.items() if alone[n] >= step}
+        if not part or len(part) in sizes:
+            continue
+        sizes.add(len(part))
+        progress(f"timing {len(part)} of {len(formats)} layers sparse")
+        speedup = measure(masked, rewrite(masked, part, values)[0], feeds, threads, seconds)
+        tried.append((len(part), speedup))
+        if speedup > best[0]:
+            best = speedup, part
+    if best[1]:  # the best of several is partly luck: once more, alone
+        progress("confirming")
+        again = measure(masked, rewrite(masked, best[1], values)[0], feeds, threads, 2 * seconds)
+        best = (again, best[1]) if min(again, best[0]) >= LEVEL else (1.0, {})
+    for name in formats:
+        if name not in best[1]:
+            why = f"alone {alone[name]:.2f} times as fast as dense" if best[1] else "no set of sparse layers is faster"
+            reasons[name] = f"{why}, with the whole session in view"
+    return Choice(best[1], reasons, best[0], cpu(), threads, tuple(tried))
+
+
+def quickest(
+    masked: Model,
+    formats: Mapping[str, Sequence[Format]],
+    feeds: Feeds,
+    *,
+    values: str = "float32",
+    threads: int = 0,
+    progress: Progress = lambda text: None,
+) -> dict[str, Format]:
+    """The format with which every layer alone is fastest. formats: node -> those that hold, the first where none can
+    be measured."""
+    best = {name: (0.0, each[0]) for name, each in formats.items()}
+    several = {name: each for name, each in formats.items() if len(each) > 1}
+    for k in range(max(map(len, several.values()), default=0)):
+        progress("timing each format")
+        round_ = {name: each[k] for name, each in several.items() if k < len(each)}
+        rewritten, _ = rewrite(masked, round_, values)
+        present = {n.name for n in rewritten.proto.graph.node if n.domain == "onnxprune"}
+        names = [name for name in round_ if name in present]
+        for name, speedup in _layer_speedups(masked, rewritten, names, feeds, threads).items():
+            best[name] = max(best[name], (speedup, round_[name]), key=lambda x: x[0])
+    return {name: form for name, (_, form) in best.items()}
+
+
+def measure(dense: Model, sparse: Model, feeds: Feeds, threads: int, seconds: float) -> float:
+    """Dense over sparse time, medians of runs in turn."""
+    with session(dense, threads=threads) as a, session(sparse, threads=threads) as b:
+        times: tuple[list[float], list[float]] = ([], [])
+        for s in (a, b, a, b):
+            s.run(None, feeds)
+        end = time.perf_counter() + seconds
+        while len(times[0]) < 7 or (time.perf_counter() < end and len(times[0]) < 500):
+            for s, spent in zip((a, b), times, strict=True):
+                start = time.perf_counter()
+                s.run(None, feeds)
+                spent.append(time.perf_counter() - start)
+    return float(np.median(times[0]) / np.median(times[1]))
+
+
+def _layer_speedups(
+    masked: Model, rewritten: Model, names: Sequence[str], feeds: Feeds, threads: int
+) -> dict[str, float]:
+    """Dense over sparse time of every layer, with what the sparse operator absorbs; 1 where onnxruntime hides it."""
+    dense, sparse = (node_times(m, feeds, threads) for m in (masked, rewritten))
+    nodes = list(walk(masked.proto.graph, opsets(masked.proto)))
+    label = dict(zip(keys(masked.proto), nodes, strict=True))
+    makers = {n.name: n.output[0] for n in rewritten.proto.graph.node}
+    readers = defaultdict(list)
+    for node in nodes:
+        for name in node.inputs:
+            readers[name].append(node)
+    out = {}
+    for name in names:
+        chain, end = [label[name]], makers[name]
+        while chain[-1].output(0) != end and len(readers[chain[-1].output(0)]) == 1:
+            chain.append(readers[chain[-1].output(0)][0])
+        spent = sum(dense.pop(node.proto.name, 0.0) for node in chain)
+        own = sparse.get(name, 0.0)
+        out[name] = spent / own if spent and own else 1.0
+    return out

@@ -1,0 +1,83 @@
+"""Names and attributes of the sparse operators, as docs/sparse-format.md has them.
+
+{Csr|Nm|Bsr}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx import NodeProto
+
+from onnxprune.kernels.names import ACTIVATIONS, DOMAIN, PRODUCTS, STORAGES
+
+METADATA = "onnxprune.sparsity"  # key of what the model says of its sparse layers
+
+DENSE = ("MatMul", "Gemm", "Conv")  # operators that the sparse ones replace
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One sparse operator; `str()` of it is its name.
+
+    scaled: its values are integers, times a scale for every output.
+
+    >>> str(Operator("Csr", "Conv", add=True, activation="Relu"))
+    'CsrConvAddRelu'
+    >>> str(Operator("Nm", "MatMul", scaled=True))
+    'NmScaledMatMul'
+    >>> Operator("Bsr", "MatMul").attributes
+    ('shape', 'alpha', 'block', 'weight', 'dense')
+    """
+
+    storage: str
+    product: str
+    add: bool = False
+    activation: str = ""
+    scaled: bool = False
+
+    def __str__(self) -> str:
+        scaled, add = "Scaled" if self.scaled else "", "Add" if self.add else ""
+        return f"{self.storage}{scaled}{self.product}{add}{self.activation}"
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The inputs that hold the weight."""
+        places = ("positions",) if self.storage == "Nm" else ("indices", "indptr")
+        return ("values", *places, *(["scale"] if self.scaled else []))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs in order."""
+        return ("X", *self.arrays, "bias", *(["residual"] if self.add else []))
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the attributes, all of which are always written."""
+        pattern = {"Csr": (), "Nm": ("n", "m"), "Bsr": ("block",)}[self.storage]
+        clip = ("min", "max") if self.activation == "Clip" else ()
+        own = ("strides", "pads", "dilations", "group") if self.product == "Conv" else ("weight",)
+        return ("shape", "alpha", *pattern, *clip, *own, "dense")
+
+
+OPERATORS = {
+    str(operator): operator
+    for operator in (
+        Operator(s, p, a, f, scaled)
+        for scaled in (False, True)
+        for s in STORAGES
+        for p in PRODUCTS
+        for a in (False, True)
+        for f in ACTIVATIONS
+    )
+}
+
+
+def least_version(operator: Operator, *, float32: bool) -> int:
+    """The version of the domain from which on there is an operator; float32: with values of that type."""
+    return 3 if operator.storage == "Bsr" else 1 if float32 else 2
+
+
+def is_sparse(node: NodeProto) -> bool:
+    """Whether a node is of our domain."""
+    return bool(node.domain == DOMAIN)

@@ -1,0 +1,15 @@
+"""Sparse weights in onnxruntime: the custom operators of domain `onnxprune` (docs/sparse-format.md).
+
+_entry.c     what onnxruntime sees: operators, memory, threads
+driver.py    one run: choice of the kernel, division of work; one function, compiled by numba
+pack.py      checks of a weight, and the forms in which kernels read it
+names.py     names of operators, types and limits
+tables.py    numbers that are shared with the C part; header.py writes them for it into _tables.h
+addresses.py arrays at addresses
+loops.py     the inner loops; emit.py writes them as LLVM IR
+library.py   compiling, caching, and handing the driver to the C part
+"""
+
+from onnxprune.kernels.library import available, get_library_path, register, session
+
+__all__ = ["available", "get_library_path", "register", "session"]

@@ -1,0 +1,185 @@
+"""The custom operator library: where it lies, what is missing, and its kernels, compiled and kept for the next time."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnxruntime as ort
+
+from onnxprune.errors import UserError
+
+OLDEST = (1, 20)  # onnxruntime
+HERE = Path(__file__).parent
+DRIVER = "onnxprune.kernels.driver"
+_lock = threading.Lock()
+
+
+class LibraryMissing(UserError):
+    """Sparse operators cannot run here: what is missing, and the way out."""
+
+
+def available() -> str:
+    """ "" where sparse operators can run; otherwise what is missing, in one sentence. Nothing is compiled."""
+    if importlib.util.find_spec("onnxprune.kernels._entry") is None:
+        return (
+            "the native part of onnxprune was not built: install a C compiler and reinstall onnxprune "
+            "(pip install --force-reinstall --no-deps onnxprune)"
+        )
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed: pip install numba"
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    if version < OLDEST:
+        return f"onnxruntime {ort.__version__} is too old: sparse operators need {OLDEST[0]}.{OLDEST[1]} or newer"
+    return ""
+
+
+def get_library_path() -> str:
+    """The path for `onnxruntime.SessionOptions.register_custom_ops_library`; kernels are compiled on the first call.
+
+    Raises `LibraryMissing` where the native part or numba is missing, or onnxruntime is too old.
+    """
+    return str(_entry().__file__)
+
+
+def register(options: ort.SessionOptions) -> None:
+    """Make the sparse operators known to sessions with these options; raises `LibraryMissing`."""
+    options.register_custom_ops_library(get_library_path())
+
+
+def session(
+    path: str | os.PathLike[str] | bytes, options: ort.SessionOptions | None = None, **arguments: Any
+) -> ort.InferenceSession:
+    """`onnxruntime.InferenceSession` with the sparse operators registered, on the CPU unless `providers` is given.
+
+    Without the library the model's own functions run, if it has them: densely, with the same result. Raises
+    `LibraryMissing` where it has none, or whatever onnxruntime raises where the model does not load.
+    """
+    options = options or ort.SessionOptions()
+    arguments.setdefault("providers", ["CPUExecutionProvider"])
+    missing = available()
+    if not missing:
+        register(options)
+    source = path if isinstance(path, bytes) else os.fspath(path)
+    try:
+        return ort.InferenceSession(source, options, **arguments)
+    except Exception as error:
+        if missing and "is not a registered function/op" in str(error):
+            raise LibraryMissing(
+                f"{'model' if isinstance(path, bytes) else path}: its sparse operators have no functions to fall back "
+                f"on, because its opset is below 12, and {missing}"
+            ) from error
+        raise
+
+
+def loaded() -> bool:
+    """Whether the kernels are compiled and handed over."""
+    module = sys.modules.get("onnxprune.kernels._entry")
+    return module is not None and bool(module.connected())
+
+
+def _entry() -> ModuleType:
+    """The native module, with the driver connected."""
+    missing = available()
+    if missing:
+        raise LibraryMissing(f"sparse operators cannot run: {missing}")
+    from onnxprune.kernels import header  # late, because it can be run as a program
+
+    module = importlib.import_module("onnxprune.kernels._entry")
+    if getattr(module, "STAMP", "") != header.stamp():
+        raise LibraryMissing(
+            f"sparse operators cannot run: {module.__file__} was built from another version of onnxprune; reinstall "
+            "onnxprune (pip install --force-reinstall --no-deps onnxprune)"
+        )
+    with _lock:
+        if not module.connected():
+            driver = _compiled()
+            # onnxruntime may call it as long as the process lives, also while the interpreter shuts down
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(driver.entry))
+            module.connect(driver.entry.address)
+    return module
+
+
+def _compiled() -> ModuleType:
+    """The driver; its machine code comes from a cache, keyed by our code, where it lies, numba, llvmlite and the CPU.
+
+    A cache that cannot be read is made anew; where there is no place for one, the code is compiled for this process.
+    """
+    folder = _cache_folder()
+    if folder and any(folder.rglob("*.nbc")):
+        try:
+            return _imported(folder)
+        except Exception:  # numba lets errors of damaged files through
+            shutil.rmtree(folder, ignore_errors=True)
+    announce("onnxprune: compiling sparse kernels for this machine, once (about half a minute)")
+    if folder:
+        return _imported(folder)
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as temporary:
+        return _imported(Path(temporary))
+
+
+def _imported(folder: Path) -> ModuleType:
+    """The driver, with numba's cache in this folder."""
+    from numba import config
+
+    before = config.CACHE_DIR, config.DISABLE_JIT
+    config.CACHE_DIR, config.DISABLE_JIT = str(folder), 0
+    try:
+        return importlib.import_module(DRIVER)
+    finally:
+        config.CACHE_DIR, config.DISABLE_JIT = before
+
+
+def _cache_folder() -> Path | None:
+    """A folder of the user's for exactly this code on this CPU; None where there can be none.
+
+    numba's own key has the CPU too, but processes on two kinds of CPU that write one index at once may confuse it.
+    """
+    import llvmlite
+    import llvmlite.binding as llvm
+    import numba
+    from numba import config
+
+    from onnxprune.kernels import header
+
+    digest = hashlib.sha256()
+    cpu = config.CPU_NAME or llvm.get_host_cpu_name(), config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
+    place = str(HERE), str((HERE / "driver.py").stat().st_mtime_ns)  # which numba compares as well
+    for part in (sys.version, numba.__version__, llvmlite.__version__, platform.machine(), *cpu, *place):
+        digest.update(part.encode() + b"\0")
+    for name in (
+        "emit.py",
+        "loops.py",
+        "activations.py",
+        "tables.py",
+        "addresses.py",
+        "pack.py",
+        "driver.py",
+    ):
+        digest.update((HERE / name).read_bytes())
+    digest.update(header.stamp().encode())  # numbers of tables.py that come from elsewhere
+    base = os.environ.get("ONNXPRUNE_CACHE_DIR")
+    if not base:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        base = os.path.join(os.environ.get("LOCALAPPDATA", home) if os.name == "nt" else home, "onnxprune")
+    folder = Path(base) / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+announce: Callable[[str], None] = lambda text: print(text, file=sys.stderr)  # noqa: E731

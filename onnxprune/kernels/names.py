@@ -1,0 +1,25 @@
+"""Names, types and limits of the custom operators, on which formats, compiled code and C agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+DOMAIN = "onnxprune"
+VERSION = 3  # of the domain: 1 had float32 values only, 2 no Bsr
+
+# {Csr|Nm|Bsr}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
+STORAGES = ("Csr", "Nm", "Bsr")
+PRODUCTS = ("MatMul", "LeftMatMul", "Conv")
+ACTIVATIONS = ("", "Relu", "Clip", "HardSwish", "Silu", "Gelu", "FastGelu")
+
+VALUES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+    "int8": np.dtype(np.int8),
+}
+WIDE = 1 << 16  # columns that uint16 can tell apart
+MAX_TILE = 64  # rows or columns of a tile

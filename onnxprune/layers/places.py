@@ -1,0 +1,132 @@
+"""Where a layer keeps its matrix and its bias, so that others can be put there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from onnxprune.graph.edit import Edit
+from onnxprune.graph.io import Model
+from onnxprune.graph.node import Node
+from onnxprune.graph.shapes import Array
+from onnxprune.layers.rows import RECURRENT, Float, Linear, Unsuitable, Values, matrix, stored
+from onnxprune.layers.tail import Tail
+
+Readers = Mapping[str, Sequence[Node]]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A constant of a model that one node alone reads, directly or through DequantizeLinear (scales are kept)."""
+
+    model: Model
+    name: str
+    scale: Float | None = None  # broadcasts against the value
+    zero: Float | None = None
+
+    def read(self) -> Float:
+        value = np.asarray(self.model.weights[self.name]).astype(np.float64)
+        return value if self.scale is None else (value - (0.0 if self.zero is None else self.zero)) * self.scale
+
+    def write(self, value: Float) -> None:
+        old = self.model.weights[self.name]
+        if self.scale is not None:
+            limits = ml_dtypes.iinfo(old.dtype)  # type: ignore[no-untyped-call]
+            value = np.rint(value / self.scale) + (0.0 if self.zero is None else self.zero)
+            value = np.clip(value, limits.min, limits.max)
+        new = np.ascontiguousarray(value.astype(old.dtype).reshape(old.shape))
+        new.flags.writeable = False
+        self.model.weights[self.name] = new
+
+
+def place(edit: Edit, node: Node, slot: int, values: Values, readers: Readers) -> Place:
+    """The place of input `slot` of a node; what several nodes read, or nodes compute, is given a place of its own."""
+    name, model = node.input(slot), edit.model
+    if name in model.weights and len(readers.get(name, ())) == 1:
+        return Place(model, name)
+    maker = values.makers.get(name)
+    if maker is not None and maker.op == "DequantizeLinear" and len(readers.get(name, ())) == 1:
+        stored_as = maker.input(0)
+        if (
+            stored_as in model.weights
+            and model.weights[stored_as].dtype.kind in "iu"
+            and len(readers.get(stored_as, ())) == 1
+            and not maker.attr("block_size", 0)
+        ):
+            rank, axis = model.weights[stored_as].ndim, int(maker.attr("axis", 1))
+            scale = _along(values(maker.input(1)), rank, axis)
+            return Place(
+                model, stored_as, scale, _along(values(maker.input(2)), rank, axis) if maker.input(2) else None
+            )
+    fresh = edit.constant(f"{name}_own", values(name))
+    node.proto.input[slot] = node.inputs[slot] = fresh
+    return Place(model, fresh)
+
+
+def _along(value: Array, rank: int, axis: int) -> Float:
+    v = value.astype(np.float64)
+    return v.reshape(()) if v.size == 1 else v.reshape([-1 if k == axis % rank else 1 for k in range(rank)])
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """Matrix and bias of one layer, to be read and written.
+
+    bias: None where the layer has none and nothing behind it can take one; factor: what one added to the outputs means
+    there.
+    """
+
+    layer: Linear
+    weight: Place
+    bias: Place | None
+    factor: float = 1.0
+    own: bool = True  # the bias is the layer's, and not of a node behind it
+
+    def write(self, m: Float, shift: Float) -> None:
+        """m: `(groups, in, out)`; shift: what is added to the outputs, `(groups * out,)`."""
+        self.weight.write(stored(self.layer, m, self.weight.model.weights[self.weight.name].shape))
+        if self.bias is not None:
+            old = self.bias.read()
+            if self.layer.node.op in RECURRENT:  # (D, 2 * gates * H): of the input, then of the recurrence
+                new = old.copy()
+                new[:, : old.shape[1] // 2] += shift.reshape(len(old), -1)
+            else:
+                new = old + self.factor * shift.reshape(
+                    [-1 if d > 1 else 1 for d in old.shape] if old.size > 1 else old.shape
+                )
+            self.bias.write(new)
+
+
+def parameters(edit: Edit, layer: Linear, tail: Tail, values: Values, readers: Readers) -> Parameters:
+    """Find, or make, the places of a layer's matrix and bias. Raises `Unsuitable` where the matrix cannot change."""
+    n = layer.node
+    width = matrix(layer, values).shape[0] * matrix(layer, values).shape[2]
+    if len(readers.get(n.input(1), ())) > 1:
+        raise Unsuitable("it shares its weight with another layer")
+    weight = place(edit, n, 1, values, readers)
+
+    def own(node: Node, slot: int, factor: float) -> Parameters:
+        return Parameters(layer, weight, place(edit, node, slot, values, readers), factor, node is n)
+
+    if n.op in RECURRENT:
+        return own(n, 3, 1.0) if n.input(3) else Parameters(layer, weight, None)
+    beta = float(n.attr("beta", 1.0))
+    if n.op != "MatMul" and n.input(2):
+        if values(n.input(2)).size == width and beta:
+            return own(n, 2, 1 / beta)
+    elif n.op != "MatMul" and tail.norm is None and beta == 1:
+        dtype = np.float32 if weight.scale is not None else weight.model.weights[weight.name].dtype
+        name = edit.constant(f"{n.key}_bias", np.zeros(width, dtype))
+        while len(n.proto.input) < 3:
+            n.proto.input.append("")
+        n.proto.input[2] = name
+        n.inputs[:] = list(n.proto.input)
+        return Parameters(layer, weight, Place(edit.model, name))
+    if tail.norm is not None:
+        return own(tail.norm, 3, -1.0)
+    if tail.added is not None and values(tail.added[0].input(tail.added[1])).size == width:
+        return own(*tail.added, 1.0)
+    return Parameters(layer, weight, None)

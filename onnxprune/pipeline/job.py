@@ -1,0 +1,75 @@
+"""What the stages work on, and what they made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.allocation.options import Recipe
+from onnxprune.calibration.calibration import (
+    Calibration,
+)
+from onnxprune.evaluation.metrics import Evaluator, Function
+from onnxprune.formats.codebook import Codebooks
+from onnxprune.graph.cost import CostModel
+from onnxprune.graph.io import Model
+from onnxprune.plan import Plan
+from onnxprune.progress import Clock
+from onnxprune.recovery.least_squares import LayerFit
+from onnxprune.runtime.session import Feeds
+from onnxprune.sparsity.outcome import Sparsity
+from onnxprune.sparsity.stage import Spec
+from onnxprune.structure.analysis import Analysis, Keep
+from onnxprune.structure.cut import Cutting
+
+if TYPE_CHECKING:
+    pass
+from onnxprune.pipeline.options import Options
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What the stages work on: what was asked, the analysed model, and what choosing and recovering rest on.
+
+    recorded: the plan that is replayed; data, judge: None without samples; how: what goes, as far as it is decided.
+    """
+
+    options: Options
+    analysis: Analysis
+    costs: CostModel
+    recorded: Plan | None
+    spec: Spec
+    data: Calibration | None
+    judge: Evaluator | Function | None
+    how: Recipe
+    clock: Clock
+    notes: tuple[str, ...]
+
+    @property
+    def dry(self) -> bool:
+        """Whether no model is asked for."""
+        return self.options.check.dry_run
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What a plan made of the model: the last stage's model, and every stage's outcome; model: None after a dry run."""
+
+    plan: Plan
+    keep: Keep
+    model: Model | None
+    cut: Cutting | None = None
+    fits: tuple[LayerFit, ...] = ()
+    sparsity: Sparsity | None = None
+    codebooks: Codebooks | None = None
+    notes: tuple[str, ...] = ()
+    feeds: tuple[Feeds, ...] = ()  # inputs of the original with which the check ran, or guesses
+    recovered: Model | None = None  # before zeros and codebooks
+
+
+def recorded_samples(data: Calibration, how: Recipe) -> dict[str, Any]:
+    """The samples as a plan names them."""
+    return {
+        "digest": data.samples.digest, "description": data.samples.description, "samples": data.samples.count,
+        "synthetic": data.synthetic, "ridge": how.ridge,
+    }  # fmt: skip

@@ -1,0 +1,253 @@
+"""The keywords of `prune`, for editors and type checkers.
+
+Made from the declarations of options by tools/generate.py; do not edit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from onnxprune.allocation.options import Amount, Target
+    from onnxprune.calibration.presets import Preprocess
+    from onnxprune.importance.score import Scorer
+
+
+class Keywords(TypedDict, total=False):
+    """What `prune(model, **options)` takes."""
+
+    channels: Amount | None
+    """Fraction of the units of every group that is removed: channels, filters, neurons, recurrent units. auto:
+    whatever a target needs. Unit: fraction removed.
+    """
+
+    heads: Amount | None
+    """Attention heads, through q, k, v and the output; shared keys and values go with their queries. Unit: fraction
+    removed.
+    """
+
+    head_dim: Amount | None
+    """Dimensions inside of heads: q with k, v with the output projection; rotary pairs together. Unit: fraction
+    removed.
+    """
+
+    hidden: Amount | None
+    """Width of residual streams that are normalised (transformers, Swin, ConvNeXt), through everything. Unit:
+    fraction removed.
+    """
+
+    layers: Amount | None
+    """Residual blocks, of transformers and of CNNs: those that change the stream least. Unit: fraction removed."""
+
+    experts: Amount | None
+    """Experts of mixtures of experts. Unit: fraction removed."""
+
+    whole_layers: bool
+    """layers: attention goes with the feed-forward block after it. Default: False."""
+
+    allow_io_change: bool
+    """Inputs and outputs that hold heads (key-value caches, masks per head) may shrink with them. Default: False."""
+
+    ratio: Mapping[str, float | str] | tuple[tuple[str, float | str], ...]
+    """Fraction removed from the groups, or made zero in the layers, whose name, node, weight or output matches.
+    Repeatable, last match wins; without channels, heads, ... only what matches is pruned. KIND (channels, heads,
+    head_dim, hidden, layers, experts, sparsity) says which, where the glob does not. Unit: fraction removed.
+    """
+
+    ignore: tuple[str, ...] | list[str] | str
+    """Leave matching groups or layers alone. Repeatable."""
+
+    target_macs: Target | None
+    """MACs that are left: 0.7, 70% or 300M. A fixed channels applies first. Unit: fraction or MACs left."""
+
+    target_params: Target | None
+    """Parameters that are left: 0.7, 70% or 5M. Two targets must both hold. Unit: fraction or parameters left."""
+
+    target_bytes: Target | None
+    """Size of the file that is left: 0.7, 70% or 5MB. Unit: fraction or bytes left."""
+
+    plan: Any
+    """Replay a plan that --save-plan wrote: what is kept, the zeros and their storage come from it."""
+
+    plan_for_another_model: bool
+    """plan may be one that was made for another model of the same structure. Default: False."""
+
+    importance: str | Scorer | None
+    """What makes a unit worth keeping; list explains them. In Python also a function: group -> scores. One of path,
+    l1, l2, linf, bn_scale, fpgm, lamp, random, activation, variance, apoz, hrank, wanda, energy, obs, regression,
+    head_loss. Default: obs with data, path without.
+    """
+
+    scores: Mapping[str, Any] | str | Path | None
+    """Instead of importance: an array of scores per group, by the group's name; larger ones stay."""
+
+    allocate: str | None
+    """uniform: the same fraction of every group; global: one threshold over all units; kl: what the outputs suffer
+    least from, measured on data (needs a target); error: what the layers that read the units suffer least from;
+    quick, and better than kl on made-up data (as kl). Default: kl with data and a target, uniform else.
+    """
+
+    round_to: int
+    """Widths become multiples of N; 1 is exact. Unit: units. Default: 8."""
+
+    max_ratio: float | str | None
+    """Most that is removed of any group. Unit: fraction removed. Default: 0.8 for global and targets."""
+
+    steps: int
+    """Cut in N steps, scoring what is left again after each; zeros in N growing steps. Default: 1."""
+
+    sparsity: float | str | None
+    """Fraction of the weights of MatMul, Gemm and Conv that becomes zero, after channels. Unit: fraction made zero."""
+
+    pattern: str | None
+    """2:4 keeps 2 of every 4 consecutive weights along the reduction (of Conv: input channels), as TensorRT wants
+    them; N counts what is kept, where other texts may count what goes. With sparsity: block:RxC, tiles of R
+    outputs by C inputs go as a whole; column, inputs of a layer (of Conv: at a kernel position) go for all its
+    outputs, and dense kernels do less.
+    """
+
+    quality: float | str | None
+    """Instead: weights below Q standard deviations of their layer become zero. Unit: standard deviations."""
+
+    permute: bool
+    """With pattern=N:M, reorder channels through the whole graph so that less is lost. Default: True."""
+
+    solver: str | None
+    """Which weights stay, and with which values; all but magnitude need calibration; list explains them. Default:
+    admm with calibration, magnitude without.
+    """
+
+    sparsity_allocate: str | None
+    """Where the zeros go; list explains them. One of uniform, global, erk, lamp, owl, error. Default: error with
+    calibration, uniform without.
+    """
+
+    format: str | None
+    """How zeros are stored, those that are made or, without sparsity, those that the model has. auto: sparse
+    operators for those layers with which the whole session measures faster on this machine; dense: zeros in a
+    plain file; csr: compressed rows in operators of ours, for all layers; nm: N of every M weights in operators
+    of ours, for all layers; bsr: tiles in operators of ours, for all layers; columns: smaller dense layers, with
+    pattern='column'; sparse-initializer: ONNX's own coordinates, smaller above about 70%. Default: auto where
+    weights are made zero.
+    """
+
+    values: str
+    """Type of the values that sparse operators store: float32, bfloat16, float16, int8; int8 has a scale per row.
+    What it costs is in the report. Default: 'float32'.
+    """
+
+    cluster: int | None
+    """Every weight becomes one of K values, stored as indices into a codebook in plain ONNX: a smaller file, the
+    same memory and speed. Comes last, after channels and sparsity.
+    """
+
+    cluster_per: str
+    """One codebook for every tensor or channel. Default: 'tensor'."""
+
+    cluster_storage: str
+    """How indices are stored. uint8, packed: every runtime from opset 7; uint4: opset 21 and onnxruntime 1.23; auto:
+    the smaller of the first two. Default: 'auto'.
+    """
+
+    recover: str | None
+    """How the loss is made up for. One of least-squares, mean-std, batchnorm, bias, none. Default: least-squares
+    with data, bias without.
+    """
+
+    calibration: Any
+    """Unlabelled samples, a few hundred: .npz or .npy (first axis: samples), a folder or zip of .npy or of images,
+    or the word synthetic. In Python also arrays by input name, or an iterable of feeds. Default: images are made
+    up where one goes in.
+    """
+
+    samples: int | None
+    """At most so many of them, evenly spread. Default: 256 to 1024, by the model's MACs."""
+
+    augment: bool
+    """Random crops and flips of calibration images. Default: False."""
+
+    memory: float | str
+    """For activations, in GB or with a unit; less means more passes. Unit: bytes. Default: 2GB."""
+
+    cache: Path | str | os.PathLike[str] | None
+    """Keep the level database and finished sparse layers here; other targets for the same model, data and options
+    then take seconds, and a run that was stopped goes on.
+    """
+
+    jobs: int
+    """Solves in parallel. Default: 1."""
+
+    preset: str | None
+    """How pixels become inputs: x = (x * scale - mean) / std of values 0 to 255. imagenet: its mean and deviation;
+    tf: -1 to 1; unit: 0 to 1; caffe: BGR minus means; raw: 0 to 255. Default: guessed and said.
+    """
+
+    image_size: int | None
+    """The shorter side is resized to N pixels. Unit: pixels. Default: input / 0.875."""
+
+    crop: int | None
+    """Pixels of the square that is cut from the middle. Unit: pixels. Default: the input's size."""
+
+    mean: tuple[float, ...] | None
+    """Per channel, after scale. Default: of the preset."""
+
+    std: tuple[float, ...] | None
+    """Per channel. Default: of the preset."""
+
+    scale: float | None
+    """Factor of the pixels, as 0.0039. Default: of the preset."""
+
+    layout: str
+    """Order of the axes; auto: by the input's shape. Default: 'auto'."""
+
+    channel_order: str
+    """Of colours; auto: of the preset. Default: 'auto'."""
+
+    evaluate: Any
+    """Measure before and after on this: any source that calibration takes, with labels (an array labels, sub-folders
+    per class, or labels), or module:function in Python, which gets the path of a model. In Python also a
+    function: path -> one number, or one per sample.
+    """
+
+    labels: Any
+    """Labels of evaluate: .npy, .txt, .csv, .json."""
+
+    metric: str | None
+    """top1: share of samples whose label has the largest score; top5: share of samples whose label is among the five
+    largest scores; agreement: share of samples with the same largest score as in the original; loss: cross
+    entropy of the labels in nats; its exponential is the perplexity; mse: squared distance from the original's
+    outputs over their variance. Default: top1 with labels, else agreement or mse.
+    """
+
+    max_drop: float | str | None
+    """The smallest model whose metric on evaluate falls by at most D; 0.01 or 1% is one point. Searched on a third
+    of the samples, confirmed on the rest, always on the model as it is written. Unit: of the metric.
+    """
+
+    input_shape: Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...]
+    """Concrete shape of a dynamic input, for the analysis, MACs and the check. Repeatable."""
+
+    verify: bool
+    """Check file, shapes, inputs and outputs, and that pruned equals masked, before anything is written. Default:
+    True.
+    """
+
+    measure: bool
+    """Time both models in onnxruntime. Default: True."""
+
+    threads: int
+    """onnxruntime's intra-op threads. Default: all cores."""
+
+    seed: int
+    """Of random inputs and scores. Default: 0."""
+
+    dry_run: bool
+    """Plan and report; write no model. Default: False."""
+
+    preprocess: Preprocess | None
+    """The options of images in one value."""

@@ -1,0 +1,259 @@
+"""All options together, and when one would have no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.allocation.options import SPREADING, Amount, Cut, by_mode, kinds_of
+from onnxprune.calibration.options import Data
+from onnxprune.calibration.presets import Preprocess
+from onnxprune.errors import NothingAsked, OptionError
+from onnxprune.evaluation.measure import Check
+from onnxprune.evaluation.metrics import Scoring, is_function
+from onnxprune.formats.options import Store
+from onnxprune.importance.score import HEAD_LOSS, MEASURED
+from onnxprune.options import Option, closest, declared, record
+from onnxprune.recovery.recover import WITH_DATA, Recovery
+from onnxprune.sparsity.options import Zeros
+from onnxprune.sparsity.stage import Spec
+
+if TYPE_CHECKING:
+    pass
+
+
+PARTS: dict[str, type[Any]] = {
+    "cut": Cut, "zeros": Zeros, "store": Store, "recovery": Recovery, "data": Data, "images": Preprocess,
+    "scoring": Scoring, "check": Check,
+}  # fmt: skip
+OPTIONS: tuple[Option, ...] = tuple(o for part in PARTS.values() for o in declared(part))
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options of all stages; `given` are those that differ from their defaults, as they were read."""
+
+    cut: Cut = field(default_factory=Cut)
+    zeros: Zeros = field(default_factory=Zeros)
+    store: Store = field(default_factory=Store)
+    recovery: Recovery = field(default_factory=Recovery)
+    data: Data = field(default_factory=Data)
+    images: Preprocess = field(default_factory=Preprocess)
+    scoring: Scoring = field(default_factory=Scoring)
+    check: Check = field(default_factory=Check)
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(keywords: Mapping[str, Any]) -> Options:
+        """Read and check options by keyword; raises `OptionError` for values and for combinations of which one would
+        have no effect, in the words of the command line, and `TypeError` for an unknown keyword."""
+        known = {o.name: o for o in OPTIONS}
+        keywords = dict(keywords)
+        images = keywords.pop("preprocess", None)
+        if images is not None and not isinstance(images, Preprocess):
+            raise OptionError(f"preprocess={images!r:.40}: expected onnxprune.Preprocess, or its fields as keywords")
+        if images is not None:
+            keywords = {f.name: getattr(images, f.name) for f in fields(images)} | keywords
+        values: dict[str, Any] = {}
+        for name, value in keywords.items():
+            if name not in known:
+                near = " or ".join(closest(name, OPTIONS))
+                raise TypeError(f"prune() takes no option {name!r}" + (f"; did you mean {near}?" if near else ""))
+            try:
+                values[name] = known[name].read(value)
+            except ValueError as e:
+                raise OptionError(str(e)) from None
+        parts = {
+            part: cls(**{o.name: values[o.name] for o in declared(cls) if o.name in values})
+            for part, cls in PARTS.items()
+        }
+        given = {
+            o.name: values[o.name] for o in OPTIONS
+            if o.name in values and (type(values[o.name]) is not type(o.default) or values[o.name] != o.default)
+        }  # fmt: skip
+        options = Options(**parts, given=given)
+        options.check_all()
+        return options
+
+    @cached_property
+    def _pairs(self) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]:
+        return by_mode(self.cut.pairs, bool(self.cut.amounts) or self.targeted, self.zeros.asked)
+
+    @property
+    def targeted(self) -> bool:
+        """Whether how much goes is up to a target."""
+        return bool(self.cut.targets) or self.scoring.max_drop is not None
+
+    @property
+    def amounts(self) -> dict[str, Amount]:
+        """Kind -> how much of it goes; under a target channels, where no kind is named."""
+        return self.cut.amounts or ({"channels": "auto"} if self.targeted else {})
+
+    @property
+    def cuts(self) -> tuple[tuple[str, float], ...]:
+        """Ratios of groups."""
+        return self._pairs[0]
+
+    @property
+    def structural(self) -> bool:
+        """Whether units are to be removed."""
+        return bool(self.amounts or self.cuts)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of which units are to be removed."""
+        return kinds_of(self.amounts, self.cuts) if self.structural else []
+
+    @property
+    def sparse(self) -> bool:
+        """Whether weights are to become zero."""
+        return self.zeros.asked or bool(self._pairs[1])
+
+    @property
+    def spec(self) -> Spec:
+        """What is asked of the weights."""
+        return Spec(
+            self.zeros, self.store if self.store.cluster is None else replace(self.store, format=self.dense_format),
+            self._pairs[1], (), None, self.recovery.recover in (None, "least-squares"),
+            None if self.data.cache is None else Path(self.data.cache), self.check.seed,
+            self.cut.steps if self.sparse else 1, not self.structural,
+        )  # fmt: skip
+
+    @property
+    def dense_format(self) -> str | None:
+        """Of zeros that are clustered: they stay in a dense weight."""
+        return "dense" if self.sparse else None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was given, as plain data."""
+        return {name: record(value) for name, value in self.given.items()}
+
+    @property
+    def data_option(self) -> str:
+        """The option that asks for calibration data, "" for none."""
+        chosen = self.cut.importance
+        if self.structural and not self.cut.own and chosen in MEASURED:
+            return f"--importance {chosen}"
+        if self.structural and self.cut.allocate in SPREADING:
+            return f"--allocate {self.cut.allocate}"
+        if self.structural and self.recovery.recover in WITH_DATA:
+            return f"--recover {self.recovery.recover}"
+        if self.sparse and self.recovery.recover == "least-squares":
+            return "--recover least-squares"
+        return self.zeros.needs_data() if self.sparse else ""
+
+    @property
+    def may_make_up(self) -> bool:
+        """Whether samples may be made up, where images go in: nothing that was said forbids the work."""
+        quick = self.recovery.recover in ("none", "bias") and not self.data_option
+        return self.structural and not quick
+
+    def check_all(self) -> None:
+        """Raises `OptionError` where nothing is asked for, or an option would have no effect."""
+        known = {o.name: o for o in OPTIONS}
+        something = self.structural or self.spec.asked or self.store.cluster is not None or self.cut.plan is not None
+        if not something:
+            raise NothingAsked(
+                "nothing to do: say how much with --channels 0.3, --heads 0.25, --layers 0.1, --target-macs 70%, "
+                "--max-drop 0.01, --sparsity 0.8, --pattern 2:4, --cluster 16, --format csr, --ratio or --plan"
+            )
+        for name, value in self.given.items():
+            for need in known[name].needs:
+                if not CONDITIONS[need].holds(self):
+                    raise OptionError(without_effect(known[name], value, need))
+        self.cut.check()
+        self.zeros.check(bool(self._pairs[1]))
+        self.store.check(self.zeros.shape, made=self.sparse)
+        self.data.check(self.check.threads)
+        if self.amounts.get("layers") == "auto" and not self.targeted:
+            raise OptionError("--layers auto needs a target: --target-macs, --target-params or --target-bytes")
+        if self.cut.allow_io_change and self.scoring.evaluate is not None and not is_function(self.scoring.evaluate):
+            raise OptionError(
+                "--evaluate scores models that take the same inputs; with --allow-io-change give module:function"
+            )
+        if not self.structural and self.recovery.recover in ("mean-std", "batchnorm", "bias"):
+            raise OptionError(
+                f"--recover {self.recovery.recover} makes up for units that went; for zeros choose least-squares or "
+                f"none"
+            )
+        if self.check.dry_run and self.scoring.evaluate is not None and self.scoring.max_drop is None:
+            raise OptionError("--evaluate has no effect here: --dry-run makes no model that could be scored")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Without which an option has no effect. holds: for these options; way: how to make it hold."""
+
+    holds: Callable[[Options], bool]
+    way: str
+
+
+def _scored(o: Options) -> bool:
+    return o.scoring.evaluate is not None and not is_function(o.scoring.evaluate)
+
+
+def _units(o: Options) -> bool:
+    return any(kind != "layers" for kind in o.kinds)
+
+
+def _data(o: Options) -> bool:
+    return o.data.calibration is not None or o.may_make_up or o.cut.plan is not None
+
+
+SOMETHING = "something to remove: --channels 0.3, --heads 0.25, --layers 0.1, --target-macs 70% or --ratio"
+ZEROS = "zeros: --sparsity 0.8, --pattern 2:4 or --quality 0.5"
+CONDITIONS: dict[str, Condition] = {
+    "no plan": Condition(
+        lambda o: o.cut.plan is None,
+        "has no effect: --plan replays what was chosen before, what is kept, which weights are zero and how they are "
+        "stored; leave one of the two out",
+    ),
+    "a plan": Condition(lambda o: o.cut.plan is not None, "needs --plan FILE"),
+    "layers": Condition(lambda o: "layers" in o.kinds, "needs --layers 0.1"),
+    "a cut": Condition(lambda o: o.structural, f"needs {SOMETHING}"),
+    "a cut or zeros": Condition(lambda o: o.structural or o.spec.asked, f"needs {SOMETHING}, or {ZEROS}"),
+    "a cut or zeros by data": Condition(
+        lambda o: o.structural or (o.sparse and o.data.calibration is not None),
+        f"needs {SOMETHING}, or {ZEROS}, solved for with --calibration SRC",
+    ),
+    "units to choose": Condition(_units, "needs units to choose from: --channels 0.3, --heads 0.25 or a target; "
+                                         "blocks go by what they change in the stream"),
+    "units or blocks to score": Condition(
+        lambda o: _units(o) or (o.structural and (o.cut.own or o.cut.importance == HEAD_LOSS)),
+        "needs units to score: --channels 0.3, --heads 0.25 or a target; blocks go by what they change in the "
+        "stream, or by head_loss",
+    ),
+    "zeros": Condition(lambda o: o.sparse, f"needs {ZEROS}"),
+    "an N:M pattern": Condition(
+        lambda o: o.zeros.pattern is not None and ":" in o.zeros.pattern and "block" not in o.zeros.pattern,
+        "needs --pattern N:M",
+    ),
+    "zeros or a format": Condition(
+        lambda o: o.sparse or o.store.format is not None, f"needs {ZEROS}, or --format csr for those that are there"
+    ),
+    "a cluster": Condition(lambda o: o.store.cluster is not None, "needs --cluster K"),
+    "data": Condition(_data, "needs --calibration SRC"),
+    "data or samples to score": Condition(
+        lambda o: _data(o) or _scored(o), "needs --calibration SRC or --evaluate SRC, with pictures"
+    ),
+    "samples to score": Condition(_scored, "needs --evaluate SRC, samples and no function"),
+    "samples or a function to score": Condition(
+        lambda o: o.scoring.evaluate is not None, "needs --evaluate SRC: labelled samples, or module:function"
+    ),
+    "levels or zeros by data": Condition(
+        lambda o: (o.targeted and _data(o) and o.cut.allocate in (None, "kl"))
+        or (o.sparse and o.data.calibration is not None)
+        or o.cut.plan is not None,
+        "has no effect here: it keeps level databases (a target with --allocate kl and --calibration SRC) and sparse "
+        "layers that were solved for (--sparsity 0.8 with --calibration SRC)",
+    ),
+}  # fmt: skip
+
+
+def without_effect(option: Option, value: Any, need: str) -> str:
+    """The line that refuses an option."""
+    return f"{option.said(value)} {CONDITIONS[need].way}"

@@ -1,0 +1,247 @@
+"""From what the user said to what the stages work on: analysis, samples, what scores models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.allocation.choose import nothing_found
+from onnxprune.allocation.options import SPREADING, Cut, Recipe, recipe
+from onnxprune.allocation.outcome import split_globs
+from onnxprune.calibration.calibration import (
+    SYNTHETIC,
+    Calibration,
+    calibration_of,
+    describe,
+    estimate,
+    scarce,
+    takes_images,
+)
+from onnxprune.calibration.read import read
+from onnxprune.calibration.samples import unused
+from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.evaluation.metrics import Evaluator, Function, default_metric, is_function
+from onnxprune.graph.io import Model
+from onnxprune.graph.shapes import graph_inputs
+from onnxprune.importance.depth import blocks_of
+from onnxprune.plan import Plan, fingerprint
+from onnxprune.progress import Clock
+from onnxprune.recovery.recover import WITH_DATA
+from onnxprune.sparsity.stage import Spec, layer_names, matching
+from onnxprune.structure.analysis import Analysis, ChannelGroup
+from onnxprune.structure.groups import analyze
+
+if TYPE_CHECKING:
+    pass
+from onnxprune.pipeline.job import Job
+from onnxprune.pipeline.options import OPTIONS, Options, without_effect
+
+
+def analyzed(model: Model, options: Options) -> tuple[Analysis, Plan | None]:
+    """The analysis, and the plan that is replayed; raises `NothingToPrune` where no group of an asked kind is there."""
+    given = options.cut.plan
+    then: Mapping[str, Any] = {}
+    if given is not None:
+        then = given.settings if isinstance(given, Plan) else Plan.settings_in(Path(given))
+    analysis = analyze(
+        model, options.check.shapes or None,
+        allow_io_change=options.cut.allow_io_change or bool(then.get("allow_io_change")),
+        whole_layers=options.cut.whole_layers or bool(then.get("whole_layers")),
+    )  # fmt: skip
+    for kind in options.cut.amounts:
+        if not analysis.of_kind(kind):
+            raise NothingToPrune(nothing_found(analysis, [kind]))
+    later = options.sparse or options.store.cluster is not None
+    if options.structural and not groups_of(analysis, options) and not (later and not options.cut.amounts):
+        raise NothingToPrune(nothing_found(analysis, options.kinds))
+    if given is None:
+        refuse_idle(analysis, options)
+        return analysis, None
+    another = options.cut.plan_for_another_model
+    if isinstance(given, Plan):
+        return analysis, given.checked(analysis, "the plan", another=another)
+    return analysis, Plan.load(Path(given), analysis, another=another)
+
+
+def refuse_idle(analysis: Analysis, options: Options) -> None:
+    """Raises `OptionError` for options of the analysis that change nothing of this model."""
+    none = analysis.keep_ids({g.name: np.zeros(g.size, bool) for g in analysis.groups})
+    ends = [i.name for i in (*graph_inputs(analysis.model), *analysis.model.proto.graph.output)]
+    axes = [ids for name in ends for ids in analysis.coupling.axes(name) if ids is not None]
+    if options.cut.allow_io_change and all(none[ids].all() for ids in axes):
+        raise OptionError("--allow-io-change has no effect here: no input or output holds heads that could go")
+    if options.cut.whole_layers and all(len(blocks_of(analysis, g)) < 2 for g in analysis.of_kind("layers")):
+        raise OptionError(
+            "--whole-layers has no effect here: no attention block is followed by a feed-forward block; leave it out"
+        )
+
+
+def groups_of(analysis: Analysis, options: Options) -> list[ChannelGroup]:
+    """The groups of the kinds that are asked for."""
+    return [g for g in analysis.groups if g.kind in options.kinds]
+
+
+def calibrated(analysis: Analysis, recorded: Plan | None, options: Options, clock: Clock) -> Job:
+    """What choosing, recovering and scoring rest on: samples, what scores models, and what the user did not say."""
+    model, notes = analysis.model, [*analysis.model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
+    spec = spec_of(options, analysis, recorded)
+    if recorded is not None:
+        where = "the plan" if isinstance(options.cut.plan, Plan) else f"--plan {options.cut.plan}"
+        mark = fingerprint(model)
+        notes += recorded.belongs(mark, another=options.cut.plan_for_another_model, where=where)
+        options, recorded = replayed(options, recorded), replace(recorded, fingerprint=mark)
+    data, more = samples_of(analysis, recorded, spec, options, clock)
+    notes += more
+    judge = None
+    if options.scoring.evaluate is not None:
+        judge = judge_of(model, options)
+    sort = None if data is None else "synthetic" if data.synthetic else "real"
+    if recorded is None:
+        free = options.targeted and any(a == "auto" for a in options.amounts.values())
+        how = recipe(options.cut, options.recovery.recover, data=sort, targeted=free)
+        if not options.structural and not options.sparse:
+            how = replace(how, recover="none")
+    else:
+        how = recipe(Cut(importance="path", allocate="uniform"), recorded.recover, data=sort, targeted=False)
+    spec = replace(spec, recover=how.recover == "least-squares")
+    if spec.asked:
+        spec.check(data is not None)
+    refuse_unused(options, recorded, spec, how, data, judge)
+    if options.amounts.get("layers") == "auto" and (data is None or how.allocate not in SPREADING):
+        raise OptionError(
+            "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC, and "
+            "leave --allocate at kl"
+        )
+    if options.cut.steps > 1 and options.cut.scores is not None:
+        raise OptionError(
+            f"--steps {options.cut.steps} has no effect here: --scores stay what they are; give --importance instead"
+        )
+    if data is not None:
+        notes += scarce(data)
+        levels = how.allocate in SPREADING and recorded is None
+        seconds = estimate(analysis, data, len(groups_of(analysis, options)), levels=levels)
+        instant = "; --recover none is instant" if options.data.calibration is None else ""
+        clock.note(f"{describe(data)}; about {seconds:.0f} s{instant}")
+    return Job(options, analysis, analysis.costs(), recorded, spec, data, judge, how, clock, tuple(notes))
+
+
+def replayed(options: Options, plan: Plan) -> Options:
+    """The options with what the plan says of samples, seed and clusters."""
+    then = dict(plan.settings.get("calibration") or {})
+    books = dict(plan.settings.get("cluster") or {})
+    data = options.data
+    if data.calibration is None and then.get("synthetic"):
+        data = replace(data, calibration=SYNTHETIC)
+    data = replace(data, samples=data.samples or then.get("samples"))
+    store = options.store
+    if books:
+        store = replace(
+            store, cluster=books["k"], cluster_per=books.get("per", "tensor"),
+            cluster_storage=books.get("storage", "auto"),
+        )  # fmt: skip
+    cut = replace(
+        options.cut, allow_io_change=bool(plan.settings.get("allow_io_change")),
+        whole_layers=bool(plan.settings.get("whole_layers")),
+    )  # fmt: skip
+    seed = int(plan.settings.get("seed", options.check.seed))
+    return replace(options, data=data, store=store, cut=cut, check=replace(options.check, seed=seed))
+
+
+def spec_of(options: Options, analysis: Analysis, recorded: Plan | None) -> Spec:
+    """What is asked of the weights; globs of --ignore go to the layers that they match."""
+    if recorded is not None:
+        seed = int(recorded.settings.get("seed", options.check.seed))
+        return replace(options.spec, recorded=recorded.sparsity, recover=recorded.recover == "least-squares", seed=seed)
+    return replace(options.spec, ignore=tuple(spared(options, analysis)[1]))
+
+
+def spared(options: Options, analysis: Analysis) -> tuple[list[str], list[str]]:
+    """Globs of --ignore that spare groups, and those that spare layers."""
+    globs = list(options.cut.ignore)
+    if not globs or not options.spec.asked:
+        return globs, []
+    if not options.structural:
+        return [], globs
+    names = layer_names(analysis.model)
+    return split_globs(groups_of(analysis, options), globs, [glob for glob in globs if matching(names, glob)])
+
+
+def samples_of(
+    analysis: Analysis, recorded: Plan | None, spec: Spec, options: Options, clock: Clock
+) -> tuple[Calibration | None, list[str]]:
+    """The samples to calibrate on, None where none are needed or can be had; and a note.
+
+    Raises `OptionError` where an option needs some and there are none.
+    """
+    model, source = analysis.model, options.data.calibration
+    cutting = options.structural if recorded is None else bool(recorded.keep)
+    needed = options.data_option if recorded is None else spec.needs_data
+    if recorded is not None and cutting and recorded.recover in WITH_DATA:
+        needed = needed or f"the plan's --recover {recorded.recover}"
+    made_up = source is None and cutting and takes_images(model)
+    made_up = made_up and (options.may_make_up if recorded is None else recorded.recover in WITH_DATA)
+    if source is None and not made_up:
+        if needed:
+            raise OptionError(
+                f"{needed} needs data: --calibration FOLDER with a few hundred samples, or --calibration synthetic"
+            )
+        return None, []
+    clock("calibration")
+    known = analysis.coupling.shapes.shapes
+    shapes = {
+        i.name: tuple(d for d in known[i.name] if d is not None)
+        for i in graph_inputs(model)
+        if None not in known.get(i.name, (None,))
+    }
+    macs = analysis.costs().macs(analysis.keep_ids({}))
+    try:
+        return calibration_of(
+            SYNTHETIC if source is None else source, model, macs, samples=options.data.samples,
+            preprocess=options.images, augment=options.data.augment, memory=float(options.data.memory),
+            threads=options.check.threads, jobs=options.data.jobs, seed=options.check.seed, shapes=shapes,
+        ), []  # fmt: skip
+    except OptionError as e:
+        if source is not None or needed:
+            raise
+        return None, [f"biases alone were compensated: made-up images do not suit the model ({e})"]
+
+
+def judge_of(model: Model, options: Options) -> Evaluator | Function:
+    """What scores models on the user's data."""
+    asked = options.scoring
+    if is_function(asked.evaluate):
+        return Function(asked.evaluate)
+    samples = read(
+        asked.evaluate, model, preprocess=options.images, labels=asked.labels, seed=options.check.seed,
+        option="--evaluate",
+    )  # fmt: skip
+    return Evaluator(model, samples, asked.metric or default_metric(model, samples), threads=options.check.threads)
+
+
+def refuse_unused(
+    options: Options,
+    recorded: Plan | None,
+    spec: Spec,
+    how: Recipe,
+    data: Calibration | None,
+    judge: Evaluator | Function | None,
+) -> None:
+    """Raises `OptionError` for options of samples where there are none in the end, and of images where none are."""
+    known = {o.name: o for o in OPTIONS}
+    scored = judge.samples if isinstance(judge, Evaluator) else None
+    for name, value in options.given.items():
+        for need in known[name].needs:
+            lacks = need == "data" and data is None
+            if lacks or (need == "data or samples to score" and data is None and scored is None):
+                raise OptionError(without_effect(known[name], value, need))
+    kept = (how.allocate == "kl" and options.targeted and recorded is None) or (spec.asked and data is not None)
+    if options.data.cache is not None and not kept:
+        raise OptionError(without_effect(known["cache"], options.data.cache, "levels or zeros by data"))
+    read_from = [s for s in (None if data is None else data.samples, scored) if s is not None]
+    line = unused(options.images, *read_from) if read_from else ""
+    if line:
+        raise OptionError(line)

@@ -1,0 +1,319 @@
+"""The recipe, and all options together.
+
+    load -> analyze -> calibrate -> plan -> cut (+ law) -> recover -> sparsify -> cluster -> stamp -> measure -> report
+
+`run` reads top to bottom; `make` is the part from the cut on, whose every stage is one call that gives back a `Step`.
+Searches are loops around it: a target chooses the plan (allocation/choose.py), `--steps` chooses anew on what `make`
+left, and `--max-drop` scores what `make` made, which is what gets written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.allocation.choose import Chooser, Request, Stage
+from onnxprune.allocation.options import parse_limit
+from onnxprune.allocation.select import Keeps
+from onnxprune.calibration.calibration import (
+    Batches,
+    solve_data,
+)
+from onnxprune.calibration.files import load_npz
+from onnxprune.errors import NothingToPrune, OnnxPruneError, OptionError, Unreachable
+from onnxprune.evaluation.fidelity import Fidelity, fidelity
+from onnxprune.evaluation.measure import file_bytes
+from onnxprune.evaluation.metrics import Drop, Score, drop
+from onnxprune.evaluation.smallest import smallest
+from onnxprune.formats.codebook import Codebooks, codebooks
+from onnxprune.graph.io import Model, load, save, to_proto
+from onnxprune.graph.shapes import concrete_inputs
+from onnxprune.graph.step import Step
+from onnxprune.options import in_python
+from onnxprune.pipeline.job import Job, Made, recorded_samples
+from onnxprune.pipeline.options import (
+    OPTIONS,
+    Options,
+)
+from onnxprune.pipeline.prepare import (
+    analyzed,
+    calibrated,
+    groups_of,
+    spared,
+)
+from onnxprune.pipeline.reporting import report_of
+from onnxprune.plan import Plan, fingerprint, stamp
+from onnxprune.progress import Clock, Progress, counting, silent
+from onnxprune.recovery.recover import recover
+from onnxprune.report import Report
+from onnxprune.runtime.feeds import random_feeds
+from onnxprune.runtime.session import Feeds
+from onnxprune.sparsity.outcome import Sparsity
+from onnxprune.sparsity.stage import sparsify
+from onnxprune.sparsity.survey import curvatures
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.check import running
+from onnxprune.structure.cut import Cutting, cut
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from onnxprune.pipeline.keywords import Keywords
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """model: the pruned model (a graphsurgeon `Graph` where one came in), None after a dry run; plan: what was kept;
+    report: what was gained and what it cost."""
+
+    model: Any
+    plan: Plan
+    report: Report
+    analysis: Analysis
+    written: Model | None
+
+    def save(self, path: str | os.PathLike[str]) -> Report:
+        """Write the pruned model, atomically; the report then names the file and its size.
+
+        Raises `OptionError` after a dry run, `ModelFileError` where the file cannot be written.
+        """
+        if self.written is None:
+            raise OptionError("a dry run has no model to save")
+        save(self.written, path)
+        after = replace(self.report.after, bytes=file_bytes(self.written, Path(path)))
+        return replace(self.report, output=str(path), after=after)
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+def prune(source: Any, *, progress: Progress = silent, **options: Unpack[Keywords]) -> Result:
+    """Remove channels, heads, streams, blocks, structurally; then make weights sparse, cluster them, store them.
+
+    source: path, bytes, `ModelProto`, graphsurgeon `Graph` or `Model`; it is not changed. The options are those of the
+    command line, docs/options.md has them all: `prune("model.onnx", channels=0.3, calibration="images/")`.
+    progress: told of the stages.
+
+    Raises `OptionError`, `ModelFileError`, `NothingToPrune` (the user's side), `VerificationError` (ours), `TypeError`
+    for an unknown option.
+    """
+    try:
+        return run(source, Options.of(options), progress=progress)
+    except OnnxPruneError as e:
+        raise type(e)(in_python(str(e), OPTIONS)) from e
+
+
+def run(source: Any, options: Options, *, progress: Progress = silent) -> Result:
+    """The whole recipe, in the words of the command line; see the module's docstring."""
+    clock = Clock(progress)
+    clock("load")
+    model = load(source)
+    clock("analyze")
+    analysis, recorded = analyzed(model, options)
+    job = calibrated(analysis, recorded, options, clock)
+    clock("plan")
+    verdict: Drop | None = None
+    chooser = None if job.recorded is not None or not options.structural else chooser_of(job)
+    if options.scoring.max_drop is not None and chooser is not None:
+        made, verdict = search(job, chooser, float(options.scoring.max_drop))
+    else:
+        made = make(job, job.recorded or plan_of(job, {} if chooser is None else chooser.choose(limits_of(job))))
+    close, verdict = compared(job, made, verdict)
+    report = report_of(job, chooser, made, close, verdict)
+    clock("")
+    report = replace(report, seconds=dict(clock.seconds))
+    written = None if job.dry else made.model
+    return Result(as_given(source, written), made.plan, report, analysis, written)
+
+
+def make(job: Job, plan: Plan) -> Made:
+    """From the cut on: what a plan makes of the model, stage by stage."""
+    o, analysis, clock = job.options, job.analysis, job.clock
+    keep = analysis.keep_ids(dict(plan.keep))
+    if job.recorded is not None and job.data is not None:  # what a plan says of samples is of those that made the model
+        plan = replace(plan, settings={**plan.settings, "calibration": recorded_samples(job.data, job.how)})
+    later = job.spec.asked or job.options.store.cluster is not None
+    if job.dry and not later:
+        return Made(plan, keep, None)
+    cutting, method = Step(analysis.model, Cutting({}, None)), "none"
+    if plan.keep or not later:
+        clock("cut")
+        cutting = cut(
+            analysis, keep, check=o.check.verify, input_shapes=o.check.shapes, seed=o.check.seed, stage=clock
+        )  # fmt: skip
+        method = plan.recover
+    if method != "none":
+        clock("recover")
+    fits = recover(analysis, keep, cutting, method, job.data, ridge=job.how.ridge, progress=clock.progress)
+    feeds = feeds_of(job, cutting.outcome)
+    narrow = [analysis.narrow(f, keep) for f in feeds]
+    data = None if job.data is None or not later else solve_data(analysis, keep, job.data)
+    sparse: Step[Sparsity | None] = Step(fits.model, None)
+    if job.spec.asked:
+        clock("sparsify")
+        zeroed = sparsify(
+            fits.model, job.spec, narrow, verify=o.check.verify, threads=o.check.threads, dry_run=job.dry, data=data,
+            progress=clock.progress,
+        )  # fmt: skip
+        sparse, plan = zeroed, replace(plan, sparsity=zeroed.outcome.to_plan())
+    books = clustered(job, sparse, data, narrow)
+    outcome = sparse.outcome
+    if outcome is not None and books.outcome is not None:
+        outcome = outcome.recounted(books.outcome.zeros)
+    done = stamp(books.model, analysis.model, plan, analysis, outcome)
+    notes = (*cutting.notes, *fits.notes, *sparse.notes, *books.notes)
+    return Made(
+        plan, keep, done.model, cutting.outcome, fits.outcome, outcome, books.outcome, notes, tuple(feeds), fits.model
+    )
+
+
+def search(job: Job, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
+    """The smallest model whose metric falls by at most `limit`, and by how much it does: `make` in a loop."""
+    assert job.judge is not None
+    judge, o, total = job.judge, job.options, job.costs.macs(job.analysis.keep_ids({}))
+    wet = replace(o, check=replace(o.check, dry_run=False))  # what is scored is what would be written
+    limits, quiet = limits_of(job), replace(job, clock=Clock(silent), options=wet)
+    fixed = bool(o.cuts) or any(amount != "auto" for amount in o.amounts.values())
+    later = job.spec.asked or o.store.cluster is not None
+    made: dict[int, Made] = {}
+    failed: list[OnnxPruneError] = []
+
+    def build(left: int) -> Score | None:
+        try:
+            goal = {**limits, "macs": min(total * left / 100, limits.get("macs", total))}
+            made[left] = make(quiet, plan_of(job, chooser.choose(goal) if left < 100 or fixed else {}))
+        except (Unreachable, NothingToPrune) as e:  # too small a model, or none that zeros or codebooks would suit
+            if left == 100:
+                raise
+            failed.append(e)
+            return None
+        model = made[left].model
+        assert model is not None
+        return judge(model)
+
+    job.clock("search")
+    alone = None
+    if later:  # zeros and codebooks that no cut can make good
+        model = make(quiet, plan_of(job, {})).model
+        assert model is not None
+        alone = judge(model)
+    try:
+        found = smallest(
+            build, judge(job.analysis.model), limit, alone=alone, whole=later and not limits, seed=o.check.seed,
+            progress=lambda done, total: job.clock.progress("search", done, total),
+        )  # fmt: skip
+    except OptionError:
+        if failed and not made:  # what every candidate stumbled over says more
+            raise failed[0] from None
+        raise
+    best = made[found.left]
+    whole = job.analysis.keep_ids({})
+    note = f"--max-drop {limit:g}: {job.costs.macs(best.keep) / job.costs.macs(whole):.0%} of the MACs"
+    return replace(best, notes=(*best.notes, note)), found.confirmed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the recipe is made of
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def chooser_of(job: Job) -> Chooser:
+    """What chooses the units, among the groups of the asked kinds."""
+    o, analysis = job.options, job.analysis
+    whole = Stage(analysis, job.costs, groups_of(analysis, o), job.data)
+    typed = [f"--target-{name} {value}" for name, value in o.cut.targets.items()]
+    typed += [] if o.scoring.max_drop is None else [f"--max-drop {o.scoring.max_drop:g}"]
+    request = Request(o.amounts, o.cuts, spared(o, analysis)[0], " and ".join(typed))
+
+    def build(keeps: Keeps) -> Model:
+        keep = analysis.keep_ids(keeps)
+        plain = cut(analysis, keep, check=False, input_shapes={}, seed=0, stage=silent)
+        return recover(analysis, keep, plain, job.how.recover, job.data, ridge=job.how.ridge, progress=silent).model
+
+    chosen = o.cut
+    if isinstance(chosen.scores, Path):
+        chosen = replace(chosen, scores=load_npz(chosen.scores, f"--scores {chosen.scores}"))
+    return Chooser(
+        whole, chosen, request, job.how, job.clock, build=build,
+        cache=None if o.data.cache is None else Path(o.data.cache), seed=o.check.seed, shapes=o.check.shapes,
+    )  # fmt: skip
+
+
+def limits_of(job: Job) -> dict[str, float]:
+    """Targets as absolute numbers. Raises `OptionError` for one above what the model has."""
+    whole = job.analysis.keep_ids({})
+    measures = {"macs": job.costs.macs, "params": job.costs.parameters, "bytes": job.costs.bytes}
+    return {k: parse_limit(f"--target-{k}", t, measures[k](whole)) for k, t in job.options.cut.targets.items()}
+
+
+def plan_of(job: Job, keeps: Keeps) -> Plan:
+    """The plan of what was chosen, with what it takes to replay it."""
+    o, how = job.options, job.how
+    settings: dict[str, Any] = {
+        "importance": how.importance, "allocate": how.allocate, "round_to": o.cut.round_to, "steps": o.cut.steps,
+        "seed": o.check.seed, "allow_io_change": o.cut.allow_io_change, "whole_layers": o.cut.whole_layers,
+    }  # fmt: skip
+    if o.store.cluster is not None:
+        settings["cluster"] = {"k": o.store.cluster, "per": o.store.cluster_per, "storage": o.store.cluster_storage}
+    if job.data is not None:
+        settings["calibration"] = recorded_samples(job.data, how)
+    chosen = {x.name for x in OPTIONS if "no plan" in x.needs}
+    settings["asked"] = {name: value for name, value in o.asked.items() if name in chosen and name != "scores"}
+    keep = {name: kept for name, kept in keeps.items() if not kept.all()}
+    return Plan(keep, how.recover, settings, None, fingerprint(job.analysis.model))
+
+
+def feeds_of(job: Job, cutting: Cutting | None) -> list[Feeds]:
+    """Inputs of the original to try: those that the check ran with, else guesses for dynamic axes."""
+    if cutting is not None and cutting.verification is not None:
+        return [cutting.verification.feeds]
+    check, model = job.options.check, job.analysis.model
+    return [
+        random_feeds(model, job.analysis.coupling.shapes, shapes, seed=check.seed)
+        for shapes in concrete_inputs(model, check.shapes or None)
+    ]
+
+
+def clustered(
+    job: Job, before: Step[Sparsity | None], data: Batches | None, feeds: Sequence[Feeds]
+) -> Step[Codebooks | None]:
+    """The model with codebooks, where some were asked for, shown to run."""
+    store, o = job.options.store, job.options
+    if store.cluster is None:
+        return Step(before.model, None)
+    job.clock("cluster")
+    progress = counting(job.clock.progress, "survey")
+    weigh = None if data is None else curvatures(before.model, data, seed=o.check.seed, progress=progress)
+    step: Step[Codebooks | None] = codebooks(
+        before.model, store.cluster, store.cluster_per, store.cluster_storage, weigh, job.clock.progress
+    )
+    if o.check.verify and step.outcome is not None:
+        running(step.model, feeds, measured=False)
+        step = replace(step, outcome=replace(step.outcome, checked=True))
+    return step
+
+
+def compared(job: Job, made: Made, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None]:
+    """How close the outputs of the model that is written are to the original's on the samples, and how it scores."""
+    if made.model is None or job.dry or (job.data is None and job.judge is None):
+        return None, verdict
+    job.clock("compare")
+    close = None if job.data is None else fidelity(job.analysis, made.keep, made.model, job.data)
+    if verdict is None and job.judge is not None:
+        verdict = drop(job.judge(job.analysis.model), job.judge(made.model))
+    return close, verdict
+
+
+def as_given(source: Any, model: Model | None) -> Any:
+    """The model in the form that came in: a graphsurgeon `Graph` for one, else `Model`."""
+    if model is None or not type(source).__module__.startswith("onnx_graphsurgeon"):
+        return model
+    import onnx_graphsurgeon as gs
+
+    return gs.import_onnx(to_proto(model))

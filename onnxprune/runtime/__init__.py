@@ -1,0 +1,1 @@
+"""Models in onnxruntime: sessions, inputs, timing, profiles, values inside of a graph."""

@@ -1,0 +1,160 @@
+"""How many weights of each layer become zero.
+
+Scores are arrays in the weight's own shape; the larger, the more a weight matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.graph.arrays import Array
+from onnxprune.solvers.patterns import lowest_kept
+
+Scores = Mapping[str, Array]  # weight -> score of every entry
+Counts = dict[str, int]  # weight -> entries that go
+MAX_SPARSITY = 0.99  # of a layer, for `global`, unless more is asked for
+
+
+def uniform(scores: Scores, ratios: Mapping[str, float]) -> Counts:
+    """the same fraction of every layer"""
+    return {name: round(ratios[name] * s.size) for name, s in scores.items()}
+
+
+def global_(scores: Scores, ratios: Mapping[str, float]) -> Counts:
+    """one threshold over all layers with the same wanted sparsity, at most MAX_SPARSITY of a layer
+
+    Scores are taken as they are, not normalised by layer: with `magnitude`, layers of small weights lose more.
+    """
+    out: Counts = {}
+    for r in sorted(set(ratios.values())):
+        mine = [name for name in scores if ratios[name] == r]
+        everything = np.concatenate([_reachable(scores[name], max(r, MAX_SPARSITY)).ravel() for name in mine])
+        gone = np.concatenate(([0], np.cumsum(~lowest_kept(everything, round(r * everything.size)))))
+        ends = np.cumsum([0, *(scores[name].size for name in mine)])
+        out |= {name: int(gone[b] - gone[a]) for name, a, b in zip(mine, ends, ends[1:], strict=False)}
+    return {name: out[name] for name in scores}
+
+
+def _reachable(scores: Array, limit: float) -> Array:
+    """The scores, with infinity for those beyond the lowest `limit` of them: they go last."""
+    return np.where(lowest_kept(scores, int(limit * scores.size + 1e-9)), np.inf, scores)
+
+
+def erk(scores: Scores, ratios: Mapping[str, float]) -> Counts:
+    """weights in proportion to a layer's inputs plus outputs plus kernel (Erdos-Renyi kernel; Evci et al. 2020)"""
+    return _by_ratio(
+        ratios, lambda mine, r: _spread({n: sum(scores[n].shape) / scores[n].size for n in mine}, scores, r)
+    )
+
+
+def lamp(scores: Scores, ratios: Mapping[str, float]) -> Counts:
+    """one threshold over w^2 divided by the sum of those that are as large or larger (Lee et al. 2021)"""
+    return global_({name: _lamp(s) for name, s in scores.items()}, ratios)
+
+
+def _lamp(scores: Array) -> Array:
+    flat = np.square(scores.ravel(), dtype=np.float64)
+    order = np.argsort(flat, kind="stable")
+    after = np.cumsum(flat[order][::-1])[::-1]
+    out = np.empty_like(flat)
+    out[order] = flat[order] / np.where(after > 0, after, 1)
+    return out.reshape(scores.shape)
+
+
+def _by_ratio(ratios: Mapping[str, float], count: Callable[[list[str], float], Counts]) -> Counts:
+    """Layers of the same wanted sparsity share a budget."""
+    found = [count([n for n in ratios if ratios[n] == r], r) for r in sorted(set(ratios.values()))]
+    return {name: n for part in found for name, n in part.items()}
+
+
+def _spread(densities: Mapping[str, float], sizes: Mapping[str, Array], r: float) -> Counts:
+    """Counts of the layers whose density is proportional to `densities`, none above 1, r of all weights going."""
+    size = np.array([sizes[n].size for n in densities], float)
+    raw = np.array(list(densities.values()))
+    left, full = (1 - r) * size.sum(), np.zeros(len(raw), bool)
+    for _ in raw:
+        factor = max(left - size[full].sum(), 0.0) / max(float((raw * size)[~full].sum()), 1e-300)
+        over = ~full & (raw * factor > 1)
+        if not over.any():
+            break
+        full |= over
+    density = np.where(full, 1.0, raw * factor)
+    return {n: round((1 - d) * s) for n, d, s in zip(densities, density, size, strict=True)}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the data say of a layer: outliers: share of |w| ||x|| above five times its mean; errors: error of a quick
+    solver at every one of LEVELS, relative to the energy of the outputs."""
+
+    size: int
+    outliers: float
+    errors: tuple[float, ...]
+
+
+LEVELS = (0.0, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.87, 0.93, 0.96, 0.98, 0.99, 0.995)  # sparsities of `Facts.errors`
+SPREAD = 3.0  # by which `by_error` may divide a layer's density
+OWL = 0.08  # how far densities may differ from the mean
+
+
+def owl(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
+    """more for layers with many outliers of |w| ||x||, at most 8 points more (Yin et al. 2024)"""
+
+    def counts(mine: list[str], r: float) -> Counts:
+        share, size = np.array([facts[n].outliers for n in mine]), np.array([facts[n].size for n in mine], float)
+        spread, most = float(np.ptp(share)), min(OWL, (1 - r) / 2)
+        density = 2 * most * (share - share.min()) / spread if spread > 0 else np.zeros(len(share))
+        density += (1 - r) - np.average(density, weights=size)
+        low, high = -1.0, 1.0  # what is added to all, so that the total holds after clipping
+        for _ in range(60):
+            middle = (low + high) / 2
+            clipped = np.clip(density + middle, (1 - r) / 4, 1.0)
+            low, high = (middle, high) if float(clipped @ size) < (1 - r) * size.sum() else (low, middle)
+        density = clipped
+        return {n: int(np.clip(round((1 - d) * s), 0, s)) for n, d, s in zip(mine, density, size, strict=True)}
+
+    return _by_ratio(ratios, counts)
+
+
+def by_error(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
+    """the least sum of the layers' errors, each relative to its outputs"""
+
+    def counts(mine: list[str], r: float) -> Counts:
+        steps: list[tuple[float, str, float]] = []  # error per weight, layer, weights
+        for n in mine:
+            most = 1 - (1 - r) / SPREAD
+            at = [k for k, level in enumerate(LEVELS) if np.isfinite(facts[n].errors[k]) and level <= most]
+            while len(at) > 1:  # to the next level on the lower convex hull
+                a, rest = at[0], at[1:]
+                slope = [(facts[n].errors[k] - facts[n].errors[a]) / (LEVELS[k] - LEVELS[a]) for k in rest]
+                best = int(np.argmin(slope))
+                weights = (LEVELS[rest[best]] - LEVELS[a]) * facts[n].size
+                steps.append((slope[best] / facts[n].size, n, weights))
+                at = rest[best:]
+        left = r * sum(facts[n].size for n in mine)
+        out = dict.fromkeys(mine, 0.0)
+        for _, n, weights in sorted(steps, key=lambda s: s[0]):
+            taken = min(weights, left)
+            out[n] += taken
+            left -= taken
+        room = {n: facts[n].size - out[n] for n in mine}  # beyond the last level, from what is left of each
+        for n in mine:
+            out[n] += left * room[n] / max(sum(room.values()), 1e-9)
+        return {n: round(c) for n, c in out.items()}
+
+    return _by_ratio(ratios, counts)
+
+
+Allocator = Callable[[Scores, Mapping[str, float]], Counts]
+ALLOCATORS: dict[str, Allocator] = {"uniform": uniform, "global": global_, "erk": erk, "lamp": lamp}
+DATA_ALLOCATORS: dict[str, Callable[[Mapping[str, Facts], Mapping[str, float]], Counts]] = {
+    "owl": owl, "error": by_error,
+}  # fmt: skip
+
+
+def below(weights: Mapping[str, Array], quality: float) -> Counts:
+    """How many weights lie below `quality` times the standard deviation of their layer (Han et al. 2015)."""
+    return {name: int((np.abs(w) < quality * float(np.std(w, dtype=np.float64))).sum()) for name, w in weights.items()}

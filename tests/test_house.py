@@ -1,0 +1,80 @@
+"""The house: what stands where, and that imports go one way."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "onnxprune"
+# a room or a module by itself imports only what stands before it
+ORDER = (
+    "errors", "progress", "options", "cache", "graph", "kernels", "solvers", "runtime", "structure", "layers",
+    "calibration", "evaluation", "importance", "allocation", "recovery", "formats", "sparsity", "plan", "report",
+    "pipeline", "cli", "__main__",
+)  # fmt: skip
+LOOSE = 7  # modules beside the rooms, at most
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name without the package's -> file; a room is its `__init__`."""
+    names = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+FILES = modules()
+
+
+def imports(name: str) -> Iterator[tuple[str, int]]:
+    """Every module of ours that a module imports, wherever in it, with the line; `__init__` of the whole is left out:
+    it is the version and what loads the rest late."""
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "onnxprune":
+            assert node.level == 0
+            base = (node.module or "").removeprefix("onnxprune").lstrip(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}".lstrip(".")
+                target = full if full in FILES else base
+                if target:
+                    yield target, node.lineno
+        elif isinstance(node, ast.Import):
+            yield from ((a.name.removeprefix("onnxprune."), node.lineno) for a in node.names if "onnxprune." in a.name)
+
+
+INSIDE = [name for name in FILES if name]
+
+
+def test_every_place_is_in_the_order() -> None:
+    assert {name.partition(".")[0] for name in INSIDE} == set(ORDER)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_imports_go_one_way(name: str) -> None:
+    own = ORDER.index(name.partition(".")[0])
+    upward = [f"line {line}: {t}" for t, line in imports(name) if ORDER.index(t.partition(".")[0]) > own]
+    assert not upward
+
+
+def test_no_circles() -> None:
+    graph = {name: {t for t, _ in imports(name)} - {name} for name in INSIDE}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as e:
+        raise AssertionError(" -> ".join(e.args[1])) from None
+
+
+def test_few_loose_modules() -> None:
+    loose = [name for name, path in FILES.items() if name and "." not in name and path.name != "__init__.py"]
+    assert len(loose) <= LOOSE, loose
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_every_module_says_what_it_is(name: str) -> None:
+    assert ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8")))
