@@ -128,7 +128,11 @@ def test_before_the_model_is_there(moment: str, interrupted: Interrupted) -> Non
 
 
 def test_a_request_to_terminate(interrupted: Interrupted) -> None:
-    hook = "import os, signal\nfrom onnxprune.pipeline import recipe\nrecipe.analyzed = lambda *_: os.kill(os.getpid(), signal.SIGTERM)"
+    hook = """
+        import os, signal
+        from onnxprune.pipeline import recipe
+        recipe.analyzed = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    """
     assert interrupted(hook) == Outcome(130, "", NOTHING)
 
 
