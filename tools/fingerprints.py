@@ -111,10 +111,12 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, help="folder of models")
     parser.add_argument("--tree", type=Path, default=ROOT)
     parser.add_argument("--against", type=Path)
+    parser.add_argument("--only", default="", help="cases whose name holds this")
     args = parser.parse_args()
     cases = {f"models/{m}.onnx {o}": (MODELS / f"{m}.onnx", o) for m, options in CASES.items() for o in options}
     for model in sorted(args.assets.glob("*.onnx")) if args.assets else ():
         cases |= {f"{model.name} {options}": (model, options) for options in EACH.values()}
+    cases = {name: case for name, case in cases.items() if args.only in name}
     rows: dict[str, Any] = {}
     for name, (model, options) in cases.items():
         rows[name.replace(f"{MODELS}/", "")] = run(model, options, args.tree)
