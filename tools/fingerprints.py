@@ -51,7 +51,7 @@ CASES = {
         "--channels 0.3 --importance fpgm --steps 2 --recover bias",
     ),
     "digits_mlp": (
-        f"--sparsity 0.5 --pattern block:4x4 --format bsr --solver wanda {DATA}",
+        f"--sparsity 0.5 --pattern block:4x4 --format bsr --solver wanda --calibration {MODELS}/digits_mlp.npz",
         "--sparsity 0.5 --pattern column --format columns",
         "--sparsity 0.6 --sparsity-allocate erk --format csr --values bfloat16",
     ),
