@@ -402,9 +402,7 @@ def sanitized(folder: Path) -> tuple[Path, str]:
         flags.append("-shared-libasan")
     tried = subprocess.run([compiler, *flags, *shared, str(trial), "-o", str(folder / "trial.so")], check=False)
     names = f"libclang_rt.asan-{os.uname().machine}.so" if clang else "libasan.so", "libstdc++.so.6"
-    runtimes = [
-        subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip() for name in names
-    ]
+    runtimes = [subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip() for name in names]
     if tried.returncode or not all(map(os.path.isabs, runtimes)):
         pytest.skip(f"{compiler} has no address and undefined behaviour sanitizers")
     subprocess.run([compiler, *flags, *shared, str(SOURCE), "-o", str(place)], check=True)
@@ -425,8 +423,6 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
         sys.executable, "-m", "pytest", "-p", "sanitized_entry", "-p", "no:cacheprovider", "-xs", "-k", SANITIZED,
         str(ROOT / "tests" / "test_sparse_runtime.py"), str(ROOT / "tests" / "test_entry.py"),
     ]  # fmt: skip
-    done = subprocess.run(
-        command, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=300, check=False
-    )
+    done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
     assert " passed" in done.stdout

@@ -481,7 +481,11 @@ def test_evaluate_compares_in_pairs(folder: Path, call: Cli) -> None:
         *(
             (f"evaluate net.onnx judge_of_tests:size {words}", f"{words} has no effect: SRC is a function")
             for words in (
-                "--metric top5", "--labels labels.npy", "--samples 3", "--mean 1,2,3", "--layout NHWC",
+                "--metric top5",
+                "--labels labels.npy",
+                "--samples 3",
+                "--mean 1,2,3",
+                "--layout NHWC",
                 "--input-shape x:1,3,6,6",
             )
         ),

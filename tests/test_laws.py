@@ -229,9 +229,7 @@ def tiny() -> Any:
 @pytest.mark.parametrize("importance", IMPORTANCES)
 def test_steps_work_with_every_importance(importance: str) -> None:
     options: dict[str, Any] = {"importance": importance, "calibration": {"x": normal(80, 12, seed=5).astype("f")}}
-    once, often = (
-        onnxprune.prune(tiny(), channels=0.5, round_to=1, steps=n, **options, **BRIEF) for n in (1, 4)
-    )
+    once, often = (onnxprune.prune(tiny(), channels=0.5, round_to=1, steps=n, **options, **BRIEF) for n in (1, 4))
     for result in (once, often):
         assert {g.size - g.kept for g in result.report.groups} == {8}
     assert often.plan.settings["steps"] == 4
@@ -314,9 +312,7 @@ def test_messages_are_in_the_words_of_the_caller() -> None:
 def test_scores_come_from_a_file_too(tmp_path: Path) -> None:
     names = {g.name: np.arange(g.size) for g in onnxprune.analyze(tiny()).groups}
     np.savez(tmp_path / "scores.npz", **names)
-    result = onnxprune.prune(
-        tiny(), channels=0.5, round_to=1, recover="none", scores=tmp_path / "scores.npz", **BRIEF
-    )
+    result = onnxprune.prune(tiny(), channels=0.5, round_to=1, recover="none", scores=tmp_path / "scores.npz", **BRIEF)
     assert all(kept[-8:].all() for kept in result.plan.keep.values())
     with pytest.raises(OptionError, match=r"scores=.*absent"):
         onnxprune.prune(tiny(), channels=0.5, recover="none", scores=tmp_path / "absent.npz", **BRIEF)

@@ -696,8 +696,11 @@ def main() -> None:
     p.add_argument("--resume", action="store_true", help="take over what the file of --json has")
     p.add_argument("--both-halves", action="store_true", help="both halves of the ImageNet pictures calibrate in turn")
     p.add_argument(
-        "--folder", type=Path, default=Path(tempfile.gettempdir(), "transformers"), metavar="DIR",
-        help="of the transformers"
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "transformers"),
+        metavar="DIR",
+        help="of the transformers",
     )
     p.add_argument("--samples", type=int, default=500, metavar="N", help="of calibration, at most (default 500)")
     p.add_argument("--rows", type=int, default=8192, metavar="N", help="of a layer's inputs, about (default 8192)")
