@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+from onnxprune import __version__
 
 PACKAGE = ROOT / "onnxprune"
 # a room or a module by itself imports only what stands before it
@@ -78,3 +81,11 @@ def test_few_loose_modules() -> None:
 @pytest.mark.parametrize("name", INSIDE)
 def test_every_module_says_what_it_is(name: str) -> None:
     assert ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8")))
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """`onnxprune.__version__`; packaging reads it from there, the changelog names every one."""
+    documents = [p for p in ROOT.glob("*.*") if p.suffix in (".toml", ".py", ".md") and p.name != "CHANGELOG.md"]
+    documents += [*ROOT.glob("docs/*.md"), *ROOT.glob("models/*.md"), *(p for name, p in FILES.items() if name)]
+    stated = re.compile(rf"(?<![\d.]){re.escape(__version__)}(?![\d.])")
+    assert [p.name for p in documents if stated.search(p.read_text(encoding="utf-8"))] == []
