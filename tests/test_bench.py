@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import ROOT
-from nets import build, normal
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from conftest import ROOT
+from models.nets import build, normal
 from onnxprune import ModelFileError, OptionError
 from onnxprune.cli import app as cli
 from onnxprune.runtime import benchmark

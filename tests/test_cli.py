@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from nets import build, normal
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from topologies import TOPOLOGIES, UNRUNNABLE
 
 import onnxprune
+from models.nets import build, normal
+from models.topologies import TOPOLOGIES, UNRUNNABLE
 from onnxprune import OptionError, VerificationError
 from onnxprune.cli import app as cli
 from onnxprune.cli import screen

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from nets import build, normal
 from onnx import TensorProto, helper
 
 import onnxprune
+from models.nets import build, normal
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.formats.codebook import _digits, cluster, find_weights, zipped_bytes
 from onnxprune.graph.io import Model, load, save

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import Array, build, normal
-from test_calibration import PICTURE, RAW, VECTOR, folder, model, npy, npz_of, photo, png
 
 import onnxprune
+from models.nets import Array, build, normal
 from onnxprune import load
 from onnxprune.calibration.calibration import calibrate
 from onnxprune.calibration.presets import Preprocess
@@ -22,6 +21,7 @@ from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.evaluation.damage import probabilities
 from onnxprune.evaluation.metrics import Evaluator, default_metric
 from onnxprune.solvers.least_squares import Moments, Singular, match, solve
+from test_calibration import PICTURE, RAW, VECTOR, folder, model, npy, npz_of, photo, png
 
 CLASSES = load(build("y = MatMul(x, w)", "float[n,4]", "float[n,6]", w=normal(4, 6)))
 WORDS = model("int64[N,7] ids")

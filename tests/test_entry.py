@@ -21,6 +21,11 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from onnxprune.formats.values import round_values
+from onnxprune.graph.arrays import Array
+from onnxprune.kernels import activations, available, header, library, tables
+from onnxprune.kernels.names import ACTIVATIONS, VALUES
 from test_sparse_runtime import (
     PATTERNS,
     PRODUCTS,
@@ -35,11 +40,6 @@ from test_sparse_runtime import (
     session_of,
     weight,
 )
-
-from onnxprune.formats.values import round_values
-from onnxprune.graph.arrays import Array
-from onnxprune.kernels import activations, available, header, library, tables
-from onnxprune.kernels.names import ACTIVATIONS, VALUES
 
 pytestmark = pytest.mark.skipif(bool(available()), reason=available() or "sparse operators can run")
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from nets import Array, build, normal, run
 from onnx import ModelProto
 
 import onnxprune
+from models.nets import Array, build, normal, run
 from onnxprune import load
 from onnxprune.calibration.read import read
 from onnxprune.cli import app as cli

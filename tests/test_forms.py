@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from forms import TRANSFORMERS, Form
-from law import cut
 
+from law import cut
+from models.forms import TRANSFORMERS, Form
 from onnxprune.graph.io import load
 from onnxprune.structure.groups import analyze
 

@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from forms import TRANSFORMERS, Form, feeds
-from topologies import Array, folded
+
+from models.builder import Array, folded
+from models.forms import TRANSFORMERS, Form, feeds
 
 SIZES = (2, 5)  # of symbolic dimensions
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import build, normal
 from onnx import ModelProto
 
+from models.nets import build, normal
 from onnxprune import load
 from onnxprune.errors import OptionError
 from onnxprune.importance.weights import CRITERIA, DEFAULT, Site, score

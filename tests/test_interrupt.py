@@ -13,9 +13,9 @@ from typing import Any
 
 import onnx
 import pytest
-from test_cli import Outcome, in_child, net
 
 from onnxprune import __main__
+from test_cli import Outcome, in_child, net
 
 NOTHING = "onnxprune: interrupted, nothing was written\n"
 CUT = ["net.onnx", "--channels", "0.3", "--recover", "bias", "--no-latency", "-o", "out.onnx"]

@@ -16,13 +16,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from forms import BATCH, EXPERTS, FFN, HEAD, HEADS, TIME, TRANSFORMERS, VOCAB, WIDE, WIDTH, Form, feeds
-from law import same_weights
-from nets import Array, build, normal
 from onnx import ModelProto, numpy_helper
-from topologies import TOPOLOGIES
 
 import onnxprune
+from law import same_weights
+from models.forms import TRANSFORMERS, Form, feeds
+from models.forms.form import BATCH, EXPERTS, FFN, HEAD, HEADS, TIME, VOCAB, WIDE, WIDTH
+from models.nets import Array, build, normal
+from models.topologies import TOPOLOGIES
 from onnxprune import Analysis, ChannelGroup, NothingToPrune, OptionError, Plan, Result, Score, VerificationError
 from onnxprune.allocation.budget import Measure
 from onnxprune.calibration.read import read

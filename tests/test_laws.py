@@ -12,9 +12,9 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 import pytest
-from nets import build, normal
 
 import onnxprune
+from models.nets import build, normal
 from onnxprune.errors import OptionError
 from onnxprune.importance.score import IMPORTANCES
 from onnxprune.pipeline.options import OPTIONS

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import Array, build, normal
 from onnx import ModelProto
 
 import onnxprune
+from models.nets import Array, build, normal
 from onnxprune import load
 from onnxprune.allocation.budget import Measure, choose
 from onnxprune.allocation.levels import Levels, level_database

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import build, normal
 from PIL import Image
 
 import onnxprune
+from models.nets import build, normal
 from onnxprune import kernels
 from onnxprune.errors import UserError
 from onnxprune.options import Option

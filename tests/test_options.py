@@ -6,8 +6,8 @@ import importlib.util
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from onnxprune.cli import app as cli
 from onnxprune.cli import bench as bench_cli
 from onnxprune.cli import evaluate, sensitivity

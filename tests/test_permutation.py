@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forms import TRANSFORMERS
-from forms import feeds as form_feeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nets import build, normal, run
-from random_graphs import models
-from topologies import TOPOLOGIES
-from topologies import random_feeds as topology_feeds
 
+from models.forms import TRANSFORMERS
+from models.forms import feeds as form_feeds
+from models.nets import build, normal, run
+from models.random_graphs import models
+from models.topologies import TOPOLOGIES
+from models.topologies import random_feeds as topology_feeds
 from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.io import Model, load
 from onnxprune.graph.shapes import concrete_inputs, infer

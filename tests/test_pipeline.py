@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from conftest import ROOT
-from nets import build, normal, run
 from onnx import ModelProto, helper, numpy_helper
-from topologies import TOPOLOGIES
 
 import onnxprune
+from conftest import ROOT
+from models.nets import build, normal, run
+from models.topologies import TOPOLOGIES
 from onnxprune import ModelFileError, NothingToPrune, OptionError, Plan, Result
 from onnxprune.allocation.options import parse_limit
 from onnxprune.cli.app import main

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from nets import build, normal
 
 import onnxprune
+from models.nets import build, normal
 from onnxprune import NothingToPrune, OptionError, Result
 from onnxprune.allocation.select import MAX_STEPS
 from onnxprune.cli.inspect import layer_table

@@ -13,8 +13,8 @@ import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_graphs import Draws, models, simplest
 
+from models.random_graphs import Draws, models, simplest
 from onnxprune.allocation.select import ALLOCATORS, rounded
 from onnxprune.errors import VerificationError
 from onnxprune.graph.io import Model, load, to_proto

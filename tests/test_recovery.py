@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import Array, build, normal, run
 from onnx import ModelProto
 
 import onnxprune
+from models.nets import Array, build, normal, run
 from onnxprune import Plan
 
 DEAD = (1, 4)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import Array, build, normal, run
 from onnx import ModelProto, TensorProto, helper
 
 import onnxprune
+from models.nets import Array, build, normal, run
 from onnxprune import Plan, load
 from onnxprune.errors import OptionError
 from onnxprune.importance.data import MEASURES, score

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from law import cut
 from onnx import helper
-from test_rules import ROWS, Row, build, describe, text
 
+from law import cut
 from onnxprune.graph.cost import cost_model
 from onnxprune.graph.io import load
 from onnxprune.graph.node import walk_all
@@ -17,6 +16,7 @@ from onnxprune.recovery import bias_shifts
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import check_file, verify
+from test_rules import ROWS, Row, build, describe, text
 
 CONV = "float[8,3,1,1] w1, float[4,8,1,1] w2"
 LINEAR = "float[3,8] w1, float[8,4] w2"

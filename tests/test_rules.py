@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from forms import TRANSFORMERS
-from law import cut
 from onnx import helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
+from law import cut
+from models.forms import TRANSFORMERS
 from onnxprune.allocation.select import select, uniform
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model, load, to_proto

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from nets import build, normal
 
 import onnxprune
+from models.nets import build, normal
 from onnxprune import OptionError, Result
 from onnxprune.cli.app import main
 from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from law import cut
-from topologies import PRUNES, TOPOLOGIES, UNRUNNABLE, folded
 
 import onnxprune
+from law import cut
+from models.topologies import PRUNES, TOPOLOGIES, UNRUNNABLE, folded
 from onnxprune.structure.verify import QUANTIZED_TOLERANCE
 
 # a sum that lands on the other side of a rounding boundary moves by a whole step of the next layer

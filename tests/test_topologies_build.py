@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from topologies import PRUNES, TOPOLOGIES, UNCHECKED, UNRUNNABLE, Array, folded, random_feeds
+
+from models.builder import Array, folded, random_feeds
+from models.topologies import PRUNES, TOPOLOGIES, UNCHECKED, UNRUNNABLE
 
 RUNNABLE = TOPOLOGIES | UNCHECKED
 BUILDERS = RUNNABLE | UNRUNNABLE

@@ -40,11 +40,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
+
+import common
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -23,8 +23,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
+
+import common
 
 sys.modules.setdefault("coverage", None)  # type: ignore[arg-type]  # numba would take coverage.py for the package
 

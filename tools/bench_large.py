@@ -28,8 +28,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import common
 import numpy as np
+
+import common
 
 OPTIONS = (
     "--heads", "0.25", "--channels", "0.3", "--recover", "none", "--no-latency", "--no-verify",

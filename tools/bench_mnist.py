@@ -14,10 +14,11 @@ import sys
 import warnings
 from pathlib import Path
 
-import common  # noqa: F401
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+import common  # noqa: F401
 
 WIDTHS = (40, 20)
 EPOCHS = 10  # about 94%

@@ -17,8 +17,9 @@ import time
 from functools import cache
 from typing import Any
 
-import common
 import numpy as np
+
+import common
 
 sys.modules.setdefault("coverage", None)  # type: ignore[arg-type]  # numba would take our coverage.py for it
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import common
-
 from onnxprune import analyze
 from onnxprune import prune as prune_model
 

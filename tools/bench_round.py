@@ -12,9 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
+
+import common
 
 LAYERS = 3
 RANGES = {64: (36, 49, 56), 128: (84, 97, 28), 256: (174, 185, 14)}  # width before: first, end, side of the image

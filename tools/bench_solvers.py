@@ -52,8 +52,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
+
+import common
 from bench_accuracy import cifar_calibration
 from bench_transformers import find
 

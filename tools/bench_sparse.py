@@ -20,15 +20,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 import onnx
 import onnxruntime as ort
-from bert import bert
 from onnx import TensorProto, helper, numpy_helper
-from resnet50 import resnet50
 
+import common
 import onnxprune
+from bert import bert
 from onnxprune import formats
 from onnxprune.formats import auto
 from onnxprune.formats.values import encode, round_values
@@ -37,6 +36,7 @@ from onnxprune.kernels import register
 from onnxprune.kernels.names import VALUES
 from onnxprune.runtime.feeds import random_feeds
 from onnxprune.runtime.session import session as runtime_session
+from resnet50 import resnet50
 
 LEVELS = ("2:4", 0.5, 0.7, 0.8, 0.9, 0.95)
 MUST = {

@@ -31,8 +31,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
+
+import common
 
 MODELS = {"sst2_encoder": "sst2", "shakespeare_decoder": "shakespeare", "cifar_vit": "cifar"}  # name -> its data
 SECTIONS = ("ratios", "knee", "mixtures", "importances", "latency")

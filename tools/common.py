@@ -310,6 +310,7 @@ def interleaved(
 def resnet50_file(folder: Path) -> Path:
     """ResNet-50 with random weights, inline, in `folder`."""
     import onnx
+
     from resnet50 import resnet50
 
     path = folder / "resnet50.onnx"

@@ -1,6 +1,6 @@
 """Transformers, one row per form in which they are exported: what is found and removed of each kind, next to onnxsim.
 
-    python tools/form_coverage.py --forms                  the hand-written forms of tests/forms.py
+    python tools/form_coverage.py --forms                  the hand-written forms of tests/models/forms/
     python tools/form_coverage.py FOLDER                   *.onnx of tools/transformer_zoo.py, or any other
 
 Columns heads to layers: groups found per kind, then for each kind the parameters left and the verification error
@@ -31,10 +31,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 import onnx
 import onnxruntime as ort
+
+import common
 
 KINDS = ("heads", "head_dim", "hidden", "channels", "experts", "layers")
 CUTS = ("heads", "hidden", "head_dim", "layers", "experts")
@@ -229,9 +230,9 @@ def in_folder(folder: Path) -> Iterator[Source]:
 
 
 def hand_written(folder: Path) -> Iterator[Source]:
-    """The forms of tests/forms.py."""
+    """The forms of tests/models/forms/."""
     sys.path.insert(0, str(common.REPO / "tests"))
-    from forms import TRANSFORMERS, feeds
+    from models.forms import TRANSFORMERS, feeds
 
     for name, form in TRANSFORMERS.items():
         model, path, arrays = form.build(), folder / f"{name}.onnx", folder / f"{name}.npz"
@@ -287,7 +288,7 @@ def summary(rows: list[Row]) -> list[str]:
 def main() -> None:
     p = common.parser(__doc__, rival=True)
     p.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a folder of *.onnx")
-    p.add_argument("--forms", action="store_true", help="the hand-written forms of tests/forms.py")
+    p.add_argument("--forms", action="store_true", help="the hand-written forms of tests/models/forms/")
     p.add_argument("--only", action="append", metavar="GLOB", help="only models whose name matches; repeatable")
     p.add_argument("--no-onnxsim", action="store_true", help="leave the rival out")
     p.add_argument("--seconds", type=float, default=60, metavar="S", help="limit for a model (default 60)")

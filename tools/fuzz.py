@@ -28,7 +28,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from random_graphs import Draws, build
+from models.random_graphs import Draws, build
 from test_random_graphs import Cut, Outcome, check, draw_cut
 
 Numbers = list[int]

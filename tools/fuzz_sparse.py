@@ -28,20 +28,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 import onnxruntime as ort
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+import common
 import onnxprune
 from onnxprune import formats
 
 sys.path.insert(0, str(common.REPO / "tests"))
 
-from test_sparse_runtime import FORMS, Form, model_of, options_of, session_of, storage_of, weight
-
 from onnxprune.formats.operators import OPERATORS, is_sparse
 from onnxprune.kernels.names import ACTIVATIONS, PRODUCTS
+from test_sparse_runtime import FORMS, Form, model_of, options_of, session_of, storage_of, weight
 
 BATCH = 1000  # mutants of a process
 LIMIT = 20  # seconds for one step of one mutant

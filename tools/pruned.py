@@ -17,10 +17,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+import common
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 SECONDS, GIGABYTES = 240, 16

@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import Tensor, nn
+
 from train_models import strip
 
 REPO = Path(__file__).resolve().parent.parent

@@ -1,0 +1,1 @@
+"""Every model that the tests build: texts, topologies, transformers, random graphs."""
