@@ -27,7 +27,8 @@ from onnxprune.sparsity.grow import cubic, linear, schedule, shares, taken
 from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.outcome import from_plan
 from onnxprune.sparsity.present import present
-from onnxprune.sparsity.stage import Spec, sparsify
+from onnxprune.sparsity.spec import Spec
+from onnxprune.sparsity.stage import sparsify
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MODELS = Path(__file__).parent.parent / "models"

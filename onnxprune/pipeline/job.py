@@ -18,7 +18,7 @@ from onnxprune.progress import Clock
 from onnxprune.recovery.least_squares import LayerFit
 from onnxprune.runtime.session import Feeds
 from onnxprune.sparsity.outcome import Sparsity
-from onnxprune.sparsity.stage import Spec
+from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.cut import Cutting
 

@@ -19,7 +19,7 @@ from onnxprune.importance.score import HEAD_LOSS, MEASURED
 from onnxprune.options import Option, closest, declared, record
 from onnxprune.recovery.recover import WITH_DATA, Recovery
 from onnxprune.sparsity.options import Zeros
-from onnxprune.sparsity.stage import Spec
+from onnxprune.sparsity.spec import Spec
 
 if TYPE_CHECKING:
     pass

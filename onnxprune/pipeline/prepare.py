@@ -31,7 +31,8 @@ from onnxprune.importance.depth import blocks_of
 from onnxprune.plan import Plan, fingerprint
 from onnxprune.progress import Clock
 from onnxprune.recovery.recover import WITH_DATA
-from onnxprune.sparsity.stage import Spec, layer_names, matching
+from onnxprune.sparsity.amounts import layer_names, matching
+from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
 

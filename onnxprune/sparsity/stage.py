@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.formats.operators import METADATA, is_sparse
-from onnxprune.formats.options import OPERATORS, Store
-from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.formats.options import OPERATORS
+from onnxprune.formats.patterns import Blocks, Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.step import Step
@@ -26,12 +25,11 @@ from onnxprune.layers.weights import Layer, find_layers
 from onnxprune.progress import Progress, counting, silent
 from onnxprune.runtime.session import Feeds
 from onnxprune.sparsity.allocate import Counts
-from onnxprune.sparsity.amounts import counts_of, layer_names, matching, names_of, ratios_of, recorded_ratios
-from onnxprune.sparsity.grow import taken
-from onnxprune.sparsity.options import Zeros
-from onnxprune.sparsity.outcome import PRESENT, LayerSparsity, Sparsity, from_plan, pattern_of, stored_by, weights_left
+from onnxprune.sparsity.amounts import counts_of, layer_names, names_of, ratios_of, recorded_ratios
+from onnxprune.sparsity.outcome import LayerSparsity, Sparsity, pattern_of, stored_by, weights_left
 from onnxprune.sparsity.prepare import prepare
-from onnxprune.sparsity.store import Request, Stored, rounding, store
+from onnxprune.sparsity.spec import Spec
+from onnxprune.sparsity.store import Stored, rounding, store
 from onnxprune.structure.check import running, same
 from onnxprune.structure.verify import check_file
 
@@ -40,129 +38,9 @@ if TYPE_CHECKING:
     from onnxprune.sparsity.permute import Permuted
     from onnxprune.sparsity.solve import LayerSolve
 
-BEST = "admm"  # the solver where there are data (tools/bench_solvers.py)
 LONG = 10.0  # seconds that are worth a line
 TOLERANCE = 1e-3  # of the largest output: other order of the same sums, which normalisations amplify
 PREPARED = 1e-3  # the same, for steps that round weights
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What is wanted of the weights.
-
-    ratio: glob -> fraction of zeros of the layers that it matches; recorded: the sparse part of a plan, as `from_plan`
-    gives it, which then says all of it; recover: whether the weights that stay make up for the others; cache: folder
-    for finished layers; steps: in which the zeros grow, as asked; alone: False where a structural cut takes the steps,
-    too, so that they need not serve the zeros.
-    """
-
-    zeros: Zeros
-    store: Store
-    ratio: tuple[tuple[str, float], ...] = ()
-    ignore: tuple[str, ...] = ()
-    recorded: Mapping[str, Any] | None = None
-    recover: bool = True
-    cache: Path | None = None
-    seed: int = 0
-    steps: int = 1
-    alone: bool = True
-
-    @property
-    def made(self) -> bool:
-        """Whether weights become zero."""
-        if self.recorded is not None:
-            return bool(self.recorded["solver"] != PRESENT)
-        return self.zeros.asked or bool(self.ratio)
-
-    @property
-    def present(self) -> bool:
-        """Whether the zeros that the model has are stored."""
-        if self.recorded is not None:
-            return not self.made
-        return not self.made and self.store.format not in (None, "dense")
-
-    @property
-    def asked(self) -> bool:
-        """Whether there is anything to do."""
-        return self.made or self.present
-
-    @property
-    def needs_data(self) -> str:
-        """The option that asks for calibration data, "" for none."""
-        if self.recorded is None:
-            return self.zeros.needs_data()
-        solver = str(self.recorded["solver"])
-        return "" if solver in ("magnitude", PRESENT) else f"--solver {solver}"
-
-    @property
-    def form(self) -> str:
-        """The format, of those that --format knows."""
-        if self.recorded is not None:
-            return str(self.recorded["format"])
-        return self.store.format or ("auto" if self.store.cluster is None else "dense")
-
-    @property
-    def values(self) -> str:
-        """Type of the values that operators store."""
-        return self.store.values if self.recorded is None else str(self.recorded.get("values", "float32"))
-
-    @property
-    def pattern(self) -> Pattern | Blocks | None:
-        """The pattern by which zeros are made."""
-        if self.recorded is None:
-            return self.zeros.shape
-        text = str(self.recorded["pattern"])
-        return parse_pattern(text) if text else None
-
-    @property
-    def permutes(self) -> bool:
-        """Whether channels may take another order."""
-        allowed = self.zeros.permute if self.recorded is None else bool(self.recorded["permute"])
-        return allowed and self.made and isinstance(self.pattern, Pattern)
-
-    @property
-    def asked_steps(self) -> int:
-        """Steps that are asked for, by the option or the plan."""
-        return self.steps if self.recorded is None else int(self.recorded.get("steps", 1))
-
-    def growth(self, data: bool) -> int:
-        """Steps in which the zeros grow, of those that are asked for; data: whether there are samples."""
-        return 1 if not self.made or self._same(data) else taken(self.pattern, self.asked_steps)
-
-    def _same(self, data: bool) -> bool:
-        """Whether many steps choose the same weights as one."""
-        return not data or (self.solver(data) == "magnitude" and not self.recover)
-
-    def solver(self, data: bool) -> str:
-        """The solver that is asked for, or the best that there is; data: whether there are samples."""
-        if self.present:
-            return PRESENT
-        given = self.zeros.solver if self.recorded is None else str(self.recorded["solver"])
-        return given or (BEST if data else "magnitude")
-
-    def check(self, data: bool) -> None:
-        """Raises `OptionError` where steps are for the zeros alone, which cannot grow in them; data: whether there are
-        samples."""
-        steps, alone = self.asked_steps, self.alone or self.recorded is not None
-        if not self.made or not alone or steps == 1:
-            return
-        if self.recorded is None and taken(self.pattern, steps) == 1:
-            raise OptionError(
-                f"--steps {steps} has no effect: --pattern {self.pattern} is reached in one step; leave it out"
-            )
-        if self._same(data):
-            way = "choose --solver admm" if data else "give --calibration SRC"
-            raise OptionError(
-                f"--steps {steps}: magnitude chooses the same weights in one step as in many; leave it out, or {way}"
-            )
-
-    def fewer(self, data: bool) -> list[str]:
-        """A line where the zeros grow in fewer steps than were asked for; data: whether there are samples."""
-        steps, now = self.asked_steps, self.growth(data)
-        if not self.made or self.recorded is not None or now == steps:
-            return []
-        why = "magnitude chooses the same weights" if self._same(data) else f"--pattern {self.pattern} has no more"
-        return [f"--steps {steps}: the zeros take {'one step' if now == 1 else f'{now} steps'}: {why}"]
 
 
 def sparsify(
@@ -183,13 +61,12 @@ def sparsify(
     Raises `OptionError`, `NothingToPrune`, and `VerificationError` where rewriting changed the outputs.
     """
     spec.check(data is not None)
-    request = Request(spec.form, spec.values, spec.pattern, spec.present, spec.recorded)
     start = _prepare(model, spec)
     ordered = _permute(start, spec, data, progress)
     masked = _mask(ordered, spec, data, progress)
     check = verify and not dry_run
-    feeds = running(masked.model, guesses, measured=request.measured) if check or request.measured else {}
-    stored = store(masked.model, masked.layers, request, feeds, threads=threads, progress=progress)
+    feeds = running(masked.model, guesses, measured=spec.measured) if check or spec.measured else {}
+    stored = store(masked.model, masked.layers, spec, feeds, threads=threads, progress=progress)
     steps = spec.growth(data is not None)
     error, notes = None, [*start.notes, *ordered.notes, *masked.notes, *stored.notes, *spec.fewer(data is not None)]
     if check:
@@ -378,4 +255,4 @@ def _describe(model: Model, found: Sparsity) -> None:
     model.proto.metadata_props.add(key=METADATA, value=text)
 
 
-__all__ = ["Spec", "from_plan", "layer_names", "matching", "sparsify"]
+__all__ = ["sparsify"]

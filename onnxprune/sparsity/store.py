@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.formats.operators import is_sparse
-from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.formats.patterns import Blocks, parse_pattern
 from onnxprune.formats.rewrite import Format, rewrite, sparse_initializers
 from onnxprune.formats.values import round_values
 from onnxprune.graph.io import Model, weight_bytes
@@ -24,31 +23,9 @@ from onnxprune.progress import Progress
 from onnxprune.runtime.session import Feeds
 from onnxprune.sparsity.outcome import STORED, kind_of, stored_by
 from onnxprune.sparsity.present import forms as forms_of
+from onnxprune.sparsity.spec import Spec
 
 INEXPRESSIBLE = "cannot be expressed as a sparse operator"
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What is to be stored: format, type of values, the pattern that zeros were made by; present: the zeros are those
-    that the model had; recorded: layers of a plan, which then says all of it."""
-
-    form: str
-    values: str
-    pattern: Pattern | Blocks | None
-    present: bool
-    recorded: Mapping[str, Any] | None = None
-
-    @property
-    def columns(self) -> bool:
-        """Whether layers lose their empty columns."""
-        whole = isinstance(self.pattern, Blocks) and not self.pattern.rows
-        return whole and self.form in ("auto", "columns")
-
-    @property
-    def measured(self) -> bool:
-        """Whether sessions are timed."""
-        return self.form == "auto" and self.recorded is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,22 +63,22 @@ class _Chosen:
 
 
 def store(
-    model: Model, layers: Sequence[Layer], request: Request, feeds: Feeds, *, threads: int, progress: Progress
+    model: Model, layers: Sequence[Layer], spec: Spec, feeds: Feeds, *, threads: int, progress: Progress
 ) -> Stored:
     """The model with its zeros stored. layers: those whose zeros were asked for; feeds: what `auto` measures with.
 
     Raises `NothingToPrune` where a model has no zeros of its own that are worth it.
     """
-    exact, model = model, _positive(model, layers) if request.present else model
-    if request.form == "sparse-initializer":
-        return _initializers(model, layers, request, threads)
-    if request.columns:
-        return _columns(model, layers, request, feeds, threads, progress)
-    rounded = _rounded(model, layers, request.values)
-    chosen = _choose(rounded, layers, request, feeds, threads, progress)
-    if request.present and not request.recorded and not chosen.formats and not request.measured:
-        raise _nothing(model, request, chosen.reasons)
-    return _operators(exact, rounded, layers, request, chosen)
+    exact, model = model, _positive(model, layers) if spec.present else model
+    if spec.form == "sparse-initializer":
+        return _initializers(model, layers, spec, threads)
+    if _whole_columns(spec):
+        return _columns(model, layers, spec, feeds, threads, progress)
+    rounded = _rounded(model, layers, spec.values)
+    chosen = _choose(rounded, layers, spec, feeds, threads, progress)
+    if spec.present and not spec.recorded and not chosen.formats and not spec.measured:
+        raise _nothing(model, spec, chosen.reasons)
+    return _operators(exact, rounded, layers, spec, chosen)
 
 
 def rounding(exact: Model, stored: Model, layers: Sequence[Layer]) -> float:
@@ -115,70 +92,76 @@ def rounding(exact: Model, stored: Model, layers: Sequence[Layer]) -> float:
     return error / total if total else 0.0
 
 
+def _whole_columns(spec: Spec) -> bool:
+    """Whether layers lose their empty columns."""
+    whole = isinstance(spec.pattern, Blocks) and not spec.pattern.rows
+    return whole and spec.form in ("auto", "columns")
+
+
 def _choose(
-    model: Model, layers: Sequence[Layer], request: Request, feeds: Feeds, threads: int, progress: Progress
+    model: Model, layers: Sequence[Layer], spec: Spec, feeds: Feeds, threads: int, progress: Progress
 ) -> _Chosen:
     """A format of ours for every layer that gets one."""
-    if request.recorded is not None:
-        return _as_recorded(layers, request)
-    if request.form == "dense":
+    if spec.recorded is not None:
+        return _as_recorded(layers, spec)
+    if spec.form == "dense":
         return _Chosen({}, {}, threads)
     every: dict[str, list[Format]] = {}
     reasons: dict[str, str] = {}
     for layer in layers:
-        found: list[Format] | str = [stored_by(request.pattern) if request.form != "csr" else "csr"]
-        if request.present:
-            found = forms_of(layer, model.weights[layer.weight], request.form, request.values)
+        found: list[Format] | str = [stored_by(spec.pattern) if spec.form != "csr" else "csr"]
+        if spec.present:
+            found = forms_of(layer, model.weights[layer.weight], spec.form, spec.values)
         if isinstance(found, str):
             reasons[layer.node] = found
         else:
             every[layer.node] = found
-    if request.form != "auto":
+    if spec.form != "auto":
         return _Chosen({node: found[0] for node, found in every.items()}, reasons, threads)
     from onnxprune.formats.auto import choose, quickest  # loads numba
 
     mine = [layer for layer in layers if layer.node in every]
-    one = quickest(model, every, feeds, values=request.values, threads=threads, progress=progress)
-    choice = choose(model, one, mine, feeds, values=request.values, threads=threads, progress=progress)
+    one = quickest(model, every, feeds, values=spec.values, threads=threads, progress=progress)
+    choice = choose(model, one, mine, feeds, values=spec.values, threads=threads, progress=progress)
     return _Chosen(dict(choice.formats), reasons | dict(choice.reasons), threads, choice.speedup, choice.cpu)
 
 
-def _as_recorded(layers: Sequence[Layer], request: Request) -> _Chosen:
+def _as_recorded(layers: Sequence[Layer], spec: Spec) -> _Chosen:
     """What a plan says."""
-    assert request.recorded is not None
+    assert spec.recorded is not None
     formats: dict[str, Format] = {}
-    for node, row in request.recorded["layers"].items():
-        own = parse_pattern(row["pattern"]) if row.get("pattern") else request.pattern
+    for node, row in spec.recorded["layers"].items():
+        own = parse_pattern(row["pattern"]) if row.get("pattern") else spec.pattern
         if row["format"] in ("csr", "nm", "bsr"):
             formats[node] = "csr" if row["format"] == "csr" else stored_by(own)
     reasons = dict.fromkeys({x.node for x in layers} - set(formats), "as the plan says")
-    used = int(request.recorded.get("threads", 0))
-    return _Chosen(formats, reasons, used, cpu=str(request.recorded.get("cpu", "")))
+    used = int(spec.recorded.get("threads", 0))
+    return _Chosen(formats, reasons, used, cpu=str(spec.recorded.get("cpu", "")))
 
 
-def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], request: Request, chosen: _Chosen) -> Stored:
+def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], spec: Spec, chosen: _Chosen) -> Stored:
     """The model with operators of ours for the layers that have a format."""
     formats, reasons = dict(chosen.formats), dict(chosen.reasons)
     plain = _exact_where(rounded, exact, layers, formats)
     notes: list[str] = []
     out = plain
     if formats:
-        out, notes = rewrite(plain, formats, request.values)
+        out, notes = rewrite(plain, formats, spec.values)
         made = {node.name for node in out.proto.graph.node if is_sparse(node)}
         for name in [n for n in formats if n not in made]:
             del formats[name]
             reasons.setdefault(name, INEXPRESSIBLE)
         if len(formats) < len(chosen.formats):
             plain, out = (_exact_where(m, exact, layers, formats) for m in (plain, out))
-    if request.form == "dense" and not request.recorded:
+    if spec.form == "dense" and not spec.recorded:
         notes.append("zeros alone do not make a dense file faster or smaller; --format auto, csr or nm does")
     kinds = {name: kind_of(form) for name, form in formats.items()}
-    if request.present and not request.recorded and not request.measured:
+    if spec.present and not spec.recorded and not spec.measured:
         before, after = (int(m.proto.ByteSize()) + weight_bytes(m) for m in (exact, out))
         if not formats or after >= before:
             larger = f"the file would have {after} bytes instead of {before}, with the operators' functions"
-            raise _nothing(exact, request, reasons if not formats else dict.fromkeys(formats, larger))
-    if request.present and request.measured and not formats:
+            raise _nothing(exact, spec, reasons if not formats else dict.fromkeys(formats, larger))
+    if spec.present and spec.measured and not formats:
         notes.append("no set of sparse layers is faster here: the model stays dense; --format csr makes smaller files")
     return Stored(out, plain, formats, kinds, reasons, chosen.speedup, chosen.cpu, chosen.threads, tuple(notes))
 
@@ -191,38 +174,38 @@ def _exact_where(model: Model, exact: Model, layers: Sequence[Layer], formats: M
     return out
 
 
-def _initializers(model: Model, layers: Sequence[Layer], request: Request, threads: int) -> Stored:
+def _initializers(model: Model, layers: Sequence[Layer], spec: Spec, threads: int) -> Stored:
     """ONNX's own sparse tensors."""
     out, _ = sparse_initializers(model, layers)
-    kinds = {layer.node: request.form for layer in layers if layer.weight in out.sparse}
+    kinds = {layer.node: spec.form for layer in layers if layer.weight in out.sparse}
     reasons = {layer.node: "as a sparse initializer it would be larger" for layer in layers if layer.node not in kinds}
-    if request.present and not request.recorded and not kinds:
-        raise _nothing(model, request, reasons)
+    if spec.present and not spec.recorded and not kinds:
+        raise _nothing(model, spec, reasons)
     note = "onnx's checker takes sparse initializers, its full check (strict shape inference) does not"
     cpu = ""
-    if request.recorded is not None:
-        cpu, threads = str(request.recorded.get("cpu", "")), int(request.recorded.get("threads", 0))
+    if spec.recorded is not None:
+        cpu, threads = str(spec.recorded.get("cpu", "")), int(spec.recorded.get("threads", 0))
     return Stored(out, model.copy(), {}, kinds, reasons, cpu=cpu, threads=threads, notes=(note,))
 
 
 def _columns(
-    model: Model, layers: Sequence[Layer], request: Request, feeds: Feeds, threads: int, progress: Progress
+    model: Model, layers: Sequence[Layer], spec: Spec, feeds: Feeds, threads: int, progress: Progress
 ) -> Stored:
     """Layers without their empty columns, where `auto` finds that faster."""
     from onnxprune.formats.auto import LEVEL, measure
     from onnxprune.formats.columns import shrink
     from onnxprune.runtime.timing import cpu
 
-    mine, least = layers, 0.0 if request.form == "columns" else 1.0
-    if request.recorded is not None:
-        rows = request.recorded["layers"]
+    mine, least = layers, 0.0 if spec.form == "columns" else 1.0
+    if spec.recorded is not None:
+        rows = spec.recorded["layers"]
         mine, least = [x for x in layers if rows.get(x.node, {}).get("format") == "columns"], 0.0
     out, done, notes = shrink(model, mine, least=least)
     found = Stored(out, model.copy(), threads=threads, notes=tuple(notes))
-    if request.recorded is not None:
-        recorded = request.recorded
+    if spec.recorded is not None:
+        recorded = spec.recorded
         found = replace(found, cpu=str(recorded["cpu"]), threads=int(recorded.get("threads", 0)), notes=())
-    elif request.form == "auto" and done:
+    elif spec.form == "auto" and done:
         progress("timing")
         found = replace(found, speedup=measure(model, out, feeds, threads, 1.5), cpu=cpu())
         assert found.speedup is not None
@@ -258,14 +241,14 @@ def _rounded(model: Model, layers: Sequence[Layer], values: str) -> Model:
     return out
 
 
-def _nothing(model: Model, request: Request, reasons: Mapping[str, str]) -> NothingToPrune:
+def _nothing(model: Model, spec: Spec, reasons: Mapping[str, str]) -> NothingToPrune:
     """That no layer has zeros worth it, and the way out."""
     why = "; ".join(dict.fromkeys(reasons.values())) or "no layer is left"
     more = f" ({len(reasons)} layers)" if len(reasons) > 1 else ""
     return NothingToPrune(
-        f"{model.path or 'the model'}: --format {request.form} stores zeros, and no layer has enough of them{more}: "
+        f"{model.path or 'the model'}: --format {spec.form} stores zeros, and no layer has enough of them{more}: "
         f"{why[:200]}; make some with --sparsity 0.8 or --pattern 2:4"
     )
 
 
-__all__ = ["STORED", "Request", "Stored", "rounding", "store"]
+__all__ = ["STORED", "Stored", "rounding", "store"]
