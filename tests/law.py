@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.allocation.select import uniform
 from onnxprune.graph.io import Model, load
 from onnxprune.importance.weights import score
-from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import Verification, verify
@@ -56,3 +56,11 @@ def same_weights(a: Model, b: Model) -> bool:
     return a.weights.keys() == b.weights.keys() and all(
         np.array_equal(w.view(np.uint8) if w.dtype.kind == "V" else w, b.weights[n]) for n, w in a.weights.items()
     )
+
+
+def shrink(analysis: Analysis, kinds: Iterable[str], ratio: float = 0.4) -> Keep:
+    """What stays when `ratio` of every group of the kinds goes, bool per id."""
+    groups = [g for g in analysis.groups if g.kind in kinds]
+    scores = score(analysis, groups, importance="random")
+    keeps = uniform(groups, scores, dict.fromkeys((g.name for g in groups), ratio), round_to=1, max_ratio=1.0)
+    return analysis.keep_ids(keeps)

@@ -9,8 +9,15 @@ import pytest
 from onnx import ModelProto
 
 import onnxprune
+from law import cut
 from models.nets import Array, build, normal, run
+from models.rules import ROWS, Row
+from models.rules import build as from_text
 from onnxprune import Plan
+from onnxprune.importance.weights import score
+from onnxprune.recovery import bias_shifts
+from onnxprune.structure.surgery import prune_model
+from onnxprune.structure.verify import check_file
 
 DEAD = (1, 4)
 X = normal(2, 3, 8, 8).astype(np.float32)
@@ -312,3 +319,14 @@ def test_the_input_is_not_changed() -> None:
     before = proto.SerializeToString(deterministic=True)
     prune(proto, "bias")
     assert proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.op} {r.form}")
+def test_biases_can_be_compensated_after_every_rule(row: Row) -> None:
+    result = cut(from_text(row.text), check=False)
+    analysis = result.analysis
+    groups = analysis.of_kind("channels")
+    scores = score(analysis, groups, importance="random")
+    keeps = {g.name: scores[g.name] >= scores[g.name].mean() for g in groups if not g.blocks}
+    keep = analysis.keep_ids(keeps)
+    check_file(analysis.model, prune_model(analysis, keep, bias_shifts(analysis, keep)))

@@ -1,22 +1,18 @@
-"""What a review found: sizes that stay dynamic after a cut, numbers computed of shapes, and shapes of odd files."""
+"""What follows a cut: sizes that stay dynamic, numbers computed of shapes, and shapes of odd files."""
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
 from law import cut
-from onnxprune.graph.cost import cost_model
+from models.rules import build, text
 from onnxprune.graph.io import load
-from onnxprune.graph.node import walk_all
 from onnxprune.importance.weights import score
-from onnxprune.recovery import bias_shifts
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
-from onnxprune.structure.verify import check_file, verify
-from test_rules import ROWS, Row, build, describe, text
+from onnxprune.structure.verify import verify
 
 CONV = "float[8,3,1,1] w1, float[4,8,1,1] w2"
 LINEAR = "float[3,8] w1, float[8,4] w2"
@@ -124,68 +120,3 @@ def test_an_operator_on_a_tensor_of_unknown_rank(node: str) -> None:
     model = build(text("float[2,3,6,6] x", weights, nodes, outputs="float[] y, float[] z"))
     model.graph.output[1].CopyFrom(helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [2, 4, 6, 6]))
     assert cut(model, check=False).removed > 0
-
-
-def test_einsum_masks_an_operand_that_is_not_broadcast() -> None:
-    weights = "float[3,1] w0, float[3,8] w1, float[8,4] w2, int64[1] last = {2}"
-    nodes = """a = MatMul(x, w0) h = MatMul(x, w1) q = Einsum<equation = "btc,btc->bt">(a, h) s = Unsqueeze(q, last)
-        g = MatMul(h, w2) y = Add(g, s)"""
-    analysis = analyze(load(build(text("float[2,5,3] x", weights, nodes))))
-    keep = analysis.keep_ids({g.name: score(analysis, [g], importance="random")[g.name] > 0.4 for g in analysis.groups})
-    assert not keep.all()
-    assert verify(analysis, keep, prune_model(analysis, keep)).error <= 1e-5
-
-
-def test_a_mean_of_integers_is_pinned() -> None:
-    nodes = """h = Conv(x, w1) b = Mul(h, twenty) i = Cast<to = 6>(b) m = ReduceMean(i, j1) f = Cast<to = 1>(m)
-        g = Conv(h, w2) y = Add(f, g)"""
-    result = cut(build(text("float[2,3,6,6] x", f"{CONV}, {NUMBERS}, float twenty = {{20}}", nodes)))
-    assert describe(result.analysis) == ("w1:0 pinned: a mean of integers, which cannot keep its divisor",)
-    assert result.error == 0
-
-
-SPECIAL = ("left", "group", "depthwise", "made by a layer")
-
-
-@pytest.mark.parametrize(
-    "row",
-    [r for k, r in enumerate(ROWS) if k % 4 == 0 or any(s in r.form for s in SPECIAL)],
-    ids=lambda r: f"{r.op} {r.form}",
-)
-def test_biases_can_be_compensated_after_every_rule(row: Row) -> None:
-    result = cut(build(row.text), check=False)
-    analysis = result.analysis
-    groups = analysis.of_kind("channels")
-    scores = score(analysis, groups, importance="random")
-    keeps = {g.name: scores[g.name] >= scores[g.name].mean() for g in groups if not g.blocks}
-    keep = analysis.keep_ids(keeps)
-    check_file(analysis.model, prune_model(analysis, keep, bias_shifts(analysis, keep)))
-
-
-def macs(source: str) -> float:
-    analysis = analyze(load(build(source)))
-    c = analysis.coupling
-    nodes = walk_all(analysis.model.proto.graph, c.shapes.opsets)
-    return cost_model(nodes, c.shapes, c.axes, c.grouped).macs(analysis.keep_ids({}))
-
-
-def test_macs_of_an_lstm_do_not_depend_on_the_output_that_is_read() -> None:
-    weights = "float[1,32,3] w1, float[1,32,8] r1"
-    expected = 6 * 2 * 32 * (3 + 8)
-    for outputs in ("y", ", y", ", , y"):
-        assert macs(text("float[6,2,3] x", weights, f"{outputs} = LSTM<hidden_size = 8>(x, w1, r1)")) == expected
-
-
-def test_macs_of_a_product_with_its_left_side_transposed() -> None:
-    nodes = "y = com.microsoft.FusedMatMul<transA = 1>(x, w1)"
-    assert macs(text("float[2,3,5] x", "float[3,8] w1", nodes)) == 2 * 5 * 3 * 8
-
-
-def test_a_removed_channel_may_be_no_number() -> None:
-    """The square root of a negative channel: it goes, and its NaN with it."""
-    weights = "float[8,3,1,1] w1, float[4,8,1,1] w2, float[8,1,1] sign = {1,-1,1,-1,1,-1,1,-1}"
-    nodes = "h = Conv(x, w1) a = Abs(h) b = Mul(a, sign) k = Sqrt(b) y = Conv(k, w2)"
-    model = build(text("float[2,3,6,6] x", weights, nodes))
-    analysis = analyze(load(model))
-    keep = analysis.keep_ids({g.name: np.arange(8) % 2 == 0 for g in analysis.groups})
-    assert verify(analysis, keep, prune_model(analysis, keep)).error <= 1e-5

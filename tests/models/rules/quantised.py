@@ -1,0 +1,56 @@
+"""Rows of 8-bit values."""
+
+from __future__ import annotations
+
+from models.rules.elementwise import _P
+from models.rules.layout import _LAST
+from models.rules.row import conv, gemm, matmul
+
+# fmt: off
+
+_PER = "8 channels: b1:0 vs:0 w1:0 w2:1 z:0"
+_ZERO = "float[8] vs, int8[8] z = {1,2,3,4,5,6,7,8}"
+for _domain in ("", "com.microsoft."):
+    _name = _domain.replace(".", "::").replace("com::", "com.") + "{}"
+    for _op in ("QuantizeLinear", "DequantizeLinear"):
+        _pair = "q = {0}QuantizeLinear{1}(h, {2}) k = {0}DequantizeLinear{1}(q, {2})"
+        conv(_name.format(_op), _pair.format(_domain, "", "s, z"), form="per tensor",
+             also="float s = {0.05}, uint8 z = {120}")
+        conv(_name.format(_op), _pair.format(_domain, "<axis = -3>", "vs, z"), _PER, form="per channel", also=_ZERO)
+conv("QuantizeLinear", "q = QuantizeLinear<axis = 1>(h, vs) k = DequantizeLinear<axis = 1>(q, vs)",
+     "8 channels: b1:0 vs:0 w1:0 w2:1", form="no zero point", also="float[8] vs")
+conv("QuantizeLinear", "q = QuantizeLinear(h, s, z) k = DequantizeLinear(q, s, z)", form="vectors of one",
+     also="float[1] s = {0.05}, int8[1] z = {3}")
+gemm("QuantizeLinear", "q = QuantizeLinear<axis = 0, block_size = 5>(h, vs) "
+     "k = DequantizeLinear<axis = 0, block_size = 5>(q, vs)", "8 channels: b1:0 vs:1 w1:1 w2:0",
+     form="blocks along the batch", also="float[1,8] vs")
+gemm("DequantizeLinear", "v = DequantizeLinear<axis = 0, block_size = 4>(w3, vs) k = Gemm(h, v)",
+     "6 channels: vs:1 w2:0 w3:1", "w1:1 pinned: a blocked quantisation axis", form="weight in blocks along its inputs",
+     also="int8[8,6] w3, float[2,6] vs", w2="6,4")
+gemm("DequantizeLinear", "v = DequantizeLinear(w3, vs) k = Gemm(h, v)", "8 channels: b1:0 w1:1 w3:0",
+     "6 channels: vs:0 w2:0 w3:1", form="weight with a scale per output", also="int8[8,6] w3, float[6] vs", w2="6,4")
+gemm("DequantizeLinear", "v = DequantizeLinear<axis = 0>(w3, vs, z3) k = Gemm<transB = 1>(h, v)",
+     "8 channels: b1:0 w1:1 w3:1", "6 channels: vs:0 w2:0 w3:0 z3:0", form="weight with a scale per row",
+     also="int8[6,8] w3, float[6] vs, int8[6] z3 = {1,2,3,4,5,6}", w2="6,4")
+matmul("DynamicQuantizeLinear", "q, s, z = DynamicQuantizeLinear(h) k = DequantizeLinear(q, s, z)", form="noise")
+matmul("DynamicQuantizeLinear", "m = Mul(h, p) q, s, z = DynamicQuantizeLinear(m) k = DequantizeLinear(q, s, z)",
+       "8 channels: p:0 w1:1 w2:0", form="what goes sets the range", also="float[8] p = {1,9,9,9,1,1,1,1}")
+_SCALAR = "float s = {0.05}, uint8 z = {120}"
+_PAIR = "q = QuantizeLinear(h, s, z) {} k = DequantizeLinear(c, s, z)"
+for _op in ("QLinearAdd", "QLinearMul"):
+    conv(f"com.microsoft::{_op}", _PAIR.format(f"r = Relu(h) t = QuantizeLinear(r, s, z) "
+         f"c = com.microsoft.{_op}(q, s, z, t, s, z, s, z)"), form="activations", also=_SCALAR)
+    conv(f"com.microsoft::{_op}", _PAIR.format(f"c = com.microsoft.{_op}(q, s, z, p, s, z, s, z)"), _P,
+         form="constant per channel", also=f"{_SCALAR}, uint8[8,1,1] p = {{10,20,30,40,50,60,70,80}}")
+conv("com.microsoft::QLinearSigmoid", _PAIR.format("c = com.microsoft.QLinearSigmoid(q, s, z, s, z)"), also=_SCALAR)
+conv("com.microsoft::QLinearLeakyRelu", _PAIR.format("c = com.microsoft.QLinearLeakyRelu<alpha = 0.2>(q, s, z, s, z)"),
+     also=_SCALAR)
+for _op, _kernel in (("QLinearGlobalAveragePool", ""), ("QLinearAveragePool", "kernel_shape = [2,2], ")):
+    conv(f"com.microsoft::{_op}", _PAIR.format(f"c = com.microsoft.{_op}<{_kernel}channels_last = 0>(q, s, z, s, z)"),
+         form="channels first", also=_SCALAR)
+    conv(f"com.microsoft::{_op}", "q = QuantizeLinear(h, s, z) t = Transpose<perm = [0,2,3,1]>(q) "
+         f"c = com.microsoft.{_op}<{_kernel}channels_last = 1>(t, s, z, s, z) k = DequantizeLinear(c, s, z)", _LAST,
+         form="channels last", also=_SCALAR, w2="8,4", tail="y = MatMul(k, w2)")
+conv("com.microsoft::QLinearConcat", _PAIR.format("g = Conv(x, w3) t = QuantizeLinear(g, s, z) "
+     "c = com.microsoft.QLinearConcat<axis = 1>(s, z, q, s, z, t, s, z)"), "8 channels: b1:0 w1:0 w2:1[8]",
+     "6 channels: w2:1[6] w3:0", w2="4,14,1,1", also=f"{_SCALAR}, float[6,3,1,1] w3")

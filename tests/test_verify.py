@@ -1,0 +1,32 @@
+"""What the pruned model is compared with, and when that is trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.rules import build, text
+from onnxprune.graph.io import load
+from onnxprune.importance.weights import score
+from onnxprune.structure.groups import analyze
+from onnxprune.structure.surgery import prune_model
+from onnxprune.structure.verify import verify
+
+
+def test_einsum_masks_an_operand_that_is_not_broadcast() -> None:
+    weights = "float[3,1] w0, float[3,8] w1, float[8,4] w2, int64[1] last = {2}"
+    nodes = """a = MatMul(x, w0) h = MatMul(x, w1) q = Einsum<equation = "btc,btc->bt">(a, h) s = Unsqueeze(q, last)
+        g = MatMul(h, w2) y = Add(g, s)"""
+    analysis = analyze(load(build(text("float[2,5,3] x", weights, nodes))))
+    keep = analysis.keep_ids({g.name: score(analysis, [g], importance="random")[g.name] > 0.4 for g in analysis.groups})
+    assert not keep.all()
+    assert verify(analysis, keep, prune_model(analysis, keep)).error <= 1e-5
+
+
+def test_a_removed_channel_may_be_no_number() -> None:
+    """The square root of a negative channel: it goes, and its NaN with it."""
+    weights = "float[8,3,1,1] w1, float[4,8,1,1] w2, float[8,1,1] sign = {1,-1,1,-1,1,-1,1,-1}"
+    nodes = "h = Conv(x, w1) a = Abs(h) b = Mul(a, sign) k = Sqrt(b) y = Conv(k, w2)"
+    model = build(text("float[2,3,6,6] x", weights, nodes))
+    analysis = analyze(load(model))
+    keep = analysis.keep_ids({g.name: np.arange(8) % 2 == 0 for g in analysis.groups})
+    assert verify(analysis, keep, prune_model(analysis, keep)).error <= 1e-5
