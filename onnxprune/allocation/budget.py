@@ -14,8 +14,8 @@ from itertools import product
 import numpy as np
 
 from onnxprune.allocation.levels import Levels
-from onnxprune.graph.cost import Product
 from onnxprune.graph.shapes import Array
+from onnxprune.graph.traits import Product
 from onnxprune.importance.weights import Float
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 from onnxprune.structure.coupling import Ids

@@ -19,12 +19,14 @@ from onnxprune.allocation.select import rounded, select
 from onnxprune.evaluation.damage import damage, joined
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.shapes import Array
+from onnxprune.graph.traits import TRAITS
 from onnxprune.importance.data import MEASURES, RIDGE, Reading, batches, find_readings, gather, measured
 from onnxprune.importance.gates import Gated
 from onnxprune.importance.weights import Float, Scores, score
 from onnxprune.layers.places import Parameters, parameters
-from onnxprune.layers.rows import RECURRENT, Unsuitable, Values, find_linear, matrix, read_by
+from onnxprune.layers.rows import find_linear, matrix
 from onnxprune.layers.tail import find_tail
+from onnxprune.layers.values import Unsuitable, Values, read_by
 from onnxprune.progress import Count
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
@@ -192,8 +194,9 @@ def consumers(
         for k in np.unique(owner[labels[ids]]):
             if k >= 0:
                 nodes[groups[k].name].add(consume.node.key)
-        if consume.node.op in RECURRENT and consume.input == 2 and consume.node.input(2) in analysis.model.weights:
-            recurrences[consume.node.key] = (consume.node.input(2), ids)
+        trait, name = TRAITS.get(consume.node.op), consume.node.input(consume.input)
+        if trait is not None and trait.recurs and consume.input in trait.weights and name in analysis.model.weights:
+            recurrences[consume.node.key] = (name, ids)
     return nodes, recurrences
 
 

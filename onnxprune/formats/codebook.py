@@ -51,13 +51,15 @@ from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.arrays import Array, stored_size
 from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model, save
-from onnxprune.graph.node import Node, opsets, walk
+from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.protos import all_tensors, constants, is_constant
 from onnxprune.graph.step import Step
+from onnxprune.graph.traits import TRAITS
 from onnxprune.progress import Progress
 from onnxprune.solvers.kmeans import LARGEST, kmeans, kmeans_rows
 from onnxprune.structure.verify import check_file
 
+CLUSTERED = {op: t for op, t in TRAITS.items() if t.clustered}
 PER = ("tensor", "channel")
 STORAGES = ("auto", "uint8", "uint4", "packed")
 MIN_OPSET = 7
@@ -208,7 +210,8 @@ def find_weights(model: Model) -> tuple[dict[str, Weight], list[tuple[str, str]]
     found: dict[str, Weight] = {}
     left: dict[str, str] = {}
     for node in walk(proto.graph, opsets(proto)):
-        for slot in SLOTS.get(node.op, ()):
+        trait = CLUSTERED.get(node.op)
+        for slot in sorted(trait.slots) if trait is not None else ():
             name = node.input(slot)
             w = model.weights.get(name)
             if w is None or w.ndim < 2 or w.dtype.kind in "iub" or name in found or name in left or name not in own:
@@ -223,22 +226,9 @@ def find_weights(model: Model) -> tuple[dict[str, Weight], list[tuple[str, str]]
                 left[name] = "it is empty, or holds NaN or infinity"
             else:
                 depthwise = node.op == "Conv" and w.shape[1] == 1 and node.attr("group", 1) > 1
-                found[name] = Weight(name, node.op, _output_axis(node, slot) % w.ndim, w.shape, depthwise)
+                assert trait is not None
+                found[name] = Weight(name, node.op, trait.axes(node, slot)[1] % w.ndim, w.shape, depthwise)
     return found, list(left.items())
-
-
-SLOTS: dict[str, tuple[int, ...]] = {
-    "Conv": (1,), "ConvTranspose": (1,), "GRU": (1, 2), "Gather": (0,), "Gemm": (0, 1), "LSTM": (1, 2),
-    "MatMul": (0, 1), "RNN": (1, 2),
-}  # fmt: skip
-
-
-def _output_axis(node: Node, slot: int) -> int:
-    if node.op == "MatMul":
-        return -1 if slot == 1 else -2
-    if node.op == "Gemm":
-        return int(not node.attr("transB", 0)) if slot == 1 else int(bool(node.attr("transA", 0)))
-    return {"Conv": 0, "Gather": -1}.get(node.op, 1)
 
 
 def _check(model: Model, k: int, per: str, storage: str) -> None:

@@ -17,17 +17,8 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.graph.shapes import Array
 from onnxprune.importance.weights import Float, Scores
 from onnxprune.importance.weights import score as weight_scores
-from onnxprune.layers.rows import (
-    CONVOLUTIONS,
-    Linear,
-    Unsuitable,
-    Values,
-    find_linear,
-    kernel_shape,
-    matrix,
-    positions,
-    rows,
-)
+from onnxprune.layers.rows import Linear, find_linear, kernel_shape, matrix, positions, rows
+from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.lasso import inner_products, removal_order
@@ -62,11 +53,7 @@ class Reading:
 def row_components(analysis: Analysis, layer: Linear, m: Float) -> Array:
     """Component of what every column of the layer's rows holds, -1 for an axis without ids, `(groups, in)`."""
     axes = analysis.coupling.axes(layer.source)
-    n = layer.node
-    axis = 1 if len(axes) > 2 and n.op not in ("MatMul", "LSTM", "GRU", "RNN") else len(axes) - 1
-    if n.op == "Gemm" and n.attr("transA", 0):
-        axis = 0
-    ids = axes[axis] if axes else None
+    ids = axes[layer.trait.inner(layer.node, len(axes))] if axes else None
     g, d, _ = m.shape
     if ids is None:
         return np.full((g, d), -1)
@@ -147,7 +134,7 @@ def _count(r: Reading, x: Array) -> None:
 
 def _rank(r: Reading, x: Array, groups: int) -> None:
     """Rank of every channel's map; of vectors whether they are not zero."""
-    if r.layer.node.op in CONVOLUTIONS:
+    if r.layer.trait.convolves:
         maps = x.reshape(x.shape[0], x.shape[1], x.shape[2], -1)
     else:
         last = x.T if r.layer.node.attr("transA", 0) else x

@@ -20,6 +20,7 @@ from onnxprune.errors import OptionError
 from onnxprune.graph.constants import Constants
 from onnxprune.graph.limits import LIMIT
 from onnxprune.graph.node import Node, walk_all
+from onnxprune.graph.normalisation import SCALE, VARIANCE, batchnorm_factor
 from onnxprune.graph.shapes import Array
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
@@ -207,11 +208,10 @@ class Weights:
             scale = None
             bn = self._batch_norm.get(p.output)
             if bn is not None:
-                gamma, variance = self.value(bn.input(1)), self.value(bn.input(4))
+                gamma, variance = self.value(bn.input(SCALE)), self.value(bn.input(VARIANCE))
                 if gamma is not None and variance is not None and gamma.size == len(rows):
                     scale = gamma.astype(np.float32)
-                    deviation = np.sqrt(variance.astype(np.float32) + bn.attr("epsilon", 1e-5))
-                    rows = rows * (scale / deviation)[:, None]
+                    rows = rows * batchnorm_factor(bn, scale, variance.astype(np.float32))[:, None]
             yield Site(p.node.label, rows, labels[ids], scale)
 
     def readers(self, keep: Keep | None, wanted: Callable[[Array], bool]) -> Iterator[Site]:

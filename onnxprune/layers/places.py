@@ -11,9 +11,12 @@ import numpy as np
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
+from onnxprune.graph.normalisation import MEAN
 from onnxprune.graph.shapes import Array
-from onnxprune.layers.rows import RECURRENT, Float, Linear, Unsuitable, Values, matrix, stored
+from onnxprune.layers.finite import Float
+from onnxprune.layers.rows import Linear, matrix, stored
 from onnxprune.layers.tail import Tail
+from onnxprune.layers.values import Unsuitable, Values
 
 Readers = Mapping[str, Sequence[Node]]
 
@@ -90,7 +93,7 @@ class Parameters:
         self.weight.write(stored(self.layer, m, self.weight.model.weights[self.weight.name].shape))
         if self.bias is not None:
             old = self.bias.read()
-            if self.layer.node.op in RECURRENT:  # (D, 2 * gates * H): of the input, then of the recurrence
+            if self.layer.trait.recurs:  # (D, 2 * gates * H): of the input, then of the recurrence
                 new = old.copy()
                 new[:, : old.shape[1] // 2] += shift.reshape(len(old), -1)
             else:
@@ -104,29 +107,30 @@ def parameters(edit: Edit, layer: Linear, tail: Tail, values: Values, readers: R
     """Find, or make, the places of a layer's matrix and bias. Raises `Unsuitable` where the matrix cannot change."""
     n = layer.node
     width = matrix(layer, values).shape[0] * matrix(layer, values).shape[2]
-    if len(readers.get(n.input(1), ())) > 1:
+    slot = layer.trait.bias
+    if len(readers.get(layer.weight, ())) > 1:
         raise Unsuitable("it shares its weight with another layer")
-    weight = place(edit, n, 1, values, readers)
+    weight = place(edit, n, layer.trait.weight, values, readers)
 
     def own(node: Node, slot: int, factor: float) -> Parameters:
         return Parameters(layer, weight, place(edit, node, slot, values, readers), factor, node is n)
 
-    if n.op in RECURRENT:
-        return own(n, 3, 1.0) if n.input(3) else Parameters(layer, weight, None)
+    if layer.trait.recurs:
+        return own(n, slot, 1.0) if slot is not None and n.input(slot) else Parameters(layer, weight, None)
     beta = float(n.attr("beta", 1.0))
-    if n.op != "MatMul" and n.input(2):
-        if values(n.input(2)).size == width and beta:
-            return own(n, 2, 1 / beta)
-    elif n.op != "MatMul" and tail.norm is None and beta == 1:
+    if slot is not None and n.input(slot):
+        if values(n.input(slot)).size == width and beta:
+            return own(n, slot, 1 / beta)
+    elif slot is not None and tail.norm is None and beta == 1:
         dtype = np.float32 if weight.scale is not None else weight.model.weights[weight.name].dtype
         name = edit.constant(f"{n.key}_bias", np.zeros(width, dtype))
-        while len(n.proto.input) < 3:
+        while len(n.proto.input) <= slot:
             n.proto.input.append("")
-        n.proto.input[2] = name
+        n.proto.input[slot] = name
         n.inputs[:] = list(n.proto.input)
         return Parameters(layer, weight, Place(edit.model, name))
     if tail.norm is not None:
-        return own(tail.norm, 3, -1.0)
+        return own(tail.norm, MEAN, -1.0)
     if tail.added is not None and values(tail.added[0].input(tail.added[1])).size == width:
         return own(*tail.added, 1.0)
     return Parameters(layer, weight, None)

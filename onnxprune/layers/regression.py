@@ -10,13 +10,7 @@ import numpy as np
 
 from onnxprune.graph.shapes import Array
 from onnxprune.layers.places import Parameters
-from onnxprune.layers.rows import (
-    RECURRENT,
-    Linear,
-    like_outputs,
-    positions,
-    rows,
-)
+from onnxprune.layers.rows import Linear, like_outputs, positions, rows
 from onnxprune.layers.tail import Tail
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Float, Moments
@@ -61,20 +55,15 @@ class Task:
 
 def surviving(c: Coupling, layer: Linear, keep: Keep, m: Float) -> tuple[Keep, Keep]:
     """Which columns of the rows, bool `(groups, in)`, and which outputs, bool `(groups, out)`, survive."""
-    n = layer.node
-    x, y = c.axes(n.input(0)), c.axes(n.key)
-    if n.op in RECURRENT:
-        into, out = x[2], c.axes(n.input(1))[1]
-    elif n.op == "Gemm":
-        into, out = x[0 if n.attr("transA", 0) else 1], y[1]
-    elif n.op == "MatMul":
-        into, out = x[-1], y[-1]
-    else:
-        into, out = x[1], y[1]
+    trait = layer.trait
+    x, y = c.axes(layer.source), c.axes(layer.key)
+    into = x[trait.inner(layer.node, len(x))]
+    # outputs of a recurrent layer are those of its gates
+    out = c.axes(layer.weight)[trait.outputs] if trait.recurs else y[trait.outer(len(y))]
 
     def spread(ids: Axis, size: int) -> Keep:
         alive = np.ones(1, bool) if ids is None else keep[ids]
-        if n.op in RECURRENT and ids is out:
+        if trait.recurs and ids is out:
             alive = np.tile(alive, size // len(alive))  # directions
         return np.repeat(alive, size // len(alive))
 

@@ -10,15 +10,11 @@ import numpy as np
 
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
+from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.graph.shapes import Array
-from onnxprune.layers.rows import (
-    CONVOLUTIONS,
-    RECURRENT,
-    Float,
-    Linear,
-    Values,
-    constants,
-)
+from onnxprune.layers.finite import Float
+from onnxprune.layers.rows import Linear
+from onnxprune.layers.values import Values, constants
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,25 +57,25 @@ def find_tail(
     scale, shift = np.ones(width), np.zeros(width)
     name, other, sign, norm, added, bounds = layer.node.key, "", 1, None, None, None
     constant = constants(model)
-    conv = layer.node.op in CONVOLUTIONS
-    right = values(layer.node.input(1)).ndim - 1 if conv else 1
-    if layer.node.op in RECURRENT:
+    trait = layer.trait
+    right = values(layer.weight).ndim - 1 if trait.convolves else 1
+    if trait.recurs:
         return Tail(scale, shift)
-    if layer.node.op == "com.microsoft::FusedConv":
+    if trait.added:
         bounds = {"Relu": (0.0, math.inf)}.get(layer.node.attr("activation", ""))
-        return Tail(scale, shift, layer.node.input(3), bounds=bounds)
+        return Tail(scale, shift, layer.node.input(trait.added[0]), bounds=bounds)
     first = True
     while len(readers.get(name, [])) == 1:
         n = readers[name][0]
         if (
             n.op == "BatchNormalization"
-            and conv
+            and trait.convolves
             and not other
             and n.input(0) == name
             and all(i in constant for i in n.inputs[1:5])
         ):
             gamma, beta, mean, variance = (values(i).astype(np.float64) for i in n.inputs[1:5])
-            factor = gamma / np.sqrt(variance + n.attr("epsilon", 1e-5))
+            factor = batchnorm_factor(n, gamma, variance)
             scale, shift = scale * factor, (shift - mean) * factor + beta
             norm = n if first else norm
         elif n.op in ("Add", "Mul", "Sub", "Div", "Sum") and len(n.inputs) == 2:

@@ -17,10 +17,10 @@ from onnx import GraphProto, ModelProto
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.node import Node, opsets, walk
+from onnxprune.graph.traits import TRAITS
 
-Op = Literal["MatMul", "Gemm", "Conv"]
 Side = Literal["right", "left"]
-OPS = ("MatMul", "Gemm", "Conv")
+OPS = tuple(op for op, t in TRAITS.items() if t.sparse)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Layer:
     """
 
     node: str
-    op: Op
+    op: str
     weight: str
     side: Side
     transposed: bool

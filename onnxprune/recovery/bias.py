@@ -12,10 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.graph.node import Node, walk_all
+from onnxprune.graph.normalisation import MEAN, batchnorm_factor
 from onnxprune.graph.shapes import Array, run_node
+from onnxprune.graph.traits import TRAITS
 from onnxprune.importance.weights import Weights
 from onnxprune.structure.analysis import Analysis, Keep
-from onnxprune.structure.coupling import Coupling, Ids, Produce
+from onnxprune.structure.coupling import Axis, Coupling, Ids, Produce
 from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
 
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -26,7 +28,7 @@ PASSING = {
     "GlobalMaxPool", *FIRST_ONLY,
 }  # fmt: skip
 REDUCING = {"ReduceMean", "ReduceMax", "ReduceMin"}
-CONTRACTING = {"Conv": 0, "com.microsoft::FusedConv": 0, "Gemm": 1, "MatMul": 1, "ConvTranspose": 0}
+FOLDING = {op for op, t in TRAITS.items() if t.rows and not t.recurs}  # whose biases can take what went
 
 
 def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Values]:
@@ -39,10 +41,10 @@ def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Values]:
     weights = Weights(analysis)
     shifts: dict[str, Values] = {}
     for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
-        if node.op not in CONTRACTING or not all(c.axes(node.input(i)) for i in (0, 1)):
+        if node.op not in FOLDING or not all(c.axes(node.input(i)) for i in (0, 1)):
             continue
-        x_axis = _contracted(c, node)
-        ids = c.axes(node.input(0))[x_axis]
+        x = c.axes(node.input(0))
+        ids = x[TRAITS[node.op].inner(node, len(x))]
         if ids is None or keep[ids].all() or not c.is_constant(node.input(1)):
             continue
         value = np.where(keep[ids], 0.0, np.nan_to_num(constants[ids]))
@@ -50,45 +52,42 @@ def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Values]:
             continue
         w = weights.value(node.input(1))
         shift = None if w is None else _contribution(node, np.asarray(w, np.float64), value)
-        out = c.axes(node.key)[_out_axis(c, node)]
+        out = outer(c, node)
         if shift is not None and shift[slice(None) if out is None else keep[out]].any():
             shifts[node.key] = shift
     return shifts
 
 
+def outer(c: Coupling, node: Node) -> Axis:
+    """Ids of the output channels of a node with a trait."""
+    y = c.axes(node.key)
+    return y[TRAITS[node.op].outer(len(y))]
+
+
 def _takes_bias(analysis: Analysis, node: Node) -> bool:
     """True where a stored bias can grow, or a new one be added."""
-    bias, beta = node.input(2), float(node.attr("beta", 1.0))
-    if node.op == "MatMul":
-        return True
+    slot, beta = TRAITS[node.op].bias, float(node.attr("beta", 1.0))
+    if slot is None:
+        return True  # an Add behind it
+    bias = node.input(slot)
     return bias in analysis.model.weights and beta != 0 if bias else beta == 1
-
-
-def _contracted(c: Coupling, node: Node) -> int:
-    if node.op == "Gemm":
-        return 0 if node.attr("transA", 0) else 1
-    return len(c.axes(node.input(0))) - 1 if node.op == "MatMul" else 1
 
 
 def _contribution(node: Node, w: Values, value: Values) -> Values | None:
     """What inputs with constant `value` `(in,)` add to every output channel."""
-    if node.op == "MatMul":
-        return np.asarray(value @ w) if w.ndim == 2 else None
-    if node.op == "Gemm":
+    rows = TRAITS[node.op].rows
+    if rows == "vectors":
+        if w.ndim != 2:
+            return None
         w = w.T if node.attr("transB", 0) else w
         return np.asarray(value @ w) * float(node.attr("alpha", 1.0))
-    if node.op == "ConvTranspose":
-        stride = np.prod(node.attr("strides", [1]))
-        g = int(node.attr("group", 1))
-        if g > 1:
-            return None
-        return np.asarray(value @ w.sum(tuple(range(2, w.ndim)))) / float(
-            stride
-        )  # every output sees 1/stride of the taps
     g = int(node.attr("group", 1))
+    if rows == "spread patches":  # every output sees 1/stride of the taps
+        stride = float(np.prod(node.attr("strides", [1])))
+        return None if g > 1 else np.asarray(value @ w.sum(tuple(range(2, w.ndim)))) / stride
     taps = w.sum(tuple(range(2, w.ndim)))  # (O, I/g)
-    rows = taps.reshape(g, -1, taps.shape[1])
-    return np.asarray(np.einsum("goi,gi->go", rows, value.reshape(g, -1)).ravel())
+    taps = taps.reshape(g, -1, taps.shape[1])
+    return np.asarray(np.einsum("goi,gi->go", taps, value.reshape(g, -1)).ravel())
 
 
 def constant_channels(analysis: Analysis, keep: Keep) -> Values:
@@ -103,8 +102,8 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Values:
     for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
         if not any(o in touched for o in node.outputs):
             continue
-        if node.key in produced and node.op in CONTRACTING:
-            made, ids = produced[node.key], c.axes(node.key)[_out_axis(c, node)]
+        if node.key in produced and node.op in FOLDING:
+            made, ids = produced[node.key], outer(c, node)
             rows = c.axes(made.weight)[made.axis]  # not so where the weight is on the left, or holds outputs per group
             if made.weight == node.input(1) and ids is not None and rows is not None and ids.size == rows.size:
                 _set(value, keep, ids, _producer(made, weights, c, value, means))
@@ -114,8 +113,7 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Values:
             x = c.axes(node.input(0))[1]
             if len(axes) > 1 and x is not None and all(p is not None for p in parts):
                 gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parts)
-                scale = gamma / np.sqrt(variance + node.attr("epsilon", 1e-5))
-                _set(value, keep, axes[1], (value[x] - mean) * scale + beta)
+                _set(value, keep, axes[1], (value[x] - mean) * batchnorm_factor(node, gamma, variance) + beta)
         elif node.op == "InstanceNormalization":  # a constant is normalised to zero
             bias = weights.value(node.input(2))
             if bias is not None:
@@ -137,16 +135,12 @@ def _set(value: Values, keep: Keep, ids: Ids | None, found: Values | None) -> No
         value[ids[gone]] = np.broadcast_to(found, ids.shape)[gone]
 
 
-def _out_axis(c: Coupling, node: Node) -> int:
-    return len(c.axes(node.key)) - 1 if node.op in ("MatMul", "Gemm") else 1
-
-
 def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Values]:
     """Tensor -> mean that the BatchNormalization behind it has recorded."""
     out: dict[str, Values] = {}
     for node in walk_all(analysis.model.proto.graph, {}):
         if node.op == "BatchNormalization":
-            mean = weights.value(node.input(3))
+            mean = weights.value(node.input(MEAN))
             if mean is not None:
                 out[node.input(0)] = np.asarray(mean, np.float64)
     return out
@@ -155,12 +149,13 @@ def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Values]:
 def _producer(p: Produce, weights: Weights, c: Coupling, value: Values, means: dict[str, Values]) -> Values | None:
     """What is known of the mean of a layer's outputs: recorded by BatchNormalization, or told by the bias."""
     node, taps = p.node, weights.value(p.weight)
-    if taps is None or node.op == "com.microsoft::FusedConv":
+    if taps is None or TRAITS[node.op].added:
         return None
     rows = np.moveaxis(np.asarray(taps, np.float64), p.axis, 0).reshape(taps.shape[p.axis], -1)
     bias: Values = np.zeros(len(rows))
-    if node.op != "MatMul" and node.input(2):
-        b = weights.value(node.input(2))
+    slot = TRAITS[node.op].bias
+    if slot is not None and node.input(slot):
+        b = weights.value(node.input(slot))
         if b is None:
             return None
         # Gemm: (N), (1, N), or another one for every row
@@ -169,7 +164,7 @@ def _producer(p: Produce, weights: Weights, c: Coupling, value: Values, means: d
     mean = means.get(node.key)
     if mean is not None and len(mean) == len(rows):
         return np.where(rows.any(1), mean, bias)
-    ids = c.axes(node.input(0))[1] if node.op == "Conv" else None
+    ids = c.axes(node.input(0))[1] if TRAITS[node.op].rows == "patches" else None
     if ids is not None and node.attr("group", 1) == ids.size and c.axes(p.weight)[1] is None:
         source = np.repeat(value[ids], len(rows) // ids.size)
         if not np.isnan(source).all():  # depthwise: a constant channel stays constant

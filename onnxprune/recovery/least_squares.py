@@ -24,15 +24,9 @@ from onnxprune.layers.regression import (
     regression,
     surviving,
 )
-from onnxprune.layers.rows import (
-    Unsuitable,
-    Values,
-    find_linear,
-    kernel_shape,
-    matrix,
-    read_by,
-)
+from onnxprune.layers.rows import find_linear, kernel_shape, matrix
 from onnxprune.layers.tail import find_tail
+from onnxprune.layers.values import Unsuitable, Values, read_by
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Float, Moments, Singular, match, solve

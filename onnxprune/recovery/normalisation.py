@@ -10,8 +10,9 @@ from onnxprune.errors import OptionError
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import opsets, walk
+from onnxprune.graph.normalisation import MEAN, STATISTICS, VARIANCE
 from onnxprune.layers.places import place
-from onnxprune.layers.rows import Values, constants, read_by
+from onnxprune.layers.values import Values, constants, read_by
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 
@@ -33,14 +34,16 @@ def batch_statistics(
     norms = [
         (i, n)
         for i, n in enumerate(walk(edit.model.proto.graph, opsets(edit.model.proto)))
-        if n.op == "BatchNormalization" and all(x in constant for x in n.inputs[3:5])
+        if n.op == "BatchNormalization" and all(x in constant for x in [n.input(i) for i in STATISTICS])
     ]
     if not norms:
         raise OptionError(
             "--recover batchnorm: the model has no BatchNormalization, exporters fold it into convolutions; "
             "use mean-std or least-squares"
         )
-    places = [(i, n, place(edit, n, 3, values, readers), place(edit, n, 4, values, readers)) for i, n in norms]
+    places = [
+        (i, n, place(edit, n, MEAN, values, readers), place(edit, n, VARIANCE, values, readers)) for i, n in norms
+    ]
     stream = Stream(edit.model, source, limit=memory, threads=threads)
     for done, (index, node, mean, variance) in enumerate(places):
         progress(done, len(places))

@@ -19,6 +19,7 @@ from onnxprune.formats.functions import MIN_OPSET
 from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.node import opsets, walk
+from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.layers.weights import find_layers
 
 REFUSALS = (version_converter.ConvertError, RuntimeError, ValueError, LookupError, AttributeError)
@@ -104,7 +105,7 @@ def fold_batchnorm(model: Model) -> tuple[Model, int]:
         if len(known) < len(names):
             continue
         scale, shift, mean, variance, *rest = (v.astype(np.float64) for v in known)
-        factor = scale / np.sqrt(variance + norm.attr("epsilon", 1e-5))
+        factor = batchnorm_factor(norm, scale, variance)
         bias = ((rest[0] if rest else 0.0) - mean) * factor + shift
         scaled = (w * factor.reshape(-1, *[1] * (w.ndim - 1))).astype(np.float32)
         if not (np.isfinite(scaled).all() and np.isfinite(bias).all()):

@@ -25,10 +25,12 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, to_proto
 from onnxprune.graph.shapes import infer
+from onnxprune.layers.finite import Float
 from onnxprune.layers.places import Parameters, Place, parameters
 from onnxprune.layers.regression import Task, activation_aware, regression
-from onnxprune.layers.rows import Float, Linear, Unsuitable, Values, find_linear, kernel_shape, matrix, read_by
+from onnxprune.layers.rows import Linear, find_linear, kernel_shape, matrix
 from onnxprune.layers.tail import find_tail
+from onnxprune.layers.values import Unsuitable, Values, read_by
 from onnxprune.layers.weights import Layer, keys
 from onnxprune.progress import Count as Steps
 from onnxprune.runtime.stream import Stream

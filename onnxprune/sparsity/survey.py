@@ -19,7 +19,8 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.layers.regression import sampled_share
-from onnxprune.layers.rows import Values, find_linear, kernel_shape, matrix, positions, rows
+from onnxprune.layers.rows import find_linear, kernel_shape, matrix, positions, rows
+from onnxprune.layers.values import Values
 from onnxprune.layers.weights import Layer, find_layers, keys
 from onnxprune.progress import Count as Steps
 from onnxprune.runtime.stream import Stream

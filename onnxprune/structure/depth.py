@@ -15,12 +15,10 @@ from itertools import pairwise
 
 from onnxprune.graph.node import Node, walk
 from onnxprune.graph.shapes import graph_inputs
+from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.coupling import Coupling, Ids
 
 SKIPS = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
-ATTENDING = (
-    "Attention", "com.microsoft::Attention", "com.microsoft::MultiHeadAttention", "com.microsoft::GroupQueryAttention",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +82,7 @@ def find_blocks(c: Coupling, *, whole_layers: bool = False) -> list[Block]:
             continue
         mine = tuple(nodes[k] for k in inside)
         way = _way(nodes, at, nodes[i].input(branch), nodes[i].input(stream))
-        attends = any(n.op in ATTENDING or (n.op in ("MatMul", "Einsum") and _activations(c, n)) for n in way)
+        attends = any(_attends(c, n) for n in way)
         blocks.append(Block(nodes[i], stream, branch, mine, c.fresh(1), attends))
     for first, second in pairwise(blocks):
         if whole_layers and first.attends and not second.attends:
@@ -96,8 +94,10 @@ def find_blocks(c: Coupling, *, whole_layers: bool = False) -> list[Block]:
     return blocks
 
 
-def _activations(c: Coupling, n: Node) -> bool:
-    return sum(not c.is_constant(i) for i in n.inputs) > 1
+def _attends(c: Coupling, n: Node) -> bool:
+    """Whether a node multiplies activations with activations."""
+    how = TRAITS[n.op].attends if n.op in TRAITS else ""
+    return how == "fused" or (how == "product" and sum(not c.is_constant(i) for i in n.inputs) > 1)
 
 
 def _depends(

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from onnxprune.graph.io import graphs
 from onnxprune.graph.node import Node
 from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, run
+from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.coupling import Axis, Ids
 from onnxprune.structure.depth import Block
@@ -249,23 +250,22 @@ class Surgeon:
 
     def shift_output(self, n: Node, shift: Array) -> None:
         """Add a vector over the original's output channels to the node's bias."""
-        y = self.coupling.axes(n.output(0))
-        channel = len(y) - 1 if n.op in ("MatMul", "Gemm") else 1
-        ids = y[channel]
+        y, trait = self.coupling.axes(n.output(0)), TRAITS[n.op]
+        ids = y[trait.outer(len(y))]
         if ids is not None:
             shift = shift[self.alive[ids]]
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(self.coupling.shapes.types[n.output(0)]))
-        if n.op == "MatMul":
+        if trait.bias is None:
             inner = self.fresh(f"{n.output(0)}_unshifted")
             bias = self._constant(shift.astype(dtype), f"{n.output(0)}_shift")
             name = self.fresh(f"{n.output(0)}_shifted")
             self.appended.append(helper.make_node("Add", [inner, bias], [n.output(0)], name=name))
             n.proto.output[0] = n.outputs[0] = inner
-        elif not n.input(2):
-            self.set_input(n, 2, (shift / float(n.attr("beta", 1.0))).astype(dtype))
-        elif n.input(2) in self.model.weights:
-            old = self.model.weights[n.input(2)].astype(np.float64)
-            self.set_input(n, 2, (old + shift / float(n.attr("beta", 1.0))).astype(dtype))
+        elif not n.input(trait.bias):
+            self.set_input(n, trait.bias, (shift / float(n.attr("beta", 1.0))).astype(dtype))
+        elif n.input(trait.bias) in self.model.weights:
+            old = self.model.weights[n.input(trait.bias)].astype(np.float64)
+            self.set_input(n, trait.bias, (old + shift / float(n.attr("beta", 1.0))).astype(dtype))
 
     def freeze(self, n: Node) -> None:
         """Sizes that are read as numbers (the sqrt of a width, a count to divide by) keep their old value."""

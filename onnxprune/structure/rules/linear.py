@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxprune.graph.node import Node
+from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.coupling import Axis, Coupling
 from onnxprune.structure.rules.registry import rule
 
@@ -21,8 +22,10 @@ def resize_group(s: Surgeon, n: Node) -> None:
         s.set_attr(n, "group", s.count(x))
 
 
-def couple_conv(c: Coupling, n: Node, x: int = 0, w: int = 1, b: int = 2, zero: str = "") -> None:
-    """Conv: weight (O, I/g, k...)."""
+def couple_conv(c: Coupling, n: Node, zero: str = "") -> None:
+    """Conv: weight (O, I/g, k...). zero: the zero point of the source."""
+    t = TRAITS[n.op]
+    x, w = t.source, t.weight
     X, W, Y = c.axes(n.input(x)), c.axes(n.input(w)), c.axes(n.output(0))
     if len(X) < 3 or len(W) != len(X) or len(Y) != len(X):
         c.pin_all(n, "rank is unknown")
@@ -30,9 +33,9 @@ def couple_conv(c: Coupling, n: Node, x: int = 0, w: int = 1, b: int = 2, zero: 
     c.tie(X[0], Y[0])
     for axis in (*X[2:], *Y[2:], *W[2:]):
         c.pin(axis, SPATIAL)
-    if n.input(b):
-        c.tie(c.axes(n.input(b))[0], Y[1])
-    for slot in (3, 4) if n.op.startswith("com.microsoft") else ():  # FusedConv: the sum that is added to the result
+    if t.bias is not None and n.input(t.bias):
+        c.tie(c.axes(n.input(t.bias))[0], Y[1])
+    for slot in t.added:
         if n.input(slot):
             for p, q in zip(c.axes(n.input(slot)), Y, strict=True):
                 c.tie(p, q)
@@ -78,16 +81,22 @@ def conv(c: Coupling, n: Node) -> None:
 @rule("QLinearConv", resize=resize_group)
 def qlinear_conv(c: Coupling, n: Node) -> None:
     """as Conv; scale and zero point of the weight follow its output channels"""
-    couple_conv(c, n, 0, 3, 8, zero=n.input(2))
-    for i in (4, 5):
-        per_channel(c, n, i, c.axes(n.input(3))[0])
+    couple_conv(c, n, zero=n.input(2))
+    scales_follow(c, n)
 
 
 @rule("ConvInteger", resize=resize_group)
 def conv_integer(c: Coupling, n: Node) -> None:
     """as Conv; the weight's zero point follows its output channels"""
-    couple_conv(c, n, 0, 1, 99, zero=n.input(2))
-    per_channel(c, n, 3, c.axes(n.input(1))[0])
+    couple_conv(c, n, zero=n.input(2))
+    scales_follow(c, n)
+
+
+def scales_follow(c: Coupling, n: Node) -> None:
+    """Scale and zero point of the weight are scalars, or vectors over its outputs."""
+    t = TRAITS[n.op]
+    for i in t.scales:
+        per_channel(c, n, i, c.axes(n.input(t.weight))[t.outputs])
 
 
 def per_channel(c: Coupling, n: Node, i: int, ids: Axis) -> None:
@@ -174,8 +183,9 @@ def gemm(c: Coupling, n: Node) -> None:
         c.produce(n, n.input(0), 1 - ka)
 
 
-def couple_matmul(c: Coupling, n: Node, i: int = 0, j: int = 1, zero: str = "") -> None:
-    """(..., M, K) x (..., K, N), with operands of one axis promoted."""
+def couple_matmul(c: Coupling, n: Node, zero: str = "") -> None:
+    """(..., M, K) x (..., K, N), with operands of one axis promoted. zero: the zero point of the source."""
+    i, j = TRAITS[n.op].source, TRAITS[n.op].weight
     a, b, y = list(c.axes(n.input(i))), list(c.axes(n.input(j))), list(c.axes(n.output(0)))
     if not a or not b or c.shape(n.output(0)) is None:
         c.pin_all(n, "rank is unknown")
@@ -229,15 +239,15 @@ def matmul_integer(c: Coupling, n: Node) -> None:
     """as MatMul; zero points follow the rows of A and the columns of B"""
     couple_matmul(c, n, zero=n.input(2))
     quantized_operand(c, n, 0, (2,), -2)
-    quantized_operand(c, n, 1, (3,), -1)
+    quantized_operand(c, n, 1, TRAITS[n.op].scales, -1)
 
 
 @rule("QLinearMatMul")
 def qlinear_matmul(c: Coupling, n: Node) -> None:
     """as MatMul; scales and zero points follow the rows of A and the columns of B"""
-    couple_matmul(c, n, 0, 3, zero=n.input(2))
+    couple_matmul(c, n, zero=n.input(2))
     quantized_operand(c, n, 0, (1, 2), -2)
-    quantized_operand(c, n, 3, (4, 5), -1)
+    quantized_operand(c, n, 3, TRAITS[n.op].scales, -1)
 
 
 def quantized_operand(c: Coupling, n: Node, operand: int, inputs: tuple[int, ...], axis: int) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxprune.graph.node import Node
+from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnxprune.structure.surgeon import Surgeon
-
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 def resize_hidden(s: Surgeon, n: Node) -> None:
@@ -26,7 +25,7 @@ def recurrent(c: Coupling, n: Node) -> None:
     if len(x) != 3 or len(w) != 3 or len(r) != 3 or r[2] is None or w[1] is None or r[1] is None:
         c.pin_all(n, "a recurrent layer of unknown shape or of one unit")
         return
-    hidden, gates = r[2], GATES[n.op]
+    hidden, gates = r[2], TRAITS[n.op].gates
     for axis in (w[0], r[0]):
         c.pin(axis, "directions of a recurrent layer")
     c.tie(x[2], w[2])

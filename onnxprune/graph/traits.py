@@ -1,0 +1,240 @@
+"""Facts about operators with weights, one row each: where weight, bias and reduction stand, how rows are made of what
+they read, and what they cost. Everything that asks such a thing of a node asks here.
+
+A new operator with weights is its row here and its coupling rule (structure/rules/); where its rows are made like those
+of no other, `rows` names a new maker (layers/rows.py).
+
+    >>> TRAITS["Conv"].bias, TRAITS["MatMul"].bias, TRAITS["LSTM"].gates
+    (2, None, 4)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnxprune.graph.node import Node
+from onnxprune.graph.shapes import Array, Shapes
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+Axes = Callable[[str], list[Ids | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """`factor` times the number of survivors of every array of ids, each over its divisor."""
+
+    label: str
+    factor: float
+    ids: tuple[Ids, ...]
+    divisors: tuple[int, ...]
+
+    def __call__(self, keep: Array) -> float:
+        out = self.factor
+        for ids, d in zip(self.ids, self.divisors, strict=True):
+            out *= float(np.count_nonzero(keep[ids])) / d
+        return out
+
+
+def product(label: str, factor: float, ids: Iterable[tuple[Ids | None, int]]) -> Product:
+    """ids: with their divisors; None for an axis that never shrinks, which the factor counts."""
+    known = [(a.ravel(), d) for a, d in ids if a is not None]
+    return Product(label, factor, tuple(a for a, _ in known), tuple(d for _, d in known))
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """What costs are counted from. axes: name -> ids per axis (None: an axis that never shrinks); grouped: weight ->
+    ids `(groups, width)` of the inner axis of a grouped convolution."""
+
+    shapes: Shapes
+    axes: Axes
+    grouped: Mapping[str, Ids]
+
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Of a tensor, None where it is not known."""
+        return self.shapes.shapes.get(name)
+
+
+Macs = Callable[[Node, "Trait", Sizes], list[Product]]  # multiply-accumulates of one run, for a known output shape
+
+
+def no_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
+    """Of tables and normalisations: nothing that counts."""
+    return []
+
+
+def convolution_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
+    """Weights of one output position times the positions: of the output, of ConvTranspose of the input."""
+    x, w = n.input(t.source), n.input(t.weight)
+    kernel, source, shape = s.shape(w), s.shape(x), s.shape(n.key)
+    if kernel is None or source is None or shape is None or None in kernel or None in source:
+        return []
+    spatial = source[2:] if t.rows == "spread patches" else shape[2:]
+    factor = math.prod(kernel[2:]) * math.prod(spatial) * (shape[0] or 1)  # type: ignore[arg-type]
+    axes = s.axes(w)
+    inner = (s.grouped[w], len(s.grouped[w])) if w in s.grouped else (axes[1] if len(axes) > 1 else None, 1)
+    return [product(n.label, factor, [(axes[0], 1), inner])]
+
+
+def product_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
+    """Entries of the output times the length of the sum."""
+    a, shape = n.input(t.source), s.shape(n.key)
+    if not s.axes(a) or shape is None:
+        return []
+    k = -2 if n.attr("transA", 0) and len(s.axes(a)) > 1 else -1
+    y = s.axes(n.key)
+    factor = math.prod(d for d, ids in zip(shape, y, strict=True) if ids is None and d is not None)
+    return [product(n.label, factor, [*((i, 1) for i in y), (s.axes(a)[k], 1)])]
+
+
+def einsum_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
+    """One for every combination of labels."""
+    if "." in n.attr("equation", "."):
+        return []
+    terms = n.attr("equation").replace(" ", "").partition("->")[0].split(",")
+    labels: dict[str, Ids | None] = {}
+    for name, term in zip(n.inputs, terms, strict=True):
+        for label, ids in zip(term, s.axes(name), strict=False):
+            labels[label] = ids if ids is not None else labels.get(label)
+    return [product(n.label, 1.0, [(i, 1) for i in labels.values()])]
+
+
+def recurrent_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
+    """Weights of the input and of the recurrence, at every step, for every sample and direction."""
+    steps, batch, *_ = s.shape(n.input(t.source)) or (1, 1)
+    directions = (s.shape(n.input(t.weight)) or (1,))[0] or 1
+    factor = float((steps or 1) * (batch or 1) * directions)
+    return [product(n.label, factor, [(s.axes(w)[1], 1), (s.axes(w)[2], 1)]) for w in n.inputs[1:3]]
+
+
+def attention_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
+    """Queries times keys, probabilities times values, and the projection of an operator that has its weights."""
+    q, y = n.input(t.source), n.output(0)
+    first = s.shape(q) or (1, 1, 1)
+    packed = bool(t.weights)
+    keys = s.shape(q if packed or not n.input(1) else n.input(1)) or first
+    if None in first or None in keys:
+        return []
+    pairs = float((first[0] or 1) * (first[-2] or 1) * (keys[-2] or 1))
+    out = []
+    query: list[tuple[Ids | None, int]] = [(s.axes(q)[k], 1) for k in ((1, 3) if len(first) == 4 else (-1,))]
+    if packed:
+        w = s.axes(n.input(t.weight))
+        steps = float((first[0] or 1) * (first[1] or 1))
+        out.append(product(n.label, steps, [(w[0], 1), (w[1], 1)]))
+        sizes = n.attr("qkv_hidden_sizes")
+        query = [(w[1][: sizes[0]] if sizes else w[1], 1 if sizes else 3)] if w[1] is not None else []
+    value = [(s.axes(y)[k], 1) for k in ((1, 3) if len(first) == 4 else (-1,))]
+    return [*out, product(n.label, pairs, query), product(n.label, pairs, value)]
+
+
+@dataclass(frozen=True)
+class Trait:
+    """One row. Axes of a weight are those of its initializer; `transA` and `transB` turn the operands' two axes.
+
+    macs:      what one run costs
+    source:    the input that is multiplied with the weight
+    weights:   inputs that hold weights; the first is multiplied with the source
+    bias:      input that is added to every output channel, None where the operator has none
+    scales:    inputs that hold scale and zero point of the weight, scalars or vectors over its outputs
+    reduction: axis of the weight that is summed over (of a convolution, within a group)
+    outputs:   axis of the weight that makes the output channels (of ConvTranspose, within a group)
+    last:      channels are the last axis of source and output, else axis 1
+    rows:      how its rows are made (layers/rows.py), "" for what is no regression that we solve
+    gates:     of a recurrent layer, along the outputs of its weights
+    added:     inputs that are added to the result, element by element, before the activation of a fused operator
+    swaps:     input that may be the weight instead of the first, with the source on the right of it; None for none
+    sparse:    whether operators of ours replace it where its weight is sparse
+    clustered: whether its weights can be codebooks
+    attends:   multiplies activations with activations: always ("fused"), or where both operands are some ("product")
+    """
+
+    macs: Macs
+    source: int = 0
+    weights: tuple[int, ...] = (1,)
+    bias: int | None = 2
+    scales: tuple[int, ...] = ()
+    reduction: int = 0
+    outputs: int = 1
+    last: bool = False
+    rows: str = ""
+    gates: int = 1
+    added: tuple[int, ...] = ()
+    swaps: int | None = None
+    sparse: bool = False
+    clustered: bool = False
+    attends: str = ""
+
+    @property
+    def weight(self) -> int:
+        """The input whose weight is multiplied with the source."""
+        return self.weights[0]
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Every input that may hold a weight."""
+        return self.weights if self.swaps is None else (*self.weights, self.swaps)
+
+    @property
+    def convolves(self) -> bool:
+        """Whether its rows are patches of the source."""
+        return self.rows.endswith("patches")
+
+    @property
+    def recurs(self) -> bool:
+        """Whether its outputs come in again at the next step."""
+        return self.rows == "steps"
+
+    def inner(self, n: Node, rank: int) -> int:
+        """Axis of the source, of this rank, that holds what is multiplied with the rows of the weight."""
+        if n.attr("transA", 0):
+            return rank - 2
+        return rank - 1 if self.last else 1
+
+    def outer(self, rank: int) -> int:
+        """Axis of the output, of this rank, that holds its channels."""
+        return rank - 1 if self.last else 1
+
+    def axes(self, n: Node, slot: int) -> tuple[int, int]:
+        """(reduction, outputs) of the weight at an input; negative axes count from its end."""
+        if slot == self.swaps:
+            reduction, outputs = self.outputs, self.reduction
+            flipped = n.attr("transA", 0)
+        else:
+            reduction, outputs = self.reduction, self.outputs
+            flipped = n.attr("transB", 0)
+        return (outputs, reduction) if flipped else (reduction, outputs)
+
+
+CONVOLUTION = Trait(convolution_macs, reduction=1, outputs=0)
+MATRIX = Trait(product_macs, reduction=-2, outputs=-1, last=True)
+RECURRENT = Trait(recurrent_macs, weights=(1, 2), bias=3, reduction=2, outputs=1, last=True, rows="steps")
+TRAITS: dict[str, Trait] = {
+    "Conv": replace(CONVOLUTION, rows="patches", sparse=True, clustered=True),
+    "com.microsoft::FusedConv": replace(CONVOLUTION, rows="patches", added=(3, 4)),
+    "ConvTranspose": Trait(convolution_macs, rows="spread patches", clustered=True),
+    "ConvInteger": replace(CONVOLUTION, bias=None, scales=(3,)),
+    "QLinearConv": replace(CONVOLUTION, weights=(3,), bias=8, scales=(4, 5)),
+    "DeformConv": replace(CONVOLUTION, bias=3),
+    "Gemm": replace(MATRIX, rows="vectors", swaps=0, sparse=True, clustered=True),
+    "com.microsoft::FusedGemm": MATRIX,
+    "MatMul": replace(MATRIX, bias=None, rows="vectors", swaps=0, sparse=True, clustered=True, attends="product"),
+    "com.microsoft::FusedMatMul": replace(MATRIX, bias=None, attends="product"),
+    "MatMulInteger": replace(MATRIX, bias=None, scales=(3,)),
+    "QLinearMatMul": replace(MATRIX, weights=(3,), bias=None, scales=(4, 5)),
+    "Einsum": Trait(einsum_macs, weights=(), bias=None, attends="product"),  # weights anywhere
+    "LSTM": replace(RECURRENT, gates=4, clustered=True),
+    "GRU": replace(RECURRENT, gates=3, clustered=True),
+    "RNN": replace(RECURRENT, clustered=True),
+    "Gather": Trait(no_macs, source=1, weights=(0,), bias=None, reduction=0, outputs=-1, last=True, clustered=True),
+    "Attention": Trait(attention_macs, weights=(), bias=None, attends="fused"),
+    "com.microsoft::Attention": Trait(attention_macs, attends="fused"),
+    "com.microsoft::MultiHeadAttention": Trait(attention_macs, weights=(), bias=None, attends="fused"),
+    "com.microsoft::GroupQueryAttention": Trait(attention_macs, weights=(), bias=None, attends="fused"),
+}
+LINEAR = {op for op, t in TRAITS.items() if t.rows}  # outputs = rows @ matrix + bias
