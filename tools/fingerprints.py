@@ -75,7 +75,8 @@ def fingerprint(path: Path, plan: Path, report: Path) -> dict[str, str]:
     """Hashes of a written model and of the plan that went with it."""
     model = onnx.load(path)
     g = model.graph
-    chosen, said = json.loads(plan.read_text()), json.loads(report.read_text())
+    # paths are those of a checkout
+    chosen, said = (json.loads(f.read_text().replace(f"{MODELS}/", "")) for f in (plan, report))
     sparse = (chosen.get("sparsity") or {}).get("layers", {})
     return {
         "nodes": digest(*(n.SerializeToString(deterministic=True) for n in (*g.node, *model.functions))),
