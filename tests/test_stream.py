@@ -1,0 +1,104 @@
+"""Streams: values at the places asked for are those of a full run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper
+
+import onnxprune
+from models.nets import Array, anything, build, normal, run
+from onnxprune import load
+from onnxprune.runtime.stream import Stream
+
+IF = """c = ReduceMax<keepdims = 0>(x) p = Greater(c, zero)
+    k = If(p) <then_branch = t () => (float[n,4,6,6] u) { a0 = Add(r, own) u = Conv(a0, v) },
+              else_branch = e () => (float[n,4,6,6] o) { q0 = Relu(h) o = Identity(q0) }>"""
+OWN = "<float[1] own = {2}>"
+
+STREAMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chain": ("h = Conv(x, w) r = Relu(h) y = Conv(r, v)", {"v": normal(2, 4, 1, 1)}),
+    "residual": ("h = Conv(x, w) r = Relu(h) k = Conv(r, v) s = Add(k, h) y = Relu(s)", {"v": normal(4, 4, 1, 1)}),
+    "input read late": (
+        "h = Conv(x, w) g = GlobalAveragePool(h) k = Conv(x, w) y = Mul(k, g)", {},
+    ),
+    "shared weight": ("h = Conv(x, w) m = Neg(x) k = Conv(m, w) y = Sub(h, k)", {}),
+    "constants": (
+        "h = Conv(x, w) c = Constant<value_float = 2.0>() d = Mul(c, c) k = Mul(h, d) y = Add(k, c)", {},
+    ),
+    "an if that reads outer tensors": (
+        f"h = Conv(x, w) r = Relu(h) {IF} y = Add(k, h)",
+        {"v": normal(4, 4, 1, 1), "zero": np.float32(3.0), "own": np.array([2.0])},
+    ),
+    "an if with constants of its own": (
+        f"h = Conv(x, w) r = Relu(h) {IF.replace('t () => (float[n,4,6,6] u)', 't () => (float[n,4,6,6] u) ' + OWN)} "
+        "y = Add(k, h)",
+        {"v": normal(4, 4, 1, 1), "zero": np.float32(3.0)},
+    ),
+    "several outputs": ("h = Conv(x, w) a, b = Split<axis = 1>(h) r = Relu(b) y = Concat<axis = 1>(r, a)", {}),
+    "a sequence": (
+        "h = Conv(x, w) s = SplitToSequence<axis = 1>(h) r = Relu(h) e = SequenceAt(s, one) y = Add(r, e)",
+        {"one": np.int64(1)},
+    ),
+    "integers and shapes": (
+        "h = Conv(x, w) s = Shape(h) r = Relu(h) t = Transpose<perm = [0, 2, 3, 1]>(r) y = Reshape(t, s)", {},
+    ),
+}  # fmt: skip
+BATCHES = [{"x": normal(n, 3, 8, 8, seed=n).astype(np.float32)} for n in (2, 1, 2)]
+
+
+def streamed(name: str) -> ModelProto:
+    nodes, weights = STREAMS[name]
+    return build(nodes, y=anything(4), **{"w": normal(4, 3, 3, 3), **weights})
+
+
+def full_run(proto: ModelProto, names: list[str]) -> list[dict[str, Array]]:
+    """Every tensor of the main graph, batch by batch."""
+    proto = ModelProto.FromString(proto.SerializeToString())
+    proto.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in names if n != "y")
+    order = ["y", *(n for n in names if n != "y")]
+    return [dict(zip(order, run(proto, b["x"]), strict=True)) for b in BATCHES]
+
+
+@pytest.mark.parametrize("limit", [float("inf"), 12_000, 0])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_gives_what_a_full_run_gives(name: str, limit: float) -> None:
+    model = load(streamed(name))
+    nodes = model.proto.graph.node
+    names = [o for n in nodes for o in n.output if n.op_type not in ("SplitToSequence", "SequenceEmpty")]
+    expected = full_run(onnxprune.to_proto(model), names)
+    stream = Stream(model, BATCHES, limit=limit)
+    for at in range(len(nodes) + 1):
+        stream.advance(at)
+        assert stream.cut <= at and (limit != 0 or stream.cut == 0)
+        assert limit < 1e9 or stream.cut == at or name == "a sequence"  # which does not cross a cut
+        wanted = [o for n in list(nodes)[at:] for o in n.output if o in names][:3]
+        if not wanted:
+            continue
+        for found, right in zip(stream.compute([*wanted, "y"]), expected, strict=True):
+            for n in (*wanted, "y"):
+                np.testing.assert_allclose(found[n], right[n], rtol=1e-5, atol=1e-5)
+    assert [v["y"].shape[0] for v in stream.compute(["y"])] == [2, 1, 2]
+    assert sum(len(v["y"]) for v in stream.compute(["y"])) == 5
+
+
+def test_a_stream_holds_only_what_is_read_behind_the_cut() -> None:
+    stream = Stream(load(streamed("residual")), BATCHES)
+    held = []
+    for at in range(6):
+        stream.advance(at)
+        held.append(sorted(stream.state[0]))
+    assert held == [["x"], ["h"], ["h", "r"], ["h", "k"], ["s"], ["y"]]
+
+
+def test_a_stream_sees_weights_that_changed_behind_the_cut_alone() -> None:
+    model = load(streamed("chain"))
+    stream = Stream(model, BATCHES)
+    (first, *_) = stream.compute(["y"])
+    stream.advance(2)
+    model.weights["v"] = 3 * np.asarray(model.weights["v"])
+    model.weights["w"] = 5 * np.asarray(model.weights["w"])
+    (second, *_) = stream.compute(["y"])
+    np.testing.assert_allclose(second["y"], 3 * first["y"], rtol=1e-5)
