@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
+from onnxprune import Result
 from onnxprune.allocation.select import uniform
-from onnxprune.graph.io import Model, load
+from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.importance.weights import score
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.groups import analyze
@@ -64,3 +66,12 @@ def shrink(analysis: Analysis, kinds: Iterable[str], ratio: float = 0.4) -> Keep
     scores = score(analysis, groups, importance="random")
     keeps = uniform(groups, scores, dict.fromkeys((g.name for g in groups), ratio), round_to=1, max_ratio=1.0)
     return analysis.keep_ids(keeps)
+
+
+def proto_of(result: Result) -> ModelProto:
+    assert result.model is not None
+    return to_proto(result.model)
+
+
+def data(result: Result) -> bytes:
+    return bytes(proto_of(result).SerializeToString(deterministic=True))

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
-from models.builder import Array, folded
+from models.builder import folded
 from models.forms import TRANSFORMERS, Form, feeds
+from models.nets import run
 
 SIZES = (2, 5)  # of symbolic dimensions
-
-
-def run(model: onnx.ModelProto, inputs: dict[str, Array]) -> list[Array]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(y) for y in session.run(None, inputs)]
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)

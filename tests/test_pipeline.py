@@ -18,6 +18,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 import onnxprune
 from conftest import ROOT
+from law import data, proto_of
 from models.nets import build, normal, run
 from models.topologies import TOPOLOGIES
 from onnxprune import ModelFileError, NothingToPrune, OptionError, Plan, Result
@@ -51,15 +52,6 @@ STEM, BODY, WIDE = "Conv(h)", "Conv(k)", "Gemm(l)"
 def prune(source: Any, **options: Any) -> Result:
     replayed = options.get("plan") is not None and len(options) == 1
     return onnxprune.prune(source, **({"measure": False} | ({} if replayed else {"recover": "bias"}) | options))
-
-
-def proto_of(result: Result) -> ModelProto:
-    assert result.model is not None
-    return onnxprune.to_proto(result.model)
-
-
-def data(result: Result) -> bytes:
-    return proto_of(result).SerializeToString(deterministic=True)
 
 
 def kept(result: Result) -> dict[str, int]:

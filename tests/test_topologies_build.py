@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
-from models.builder import Array, folded, random_feeds
+from models.builder import folded, random_feeds
+from models.nets import run
 from models.topologies import PRUNES, TOPOLOGIES, UNCHECKED, UNRUNNABLE
 
 RUNNABLE = TOPOLOGIES | UNCHECKED
 BUILDERS = RUNNABLE | UNRUNNABLE
-
-
-def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(y) for y in session.run(None, feeds)]
 
 
 def test_registries_are_disjoint_and_complete() -> None:
@@ -42,8 +35,8 @@ def test_runs_and_folds(name: str) -> None:
         onnx.checker.check_model(plain, full_check=True)
     for batch in (1, 2):
         feeds = random_feeds(model, seed=batch, batch=batch)
-        outputs = run(model, feeds)
-        for expected, got, value in zip(outputs, run(plain, feeds), model.graph.output, strict=True):
+        outputs = run(model, feeds, optimise=True)
+        for expected, got, value in zip(outputs, run(plain, feeds, optimise=True), model.graph.output, strict=True):
             assert [
                 d.dim_value or size for d, size in zip(value.type.tensor_type.shape.dim, got.shape, strict=True)
             ] == [*got.shape]
@@ -55,7 +48,7 @@ def test_runs_and_folds(name: str) -> None:
 def test_unrunnable_does_not_run(name: str) -> None:
     """A row moves to the runnable ones as soon as onnxruntime learns its operator."""
     with pytest.raises(Exception, match=r"layout|com\.example"):
-        run(UNRUNNABLE[name](), {})
+        run(UNRUNNABLE[name](), {}, optimise=True)
 
 
 def test_random_feeds_resolve_symbolic_sizes() -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+import zlib
 
+import numpy as np
+import pytest
+
+from kinds import FORMS, analysis_of, gone, random_keeps
+from models.forms import Form
+from models.forms.form import HEADS
 from models.rules import build, text
+from onnxprune import ChannelGroup, VerificationError
 from onnxprune.graph.io import load
 from onnxprune.importance.weights import score
 from onnxprune.structure.groups import analyze
@@ -30,3 +37,24 @@ def test_a_removed_channel_may_be_no_number() -> None:
     analysis = analyze(load(model))
     keep = analysis.keep_ids({g.name: np.arange(8) % 2 == 0 for g in analysis.groups})
     assert verify(analysis, keep, prune_model(analysis, keep)).error <= 1e-5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_random_mixtures_hold_the_law(form: Form) -> None:
+    analysis = analysis_of(form.name)
+    keeps = random_keeps(analysis, zlib.crc32(form.name.encode()))
+    keep = analysis.keep_ids(keeps)
+    pruned = prune_model(analysis, keep)
+    assert verify(analysis, keep, pruned).error <= form.tolerance / 10, {n: int(k.sum()) for n, k in keeps.items()}
+
+
+def test_a_broken_cut_is_noticed() -> None:
+    """The law can fail: the masked model of one plan is not the pruned one of another."""
+    analysis = analysis_of("encoder_post_norm")
+    group: ChannelGroup = analysis.of_kind("heads")[0]
+    a, b = (analysis.keep_ids({group.name: np.arange(HEADS) != u}) for u in (0, 1))
+    with pytest.raises(VerificationError, match="differ"):
+        verify(analysis, a, prune_model(analysis, b))
+    block = analysis.of_kind("layers")[0]
+    with pytest.raises(VerificationError):
+        verify(analysis, analysis.keep_ids(gone(analysis, block.name)), prune_model(analysis, a))

@@ -39,14 +39,16 @@ def normal(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def run(source: Any, *feeds: Array) -> list[Array]:
-    """The outputs for inputs in order, without graph optimisations."""
+def run(source: Any, *feeds: Array | dict[str, Array], optimise: bool = False) -> list[Array]:
+    """The outputs for inputs in order or by name, without graph optimisations unless asked for."""
     proto = source if isinstance(source, ModelProto) else onnxprune.to_proto(onnxprune.load(source))
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    named = {i.name: f for i, f in zip(session.get_inputs(), feeds, strict=True)}
+    first = feeds[0] if feeds else {}
+    named = first if isinstance(first, dict) else dict(zip((i.name for i in session.get_inputs()), feeds, strict=True))
     return [np.asarray(o) for o in session.run(None, named)]
 
 
