@@ -1,8 +1,8 @@
 """How an option is declared: once, as a field of the frozen dataclass of the stage that it belongs to.
 
     @dataclass(frozen=True)
-    class Recovery:
-        recover: str | None = option(None, choice(RECOVERIES), panel=HOW, help="How the loss is made up for.")
+    class Recovering:
+        recover: str | None = option(None, choice(ROWS), panel=HOW, help="How the loss is made up for.")
 
 From the field come the flag of the command line, the keyword in Python, the checks, the record of what was asked, and
 docs/options.md. Values arrive as words (command line) or as Python objects; `parse` takes both and raises `ValueError`

@@ -18,7 +18,7 @@ from onnxprune.evaluation.fidelity import Fidelity
 from onnxprune.evaluation.metrics import CONFIDENCE, Drop
 from onnxprune.formats.codebook import Codebooks
 from onnxprune.options import record, shown
-from onnxprune.recovery.least_squares import LayerFit
+from onnxprune.recovery.cut_model import LayerFit
 from onnxprune.runtime.timing import Latency
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.structure.analysis import Analysis, Pinned
@@ -239,7 +239,7 @@ def _quality(report: Report) -> list[str]:
     if report.calibration:
         lines.append(f"calibration: {report.calibration}")
     done = [f for f in report.fits if not f.reason]
-    if report.recipe is not None and report.recipe.recover not in ("none", "bias") and report.fits:
+    if report.recipe is not None and report.fits:
         before, after = (sum(getattr(f, k) for f in done) / max(len(done), 1) for k in ("before", "after"))
         lines.append(
             f"recovered: {report.recipe.recover}, {len(done)} of {len(report.fits)} layers that lost inputs; "

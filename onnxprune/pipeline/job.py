@@ -15,7 +15,7 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
 from onnxprune.plan import Plan
 from onnxprune.progress import Clock
-from onnxprune.recovery.least_squares import LayerFit
+from onnxprune.recovery.cut_model import LayerFit
 from onnxprune.runtime.session import Feeds
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.spec import Spec

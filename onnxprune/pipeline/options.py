@@ -17,7 +17,7 @@ from onnxprune.evaluation.metrics import Scoring, is_function
 from onnxprune.formats.options import Store
 from onnxprune.importance.score import HEAD_LOSS, MEASURED
 from onnxprune.options import Option, closest, declared, record
-from onnxprune.recovery.recover import WITH_DATA, Recovery
+from onnxprune.recovery.recover import RECOVERIES, Recovering
 from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.spec import Spec
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 PARTS: dict[str, type[Any]] = {
-    "cut": Cut, "zeros": Zeros, "store": Store, "recovery": Recovery, "data": Data, "images": Preprocess,
+    "cut": Cut, "zeros": Zeros, "store": Store, "recovery": Recovering, "data": Data, "images": Preprocess,
     "scoring": Scoring, "check": Check,
 }  # fmt: skip
 OPTIONS: tuple[Option, ...] = tuple(o for part in PARTS.values() for o in declared(part))
@@ -39,7 +39,7 @@ class Options:
     cut: Cut = field(default_factory=Cut)
     zeros: Zeros = field(default_factory=Zeros)
     store: Store = field(default_factory=Store)
-    recovery: Recovery = field(default_factory=Recovery)
+    recovery: Recovering = field(default_factory=Recovering)
     data: Data = field(default_factory=Data)
     images: Preprocess = field(default_factory=Preprocess)
     scoring: Scoring = field(default_factory=Scoring)
@@ -117,7 +117,7 @@ class Options:
         """What is asked of the weights."""
         return Spec(
             self.zeros, self.store if self.store.cluster is None else replace(self.store, format=self.dense_format),
-            self._pairs[1], (), None, self.recovery.recover in (None, "least-squares"),
+            self._pairs[1], (), None, self.recovery.zeros,
             None if self.data.cache is None else Path(self.data.cache), self.check.seed,
             self.cut.steps if self.sparse else 1, not self.structural,
         )  # fmt: skip
@@ -140,16 +140,14 @@ class Options:
             return f"--importance {chosen}"
         if self.structural and self.cut.allocate in SPREADING:
             return f"--allocate {self.cut.allocate}"
-        if self.structural and self.recovery.recover in WITH_DATA:
-            return f"--recover {self.recovery.recover}"
-        if self.sparse and self.recovery.recover == "least-squares":
-            return "--recover least-squares"
-        return self.zeros.needs_data() if self.sparse else ""
+        recovery = self.recovery.needs_data(cuts=self.structural, zeros=self.sparse)
+        return recovery or (self.zeros.needs_data() if self.sparse else "")
 
     @property
     def may_make_up(self) -> bool:
         """Whether samples may be made up, where images go in: nothing that was said forbids the work."""
-        quick = self.recovery.recover in ("none", "bias") and not self.data_option
+        chosen = self.recovery.recover
+        quick = chosen is not None and not RECOVERIES[chosen].needs_data and not self.data_option
         return self.structural and not quick
 
     def check_all(self) -> None:
@@ -175,11 +173,7 @@ class Options:
             raise OptionError(
                 "--evaluate scores models that take the same inputs; with --allow-io-change give module:function"
             )
-        if not self.structural and self.recovery.recover in ("mean-std", "batchnorm", "bias"):
-            raise OptionError(
-                f"--recover {self.recovery.recover} makes up for units that went; for zeros choose least-squares or "
-                f"none"
-            )
+        self.recovery.check(cuts=self.structural)
         if self.check.dry_run and self.scoring.evaluate is not None and self.scoring.max_drop is None:
             raise OptionError("--evaluate has no effect here: --dry-run makes no model that could be scored")
 

@@ -30,7 +30,7 @@ from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance.depth import blocks_of
 from onnxprune.plan import Plan, fingerprint
 from onnxprune.progress import Clock
-from onnxprune.recovery.recover import WITH_DATA
+from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.sparsity.amounts import layer_names, matching
 from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, ChannelGroup
@@ -108,7 +108,7 @@ def calibrated(analysis: Analysis, recorded: Plan | None, options: Options, cloc
             how = replace(how, recover="none")
     else:
         how = recipe(Cut(importance="path", allocate="uniform"), recorded.recover, data=sort, targeted=False)
-    spec = replace(spec, recover=how.recover == "least-squares")
+    spec = replace(spec, recover=RECOVERIES[how.recover].zeros)
     if spec.asked:
         spec.check(data is not None)
     refuse_unused(options, recorded, spec, how, data, judge)
@@ -156,7 +156,7 @@ def spec_of(options: Options, analysis: Analysis, recorded: Plan | None) -> Spec
     """What is asked of the weights; globs of --ignore go to the layers that they match."""
     if recorded is not None:
         seed = int(recorded.settings.get("seed", options.check.seed))
-        return replace(options.spec, recorded=recorded.sparsity, recover=recorded.recover == "least-squares", seed=seed)
+        return replace(options.spec, recorded=recorded.sparsity, recover=RECOVERIES[recorded.recover].zeros, seed=seed)
     return replace(options.spec, ignore=tuple(spared(options, analysis)[1]))
 
 
@@ -181,10 +181,10 @@ def samples_of(
     model, source = analysis.model, options.data.calibration
     cutting = options.structural if recorded is None else bool(recorded.keep)
     needed = options.data_option if recorded is None else spec.needs_data
-    if recorded is not None and cutting and recorded.recover in WITH_DATA:
+    if recorded is not None and cutting and RECOVERIES[recorded.recover].needs_data:
         needed = needed or f"the plan's --recover {recorded.recover}"
     made_up = source is None and cutting and takes_images(model)
-    made_up = made_up and (options.may_make_up if recorded is None else recorded.recover in WITH_DATA)
+    made_up = made_up and (options.may_make_up if recorded is None else RECOVERIES[recorded.recover].needs_data)
     if source is None and not made_up:
         if needed:
             raise OptionError(

@@ -14,7 +14,7 @@ from onnxprune.evaluation.measure import file_bytes, latencies
 from onnxprune.evaluation.metrics import Drop
 from onnxprune.formats.patterns import Blocks
 from onnxprune.graph.cost import trained
-from onnxprune.recovery.recover import WITH_DATA
+from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.report import Cost, GroupReport, Report, worth
 from onnxprune.runtime.timing import Latency
 from onnxprune.sparsity.outcome import Sparsity
@@ -124,7 +124,7 @@ def notes_of(job: Job, made: Made, close: Fidelity | None) -> list[str]:
     notes = []
     plan, o = made.plan, job.options
     solved = (plan.sparsity or {}).get("solver") not in (None, "magnitude", "present")
-    if job.recorded is not None and (plan.recover in WITH_DATA or solved or o.store.cluster is not None):
+    if job.recorded is not None and (RECOVERIES[plan.recover].needs_data or solved or o.store.cluster is not None):
         then = dict(job.recorded.settings.get("calibration") or {})
         now = {} if job.data is None else recorded_samples(job.data, job.how)
         if then.get("digest") != now.get("digest") or then.get("ridge") != now.get("ridge"):

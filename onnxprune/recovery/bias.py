@@ -14,11 +14,14 @@ import numpy as np
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import MEAN, batchnorm_factor
 from onnxprune.graph.shapes import Array, run_node
+from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
 from onnxprune.importance.weights import Weights
+from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.coupling import Axis, Coupling, Ids, Produce
 from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
+from onnxprune.structure.surgery import prune_model
 
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -29,6 +32,15 @@ PASSING = {
 }  # fmt: skip
 REDUCING = {"ReduceMean", "ReduceMax", "ReduceMin"}
 FOLDING = {op for op, t in TRAITS.items() if t.rows and not t.recurs}  # whose biases can take what went
+
+
+def compensate(model: CutModel) -> Recovered:
+    """The recovery `bias`; see the module."""
+    shifts = bias_shifts(model.analysis, model.keep)
+    if not shifts:
+        return Step(model.cut.model, ())
+    out = prune_model(model.analysis, model.keep, shifts, sliced=model.cut.outcome.sliced)
+    return Step(out, (), (f"bias of {len(shifts)} layers compensated for the mean of what was removed",))
 
 
 def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Values]:

@@ -9,14 +9,14 @@ activation are in the spirit of Zhang et al. 2015 (Accelerating Very Deep Networ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk
+from onnxprune.graph.step import Step
 from onnxprune.layers.places import parameters
 from onnxprune.layers.regression import (
     Task,
@@ -27,6 +27,8 @@ from onnxprune.layers.regression import (
 from onnxprune.layers.rows import find_linear, kernel_shape, matrix
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values, read_by
+from onnxprune.progress import Count
+from onnxprune.recovery.cut_model import CutModel, LayerFit, Recovered
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Float, Moments, Singular, match, solve
@@ -35,20 +37,24 @@ from onnxprune.structure.analysis import Analysis, Keep
 RIDGE = 0.03  # tools/bench_accuracy.py; three times that for synthetic data
 
 
-@dataclass(frozen=True)
-class LayerFit:
-    """What least squares did to one layer.
+def refit(model: CutModel) -> Recovered:
+    """The recovery `least-squares`; see the module."""
+    return _fitted(model, "least-squares")
 
-    before, after: unexplained share of the target's variance, with the weights that survived and with the new ones, on
-    the data that were fitted; rows: of the regression; reason: why the layer was left as it was, "" if it was not.
-    """
 
-    node: str
-    op: str
-    before: float
-    after: float
-    rows: int
-    reason: str = ""
+def rescale(model: CutModel) -> Recovered:
+    """The recovery `mean-std`: every output is only scaled and shifted."""
+    return _fitted(model, "mean-std")
+
+
+def _fitted(model: CutModel, method: str) -> Recovered:
+    data = model.data
+    assert data is not None
+    fitted, fits = least_squares(
+        model.analysis, model.keep, model.cut.model, data.runs(), method=method, ridge=model.ridge,
+        memory=data.memory, threads=data.threads, seed=data.seed, progress=model.progress,
+    )  # fmt: skip
+    return Step(fitted, tuple(fits), tuple(f"{f.node} ({f.op}) was not refitted: {f.reason}" for f in fits if f.reason))
 
 
 def least_squares(
@@ -62,7 +68,7 @@ def least_squares(
     memory: float = 2e9,
     threads: int = 0,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Count = lambda done, total: None,
 ) -> tuple[Model, list[LayerFit]]:
     """The pruned model with refitted layers, and what became of each layer that lost inputs.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,10 +11,24 @@ from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.normalisation import MEAN, STATISTICS, VARIANCE
+from onnxprune.graph.step import Step
 from onnxprune.layers.places import place
 from onnxprune.layers.values import Values, constants, read_by
+from onnxprune.progress import Count
+from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
+
+
+def renormalise(model: CutModel) -> Recovered:
+    """The recovery `batchnorm`. Raises `OptionError` where the model has no BatchNormalization."""
+    data = model.data
+    assert data is not None
+    narrow = [model.analysis.narrow(feeds, model.keep) for feeds in data.runs()]
+    out, count = batch_statistics(
+        model.cut.model, narrow, memory=data.memory, threads=data.threads, progress=model.progress
+    )
+    return Step(out, (), (f"statistics of {count} BatchNormalization nodes estimated anew",))
 
 
 def batch_statistics(
@@ -23,7 +37,7 @@ def batch_statistics(
     *,
     memory: float = 2e9,
     threads: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Count = lambda done, total: None,
 ) -> tuple[Model, int]:
     """The model with running mean and variance of every BatchNormalization as on the data; how many there are.
 
