@@ -85,6 +85,8 @@ class Plan:
     def checked(self, analysis: Analysis, where: str, *, another: bool = False) -> Plan:
         """The plan, if it fits the analysed model; raises `OptionError`. another: as in `from_json`."""
         self.belongs(fingerprint(analysis.model), another=another, where=where)
+        if self.recover not in RECOVERIES:
+            raise OptionError(f"{where}: recovery {self.recover!r} is unknown; it is one of {', '.join(RECOVERIES)}")
         known = {g.name: g for g in analysis.groups}
         for name, keep in self.keep.items():
             group = known.get(name)

@@ -12,8 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.allocation.options import Recipe
 from onnxprune.allocation.outcome import Got
+from onnxprune.allocation.recipe import Recipe
 from onnxprune.evaluation.fidelity import Fidelity
 from onnxprune.evaluation.metrics import CONFIDENCE, Drop
 from onnxprune.formats.codebook import Codebooks

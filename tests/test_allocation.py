@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.allocation.select import depth, global_, matches, ratios, rounded, search, select, uniform
+from onnxprune.allocation.select import depth, global_, group_ratios, matches, rounded, search, select, uniform
 from onnxprune.errors import OptionError
 from onnxprune.structure.analysis import ChannelGroup, Keep
 
@@ -169,29 +169,29 @@ def test_a_glob_with_a_set_matches_as_glob() -> None:
 
 
 def test_ratios() -> None:
-    assert ratios(GROUPS, amounts={"channels": 0.3}) == {g.name: 0.3 for g in GROUPS}
-    assert ratios(GROUPS, amounts={}, ratio=[("layer1*", 0.5)]) == {"layer1.conv": 0.5}
-    last = ratios(GROUPS, amounts={"channels": 0.3}, ratio=[("*", 0.1), ("layer*", 0.2), ("layer1.weight", 0.4)])
+    assert group_ratios(GROUPS, amounts={"channels": 0.3}) == {g.name: 0.3 for g in GROUPS}
+    assert group_ratios(GROUPS, amounts={}, ratio=[("layer1*", 0.5)]) == {"layer1.conv": 0.5}
+    last = group_ratios(GROUPS, amounts={"channels": 0.3}, ratio=[("*", 0.1), ("layer*", 0.2), ("layer1.weight", 0.4)])
     assert list(last.values()) == [0.4, 0.2, 0.1]
     last_wins = [("layer1.weight", 0.4), ("*", 0.1)]
-    assert list(ratios(GROUPS, amounts={"channels": 0.3}, ratio=last_wins).values()) == [0.1] * 3
-    ignored = ratios(GROUPS, amounts={"channels": 0.3}, ratio=[("layer2*", 0.5)], ignore=["layer2.conv", "a=b"])
+    assert list(group_ratios(GROUPS, amounts={"channels": 0.3}, ratio=last_wins).values()) == [0.1] * 3
+    ignored = group_ratios(GROUPS, amounts={"channels": 0.3}, ratio=[("layer2*", 0.5)], ignore=["layer2.conv", "a=b"])
     assert list(ignored.values()) == [0.3, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("r", [1.0, -0.1, 2, float("nan"), float("inf")])
 def test_ratios_outside_are_refused(r: float) -> None:
     with pytest.raises(OptionError, match=r"--channels.*not a fraction in \[0, 1\)"):
-        ratios(GROUPS, amounts={"channels": r})
+        group_ratios(GROUPS, amounts={"channels": r})
     with pytest.raises(OptionError, match=r"--ratio layer1\*.*not a fraction in \[0, 1\)"):
-        ratios(GROUPS, amounts={"channels": 0.3}, ratio=[("layer1*", r)])
+        group_ratios(GROUPS, amounts={"channels": 0.3}, ratio=[("layer1*", r)])
 
 
 def test_globs_that_match_nothing_are_refused() -> None:
     with pytest.raises(OptionError, match=r"--ratio 'head\*' matches no .*layer1\.conv.*inspect"):
-        ratios(GROUPS, amounts={}, ratio=[("head*", 0.5)])
+        group_ratios(GROUPS, amounts={}, ratio=[("head*", 0.5)])
     with pytest.raises(OptionError, match=r"--ignore 'head\*' matches no"):
-        ratios(GROUPS, amounts={"channels": 0.3}, ignore=["layer1*", "head*"])
+        group_ratios(GROUPS, amounts={"channels": 0.3}, ignore=["layer1*", "head*"])
 
 
 # uniform and global

@@ -25,7 +25,7 @@ from models.forms import TRANSFORMERS, feeds
 from models.forms.form import FFN, HEADS, WIDTH
 from models.nets import run
 from onnxprune import OptionError, Plan
-from onnxprune.allocation.budget import Measure
+from onnxprune.allocation.budget import Usage
 from onnxprune.graph.io import load, to_proto
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
@@ -123,23 +123,23 @@ STRONG = (
 
 
 @pytest.mark.parametrize("name", STRONG)
-def test_the_measure_of_a_target_is_the_cost_of_the_plan(name: str) -> None:
+def test_the_usage_of_a_target_is_the_cost_of_the_plan(name: str) -> None:
     analysis = analysis_of(name)
     costs = analysis.costs()
     products = {"macs": costs.macs_of, "params": costs.parameters_of, "bytes": costs.bytes_of}
     whole = np.ones(analysis.coupling.size, bool)
     for what, mine in products.items():
-        measure = Measure(mine, analysis, analysis.groups, whole)
+        usage = Usage(mine, analysis, analysis.groups, whole)
         for seed in range(5):
             keeps = random_keeps(analysis, seed)
             expected = sum(p(analysis.keep_ids(keeps)) for p in mine)
             kept = counts(analysis.groups, keeps)
-            assert measure(kept) == pytest.approx(expected, rel=1e-9), (what, seed)
+            assert usage(kept) == pytest.approx(expected, rel=1e-9), (what, seed)
             for k, g in enumerate(analysis.groups[:6]):
                 other = kept.copy()
                 other[k] = g.size
-                rise = measure.along(k, kept, np.array([kept[k], g.size]))
-                assert rise[1] - rise[0] == pytest.approx(measure(other) - measure(kept), rel=1e-6, abs=1e-6)
+                rise = usage.along(k, kept, np.array([kept[k], g.size]))
+                assert rise[1] - rise[0] == pytest.approx(usage(other) - usage(kept), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", STRONG)
@@ -168,14 +168,14 @@ def test_parameters_that_go_with_several_blocks(name: str) -> None:
 
 
 @pytest.mark.parametrize("fixed", ["heads", "head_dim"])
-def test_the_measure_where_the_other_factor_is_fixed(fixed: str) -> None:
+def test_the_usage_where_the_other_factor_is_fixed(fixed: str) -> None:
     analysis = analysis_of("encoder_post_norm")
     free = [g for g in analysis.groups if g.kind != fixed]
     held = {g.name: np.arange(g.size) < g.size // 2 for g in analysis.of_kind(fixed)}
     alive = analysis.keep_ids(held)
     costs = analysis.costs()
-    measure = Measure(costs.macs_of, analysis, free, alive)
-    assert measure(counts(free, {})) == pytest.approx(costs.macs(alive), rel=1e-9)
+    usage = Usage(costs.macs_of, analysis, free, alive)
+    assert usage(counts(free, {})) == pytest.approx(costs.macs(alive), rel=1e-9)
 
 
 def test_a_fixed_kind_does_not_make_the_others_too_small() -> None:

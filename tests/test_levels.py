@@ -16,7 +16,7 @@ from onnx import ModelProto
 import onnxprune
 from models.nets import Array, build, normal
 from onnxprune import load
-from onnxprune.allocation.budget import Measure, choose
+from onnxprune.allocation.budget import Usage, least_damage
 from onnxprune.allocation.levels import Levels, level_database
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.damage import damage, joined
@@ -181,7 +181,7 @@ def test_the_choice_holds_the_limits_with_the_least_damage() -> None:
     gaps = []
     for seed in range(200):
         groups, levels, measures, limits = problem(seed)
-        kept = choose(groups, levels, measures, limits)
+        kept = least_damage(groups, levels, measures, limits)
         assert kept is not None
         assert all(measures[m](np.array(list(kept.values()))) <= limit for m, limit in limits.items())
         gaps.append(cost_of(levels, kept) / max(best(levels, measures, limits), 1e-9) - 1)
@@ -191,16 +191,16 @@ def test_the_choice_holds_the_limits_with_the_least_damage() -> None:
 def test_the_choice_knows_what_is_out_of_reach_and_what_is_free() -> None:
     groups, levels, measures, _ = problem(0)
     least = measures["macs"](np.array([k[-1] for k in levels.kept.values()]))
-    assert choose(groups, levels, measures, {"macs": least - 1e-6}) is None
-    assert choose(groups, levels, measures, {"macs": least}) == {n: k[-1] for n, k in levels.kept.items()}
-    assert choose(groups, levels, measures, {"macs": 1e9}) == {n: k[0] for n, k in levels.kept.items()}
+    assert least_damage(groups, levels, measures, {"macs": least - 1e-6}) is None
+    assert least_damage(groups, levels, measures, {"macs": least}) == {n: k[-1] for n, k in levels.kept.items()}
+    assert least_damage(groups, levels, measures, {"macs": 1e9}) == {n: k[0] for n, k in levels.kept.items()}
 
 
 def test_a_level_of_no_finite_damage_is_the_last_resort() -> None:
     groups, levels, measures, _ = problem(1)
     levels.damage["g0"][1:] = [np.inf, np.inf]
     most = measures["macs"](np.array([k[0] for k in levels.kept.values()]))
-    kept = choose(groups, levels, measures, {"macs": 0.9 * most})
+    kept = least_damage(groups, levels, measures, {"macs": 0.9 * most})
     assert kept is not None and np.isfinite(cost_of(levels, kept))
 
 
@@ -209,7 +209,7 @@ def test_a_measure_counts_what_the_cost_model_counts() -> None:
     costs, groups = analysis.costs(), analysis.of_kind("channels")
     whole = analysis.keep_ids({})
     for products, exact in ((costs.macs_of, costs.macs), (costs.parameters_of, costs.parameters)):
-        measure = Measure(products, analysis, groups, whole)
+        measure = Usage(products, analysis, groups, whole)
         for kept in itertools.product((8, 3), (10, 4), (12, 1)):
             keep = analysis.keep_ids({g.name: np.arange(g.size) < k for g, k in zip(groups, kept, strict=True)})
             np.testing.assert_allclose(measure(np.array(kept, float)), exact(keep))

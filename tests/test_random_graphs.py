@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.random_graphs import Draws, models, simplest
-from onnxprune.allocation.select import ALLOCATORS, rounded
+from onnxprune.allocation.allocators import ALLOCATORS
+from onnxprune.allocation.select import rounded
 from onnxprune.errors import VerificationError
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.node import walk_all
@@ -83,7 +84,9 @@ def check(proto: onnx.ModelProto, cut: Cut) -> Outcome:
     scores = score(analysis, groups, importance="random", seed=cut.seed)
     rng = np.random.default_rng(cut.seed)
     wanted = {g.name: cut.ratio * (rng.random() < cut.share) for g in groups}
-    keeps = ALLOCATORS[cut.allocator](groups, scores, wanted, round_to=cut.round_to, max_ratio=0.9)
+    by_ratio = ALLOCATORS[cut.allocator].by_ratio
+    assert by_ratio is not None
+    keeps = by_ratio(groups, scores, wanted, round_to=cut.round_to, max_ratio=0.9)
     for g in groups:
         check_constraints(g, keeps[g.name], cut)
     keep = analysis.keep_ids(keeps)

@@ -14,6 +14,7 @@ from itertools import product
 import numpy as np
 
 from onnxprune.allocation.levels import Levels
+from onnxprune.graph.cost import CostModel
 from onnxprune.graph.shapes import Array
 from onnxprune.graph.traits import Product
 from onnxprune.importance.weights import Float
@@ -25,8 +26,14 @@ STEPS = (1, 2)  # levels that a group moves in an exchange
 PRICES = 60
 
 
-class Measure:
-    """A sum of products as a function of how many units every group keeps.
+def budgets(costs: CostModel) -> dict[str, Callable[[Keep], float]]:
+    """macs, params, bytes -> how much of it the ids use that survive, bool `(ids,)`."""
+    return {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
+
+
+class Usage:
+    """What a model uses of a budget (MACs, parameters, bytes): a sum of products, as a function of how many units every
+    group keeps.
 
     An array of ids whose survivors are counted is a sum over the groups that they belong to, and where they belong to
     two (heads, dimensions of a head) a product: of what is kept of either.
@@ -58,7 +65,7 @@ class Measure:
         return float((self.factor * (self.base + self.per_unit @ kept).prod(1)).sum())
 
     def along(self, k: int, kept: Float, choices: Float) -> Float:
-        """The measure, up to a constant, where group k keeps each of `choices`."""
+        """The usage, up to a constant, where group k keeps each of `choices`."""
         rows = self.touched[k]
         counts = self.base[rows] + self.per_unit[rows] @ kept
         moved = counts[:, :, None] + self.per_unit[rows, :, k][:, :, None] * (choices - kept[k])
@@ -70,39 +77,39 @@ _Count = tuple[float, dict[int, float]]  # ids that stay whatever happens, and t
 
 def _counts(ids: Array, divisor: int, analysis: Analysis, owners: Ids, alive: Keep) -> list[list[_Count]]:
     """The survivors of an array of ids as a sum of products of counts."""
-    mine = owners[analysis.solution.labels[ids]]
-    double = (mine >= 0).all(1)
-    single = mine.max(1)
+    owned = owners[analysis.solution.labels[ids]]  # by one group, or two
+    double = (owned >= 0).all(1)
+    single = owned.max(1)
     fixed = int(np.count_nonzero(alive[ids] & (single < 0))) / divisor
     free = single[~double & alive[ids]]  # what a group that is not asked about has taken from a product is gone
     each = {int(k): int(np.count_nonzero(free == k)) / divisor for k in np.unique(free) if k >= 0}
     terms: list[list[_Count]] = [[(fixed, each)]] if fixed or each else []
-    for a, b in np.unique(mine[double], axis=0):
-        count = int(np.count_nonzero(double & (mine == (a, b)).all(1)))
+    for a, b in np.unique(owned[double], axis=0):
+        count = int(np.count_nonzero(double & (owned == (a, b)).all(1)))
         terms.append([(0.0, {int(a): count / divisor}), (0.0, {int(b): 1.0})])
     return terms
 
 
-def choose(
+def least_damage(
     groups: Sequence[ChannelGroup],
     levels: Levels,
-    measures: Mapping[str, Measure],
+    usages: Mapping[str, Usage],
     limits: Mapping[str, float],
 ) -> dict[str, int] | None:
     """Group name -> units kept; None where even the deepest levels do not reach the limits."""
     kept = [np.array(levels.kept[g.name], float) for g in groups]
-    hurt = [np.array(levels.damage[g.name]) for g in groups]
-    used = {k: m for k, m in measures.items() if k in limits}
+    damage = [np.array(levels.damage[g.name]) for g in groups]
+    used = {k: u for k, u in usages.items() if k in limits}
 
     def holds(at: Float) -> bool:
-        return all(m(at) <= limits[k] for k, m in used.items())
+        return all(u(at) <= limits[k] for k, u in used.items())
 
     def settle(price: float) -> Float:
         at = np.array([k[0] for k in kept])
         for _ in range(SWEEPS):
             moved = False
             for g in range(len(groups)):
-                cost = hurt[g] + price * sum(m.along(g, at, kept[g]) / limits[k] for k, m in used.items())
+                cost = damage[g] + price * sum(u.along(g, at, kept[g]) / limits[k] for k, u in used.items())
                 best = kept[g][int(np.argmin(cost))]
                 moved |= best != at[g]
                 at[g] = best
@@ -123,20 +130,20 @@ def choose(
             high, best = price, at
         else:
             low = price
-    at = _exchange(best, kept, hurt, holds)
+    at = _exchange(best, kept, damage, holds)
     return {g.name: int(a) for g, a in zip(groups, at, strict=True)}
 
 
-def _exchange(at: Float, kept: Sequence[Float], hurt: Sequence[Float], holds: Callable[[Float], bool]) -> Float:
+def _exchange(at: Float, kept: Sequence[Float], damage: Sequence[Float], holds: Callable[[Float], bool]) -> Float:
     """One group up, perhaps another one down, as long as the damage falls and the limits hold; the best move first."""
     level = [int(np.flatnonzero(k == a)[0]) for k, a in zip(kept, at, strict=True)]
     count = len(kept)
 
     def gain(g: int, step: int) -> float:
         to = level[g] + step
-        if not 0 <= to < len(kept[g]) or not np.isfinite(hurt[g][to]):
+        if not 0 <= to < len(kept[g]) or not np.isfinite(damage[g][to]):
             return -np.inf
-        return float(hurt[g][level[g]] - hurt[g][to])
+        return float(damage[g][level[g]] - damage[g][to])
 
     while True:
         up = [(gain(a, -s), a, -s) for a in range(count) for s in STEPS]

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.allocation.allocators import ALLOCATORS, Allocator, allocated
+from onnxprune.allocation.budget import budgets
+from onnxprune.allocation.kinds import flag
 from onnxprune.allocation.levels import Levels
-from onnxprune.allocation.options import GIVEN, SPREADING, Cut, Recipe, flag
-from onnxprune.allocation.select import MAX_RATIO, Keeps, allocated, matches, ratios, search
-from onnxprune.allocation.spread import coarsest, keeps_for, levels_of
+from onnxprune.allocation.options import Cut
+from onnxprune.allocation.recipe import GIVEN, Recipe
+from onnxprune.allocation.select import MAX_RATIO, KeptUnits, group_ratios, matches, search, uniform
+from onnxprune.allocation.spread import coarsest, under_limits
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.errors import OptionError, Unreachable
 from onnxprune.graph.cost import CostModel
@@ -27,7 +31,7 @@ Pairs = Sequence[tuple[str, float]]  # glob -> fraction that is removed
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class CutRequest:
     """What is asked of the groups: kind -> amount; glob -> fraction; globs that stay whole; goal: the targets, in the
     user's words."""
 
@@ -38,7 +42,7 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class Subject:
     """What units are chosen from: the model, or what a step has left of it, with the samples as it takes them."""
 
     analysis: Analysis
@@ -50,83 +54,88 @@ class Stage:
 class Chooser:
     """Chooses what stays, for one target or for many; scores and level database of the whole model are made once.
 
-    cut: how; request: what of; build: the cut model, recovered, for what stays of every group; shapes: of dynamic
-    inputs; cache: folder for level databases.
+    cut, recipe: how; request: what of; build: the cut model, recovered, for what stays of every group; shapes: of
+    dynamic inputs; cache: folder for level databases.
     """
 
     def __init__(
         self,
-        whole: Stage,
+        whole: Subject,
         cut: Cut,
-        request: Request,
-        how: Recipe,
+        request: CutRequest,
+        recipe: Recipe,
         clock: Clock,
         *,
-        build: Callable[[Keeps], Model],
+        build: Callable[[KeptUnits], Model],
         cache: Path | None,
         seed: int,
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
-        self.whole, self.cut, self.request, self.how, self.clock = whole, cut, request, how, clock
+        self.whole, self.cut, self.request, self.recipe, self.clock = whole, cut, request, recipe, clock
         self.build, self.cache, self.seed, self.shapes = build, cache, seed, shapes
         self.scores: Scores | None = None
         self.levels: dict[tuple[str, ...], Levels] = {}
         self.cached: bool | None = None  # whether the level database came from the cache
         self.notes: list[str] = []
 
-    def choose(self, limits: Mapping[str, float]) -> Keeps:
+    def choose(self, limits: Mapping[str, float]) -> KeptUnits:
         """What stays of every group under the limits (macs, params, bytes: what is left at most).
 
         Raises `OptionError` where the targets cannot be reached.
         """
-        if self.how.allocate in SPREADING:
+        allocator = ALLOCATORS[self.recipe.allocate]
+        if allocator.needs_target and not limits:
+            targets = "--target-macs, --target-params, --target-bytes or --max-drop"
+            raise OptionError(f"--allocate {self.recipe.allocate} spreads a target: give {targets}")
+        if allocator.by_levels is not None:
             return self._by_levels(limits)
         cap = None if self.cut.max_ratio is None else float(self.cut.max_ratio)
         return choose_by_ratio(
-            self.whole, self.request, limits, allocate=self.how.allocate, round_to=self.cut.round_to, max_ratio=cap,
+            self.whole, self.request, limits, allocator, round_to=self.cut.round_to, max_ratio=cap,
             steps=self.cut.steps, scored=self._scored,
         )  # fmt: skip
 
-    def _scored(self, keeps: Keeps) -> Scores:
+    def _scored(self, keeps: KeptUnits) -> Scores:
         """Scores of all units where so much is left; those by data on the model that is left, recovered."""
         w, first = self.whole, all(k.all() for k in keeps.values())
         if first and self.scores is not None:
-            return {name: s.copy() for name, s in self.scores.items()}
-        if w.data is not None and self.how.importance == HEAD_LOSS:
+            return copied(self.scores)
+        if w.data is not None and self.recipe.importance == HEAD_LOSS:
             streams = {g.name for g in w.groups if g.kind == "hidden"}  # these have no gates
             gone = {name: kept for name, kept in keeps.items() if not kept.all() and name not in streams}
-            found = losses_of_gates(w.analysis, w.groups, w.data, gone, progress=self.clock.progress)
-        elif w.data is None and self.how.importance != GIVEN:
+            scores = losses_of_gates(w.analysis, w.groups, w.data, gone, progress=self.clock.progress)
+        elif w.data is None and self.recipe.importance != GIVEN:
             alive = w.analysis.keep_ids(keeps)
             again = self.seed + sum(int((~k).sum()) for k in keeps.values())  # of `random`, anew after each step
-            found = scores_of_weights(w.analysis, w.groups, self.how.importance, keep=alive, seed=again)
+            scores = scores_of_weights(w.analysis, w.groups, self.recipe.importance, keep=alive, seed=again)
         elif first:
-            found = self._of(w)
+            scores = self._of(w)
         else:
             left = self._left(keeps)
             known = {name: s for name, s in self._of(left).items() if len(s) == keeps[name].sum()}
-            found = {g.name: np.full(g.size, -1.0) for g in w.groups}
+            scores = {g.name: np.full(g.size, -1.0) for g in w.groups}
             for name, kept in keeps.items():
                 before = (self.scores or {}).get(name, np.zeros(len(kept)))
-                found[name][kept] = known.get(name, before[kept])  # a group of one unit is no group any more
+                scores[name][kept] = known.get(name, before[kept])  # a group of one unit is no group any more
         if first:  # of the whole model, for every further choice
-            self.scores = {name: s.copy() for name, s in found.items()}
-        return {name: s.copy() for name, s in found.items()}
+            self.scores = copied(scores)
+        return copied(scores)
 
-    def _of(self, stage: Stage) -> Scores:
-        """Scores of the units of a stage, by data or by what the caller gives."""
-        if self.how.importance == GIVEN:
+    def _of(self, subject: Subject) -> Scores:
+        """Scores of the units that are there, by data or by what the caller gives."""
+        if self.recipe.importance == GIVEN:
             given = self.cut.scores if self.cut.scores is not None else self.cut.importance
             option = "--scores" if self.cut.scores is not None else "--importance"
             assert given is not None
             known = {g.name for g in self.whole.analysis.groups}
-            return given_scores(stage.groups, given, option, known)  # type: ignore[arg-type]
-        assert stage.data is not None
+            return given_scores(subject.groups, given, option, known)  # type: ignore[arg-type]
+        assert subject.data is not None
+        how = self.recipe
         return data_scores(
-            stage.analysis, stage.groups, stage.data, self.how.importance, self.how.prior, self.clock.progress
+            subject.analysis, subject.groups, subject.data, how.importance, how.prior, self.clock.progress
         )
 
-    def _left(self, keeps: Keeps) -> Stage:
+    def _left(self, keeps: KeptUnits) -> Subject:
         """What is left of the model, recovered, with its own groups and costs."""
         w = self.whole
         analysis = w.analysis
@@ -142,82 +151,89 @@ class Chooser:
             load = data.samples.load
             narrowed = replace(data.samples, load=lambda i: analysis.narrow(load(i), keep))
             data = replace(data, samples=narrowed)
-        return Stage(again, again.costs(), groups, data)
+        return Subject(again, again.costs(), groups, data)
 
-    def _by_levels(self, limits: Mapping[str, float]) -> Keeps:
+    def _by_levels(self, limits: Mapping[str, float]) -> KeptUnits:
         """Step by step: the level database of what is left, and the least damage under that step's limits."""
         w, request, steps = self.whole, self.request, self.cut.steps
-        if not limits:
-            targets = "--target-macs, --target-params, --target-bytes or --max-drop"
-            raise OptionError(f"--allocate {self.how.allocate} spreads a target: give {targets}")
         fixed_kinds = {kind: amount for kind, amount in request.amounts.items() if amount != "auto"}
         if fixed_kinds and len(fixed_kinds) == len(request.amounts):
             fixed = " ".join(flag(k) for k in fixed_kinds)
+            by_ratio = " or ".join(name for name, row in ALLOCATORS.items() if row.by_ratio is not None)
             raise OptionError(
-                f"{request.goal} is spread by what the outputs suffer (--allocate {self.how.allocate}), which chooses "
-                f"every ratio; leave out {fixed}, or use --allocate uniform or global"
+                f"{request.goal} is spread by what the outputs suffer (--allocate {self.recipe.allocate}), which "
+                f"chooses every ratio; leave out {fixed}, or use --allocate {by_ratio}"
             )
-        held = ratios(w.groups, amounts=fixed_kinds, ratio=request.pairs, ignore=request.ignore)
+        held = group_ratios(w.groups, amounts=fixed_kinds, ratio=request.pairs, ignore=request.ignore)
         some_left(w.groups, held)
         whole = w.analysis.keep_ids({})
-        measures = {"macs": w.costs.macs, "params": w.costs.parameters, "bytes": w.costs.bytes}
-        keeps: Keeps = {g.name: np.ones(g.size, bool) for g in w.groups}
+        used = budgets(w.costs)
+        keeps: KeptUnits = {g.name: np.ones(g.size, bool) for g in w.groups}
         for step in range(1, steps + 1):
-            stage = w if step == 1 else self._left(keeps)
-            goal = {k: measures[k](whole) - (measures[k](whole) - v) * step / steps for k, v in limits.items()}
+            subject = w if step == 1 else self._left(keeps)
+            goal = {k: used[k](whole) - (used[k](whole) - v) * step / steps for k, v in limits.items()}
             shares = {g.name: max(0.0, 1 - (1 - held[g.name] * step / steps) * len(keeps[g.name]) / g.size)
-                      for g in stage.groups if g.name in held}  # fmt: skip
-            for name, kept in self._least(stage, shares, goal, keeps).items():
+                      for g in subject.groups if g.name in held}  # fmt: skip
+            for name, kept in self._least(subject, shares, goal, keeps).items():
                 keeps[name][np.flatnonzero(keeps[name])[~kept]] = False
         return keeps
 
-    def _least(self, stage: Stage, held: Mapping[str, float], limits: Mapping[str, float], before: Keeps) -> Keeps:
-        """What stays of the groups of a stage: fixed ratios where they are held, else the least damage."""
-        free = [g for g in stage.groups if g.name not in held and g.kind in self.request.amounts]
+    def _least(
+        self, subject: Subject, held: Mapping[str, float], limits: Mapping[str, float], before: KeptUnits
+    ) -> KeptUnits:
+        """What stays of the groups that are there: fixed ratios where they are held, else the least damage."""
+        free = [g for g in subject.groups if g.name not in held and g.kind in self.request.amounts]
         cap = MAX_RATIO if self.cut.max_ratio is None else float(self.cut.max_ratio)
-        fixed: Keeps = {}
-        assert stage.data is not None
+        fixed: KeptUnits = {}
+        assert subject.data is not None
         if any(held.values()):
-            mine = [g for g in stage.groups if g.name in held]
-            scores = self._of(replace(stage, groups=mine))
-            fixed = allocated("uniform", mine, scores, held, round_to=self.cut.round_to, max_ratio=1.0)
-        levels = self._levels(stage, free, cap)
-        if stage is not self.whole:  # at most so much of what the group was
+            groups = [g for g in subject.groups if g.name in held]
+            scores = self._of(replace(subject, groups=groups))
+            fixed = allocated(uniform, groups, scores, held, round_to=self.cut.round_to, max_ratio=1.0)
+        levels = self._levels(subject, free, cap)
+        if subject is not self.whole:  # at most so much of what the group was
             least = {g.name: len(before[g.name]) * (1 - cap) - 1e-9 for g in free}
             kept = {n: [k for k in ks if k >= least[n]] or ks[:1] for n, ks in levels.kept.items()}
             levels = Levels(kept, {n: d[: len(kept[n])] for n, d in levels.damage.items()}, levels.scores)
         keeps = None
-        if stage.data.synthetic:  # as long as the target can be reached without them
-            spared = coarsest(stage.analysis, free)
-            keeps = keeps_for(stage.analysis, stage.costs, free, levels.without(spared), limits, fixed)
+        if subject.data.synthetic:  # as long as the target can be reached without them
+            without = levels.without(coarsest(subject.analysis, free))
+            keeps = under_limits(subject.analysis, subject.costs, free, without, limits, fixed)
         if keeps is None:
-            keeps = keeps_for(stage.analysis, stage.costs, free, levels, limits, fixed)
+            keeps = under_limits(subject.analysis, subject.costs, free, levels, limits, fixed)
         if keeps is None:
             raise Unreachable(
-                f"{self.request.goal} cannot be reached by {by(self.request)} with --max-ratio {cap:g} of every group; "
-                f"raise --max-ratio, the target, or see what is pinned with `onnxprune inspect`"
+                f"{self.request.goal} cannot be reached by {named(self.request)} with --max-ratio {cap:g} of every "
+                f"group; raise --max-ratio, the target, or see what is pinned with `onnxprune inspect`"
             )
         return {**fixed, **keeps}
 
-    def _levels(self, stage: Stage, free: Sequence[ChannelGroup], cap: float) -> Levels:
+    def _levels(self, subject: Subject, free: Sequence[ChannelGroup], cap: float) -> Levels:
         key = tuple(g.name for g in free)
-        if stage is self.whole and key in self.levels:
+        if subject is self.whole and key in self.levels:
             return self.levels[key]
-        assert stage.data is not None
+        assert subject.data is not None
         self.clock("levels")
-        given = self._of(replace(stage, groups=free)) if self.how.importance == GIVEN else None
-        found, was = levels_of(
-            stage.analysis, free, stage.data, how=self.how, given=given, round_to=self.cut.round_to, max_ratio=cap,
-            cache=self.cache, progress=self.clock.progress,
+        given = self._of(replace(subject, groups=free)) if self.recipe.importance == GIVEN else None
+        by_levels = ALLOCATORS[self.recipe.allocate].by_levels
+        assert by_levels is not None
+        levels, cached = by_levels(
+            subject.analysis, free, subject.data, recipe=self.recipe, given=given, round_to=self.cut.round_to,
+            max_ratio=cap, cache=self.cache, progress=self.clock.progress,
         )  # fmt: skip
-        if was is not None:
-            self.cached = was if self.cached is None else self.cached and was
-        if was:
+        if cached is not None:
+            self.cached = cached if self.cached is None else self.cached and cached
+        if cached:
             self.notes.append("level database taken from the cache")
         self.clock("plan")
-        if stage is self.whole:
-            self.levels[key] = found
-        return found
+        if subject is self.whole:
+            self.levels[key] = levels
+        return levels
+
+
+def copied(scores: Scores) -> Scores:
+    """The same numbers in arrays of their own."""
+    return {name: s.copy() for name, s in scores.items()}
 
 
 def nothing_found(analysis: Analysis, kinds: Sequence[str]) -> str:
@@ -251,87 +267,89 @@ def nothing_found(analysis: Analysis, kinds: Sequence[str]) -> str:
 
 
 def choose_by_ratio(
-    whole_model: Stage,
-    request: Request,
+    subject: Subject,
+    request: CutRequest,
     limits: Mapping[str, float],
+    allocator: Allocator,
     *,
-    allocate: str,
     round_to: int,
     max_ratio: float | None,
     steps: int,
-    scored: Callable[[Keeps], Scores],
-) -> Keeps:
+    scored: Callable[[KeptUnits], Scores],
+) -> KeptUnits:
     """Ratios first, then as much more as the targets need, over all steps.
 
-    scored: scores of all units, given what stays so far.
+    subject: the whole model; limits: what is left at most; scored: scores of all units, given what stays so far.
     """
-    analysis, costs, groups = whole_model.analysis, whole_model.costs, whole_model.groups
+    analysis, groups = subject.analysis, subject.groups
     amounts, pairs, ignore = request.amounts, request.pairs, request.ignore
+    by_ratio = allocator.by_ratio
+    assert by_ratio is not None
     whole = np.ones(analysis.coupling.size, bool)
-    measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
+    used = budgets(subject.costs)
     automatic = {kind for kind, amount in amounts.items() if amount == "auto"}
     if automatic and not limits:
         kind = flag(sorted(automatic)[0])
         raise OptionError(f"{kind} auto needs a target: --target-macs, --target-params or --target-bytes")
     fixed = {kind: amount for kind, amount in amounts.items() if amount != "auto"}
-    wanted = ratios(groups, amounts=fixed, ratio=pairs, ignore=ignore)
-    some_left(groups, wanted)
+    ratios = group_ratios(groups, amounts=fixed, ratio=pairs, ignore=ignore)
+    some_left(groups, ratios)
     held = {g.name for g in groups if any(matches(g, glob) for glob, _ in pairs) or any(matches(g, i) for i in ignore)}
     raised = {g.name for g in groups if g.name not in held and g.kind in (automatic or amounts)}
     raised = raised if limits else {g.name for g in groups}
-    asked = max(wanted.values(), default=0.0)  # what was asked for is no surprise
-    default = max(MAX_RATIO, asked) if limits or allocate == "global" else 1.0
+    asked = max(ratios.values(), default=0.0)  # what was asked for is no surprise
+    default = max(MAX_RATIO, asked) if limits or allocator.capped else 1.0
     cap = default if max_ratio is None else max_ratio
-    keeps: Keeps = {g.name: np.ones(g.size, bool) for g in groups}
+    keeps: KeptUnits = {g.name: np.ones(g.size, bool) for g in groups}
     for step in range(1, steps + 1):
         share = step / steps
         scores = scored(keeps)
         for name, kept in keeps.items():
             scores[name][~kept] = -1.0  # what is gone stays gone
 
-        def at(r: float, share: float = share, scores: Scores = scores) -> Keeps:
-            goal = {g.name: wanted.get(g.name, 0.0) * share for g in groups}
+        def at(r: float, share: float = share, scores: Scores = scores) -> KeptUnits:
+            goal = {g.name: ratios.get(g.name, 0.0) * share for g in groups}
             goal |= {name: max(goal[name], r) for name in raised if limits or goal[name] > 0}
-            return allocated(allocate, groups, scores, goal, round_to=round_to, max_ratio=cap)
+            return allocated(by_ratio, groups, scores, goal, round_to=round_to, max_ratio=cap)
 
         if not limits:
             keeps = at(0.0)
             if step == steps and all(k.all() for k in keeps.values()) and asked > 0:
-                keeps = least_cut(at, wanted) or keeps
+                keeps = least_cut(at, ratios) or keeps
             continue
-        goals = {k: measures[k](whole) - (measures[k](whole) - limit) * share for k, limit in limits.items()}
+        goals = {k: used[k](whole) - (used[k](whole) - limit) * share for k, limit in limits.items()}
 
-        def satisfied(plan: Keeps, goals: Mapping[str, float] = goals) -> bool:
-            ids = analysis.keep_ids(plan)
-            return all(measures[k](ids) <= goal for k, goal in goals.items())
+        def satisfied(keeps: KeptUnits, goals: Mapping[str, float] = goals) -> bool:
+            ids = analysis.keep_ids(keeps)
+            return all(used[k](ids) <= goal for k, goal in goals.items())
 
-        found = search(at, satisfied, low=0.0, high=cap)
-        if found is None:
+        least = search(at, satisfied, low=0.0, high=cap)
+        if least is None:
             ids = analysis.keep_ids(at(cap))
-            left = "; ".join(f"{measures[k](ids) / measures[k](whole):.0%} of {k}" for k in goals)
+            left = "; ".join(f"{used[k](ids) / used[k](whole):.0%} of {k}" for k in goals)
             raise Unreachable(
-                f"{request.goal} cannot be reached by {by(request)}: with --max-ratio {cap:g} of every group {left} "
+                f"{request.goal} cannot be reached by {named(request)}: with --max-ratio {cap:g} of every group {left} "
                 f"are left; raise --max-ratio, the target, or see what is pinned with `onnxprune inspect`"
             )
-        keeps = found[0]
+        keeps = least[0]
     return keeps
 
 
-def by(request: Request) -> str:
+def named(request: CutRequest) -> str:
     """What may go, in a message."""
     return ", ".join([*(flag(kind) for kind in request.amounts), *["--ratio"] * bool(request.pairs)]) or "--channels"
 
 
-def least_cut(at: Callable[[float], Keeps], asked: Mapping[str, float]) -> Keeps | None:
+def least_cut(at: Callable[[float], KeptUnits], asked: Mapping[str, float]) -> KeptUnits | None:
     """The smallest cut of the groups that are asked for, where the nearest count of every one of them is all."""
-    found = search(at, lambda plan: any(not k.all() for k in plan.values()), low=0.0, high=max(0.5, *asked.values()))
-    return None if found is None else found[0]
+    least = search(at, lambda keeps: any(not k.all() for k in keeps.values()), low=0.0, high=max(0.5, *asked.values()))
+    return None if least is None else least[0]
 
 
-def some_left(groups: Sequence[ChannelGroup], wanted: Mapping[str, float]) -> None:
+def some_left(groups: Sequence[ChannelGroup], ratios: Mapping[str, float]) -> None:
     """Raises `OptionError` for a ratio that would leave no head or fewer experts than are chosen from."""
     for g in groups:
-        r = wanted.get(g.name, 0.0)
+        r = ratios.get(g.name, 0.0)
         if r > 0 and g.kind in ("heads", "experts") and round(g.size * (1 - r)) < g.least:
             need = f"at least {g.least} must stay" if g.least > 1 else "one must stay"
             raise OptionError(

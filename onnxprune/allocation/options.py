@@ -1,4 +1,4 @@
-"""What the user says of what goes and how it is chosen; and what is chosen where the user does not say."""
+"""What the user says of what goes, and how it is chosen."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxprune.allocation.allocators import ALLOCATORS
+from onnxprune.allocation.kinds import PRUNABLE, ZEROS, split_kind
+from onnxprune.allocation.recipe import GIVEN
 from onnxprune.allocation.select import MAX_RATIO, MAX_STEPS, ROUND_TO
 from onnxprune.errors import OptionError
 from onnxprune.importance.score import IMPORTANCES, Scorer
@@ -28,20 +31,10 @@ from onnxprune.options import (
     text,
 )
 from onnxprune.options import path as path_
-from onnxprune.structure.coupling import KINDS
 
 Target = float | str  # 0.7, "70%", "300M"
 Amount = float | str | Literal["auto"]
 Amounts = Mapping[str, Amount]  # kind -> how much of it goes
-PRUNABLE = ("channels", *KINDS)
-ZEROS = "sparsity:"  # before a glob: of layers that become sparse
-ALLOCATIONS = {
-    "uniform": "the same fraction of every group",
-    "global": "one threshold over all units",
-    "kl": "what the outputs suffer least from, measured on data (needs a target)",
-    "error": "what the layers that read the units suffer least from; quick, and better than kl on made-up data (as kl)",
-}
-SPREADING = ("kl", "error")  # ways to spread a target that need data
 TARGETS = ("macs", "params", "bytes")
 
 _FRACTION = "a fraction in [0, 1) that is removed, as 0.3 or 30%, or auto"
@@ -135,9 +128,10 @@ class Cut:
         help="Instead of --importance: an array of scores per group, by the group's name; larger ones stay.",
     )  # fmt: skip
     allocate: str | None = option(
-        None, choice(ALLOCATIONS), panel=HOW, metavar="NAME", otherwise="kl with data and a target, uniform else",
+        None, choice({name: row.help for name, row in ALLOCATORS.items()}), panel=HOW, metavar="NAME",
+        otherwise="kl with data and a target, uniform else",
         needs=("no plan", "units to choose"),
-        help="; ".join(f"{k}: {v}" for k, v in ALLOCATIONS.items()) + ".",
+        help="; ".join(f"{name}: {row.help}" for name, row in ALLOCATORS.items()) + ".",
     )  # fmt: skip
     round_to: int = option(
         ROUND_TO, integer("a whole number, 1 (off) or more", 1), panel=HOW, metavar="N", unit="units",
@@ -172,9 +166,16 @@ class Cut:
         return {name: value for name, value in given.items() if value is not None}
 
     @property
+    def criterion(self) -> str | None:
+        """The criterion that is named; `GIVEN` where importance or scores are the caller's own."""
+        if self.scores is not None or callable(self.importance):
+            return GIVEN
+        return self.importance
+
+    @property
     def own(self) -> bool:
         """Whether importance or scores are the caller's own."""
-        return self.scores is not None or callable(self.importance)
+        return self.criterion == GIVEN
 
     def check(self) -> None:
         """Raises `OptionError` for what cannot be meant together."""
@@ -182,16 +183,9 @@ class Cut:
             raise OptionError("--importance and --scores both say what a unit is worth; leave one of them out")
 
 
-def kind_of(glob: str) -> str:
-    """The kind that stands before a glob, as in `heads:GLOB`; "" for none."""
-    kind, colon, _ = glob.partition(":")
-    kind = kind.replace("-", "_")
-    return kind if colon and kind in PRUNABLE else ""
-
-
 def kinds_of(amounts: Amounts, pairs: tuple[tuple[str, float], ...]) -> list[str]:
     """The kinds that options and ratios are about; channels where none is named."""
-    named = {*amounts, *(kind_of(glob) for glob, _ in pairs)} - {""}
+    named = {*amounts, *(split_kind(glob)[0] for glob, _ in pairs)} - {""}
     return [k for k in PRUNABLE if k in named] or ["channels"]
 
 
@@ -200,11 +194,11 @@ def by_mode(
 ) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]:
     """Ratios for units and for zeros; without a prefix, those of the one mode that is on."""
     named = [glob.startswith(ZEROS) for glob, _ in pairs]
-    removed = structural or any(kind_of(glob) for glob, _ in pairs)
+    removed = structural or any(split_kind(glob)[0] for glob, _ in pairs)
     zeroed = sparse or any(named)
     cuts, zeros = [], []
     for (glob, r), of_zeros in zip(pairs, named, strict=True):
-        plain = not of_zeros and not kind_of(glob)
+        plain = not of_zeros and not split_kind(glob)[0]
         if plain and removed and zeroed:
             raise OptionError(
                 f"--ratio {glob}={r:g}: channels are removed and weights made sparse; say which with "
@@ -217,25 +211,6 @@ def by_mode(
     return tuple(cuts), tuple(zeros)
 
 
-def flag(kind: str) -> str:
-    """The option of the command line for a kind."""
-    return f"--{kind.replace('_', '-')}"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How units are scored, how much goes where, how the loss is made up for.
-
-    ridge: of the fits; prior: of the scores, larger for data that say little.
-    """
-
-    importance: str
-    allocate: str
-    recover: str
-    ridge: float = 0.0
-    prior: float = 0.0
-
-
 def parse_limit(option: str, value: Target, total: float) -> float:
     """`0.7`, `70%` (of what there is) or `300M`, `1.2G` (absolute) as an absolute number; raises `OptionError`."""
     limit = of_total(value, total)
@@ -244,21 +219,4 @@ def parse_limit(option: str, value: Target, total: float) -> float:
     return limit
 
 
-GIVEN = "given"  # importance of a recipe whose scores come from the caller
-
-
-def recipe(cut: Cut, recover: str | None, *, data: str | None, targeted: bool) -> Recipe:
-    """What the user did not say; data: None, "real" or "synthetic"; targeted: a target for the whole model is set, and
-    may choose every ratio."""
-    importance = GIVEN if cut.own else cut.importance
-    if data is None:
-        return Recipe(str(importance or "path"), cut.allocate or "uniform", recover or "bias")
-    spread, ridge, prior = ("kl", 0.03, 0.03) if data == "real" else ("error", 0.1, 0.3)
-    allocate = cut.allocate or (spread if targeted else "uniform")
-    return Recipe(str(importance or "obs"), allocate, recover or "least-squares", ridge, prior)
-
-
-__all__ = [
-    "ALLOCATIONS", "GIVEN", "PRUNABLE", "SPREADING", "Amount", "Amounts", "Cut", "Recipe", "Target",
-    "by_mode", "flag", "kind_of", "kinds_of", "parse_limit", "recipe",
-]  # fmt: skip
+__all__ = ["Amount", "Amounts", "Cut", "Target", "by_mode", "kinds_of", "parse_limit"]

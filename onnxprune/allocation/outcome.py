@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.allocation.options import Amount, Cut, flag, parse_limit
-from onnxprune.allocation.select import Keeps, matches, rounded
+from onnxprune.allocation.budget import budgets
+from onnxprune.allocation.kinds import flag
+from onnxprune.allocation.options import Amount, Cut, parse_limit
+from onnxprune.allocation.select import KeptUnits, matches, rounded
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.cost import CostModel
 from onnxprune.structure.analysis import Analysis, ChannelGroup
@@ -28,7 +30,13 @@ class Got:
 
 
 def cut_got(
-    analysis: Analysis, amounts: Mapping[str, Amount], cut: Cut, keeps: Keeps, spared: Sequence[str], *, targeted: bool
+    analysis: Analysis,
+    amounts: Mapping[str, Amount],
+    cut: Cut,
+    keeps: KeptUnits,
+    ignored: Sequence[str],
+    *,
+    targeted: bool,
 ) -> list[Got]:
     """A row per kind with a fixed ratio: the fraction of its units that went."""
     rows = []
@@ -39,11 +47,12 @@ def cut_got(
         gone = sum(int((~keeps[g.name]).sum()) for g in groups if g.name in keeps)
         got = gone / sum(g.size for g in groups)
         unit = "% of the blocks removed" if kind == "layers" else "% of the units removed"
-        rows.append(Got(flag(kind), asked, got, unit, "" if targeted else _why(groups, float(asked), got, cut, spared)))
+        why = "" if targeted else _why(groups, float(asked), got, cut, ignored)
+        rows.append(Got(flag(kind), asked, got, unit, why))
     return rows
 
 
-def ratio_got(analysis: Analysis, glob: str, asked: float, keeps: Keeps) -> Got:
+def ratio_got(analysis: Analysis, glob: str, asked: float, keeps: KeptUnits) -> Got:
     """The row of one --ratio: the fraction of the units of its groups that went."""
     groups = [g for g in analysis.groups if matches(g, glob)]
     gone = sum(int((~keeps[g.name]).sum()) for g in groups if g.name in keeps)
@@ -52,7 +61,7 @@ def ratio_got(analysis: Analysis, glob: str, asked: float, keeps: Keeps) -> Got:
     return Got("--ratio", f"{glob}={asked:g}", got, "% of the units removed", why)
 
 
-def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, spared: Sequence[str]) -> str:
+def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, ignored: Sequence[str]) -> str:
     """What made the cut another than was asked: found by leaving out one cause after the other."""
     if asked == 0:
         return "nothing was to be removed, and the model stays as it was"
@@ -60,7 +69,7 @@ def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, spa
         if got > 0 and round(asked * len(groups)) == 0:
             return "the nearest count was none, so the least that can go went"
         return "" if abs(got - asked) <= CLOSE else f"of {len(groups)} blocks this is the nearest count that can go"
-    free = [g for g in groups if not any(matches(g, glob) for glob in spared)]
+    free = [g for g in groups if not any(matches(g, glob) for glob in ignored)]
     total = sum(g.size for g in groups)
 
     def removed(round_to: int, most: float) -> float:
@@ -89,10 +98,10 @@ def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, spa
 def targets_got(cut: Cut, costs: CostModel, whole: Array, keep: Array, *, share: float | None, lone: bool) -> list[Got]:
     """A row per target: what is left. share: bytes of the file over the original's; None where there is no file, and
     the count of the plan stands in; lone: whether nothing but the target decided how much goes."""
-    measures = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
     rows = []
     for name, asked in cut.targets.items():
-        total, left = measures[name](whole), measures[name](keep)
+        used = budgets(costs)[name]
+        total, left = used(whole), used(keep)
         if name == "bytes" and share is not None:
             left = share * total
         limit = parse_limit(f"--target-{name}", asked, total)
@@ -108,6 +117,7 @@ def targets_got(cut: Cut, costs: CostModel, whole: Array, keep: Array, *, share:
 def split_globs(
     groups: Sequence[ChannelGroup], globs: Sequence[str], layers: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Globs that spare groups and those that spare layers; either match will do. layers: globs that match layers."""
+    """Globs that leave groups alone, and those that leave layers alone; either match will do. layers: globs that match
+    layers."""
     of_groups = [glob for glob in globs if any(matches(g, glob) for g in groups)]
     return of_groups + [glob for glob in globs if glob not in {*of_groups, *layers}], list(layers)

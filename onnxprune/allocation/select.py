@@ -8,17 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from onnxprune.allocation.kinds import flag, split_kind
 from onnxprune.errors import OptionError
 from onnxprune.importance.weights import Float, Scores
 from onnxprune.structure.analysis import ChannelGroup, Keep
-from onnxprune.structure.coupling import KINDS
 
 ROUND_TO = 8  # tools/bench_round.py: what onnxruntime's kernels like
 MAX_STEPS = 1000  # of an option or a plan; more would be a mistake or worse
 MAX_RATIO = 0.8  # of a group, for `global` and for targets
 
 Ratios = Mapping[str, float]  # group name -> fraction that is removed
-Keeps = dict[str, Keep]  # group name -> bool (size,)
+KeptUnits = dict[str, Keep]  # group name -> the units that stay, bool (size,)
 
 
 def matches(group: ChannelGroup, glob: str) -> bool:
@@ -26,14 +26,13 @@ def matches(group: ChannelGroup, glob: str) -> bool:
 
     A kind before the glob, as in `heads:GLOB`, is that of the group.
     """
-    kind, colon, rest = glob.partition(":")
-    kind = kind.replace("-", "_")
-    if colon and kind in ("channels", *KINDS):
+    kind, rest = split_kind(glob)
+    if kind:
         return group.kind == kind and matches(group, rest)
     return any(n == glob or fnmatch.fnmatchcase(n, glob) for n in group.names)
 
 
-def ratios(
+def group_ratios(
     groups: Sequence[ChannelGroup],
     *,
     amounts: Mapping[str, float],
@@ -44,22 +43,16 @@ def ratios(
 
     Raises `OptionError` for a ratio outside [0, 1) and for a glob that matches nothing.
     """
-    named = [(f"--{kind.replace('_', '-')}", r) for kind, r in amounts.items()]
-    for what, r in [*named, *((f"--ratio {g}", r) for g, r in ratio)]:
+    for option, r in [*((flag(kind), r) for kind, r in amounts.items()), *((f"--ratio {g}", r) for g, r in ratio)]:
         if not 0 <= r < 1:
-            raise OptionError(f"{what}: {r:g} is not a fraction in [0, 1); 0.3 removes 30%")
+            raise OptionError(f"{option}: {r:g} is not a fraction in [0, 1); 0.3 removes 30%")
     out = {g.name: amounts[g.kind] for g in groups if g.kind in amounts}
-    for glob, r in ratio:
-        hit = [g.name for g in groups if matches(g, glob)]
-        if not hit:
-            raise OptionError(_unmatched("--ratio", glob, groups))
-        out.update(dict.fromkeys(hit, r))
-    for glob in ignore:
-        hit = [g.name for g in groups if matches(g, glob)]
-        if not hit:
-            raise OptionError(_unmatched("--ignore", glob, groups))
-        for name in hit:
-            out[name] = 0.0
+    for option, globs in (("--ratio", ratio), ("--ignore", [(glob, 0.0) for glob in ignore])):
+        for glob, r in globs:
+            matching = [g.name for g in groups if matches(g, glob)]
+            if not matching:
+                raise OptionError(_unmatched(option, glob, groups))
+            out.update(dict.fromkeys(matching, r))
     return out
 
 
@@ -142,65 +135,50 @@ def _select_exactly(group: ChannelGroup, scores: Float, kept: int) -> Keep:
 
 
 def uniform(
-    groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios, *, round_to: int, max_ratio: float
-) -> Keeps:
+    groups: Sequence[ChannelGroup], scores: Scores, ratios: Ratios, *, round_to: int, max_ratio: float
+) -> KeptUnits:
     """the same fraction of every group"""
     return {
-        g.name: select(g, scores[g.name], rounded(g, wanted.get(g.name, 0.0), round_to, max_ratio=max_ratio))
+        g.name: select(g, scores[g.name], rounded(g, ratios.get(g.name, 0.0), round_to, max_ratio=max_ratio))
         for g in groups
     }
 
 
 def global_(
-    groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios, *, round_to: int, max_ratio: float
-) -> Keeps:
-    """one threshold over all groups of a kind with the same wanted ratio, at most `max_ratio` of a group"""
-    out: Keeps = {}
-    for kind, r in sorted({(g.kind, wanted.get(g.name, 0.0)) for g in groups}):
-        mine = [g for g in groups if (g.kind, wanted.get(g.name, 0.0)) == (kind, r)]
+    groups: Sequence[ChannelGroup], scores: Scores, ratios: Ratios, *, round_to: int, max_ratio: float
+) -> KeptUnits:
+    """one threshold over all groups of a kind with the same ratio, at most `max_ratio` of a group"""
+    out: KeptUnits = {}
+    for kind, r in sorted({(g.kind, ratios.get(g.name, 0.0)) for g in groups}):
+        alike = [g for g in groups if (g.kind, ratios.get(g.name, 0.0)) == (kind, r)]
         # a group's lowest scores can go, the others are out of reach
-        offers = [np.sort(scores[g.name])[: int(max_ratio * g.size + 1e-9)] for g in mine]
-        owner = np.repeat(np.arange(len(mine)), [len(o) for o in offers])
-        goal = round(r * sum(g.size for g in mine))
+        offers = [np.sort(scores[g.name])[: int(max_ratio * g.size + 1e-9)] for g in alike]
+        owner = np.repeat(np.arange(len(alike)), [len(o) for o in offers])
+        goal = round(r * sum(g.size for g in alike))
         lowest = np.argsort(np.concatenate(offers), kind="stable")[:goal]
-        for g, gone in zip(mine, np.bincount(owner[lowest], minlength=len(mine)), strict=True):
+        for g, gone in zip(alike, np.bincount(owner[lowest], minlength=len(alike)), strict=True):
             out[g.name] = select(g, scores[g.name], rounded(g, gone / g.size, round_to, max_ratio=max_ratio))
     return {g.name: out[g.name] for g in groups}
 
 
-Allocator = Callable[..., Keeps]
-ALLOCATORS: dict[str, Allocator] = {"uniform": uniform, "global": global_}
-
-
-def depth(groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios) -> Keeps:
-    """Of residual blocks with the same wanted ratio, so many go that matter least: the nearest number, of half a block
+def depth(groups: Sequence[ChannelGroup], scores: Scores, ratios: Ratios) -> KeptUnits:
+    """Of residual blocks with the same ratio, so many go that matter least: the nearest number, of half a block
     the whole, and never all."""
-    out: Keeps = {g.name: np.ones(g.size, bool) for g in groups}
+    out: KeptUnits = {g.name: np.ones(g.size, bool) for g in groups}
     left = len(groups) - 1
-    for r in sorted({wanted.get(g.name, 0.0) for g in groups} - {0.0}):
-        mine = sorted((g for g in groups if wanted.get(g.name, 0.0) == r), key=lambda g: float(scores[g.name][0]))
-        count = r * len(mine)
-        going = mine[: min(max(round(count), int(count >= 0.5)), left)]
+    for r in sorted({ratios.get(g.name, 0.0) for g in groups} - {0.0}):
+        alike = sorted((g for g in groups if ratios.get(g.name, 0.0) == r), key=lambda g: float(scores[g.name][0]))
+        count = r * len(alike)
+        going = alike[: min(max(round(count), int(count >= 0.5)), left)]
         left -= len(going)
         for g in going:
             out[g.name][:] = False
     return out
 
 
-def allocated(
-    how: str, groups: Sequence[ChannelGroup], scores: Scores, wanted: Ratios, *, round_to: int, max_ratio: float
-) -> Keeps:
-    """What stays of every group: residual blocks by rank among themselves, units by the allocator `how`."""
-    blocks = [g for g in groups if g.kind == "layers"]
-    units = [g for g in groups if g.kind != "layers"]
-    kept = ALLOCATORS[how](units, scores, wanted, round_to=round_to, max_ratio=max_ratio)
-    kept |= depth(blocks, scores, wanted)
-    return {g.name: kept[g.name] for g in groups}
-
-
 def search(
-    allocate: Callable[[float], Keeps], satisfied: Callable[[Keeps], bool], *, low: float, high: float
-) -> tuple[Keeps, float] | None:
+    allocate: Callable[[float], KeptUnits], satisfied: Callable[[KeptUnits], bool], *, low: float, high: float
+) -> tuple[KeptUnits, float] | None:
     """The smallest ratio in [low, high] whose plan satisfies the targets; None where even `high` does not."""
     if satisfied(allocate(low)):
         return allocate(low), low

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from onnxprune.allocation.budget import Measure, choose
+from onnxprune.allocation.budget import Usage, budgets, least_damage
 from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, level_database
-from onnxprune.allocation.options import Recipe
-from onnxprune.allocation.select import Keeps, select
+from onnxprune.allocation.recipe import Recipe
+from onnxprune.allocation.select import KeptUnits, select
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import to_proto
@@ -22,25 +22,43 @@ from onnxprune.progress import Progress, counting
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 
-def levels_of(
+def levels_by_error(
     analysis: Analysis,
     groups: Sequence[ChannelGroup],
     calibration: Calibration,
     *,
-    how: Recipe,
+    recipe: Recipe,
     given: Scores | None = None,
     round_to: int,
     max_ratio: float,
     cache: Path | None,
     progress: Progress,
 ) -> tuple[Levels, bool | None]:
-    """What each group costs at each level, from the cache where it is kept there; and whether it was, None where it is
-    not kept at all."""
-    if how.allocate == "error":
-        scores = given or data_scores(analysis, groups, calibration, how.importance, how.prior, progress)
-        return error_levels(groups, scores, round_to=round_to, max_ratio=max_ratio), None
-    learn, away = calibration.held_out()
-    options = {**asdict(how), "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
+    """What the layers that read each group suffer at each level, as far as scores tell; arguments and result are those
+    of `levels_by_outputs`, and nothing is kept in the cache."""
+    scores = given or data_scores(analysis, groups, calibration, recipe.importance, recipe.prior, progress)
+    return error_levels(groups, scores, round_to=round_to, max_ratio=max_ratio), None
+
+
+def levels_by_outputs(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    calibration: Calibration,
+    *,
+    recipe: Recipe,
+    given: Scores | None = None,
+    round_to: int,
+    max_ratio: float,
+    cache: Path | None,
+    progress: Progress,
+) -> tuple[Levels, bool | None]:
+    """What the outputs suffer at each level of each group, measured on samples that are held out.
+
+    given: scores, in place of those that the recipe names; cache: folder. Also says whether the levels came from the
+    cache, None where they are not kept at all.
+    """
+    learn, held_out = calibration.held_out()
+    options = {**asdict(recipe), "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
     options["given"] = None if given is None else {name: s.tolist() for name, s in given.items()}
     options |= {"sizes": [(g.kind, g.size) for g in groups], "batch": calibration.batch}
     key = ""
@@ -50,18 +68,17 @@ def levels_of(
 
     def make() -> Levels:
         scores = given
-        if how.importance == HEAD_LOSS:
+        if recipe.importance == HEAD_LOSS:
             scores = losses_of_gates(analysis, groups, calibration, progress=progress)
         return level_database(
-            analysis, groups, calibration.runs(learn), calibration.runs(away), len(away),
-            importance=how.importance, given=scores, ridge=how.prior, jobs=calibration.jobs, round_to=round_to,
-            max_ratio=max_ratio,
-            memory=calibration.memory, threads=calibration.threads, seed=calibration.seed,
+            analysis, groups, calibration.runs(learn), calibration.runs(held_out), len(held_out),
+            importance=recipe.importance, given=scores, ridge=recipe.prior, jobs=calibration.jobs, round_to=round_to,
+            max_ratio=max_ratio, memory=calibration.memory, threads=calibration.threads, seed=calibration.seed,
             progress=counting(progress, "levels"),
         )  # fmt: skip
 
-    levels, was = cached(cache, key, [g.name for g in groups], make)
-    return levels, None if cache is None else was
+    levels, was_cached = cached(cache, key, [g.name for g in groups], make)
+    return levels, None if cache is None else was_cached
 
 
 def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:
@@ -72,32 +89,32 @@ def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:
     shapes = analysis.coupling.shapes.shapes
     area: dict[str, list[float]] = {}
     for name, readings in find_readings(analysis, groups).items():
-        found = [shapes.get(r.layer.source, ()) for r in readings]
-        area[name] = [math.prod(d or 1 for d in s[2:]) if len(s) > 2 else 1 for s in found]
-    areas = {a for mine in area.values() for a in mine if a > 1}
+        read = [shapes.get(r.layer.source, ()) for r in readings]
+        area[name] = [math.prod(d or 1 for d in s[2:]) if len(s) > 2 else 1 for s in read]
+    areas = {a for those in area.values() for a in those if a > 1}
     if len(areas) < 2:
         return set()
-    return {name for name, mine in area.items() if mine and min(mine) <= min(areas)}
+    return {name for name, those in area.items() if those and min(those) <= min(areas)}
 
 
-def keeps_for(
+def under_limits(
     analysis: Analysis,
     costs: CostModel,
     groups: Sequence[ChannelGroup],
     levels: Levels,
     limits: Mapping[str, float],
-    fixed: Keeps,
-) -> Keeps | None:
+    fixed: KeptUnits,
+) -> KeptUnits | None:
     """The plan with the least damage under the limits (macs, params, bytes); None where none holds them.
 
     fixed: what stays of the other groups.
     """
     products = {"macs": costs.macs_of, "params": costs.parameters_of, "bytes": costs.bytes_of}
-    measures = {k: Measure(products[k], analysis, groups, analysis.keep_ids(fixed)) for k in limits}
-    exact = {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
+    usages = {k: Usage(products[k], analysis, groups, analysis.keep_ids(fixed)) for k in limits}
+    exact = budgets(costs)
     tight = dict(limits)
     for _ in range(8):  # counts of shared or repeated units are approximate
-        kept = choose(groups, levels, measures, tight)
+        kept = least_damage(groups, levels, usages, tight)
         if kept is None:
             return None
         keeps = {g.name: select(g, levels.scores[g.name], kept[g.name]) for g in groups}

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.allocation.levels import Levels
-from onnxprune.allocation.options import Recipe
-from onnxprune.allocation.spread import levels_of
+from onnxprune.allocation.recipe import Recipe
+from onnxprune.allocation.spread import levels_by_outputs
 from onnxprune.calibration.calibration import calibration_of
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
@@ -84,11 +84,11 @@ def sensitivity(values: Values) -> None:
         )  # fmt: skip
         if line := unused(values.part(Preprocess), data.samples):
             raise OptionError(line)
-        levels, _ = levels_of(
+        levels, _ = levels_by_outputs(
             analysis,
             groups,
             data,
-            how=Recipe("obs", "kl", "least-squares", prior=0.03),
+            recipe=Recipe("obs", "kl", "least-squares", prior=0.03),
             round_to=1,
             max_ratio=0.8,
             cache=values["cache"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.allocation.options import Recipe
+from onnxprune.allocation.recipe import Recipe
 from onnxprune.calibration.calibration import (
     Calibration,
 )

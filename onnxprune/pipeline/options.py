@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.allocation.options import SPREADING, Amount, Cut, by_mode, kinds_of
+from onnxprune.allocation.allocators import ALLOCATORS
+from onnxprune.allocation.options import Amount, Cut, by_mode, kinds_of
 from onnxprune.calibration.options import Data
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.errors import NothingAsked, OptionError
@@ -138,7 +139,7 @@ class Options:
         chosen = self.cut.importance
         if self.structural and not self.cut.own and chosen in MEASURED:
             return f"--importance {chosen}"
-        if self.structural and self.cut.allocate in SPREADING:
+        if self.structural and self.cut.allocate is not None and ALLOCATORS[self.cut.allocate].needs_data:
             return f"--allocate {self.cut.allocate}"
         recovery = self.recovery.needs_data(cuts=self.structural, zeros=self.sparse)
         return recovery or (self.zeros.needs_data() if self.sparse else "")
@@ -239,7 +240,7 @@ CONDITIONS: dict[str, Condition] = {
         lambda o: o.scoring.evaluate is not None, "needs --evaluate SRC: labelled samples, or module:function"
     ),
     "levels or zeros by data": Condition(
-        lambda o: (o.targeted and _data(o) and o.cut.allocate in (None, "kl"))
+        lambda o: (o.targeted and _data(o) and (o.cut.allocate is None or ALLOCATORS[o.cut.allocate].cached))
         or (o.sparse and o.data.calibration is not None)
         or o.cut.plan is not None,
         "has no effect here: it keeps level databases (a target with --allocate kl and --calibration SRC) and sparse "

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.choose import nothing_found
-from onnxprune.allocation.options import SPREADING, Cut, Recipe, recipe
 from onnxprune.allocation.outcome import split_globs
+from onnxprune.allocation.recipe import Recipe, recipe_of
 from onnxprune.calibration.calibration import (
     SYNTHETIC,
     Calibration,
@@ -100,19 +101,21 @@ def calibrated(analysis: Analysis, recorded: Plan | None, options: Options, cloc
     judge = None
     if options.scoring.evaluate is not None:
         judge = judge_of(model, options)
-    sort = None if data is None else "synthetic" if data.synthetic else "real"
+    sort = "" if data is None else "synthetic" if data.synthetic else "real"
     if recorded is None:
         free = options.targeted and any(a == "auto" for a in options.amounts.values())
-        how = recipe(options.cut, options.recovery.recover, data=sort, targeted=free)
+        cut = options.cut
+        how = recipe_of(cut.criterion, cut.allocate, options.recovery.recover, data=sort, targeted=free)
         if not options.structural and not options.sparse:
             how = replace(how, recover="none")
     else:
-        how = recipe(Cut(importance="path", allocate="uniform"), recorded.recover, data=sort, targeted=False)
+        how = recipe_of("path", "uniform", recorded.recover, data=sort, targeted=False)
     spec = replace(spec, recover=RECOVERIES[how.recover].zeros)
     if spec.asked:
         spec.check(data is not None)
     refuse_unused(options, recorded, spec, how, data, judge)
-    if options.amounts.get("layers") == "auto" and (data is None or how.allocate not in SPREADING):
+    by_levels = ALLOCATORS[how.allocate].by_levels is not None
+    if options.amounts.get("layers") == "auto" and (data is None or not by_levels):
         raise OptionError(
             "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC, and "
             "leave --allocate at kl"
@@ -123,7 +126,7 @@ def calibrated(analysis: Analysis, recorded: Plan | None, options: Options, cloc
         )
     if data is not None:
         notes += scarce(data)
-        levels = how.allocate in SPREADING and recorded is None
+        levels = by_levels and recorded is None
         seconds = estimate(analysis, data, len(groups_of(analysis, options)), levels=levels)
         instant = "; --recover none is instant" if options.data.calibration is None else ""
         clock.note(f"{describe(data)}; about {seconds:.0f} s{instant}")
@@ -239,7 +242,8 @@ def refuse_unused(
             lacks = need == "data" and data is None
             if lacks or (need == "data or samples to score" and data is None and scored is None):
                 raise OptionError(without_effect(known[name], value, need))
-    kept = (how.allocate == "kl" and options.targeted and recorded is None) or (spec.asked and data is not None)
+    levels = ALLOCATORS[how.allocate].cached and options.targeted and recorded is None
+    kept = levels or (spec.asked and data is not None)
     if options.data.cache is not None and not kept:
         raise OptionError(without_effect(known["cache"], options.data.cache, "levels or zeros by data"))
     read_from = [s for s in (None if data is None else data.samples, scored) if s is not None]

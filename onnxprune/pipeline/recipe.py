@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.allocation.choose import Chooser, Request, Stage
+from onnxprune.allocation.budget import budgets
+from onnxprune.allocation.choose import Chooser, CutRequest, Subject
 from onnxprune.allocation.options import parse_limit
-from onnxprune.allocation.select import Keeps
+from onnxprune.allocation.select import KeptUnits
 from onnxprune.calibration.calibration import (
     Batches,
     solve_data,
@@ -226,12 +227,12 @@ def search(job: Job, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
 def chooser_of(job: Job) -> Chooser:
     """What chooses the units, among the groups of the asked kinds."""
     o, analysis = job.options, job.analysis
-    whole = Stage(analysis, job.costs, groups_of(analysis, o), job.data)
+    whole = Subject(analysis, job.costs, groups_of(analysis, o), job.data)
     typed = [f"--target-{name} {value}" for name, value in o.cut.targets.items()]
     typed += [] if o.scoring.max_drop is None else [f"--max-drop {o.scoring.max_drop:g}"]
-    request = Request(o.amounts, o.cuts, spared(o, analysis)[0], " and ".join(typed))
+    request = CutRequest(o.amounts, o.cuts, spared(o, analysis)[0], " and ".join(typed))
 
-    def build(keeps: Keeps) -> Model:
+    def build(keeps: KeptUnits) -> Model:
         keep = analysis.keep_ids(keeps)
         plain = cut(analysis, keep, check=False, input_shapes={}, seed=0, stage=silent)
         return recover(analysis, keep, plain, job.how.recover, job.data, ridge=job.how.ridge, progress=silent).model
@@ -248,11 +249,11 @@ def chooser_of(job: Job) -> Chooser:
 def limits_of(job: Job) -> dict[str, float]:
     """Targets as absolute numbers. Raises `OptionError` for one above what the model has."""
     whole = job.analysis.keep_ids({})
-    measures = {"macs": job.costs.macs, "params": job.costs.parameters, "bytes": job.costs.bytes}
-    return {k: parse_limit(f"--target-{k}", t, measures[k](whole)) for k, t in job.options.cut.targets.items()}
+    used = budgets(job.costs)
+    return {k: parse_limit(f"--target-{k}", t, used[k](whole)) for k, t in job.options.cut.targets.items()}
 
 
-def plan_of(job: Job, keeps: Keeps) -> Plan:
+def plan_of(job: Job, keeps: KeptUnits) -> Plan:
     """The plan of what was chosen, with what it takes to replay it."""
     o, how = job.options, job.how
     settings: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.allocation.options import ZEROS
+from onnxprune.allocation.kinds import ZEROS
 from onnxprune.calibration.calibration import Batches
 from onnxprune.errors import OptionError
 from onnxprune.formats.patterns import Pattern
