@@ -12,7 +12,7 @@ from models.nets import run
 from onnxprune.evaluation.damage import damage
 from onnxprune.graph.io import to_proto
 from onnxprune.importance.gates import gate_losses
-from onnxprune.structure.verify import masked_model
+from onnxprune.structure.masked import masked_model
 
 
 @pytest.mark.parametrize("name", ["encoder_post_norm", "ms_mha", "multi_query", "moe_dense"])

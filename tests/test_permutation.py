@@ -28,8 +28,9 @@ from onnxprune.solvers import permutation
 from onnxprune.solvers.patterns import n_of_m
 from onnxprune.solvers.permutation import retained, search
 from onnxprune.sparsity.permute import KINDS, Permuted, Places, permute, rearranged
+from onnxprune.structure.check import compare
 from onnxprune.structure.groups import analyze
-from onnxprune.structure.verify import QUANTIZED_TOLERANCE, compare
+from onnxprune.structure.verify import QUANTIZED_TOLERANCE
 
 ROOT = Path(__file__).parent.parent
 MODELS = sorted((ROOT / "models").glob("*.onnx"))

@@ -22,9 +22,11 @@ from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.node import walk_all
 from onnxprune.importance.weights import score
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
+from onnxprune.structure.check import compare
 from onnxprune.structure.groups import analyze
+from onnxprune.structure.masked import masked_model
 from onnxprune.structure.surgery import prune_model
-from onnxprune.structure.verify import compare, masked_model, verify
+from onnxprune.structure.verify import verify
 
 KINDS = ("channels", "heads", "head_dim", "hidden")
 TOLERANCE = 1e-4

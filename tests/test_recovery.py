@@ -16,8 +16,8 @@ from models.rules import build as from_text
 from onnxprune import Plan
 from onnxprune.importance.weights import score
 from onnxprune.recovery import bias_shifts
+from onnxprune.structure.check import check_file
 from onnxprune.structure.surgery import prune_model
-from onnxprune.structure.verify import check_file
 
 DEAD = (1, 4)
 X = normal(2, 3, 8, 8).astype(np.float32)

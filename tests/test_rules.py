@@ -17,10 +17,12 @@ from onnxprune.graph.node import walk_all
 from onnxprune.graph.shapes import concrete_inputs
 from onnxprune.runtime.feeds import random_feeds
 from onnxprune.structure.analysis import Analysis, Keep
+from onnxprune.structure.check import check_file
 from onnxprune.structure.groups import analyze
+from onnxprune.structure.masked import masked_model
 from onnxprune.structure.rules import BARRIERS, RULES
 from onnxprune.structure.surgery import prune_model
-from onnxprune.structure.verify import check_file, masked_model, tolerance, verify
+from onnxprune.structure.verify import tolerance, verify
 
 LATEST = onnx.defs.onnx_opset_version()
 SCHEMAS = {s.name: s for s in onnx.defs.get_all_schemas() if s.domain == ""}

@@ -15,9 +15,11 @@ from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import MADE_UP, Samples
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
+from onnxprune.graph.messages import one_line
+from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import Array, graph_inputs
 from onnxprune.layers.rows import find_linear
-from onnxprune.runtime.session import ORT_ERRORS, Feeds, session
+from onnxprune.runtime.session import Feeds, session
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis, Keep
 
@@ -173,8 +175,8 @@ def fitting_batch(samples: Samples, model: Model, *, option: str = "--calibratio
             with suppress(*ORT_ERRORS):  # a batch of one may be baked into the graph
                 both = s.run(None, samples.feeds([0, 1]))
     except ORT_ERRORS as e:
-        line = " ".join(str(e).split())[:200]
-        raise OptionError(f"{option}: onnxruntime cannot run the model on the first samples: {line}") from e
+        why = one_line(e, 200)
+        raise OptionError(f"{option}: onnxruntime cannot run the model on the first samples: {why}") from e
     if not both:
         return 1
     alike = all(

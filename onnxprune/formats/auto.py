@@ -6,7 +6,6 @@ whole slower. Time per node orders the layers; whole sessions decide, dense and 
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,8 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.node import opsets, walk
 from onnxprune.layers.weights import Layer, keys
 from onnxprune.runtime.profile import node_times
-from onnxprune.runtime.session import Feeds, session
-from onnxprune.runtime.timing import cpu
+from onnxprune.runtime.session import Feeds
+from onnxprune.runtime.timing import cpu, latency
 
 LEAST = 0.15  # sparsity below which a layer is not tried
 LEVEL = 1.02  # speed-up of the whole session below which it stays dense
@@ -135,18 +134,10 @@ def quickest(
 
 
 def measure(dense: Model, sparse: Model, feeds: Feeds, threads: int, seconds: float) -> float:
-    """Dense over sparse time, medians of runs in turn."""
-    with session(dense, threads=threads) as a, session(sparse, threads=threads) as b:
-        times: tuple[list[float], list[float]] = ([], [])
-        for s in (a, b, a, b):
-            s.run(None, feeds)
-        end = time.perf_counter() + seconds
-        while len(times[0]) < 7 or (time.perf_counter() < end and len(times[0]) < 500):
-            for s, spent in zip((a, b), times, strict=True):
-                start = time.perf_counter()
-                s.run(None, feeds)
-                spent.append(time.perf_counter() - start)
-    return float(np.median(times[0]) / np.median(times[1]))
+    """Dense over sparse time, medians of runs in turn. threads: 0 for all cores; seconds: for both models."""
+    models, inputs = {"dense": dense, "sparse": sparse}, {"dense": feeds, "sparse": feeds}
+    times = latency(models, inputs, threads=threads, seconds=seconds, least=7, most=500)
+    return times["dense"].median / times["sparse"].median
 
 
 def _layer_speedups(

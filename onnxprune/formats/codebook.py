@@ -57,7 +57,7 @@ from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
 from onnxprune.progress import Progress
 from onnxprune.solvers.kmeans import LARGEST, kmeans, kmeans_rows
-from onnxprune.structure.verify import check_file
+from onnxprune.structure.check import check_file
 
 CLUSTERED = {op: t for op, t in TRAITS.items() if t.clustered}
 PER = ("tensor", "channel")

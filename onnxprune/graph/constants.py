@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from onnxprune.graph.limits import nbytes
 from onnxprune.graph.node import Node, walk_all
+from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import Array, Shapes, run_node
 
 
@@ -34,7 +35,7 @@ class Constants:
             feeds = {i: self.model.weights[i] if i in self.model.weights else held[i] for i in node.inputs if i}
             try:
                 found = run_node(node, feeds, self.model.proto)
-            except Exception:  # onnxruntime's exceptions share no base class; `TooLarge` is one more
+            except ORT_ERRORS:  # TooLarge is a RuntimeError
                 return None
             made = dict(zip((o for o in node.outputs if o), found, strict=True))
             held = {n: v for n, v in (held | made).items() if n in last and last[n] != node.key}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import GraphProto, NodeProto, helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.graph.arrays import Array, store
 from onnxprune.graph.io import Model, graphs
@@ -80,6 +80,26 @@ class Edit:
             known = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
             known.update(output for node in graph.node for output in node.output)
             _keep(graph.value_info, [i for i in graph.value_info if i.name in known])
+
+
+def as_float32(model: Model) -> Model:
+    """A copy in float32, for models whose own type onnxruntime has no kernels for (float64 Conv, bfloat16)."""
+    wide = (TensorProto.DOUBLE, TensorProto.BFLOAT16)
+    out = model.copy()
+    for name, w in model.weights.items():
+        if helper.np_dtype_to_tensor_dtype(w.dtype) in wide:
+            out.weights[name] = w.astype(np.float32)
+    for graph in graphs(out.proto.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type in wide:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        for node in graph.node:
+            for a in node.attribute:
+                if a.name in ("to", "dtype") and a.i in wide:
+                    a.i = TensorProto.FLOAT
+                if a.type == AttributeProto.TENSOR and a.t.data_type in wide and node.output[0] not in out.weights:
+                    a.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(a.t).astype(np.float32), a.t.name))
+    return out
 
 
 def place(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:

@@ -13,6 +13,11 @@ AGAIN = "download or export the model again"
 REPAIR = "repair what exported it"
 
 
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an exception says, in one line of at most so many characters."""
+    return " ".join(str(error).split())[:most]
+
+
 def fault(where: object, expected: str, found: object, way: str) -> ModelFileError:
     """where: the file, or what else the model is; found: a text, a value, or the exception that came instead."""
     if isinstance(found, BaseException):

@@ -24,6 +24,7 @@ from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model
 from onnxprune.graph.limits import LIMIT, PICKED, Kind, TooLarge, allowance, evaluated, nbytes, result_bytes
 from onnxprune.graph.node import Node, opsets, walk
+from onnxprune.graph.ort import ORT_ERRORS, base_options, open_session
 
 Shape = tuple[int | None, ...]
 Array = np.ndarray[Any, Any]
@@ -32,6 +33,7 @@ FOLD_LIMIT = 4096  # elements; larger tensors are data, not shape arithmetic
 FOLDED = LIMIT // 8  # bytes of all values that are evaluated together
 SIZES = (224, 64, 320, 32, 512, 16, 576, 8, 48)  # tried in this order for dynamic axes that are not the batch
 SEQUENCE_SIZES = (24, 64, 576, 512, 16, 128, 8, 1)  # the same for inputs of rank 3 or less
+UNKNOWN: tuple[type[Exception], ...] = (*ORT_ERRORS, KeyError)  # KeyError: a type that numpy lacks
 NOT_FOLDED = {"QuantizeLinear", "DequantizeLinear", "OneHot", "Pad", "EyeLike", "Einsum"}
 
 
@@ -232,7 +234,7 @@ class Shapes:
                 feeds = {i: np.zeros(self._whole(i), onnx.helper.tensor_dtype_to_np_dtype(kinds[i][1])) for i in inputs}
                 values = session.run(list(made), {i.name: feeds[i.name] for i in session.get_inputs()})
                 made = {o: (np.shape(v), code) for v, (o, (_, code)) in zip(values, made.items(), strict=True)}
-        except Exception as e:  # onnxruntime's exceptions share no base class; unknown shapes pin, and are reported
+        except UNKNOWN as e:  # unknown shapes pin, and are reported
             self.problems.append(f"{node.label}: onnxruntime cannot run {node.op} ({type(e).__name__})")
             return {}
         return {
@@ -312,8 +314,8 @@ def evaluate(node: Node, feeds: Mapping[str, Array], imports: Iterable[onnx.Oper
 def run_node(node: Node, feeds: Mapping[str, Array], model: onnx.ModelProto) -> list[Array]:
     """Run one node in onnxruntime; `feeds` by input name.
 
-    Raises `TooLarge` where inputs and results together are more than `allowance` of the model, or may be; and what
-    onnxruntime raises.
+    Raises `TooLarge` where inputs and results together are more than `allowance` of the model, or may be; and
+    ORT_ERRORS.
     """
     if not evaluated(node):
         raise TooLarge(f"{node.op} may take more memory than its shapes tell")
@@ -332,7 +334,7 @@ def _load(
 ) -> tuple[ort.InferenceSession, dict[str, Kind]]:
     """A session of one node, and what onnxruntime infers of its outputs, by name; nothing is computed.
 
-    kinds: of its inputs, by name; known: values of those that a shape may depend on. Raises what onnxruntime raises.
+    kinds: of its inputs, by name; known: values of those that a shape may depend on. Raises ORT_ERRORS.
     """
     make = onnx.helper.make_tensor_value_info
     infos = [make(name, code, shape) for name, (shape, code) in kinds.items() if name not in known]
@@ -343,11 +345,8 @@ def _load(
     graph = onnx.helper.make_graph([node.proto, *ranks], "one", infos, shown, stored)
     imports = [o for o in model.opset_import if o.domain in ("", "ai.onnx", node.proto.domain)]
     one = onnx.helper.make_model(graph, opset_imports=imports, ir_version=max(model.ir_version, 4))
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # constants are not folded
-    session = ort.InferenceSession(one.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options = base_options(1, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)  # constants are not folded
+    session = open_session(one.SerializeToString(), options)
     found = {o.name: o for o in session.get_outputs()}
     made: dict[str, Kind] = {}
     for o, rank in zip(outs, ranks, strict=True):

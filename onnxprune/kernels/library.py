@@ -20,6 +20,7 @@ from typing import Any
 import onnxruntime as ort
 
 from onnxprune.errors import UserError
+from onnxprune.graph.ort import ORT_ERRORS, PROVIDERS
 
 OLDEST = (1, 20)  # onnxruntime
 HERE = Path(__file__).parent
@@ -68,14 +69,14 @@ def session(
     `LibraryMissing` where it has none, or whatever onnxruntime raises where the model does not load.
     """
     options = options or ort.SessionOptions()
-    arguments.setdefault("providers", ["CPUExecutionProvider"])
+    arguments.setdefault("providers", PROVIDERS)
     missing = available()
     if not missing:
         register(options)
     source = path if isinstance(path, bytes) else os.fspath(path)
     try:
         return ort.InferenceSession(source, options, **arguments)
-    except Exception as error:
+    except ORT_ERRORS as error:
         if missing and "is not a registered function/op" in str(error):
             raise LibraryMissing(
                 f"{'model' if isinstance(path, bytes) else path}: its sparse operators have no functions to fall back "

@@ -11,9 +11,7 @@ from onnx import TensorProto, helper
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
 from onnxprune.graph.shapes import Array, Shapes, graph_inputs
-from onnxprune.runtime.session import (
-    Feeds,
-)
+from onnxprune.runtime.session import Feeds
 
 
 def random_feeds(model: Model, shapes: Shapes, inputs: Mapping[str, tuple[int, ...]], *, seed: int = 0) -> Feeds:

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from onnxprune.graph.io import Model
 from onnxprune.runtime.session import Feeds, session
+
+KERNEL = "_kernel_time"  # how the name of a node's event ends
+FUSED = ("_nchwc", "/MatMulAddFusion", "_MatMul_With_Add", "_token")  # what fusions add to a node's name
+PROFILED = 5  # runs
 
 
 @dataclass(frozen=True)
@@ -45,53 +50,81 @@ class Profile:
         return out
 
 
-def read_profile(events: Sequence[Mapping[str, Any]], *, runs: int, threads: int) -> Profile | None:
-    """Self time of every node over the last `runs` runs of an onnxruntime profile (Chrome's trace events, in us).
+@dataclass(frozen=True)
+class _Event:
+    """One call of a node's kernel. begin, length: in microseconds; thread: that it began on."""
+
+    name: str
+    op: str
+    thread: int
+    begin: float
+    length: float
+
+
+Events = Sequence[Mapping[str, Any]]  # Chrome's trace events, as onnxruntime writes them, in microseconds
+
+
+def events_of(session: ort.InferenceSession) -> Events:
+    """What a session made with `profile` has written; its profiling ends."""
+    events: Events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8", errors="replace"))
+    return events
+
+
+def _parsed(events: Events) -> tuple[list[tuple[float, float]], list[_Event]]:
+    """Begin and length of every run, in microseconds, in the order of time, and the nodes' events as they came."""
+    runs = sorted((e["ts"], e["dur"]) for e in events if e["name"] == "model_run")
+    nodes = [
+        _Event(e["name"].removesuffix(KERNEL), e["args"]["op_name"], e["tid"], e["ts"], e["dur"])
+        for e in events
+        if e.get("cat") == "Node" and e["name"].endswith(KERNEL)
+    ]
+    return runs, nodes
+
+
+def read_profile(events: Events, *, runs: int, threads: int) -> Profile | None:
+    """Self time of every node over the last `runs` runs of an onnxruntime profile; None where no run is in it.
 
     A node's event encloses those of its bodies: the time of an If of 10 us around a Conv of 8 us is 2 us.
+    threads: intra-op threads that the session had.
     """
-    whole = sorted((e["ts"], e["dur"]) for e in events if e["name"] == "model_run")[-runs:]
+    whole, nodes = _parsed(events)
+    whole = whole[-runs:]
     if not whole:
         return None
     begin, end = whole[0][0], sum(whole[-1])
-    kernels = [e for e in events if e["cat"] == "Node" and e["name"].endswith("_kernel_time")]
-    nodes = [e for e in reversed(kernels) if begin <= e["ts"] <= end]  # an outer node is written after its bodies'
     own: dict[tuple[str, str], float] = defaultdict(float)
     calls: dict[tuple[str, str], int] = defaultdict(int)
     stack: list[tuple[float, tuple[str, str]]] = []  # (end, node) of the events that are open
-    for e in sorted(nodes, key=lambda e: (e["tid"], e["ts"], -e["dur"])):
-        node = e["name"].removesuffix("_kernel_time"), e["args"]["op_name"]
-        while stack and e["ts"] >= stack[-1][0]:
+    counted = [e for e in reversed(nodes) if begin <= e.begin <= end]  # an outer node is written after its bodies'
+    for e in sorted(counted, key=lambda e: (e.thread, e.begin, -e.length)):
+        node = e.name, e.op
+        while stack and e.begin >= stack[-1][0]:
             stack.pop()
         if stack:
-            own[stack[-1][1]] -= e["dur"]
-        own[node] += e["dur"]
+            own[stack[-1][1]] -= e.length
+        own[node] += e.length
         calls[node] += 1
-        stack.append((e["ts"] + e["dur"], node))
+        stack.append((e.begin + e.length, node))
     scale = 1e-6 / len(whole)
     found = [NodeTime(*node, max(0.0, us) * scale, calls[node] / len(whole)) for node, us in own.items()]
     found.sort(key=lambda n: -n.seconds)
     return Profile(threads, len(whole), sum(dur for _, dur in whole) * scale, tuple(found))
 
 
-PROFILED = 5  # runs
-
-
 def node_times(model: Model, feeds: Feeds, threads: int) -> dict[str, float]:
-    """Seconds of every node, summed over runs, by the name that it has in the model (fused ones: their last part)."""
+    """Median microseconds of a call of every node, bodies included, by the name that it has in the model (fused ones:
+    their last part). threads: intra-op threads, 0 for all cores. Raises ORT_ERRORS where the model does not run."""
     with (
         tempfile.TemporaryDirectory(prefix="onnxprune-") as folder,
         session(model, threads=threads, profile=str(Path(folder) / "profile")) as s,
     ):
         for _ in range(PROFILED + 2):
             s.run(None, feeds)
-        events = json.loads(Path(s.end_profiling()).read_text(encoding="utf-8", errors="replace"))
+        _, nodes = _parsed(events_of(s))
     durations: dict[str, list[float]] = defaultdict(list)
-    suffixes = ("_kernel_time", "_nchwc", "/MatMulAddFusion", "_MatMul_With_Add", "_token")
-    for event in events:
-        name = event.get("name", "")
-        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            for suffix in suffixes:
-                name = name.removesuffix(suffix)
-            durations[name].append(event["dur"])
+    for event in nodes:
+        name = event.name
+        for suffix in FUSED:
+            name = name.removesuffix(suffix)
+        durations[name].append(event.length)
     return {name: float(np.median(times)) for name, times in durations.items()}

@@ -16,10 +16,7 @@ import onnxruntime as ort
 
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import Array
-from onnxprune.runtime.session import (
-    Feeds,
-    session,
-)
+from onnxprune.runtime.session import Feeds, session
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 10_000
 RESAMPLES = 500  # of the bootstrap
@@ -49,18 +46,29 @@ class Latency:
         return True if high < 1 - SESSIONS else False if low > 1 + SESSIONS else None
 
 
-def timed(sessions: Sequence[ort.InferenceSession], feeds: Sequence[Feeds], seconds: float) -> Array:
+def timed(
+    sessions: Sequence[ort.InferenceSession],
+    feeds: Sequence[Feeds],
+    seconds: float,
+    *,
+    least: int = MIN_ROUNDS,
+    most: int = MAX_ROUNDS,
+) -> Array:
     """Seconds of every run, `(rounds, models)`: each round runs every model once, the next begins one model later, so
-    that whatever else the machine does hits all alike."""
+    that whatever else the machine does hits all alike.
+
+    feeds: of each session; seconds: time budget, all sessions together, a tenth more to warm up; least, most: rounds.
+    Raises ORT_ERRORS where a model does not run.
+    """
     start = time.perf_counter()
     warm = 0
-    while warm < 2 or time.perf_counter() - start < seconds / 10:
+    while warm < 2 or (time.perf_counter() - start < seconds / 10 and warm < most):
         for s, f in zip(sessions, feeds, strict=True):
             s.run(None, f)
         warm += 1
     rounds: list[list[float]] = []
     end = time.perf_counter() + seconds
-    while len(rounds) < MIN_ROUNDS or (time.perf_counter() < end and len(rounds) < MAX_ROUNDS):
+    while len(rounds) < least or (time.perf_counter() < end and len(rounds) < most):
         row = [0.0] * len(sessions)
         for k in range(len(sessions)):
             m = (k + len(rounds)) % len(sessions)
@@ -90,16 +98,23 @@ def ratio_interval(a: Array, b: Array, *, level: float = 0.9, seed: int = 0) -> 
 
 
 def latency(
-    models: Mapping[str, Model], feeds: Mapping[str, Feeds], *, threads: int = 0, seconds: float = 2.0
+    models: Mapping[str, Model],
+    feeds: Mapping[str, Feeds],
+    *,
+    threads: int = 0,
+    seconds: float = 2.0,
+    least: int = MIN_ROUNDS,
+    most: int = MAX_ROUNDS,
 ) -> dict[str, Latency]:
     """Time the models one run each in turn; the first is what the others are compared with.
 
-    seconds: time budget for all of them together, at least five runs each after two to warm up.
+    threads: intra-op threads, 0 for all cores; seconds: time budget for all of them together; least, most: runs each,
+    after two or more to warm up. Raises ORT_ERRORS where a model does not load or run.
     """
-    used = threads or os.cpu_count() or 1
+    used = threads or cores()
     with ExitStack() as stack:
         sessions = [stack.enter_context(session(model, threads=threads)) for model in models.values()]
-        times = timed(sessions, [feeds[name] for name in models], seconds)
+        times = timed(sessions, [feeds[name] for name in models], seconds, least=least, most=most)
     first = times[:, 0]
     out = {}
     for k, name in enumerate(models):
@@ -111,10 +126,15 @@ def latency(
 
 
 def cpu() -> str:
-    """The CPU's name."""
+    """The CPU's name, as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return found[0] if found else platform.processor() or platform.machine()
+    return found[0] if found else platform.processor() or platform.machine() or "unknown CPU"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,6 +18,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.formats.functions import MIN_OPSET
 from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model, load, to_proto
+from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.layers.weights import find_layers
@@ -63,7 +64,7 @@ def raise_opset(model: Model) -> tuple[Model, str]:
     try:
         converted = load(version_converter.convert_version(to_proto(model), RAISED))
     except (*REFUSALS, OnnxPruneError) as error:
-        why = " ".join(str(error).split())[:100]
+        why = one_line(error, 100)
         return (
             model,
             f"opset {old} is below {MIN_OPSET} and cannot be raised ({why}): needs onnxprune's library to run",

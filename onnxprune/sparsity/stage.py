@@ -30,8 +30,7 @@ from onnxprune.sparsity.outcome import LayerSparsity, Sparsity, pattern_of, stor
 from onnxprune.sparsity.prepare import prepare
 from onnxprune.sparsity.spec import Spec
 from onnxprune.sparsity.store import Stored, rounding, store
-from onnxprune.structure.check import running, same
-from onnxprune.structure.verify import check_file
+from onnxprune.structure.check import check_file, running, same
 
 if TYPE_CHECKING:
     from onnxprune.calibration.calibration import Batches

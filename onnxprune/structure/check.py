@@ -1,29 +1,39 @@
-"""That a step left the outputs of a model as they were, in onnxruntime."""
+"""What a step left as it was: the file is sound, inputs and outputs are the original's, and it computes the same."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import onnx
 
 from onnxprune.errors import OptionError, VerificationError
 from onnxprune.graph.arrays import Array
-from onnxprune.graph.io import Model
+from onnxprune.graph.io import Model, to_proto, weight_bytes
+from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import opsets, walk
-from onnxprune.runtime.session import Feeds, session
-from onnxprune.structure.verify import SATURATING, compare
+from onnxprune.graph.ort import ORT_ERRORS
+from onnxprune.runtime.session import Feeds, run, session
+
+SMALLEST_SCALE = 1e-3  # outputs below this are compared as if they reached it
+PROTO_LIMIT = 2**31 - 2**20  # bytes
+# what hides differences on random input: a rounding may turn an ArgMax, and a Sigmoid is flat
+SATURATING = {"Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid", "Tanh", "Clip", "ArgMax", "ArgMin", "Cast", "Identity"}
 
 
 def running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
-    """The first inputs with which the model runs; raises `OptionError` where there are none."""
+    """The first inputs with which the model runs; raises `OptionError` where there are none.
+
+    measured: whether they are for `--format auto`, and not for a check, which the message says.
+    """
     first = ""
     for feeds in guesses:
         try:
             with session(model) as s:
                 s.run(None, feeds)
             return feeds
-        except Exception as e:  # onnxruntime's exceptions share no base class
-            first = first or _line(e)
+        except ORT_ERRORS as e:
+            first = first or one_line(e)
     where = f"{model.path or 'the model'}: onnxruntime cannot run it"
     if measured:
         raise OptionError(f"{where}, and --format auto measures ({first}); choose another --format")
@@ -36,16 +46,18 @@ def running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
 def same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple[float, list[str]]:
     """Largest difference of outputs over the largest magnitude, and what that cannot tell.
 
-    Raises `VerificationError` above the tolerance, and where shapes or what is finite differ.
+    what: the step that made `b` of `a`, for messages. Raises `VerificationError` above the tolerance, and where shapes
+    or what is finite differ.
     """
     if a is b:
         return 0.0, []
-    inner = _before_last_step(a, b)
-    expected = _outputs(a, feeds, inner)
+    made = {node.output[0] for node in b.proto.graph.node if node.output}
+    inner = before_last_step(a, made.__contains__)
+    expected = run(a, feeds, inner.values())
     try:
-        found = _outputs(b, feeds, inner)
-    except Exception as e:
-        raise VerificationError(f"{what} broke it: {_line(e)}; nothing was written") from e
+        found = run(b, feeds, inner.values())
+    except ORT_ERRORS as e:
+        raise VerificationError(f"{what} broke it: {one_line(e)}; nothing was written") from e
     try:
         worst, notes = compare(a, expected, found, inner)
     except VerificationError as e:
@@ -57,33 +69,87 @@ def same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple
     return worst, notes
 
 
-def _outputs(model: Model, feeds: Feeds, inner: Mapping[str, str]) -> dict[str, Array]:
-    """Outputs and inner values by name."""
-    probed = model.copy()
-    present = {o.name for o in model.proto.graph.output}
-    for name in dict.fromkeys(inner.values()):
-        if name not in present:
-            probed.proto.graph.output.add(name=name)
-    with session(probed) as s:
-        return {o.name: np.asarray(v) for o, v in zip(s.get_outputs(), s.run(None, feeds), strict=True)}
-
-
-def _before_last_step(a: Model, b: Model) -> dict[str, str]:
-    """Output -> the value before its last Sigmoid, ArgMax, ..., where both models have it: a rounding may turn an
-    ArgMax, and a Sigmoid hides differences."""
-    makers, others = ({n.outputs[0]: n for n in walk(m.proto.graph, opsets(m.proto)) if n.outputs} for m in (a, b))
+def before_last_step(model: Model, usable: Callable[[str], bool]) -> dict[str, str]:
+    """Output -> the tensor before its last Sigmoid, Softmax, ArgMax, ..., where that is `usable`."""
+    makers = {o: n for n in walk(model.proto.graph, opsets(model.proto)) for o in n.outputs}
     found = {}
-    for info in a.proto.graph.output:
+    for info in model.proto.graph.output:
         name = info.name
         while name in makers and makers[name].op in SATURATING:
             name = makers[name].input(0)
-        if name != info.name and name in makers and name in others:
+        if name != info.name and name in makers and usable(name):
             found[info.name] = name
     return found
 
 
-def _line(e: Exception) -> str:
-    return " ".join(str(e).split())[:300]
+def compare(
+    model: Model, expected: Mapping[str, Array], found: Mapping[str, Array], probes: Mapping[str, str]
+) -> tuple[float, list[str]]:
+    """Largest difference over largest magnitude, over all outputs and probes, and what the figure cannot tell."""
+    worst, notes = 0.0, []
+    for info in model.proto.graph.output:
+        a, b = expected[info.name], found[info.name]
+        if info.name in probes and a.shape == b.shape:
+            name = probes[info.name]
+            notes.append(f"output {info.name}: compared before its last step, as {name}")
+            info, a, b = onnx.ValueInfoProto(name=name), expected[name], found[name]
+        if a.shape != b.shape:
+            raise VerificationError(f"output {info.name} has shape {b.shape}, the original {a.shape}")
+        if a.size == 0 or a.dtype.kind in "OSU":
+            notes.append(f"output {info.name} is empty or text: not compared")
+            continue
+        if a.dtype.kind in "iub":
+            notes.append(f"output {info.name} holds integers (labels, an argmax): its figure is the share that differs")
+            worst = max(worst, float((a != b).mean()))
+            continue
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        finite = np.isfinite(x)
+        if not np.array_equal(finite, np.isfinite(y)):
+            raise VerificationError(f"output {info.name}: masked and pruned model differ in where they are not finite")
+        if not finite.all():
+            notes.append(f"output {info.name} of the original is not finite on random input")
+        x, y = x[finite], y[finite]
+        if x.size == 0:
+            continue
+        scale = float(np.abs(x).max())
+        if scale < SMALLEST_SCALE or (x.size > 1 and float(np.ptp(x)) <= 1e-6 * scale):
+            notes.append(f"output {info.name} is (nearly) constant on random input: its figure says little")
+        worst = max(worst, float(np.abs(x - y).max()) / max(scale, SMALLEST_SCALE))
+    return worst, notes
 
 
-__all__ = ["running", "same"]
+def check_file(
+    original: Model,
+    pruned: Model,
+    *,
+    allowed: Callable[[onnx.ValueInfoProto], onnx.ValueInfoProto] = lambda info: info,
+) -> list[str]:
+    """onnx's checker and full shape inference, and inputs and outputs that are what is `allowed` of the original's.
+
+    A defect that the original has too is a note; one that only the pruned model has raises `VerificationError`.
+    """
+    notes = []
+    for what in ("input", "output"):
+        before = [(i.name, allowed(i).type.SerializeToString(deterministic=True))
+                  for i in getattr(original.proto.graph, what) if i.name not in original.weights]  # fmt: skip
+        after = [(i.name, i.type.SerializeToString(deterministic=True)) for i in getattr(pruned.proto.graph, what)
+                 if i.name not in pruned.weights]  # fmt: skip
+        if before != after:
+            raise VerificationError(f"the graph {what}s changed; nothing was written")
+    if weight_bytes(original) > PROTO_LIMIT:
+        return ["above 2 GB: loaded by onnxruntime, not by onnx's checker"]
+    problem = _defect(pruned)
+    if problem:
+        old = _defect(original)
+        if not old:
+            raise VerificationError(f"onnx's checker rejects the pruned model: {problem}; nothing was written")
+        notes.append(f"the input already fails onnx's checker: {old}")
+    return notes
+
+
+def _defect(model: Model) -> str:
+    try:
+        onnx.checker.check_model(to_proto(model), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as e:
+        return one_line(e, 200)
+    return ""

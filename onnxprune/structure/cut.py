@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.step import Step
-from onnxprune.runtime.session import too_large
+from onnxprune.runtime.memory import too_large
 from onnxprune.structure.analysis import Analysis, Keep
+from onnxprune.structure.check import check_file
 from onnxprune.structure.surgery import prune_model, slice_weights
-from onnxprune.structure.verify import Verification, check_file, shrunk, verify
+from onnxprune.structure.verify import Verification, shrunk, verify
 
 
 @dataclass(frozen=True, eq=False)
