@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -11,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from models.nets import build, normal
 
 import onnxprune
+from conftest import ROOT
+from models.nets import build, normal
 from onnxprune.cli import app
 from onnxprune.pipeline.options import OPTIONS
+from test_house import ORDER
 
 Path_ = tuple[str, ...]  # of a key: names, "[]" for the elements of an array, "*" for any name
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("models/*.md")])
@@ -188,6 +190,30 @@ def test_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     for block in blocks("README.md", "python"):
         exec(compile(block, "README.md", "exec"), {})
     assert (tmp_path / "digits_mlp.pruned.onnx").is_file() and " -> " in capsys.readouterr().out
+
+
+def test_rooms_of_the_architecture() -> None:
+    """The picture has every room and module in the order of imports."""
+    picture = next(b for b in blocks("docs/architecture.md", "") if b.startswith("errors "))
+    assert tuple(line.split()[0] for line in picture.splitlines()) == ORDER
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_names_exist(page: str) -> None:
+    """Every `room.module.name` and every file of ours that a page names is there."""
+    named = re.findall(r"`([\w./]+)`", re.sub(r"```.*?```", "", text(page), flags=re.DOTALL))
+    dotted = [n for n in named if re.fullmatch(r"\w+(\.\w+)+", n) and n.partition(".")[0] in ORDER]
+    assert [n for n in dotted if not resolves(n)] == []
+    files = [n for n in named if re.match(r"(onnxprune|tests|tools|docs|models|\.ci)/", n)]
+    assert [n for n in files if not (ROOT / n).exists()] == []
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module of ours, or a name in one."""
+    module, _, attribute = f"onnxprune.{name}".rpartition(".")
+    if importlib.util.find_spec(module) and hasattr(importlib.import_module(module), attribute):
+        return True
+    return not name.endswith(".py") and bool(importlib.util.find_spec(f"onnxprune.{name}"))
 
 
 def anchor(heading: str) -> str:
