@@ -192,6 +192,11 @@ def test_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert (tmp_path / "digits_mlp.pruned.onnx").is_file() and " -> " in capsys.readouterr().out
 
 
+def test_the_changelog_has_this_version() -> None:
+    versions = re.findall(r"^## (.*)$", text("CHANGELOG.md"), re.MULTILINE)
+    assert next(v for v in versions if v != "Unreleased") == onnxprune.__version__
+
+
 def test_rooms_of_the_architecture() -> None:
     """The picture has every room and module in the order of imports."""
     picture = next(b for b in blocks("docs/architecture.md", "") if b.startswith("errors "))
