@@ -1,8 +1,10 @@
-"""Shared helpers: cut a model with every group of kind channels, and check the law."""
+"""What all tests share: where things lie, and which tests may be skipped where nothing may be missing."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "assets"
+STRICT = bool(os.environ.get("ONNXPRUNE_CI"))  # a skipped test is a failure, unless its reason begins like one of these
+MAY_SKIP = ("../shared ", "this onnx ends at opset", "root reads and writes everything")
 
 
 @pytest.fixture
@@ -19,3 +23,21 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is absent")
     return SHARED
+
+
+def reasons(config: pytest.Config) -> Counter[str]:
+    """How many tests were skipped for each reason."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return Counter(r.longrepr[2].removeprefix("Skipped: ") for r in reporter.stats.get("skipped", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for reason, count in reasons(config).most_common():
+        refused = STRICT and not reason.startswith(MAY_SKIP)
+        terminalreporter.write_line(f"{count} skipped: {reason}{' (which may not be here)' if refused else ''}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    here = STRICT and not hasattr(session.config, "workerinput")  # a worker of pytest-xdist sees its own tests alone
+    if here and not all(reason.startswith(MAY_SKIP) for reason in reasons(session.config)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

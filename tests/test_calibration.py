@@ -624,6 +624,6 @@ REAL = {
 def test_guess_of_real_models(name: str, shared: Path) -> None:
     path = shared / "models" / f"{name}.onnx"
     if not path.exists():
-        pytest.skip(f"{path} is absent")
+        pytest.skip(f"../shared lacks {name}")
     net = load(path)
     assert guess(net, graph_inputs(net)[0]) in REAL[name]

@@ -553,7 +553,7 @@ def written(before: dict[str, Any], folder: Path) -> dict[str, Any]:
     return new
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads and writes everything")
 @pytest.mark.parametrize("option", PLACES)
 def test_read_only_folder(option: str, call: Cli, folder: Path) -> None:
     (folder / "sub").mkdir()

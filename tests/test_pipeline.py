@@ -648,7 +648,7 @@ QUICK = [
 def test_development_models(name: str, shared: Path) -> None:
     path = shared / "models" / f"{name}.onnx"
     if not path.is_file():
-        pytest.skip(f"{path} is absent")
+        pytest.skip(f"../shared lacks {name}")
     report = prune(path, channels=0.3).report
     assert report.verification is not None
     assert report.verification.error <= report.verification.tolerance
