@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -89,3 +91,11 @@ def test_the_version_stands_in_one_place() -> None:
     documents += [*ROOT.glob("docs/*.md"), *ROOT.glob("models/*.md"), *(p for name, p in FILES.items() if name)]
     stated = re.compile(rf"(?<![\d.]){re.escape(__version__)}(?![\d.])")
     assert [p.name for p in documents if stated.search(p.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize("name", [name for name, path in FILES.items() if ">>> " in path.read_text(encoding="utf-8")])
+def test_examples_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `>>>` of a docstring prints what stands below it."""
+    monkeypatch.chdir(ROOT)
+    ran = doctest.testmod(importlib.import_module(f"onnxprune.{name}".rstrip(".")), optionflags=doctest.ELLIPSIS)
+    assert ran.attempted and not ran.failed

@@ -69,9 +69,10 @@ def rounded(group: ChannelGroup, removed: float, round_to: int, *, max_ratio: fl
     The width goes to the nearest multiple of `round_to`; narrow groups use half of it, a quarter, ..., down to exact
     counts, of which the nearest may be all. Groups with blocks keep the same number in every block.
 
-        >>> group = ChannelGroup(...)  # of 64 units
-        >>> rounded(group, 0.3, 8), rounded(group, 0.3, 1), rounded(group, 0.004, 1)
-        (48, 45, 64)
+    >>> from onnxprune import ChannelGroup
+    >>> group = ChannelGroup("conv", "channels", 64, np.arange(64), (), (), ("conv",), ("conv",))
+    >>> rounded(group, 0.3, 8), rounded(group, 0.3, 1), rounded(group, 0.004, 1)
+    (48, 45, 64)
     """
     if removed <= 0 or group.size < 2:
         return group.size

@@ -5,6 +5,8 @@ are cut into tiles (all of a matrix, G = 1, or each group of a Conv). All keep e
 bit, in float32 or as the codes of `formats.values`: what is not stored is +0.0, so that -0.0 and NaN are stored.
 `unpack` reads the weight of a node of a file.
 
+    >>> import numpy as np
+    >>> from onnxprune.formats import pack_bsr, pack_csr, pack_nm
     >>> values, indices, indptr = pack_csr(np.array([[0, 2, 0], [0, 0, 0], [3, 0, 4]], np.float32))
     >>> values.tolist(), indices.tolist(), indptr.tolist()
     ([2.0, 3.0, 4.0], [1, 0, 2], [0, 1, 1, 3])

@@ -1,8 +1,11 @@
 """The zeros that a model has, layer by layer: how many, which N:M patterns and tiles hold, what storing them takes.
 
-    >>> row = present(load("model.onnx"))[0]
+    >>> from onnxprune import load
+    >>> model = load("models/digits_mlp.onnx")
+    >>> model.weights["0.weight"] = model.weights["0.weight"] * np.tile(np.float32([0, 0, 1, 1]), 16)
+    >>> row = present(model)[0]
     >>> row.node, row.share, row.patterns, row.tiles
-    ('fc1', 0.5, ('2:4',), ())
+    ('/0/Gemm', 0.5, ('2:4',), ())
 
 A zero is +0.0 or -0.0, of which a product with a mask leaves many: both compute the same.
 """
