@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxprune
@@ -140,11 +142,9 @@ def test_report_of_subcommands(command: str, tmp_path: Path) -> None:
 
 def half(tensor: Any) -> Any:
     """The same with its lower half zero, so that there are tiles of zeros."""
-    from onnx import numpy_helper
-
-    w = numpy_helper.to_array(tensor).copy()
+    w = onnx.numpy_helper.to_array(tensor).copy()
     w[8:] = 0
-    return numpy_helper.from_array(w, tensor.name)
+    return onnx.numpy_helper.from_array(w, tensor.name)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -219,6 +219,17 @@ def resolves(name: str) -> bool:
     if importlib.util.find_spec(module) and hasattr(importlib.import_module(module), attribute):
         return True
     return not name.endswith(".py") and bool(importlib.util.find_spec(f"onnxprune.{name}"))
+
+
+def test_table_of_the_models() -> None:
+    """A row per model, with its size and its float32 values."""
+    rows = re.findall(r"^\| \[(\w+)\]\(\1\.md\) \| ([\d,]+) \| ([\d,]+) \|", text("models/README.md"), re.MULTILINE)
+    assert {name for name, _, _ in rows} == {p.stem for p in ROOT.glob("models/*.onnx") if ".pruned" not in p.name}
+    for name, parameters, size in rows:
+        path = ROOT / "models" / f"{name}.onnx"
+        weights = (t.dims for t in onnx.load(path).graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+        found = sum(math.prod(dims) for dims in weights), path.stat().st_size
+        assert found == tuple(int(n.replace(",", "")) for n in (parameters, size))
 
 
 def anchor(heading: str) -> str:

@@ -1,4 +1,5 @@
-"""Train and export the example models in `models/`, with their held-out data, their cards and the table.
+"""Train and export the example models in `models/`, with their held-out data and their cards; the rows
+of its README are printed.
 
     pip install torch==2.13.0 onnx onnxruntime onnxscript scikit-learn numpy
     python tools/train_models.py                      # everything, about seven minutes on one CPU core
@@ -623,32 +624,6 @@ def table(rows: list[tuple[Model, Facts]]) -> str:
     return "\n".join(lines)
 
 
-def readme(rows: list[tuple[Model, Facts]]) -> str:
-    return f"""# Models
-
-Small networks trained on handwritten digits, for trying and testing structural pruning. Written by
-`tools/train_models.py`, this file and the cards included.
-
-{table(rows)}
-
-`top1` is the share of right classes, `pixel_accuracy` the share of pixels rightly put into foreground or background;
-both are measured with onnxruntime on {HELDOUT} held-out samples. One sample is {1 / HELDOUT:.4f} of top1.
-
-`score.py` (onnxruntime and numpy) scores a model or a pruned variant of it:
-
-    python models/score.py models/digits_mlp.onnx
-    python models/score.py digits_mlp.pruned.onnx             # the name up to ".pruned" says which data
-    python models/score.py anything.onnx --like digits_mlp
-
-Each `.npz` has an array per model input, under the input's name, and `labels`; `digits_calibration.npz` has 300 images
-of the training part without labels, for `--calibration` of the models that take `image`.
-
-Licence of the weights: Apache-2.0. The data come from scikit-learn's `load_digits`, that is "Optical Recognition of
-Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, https://doi.org/10.24432/C50P49),
-licence CC BY 4.0; changes: scaled, upscaled, split, and noise added for `digits_unet`.
-"""
-
-
 def main() -> int:
     names = [model.name for model in MODELS]
     parser = argparse.ArgumentParser(description="Train and export the example models, with data and cards.")
@@ -679,7 +654,7 @@ def main() -> int:
         result = f"{facts.parameters} parameters, {facts.metric} {facts.value:.4f}"
         print(f"{model.name}: {result}, {time.perf_counter() - start:.0f} s", flush=True)
     present = [(model, measure(model, args.out)) for model in MODELS if (args.out / f"{model.name}.onnx").is_file()]
-    (args.out / "README.md").write_text(readme(present), encoding="utf-8")
+    print(f"rows of README.md:\n{table(present)}")
     return 0
 
 
