@@ -11,7 +11,7 @@ from onnx import ModelProto
 from models.nets import build, normal
 from onnxprune import load
 from onnxprune.errors import OptionError
-from onnxprune.importance.weights import CRITERIA, DEFAULT, Site, score
+from onnxprune.importance.weights import DEFAULT, WEIGHT_CRITERIA, Site, score
 from onnxprune.structure.groups import analyze
 
 W = np.array([[3, -4, 0], [1, 1, 1], [0, 0, 0], [0, -5, 12]], np.float32)
@@ -55,7 +55,7 @@ FORMULAS = {
 
 
 def test_every_criterion_is_tested() -> None:
-    assert set(CRITERIA) == {*FORMULAS, "path", "random"}
+    assert set(WEIGHT_CRITERIA) == {*FORMULAS, "path", "random"}
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -68,7 +68,7 @@ def test_formula(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_measure(name: str) -> None:
-    measure = CRITERIA[name].makes
+    measure = WEIGHT_CRITERIA[name].function
     site = Site("node", W, np.arange(4), None)
     assert measure(site, np.random.default_rng(0)) == pytest.approx(np.asarray(FORMULAS[name], float), rel=1e-5)
 
@@ -181,7 +181,7 @@ def test_recurrent_units_are_scored_over_their_gates(importance: str) -> None:
 # The same model, stored otherwise
 
 
-@pytest.mark.parametrize("importance", sorted(set(CRITERIA) - {"random"}))
+@pytest.mark.parametrize("importance", sorted(set(WEIGHT_CRITERIA) - {"random"}))
 @pytest.mark.parametrize("form", ["transB", "MatMul", "Transpose", "Reshape", "DequantizeLinear", "float16"])
 def test_any_way_to_store_a_weight_scores_alike(form: str, importance: str) -> None:
     q = np.random.default_rng(0).integers(-100, 100, (6, 3)).astype(np.int8)
@@ -219,7 +219,7 @@ def test_folded_and_unfused_batch_normalization_score_alike(importance: str, tra
     assert not np.allclose(scores_of(plain, importance), scores_of(folded, importance), rtol=0.1)
 
 
-@pytest.mark.parametrize("importance", sorted(set(CRITERIA) - {"random"}))
+@pytest.mark.parametrize("importance", sorted(set(WEIGHT_CRITERIA) - {"random"}))
 @pytest.mark.parametrize("normalised", [False, True])
 def test_dead_units_score_lowest(importance: str, normalised: bool) -> None:
     """Filters that are zero, and whose BatchNormalization scale is zero."""

@@ -16,7 +16,7 @@ import pytest
 import onnxprune
 from models.nets import build, normal
 from onnxprune.errors import OptionError
-from onnxprune.importance.score import IMPORTANCES
+from onnxprune.importance.score import CRITERIA
 from onnxprune.pipeline.options import OPTIONS
 from onnxprune.pipeline.recipe import run
 
@@ -226,7 +226,7 @@ def tiny() -> Any:
     return build(nodes, "float[n,12]", "float[n,4]", **weights)
 
 
-@pytest.mark.parametrize("importance", IMPORTANCES)
+@pytest.mark.parametrize("importance", CRITERIA)
 def test_steps_work_with_every_importance(importance: str) -> None:
     options: dict[str, Any] = {"importance": importance, "calibration": {"x": normal(80, 12, seed=5).astype("f")}}
     once, often = (onnxprune.prune(tiny(), channels=0.5, round_to=1, steps=n, **options, **BRIEF) for n in (1, 4))

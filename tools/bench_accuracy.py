@@ -338,9 +338,9 @@ def importances(args: argparse.Namespace) -> list[Method]:
     """Every importance asked for, the same fraction everywhere, without and with recovery."""
     if not args.importances:
         return []
-    from onnxprune.importance.score import IMPORTANCES
+    from onnxprune.importance.score import CRITERIA
 
-    names = list(IMPORTANCES) if args.importances == "all" else args.importances.split(",")
+    names = list(CRITERIA) if args.importances == "all" else args.importances.split(",")
     return [
         Method(f"{name}, {recover}", "ours", {"importance": name, "allocate": "uniform", "recover": recover},
                seeded=name == "random")

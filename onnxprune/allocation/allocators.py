@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onnxprune.allocation.levels import Levels
 from onnxprune.allocation.select import KeptUnits, Ratios, depth, global_, uniform
 from onnxprune.allocation.spread import levels_by_error, levels_by_outputs
-from onnxprune.importance.weights import Scores
+from onnxprune.importance.criterion import Scores
 from onnxprune.structure.analysis import ChannelGroup
 
 ByRatio = Callable[..., KeptUnits]  # groups, scores, ratios, round_to, max_ratio; see `select.uniform`

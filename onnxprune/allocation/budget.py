@@ -17,7 +17,7 @@ from onnxprune.allocation.levels import Levels
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.shapes import Array
 from onnxprune.graph.traits import Product
-from onnxprune.importance.weights import Float
+from onnxprune.importance.criterion import Float
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 from onnxprune.structure.coupling import Ids
 

@@ -21,8 +21,8 @@ from onnxprune.calibration.calibration import Calibration
 from onnxprune.errors import OptionError, Unreachable
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
-from onnxprune.importance.score import HEAD_LOSS, data_scores, given_scores, losses_of_gates, scores_of_weights
-from onnxprune.importance.weights import Scores
+from onnxprune.importance.criterion import Scores
+from onnxprune.importance.score import CRITERIA, data_scores, given_scores, losses_of_gates, scores_of_weights
 from onnxprune.progress import Clock
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
@@ -100,11 +100,12 @@ class Chooser:
         w, first = self.whole, all(k.all() for k in keeps.values())
         if first and self.scores is not None:
             return copied(self.scores)
-        if w.data is not None and self.recipe.importance == HEAD_LOSS:
+        criterion = CRITERIA.get(self.recipe.importance)  # None where scores are given
+        if w.data is not None and criterion is not None and criterion.by == "gates":
             streams = {g.name for g in w.groups if g.kind == "hidden"}  # these have no gates
             gone = {name: kept for name, kept in keeps.items() if not kept.all() and name not in streams}
             scores = losses_of_gates(w.analysis, w.groups, w.data, gone, progress=self.clock.progress)
-        elif w.data is None and self.recipe.importance != GIVEN:
+        elif w.data is None and criterion is not None:
             alive = w.analysis.keep_ids(keeps)
             again = self.seed + sum(int((~k).sum()) for k in keeps.values())  # of `random`, anew after each step
             scores = scores_of_weights(w.analysis, w.groups, self.recipe.importance, keep=alive, seed=again)

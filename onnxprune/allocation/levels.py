@@ -20,9 +20,10 @@ from onnxprune.evaluation.damage import damage, joined
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.shapes import Array
 from onnxprune.graph.traits import TRAITS
-from onnxprune.importance.data import MEASURES, RIDGE, Reading, batches, find_readings, gather, measured
+from onnxprune.importance.criterion import Float, Scores
+from onnxprune.importance.data import DATA_CRITERIA, RIDGE, Reading, batches, find_readings, gather, measured
 from onnxprune.importance.gates import Gated
-from onnxprune.importance.weights import Float, Scores, score
+from onnxprune.importance.weights import score
 from onnxprune.layers.places import Parameters, parameters
 from onnxprune.layers.rows import find_linear, matrix
 from onnxprune.layers.tail import find_tail
@@ -85,7 +86,7 @@ def level_database(
     readings = find_readings(analysis, groups)
     by_name = {g.name: g for g in groups}
     kept: dict[str, list[int]] = {}
-    hurt: dict[str, list[float]] = {}
+    loss: dict[str, list[float]] = {}
     scores: Scores = {}
     layers = {layer.key for layer in find_linear(analysis.model)}
     passed = layers | analysis.coupling.statistics
@@ -97,22 +98,24 @@ def level_database(
         analysis.model, Stream(analysis.model, held_out, threads=threads).compute(outputs), outputs, samples
     )
     blocks: Scores = {g.name: np.zeros(1) for g in groups if g.kind == "layers"}
+    by_data = DATA_CRITERIA.get(importance) if given is None else None
     if given is not None:
         scores = dict(given)
-    elif importance not in MEASURES:
+    elif by_data is None:
         scores = score(analysis, [g for g in groups if g.name not in blocks], importance=importance, seed=seed) | blocks
     reading_nodes, recurrences = consumers(analysis, groups)
     total, done = 2 * len(groups), 0
     for names in batches(readings, memory):
         mine = [r for name in names for r in readings[name]]
         gather(
-            analysis, mine, source, memory=memory, threads=threads, seed=seed, ranks=importance == "hrank",
+            analysis, mine, source, memory=memory, threads=threads, seed=seed,
+            ranks=by_data is not None and "ranks" in by_data.measures,
             progress=_part(progress, done, len(names), total),
         )  # fmt: skip
         done += len(names)
-        if importance in MEASURES:
-            mine_groups = [by_name[n] for n in names if n not in blocks]
-            scores |= measured(analysis, mine_groups, readings, importance, ridge=ridge, jobs=jobs) | blocks
+        if by_data is not None:
+            units = [by_name[n] for n in names if n not in blocks]
+            scores |= measured(analysis, units, readings, importance, ridge=ridge, jobs=jobs) | blocks
         stream = Stream(edit.model, held_out, limit=memory, threads=threads)
         first = {
             n: min(
@@ -128,10 +131,10 @@ def level_database(
             whole = not all(key in places or key in recurrences for key in read) or not (read or gated.names[name])
             kept[name] = [group.size] if whole else kept_counts(group, round_to, max_ratio)
             stream.advance(first[name])
-            hurt[name] = [0.0]
+            loss[name] = [0.0]
             for k in kept[name][1:]:
-                if hurt[name][-1] > HOPELESS:
-                    hurt[name].append(hurt[name][-1] * 2)
+                if loss[name][-1] > HOPELESS:
+                    loss[name].append(loss[name][-1] * 2)
                     continue
                 alive = select(group, scores[name], k)
                 fits = [
@@ -146,16 +149,16 @@ def level_database(
                 found = measure(joined(stream.compute(outputs), outputs))
                 for old in before:
                     edit.model.weights.update(old)
-                hurt[name].append(max(found, hurt[name][-1]))
+                loss[name].append(max(found, loss[name][-1]))
             done += 1
             progress(done, total)
         for r in mine:
             r.moments = Moments()
     ends = [name for name in blocks if len(kept[name]) > 1]
     if ends and len(ends) == len(blocks):  # one block stays, whatever the target
-        last = max(ends, key=lambda name: hurt[name][-1])
-        kept[last], hurt[last] = kept[last][:1], hurt[last][:1]
-    return Levels(kept, hurt, scores)
+        last = max(ends, key=lambda name: loss[name][-1])
+        kept[last], loss[last] = kept[last][:1], loss[last][:1]
+    return Levels(kept, loss, scores)
 
 
 def kept_counts(group: ChannelGroup, round_to: int, max_ratio: float) -> list[int]:

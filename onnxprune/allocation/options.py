@@ -13,7 +13,7 @@ from onnxprune.allocation.kinds import PRUNABLE, ZEROS, split_kind
 from onnxprune.allocation.recipe import GIVEN
 from onnxprune.allocation.select import MAX_RATIO, MAX_STEPS, ROUND_TO
 from onnxprune.errors import OptionError
-from onnxprune.importance.score import IMPORTANCES, Scorer
+from onnxprune.importance.score import CRITERIA, Scorer
 from onnxprune.options import (
     HOW,
     WHAT,
@@ -118,7 +118,8 @@ class Cut:
         help="--plan may be one that was made for another model of the same structure.",
     )  # fmt: skip
     importance: str | Scorer | None = option(
-        None, or_function(choice(IMPORTANCES)), panel=HOW, metavar="NAME", otherwise="obs with data, path without",
+        None, or_function(choice({name: row.help for name, row in CRITERIA.items()})), panel=HOW, metavar="NAME",
+        otherwise="obs with data, path without",
         needs=("no plan", "units or blocks to score"),
         help="What makes a unit worth keeping; list explains them. In Python also a function: group -> scores.",
     )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.allocation.kinds import flag, split_kind
 from onnxprune.errors import OptionError
-from onnxprune.importance.weights import Float, Scores
+from onnxprune.importance.criterion import Float, Scores
 from onnxprune.structure.analysis import ChannelGroup, Keep
 
 ROUND_TO = 8  # tools/bench_round.py: what onnxruntime's kernels like

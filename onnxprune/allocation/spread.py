@@ -15,9 +15,9 @@ from onnxprune.allocation.select import KeptUnits, select
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import to_proto
+from onnxprune.importance.criterion import Scores
 from onnxprune.importance.data import find_readings
-from onnxprune.importance.score import HEAD_LOSS, data_scores, losses_of_gates
-from onnxprune.importance.weights import Scores
+from onnxprune.importance.score import CRITERIA, data_scores, losses_of_gates
 from onnxprune.progress import Progress, counting
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
@@ -68,7 +68,7 @@ def levels_by_outputs(
 
     def make() -> Levels:
         scores = given
-        if recipe.importance == HEAD_LOSS:
+        if given is None and CRITERIA[recipe.importance].by == "gates":
             scores = losses_of_gates(analysis, groups, calibration, progress=progress)
         return level_database(
             analysis, groups, calibration.runs(learn), calibration.runs(held_out), len(held_out),

@@ -1,7 +1,7 @@
 """How much every unit matters, from what its readers see on calibration data.
 
 A `Reading` is one layer that reads units: moments of its rows (see `calibration.layers`) on the whole model, its
-matrix, and the unit of every row. A measure maps the readings of one group to a score per unit `(size,)`.
+matrix, and the unit of every row. A criterion maps what the readers of one group see to a score per unit `(size,)`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.shapes import Array
-from onnxprune.importance.weights import Float, Scores
+from onnxprune.importance.criterion import Criterion, Float, Scores, summary
 from onnxprune.importance.weights import score as weight_scores
 from onnxprune.layers.rows import Linear, find_linear, kernel_shape, matrix, positions, rows
 from onnxprune.layers.values import Unsuitable, Values
@@ -149,7 +149,7 @@ def _rank(r: Reading, x: Array, groups: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Measures
+# Criteria
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -172,9 +172,6 @@ class Seen:
             raw = total_of / np.maximum(np.bincount(units[mine], minlength=self.group.size), 1)
             total += raw / max(float(raw.mean()), 1e-30)
         return np.asarray(total / max(len(self.readings), 1))
-
-
-Measure = Callable[[Seen], Float]
 
 
 def activation(seen: Seen) -> Float:
@@ -222,8 +219,12 @@ def regression(seen: Seen) -> Float:
     return removal_order(total)
 
 
-MEASURES: dict[str, Measure] = {
-    f.__name__: f for f in (activation, variance, apoz, hrank, wanda, energy, obs, regression)
+DATA_CRITERIA: dict[str, Criterion] = {
+    **{f.__name__: Criterion(summary(f), "data", f) for f in (activation, variance, apoz)},
+    "hrank": Criterion(summary(hrank), "data", hrank, measures=("ranks",)),
+    "wanda": Criterion(summary(wanda), "data", wanda),
+    "energy": Criterion(summary(energy), "data", energy, measures=("energy",)),
+    **{f.__name__: Criterion(summary(f), "data", f) for f in (obs, regression)},
 }
 
 
@@ -246,13 +247,15 @@ def measured(
     jobs: int = 1,
 ) -> Scores:
     """Scores of groups whose readings have their moments; jobs: groups at a time."""
-    costs = analysis.costs() if importance == "energy" else None
+    criterion = DATA_CRITERIA[importance]
+    costs = analysis.costs() if "energy" in criterion.measures else None
 
     def one(group: ChannelGroup) -> Float:
         if not any(r.moments.count for r in readings[group.name]):  # no layer reads it: queries and keys inside a head
             return weight_scores(analysis, [group])[group.name]
         used = unit_energy(analysis, costs, group) if costs else 0.0
-        return MEASURES[importance](see(analysis, group, readings[group.name], energy=used, ridge=ridge))
+        seen = see(analysis, group, readings[group.name], energy=used, ridge=ridge)
+        return np.asarray(criterion.function(seen))
 
     with ThreadPoolExecutor(jobs) as pool:
         return dict(zip((g.name for g in groups), pool.map(one, groups), strict=True))
@@ -303,8 +306,8 @@ def score(
     for names in batches(readings, memory):
         mine = [r for name in names for r in readings[name]]
         gather(
-            analysis, mine, source, memory=memory, threads=threads, seed=seed, ranks=importance == "hrank",
-            progress=progress,
+            analysis, mine, source, memory=memory, threads=threads, seed=seed,
+            ranks="ranks" in DATA_CRITERIA[importance].measures, progress=progress,
         )  # fmt: skip
         out |= measured(analysis, [by_name[n] for n in names], readings, importance, ridge=ridge, jobs=jobs)
         for r in mine:
@@ -312,4 +315,4 @@ def score(
     return {g.name: out[g.name] for g in groups}
 
 
-__all__ = ["MEASURES", "Reading", "gather", "measured", "score"]
+__all__ = ["DATA_CRITERIA", "Reading", "gather", "measured", "score"]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.importance.weights import Scores, Weights
+from onnxprune.importance.criterion import Scores
+from onnxprune.importance.weights import Weights
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis, ChannelGroup

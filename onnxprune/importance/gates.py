@@ -17,7 +17,7 @@ from onnxprune.evaluation.damage import Damage, joined
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.shapes import Array
-from onnxprune.importance.weights import Float, Scores
+from onnxprune.importance.criterion import Criterion, Float, Scores
 from onnxprune.progress import Count
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
@@ -172,4 +172,11 @@ def gate_losses(
     return {g.name: out[g.name] for g in groups}
 
 
-__all__ = ["Gated", "gate_losses"]
+GATE_CRITERIA: dict[str, Criterion] = {
+    "head_loss": Criterion(
+        "change of the outputs when a gate on the unit is closed (Michel et al. 2019), for heads above all", "gates",
+        gate_losses, blocks=True,
+    ),
+}  # fmt: skip
+
+__all__ = ["GATE_CRITERIA", "Gated", "gate_losses"]

@@ -10,23 +10,18 @@ import numpy as np
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.damage import damage
-from onnxprune.importance.data import MEASURES
+from onnxprune.importance.criterion import Criterion, Scores
+from onnxprune.importance.data import DATA_CRITERIA
 from onnxprune.importance.data import score as score_by_data
 from onnxprune.importance.depth import closeness, gains
-from onnxprune.importance.gates import gate_losses
-from onnxprune.importance.weights import CRITERIA, Scores
+from onnxprune.importance.gates import GATE_CRITERIA, gate_losses
+from onnxprune.importance.weights import WEIGHT_CRITERIA
 from onnxprune.importance.weights import score as score_by_weights
 from onnxprune.progress import Progress, counting
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
-HEAD_LOSS = "head_loss"
-IMPORTANCES: dict[str, str] = {
-    **{name: c.summary for name, c in CRITERIA.items()},
-    **{name: (f.__doc__ or "").strip() for name, f in MEASURES.items()},
-    HEAD_LOSS: "change of the outputs when a gate on the unit is closed (Michel et al. 2019), for heads above all",
-}
-MEASURED = (*MEASURES, HEAD_LOSS)  # importances that need data
+CRITERIA: dict[str, Criterion] = {**WEIGHT_CRITERIA, **DATA_CRITERIA, **GATE_CRITERIA}
 Scorer = Callable[[ChannelGroup], Any]  # a function of the caller's: group -> one score per unit, larger matters more
 
 
@@ -44,19 +39,19 @@ def given_scores(
     for g in groups:
         if callable(scores):
             try:
-                found = scores(g)
+                values = scores(g)
             except Exception as e:  # the user's code
                 name = getattr(scores, "__name__", type(scores).__name__)
                 raise OptionError(f"{option} {name}: the function raised {type(e).__name__}: {e}") from e
         elif g.name in scores:
-            found = scores[g.name]
+            values = scores[g.name]
         else:
             raise OptionError(
                 f"{option}: there are no scores for group {g.name!r} of {g.size} units; give an array for every group "
                 f"that is cut, or leave it out with --ignore"
             )
         try:
-            array = np.array(found, np.float64)
+            array = np.array(values, np.float64)
         except (TypeError, ValueError) as e:
             raise OptionError(f"{option}: the scores of group {g.name!r} are no numbers ({e})") from e
         if array.shape != (g.size,) or np.isnan(array).any():
@@ -95,11 +90,12 @@ def data_scores(
     """Scores of the units by a criterion that needs data, or by one that needs weights."""
     count = counting(progress, "score")
     blocks = [g for g in groups if g.kind == "layers"]
-    if importance == HEAD_LOSS:
+    criterion = CRITERIA[importance]
+    if criterion.by == "gates":
         return losses_of_gates(analysis, groups, data, progress=progress)
     scores = closeness(analysis, blocks, data.runs(), memory=data.memory, threads=data.threads) if blocks else {}
     units = [g for g in groups if g.kind != "layers"]
-    if importance in CRITERIA:
+    if criterion.by == "weights":
         return scores | score_by_weights(analysis, units, importance=importance, keep=keep, seed=data.seed)
     return scores | score_by_data(
         analysis, units, data.runs(), importance=importance, ridge=prior, jobs=data.jobs, memory=data.memory,
@@ -118,11 +114,11 @@ def losses_of_gates(
     """Change of the outputs by every unit, on a part of the data; of widths of streams, which have no gate, obs."""
     streams = [g for g in groups if g.kind == "hidden"]
     gated = [g for g in groups if g.kind != "hidden"]
-    _, away = data.held_out()
-    source = data.runs(away)
+    _, held_out = data.held_out()
+    source = data.runs(held_out)
     names = [o.name for o in analysis.model.proto.graph.output]
     whole = Stream(analysis.model, source, threads=data.threads)
-    measure = damage(analysis.model, whole.compute(names), names, len(away))
+    measure = damage(analysis.model, whole.compute(names), names, len(held_out))
     count = counting(progress, "score")
     scores = gate_losses(
         analysis, gated, source, measure, gone=gone, memory=data.memory, threads=data.threads, progress=count

@@ -1,10 +1,10 @@
 """How much every unit of a group matters, from the weights alone.
 
-A measure maps one weight, as rows `(n, m)` with a row per index of the axis that makes (or reads) the units, to a score
-per row `(n,)`. Scores of the weights of one group are divided by their mean, so that no layer outweighs another, and
-averaged per unit. Where a BatchNormalization follows, its scale is folded into the rows first: a model scores the same
-whether or not it was folded. A criterion is a measure of the weights that make the units, or the product of that and of
-a measure of those that read them.
+A score of rows maps one weight, as rows `(n, m)` with a row per index of the axis that makes (or reads) the units, to a
+number per row `(n,)`. Scores of the weights of one group are divided by their mean, so that no layer outweighs another,
+and averaged per unit. Where a BatchNormalization follows, its scale is folded into the rows first: a model scores the
+same whether or not it was folded. A criterion scores the weights that make the units, or multiplies that with a score
+of those that read them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -22,10 +21,8 @@ from onnxprune.graph.limits import LIMIT
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import SCALE, VARIANCE, batchnorm_factor
 from onnxprune.graph.shapes import Array
+from onnxprune.importance.criterion import Criterion, Float, Scores, summary
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
-
-Float = np.ndarray[Any, np.dtype[np.float64]]
-Scores = dict[str, Float]  # group name -> float64 (size,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +35,7 @@ class Site:
     bn_scale: Array | None
 
 
-Measure = Callable[[Site, np.random.Generator], Float]
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """makes: measure of the weights that make the units; reads: of those that read them, None to leave them out."""
-
-    makes: Measure
-    reads: Measure | None = None
-    summary: str = ""
+RowScore = Callable[[Site, np.random.Generator], Float]
 
 
 def l1(site: Site, rng: np.random.Generator) -> Float:
@@ -98,14 +86,14 @@ def random(site: Site, rng: np.random.Generator) -> Float:
     return rng.random(len(site.rows))
 
 
-CRITERIA: dict[str, Criterion] = {
+WEIGHT_CRITERIA: dict[str, Criterion] = {
     "path": Criterion(
-        bn_scale,
-        l2,
         "what makes a unit (bn_scale, or l2) times the l2 norm of what reads it: its share of the path norm",
+        "weights", bn_scale, reads=l2, rowwise=True,
     ),
-    **{f.__name__: Criterion(f, None, (f.__doc__ or "").strip()) for f in (l1, l2, linf, bn_scale, fpgm, lamp, random)},
-}
+    **{f.__name__: Criterion(summary(f), "weights", f, rowwise=True) for f in (l1, l2, linf, bn_scale)},
+    **{f.__name__: Criterion(summary(f), "weights", f) for f in (fpgm, lamp, random)},
+}  # fmt: skip
 DEFAULT = "path"  # tools/accuracy.py: without data it keeps most
 
 
@@ -122,9 +110,9 @@ def score(
     keep: ids that are still alive, `(ids,)`; what is gone counts as zero in the weights that read it.
     Raises `OptionError` for an unknown criterion.
     """
-    if importance not in CRITERIA:
-        raise OptionError(f"--importance {importance}: unknown; choose one of {', '.join(CRITERIA)}")
-    criterion = CRITERIA[importance]
+    if importance not in WEIGHT_CRITERIA:
+        raise OptionError(f"--importance {importance}: unknown; choose one of {', '.join(WEIGHT_CRITERIA)}")
+    criterion = WEIGHT_CRITERIA[importance]
     owners, unit = analysis.owners(groups), np.zeros(len(analysis.solution.reason) + 1, np.int64)
     for g in groups:
         unit[g.labels] = np.arange(g.size)
@@ -132,18 +120,23 @@ def score(
     rng = np.random.default_rng(seed)
     weights = Weights(analysis)
 
-    def wanted(units: Array) -> bool:
+    def scored(units: Array) -> bool:
         return bool((owners[units] >= 0).any())
 
-    made = _aggregate(weights.makers(keep, wanted), criterion.makes, groups, place, rng)
+    made = _aggregate(weights.makers(keep, scored), criterion, criterion.function, groups, place, rng)
     if criterion.reads is None:
         return made
-    read = _aggregate(weights.readers(keep, wanted), criterion.reads, groups, place, rng)
+    read = _aggregate(weights.readers(keep, scored), criterion, criterion.reads, groups, place, rng)
     return {name: s * read[name] if read[name].any() else s for name, s in made.items()}
 
 
 def _aggregate(
-    sites: Iterator[Site], measure: Measure, groups: Sequence[ChannelGroup], place: Array, rng: np.random.Generator
+    sites: Iterator[Site],
+    criterion: Criterion,
+    function: RowScore,
+    groups: Sequence[ChannelGroup],
+    place: Array,
+    rng: np.random.Generator,
 ) -> Scores:
     """Mean over the sites of every unit, each site relative to its own mean."""
     total = [np.zeros(g.size) for g in groups]
@@ -151,10 +144,10 @@ def _aggregate(
     for site in sites:
         owners, unit = place[:, site.units]  # (n, 2)
         hit = np.unique(owners)
-        scores = _by_blocks(measure, site, rng)
+        scores = _by_blocks(function, site, rng) if criterion.rowwise else function(site, rng)
         for k in hit[hit >= 0]:
-            mine, which = np.nonzero(owners == k)
-            units, raw = unit[mine, which], scores[mine]
+            row, which = np.nonzero(owners == k)
+            units, raw = unit[row, which], scores[row]
             total[k] += np.bincount(units, raw / max(float(raw.mean()), 1e-30), groups[k].size)
             count[k] += np.bincount(units, minlength=groups[k].size)
     return {g.name: t / np.maximum(n, 1) for g, t, n in zip(groups, total, count, strict=True)}
@@ -163,14 +156,15 @@ def _aggregate(
 BLOCK = 1 << 24  # values of a weight that are scored at a time, where rows do not depend on each other
 
 
-def _by_blocks(measure: Measure, site: Site, rng: np.random.Generator) -> Float:
-    if site.rows.size <= BLOCK or measure not in (l1, l2, linf, bn_scale):
-        return measure(site, rng)
+def _by_blocks(function: RowScore, site: Site, rng: np.random.Generator) -> Float:
+    """The scores of rows that do not depend on each other, some rows at a time."""
+    if site.rows.size <= BLOCK:
+        return function(site, rng)
     step = max(1, BLOCK // site.rows.shape[1])
     parts = []
     for i in range(0, len(site.rows), step):
         scale = None if site.bn_scale is None else site.bn_scale[i : i + step]
-        parts.append(measure(Site(site.node, site.rows[i : i + step], site.units[i : i + step], scale), rng))
+        parts.append(function(Site(site.node, site.rows[i : i + step], site.units[i : i + step], scale), rng))
     return np.concatenate(parts)
 
 
@@ -195,13 +189,13 @@ class Weights:
         """The constant's value, evaluated where nodes compute it; None where it is not constant, or too large."""
         return self._constants(name)
 
-    def makers(self, keep: Keep | None, wanted: Callable[[Array], bool]) -> Iterator[Site]:
-        """Every weight along the axis that makes units, where any of the components is wanted."""
+    def makers(self, keep: Keep | None, scored: Callable[[Array], bool]) -> Iterator[Site]:
+        """Every weight along the axis that makes units, where any of the components is to be scored."""
         labels = self.analysis.solution.labels
         for p in self.coupling.produces:
             axes = self.coupling.axes(p.weight)
             ids = axes[p.axis] if axes else None
-            w = None if ids is None or not wanted(labels[ids]) else self._alive(p.weight, p.axis, keep)
+            w = None if ids is None or not scored(labels[ids]) else self._alive(p.weight, p.axis, keep)
             if w is None or ids is None:
                 continue
             rows = np.moveaxis(w, p.axis, 0).reshape(w.shape[p.axis], -1)
@@ -214,13 +208,13 @@ class Weights:
                     rows = rows * batchnorm_factor(bn, scale, variance.astype(np.float32))[:, None]
             yield Site(p.node.label, rows, labels[ids], scale)
 
-    def readers(self, keep: Keep | None, wanted: Callable[[Array], bool]) -> Iterator[Site]:
-        """Every weight along the axis that is summed over the units, where any of the components is wanted."""
+    def readers(self, keep: Keep | None, scored: Callable[[Array], bool]) -> Iterator[Site]:
+        """Every weight along the axis that is summed over the units, where any of the components is to be scored."""
         labels = self.analysis.solution.labels
         for consume in self.coupling.consumes:
             axes = self.coupling.axes(consume.node.input(consume.input))
             ids = axes[consume.axis] if axes else None
-            for name in consume.node.inputs if ids is not None and wanted(labels[ids]) else ():
+            for name in consume.node.inputs if ids is not None and scored(labels[ids]) else ():
                 if not name or name not in self.coupling.shapes.constant or len(self.coupling.axes(name)) < 2:
                     continue
                 grouped = self.coupling.grouped.get(name)

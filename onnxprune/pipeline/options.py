@@ -16,7 +16,7 @@ from onnxprune.errors import NothingAsked, OptionError
 from onnxprune.evaluation.measure import Check
 from onnxprune.evaluation.metrics import Scoring, is_function
 from onnxprune.formats.options import Store
-from onnxprune.importance.score import HEAD_LOSS, MEASURED
+from onnxprune.importance.score import CRITERIA
 from onnxprune.options import Option, closest, declared, record
 from onnxprune.recovery.recover import RECOVERIES, Recovering
 from onnxprune.sparsity.options import Zeros
@@ -136,9 +136,9 @@ class Options:
     @property
     def data_option(self) -> str:
         """The option that asks for calibration data, "" for none."""
-        chosen = self.cut.importance
-        if self.structural and not self.cut.own and chosen in MEASURED:
-            return f"--importance {chosen}"
+        criterion = CRITERIA.get(self.cut.criterion or "")
+        if self.structural and criterion is not None and criterion.needs_data:
+            return f"--importance {self.cut.criterion}"
         if self.structural and self.cut.allocate is not None and ALLOCATORS[self.cut.allocate].needs_data:
             return f"--allocate {self.cut.allocate}"
         recovery = self.recovery.needs_data(cuts=self.structural, zeros=self.sparse)
@@ -200,6 +200,7 @@ def _data(o: Options) -> bool:
 
 
 SOMETHING = "something to remove: --channels 0.3, --heads 0.25, --layers 0.1, --target-macs 70% or --ratio"
+BLOCK_CRITERIA = [name for name, row in CRITERIA.items() if row.blocks]
 ZEROS = "zeros: --sparsity 0.8, --pattern 2:4 or --quality 0.5"
 CONDITIONS: dict[str, Condition] = {
     "no plan": Condition(
@@ -218,9 +219,9 @@ CONDITIONS: dict[str, Condition] = {
     "units to choose": Condition(_units, "needs units to choose from: --channels 0.3, --heads 0.25 or a target; "
                                          "blocks go by what they change in the stream"),
     "units or blocks to score": Condition(
-        lambda o: _units(o) or (o.structural and (o.cut.own or o.cut.importance == HEAD_LOSS)),
+        lambda o: _units(o) or (o.structural and (o.cut.own or o.cut.criterion in BLOCK_CRITERIA)),
         "needs units to score: --channels 0.3, --heads 0.25 or a target; blocks go by what they change in the "
-        "stream, or by head_loss",
+        f"stream, or by {' or '.join(BLOCK_CRITERIA)}",
     ),
     "zeros": Condition(lambda o: o.sparse, f"needs {ZEROS}"),
     "an N:M pattern": Condition(

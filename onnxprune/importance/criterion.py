@@ -1,0 +1,48 @@
+"""What every criterion says of itself; weights.py, data.py and gates.py define them, score.py has them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Float = np.ndarray[Any, np.dtype[np.float64]]
+Scores = dict[str, Float]  # group name -> float64 (size,); larger matters more
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One way to say how much a unit matters.
+
+    by: what it looks at: "weights" alone, "data" as the readers of a unit see them, or "gates" that close a unit, and
+    what the outputs on data suffer then.
+    function: by weights, (`weights.Site` that makes units, generator) -> a score per row `(n,)`; by data, `data.Seen`
+    -> a score per unit `(size,)`; by gates, `gates.gate_losses`.
+    reads: by weights, the same of the sites that read the units, by which the first is multiplied; None for neither.
+    rowwise: by weights, whether the score of a row depends on that row alone.
+    measures: by data, what is measured beside the moments: "ranks" of feature maps, "energy" of a unit.
+    blocks: whether it scores residual blocks, too, which else go by what they change in the stream.
+    """
+
+    help: str
+    by: Literal["weights", "data", "gates"]
+    function: Callable[..., Any]
+    reads: Callable[..., Float] | None = None
+    rowwise: bool = False
+    measures: tuple[str, ...] = ()
+    blocks: bool = False
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it cannot do without calibration samples."""
+        return self.by != "weights"
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """The docstring of a function that is a criterion, as its help."""
+    return (function.__doc__ or "").strip()
+
+
+__all__ = ["Criterion", "Float", "Scores", "summary"]
