@@ -18,6 +18,7 @@ from onnxprune import cache
 from onnxprune.allocation.select import rounded, select
 from onnxprune.evaluation.damage import damage, joined
 from onnxprune.graph.edit import Edit
+from onnxprune.graph.links import read_by
 from onnxprune.graph.shapes import Array
 from onnxprune.graph.traits import TRAITS
 from onnxprune.importance.criterion import Float, Scores
@@ -27,7 +28,7 @@ from onnxprune.importance.weights import score
 from onnxprune.layers.places import Parameters, parameters
 from onnxprune.layers.rows import find_linear, matrix
 from onnxprune.layers.tail import find_tail
-from onnxprune.layers.values import Unsuitable, Values, read_by
+from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.progress import Count
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
@@ -223,7 +224,7 @@ def find_places(
     edit: Edit, readings: Sequence[Reading], shapes: Mapping[str, Sequence[int | None]]
 ) -> dict[str, Parameters]:
     """Layer -> where its matrix and bias are, of the layers that can be given others."""
-    values, readers = Values(edit.model), read_by(edit.model)
+    values, readers = Values(edit.model), read_by(edit.model.proto)
     wanted = {r.layer.key: r for r in readings}
     out = {}
     for layer in find_linear(edit.model):

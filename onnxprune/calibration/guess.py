@@ -15,6 +15,7 @@ from onnxprune.calibration.presets import (
     per_channel,
 )
 from onnxprune.graph.io import Model
+from onnxprune.graph.links import makers, readers
 from onnxprune.graph.node import Node, opsets, walk_all
 from onnxprune.graph.shapes import Array
 
@@ -38,23 +39,20 @@ def guess(model: Model, info: onnx.ValueInfoProto) -> str:
     if info.type.tensor_type.elem_type in (TensorProto.UINT8, TensorProto.INT8):
         return "raw"
     nodes = list(walk_all(model.proto.graph, opsets(model.proto)))
-    readers: dict[str, list[Node]] = {}
-    for node in nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
-    first = _first(model, info.name, readers)
+    read_by = readers(nodes)
+    first = _first(model, info.name, read_by)
     if first is None:
         return "unit"
     if first.op in INSIDE:
         return "raw"
-    w = _weight(model, first.input(1), {o: n for n in nodes for o in n.outputs})
+    w = _weight(model, first.input(1), makers(nodes))
     axes = image_axes(info)
     if w is None or w.ndim != 4 or axes is None or w.shape[1] % axes[1]:
         return "unit"
     w = w.reshape(len(w), -1, axes[1], *w.shape[2:]).sum(1)  # of space to depth: neighbouring pixels are alike
     if not np.abs(w).max():
         return "imagenet"
-    norm = next((n for n in readers.get(first.key, []) if n.op == "BatchNormalization"), None)
+    norm = next((n for n in read_by.get(first.key, []) if n.op == "BatchNormalization"), None)
     bias = model.weights.get(first.input(2)) if len(first.inputs) > 2 else None
     if norm is not None and norm.input(3) in model.weights and norm.input(4) in model.weights:
         mean, var = (np.asarray(model.weights[norm.input(k)], np.float64) for k in (3, 4))
@@ -62,11 +60,11 @@ def guess(model: Model, info: onnx.ValueInfoProto) -> str:
     return _by_deviation(w, np.zeros(len(w)) if bias is None else np.asarray(bias, np.float64))
 
 
-def _first(model: Model, name: str, readers: dict[str, list[Node]]) -> Node | None:
+def _first(model: Model, name: str, read_by: dict[str, list[Node]]) -> Node | None:
     """The first convolution of an input, or the operator that normalises it inside the model."""
     front = [name]
     for _ in range(STEPS):
-        found = [n for at in front for n in readers.get(at, [])]
+        found = [n for at in front for n in read_by.get(at, [])]
         for node in found:
             if node.op in INSIDE and (len(node.inputs) == 1 or any(i in model.weights for i in node.inputs)):
                 return node
@@ -76,11 +74,11 @@ def _first(model: Model, name: str, readers: dict[str, list[Node]]) -> Node | No
     return None
 
 
-def _weight(model: Model, name: str, makers: dict[str, Node]) -> Array | None:
+def _weight(model: Model, name: str, made_by: dict[str, Node]) -> Array | None:
     """A weight as float64, also a quantised one `(q - zero) * scale`."""
     if name in model.weights:
         return np.asarray(model.weights[name], np.float64)
-    node = makers.get(name)
+    node = made_by.get(name)
     if node is None or node.op != "DequantizeLinear" or not all(i in model.weights for i in node.inputs if i):
         return None
     q, scale, *zero = (np.asarray(model.weights[i], np.float64) for i in node.inputs if i)

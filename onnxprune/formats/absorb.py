@@ -7,7 +7,6 @@ computes, not by how it is written: the nodes are evaluated on points, and compa
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -19,6 +18,7 @@ from scipy import special
 
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, graphs
+from onnxprune.graph.links import read_at
 from onnxprune.graph.node import Node
 from onnxprune.graph.sizes import Sizes
 
@@ -32,11 +32,8 @@ class Uses:
 
     def __init__(self, model: Model, nodes: Sequence[NodeProto]) -> None:
         self.nodes: list[NodeProto | None] = list(nodes)
-        self.readers: defaultdict[str, list[int]] = defaultdict(list)
+        self.readers = read_at(nodes)
         self.kept = {value.name for value in model.proto.graph.output}  # read from outside
-        for i, node in enumerate(nodes):
-            for name in node.input:
-                self.readers[name].append(i)
         for graph in list(graphs(model.proto.graph))[1:]:
             self.kept.update(value.name for value in graph.output)
             self.kept.update(chain.from_iterable(node.input for node in graph.node))

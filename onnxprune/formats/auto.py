@@ -6,7 +6,6 @@ whole slower. Time per node orders the layers; whole sessions decide, dense and 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ import numpy as np
 from onnxprune.errors import UserError
 from onnxprune.formats.rewrite import Format, rewrite
 from onnxprune.graph.io import Model
+from onnxprune.graph.links import readers
 from onnxprune.graph.node import opsets, walk
 from onnxprune.layers.weights import Layer, keys
 from onnxprune.runtime.profile import node_times
@@ -147,16 +147,13 @@ def _layer_speedups(
     dense, sparse = (node_times(m, feeds, threads) for m in (masked, rewritten))
     nodes = list(walk(masked.proto.graph, opsets(masked.proto)))
     label = dict(zip(keys(masked.proto), nodes, strict=True))
-    makers = {n.name: n.output[0] for n in rewritten.proto.graph.node}
-    readers = defaultdict(list)
-    for node in nodes:
-        for name in node.inputs:
-            readers[name].append(node)
+    ends = {n.name: n.output[0] for n in rewritten.proto.graph.node}
+    read_by = readers(nodes)
     out = {}
     for name in names:
-        chain, end = [label[name]], makers[name]
-        while chain[-1].output(0) != end and len(readers[chain[-1].output(0)]) == 1:
-            chain.append(readers[chain[-1].output(0)][0])
+        chain = [label[name]]
+        while chain[-1].output(0) != ends[name] and len(read_by.get(chain[-1].output(0), ())) == 1:
+            chain += read_by[chain[-1].output(0)]
         spent = sum(dense.pop(node.proto.name, 0.0) for node in chain)
         own = sparse.get(name, 0.0)
         out[name] = spent / own if spent and own else 1.0

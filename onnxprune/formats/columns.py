@@ -15,7 +15,6 @@ dense is said in notes.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from onnx import NodeProto, helper
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model
+from onnxprune.graph.links import read_counts
 from onnxprune.graph.node import Node, opsets
 from onnxprune.graph.sizes import Sizes
 from onnxprune.layers.weights import Layer, keys
@@ -116,7 +116,7 @@ class _Planner:
         self.index = {key: i for i, key in enumerate(keys(model.proto))}
         self.ordered = sorted(layers, key=lambda layer: self.index[layer.node])
         self.sizes = Sizes(model, input_shape)
-        self.reads = Counter(name for node in model.proto.graph.node for name in node.input)
+        self.reads = read_counts(model.proto.graph)
 
     def plan(self, layer: Layer) -> _Plan | str:
         """What a layer becomes, or why it stays dense."""

@@ -7,6 +7,7 @@ where it, or what is held on the way to it, is larger than the model's `allowanc
 from __future__ import annotations
 
 from onnxprune.graph.limits import nbytes
+from onnxprune.graph.links import made_at
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import Array, Shapes, run_node
@@ -18,7 +19,8 @@ class Constants:
     def __init__(self, shapes: Shapes) -> None:
         self.shapes, self.model = shapes, shapes.model
         self.nodes = list(walk_all(self.model.proto.graph, shapes.opsets))
-        self.makers = {o: i for i, n in enumerate(self.nodes) for o in n.outputs if o and o in shapes.constant}
+        made = made_at(node.proto for node in self.nodes)
+        self.at = {o: i for o, i in made.items() if o in shapes.constant}
 
     def __call__(self, name: str) -> Array | None:
         """The value of a tensor; None where it has none that may be computed."""
@@ -49,11 +51,11 @@ class Constants:
             tensor = wanted.pop()
             if not tensor or tensor in self.model.weights:
                 continue
-            if tensor not in self.makers or not self.nodes[self.makers[tensor]].inputs:
+            if tensor not in self.at or not self.nodes[self.at[tensor]].inputs:
                 return None
-            if self.makers[tensor] not in found:
-                found.add(self.makers[tensor])
-                wanted.extend(self.nodes[self.makers[tensor]].inputs)
+            if self.at[tensor] not in found:
+                found.add(self.at[tensor])
+                wanted.extend(self.nodes[self.at[tensor]].inputs)
         return [self.nodes[i] for i in sorted(found)]
 
     def _peak(self, nodes: list[Node], last: dict[str, str]) -> float:

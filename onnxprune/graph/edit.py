@@ -9,6 +9,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, num
 
 from onnxprune.graph.arrays import Array, store
 from onnxprune.graph.io import Model, graphs
+from onnxprune.graph.links import read_counts
 from onnxprune.graph.protos import is_constant
 
 
@@ -63,12 +64,7 @@ class Edit:
     def drop(self, names: Iterable[str]) -> None:
         """Remove those of the constants that nothing reads, and what is said of values that are gone."""
         proto = self.model.proto
-        read: set[str] = set()
-        for graph in graphs(proto.graph):
-            read.update(value.name for value in graph.output)
-            for node in graph.node:
-                read.update(node.input)
-        unread = set(names) & set(self.model.weights) - read
+        unread = set(names) & set(self.model.weights) - set(read_counts(proto.graph))
         for graph in graphs(proto.graph):
             for name in unread:
                 self.model.weights.pop(name, None)

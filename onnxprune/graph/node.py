@@ -95,16 +95,3 @@ def walk_all(graph: onnx.GraphProto, versions: Mapping[str, int]) -> Iterator[No
         for body in node.bodies():
             yield from walk_all(body, versions)
         yield node
-
-
-def reads(node: onnx.NodeProto) -> set[str]:
-    """Names that a node reads, also inside of its bodies."""
-    names = {i for i in node.input if i}
-    for a in node.attribute:
-        for body in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
-            inner: set[str] = set()
-            for n in body.node:
-                inner |= reads(n)
-            inner |= {o.name for o in body.output}
-            names |= inner - {o for n in body.node for o in n.output} - {i.name for i in body.input}
-    return names

@@ -18,6 +18,7 @@ import onnx.inliner
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, helper
 
 from onnxprune.graph.limits import LIMIT, RATIO
+from onnxprune.graph.links import made_at
 from onnxprune.graph.messages import REPAIR, fault, label, show
 from onnxprune.graph.node import DEFAULT_DOMAINS
 from onnxprune.graph.protos import bodies, defined, graphs, rename
@@ -187,7 +188,7 @@ def _sort(scope: _Scope, visible: set[str], where: str, notes: list[str]) -> Non
     """Stable topological order; every name in use must be `visible`, which is to say defined here or around."""
     graph, mine = scope.graph, set(defined(scope.graph))
     visible |= mine
-    producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    at = made_at(graph.node)
     needs: list[set[int]] = []
     for i, node in enumerate(graph.node):
         used = set(node.input) - {""}
@@ -196,7 +197,7 @@ def _sort(scope: _Scope, visible: set[str], where: str, notes: list[str]) -> Non
             raise fault(where, f"every input of {label(node)} defined", found, REPAIR)
         for body, _ in chain.from_iterable(inner.all() for inner in scope.bodies.get(i, ())):
             used.update(*(inner.input for inner in body.node), (value.name for value in body.output))
-        needs.append({producer[name] for name in used if name in producer})
+        needs.append({at[name] for name in used if name in at})
     order = _topological(needs)
     if len(order) < len(needs):
         stuck = graph.node[min(set(range(len(needs))) - set(order))]

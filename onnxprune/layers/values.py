@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import NodeProto
 
 from onnxprune.graph.io import Model
-from onnxprune.graph.node import Node, opsets, reads, walk
+from onnxprune.graph.links import makers
+from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.shapes import Array, run_node
-
-_OUTPUT = Node(NodeProto(op_type="GraphOutput"), 1)
 
 
 class Unsuitable(Exception):
@@ -30,7 +28,7 @@ class Values:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.makers = {o: n for n in walk(model.proto.graph, opsets(model.proto)) for o in n.outputs if o}
+        self.makers = makers(walk(model.proto.graph, opsets(model.proto)))
 
     def __call__(self, name: str) -> Array:
         """Raises `Unsuitable` where it is none."""
@@ -44,16 +42,3 @@ class Values:
             return np.asarray(run_node(node, feeds, self.model.proto)[node.outputs.index(name)])
         except RuntimeError as e:  # types that have no numpy counterpart in onnxruntime
             raise Unsuitable(f"{name} cannot be computed ({e})") from e
-
-
-def read_by(model: Model) -> dict[str, list[Node]]:
-    """Tensor -> nodes that read it; graph outputs and the bodies of If and Loop count as readers too."""
-    out: dict[str, list[Node]] = {}
-    for node in walk(model.proto.graph, opsets(model.proto)):
-        for name in node.inputs:
-            out.setdefault(name, []).append(node)
-        for name in reads(node.proto) - set(node.inputs):
-            out.setdefault(name, []).extend([node, node])
-    for o in model.proto.graph.output:
-        out.setdefault(o.name, []).extend([_OUTPUT] * 2)
-    return out

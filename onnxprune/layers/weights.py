@@ -16,6 +16,7 @@ from onnx import GraphProto, ModelProto
 
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, graphs
+from onnxprune.graph.links import made_at, read_counts
 from onnxprune.graph.node import Node, opsets, walk
 from onnxprune.graph.traits import TRAITS
 
@@ -121,10 +122,10 @@ def keys(proto: ModelProto) -> list[str]:
     """
     graph = proto.graph
     names = Counter(node.name for node in graph.node)
-    makers = {output: i for i, node in enumerate(graph.node) for output in node.output}
+    at = made_at(graph.node)
     found = []
     for i, node in enumerate(graph.node):
-        unique = names[node.name] == 1 and makers.get(node.name, i) == i
+        unique = names[node.name] == 1 and at.get(node.name, i) == i
         found.append(node.name if node.name and unique else next((o for o in node.output if o), ""))
     return found
 
@@ -204,9 +205,7 @@ def _drop_shared(
     by_weight = defaultdict(list)
     for layer in layers:
         by_weight[layer.weight].append(layer)
-    reads: Counter[str] = Counter()
-    for graph in graphs(model.proto.graph):
-        reads.update(name for node in graph.node for name in node.input)
+    reads = read_counts(model.proto.graph)
     outputs = {output.name for graph in graphs(model.proto.graph) for output in graph.output}
     overridable = {i.name for i in model.proto.graph.input} if model.proto.ir_version >= 4 else set()
     kept = []

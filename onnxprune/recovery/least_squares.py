@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
+from onnxprune.graph.links import read_by
 from onnxprune.graph.node import walk
 from onnxprune.graph.step import Step
 from onnxprune.layers.places import parameters
@@ -26,7 +27,7 @@ from onnxprune.layers.regression import (
 )
 from onnxprune.layers.rows import find_linear, kernel_shape, matrix
 from onnxprune.layers.tail import find_tail
-from onnxprune.layers.values import Unsuitable, Values, read_by
+from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.progress import Count
 from onnxprune.recovery.cut_model import CutModel, LayerFit, Recovered
 from onnxprune.runtime.session import Feeds
@@ -126,7 +127,7 @@ def find_tasks(analysis: Analysis, keep: Keep, edit: Edit) -> tuple[list[Task], 
     """
     c = analysis.coupling
     values, small = Values(analysis.model), Values(edit.model)
-    readers = read_by(edit.model)
+    readers = read_by(edit.model.proto)
     counterpart = {layer.key: layer for layer in find_linear(edit.model)}
     tasks, left = [], []
     closed = [b for b in analysis.blocks if not keep[b.gate].any()]

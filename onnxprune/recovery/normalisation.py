@@ -9,11 +9,12 @@ import numpy as np
 from onnxprune.errors import OptionError
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
+from onnxprune.graph.links import read_by
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.normalisation import MEAN, STATISTICS, VARIANCE
 from onnxprune.graph.step import Step
 from onnxprune.layers.places import place
-from onnxprune.layers.values import Values, constants, read_by
+from onnxprune.layers.values import Values, constants
 from onnxprune.progress import Count
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.runtime.session import Feeds
@@ -44,7 +45,7 @@ def batch_statistics(
     Raises `OptionError` where the model has none (exporters fold them into convolutions).
     """
     edit = Edit(pruned)
-    values, readers, constant = Values(edit.model), read_by(edit.model), constants(edit.model)
+    values, readers, constant = Values(edit.model), read_by(edit.model.proto), constants(edit.model)
     norms = [
         (i, n)
         for i, n in enumerate(walk(edit.model.proto.graph, opsets(edit.model.proto)))

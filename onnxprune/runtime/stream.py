@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.io import Model, graphs
-from onnxprune.graph.node import reads
+from onnxprune.graph.links import made_at, reads
 from onnxprune.runtime.session import Feeds, session
 
 Source = Sequence[Feeds]  # inputs of one run each
@@ -32,7 +32,7 @@ class Stream:
         self.model, self.limit, self.threads = model, limit, threads
         graph = model.proto.graph
         self.nodes = list(graph.node)
-        self.at = {o: i for i, node in enumerate(self.nodes) for o in node.output if o}
+        self.at = made_at(self.nodes)
         self.reads = [reads(node) for node in self.nodes]
         self.outputs = [o.name for o in graph.output]
         self.inputs = [i.name for i in graph.input if i.name not in model.weights]

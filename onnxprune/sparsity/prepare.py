@@ -18,6 +18,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.formats.functions import MIN_OPSET
 from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model, load, to_proto
+from onnxprune.graph.links import makers, read_counts
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.normalisation import batchnorm_factor
@@ -83,19 +84,16 @@ def fold_batchnorm(model: Model) -> tuple[Model, int]:
     edit = Edit(model)
     out = edit.model
     nodes = list(walk(out.proto.graph, versions))
-    reads = Counter(name for node in nodes for name in node.inputs)
-    reads.update(o.name for o in out.proto.graph.output)
-    for node in nodes:
-        for body in node.bodies():
-            reads.update(name for inner in walk(body, versions) for name in inner.inputs)
-    makers = {node.outputs[0]: node for node in nodes if node.op == "Conv" and node.outputs}
+    reads, made_by = read_counts(out.proto.graph), makers(nodes)
     unread: set[str] = set()
     weights = Counter(layer.weight for layer in find_layers(model)[0] if layer.op == "Conv")
     overridable = {i.name for i in out.proto.graph.input}
     gone: dict[str, str] = {}  # output of a normalisation -> the convolution's former output
     for norm in nodes:
-        conv = makers.get(norm.input(0)) if norm.op == "BatchNormalization" else None
-        if conv is None or reads[conv.outputs[0]] != 1 or weights[conv.input(1)] != 1 or reads[conv.input(1)] != 1:
+        conv = made_by.get(norm.input(0)) if norm.op == "BatchNormalization" else None
+        if conv is None or conv.op != "Conv":
+            continue
+        if reads[conv.outputs[0]] != 1 or weights[conv.input(1)] != 1 or reads[conv.input(1)] != 1:
             continue
         if norm.attr("training_mode", 0) or len([o for o in norm.outputs if o]) > 1:
             continue

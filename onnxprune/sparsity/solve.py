@@ -24,13 +24,14 @@ from onnxprune.formats.patterns import Blocks, Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, to_proto
+from onnxprune.graph.links import read_by
 from onnxprune.graph.shapes import infer
 from onnxprune.layers.finite import Float
 from onnxprune.layers.places import Parameters, Place, parameters
 from onnxprune.layers.regression import Task, activation_aware, regression
 from onnxprune.layers.rows import Linear, find_linear, kernel_shape, matrix
 from onnxprune.layers.tail import find_tail
-from onnxprune.layers.values import Unsuitable, Values, read_by
+from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.layers.weights import Layer, keys
 from onnxprune.progress import Count as Steps
 from onnxprune.runtime.stream import Stream
@@ -200,7 +201,7 @@ def jobs_of(
     of_node = {linear.index: linear for linear in find_linear(model)}
     counterpart = {linear.key: linear for linear in find_linear(edit.model)}
     values, own = Values(model), Values(edit.model)
-    readers = read_by(edit.model)
+    readers = read_by(edit.model.proto)
     shapes = infer(model).shapes
     tasks: dict[str, list[Task]] = {}
     outcomes: dict[str, LayerSolve] = {}

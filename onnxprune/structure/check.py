@@ -10,6 +10,7 @@ import onnx
 from onnxprune.errors import OptionError, VerificationError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, to_proto, weight_bytes
+from onnxprune.graph.links import makers
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.ort import ORT_ERRORS
@@ -71,13 +72,13 @@ def same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple
 
 def before_last_step(model: Model, usable: Callable[[str], bool]) -> dict[str, str]:
     """Output -> the tensor before its last Sigmoid, Softmax, ArgMax, ..., where that is `usable`."""
-    makers = {o: n for n in walk(model.proto.graph, opsets(model.proto)) for o in n.outputs}
+    made_by = makers(walk(model.proto.graph, opsets(model.proto)))
     found = {}
     for info in model.proto.graph.output:
         name = info.name
-        while name in makers and makers[name].op in SATURATING:
-            name = makers[name].input(0)
-        if name != info.name and name in makers and usable(name):
+        while name in made_by and made_by[name].op in SATURATING:
+            name = made_by[name].input(0)
+        if name != info.name and name in made_by and usable(name):
             found[info.name] = name
     return found
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from onnxprune.graph.links import made_at, read_at
 from onnxprune.graph.node import Node, walk
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.graph.traits import TRAITS
@@ -45,13 +46,10 @@ def find_blocks(c: Coupling, *, whole_layers: bool = False) -> list[Block]:
     whole_layers: attention and the feed-forward block after it are one unit.
     """
     nodes = list(walk(c.model.proto.graph, c.shapes.opsets))
-    at = {o: i for i, n in enumerate(nodes) for o in n.outputs if o}
-    readers: dict[str, list[int]] = {}
-    for i, n in enumerate(nodes):
-        for name in dict.fromkeys(n.inputs):
-            readers.setdefault(name, []).append(i)
+    at = made_at(c.model.proto.graph.node)
+    readers = read_at(c.model.proto.graph.node)
     for info in c.model.proto.graph.output:
-        readers.setdefault(info.name, []).append(len(nodes))
+        readers[info.name].append(len(nodes))
     makers = {p.node.key for p in c.produces}
     entrances = {i.name for i in graph_inputs(c.model)}
     found: list[tuple[int, int, int, list[int]]] = []

@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxprune.graph.io import Model
 from onnxprune.graph.limits import PER_INDEX
+from onnxprune.graph.links import read_counts
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, infer
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Pinned, Slice, weight_axes
@@ -40,7 +41,7 @@ def analyze(
     """
     shapes = infer(model, input_shapes)
     shapes.forget_long(shapes.allowance // PER_INDEX)
-    coupling = Coupling(model, shapes, _readers(model))
+    coupling = Coupling(model, shapes, read_counts(model.proto.graph))
     nodes = list(walk_all(model.proto.graph, shapes.opsets))
     for node in nodes:
         couple(coupling, node)
@@ -100,15 +101,6 @@ def incomplete(c: Coupling, node: Node) -> str | None:
     """A tensor of the node whose shape is not known."""
     used = [i for i in node.inputs if i] + [o for o in node.outputs if c.readers[o]]
     return next((t for t in used if not c.complete(t)), None)
-
-
-def _readers(model: Model) -> Counter[str]:
-    readers: Counter[str] = Counter(o.name for o in model.proto.graph.output)
-    for node in walk_all(model.proto.graph, {}):
-        readers.update(i for i in node.inputs if i)
-        for body in node.bodies():
-            readers.update(o.name for o in body.output)
-    return readers
 
 
 def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:

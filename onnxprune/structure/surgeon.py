@@ -11,7 +11,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.graph.io import graphs
-from onnxprune.graph.node import Node
+from onnxprune.graph.links import makers
+from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, run
 from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.analysis import Analysis, Keep
@@ -42,7 +43,7 @@ class Surgeon:
         self.appended: list[onnx.NodeProto] = []
         self.other: Shapes | None = None  # of the original with dynamic axes of other sizes
         self.outputs = {o.name for g in graphs(self.model.proto.graph) for o in g.output}
-        self.makers = {o: p for g in graphs(analysis.model.proto.graph) for p in g.node for o in p.output if o}
+        self.makers = makers(walk_all(analysis.model.proto.graph, self.coupling.shapes.opsets))
         self.names = {n for g in graphs(self.model.proto.graph) for p in g.node for n in (*p.input, *p.output)}
         self.readers: Counter[str] = Counter(self.coupling.readers)
         self.closed = {b.node.key: b for b in analysis.blocks if not keep[b.gate].any()}
@@ -319,12 +320,11 @@ class Surgeon:
         """A tensor with the value that `name` has in the original, whatever the dynamic axes: a constant, or the shape
         arithmetic behind it once more, on the original's widths."""
         known = self.coupling.shapes.known
-        proto = self.makers.get(name)
-        if name in self.coupling.shapes.constant or proto is None:
+        node = self.makers.get(name)
+        if name in self.coupling.shapes.constant or node is None:
             return name
         if not self._varies(name):
             return self._constant(known[name], f"{name}_original")
-        node = Node(proto, self.shapes.opsets.get("", 1))
         if node.op in ("Shape", "Size"):
             sizes = self.fresh(f"{name}_shape")
             self.insert("Shape", [node.input(0)], sizes)
@@ -346,7 +346,7 @@ class Surgeon:
                 return part
             return whole
         copy = onnx.NodeProto()
-        copy.CopyFrom(proto)
+        copy.CopyFrom(node.proto)
         inputs = [self._as_before(i) if i else "" for i in node.inputs]
         names = {o: self.fresh(f"{o}_original") for o in node.outputs if o}
         del copy.input[:], copy.output[:]
