@@ -12,13 +12,10 @@ import hashlib
 import io
 import json
 import logging
-import os
-import secrets
-import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from onnxprune import __version__
-from onnxprune.errors import OptionError
+from onnxprune.errors import blamed
+from onnxprune.graph.staging import staged
 
 FORMAT = 2  # grows when files, or what is meant by them, change
 STALE = 86400  # seconds after which a temporary file is of a run that was killed
@@ -58,13 +56,9 @@ def _plain(value: object) -> object:
     return repr(value)
 
 
-@contextmanager
-def blamed(folder: Path) -> Iterator[None]:
-    """What the system refuses of the cache's files is an error of the option."""
-    try:
-        yield
-    except OSError as e:
-        raise OptionError(f"--cache {folder}: cannot be used ({e.strerror or e}); name another folder") from e
+def used(folder: Path) -> AbstractContextManager[None]:
+    """What the system refuses of the cache's files inside is an error of the option."""
+    return blamed(f"--cache {folder}", "cannot be used", "; name another folder")
 
 
 def write_json(path: Path, key: str, content: Mapping[str, Any]) -> None:
@@ -112,34 +106,8 @@ def read_arrays(path: Path, key: str) -> dict[str, Array] | None:
 
 def replace(path: Path, data: bytes | memoryview) -> None:
     """Write a file that at any moment is either as before or complete and on disk; raises OSError."""
-    _sweep(path)
-    staged = _staged(path, data)
-    try:
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def _staged(path: Path, data: bytes | memoryview) -> Path:
-    """A new file beside `path`, of a name that no other run uses, on disk."""
-    name = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(name, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        name.unlink(missing_ok=True)
-        raise
-    return name
-
-
-def _sweep(path: Path) -> None:
-    """Delete what runs that were killed have left of this file."""
-    for name in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(OSError):
-            if time.time() - name.stat().st_mtime > STALE:
-                name.unlink()
+    with staged(path, data, age=STALE) as put:
+        put()
 
 
 def _read(path: Path) -> bytes | None:

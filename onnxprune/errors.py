@@ -11,6 +11,9 @@ OnnxPruneError
     └── VerificationError  the pruned model does not compute what the masked model computes
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class OnnxPruneError(Exception):
     """Base of every error that onnxprune raises on purpose; its text is one line for the user."""
@@ -50,3 +53,13 @@ class InternalError(OnnxPruneError):
 
 class VerificationError(InternalError):
     """Pruned and masked model disagree, or the pruned model does not load."""
+
+
+@contextmanager
+def blamed(what: str, problem: str = "cannot be written", way: str = "") -> Iterator[None]:
+    """What the system refuses inside raises an OptionError: `what` (an option and its value), the problem, the reason
+    in parentheses, and the way out."""
+    try:
+        yield
+    except (OSError, ValueError) as e:  # ValueError: a name with a null byte, a stream that is closed
+        raise OptionError(f"{what}: {problem} ({getattr(e, 'strerror', None) or e}){way}") from e

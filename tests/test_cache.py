@@ -101,14 +101,14 @@ def test_a_write_that_fails_leaves_the_old_entry(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OptionError, match=r"^--cache .*No space"), cache.blamed(tmp_path):
+    with pytest.raises(OptionError, match=r"^--cache .*No space"), cache.used(tmp_path):
         cache.write_json(path, key(), {"kept": {}})
     assert cache.read_json(path, key()) == CONTENT
     assert [p.name for p in tmp_path.iterdir()] == ["entry"]
 
 
 def test_files_of_killed_runs_go(tmp_path: Path) -> None:
-    old, new = tmp_path / ".entry.00.tmp", tmp_path / ".entry.11.tmp"
+    old, new = tmp_path / ".entry.00000000.tmp", tmp_path / ".entry.11111111.tmp"
     for name in (old, new):
         name.write_text("half")
     os.utime(old, (time.time() - 2 * cache.STALE,) * 2)

@@ -115,7 +115,7 @@ BEFORE = {
     """,
     "saving": """
         import onnxprune.graph.writing as writing
-        writing._rename = stop
+        writing.rename = stop
     """,
 }
 

@@ -24,10 +24,10 @@ from onnxprune.cli import inspect as inspection
 from onnxprune.cli.command import Output, Values, command, shared
 from onnxprune.cli.process import INTERRUPTED, Interrupted, interruption
 from onnxprune.cli.screen import (
-    blamed,
     check_outputs,
     emit,
     hushed,
+    printing,
     progress_bar,
     show_on,
     spare_data,
@@ -263,7 +263,7 @@ def help_(
 
 
 def _print(text: str) -> None:
-    with blamed("standard output"):
+    with printing():
         typer.echo(text, nl=False)
         sys.stdout.flush()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.text import Text
 
 from onnxprune.cli.process import interruption
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, blamed
 from onnxprune.graph.io import Model
+from onnxprune.graph.staging import staged
 from onnxprune.progress import Progress as Report
 from onnxprune.progress import silent
 from onnxprune.report import show
@@ -89,7 +90,7 @@ def same_file(a: Path, b: Path) -> bool:
 
 def write_out(data: bytes) -> None:
     """A model to standard output."""
-    with blamed("standard output"):
+    with printing():
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -100,7 +101,7 @@ def show_on(carried: str | None, renderable: RenderableType) -> None:
     console = Console(stderr=carried == "-", highlight=False)
     if not console.is_terminal:
         console.width = 10_000  # a name that is cut in two cannot be searched for
-    with blamed("standard output"):
+    with printing():
         show(console, renderable)
 
 
@@ -209,7 +210,7 @@ def emit(data: Any, json_file: str | None) -> None:
     """Write a report as JSON, to a file or to standard output."""
     text = json.dumps(data, indent=1) + "\n"
     if json_file == "-":
-        with blamed("--json -"):
+        with printing("--json -"):
             print(text, end="", flush=True)
     elif json_file is not None:
         with staged_file("--json", Path(json_file), text):
@@ -218,34 +219,34 @@ def emit(data: Any, json_file: str | None) -> None:
 
 @contextmanager
 def staged_file(option: str, path: Path | None, content: str | bytes) -> Iterator[None]:
-    """A file that appears, whole, once the body has succeeded."""
+    """A file that appears, whole, once the body has succeeded. A device or a pipe is written to after the body.
+
+    option: that named it, for errors; path: None where no file is wanted. Raises OptionError where the system refuses.
+    """
     if path is None:
         yield
         return
     data = content.encode() if isinstance(content, str) else content
-    real = Path(os.path.realpath(path))
-    staged = real.with_name(f".{secrets.token_hex(8)}.tmp")
-    special = os.path.exists(path) and not os.path.isfile(path)  # a device, a pipe
-    try:
-        if not special:
-            with blamed(f"{option} {path}"):
-                staged.write_bytes(data)
+    special = os.path.exists(path) and not os.path.isfile(path)
+    with ExitStack() as stack:
+        with blamed(f"{option} {path}"):
+            put = partial(path.write_bytes, data) if special else stack.enter_context(staged(_real(path), data))
         yield
         with blamed(f"{option} {path}"):
-            if special:
-                path.write_bytes(data)
-            else:
-                os.replace(staged, real)
-    finally:
-        staged.unlink(missing_ok=True)
+            put()
+
+
+def _real(path: Path) -> Path:
+    """Where a link leads, so that it stays one."""
+    return Path(os.path.realpath(path))
 
 
 @contextmanager
-def blamed(what: str) -> Iterator[None]:
-    """What the system refuses is an error of `what`."""
-    try:
-        yield
-    except (OSError, ValueError) as e:
-        if what in ("standard output", "--json -"):  # what is left in its buffer must not fail again at exit
-            silence()
-        raise OptionError(f"{what}: cannot be written ({getattr(e, 'strerror', None) or e})") from e
+def printing(what: str = "standard output") -> Iterator[None]:
+    """Where standard output is written to inside, what the system refuses is an error of `what`."""
+    with blamed(what):
+        try:
+            yield
+        except (OSError, ValueError):
+            silence()  # what is left in its buffer must not fail again at exit
+            raise

@@ -1,8 +1,6 @@
 """Writing a model file, and where needed a data file beside it, so that a crash at any moment leaves a whole model.
 
-In go a proto and the arrays that its tensors stand for; out come files on disk, or a ModelFileError and no trace. Files
-are written and flushed under temporary names, `.<name of path>.<8 hex digits>.tmp`, and then renamed. They are locked
-while a save runs, so that the next save can tell, and delete, those of a save that was killed.
+In go a proto and the arrays that its tensors stand for; out come files on disk, or a ModelFileError and no trace.
 """
 
 from __future__ import annotations
@@ -13,9 +11,6 @@ import hashlib
 import mmap
 import os
 import re
-import secrets
-import sys
-from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -26,9 +21,7 @@ from onnx import ModelProto, TensorProto
 from onnxprune.graph.arrays import Large, Taken, pieces, set_data, stored_bits, stored_size
 from onnxprune.graph.messages import fault
 from onnxprune.graph.protos import all_tensors
-
-if sys.platform != "win32":
-    import fcntl
+from onnxprune.graph.staging import discard, flush, flush_folder, permissions, rename, sweep, temporary
 
 ALIGNMENT = 4096  # bytes; a page, so that a runtime can map every tensor of a data file
 
@@ -44,7 +37,7 @@ def write(path: Path, proto: ModelProto, large: Large, inline_limit: int) -> Non
         size += proto.ByteSize()
         if path.exists() and not path.is_file():
             raise fault(path, "a place for a file", "a folder or a device", "name a file")
-        _sweep(path)
+        sweep(path)
         beside = large if size > inline_limit else []
         for tensor, array in [] if beside else large:
             set_data(tensor, array)
@@ -62,31 +55,31 @@ def write(path: Path, proto: ModelProto, large: Large, inline_limit: int) -> Non
 
 def _replace(path: Path, proto: ModelProto, beside: Large) -> None:
     """Write the data file, if anything goes into one, and the model file; rename both, the model last."""
-    mode = _permissions(path)
+    mode = permissions(path)
     made: list[Path] = []  # must not stay behind on failure
     with contextlib.ExitStack() as stack:
-        stack.callback(_discard, made)
+        stack.callback(discard, made)
         data = staged = None
         if beside:
-            staged = stack.enter_context(_temporary(path, mode, made))
+            staged = stack.enter_context(temporary(path, mode))
             data = path.with_name(f"{path.name}.{_write_data(staged, beside)}.data")
             for tensor, _ in beside:
                 tensor.external_data[0].value = data.name
-        target = stack.enter_context(_temporary(path, mode, made))
+        target = stack.enter_context(temporary(path, mode))
         target.write(proto.SerializeToString(deterministic=True))
-        _flush(target)
+        flush(target)
         stale = _own_data_files(path)
         if data and staged:
             stale.discard(data.name)
-            kept = _permissions(data)
+            kept = permissions(data)
             if kept is None:
                 made.append(data)
-            _rename(staged, data, mode if kept is None else kept)
-            _flush_folder(path.parent)
-        _rename(target, path, mode)
+            rename(staged, data, mode if kept is None else kept)
+            flush_folder(path.parent)
+        rename(target, path, mode)
         made.clear()
-        _flush_folder(path.parent)
-        _discard(path.with_name(name) for name in stale if not _used_elsewhere(path, name))
+        flush_folder(path.parent)
+        discard(path.with_name(name) for name in stale if not _used_elsewhere(path, name))
 
 
 def _used_elsewhere(path: Path, name: str) -> bool:
@@ -126,7 +119,7 @@ def _write_data(file: BinaryIO, large: Large) -> str:
         tensor.data_location = TensorProto.EXTERNAL
         for name, value in ("location", ""), ("offset", str(offset)), ("length", str(stored_size(array))):
             tensor.external_data.add(key=name, value=value)
-    _flush(file)
+    flush(file)
     return digest.hexdigest()[:12]
 
 
@@ -141,69 +134,3 @@ def _own_data_files(path: Path) -> set[str]:
         return set()
     entries = chain.from_iterable(tensor.external_data for tensor in all_tensors(old.graph))
     return {entry.value for entry in entries if entry.key == "location" and own.fullmatch(entry.value)}
-
-
-@contextlib.contextmanager
-def _temporary(path: Path, mode: int | None, made: list[Path]) -> Iterator[BinaryIO]:
-    """A new file beside `path`, open and locked; nobody else can read it where what it replaces has a `mode`."""
-    bits = 0o666 if mode is None else 0o600
-    while True:
-        name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        with open(name, "xb", opener=lambda new, flags: os.open(new, flags, bits)) as file:
-            made.append(name)
-            if sys.platform != "win32":
-                with contextlib.suppress(OSError):  # a file system without locks, where nothing is swept either
-                    fcntl.flock(file, fcntl.LOCK_EX)
-            if name.exists():  # not swept before it was locked
-                yield file
-                return
-
-
-def _sweep(path: Path) -> None:
-    """Delete the temporary files of killed saves to `path`, and none of a save that runs."""
-    own = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
-    for name in filter(own.fullmatch, os.listdir(path.parent)):
-        with contextlib.suppress(OSError), open(path.with_name(name), "r+b") as file:
-            if sys.platform == "win32":
-                file.close()  # no open file is deleted there, and so none that another save has open
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.with_name(name).unlink()
-
-
-def _permissions(path: Path) -> int | None:
-    """Permission bits of a file; None where there is none."""
-    return path.stat().st_mode & 0o777 if path.exists() else None
-
-
-def _rename(file: BinaryIO, target: Path, mode: int | None) -> None:
-    """Put a temporary file in its place, with these permission bits; None: with those that new files get."""
-    found = os.fstat(file.fileno()).st_mode & 0o777
-    if sys.platform == "win32":
-        file.close()  # no open file is renamed there
-    if mode is not None and mode != found:  # a file system that knows no permissions may refuse to set them
-        os.chmod(file.name, mode)
-    os.replace(file.name, target)
-
-
-def _flush(file: BinaryIO) -> None:
-    """Put a file's data on disk."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Put renames on disk."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _discard(files: Iterable[Path]) -> None:
-    """Delete what can be deleted."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            file.unlink(missing_ok=True)

@@ -358,7 +358,7 @@ class _Kept:
             return _Kept(None)
         batches = [{name: x.shape for name, x in feeds.items()} for feeds in data.source]
         weights = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
-        with entries.blamed(folder):
+        with entries.used(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return _Kept(folder, entries.digest("layers", weights, data.digest, batches, options))
 
@@ -371,7 +371,7 @@ class _Kept:
     def read(self, job: Job) -> Found | None:
         if self.folder is None:
             return None
-        with entries.blamed(self.folder):
+        with entries.used(self.folder):
             z = entries.read_arrays(*self._entry(job))
         if z is None:
             return None
@@ -384,7 +384,7 @@ class _Kept:
         weight, shift, outcome = found
         errors = [outcome.plain, outcome.error]
         content = {"weight": weight, "shift": shift, "errors": errors, "rows": outcome.rows, "reason": outcome.reason}
-        with entries.blamed(self.folder):
+        with entries.used(self.folder):
             entries.write_arrays(*self._entry(job), content)
 
 

@@ -1,0 +1,114 @@
+"""Files that appear whole or not at all: written and flushed under a temporary name beside their place, then renamed.
+
+Temporary names are `.<name of the file>.<8 hex digits>.tmp`. They are locked while they are written, so that the next
+write to the same place can tell, and delete, those of a run that was killed. OSError comes out wherever the system
+refuses something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@contextlib.contextmanager
+def staged(path: Path, data: bytes | memoryview, *, age: float = 0.0) -> Iterator[Callable[[], None]]:
+    """Write `data` beside `path`; what is yielded puts it in its place, where without it no trace stays behind.
+
+    A file that is replaced hands on its permission bits. age: of leftovers that are swept, in seconds.
+    """
+    with contextlib.suppress(OSError):  # a folder that may be written and not listed
+        sweep(path, age=age)
+    mode = permissions(path)
+    with temporary(path, mode) as file:
+        file.write(data)
+        flush(file)
+        yield lambda: rename(file, path, mode)
+
+
+@contextlib.contextmanager
+def temporary(path: Path, mode: int | None) -> Iterator[BinaryIO]:
+    """A new file beside `path`, open and locked; deleted at the end where it still has its temporary name.
+
+    mode: permission bits of what it replaces, so that nobody else can read it before; None where it replaces nothing.
+    """
+    bits = 0o666 if mode is None else 0o600
+    made: list[Path] = []
+    try:
+        while True:
+            name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+            with open(name, "xb", opener=lambda new, flags: os.open(new, flags, bits)) as file:
+                made.append(name)
+                if sys.platform != "win32":
+                    with contextlib.suppress(OSError):  # a file system without locks, where nothing is swept either
+                        fcntl.flock(file, fcntl.LOCK_EX)
+                if name.exists():  # not swept before it was locked
+                    yield file
+                    return
+    finally:
+        discard(made)
+
+
+def sweep(path: Path, *, age: float = 0.0) -> None:
+    """Delete the temporary files of killed writes to `path`, and none of one that runs.
+
+    age: in seconds; younger ones stay, for a folder of several machines, where a lock may not tell.
+    """
+    own = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
+    for name in filter(own.fullmatch, os.listdir(path.parent)):
+        with contextlib.suppress(OSError), open(path.with_name(name), "r+b") as file:
+            if age and time.time() - os.fstat(file.fileno()).st_mtime <= age:
+                continue
+            if sys.platform == "win32":
+                file.close()  # no open file is deleted there, and so none that another write has open
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.with_name(name).unlink()
+
+
+def permissions(path: Path) -> int | None:
+    """Permission bits of a file; None where there is none."""
+    return path.stat().st_mode & 0o777 if path.exists() else None
+
+
+def rename(file: BinaryIO, target: Path, mode: int | None) -> None:
+    """Put a temporary file in its place, with these permission bits; None: with those that new files get."""
+    found = os.fstat(file.fileno()).st_mode & 0o777
+    if sys.platform == "win32":
+        file.close()  # no open file is renamed there
+    if mode is not None and mode != found:  # a file system that knows no permissions may refuse to set them
+        os.chmod(file.name, mode)
+    os.replace(file.name, target)
+
+
+def flush(file: BinaryIO) -> None:
+    """Put a file's data on disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Put renames on disk."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def discard(files: Iterable[Path]) -> None:
+    """Delete what can be deleted."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
