@@ -14,7 +14,7 @@ import onnxprune
 from onnxprune.formats.columns import shrink, speedups
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.shapes import concrete_inputs, infer
-from onnxprune.layers.weights import find_layers
+from onnxprune.layers.layer import sparse_layers
 from onnxprune.runtime.feeds import random_feeds
 from onnxprune.runtime.session import session
 from onnxprune.structure.check import running
@@ -60,7 +60,7 @@ def run(model: Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 def same(model: Model, done: list[str], *inputs: np.ndarray, **options: Any) -> Model:
     """Shrink it, check the file, and compare the outputs for each input."""
-    out, nodes, _ = shrink(model, find_layers(model)[0], **{**ALWAYS, **options})
+    out, nodes, _ = shrink(model, sparse_layers(model)[0], **{**ALWAYS, **options})
     assert nodes == done
     proto = to_proto(out)
     onnx.checker.check_model(proto, full_check=True)
@@ -116,7 +116,7 @@ def test_conv_of_dynamic_batch_and_size(attributes: dict[str, Any]):
 
 def test_automatic_padding_of_an_unknown_size_stays_dense():
     model = conv(scattered((8, 16, 3, 3)), [1, 16, "H", "W"], auto_pad="SAME_UPPER", strides=[2, 2])
-    out, done, notes = shrink(model, find_layers(model)[0], **ALWAYS)
+    out, done, notes = shrink(model, sparse_layers(model)[0], **ALWAYS)
     assert (done, ops(out)) == ([], ["Conv"]) and "known only at run time" in notes[0]
 
 
@@ -199,7 +199,7 @@ def test_gemm(a: int, b: int, left: bool):
 
 def test_stays_dense_with_a_reason():
     def note(model: Model) -> str:
-        out, done, notes = shrink(model, find_layers(model)[0], **ALWAYS)
+        out, done, notes = shrink(model, sparse_layers(model)[0], **ALWAYS)
         assert not done and len(notes) >= 1 and ops(out) == ops(model)
         return notes[0]
 
@@ -224,7 +224,7 @@ def test_only_what_is_estimated_to_pay_and_only_what_is_asked_for():
         helper.make_node("MatMul", ["h", "v"], ["y"], name="b"),
     ]
     model = net(nodes, {"w": w, "v": v}, [64, 256])
-    layers = find_layers(model)[0]
+    layers = sparse_layers(model)[0]
     fast = speedups(model, layers)
     assert fast["a"] > 1.5 and fast["b"] < 1
     _, done, notes = shrink(model, layers)
@@ -236,7 +236,7 @@ def test_old_files_list_their_constants():
     w = random(20, 7)
     w[4:] = 0
     model = net([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"w": w}, [3, 20], opset=8, ir=3)
-    layers = find_layers(model)[0]
+    layers = sparse_layers(model)[0]
     out, done, _ = shrink(model, layers, **ALWAYS)
     assert done == ["m"]
     assert {i.name for i in out.proto.graph.input} == {"x", *out.weights}
@@ -247,9 +247,9 @@ def test_old_files_list_their_constants():
 def test_models_compute_the_same(name: str):
     quick: dict[str, Any] = {"format": "dense", "verify": False, "measure": False}
     masked = onnxprune.prune(MODELS / name, pattern="column", sparsity=0.6, solver="magnitude", **quick).model
-    layers = find_layers(masked)[0]
+    layers = sparse_layers(masked)[0]
     out, done, _ = shrink(masked, layers, **ALWAYS)
-    assert done and set(done) <= {layer.node for layer in layers}
+    assert done and set(done) <= {layer.name for layer in layers}
     onnx.checker.check_model(to_proto(out), full_check=True)
     feeds = [random_feeds(masked, infer(masked), shapes) for shapes in concrete_inputs(masked)]
     for a, b in zip(first(masked, feeds), first(out, feeds), strict=True):

@@ -21,7 +21,7 @@ from models.topologies import random_feeds as topology_feeds
 from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.io import Model, load
 from onnxprune.graph.shapes import concrete_inputs, infer
-from onnxprune.layers.weights import find_layers
+from onnxprune.layers.layer import sparse_layers
 from onnxprune.runtime.feeds import random_feeds
 from onnxprune.runtime.session import session
 from onnxprune.solvers import permutation
@@ -170,7 +170,7 @@ def test_any_order_of_any_graph_is_exact(proto: Any, seed: int) -> None:
 
 
 def permuted(model: Model, pattern: Pattern = TWO) -> tuple[Model, list[Permuted]]:
-    found, _ = find_layers(model)
+    found, _ = sparse_layers(model)
     other, done, _ = permute(model, found, pattern, lambda layer: np.abs(model.weights[layer.weight]))
     return other, done
 
@@ -178,7 +178,7 @@ def permuted(model: Model, pattern: Pattern = TWO) -> tuple[Model, list[Permuted
 def share(model: Model, of: Model, pattern: Pattern = TWO) -> float:
     """What N:M keeps of the layers, their mean."""
     shares = []
-    for layer in find_layers(of)[0]:
+    for layer in sparse_layers(of)[0]:
         b = layer.blocks(np.abs(model.weights[layer.weight]))
         shares.append(retained(b, pattern.n, pattern.m) / float(b.sum()))
     return float(np.mean(shares))

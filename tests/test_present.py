@@ -21,7 +21,7 @@ from onnxprune.formats.options import Store
 from onnxprune.formats.patterns import Blocks, Pattern
 from onnxprune.graph.io import load
 from onnxprune.kernels import available
-from onnxprune.layers.weights import find_layers
+from onnxprune.layers.layer import sparse_layers
 from onnxprune.solvers.patterns import n_of_m
 from onnxprune.sparsity.grow import cubic, linear, schedule, shares, taken
 from onnxprune.sparsity.options import Zeros
@@ -136,7 +136,7 @@ def test_a_format_alone_stores_the_zeros_that_are_there(
     assert (tmp_path / "out.onnx").stat().st_size <= most * len(proto.SerializeToString()) + 2500  # functions
     back = onnxprune.load(tmp_path / "out.onnx")
     back = onnxprune.densify(back) if kind[0] in ("csr", "nm", "bsr") else back
-    (layer,) = find_layers(back)[0]
+    (layer,) = sparse_layers(back)[0]
     assert layer.matrix(back.weights[layer.weight]).tobytes() == np.where(w == 0, np.float32(0), w).tobytes()
     found = result.report.sparsity
     assert found is not None and found.zeros == int((w == 0).sum()) and found.error is not None
@@ -267,7 +267,7 @@ def test_zeros_grow_to_the_same_counts(options: dict[str, Any], monkeypatch: pyt
 
     def recorded(*rest: Any) -> Any:
         out = once(*rest)
-        passes.append({x.weight: out[0].weights[x.weight] == 0 for x in find_layers(out[0])[0]})
+        passes.append({x.weight: out[0].weights[x.weight] == 0 for x in sparse_layers(out[0])[0]})
         return out
 
     monkeypatch.setattr(solve, "_pass", recorded)

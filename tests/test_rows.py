@@ -8,17 +8,8 @@ from onnx import ModelProto
 
 from models.nets import Array, anything, build, fixed, normal, run
 from onnxprune import load
-from onnxprune.layers.rows import (
-    Linear,
-    Values,
-    find_linear,
-    kernel_shape,
-    matrix,
-    output_rows,
-    positions,
-    rows,
-    stored,
-)
+from onnxprune.layers.layer import linear_layers
+from onnxprune.layers.rows import Linear, Values, kernel_shape, matrix, output_rows, positions, rows, stored
 
 IMAGE, LINE, CUBE = (2, 4, 9, 8), (3, 4, 11), (2, 2, 5, 6, 4)
 W33, DECONV = (6, 4, 3, 3), (4, 6, 3, 3)
@@ -79,7 +70,7 @@ LAYERS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {  # node, sha
 
 def only_layer(proto: ModelProto) -> tuple[Linear, Values]:
     model = load(proto)
-    (layer,) = find_linear(model)
+    (layer,) = linear_layers(model)
     return layer, Values(model)
 
 

@@ -19,7 +19,7 @@ from onnxprune import OptionError, Result
 from onnxprune.cli.app import main
 from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
 from onnxprune.graph.io import Model, load
-from onnxprune.layers.weights import Layer, find_layers
+from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.solvers import permutation
 from onnxprune.solvers.masks import SOLVERS
 from onnxprune.sparsity import solve as stage
@@ -87,7 +87,7 @@ def small(proto: Any = None, x: Array = X, **options: Any) -> Result:
 
 def weights_of(result: Result) -> dict[str, Array]:
     assert result.model is not None
-    return {x.weight: result.model.weights[x.weight] for x in find_layers(result.model)[0]}
+    return {x.weight: result.model.weights[x.weight] for x in sparse_layers(result.model)[0]}
 
 
 def same(a: Result, b: Result) -> bool:
@@ -113,7 +113,7 @@ def check(result: Result, ratio: float, form: str | None) -> None:
     assert result.model is not None and result.report.sparsity is not None
     pattern = parse_pattern(form) if form else None
     total = size = allowed = 0
-    layers = {x.weight: x for x in find_layers(result.model)[0]}.values()
+    layers = {x.weight: x for x in sparse_layers(result.model)[0]}.values()
     for layer in layers:
         w = result.model.weights[layer.weight]
         assert np.isfinite(w).all()
@@ -123,9 +123,9 @@ def check(result: Result, ratio: float, form: str | None) -> None:
             for s in range(0, gone.shape[2], layer.segment):
                 for k in range(s, s + layer.segment, pattern.m):
                     block = gone[:, :, k : min(k + pattern.m, s + layer.segment)]
-                    assert (block.sum(2) == max(block.shape[2] - pattern.n, 0)).all(), layer.node
+                    assert (block.sum(2) == max(block.shape[2] - pattern.n, 0)).all(), layer.name
         elif isinstance(pattern, Blocks):
-            assert all(whole_tiles(g, layer, pattern) for g in gone), layer.node
+            assert all(whole_tiles(g, layer, pattern) for g in gone), layer.name
             allowed += layer.group * (pattern.rows or gone.shape[1]) * pattern.columns
     if not isinstance(pattern, Pattern):
         assert -1 - len(layers) <= total - ratio * size <= allowed + 1 + len(layers)
@@ -341,7 +341,7 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     solve: Callable[..., Any] = stage._solve
 
     def recorded(job: Any, *rest: Any) -> Any:
-        names.append(job.layer.node)
+        names.append(job.layer.name)
         return solve(job, *rest)
 
     monkeypatch.setattr(stage, "_solve", recorded)
@@ -546,7 +546,7 @@ def test_values(form: str | None, kind: str, values: str, close: float) -> None:
     assert found.error is not None and found.error < 1e-4
     assert result.model is not None
     back = onnxprune.densify(result.model)
-    again = {x.weight: back.weights[x.weight] for x in find_layers(back)[0]}
+    again = {x.weight: back.weights[x.weight] for x in sparse_layers(back)[0]}
     for a, b in zip(weights_of(masked).values(), again.values(), strict=True):
         assert ((a == 0) <= (b == 0)).all()
         np.testing.assert_allclose(b, a, atol=close * np.abs(a).max())

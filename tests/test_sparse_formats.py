@@ -26,7 +26,7 @@ from onnxprune.formats.values import decode, encode, round_values
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load, save, to_proto
 from onnxprune.kernels.names import VALUES
-from onnxprune.layers.weights import find_layers, from_blocks, to_blocks
+from onnxprune.layers.layer import from_blocks, sparse_layers, to_blocks
 
 FLOATS = st.sampled_from([0.0, 0.0, 0.0, -0.0, 1.5, -2.0, float("nan"), float("inf"), 1e-40])
 
@@ -279,7 +279,7 @@ def prune(model: Model, form: Any) -> Model:
     """The model with every layer's weight made to fit the format."""
     rng = np.random.default_rng(1)
     model = model.copy()
-    for layer in find_layers(model)[0]:
+    for layer in sparse_layers(model)[0]:
         blocks = np.array(layer.blocks(model.weights[layer.weight]))
         if form == "csr":
             blocks[rng.random(blocks.shape) < 0.6] = 0
@@ -307,8 +307,8 @@ def sparse_ops(model: Model) -> list[str]:
 def check(model: Model, form: Any = "csr", tolerance: float = 2e-5, values: str = "float32") -> Model:
     """Rewrite all layers, compare outputs, densify, compare weights bit for bit and outputs; the sparse model."""
     model = prune(model, form)
-    layers = find_layers(model)[0]
-    sparse, _ = rewrite(model, {layer.node: form for layer in layers}, values)
+    layers = sparse_layers(model)[0]
+    sparse, _ = rewrite(model, {layer.name: form for layer in layers}, values)
     for layer in layers:
         w = model.weights[layer.weight]
         model.weights[layer.weight] = np.ascontiguousarray(layer.restore(round_values(layer.matrix(w), values)))
@@ -321,13 +321,13 @@ def check(model: Model, form: Any = "csr", tolerance: float = 2e-5, values: str 
     assert [o.domain for o in back.proto.opset_import] == [o.domain for o in model.proto.opset_import]
     for a, b in zip(expected, run(back), strict=True):
         np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance)
-    restored = {layer.node: back.weights[layer.weight] for layer in find_layers(back)[0]}
+    restored = {layer.name: back.weights[layer.weight] for layer in sparse_layers(back)[0]}
     for layer in layers:
         w = model.weights[layer.weight]
-        if layer.node in restored:  # others got a Transpose, or C, and are compared by their output
-            assert restored[layer.node].tobytes() == w.tobytes()
-        if sum(n.name == layer.node for n in sparse.proto.graph.node if n.domain):
-            assert formats.unpack(sparse, layer.node).tobytes() == np.ascontiguousarray(layer.matrix(w)).tobytes()
+        if layer.name in restored:  # others got a Transpose, or C, and are compared by their output
+            assert restored[layer.name].tobytes() == w.tobytes()
+        if sum(n.name == layer.name for n in sparse.proto.graph.node if n.domain):
+            assert formats.unpack(sparse, layer.name).tobytes() == np.ascontiguousarray(layer.matrix(w)).tobytes()
     return sparse
 
 
@@ -607,7 +607,7 @@ def test_layers_that_stay_dense(text: str, reason: str) -> None:
         "E": rand(6, 6, 1, 1, 1),
     }
     graph = f"g (float[6,6] X, float[6,6] V, float[1,6,9] K) => (float[6,6] Y) {{ {text} }}"
-    layers, dense = find_layers(model_of(graph, weights))
+    layers, dense = sparse_layers(model_of(graph, weights))
     assert bool(layers) == (not reason)
     if reason:
         assert all(reason in why for _, why in dense) and dense
@@ -659,7 +659,7 @@ def test_sparse_initializers(tmp_path: Path) -> None:
     w[np.random.default_rng(0).random(w.shape) < 0.9] = 0
     w[0, 0] = -0.0
     model = model_of(text, {"W": w, "V": np.zeros((32, 32), np.float32), "U": rand(32, 32)})
-    coo, notes = sparse_initializers(model, find_layers(model)[0])
+    coo, notes = sparse_initializers(model, sparse_layers(model)[0])
     assert len(notes) == 1 and notes[0].startswith("U: stays dense")
     save(coo, tmp_path / "m.onnx")
     assert len(onnx.load(tmp_path / "m.onnx").graph.sparse_initializer) == 2

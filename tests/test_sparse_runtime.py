@@ -26,7 +26,7 @@ from onnxprune.formats.values import encode, round_values
 from onnxprune.graph.arrays import Array
 from onnxprune.kernels import available, library, register
 from onnxprune.kernels.names import ACTIVATIONS, PRODUCTS, VALUES
-from onnxprune.layers.weights import from_rows, to_blocks, to_rows
+from onnxprune.layers.layer import from_rows, to_blocks, to_rows
 
 pytestmark = pytest.mark.skipif(bool(available()), reason=available() or "sparse operators can run")
 

@@ -19,7 +19,7 @@ from onnxprune.formats import auto
 from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.io import load
 from onnxprune.kernels import available
-from onnxprune.layers.weights import find_layers
+from onnxprune.layers.layer import sparse_layers
 from onnxprune.solvers.patterns import lowest_kept, n_of_m
 from onnxprune.sparsity.allocate import below, global_, uniform
 from onnxprune.sparsity.amounts import layer_names, ratios_of
@@ -49,7 +49,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def zeros(model: onnxprune.Model) -> dict[str, float]:
-    return {x.node: float((model.weights[x.weight] == 0).mean()) for x in find_layers(model)[0]}
+    return {x.node: float((model.weights[x.weight] == 0).mean()) for x in sparse_layers(model)[0]}
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -168,7 +168,7 @@ def test_every_format_computes_what_the_masked_model_computes(
     result.save(out)
     masked = onnxprune.prune(path, measure=False, **{**options, "format": "dense"}).model
     back = onnxprune.densify(onnxprune.load(out))
-    expected, got = ({x.node: x.matrix(m.weights[x.weight]) for x in find_layers(m)[0]} for m in (masked, back))
+    expected, got = ({x.node: x.matrix(m.weights[x.weight]) for x in sparse_layers(m)[0]} for m in (masked, back))
     assert expected.keys() == got.keys()
     for name, w in expected.items():
         assert w.tobytes() == got[name].tobytes(), name  # bit for bit
@@ -193,7 +193,7 @@ def test_sparsity_is_exact_and_deterministic():
 
 
 def test_ratios_and_ignore():
-    names = [x.node for x in find_layers(load(RESNET))[0]]
+    names = [x.node for x in sparse_layers(load(RESNET))[0]]
     result = onnxprune.sparsify(RESNET, 0.5, ratio={names[1]: 0.9, names[2]: 0.2}, ignore=[names[0]], **QUICK)
     shares = zeros(result.model)
     assert shares[names[0]] < 0.01 and abs(shares[names[1]] - 0.9) < 0.01 and abs(shares[names[2]] - 0.2) < 0.01
@@ -279,7 +279,7 @@ def test_dry_run_plans_what_auto_chooses(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_plan_replays_what_auto_chose_without_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    names = [x.node for x in find_layers(load(MLP))[0]]
+    names = [x.node for x in sparse_layers(load(MLP))[0]]
     choice = auto.Choice({names[0]: "csr"}, {n: "slower" for n in names[1:]}, 1.5, "some CPU", 1)
     monkeypatch.setattr(auto, "choose", lambda *a, **k: choice)
     first = onnxprune.sparsify(MLP, 0.8, measure=False)
@@ -381,7 +381,7 @@ def test_bad_options_are_one_line_and_write_nothing(
 @pytest.mark.parametrize("glob", ["nothing", "sparsity:nothing"])
 def test_a_glob_that_matches_no_layer_is_said_as_typed(glob: str):
     model = load(RESNET)
-    layers, zeros = find_layers(model)[0], Zeros(sparsity=0.5)
+    layers, zeros = sparse_layers(model)[0], Zeros(sparsity=0.5)
     with pytest.raises(onnxprune.OptionError, match=f"^--ratio '{glob}' matches no layer"):
         ratios_of(layer_names(model), layers, zeros, [(glob, 0.5)], [])
     one = layers[0].node

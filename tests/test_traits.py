@@ -13,7 +13,8 @@ from onnx import helper, numpy_helper
 from conftest import ROOT
 from onnxprune.graph.io import load
 from onnxprune.graph.traits import LINEAR, TRAITS
-from onnxprune.layers.rows import MAKERS, find_linear, kernel_shape, matrix, output_rows, rows, stored
+from onnxprune.layers.layer import linear_layers
+from onnxprune.layers.rows import MAKERS, kernel_shape, matrix, output_rows, rows, stored
 from onnxprune.layers.values import Values
 from onnxprune.runtime.session import session
 from onnxprune.structure.groups import analyze
@@ -121,7 +122,7 @@ def test_every_regression_has_its_row() -> None:
 def test_outputs_are_rows_times_matrix(op: str) -> None:
     model = load(single(op))
     values, t = Values(model), TRAITS[op]
-    (layer,) = find_linear(model)
+    (layer,) = linear_layers(model)
     m = matrix(layer, values)
     np.testing.assert_allclose(stored(layer, m, ONES[op][1]), values("w"), rtol=1e-6)
     x = RNG.standard_normal(ONES[op][0], np.float32)
@@ -145,7 +146,7 @@ def test_outputs_are_rows_times_matrix(op: str) -> None:
 def test_costs_count_multiply_accumulates(op: str) -> None:
     model = load(single(op))
     analysis = analyze(model)
-    (layer,) = find_linear(model)
+    (layer,) = linear_layers(model)
     values = Values(model)
     x = np.zeros(ONES[op][0], np.float32)
     g, n, d = rows(layer, x, kernel_shape(layer, values), None).shape

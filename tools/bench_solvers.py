@@ -297,12 +297,11 @@ def grams(model: str, calibration: str, heldout: str, out: str, rows: int, batch
 
 def regressions(model: Any) -> dict[str, Any]:
     """`calibration.layers.Linear` of every layer that onnxprune can make sparse, by its node's key."""
-    from onnxprune.layers.rows import find_linear
-    from onnxprune.layers.weights import find_layers, keys
+    from onnxprune.layers.layer import linear_layers, node_names, sparse_layers
 
-    names = keys(model.proto)
-    found = {names[x.index]: x for x in find_linear(model)}
-    return {layer.node: found[layer.node] for layer in find_layers(model)[0] if layer.node in found}
+    names = node_names(model.proto)
+    found = {names[x.index]: x for x in linear_layers(model)}
+    return {layer.name: found[layer.name] for layer in sparse_layers(model)[0] if layer.name in found}
 
 
 def relative(gram: Array, mean: Array, whole: Array, left: Array) -> tuple[float, float]:
@@ -317,13 +316,13 @@ def relative(gram: Array, mean: Array, whole: Array, left: Array) -> tuple[float
 def measure(dense: str, sparse: str, setting: str, grams: str) -> dict[str, Any]:
     """The layers of a sparse file: zeros, errors, whether N:M holds along channels; and how many vectors changed."""
     import onnxprune
+    from onnxprune.layers.layer import sparse_layers
     from onnxprune.layers.rows import Values, matrix
-    from onnxprune.layers.weights import find_layers
     from onnxprune.sparsity.prepare import prepare
 
     before, after = onnxprune.load(dense), prepare(onnxprune.load(sparse), functions=False)[0]
     first, second = regressions(before), paired(before, after)
-    layers = {x.node: x for x in find_layers(after)[0]}
+    layers = {x.node: x for x in sparse_layers(after)[0]}
     values, new = Values(before), Values(after)
     rows: dict[str, dict[str, Any]] = {}
     with np.load(grams) as file:
@@ -338,7 +337,7 @@ def measure(dense: str, sparse: str, setting: str, grams: str) -> dict[str, Any]
             if ":" in setting:
                 x = layers[second[node][0]]
                 rows[node]["along"] = follows(x.blocks(after.weights[x.weight]), setting)
-    weights = {x.weight for x in find_layers(before)[0]}
+    weights = {x.weight for x in sparse_layers(before)[0]}
     changed = {
         name: v for name, v in after.weights.items()
         if name not in weights and v.dtype.kind == "f" and not same(before.weights.get(name), v)
@@ -378,10 +377,10 @@ def paired(before: Any, after: Any) -> dict[str, tuple[str, Any]]:
 def put_back(dense: str, sparse: str, out: str) -> int:
     """Write the sparse model with all weights of the dense one but those of our layers; how many it had changed."""
     import onnxprune
-    from onnxprune.layers.weights import find_layers
+    from onnxprune.layers.layer import sparse_layers
 
     before, after = onnxprune.load(dense), onnxprune.load(sparse)
-    ours = {x.weight for x in find_layers(before)[0]}
+    ours = {x.weight for x in sparse_layers(before)[0]}
     old = {n: w for n, w in before.weights.items() if n not in ours and n in after.weights}
     changed = [n for n, w in old.items() if not same(w, after.weights[n])]
     for name in changed:

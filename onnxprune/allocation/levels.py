@@ -25,8 +25,9 @@ from onnxprune.importance.criterion import Float, Scores
 from onnxprune.importance.data import DATA_CRITERIA, RIDGE, Reading, batches, find_readings, gather, measured
 from onnxprune.importance.gates import Gated
 from onnxprune.importance.weights import score
+from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.places import Parameters, parameters
-from onnxprune.layers.rows import find_linear, matrix
+from onnxprune.layers.rows import matrix
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.progress import Count
@@ -89,7 +90,7 @@ def level_database(
     kept: dict[str, list[int]] = {}
     loss: dict[str, list[float]] = {}
     scores: Scores = {}
-    layers = {layer.key for layer in find_linear(analysis.model)}
+    layers = {layer.key for layer in linear_layers(analysis.model)}
     passed = layers | analysis.coupling.statistics
     gated = Gated(analysis, groups, only=lambda key: key not in passed)
     edit = gated.edit
@@ -227,11 +228,11 @@ def find_places(
     values, readers = Values(edit.model), read_by(edit.model.proto)
     wanted = {r.layer.key: r for r in readings}
     out = {}
-    for layer in find_linear(edit.model):
+    for layer in linear_layers(edit.model):
         if layer.key in wanted:
             r = wanted[layer.key]
             try:
-                tail = find_tail(layer, edit.model, values, readers, r.weight.shape[1] * layer.groups, shapes)
+                tail = find_tail(layer, edit.model, values, readers, r.weight.shape[1] * layer.group, shapes)
                 out[layer.key] = parameters(edit, layer, tail, values, readers)
             except Unsuitable:
                 continue

@@ -18,7 +18,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import Array, graph_inputs
-from onnxprune.layers.rows import find_linear
+from onnxprune.layers.layer import linear_layers
 from onnxprune.runtime.session import Feeds, session
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis, Keep
@@ -75,7 +75,7 @@ def estimate(analysis: Analysis, data: Calibration, groups: int, *, levels: bool
     start = time.perf_counter()
     list(stream.compute(names))
     each = (time.perf_counter() - start) / max(1, min(data.batch, data.samples.count))
-    layers = len(find_linear(analysis.model))
+    layers = len(linear_layers(analysis.model))
     work = 6 * each * data.samples.count + 0.25 * layers
     if levels:
         work += 4 * each * data.samples.count + groups * (0.5 + 5 * each * HELD_OUT)

@@ -16,7 +16,7 @@ from onnxprune.formats.rewrite import Format, rewrite
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import readers
 from onnxprune.graph.node import opsets, walk
-from onnxprune.layers.weights import Layer, keys
+from onnxprune.layers.layer import Layer, node_names
 from onnxprune.runtime.profile import node_times
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.timing import cpu, latency
@@ -67,7 +67,7 @@ def choose(
             f"--format auto measures sparse kernels, which cannot run here: {missing}; or choose --format dense or csr"
         )
     reasons: dict[str, str] = {}
-    shapes = {layer.node: layer for layer in layers}
+    shapes = {layer.name: layer for layer in layers}
     formats: dict[str, Format] = {}
     for name, form in wanted.items():
         w = masked.weights[shapes[name].weight]
@@ -146,7 +146,7 @@ def _layer_speedups(
     """Dense over sparse time of every layer, with what the sparse operator absorbs; 1 where onnxruntime hides it."""
     dense, sparse = (node_times(m, feeds, threads) for m in (masked, rewritten))
     nodes = list(walk(masked.proto.graph, opsets(masked.proto)))
-    label = dict(zip(keys(masked.proto), nodes, strict=True))
+    label = dict(zip(node_names(masked.proto), nodes, strict=True))
     ends = {n.name: n.output[0] for n in rewritten.proto.graph.node}
     read_by = readers(nodes)
     out = {}

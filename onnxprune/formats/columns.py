@@ -29,7 +29,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.links import read_counts
 from onnxprune.graph.node import Node, opsets
 from onnxprune.graph.sizes import Sizes
-from onnxprune.layers.weights import Layer, keys
+from onnxprune.layers.layer import Layer, node_names
 
 Mask = npt.NDArray[np.bool_]
 
@@ -51,7 +51,7 @@ def shrink(
 ) -> tuple[Model, list[str], list[str]]:
     """A copy of the model in which those layers are smaller, the keys of the nodes that are, and notes on the others.
 
-    layers: of `find_layers(model)`, those that are to be rewritten; input_shape: input name -> concrete shape, for the
+    layers: of `sparse_layers(model)`, those to be rewritten; input_shape: input name -> concrete shape, for the
     shape inference that SAME padding needs; least: estimated speed-up (dense over smaller) that a layer must exceed.
     The last node of a layer keeps its name and its output.
     """
@@ -61,12 +61,12 @@ def shrink(
     for layer in planner.ordered:
         plan = planner.plan(layer)
         if isinstance(plan, str):
-            notes.append(f"{layer.node}: stays dense: {plan}")
+            notes.append(f"{layer.name}: stays dense: {plan}")
         elif plan.speedup <= least:
-            notes.append(f"{layer.node}: stays dense: estimated to run {plan.speedup:.2f} times as fast without zeros")
+            notes.append(f"{layer.name}: stays dense: estimated to run {plan.speedup:.2f} times as fast without zeros")
         else:
-            builder.add(plan, planner.index[layer.node])
-            done.append(layer.node)
+            builder.add(plan, planner.index[layer.name])
+            done.append(layer.name)
     return builder.finish() if done else builder.edit.model, done, notes
 
 
@@ -76,7 +76,7 @@ def speedups(
     """Dense over smaller time of each layer that can be rewritten, roughly, from what is multiplied and copied."""
     planner = _Planner(model, layers, input_shape)
     plans = [planner.plan(layer) for layer in planner.ordered]
-    return {plan.layer.node: plan.speedup for plan in plans if isinstance(plan, _Plan)}
+    return {plan.layer.name: plan.speedup for plan in plans if isinstance(plan, _Plan)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,14 +113,14 @@ class _Planner:
     ) -> None:
         self.model = model
         self.opset = opsets(model.proto).get("", 1)
-        self.index = {key: i for i, key in enumerate(keys(model.proto))}
-        self.ordered = sorted(layers, key=lambda layer: self.index[layer.node])
+        self.index = {key: i for i, key in enumerate(node_names(model.proto))}
+        self.ordered = sorted(layers, key=lambda layer: self.index[layer.name])
         self.sizes = Sizes(model, input_shape)
         self.reads = read_counts(model.proto.graph)
 
     def plan(self, layer: Layer) -> _Plan | str:
         """What a layer becomes, or why it stays dense."""
-        node = Node(self.model.proto.graph.node[self.index[layer.node]], self.opset)
+        node = Node(self.model.proto.graph.node[self.index[layer.name]], self.opset)
         if self.opset < 7:
             return f"opset {self.opset} is below 7, and broadcasts by other rules"
         if self.reads[layer.weight] > 1:
@@ -135,7 +135,7 @@ class _Planner:
         return self.conv(layer, node, kept) if conv else self.matrix(layer, node, kept)
 
     def matrix(self, layer: Layer, node: Node, kept: Mask) -> _Plan | str:
-        right = layer.side == "right"
+        right = not layer.left
         if layer.op == "Gemm":
             axis = int(right != bool(node.attr("transA" if right else "transB", 0)))
         elif right:
@@ -295,7 +295,7 @@ class _Builder:
         """Replace node i."""
         layer, proto = plan.layer, self.nodes[i][-1]
         w = self.edit.model.weights[layer.weight]
-        slot = 1 if layer.side == "right" else 0
+        slot = 1 if not layer.left else 0
         x, new = proto.input[1 - slot], NodeProto()
         new.CopyFrom(proto)
         if layer.op != "Conv":
@@ -337,8 +337,8 @@ class _Builder:
         assert window is not None
         g, c, *kernel = kept.shape
         if max(window.before + window.after) > 0:
-            pads = self.ints(f"{layer.node}_pads", [0, 0, *window.before, 0, 0, *window.after])
-            x = self.node(i, "Pad", [x, pads], f"{layer.node}_pad")
+            pads = self.ints(f"{layer.name}_pads", [0, 0, *window.before, 0, 0, *window.after])
+            x = self.node(i, "Pad", [x, pads], f"{layer.name}_pad")
         parts, order = [], []
         for position in zip(*np.nonzero(_positions(kept)), strict=True):
             channels = np.flatnonzero(kept[(slice(None), slice(None), *position)])
@@ -354,7 +354,7 @@ class _Builder:
                 parts.append(self.gather(i, layer, part, channels, 1, g * c))
             at = int(np.ravel_multi_index(position, tuple(kernel)))
             order += [(*divmod(int(channel), c), at) for channel in channels]
-        out = parts[0] if len(parts) == 1 else self.node(i, "Concat", parts, f"{layer.node}_concat", axis=1)
+        out = parts[0] if len(parts) == 1 else self.node(i, "Concat", parts, f"{layer.name}_concat", axis=1)
         group, channel, at = np.array(order).T
         if g > 1:  # Concat leaves them by position, a Conv takes them by group
             by_group = np.argsort(group, kind="stable")
@@ -369,8 +369,8 @@ class _Builder:
         """Those of so many entries along an axis; x itself where that is all."""
         if len(indices) == size:
             return x
-        at = self.ints(f"{layer.node}_indices", indices)
-        return self.node(i, "Gather", [x, at], f"{layer.node}_gather", axis=axis)
+        at = self.ints(f"{layer.name}_indices", indices)
+        return self.node(i, "Gather", [x, at], f"{layer.name}_gather", axis=axis)
 
     def slice(
         self, i: int, layer: Layer, x: str, starts: Sequence[int], ends: Sequence[int], steps: Sequence[int]
@@ -381,8 +381,8 @@ class _Builder:
         if not some:
             return x
         names = ("starts", "ends", "axes", "steps")
-        values = [self.ints(f"{layer.node}_{n}", v) for n, v in zip(names, zip(*some, strict=True), strict=True)]
-        return self.node(i, "Slice", [x, *values], f"{layer.node}_slice")
+        values = [self.ints(f"{layer.name}_{n}", v) for n, v in zip(names, zip(*some, strict=True), strict=True)]
+        return self.node(i, "Slice", [x, *values], f"{layer.name}_slice")
 
     def ints(self, base: str, values: Sequence[int] | Array) -> str:
         """A constant, int64."""

@@ -30,7 +30,7 @@ from onnxprune.graph.messages import show
 from onnxprune.graph.node import Node, opsets
 from onnxprune.graph.sizes import Sizes
 from onnxprune.kernels.names import DOMAIN
-from onnxprune.layers.weights import Layer, find_layers, keys
+from onnxprune.layers.layer import Layer, node_names, sparse_layers
 
 __all__ = ["Format", "densify", "rewrite", "sparse_initializers"]
 
@@ -53,7 +53,7 @@ def rewrite(
     Raises OptionError where there is no such layer, a block of a weight holds more than n weights, or `values` cannot
     hold a weight.
     """
-    layers = {layer.node: layer for layer in find_layers(model)[0]}
+    layers = {layer.name: layer for layer in sparse_layers(model)[0]}
     unknown = [key for key in formats if key not in layers]
     if unknown:
         raise OptionError(f"{show(unknown[0])} is no layer that can be sparse")
@@ -85,7 +85,7 @@ class _Rewriter:
         self.opset = opsets(model.proto).get("", 1)
         self.sizes = Sizes(model, input_shape)
         self.uses = Uses(model, [NodeProto.FromString(n.SerializeToString()) for n in self.edit.graph.node])
-        self.indices = {key: i for i, key in enumerate(keys(model.proto))}
+        self.indices = {key: i for i, key in enumerate(node_names(model.proto))}
         inputs = {info.name for info in model.proto.graph.input} if model.proto.ir_version >= 4 else set()
         self.constants = {name: w for name, w in model.weights.items() if name not in inputs}
         self.absorber = Absorber(self.uses, self.sizes, self.constants, self.opset)
@@ -98,12 +98,12 @@ class _Rewriter:
 
     def run(self, wanted: Iterable[tuple[Layer, Format]]) -> tuple[Model, list[str]]:
         for layer, form in wanted:
-            i = self.indices[layer.node]
+            i = self.indices[layer.name]
             proto = self.uses.nodes[i]
             assert proto is not None
             base = self.base(layer, Node(proto, self.opset))
             if isinstance(base, str):
-                self.notes.append(f"{layer.node}: stays dense: {base}")
+                self.notes.append(f"{layer.name}: stays dense: {base}")
             else:
                 self.replace(layer, form, i, base)
         if self.operators:
@@ -116,10 +116,10 @@ class _Rewriter:
             return f"opset {self.opset} is below 7, and broadcasts by other rules"
         if layer.op == "Conv":
             return self.conv(layer, node)
-        product, slot = ("MatMul", 0) if layer.side == "right" else ("LeftMatMul", 1)
+        product, slot = ("MatMul", 0) if not layer.left else ("LeftMatMul", 1)
         base = _Base(node.input(slot), product, {"weight": layer.orientation, "dense": layer.op})
         if layer.op == "MatMul":
-            if layer.side == "left" and (self.sizes.rank(base.x) or 0) < 2:
+            if layer.left and (self.sizes.rank(base.x) or 0) < 2:
                 return "its input is a vector, or of unknown rank"
             return base
         base.alpha = float(node.attr("alpha", 1.0))
@@ -186,7 +186,7 @@ class _Rewriter:
         x = base.x
         if base.flip:
             x = self.edit.fresh(f"{base.x}_transposed")
-            name = self.edit.fresh_node(f"{layer.node}_transpose")
+            name = self.edit.fresh_node(f"{layer.name}_transpose")
             flip = helper.make_node("Transpose", [base.x], [x], name=name, perm=[1, 0])
             self.before.setdefault(end, []).append(flip)
         attributes: dict[str, Any] = {"shape": list(layer.shape), "alpha": base.alpha, **base.attributes}
@@ -199,7 +199,7 @@ class _Rewriter:
             output = self.edit.fresh(f"{found.output}_product")
             self.add_after(i, layer, base, output, found.output)
         inputs = [x, *names, self.bias(layer, read, found.bias), *([found.residual] if found.residual else [])]
-        node = helper.make_node(str(operator), inputs, [output], name=layer.node, domain=DOMAIN)
+        node = helper.make_node(str(operator), inputs, [output], name=layer.name, domain=DOMAIN)
         node.attribute.extend(helper.make_attribute(name, attributes[name]) for name in operator.attributes)
         node.doc_string = proto.doc_string
         node.metadata_props.extend(proto.metadata_props)
@@ -224,7 +224,7 @@ class _Rewriter:
                 else:
                     raise OptionError(f"format {form!r} is neither csr nor (n, m) nor ('bsr', rows, columns)")
             except OptionError as error:
-                raise OptionError(f"{layer.node}: {error}") from error
+                raise OptionError(f"{layer.name}: {error}") from error
             if scale is not None:
                 arrays["scale"] = scale
             self.packed[key] = [self.edit.constant(f"{layer.weight}_{name}", array) for name, array in arrays.items()]
@@ -238,18 +238,18 @@ class _Rewriter:
             own = self.constants.get(name)
             if own is not None and own.shape == bias.shape and own.dtype == bias.dtype and np.shares_memory(own, bias):
                 return name
-        return self.edit.constant(f"{layer.node}_bias", bias)
+        return self.edit.constant(f"{layer.name}_bias", bias)
 
     def add_after(self, i: int, layer: Layer, base: _Base, product: str, output: str) -> None:
         """Gemm's C, where it is no bias, is scaled and added by nodes of its own."""
         extra, nodes = base.extra, []
         if base.beta != 1:
             scaled = self.edit.fresh(f"{base.extra}_scaled")
-            factor = self.edit.constant(f"{layer.node}_beta", np.array(base.beta, np.float32))
-            name = self.edit.fresh_node(f"{layer.node}_scale")
+            factor = self.edit.constant(f"{layer.name}_beta", np.array(base.beta, np.float32))
+            name = self.edit.fresh_node(f"{layer.name}_scale")
             nodes.append(helper.make_node("Mul", [base.extra, factor], [scaled], name=name))
             extra = scaled
-        name = self.edit.fresh_node(f"{layer.node}_add")
+        name = self.edit.fresh_node(f"{layer.name}_add")
         nodes.append(helper.make_node("Add", [product, extra], [output], name=name))
         self.after[i] = nodes
         self.uses.kept.add(base.extra)

@@ -49,7 +49,7 @@ from onnxprune.graph.messages import fault, show
 from onnxprune.graph.node import Node
 from onnxprune.graph.reading import DENSE_LIMIT, DENSE_RATIO
 from onnxprune.kernels.names import DOMAIN, VALUES
-from onnxprune.layers.weights import from_blocks, from_rows
+from onnxprune.layers.layer import from_blocks, from_rows
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.graph.shapes import Array
 from onnxprune.importance.criterion import Criterion, Float, Scores, summary
 from onnxprune.importance.weights import score as weight_scores
-from onnxprune.layers.rows import Linear, find_linear, kernel_shape, matrix, positions, rows
+from onnxprune.layers.layer import Layer, linear_layers
+from onnxprune.layers.rows import kernel_shape, matrix, positions, rows
 from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
@@ -39,7 +40,7 @@ class Reading:
     magnitude, mean square and share of zeros of every row's entries, `(d,)`; rank: mean rank of its feature maps.
     """
 
-    layer: Linear
+    layer: Layer
     group: int
     weight: Float
     components: Array
@@ -50,7 +51,7 @@ class Reading:
     rank: Float = field(default_factory=lambda: np.zeros(0))
 
 
-def row_components(analysis: Analysis, layer: Linear, m: Float) -> Array:
+def row_components(analysis: Analysis, layer: Layer, m: Float) -> Array:
     """Component of what every column of the layer's rows holds, -1 for an axis without ids, `(groups, in)`."""
     axes = analysis.coupling.axes(layer.source)
     ids = axes[layer.trait.inner(layer.node, len(axes))] if axes else None
@@ -65,13 +66,13 @@ def find_readings(analysis: Analysis, groups: Sequence[ChannelGroup]) -> dict[st
     values = Values(analysis.model)
     owner = analysis.owners(groups)
     out: dict[str, list[Reading]] = {g.name: [] for g in groups}
-    for layer in find_linear(analysis.model):
+    for layer in linear_layers(analysis.model):
         try:
             m = matrix(layer, values)
         except Unsuitable:
             continue
         components = row_components(analysis, layer, m)
-        if layer.groups > 1 and (components == components[:, :1]).all():
+        if layer.group > 1 and (components == components[:, :1]).all():
             continue  # depthwise: it goes with its channels
         for part, (weight, mine) in enumerate(zip(m, components, strict=True)):
             reading = Reading(layer, part, weight, mine)
@@ -118,7 +119,7 @@ def gather(
             for r in mine:
                 _count(r, found[r.group])
                 if ranks:
-                    _rank(r, x, layer.groups)
+                    _rank(r, x, layer.group)
     progress(len(by_layer), len(by_layer))
 
 

@@ -14,7 +14,8 @@ from onnxprune.graph.node import Node
 from onnxprune.graph.normalisation import MEAN
 from onnxprune.graph.shapes import Array
 from onnxprune.layers.finite import Float
-from onnxprune.layers.rows import Linear, matrix, stored
+from onnxprune.layers.layer import Layer
+from onnxprune.layers.rows import matrix, stored
 from onnxprune.layers.tail import Tail
 from onnxprune.layers.values import Unsuitable, Values
 
@@ -82,7 +83,7 @@ class Parameters:
     there.
     """
 
-    layer: Linear
+    layer: Layer
     weight: Place
     bias: Place | None
     factor: float = 1.0
@@ -103,7 +104,7 @@ class Parameters:
             self.bias.write(new)
 
 
-def parameters(edit: Edit, layer: Linear, tail: Tail, values: Values, readers: Readers) -> Parameters:
+def parameters(edit: Edit, layer: Layer, tail: Tail, values: Values, readers: Readers) -> Parameters:
     """Find, or make, the places of a layer's matrix and bias. Raises `Unsuitable` where the matrix cannot change."""
     n = layer.node
     width = matrix(layer, values).shape[0] * matrix(layer, values).shape[2]

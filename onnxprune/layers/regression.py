@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.graph.shapes import Array
+from onnxprune.layers.layer import Layer
 from onnxprune.layers.places import Parameters
-from onnxprune.layers.rows import Linear, like_outputs, positions, rows
+from onnxprune.layers.rows import like_outputs, positions, rows
 from onnxprune.layers.tail import Tail
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Float, Moments
@@ -32,8 +33,8 @@ class Task:
     inside: bool `(groups, in)`, outside: bool `(groups, out)`.
     """
 
-    whole: Linear
-    pruned: Linear
+    whole: Layer
+    pruned: Layer
     inside: Keep
     outside: Keep
     tail: Tail
@@ -53,7 +54,7 @@ class Task:
         return np.asarray(self.matrix[g][np.ix_(self.inside[g], self.outside[g])])
 
 
-def surviving(c: Coupling, layer: Linear, keep: Keep, m: Float) -> tuple[Keep, Keep]:
+def surviving(c: Coupling, layer: Layer, keep: Keep, m: Float) -> tuple[Keep, Keep]:
     """Which columns of the rows, bool `(groups, in)`, and which outputs, bool `(groups, out)`, survive."""
     trait = layer.trait
     x, y = c.axes(layer.source), c.axes(layer.key)

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.graph.io import Model
-from onnxprune.graph.node import Node, opsets, walk
+from onnxprune.graph.node import Node
 from onnxprune.graph.shapes import Array
-from onnxprune.graph.traits import LINEAR, TRAITS, Trait
 from onnxprune.layers import patches, vectors
 from onnxprune.layers.finite import Float
-from onnxprune.layers.values import Values, constants
+from onnxprune.layers.layer import Layer
+from onnxprune.layers.values import Values
 
 Kernel = tuple[int, ...]  # spatial shape of a convolution's kernel, () for others
 
@@ -50,102 +49,54 @@ MAKERS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Linear:
-    """One layer; see the module's docstring.
-
-    node: in `Model.proto`; index: its position among the nodes of the main graph.
-    """
-
-    node: Node
-    index: int
-
-    @property
-    def key(self) -> str:
-        """The same in a model and in its pruned copy."""
-        return self.node.key
-
-    @property
-    def trait(self) -> Trait:
-        """What is known of its operator."""
-        return TRAITS[self.node.op]
-
-    @property
-    def maker(self) -> Maker:
-        """How its rows are made."""
-        return MAKERS[self.trait.rows]
-
-    @property
-    def source(self) -> str:
-        """The tensor that rows are made of."""
-        return self.node.input(self.trait.source)
-
-    @property
-    def weight(self) -> str:
-        """The tensor that the matrix is made of."""
-        return self.node.input(self.trait.weight)
-
-    @property
-    def groups(self) -> int:
-        """Regressions side by side."""
-        return patches.groups_of(self.node) if self.trait.convolves else 1
-
-    def window(self, kernel: Kernel, size: tuple[int, ...]) -> patches.Window:
-        """How a convolution reads inputs of the spatial size `size`."""
-        assert self.maker.window is not None
-        return self.maker.window(self.node, kernel, size)
+def window(layer: Layer, kernel: Kernel, size: tuple[int, ...]) -> patches.Window:
+    """How a convolution reads inputs of the spatial size `size`."""
+    read = MAKERS[layer.trait.rows].window
+    assert read is not None
+    return read(layer.node, kernel, size)
 
 
-def find_linear(model: Model) -> list[Linear]:
-    """Layers with constant weights in the main graph, in order."""
-    constant = constants(model)
-    layers = [
-        Linear(node, i) for i, node in enumerate(walk(model.proto.graph, opsets(model.proto))) if node.op in LINEAR
-    ]
-    return [layer for layer in layers if layer.weight in constant and layer.source not in constant]
-
-
-def matrix(layer: Linear, values: Values) -> Float:
+def matrix(layer: Layer, values: Values) -> Float:
     """float64 `(groups, in, out)`: columns of a row times outputs. Raises `Unsuitable` where there is none."""
-    return layer.maker.matrix(layer.node, values(layer.weight).astype(np.float64))
+    return MAKERS[layer.trait.rows].matrix(layer.node, values(layer.weight).astype(np.float64))
 
 
-def stored(layer: Linear, m: Float, shape: tuple[int, ...]) -> Float:
+def stored(layer: Layer, m: Float, shape: tuple[int, ...]) -> Float:
     """The inverse of `matrix`: the weight, of the shape that the node's weight has."""
-    return layer.maker.stored(layer.node, m, shape)
+    return MAKERS[layer.trait.rows].stored(layer.node, m, shape)
 
 
-def kernel_shape(layer: Linear, values: Values) -> Kernel:
+def kernel_shape(layer: Layer, values: Values) -> Kernel:
     """Spatial shape of a convolution's kernel; () for the other layers."""
     return tuple(values(layer.weight).shape[2:]) if layer.trait.convolves else ()
 
 
-def positions(layer: Linear, x: Array, kernel: Kernel) -> int:
+def positions(layer: Layer, x: Array, kernel: Kernel) -> int:
     """How many rows one batch of inputs has."""
     if layer.trait.convolves:
-        return int(x.shape[0] * math.prod(layer.window(kernel, x.shape[2:]).output(x.shape[2:])))
+        return int(x.shape[0] * math.prod(window(layer, kernel, x.shape[2:]).output(x.shape[2:])))
     return int(math.prod(x.shape[:-1])) if not layer.node.attr("transA", 0) else int(x.shape[1])
 
 
-def rows(layer: Linear, x: Array, kernel: Kernel, picked: Array | None) -> Array:
+def rows(layer: Layer, x: Array, kernel: Kernel, picked: Array | None) -> Array:
     """float32 `(groups, n, in)`: the rows at `picked` (all where None), counted over batch and output positions.
 
     x: the layer's source, of one batch. What is not finite is NaN.
     """
     if layer.trait.convolves:
-        return patches.rows(x, layer.window(kernel, x.shape[2:]), layer.groups, picked)
+        return patches.rows(x, window(layer, kernel, x.shape[2:]), layer.group, picked)
     return vectors.rows(layer.node, x, picked)
 
 
-def output_rows(layer: Linear, y: Array, picked: Array | None) -> Array:
+def output_rows(layer: Layer, y: Array, picked: Array | None) -> Array:
     """float32 `(n, channels)`: a tensor of the shape of the layer's output at the same places; NaN as in `rows`."""
     return patches.output_rows(y, picked) if layer.trait.convolves else vectors.output_rows(y, picked)
 
 
-def like_outputs(layer: Linear, other: Array, x: Array, kernel: Kernel, width: int, picked: Array | None) -> Array:
+def like_outputs(layer: Layer, other: Array, x: Array, kernel: Kernel, width: int, picked: Array | None) -> Array:
     """`output_rows` of a tensor that is added to the layer's outputs for the input x, broadcast to their shape."""
     if layer.trait.convolves:
-        shape: tuple[int, ...] = (x.shape[0], width, *layer.window(kernel, x.shape[2:]).output(x.shape[2:]))
+        shape: tuple[int, ...] = (x.shape[0], width, *window(layer, kernel, x.shape[2:]).output(x.shape[2:]))
     elif layer.node.attr("transA", 0):
         shape = (x.shape[1], width)
     else:

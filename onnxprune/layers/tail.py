@@ -13,7 +13,7 @@ from onnxprune.graph.node import Node
 from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.graph.shapes import Array
 from onnxprune.layers.finite import Float
-from onnxprune.layers.rows import Linear
+from onnxprune.layers.layer import Layer
 from onnxprune.layers.values import Values, constants
 
 
@@ -35,7 +35,7 @@ class Tail:
 
 
 def find_tail(
-    layer: Linear,
+    layer: Layer,
     model: Model,
     values: Values,
     readers: Mapping[str, Sequence[Node]],

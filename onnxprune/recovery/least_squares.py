@@ -18,6 +18,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.links import read_by
 from onnxprune.graph.node import walk
 from onnxprune.graph.step import Step
+from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.places import parameters
 from onnxprune.layers.regression import (
     Task,
@@ -25,7 +26,7 @@ from onnxprune.layers.regression import (
     regression,
     surviving,
 )
-from onnxprune.layers.rows import find_linear, kernel_shape, matrix
+from onnxprune.layers.rows import kernel_shape, matrix
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.progress import Count
@@ -128,18 +129,18 @@ def find_tasks(analysis: Analysis, keep: Keep, edit: Edit) -> tuple[list[Task], 
     c = analysis.coupling
     values, small = Values(analysis.model), Values(edit.model)
     readers = read_by(edit.model.proto)
-    counterpart = {layer.key: layer for layer in find_linear(edit.model)}
+    counterpart = {layer.key: layer for layer in linear_layers(edit.model)}
     tasks, left = [], []
     closed = [b for b in analysis.blocks if not keep[b.gate].any()]
     gone, sums = {n.key for b in closed for n in b.inside}, {b.node.key for b in closed}
     nodes = enumerate(walk(analysis.model.proto.graph, {}))
     first_gone = next((i for i, n in nodes if n.key in sums), None)
-    for layer in find_linear(analysis.model):
+    for layer in linear_layers(analysis.model):
         if layer.key in gone:
             continue
         try:
             inside, outside = surviving(c, layer, keep, matrix(layer, values))
-            alike = (inside == inside[:, :1]).all() and layer.groups > 1  # whole groups go: depthwise
+            alike = (inside == inside[:, :1]).all() and layer.group > 1  # whole groups go: depthwise
             whole = bool(inside.all())
             if not inside.any() or not outside.any() or alike:
                 continue

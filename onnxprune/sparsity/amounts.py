@@ -13,7 +13,7 @@ from onnxprune.calibration.calibration import Batches
 from onnxprune.errors import OptionError
 from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.io import Model
-from onnxprune.layers.weights import Layer, find_layers, keys
+from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.progress import Progress, counting
 from onnxprune.sparsity.allocate import ALLOCATORS, DATA_ALLOCATORS, Counts, below
 from onnxprune.sparsity.options import Zeros
@@ -32,11 +32,10 @@ def layer_names(model: Model) -> Names:
 
 def names_of(model: Model) -> Names:
     """Names of the layers by weight."""
-    nodes = dict(zip(keys(model.proto), model.proto.graph.node, strict=True))
     out: Names = {}
-    for layer in find_layers(model)[0]:
-        node = nodes[layer.node]
-        out.setdefault(layer.weight, set()).update((layer.node, layer.weight, node.name, *node.output))
+    for layer in sparse_layers(model)[0]:
+        node = layer.node
+        out.setdefault(layer.weight, set()).update((layer.name, layer.weight, node.proto.name, *node.outputs))
     return out
 
 
@@ -58,20 +57,20 @@ def ratios_of(
         base = pattern.ratio
     if zeros.quality is not None:
         base = ANY
-    out = {layer.node: base for layer in layers if base is not None}
+    out = {layer.name: base for layer in layers if base is not None}
     for option, globs in (("--ratio", ratio), ("--ignore", [(glob, 0.0) for glob in ignore])):
         for glob, r in globs:
             hit = matching(names, glob.removeprefix(ZEROS) if option == "--ratio" else glob)
             if not hit:
-                some = ", ".join(layer.node for layer in layers[:3])
+                some = ", ".join(layer.name for layer in layers[:3])
                 raise OptionError(f"{option} {glob!r} matches no layer that can be sparse; there are {some}, ...")
-            out.update({layer.node: r for layer in layers if layer.weight in hit})
+            out.update({layer.name: r for layer in layers if layer.weight in hit})
     return out
 
 
 def recorded_ratios(layers: Sequence[Layer], recorded: Mapping[str, Any]) -> dict[str, float]:
     """Node -> `ANY` for the layers of a plan; raises `OptionError` where one is missing or of another size."""
-    sizes = {layer.node: int(np.prod(layer.shape)) for layer in layers}
+    sizes = {layer.name: int(np.prod(layer.shape)) for layer in layers}
     for node, row in recorded["layers"].items():
         if sizes.get(node) != row["size"]:
             found = f"has {sizes[node]}" if node in sizes else "is not there"
@@ -93,7 +92,7 @@ def counts_of(
     weights = {layer.weight: model.weights[layer.weight] for layer in layers}
     if zeros.quality is not None:
         return below(weights, float(zeros.quality))
-    wants = {layer.weight: ratios[layer.node] for layer in layers}
+    wants = {layer.weight: ratios[layer.name] for layer in layers}
     uniform = data is None or isinstance(zeros.shape, Pattern)
     allocate = zeros.sparsity_allocate or ("uniform" if uniform else BEST_ALLOCATION)
     if allocate in ALLOCATORS:

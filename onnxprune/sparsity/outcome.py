@@ -18,7 +18,7 @@ from onnxprune.formats.rewrite import Format
 from onnxprune.formats.weight import read_weight
 from onnxprune.graph.io import Model
 from onnxprune.kernels.names import VALUES
-from onnxprune.layers.weights import Layer, keys
+from onnxprune.layers.layer import Layer, node_names
 from onnxprune.solvers.masks import SOLVERS
 
 if TYPE_CHECKING:
@@ -118,16 +118,16 @@ def weights_left(written: Model, layers: Sequence[Layer]) -> dict[str, int]:
 
     layers: of the model before its layers were rewritten; a layer keeps the name of its node.
     """
-    nodes = dict(zip(keys(written.proto), written.proto.graph.node, strict=True))
+    nodes = dict(zip(node_names(written.proto), written.proto.graph.node, strict=True))
     named = {node.name: node for node in written.proto.graph.node}
     out = {}
     for layer in layers:
-        node = nodes.get(layer.node) or named[layer.node]
+        node = nodes.get(layer.name) or named[layer.name]
         if is_sparse(node):
             stored = read_weight(written, node).arrays["values"]
         else:
-            stored = written.weights[node.input[1 if layer.side == "right" else 0]]
-        out[layer.node] = int(np.count_nonzero(stored))
+            stored = written.weights[node.input[1 if not layer.left else 0]]
+        out[layer.name] = int(np.count_nonzero(stored))
     return out
 
 

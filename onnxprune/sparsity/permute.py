@@ -24,7 +24,7 @@ from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
-from onnxprune.layers.weights import Layer
+from onnxprune.layers.layer import Layer
 from onnxprune.progress import Count
 from onnxprune.solvers.permutation import retained, search
 from onnxprune.structure.analysis import Analysis, ChannelGroup
@@ -103,7 +103,7 @@ def permute(
         before, after = _shares(readers, new, pattern, saliency)
         if after > before:
             moved = np.where(new != np.arange(len(new)), new, moved)
-            done.append(Permuted(group.name, tuple(r.layer.node for r in readers), before, after))
+            done.append(Permuted(group.name, tuple(r.layer.name for r in readers), before, after))
     progress(len(groups), len(groups))
     return rearranged(analysis, moved) if done else model, done, notes
 

@@ -22,7 +22,7 @@ from onnxprune.graph.links import makers, read_counts
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.normalisation import batchnorm_factor
-from onnxprune.layers.weights import find_layers
+from onnxprune.layers.layer import sparse_layers
 
 REFUSALS = (version_converter.ConvertError, RuntimeError, ValueError, LookupError, AttributeError)
 RAISED = 13  # the opset that older ones are raised to; every onnxruntime since 1.8 runs it
@@ -86,7 +86,7 @@ def fold_batchnorm(model: Model) -> tuple[Model, int]:
     nodes = list(walk(out.proto.graph, versions))
     reads, made_by = read_counts(out.proto.graph), makers(nodes)
     unread: set[str] = set()
-    weights = Counter(layer.weight for layer in find_layers(model)[0] if layer.op == "Conv")
+    weights = Counter(layer.weight for layer in sparse_layers(model)[0] if layer.op == "Conv")
     overridable = {i.name for i in out.proto.graph.input}
     gone: dict[str, str] = {}  # output of a normalisation -> the convolution's former output
     for norm in nodes:

@@ -24,7 +24,7 @@ from onnxprune.formats.rewrite import Format
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.kernels.names import VALUES
-from onnxprune.layers.weights import Layer, find_layers
+from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.sparsity.prepare import free_weights
 
 BLOCKS = (2, 4, 8, 16, 32)  # M of the patterns that are looked for
@@ -59,18 +59,18 @@ class Present:
 
 
 def present(model: Model) -> list[Present]:
-    """A row for every MatMul, Gemm and Conv of which `find_layers` finds the weight, in order."""
+    """A row for every MatMul, Gemm and Conv of which `sparse_layers` finds the weight, in order."""
     model, _ = free_weights(model)
     known: dict[Any, tuple[int, tuple[str, ...], tuple[tuple[str, float], ...]]] = {}
     out = []
-    for layer in find_layers(model)[0]:
+    for layer in sparse_layers(model)[0]:
         key = layer.weight, layer.op, layer.transposed, layer.group
         w = model.weights[layer.weight]
         if key not in known:
             zeros = w.size - int(np.count_nonzero(w))
             known[key] = zeros, *(_found(layer, w) if 4 * zeros >= w.size else ((), ()))
         rows = layer.shape[0]
-        out.append(Present(layer.node, layer.op, layer.weight, rows, w.size // rows, *known[key]))
+        out.append(Present(layer.name, layer.op, layer.weight, rows, w.size // rows, *known[key]))
     return out
 
 

@@ -9,7 +9,7 @@ the counterpart for layers that lose weights instead of inputs. A solver (solver
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,12 @@ from onnxprune.graph.io import Model, to_proto
 from onnxprune.graph.links import read_by
 from onnxprune.graph.shapes import infer
 from onnxprune.layers.finite import Float
+from onnxprune.layers.layer import Layer, linear_layers
 from onnxprune.layers.places import Parameters, Place, parameters
 from onnxprune.layers.regression import Task, activation_aware, regression
-from onnxprune.layers.rows import Linear, find_linear, kernel_shape, matrix
+from onnxprune.layers.rows import kernel_shape, matrix
 from onnxprune.layers.tail import find_tail
-from onnxprune.layers.values import Unsuitable, Values
-from onnxprune.layers.weights import Layer, keys
+from onnxprune.layers.values import Unsuitable, Values, constants
 from onnxprune.progress import Count as Steps
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Moments, damping
@@ -138,7 +138,7 @@ def _pass(
     edit = Edit(model if before is None else before)
     jobs, outcomes = jobs_of(model, edit, layers, counts)
     for layer in layers:
-        if layer.node in outcomes:
+        if layer.name in outcomes:
             edit.model.weights[layer.weight] = by_magnitude(model, layer, pattern, counts[layer.weight])
     whole = Stream(model, data.source, limit=data.memory / 2, threads=data.threads)
     small = Stream(edit.model, data.source, limit=data.memory / 2, threads=data.threads)
@@ -197,9 +197,9 @@ def jobs_of(
     model: Model, edit: Edit, layers: Sequence[Layer], counts: Mapping[str, int]
 ) -> tuple[list[Job], dict[str, LayerSolve]]:
     """Jobs in order, and the outcome of layers that are no regression."""
-    place = {key: k for k, key in enumerate(keys(model.proto))}
-    of_node = {linear.index: linear for linear in find_linear(model)}
-    counterpart = {linear.key: linear for linear in find_linear(edit.model)}
+    constant = constants(model)
+    reasons = {layer.name: unsolvable(layer, constant) for layer in layers}
+    counterpart = {layer.key: layer for layer in linear_layers(edit.model)}
     values, own = Values(model), Values(edit.model)
     readers = read_by(edit.model.proto)
     shapes = infer(model).shapes
@@ -208,33 +208,32 @@ def jobs_of(
     by_weight: dict[str, list[Layer]] = {}
     for layer in layers:
         by_weight.setdefault(layer.weight, []).append(layer)
-    for weight, mine in by_weight.items():
+    for weight, sharing in by_weight.items():
         try:
-            for layer in mine:
-                linear = of_node.get(place[layer.node])
-                if linear is None or unsolvable(layer, linear):
-                    raise Unsuitable(unsolvable(layer, linear))
-                tasks.setdefault(weight, []).append(
-                    _task(edit, linear, counterpart[linear.key], values, own, readers, shapes, len(mine) > 1)
-                )
+            for layer in sharing:
+                if reasons[layer.name]:
+                    raise Unsuitable(reasons[layer.name])
+                small = counterpart[layer.key]
+                task = _task(edit, layer, small, values, own, readers, shapes, len(sharing) > 1)
+                tasks.setdefault(weight, []).append(task)
         except Unsuitable as e:
             tasks.pop(weight, None)
-            outcomes.update((layer.node, LayerSolve(layer.node, 0.0, 0.0, 0, str(e))) for layer in mine)
-    jobs = [Job(by_weight[w][0], found, [x.node for x in by_weight[w]], counts[w]) for w, found in tasks.items()]
+            outcomes.update((layer.name, LayerSolve(layer.name, 0.0, 0.0, 0, str(e))) for layer in sharing)
+    jobs = [Job(by_weight[w][0], found, [x.name for x in by_weight[w]], counts[w]) for w, found in tasks.items()]
     return sorted(jobs, key=lambda j: j.first), outcomes
 
 
-def unsolvable(layer: Layer, linear: Linear | None) -> str:
-    """Why outputs are not rows of inputs times the weight, "" where they are."""
-    if layer.side == "left":
+def unsolvable(layer: Layer, constant: Container[str]) -> str:
+    """Why outputs are not rows of inputs times the weight, "" where they are; constant: names that no input reaches."""
+    if layer.left:
         return "its weight is the left operand"
-    if linear is None:
+    if layer.source in constant:
         return "its input is constant"
-    return "" if float(linear.node.attr("alpha", 1.0)) else "alpha is 0, so that its weight does nothing"
+    return "" if float(layer.node.attr("alpha", 1.0)) else "alpha is 0, so that its weight does nothing"
 
 
 def _task(
-    edit: Edit, whole: Linear, small: Linear, values: Values, own: Values, readers: Any, shapes: Any, shared: bool
+    edit: Edit, whole: Layer, small: Layer, values: Values, own: Values, readers: Any, shapes: Any, shared: bool
 ) -> Task:
     m = matrix(whole, values)
     g, d, o = m.shape
@@ -285,7 +284,7 @@ def _solve(job: Job, pattern: Pattern | Blocks | None, whole: Stream, small: Str
                 if method.recover:
                     mask, w = polish(problem, choice, mask, w)
         except NotPositive as e:
-            return new, shift.ravel(), LayerSolve(job.layer.node, 0.0, 0.0, moments[0].count, str(e))
+            return new, shift.ravel(), LayerSolve(job.layer.name, 0.0, 0.0, moments[0].count, str(e))
         masks.append(mask)
         new[k][order] = np.where(mask, w, 0.0).T
         shift[k] = moments[k].t_mean - moments[k].x_mean @ new[k] if moments[k].intercept else 0.0
@@ -306,7 +305,7 @@ def _solve(job: Job, pattern: Pattern | Blocks | None, whole: Stream, small: Str
         fits = [Fit(new[k], shift[k], 0.0) for k in range(g)]
         fits = activation_aware(first, whole, small, moments, fits, fit, seed=method.seed)
         new, shift = np.stack([f.weight for f in fits]), np.stack([f.shift for f in fits])
-    return new, shift.ravel(), LayerSolve(job.layer.node, plain, error, moments[0].count)
+    return new, shift.ravel(), LayerSolve(job.layer.name, plain, error, moments[0].count)
 
 
 def unexplained(moments: Moments, weight: Float) -> float:
@@ -365,7 +364,7 @@ class _Kept:
     def _entry(self, job: Job) -> tuple[Path, str]:
         """File and key of a layer."""
         assert self.folder is not None
-        key = entries.digest("layer", self.key, job.layer.node, job.nodes, job.count, job.tasks[0].matrix.shape)
+        key = entries.digest("layer", self.key, job.layer.name, job.nodes, job.count, job.tasks[0].matrix.shape)
         return self.folder / f"sparse-{key[:24]}.npz", key
 
     def read(self, job: Job) -> Found | None:
@@ -376,7 +375,7 @@ class _Kept:
         if z is None:
             return None
         plain, error = z["errors"].tolist()
-        return z["weight"], z["shift"], LayerSolve(job.layer.node, plain, error, int(z["rows"]), str(z["reason"]))
+        return z["weight"], z["shift"], LayerSolve(job.layer.name, plain, error, int(z["rows"]), str(z["reason"]))
 
     def write(self, job: Job, found: Found) -> None:
         if self.folder is None:

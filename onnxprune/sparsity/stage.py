@@ -21,7 +21,7 @@ from onnxprune.formats.patterns import Blocks, Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.step import Step
-from onnxprune.layers.weights import Layer, find_layers
+from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.progress import Progress, counting, silent
 from onnxprune.runtime.session import Feeds
 from onnxprune.sparsity.allocate import Counts
@@ -98,7 +98,7 @@ class _Start:
     @property
     def mine(self) -> list[Layer]:
         """Layers of which anything is asked."""
-        return [layer for layer in self.layers if self.ratios.get(layer.node, 0.0) > 0]
+        return [layer for layer in self.layers if self.ratios.get(layer.name, 0.0) > 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class _Masked:
 def _prepare(model: Model, spec: Spec) -> _Start:
     """The model as masks and operators want it; where its own zeros are stored, weights stay as they are."""
     prepared, notes = prepare(model, functions=spec.form in OPERATORS, fold=not spec.present)
-    layers, untouched = find_layers(prepared)
+    layers, untouched = sparse_layers(prepared)
     if not layers:
         none = "it has no MatMul, Gemm or Conv"
         if any(is_sparse(node) for node in model.proto.graph.node):
@@ -130,7 +130,7 @@ def _prepare(model: Model, spec: Spec) -> _Start:
         known = {w: before.get(w, set()) | found for w, found in names_of(prepared).items()}
         ratios = ratios_of(known, layers, spec.zeros, spec.ratio, spec.ignore)
         if spec.present:
-            ratios = {layer.node: ratios.get(layer.node, 1.0) for layer in layers}
+            ratios = {layer.name: ratios.get(layer.name, 1.0) for layer in layers}
     return _Start(prepared, layers, tuple(untouched), ratios, tuple(notes))
 
 
@@ -170,7 +170,7 @@ def _mask(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -
             raise OptionError(f"weight {name!r} holds NaN or infinity, which have no order; leave it out with --ignore")
     once = list(by_weight.values())
     if spec.recorded is not None:
-        counts = {x.weight: int(spec.recorded["layers"][x.node]["zeros"]) for x in once}
+        counts = {x.weight: int(spec.recorded["layers"][x.name]["zeros"]) for x in once}
     else:
         counts = counts_of(model, once, start.ratios, spec.zeros, data, seed=spec.seed, progress=progress)
     if data is None:
@@ -209,7 +209,7 @@ def _torn(layers: Sequence[Layer], pattern: Pattern | Blocks | None) -> list[str
     if pattern is None:
         return []
     down, across = (1, pattern.m) if isinstance(pattern, Pattern) else (pattern.rows or 1, pattern.columns)
-    torn = [x.node for x in layers if x.segment % across or x.shape[0] // x.group % down]
+    torn = [x.name for x in layers if x.segment % across or x.shape[0] // x.group % down]
     if not torn:
         return []
     return [f"--pattern {pattern} does not divide {len(torn)} layers, whose last block is smaller: {', '.join(torn)}"]
@@ -226,18 +226,18 @@ def _verify(model: Model, start: _Start, ordered: _Start, stored: Stored, feeds:
 
 def _rows(start: _Start, masked: _Masked, stored: Stored, spec: Spec) -> tuple[LayerSparsity, ...]:
     """What became of every layer, its zeros counted in the model that is written."""
-    every = {layer.node for layer in masked.layers}
+    every = {layer.name for layer in masked.layers}
     left = weights_left(stored.model, start.layers)
     nm = isinstance(spec.pattern, Pattern)
     rows = []
     for layer in start.layers:
         size = int(np.prod(layer.shape))
-        kind, zeros = stored.kinds.get(layer.node, "dense"), size - left[layer.node]
-        mine = layer.node in (stored.kinds if spec.present else every)
-        form = stored.formats.get(layer.node, "csr")
+        kind, zeros = stored.kinds.get(layer.name, "dense"), size - left[layer.name]
+        mine = layer.name in (stored.kinds if spec.present else every)
+        form = stored.formats.get(layer.name, "csr")
         row = LayerSparsity(
-            layer.node, layer.op, layer.weight, layer.shape[0], size // layer.shape[0], zeros, mine, kind,
-            stored.reasons.get(layer.node, "" if layer.node in every else "not asked for"),
+            layer.name, layer.op, layer.weight, layer.shape[0], size // layer.shape[0], zeros, mine, kind,
+            stored.reasons.get(layer.name, "" if layer.name in every else "not asked for"),
             zeros if nm else masked.counts.get(layer.weight, 0),
             "" if form == stored_by(spec.pattern) else pattern_of(form),
         )  # fmt: skip

@@ -18,7 +18,7 @@ from onnxprune.formats.patterns import Blocks, parse_pattern
 from onnxprune.formats.rewrite import Format, rewrite, sparse_initializers
 from onnxprune.formats.values import round_values
 from onnxprune.graph.io import Model, weight_bytes
-from onnxprune.layers.weights import Layer
+from onnxprune.layers.layer import Layer
 from onnxprune.progress import Progress
 from onnxprune.runtime.session import Feeds
 from onnxprune.sparsity.outcome import STORED, kind_of, stored_by
@@ -113,14 +113,14 @@ def _choose(
         if spec.present:
             found = forms_of(layer, model.weights[layer.weight], spec.form, spec.values)
         if isinstance(found, str):
-            reasons[layer.node] = found
+            reasons[layer.name] = found
         else:
-            every[layer.node] = found
+            every[layer.name] = found
     if spec.form != "auto":
         return _Chosen({node: found[0] for node, found in every.items()}, reasons, threads)
     from onnxprune.formats.auto import choose, quickest  # loads numba
 
-    mine = [layer for layer in layers if layer.node in every]
+    mine = [layer for layer in layers if layer.name in every]
     one = quickest(model, every, feeds, values=spec.values, threads=threads, progress=progress)
     choice = choose(model, one, mine, feeds, values=spec.values, threads=threads, progress=progress)
     return _Chosen(dict(choice.formats), reasons | dict(choice.reasons), threads, choice.speedup, choice.cpu)
@@ -134,7 +134,7 @@ def _as_recorded(layers: Sequence[Layer], spec: Spec) -> _Chosen:
         own = parse_pattern(row["pattern"]) if row.get("pattern") else spec.pattern
         if row["format"] in ("csr", "nm", "bsr"):
             formats[node] = "csr" if row["format"] == "csr" else stored_by(own)
-    reasons = dict.fromkeys({x.node for x in layers} - set(formats), "as the plan says")
+    reasons = dict.fromkeys({x.name for x in layers} - set(formats), "as the plan says")
     used = int(spec.recorded.get("threads", 0))
     return _Chosen(formats, reasons, used, cpu=str(spec.recorded.get("cpu", "")))
 
@@ -169,7 +169,7 @@ def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], spec: Spec
 def _exact_where(model: Model, exact: Model, layers: Sequence[Layer], formats: Mapping[str, Format]) -> Model:
     """A copy in which layers that stay dense have their weights as they were before they were rounded."""
     out = model.copy()
-    dense = {layer.weight for layer in layers if layer.node not in formats}
+    dense = {layer.weight for layer in layers if layer.name not in formats}
     out.weights.update({name: exact.weights[name] for name in dense if name in out.weights})
     return out
 
@@ -177,8 +177,8 @@ def _exact_where(model: Model, exact: Model, layers: Sequence[Layer], formats: M
 def _initializers(model: Model, layers: Sequence[Layer], spec: Spec, threads: int) -> Stored:
     """ONNX's own sparse tensors."""
     out, _ = sparse_initializers(model, layers)
-    kinds = {layer.node: spec.form for layer in layers if layer.weight in out.sparse}
-    reasons = {layer.node: "as a sparse initializer it would be larger" for layer in layers if layer.node not in kinds}
+    kinds = {layer.name: spec.form for layer in layers if layer.weight in out.sparse}
+    reasons = {layer.name: "as a sparse initializer it would be larger" for layer in layers if layer.name not in kinds}
     if spec.present and not spec.recorded and not kinds:
         raise _nothing(model, spec, reasons)
     note = "onnx's checker takes sparse initializers, its full check (strict shape inference) does not"
@@ -199,7 +199,7 @@ def _columns(
     mine, least = layers, 0.0 if spec.form == "columns" else 1.0
     if spec.recorded is not None:
         rows = spec.recorded["layers"]
-        mine, least = [x for x in layers if rows.get(x.node, {}).get("format") == "columns"], 0.0
+        mine, least = [x for x in layers if rows.get(x.name, {}).get("format") == "columns"], 0.0
     out, done, notes = shrink(model, mine, least=least)
     found = Stored(out, model.copy(), threads=threads, notes=tuple(notes))
     if spec.recorded is not None:
@@ -213,7 +213,7 @@ def _columns(
             fast = f"leaving out columns makes the whole session {found.speedup:.2f} times as fast here"
             line = f"{fast}: the model stays dense"
             done, found = [], replace(found, model=found.plain, speedup=1.0, notes=(line,))
-    reasons = dict.fromkeys({x.node for x in layers} - set(done), "no faster with fewer columns")
+    reasons = dict.fromkeys({x.name for x in layers} - set(done), "no faster with fewer columns")
     return replace(found, kinds=dict.fromkeys(done, "columns"), reasons=reasons)
 
 
@@ -235,7 +235,7 @@ def _rounded(model: Model, layers: Sequence[Layer], values: str) -> Model:
         try:
             w = layer.restore(round_values(layer.matrix(model.weights[layer.weight]), values))
         except OptionError as e:
-            raise OptionError(f"--values {values}: {layer.node!r}: {e}; leave it out with --ignore") from e
+            raise OptionError(f"--values {values}: {layer.name!r}: {e}; leave it out with --ignore") from e
         out.weights[layer.weight] = w = np.ascontiguousarray(w)
         w.flags.writeable = False
     return out

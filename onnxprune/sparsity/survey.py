@@ -18,10 +18,10 @@ from onnxprune.formats.patterns import Blocks, Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
+from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.layers.regression import sampled_share
-from onnxprune.layers.rows import find_linear, kernel_shape, matrix, positions, rows
-from onnxprune.layers.values import Values
-from onnxprune.layers.weights import Layer, find_layers, keys
+from onnxprune.layers.rows import kernel_shape, matrix, positions, rows
+from onnxprune.layers.values import Values, constants
 from onnxprune.progress import Count as Steps
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Moments
@@ -59,27 +59,24 @@ def survey(
     progress: Steps = silent,
 ) -> Iterator[Surveyed]:
     """The layers that are regressions, in order; those without data, or with constant inputs, are left out."""
-    place = {key: k for k, key in enumerate(keys(model.proto))}
-    of_node = {linear.index: linear for linear in find_linear(model)}
-    values = Values(model)
+    values, constant = Values(model), constants(model)
     stream = Stream(model, data.source, limit=data.memory, threads=data.threads)
     rng = np.random.default_rng(seed)
-    for done, layer in enumerate(sorted(layers, key=lambda x: place[x.node])):
+    for done, layer in enumerate(sorted(layers, key=lambda x: x.index)):
         progress(done, len(layers))
-        linear = of_node.get(place[layer.node])
-        if linear is None or unsolvable(layer, linear):
+        if unsolvable(layer, constant):
             continue
-        m, kernel = matrix(linear, values), kernel_shape(linear, values)
+        m, kernel = matrix(layer, values), kernel_shape(layer, values)
         g, d, _ = m.shape
         moments = [Moments() for _ in range(g)]
-        stream.advance(linear.index)
+        stream.advance(layer.index)
         share = None
-        for found in stream.compute([linear.source]):
-            x = found[linear.source]
-            n = positions(linear, x, kernel)
+        for found in stream.compute([layer.source]):
+            x = found[layer.source]
+            n = positions(layer, x, kernel)
             share = sampled_share(n * len(stream.state), d, g) if share is None else share
             picked = None if share >= 1 else np.sort(rng.choice(n, max(1, round(n * share)), replace=False))
-            for k, part in enumerate(rows(linear, x, kernel, picked)):
+            for k, part in enumerate(rows(layer, x, kernel, picked)):
                 moments[k].add(part)
         with suppress(NotPositive):
             order = columns_of(layer, d)
@@ -105,7 +102,7 @@ def curvatures(model: Model, data: Batches, *, seed: int = 0, progress: Steps = 
     """Weight -> mean square of the input that every entry meets, in the weight's own shape: the diagonal of the Hessian
     of the layer's error, where data reach it."""
     out = {}
-    for found in survey(model, find_layers(model)[0], data, seed=seed, progress=progress):
+    for found in survey(model, sparse_layers(model)[0], data, seed=seed, progress=progress):
         square = [np.broadcast_to(np.square(p.norms), p.original.shape) for p in found.problems]
         out[found.layer.weight] = found.layer.unrows(np.stack(square))
     return out

@@ -1,7 +1,8 @@
-"""Layers whose weight can be sparse: MatMul, Gemm and Conv with a constant float32 weight.
+"""A layer with weights: the one view that recovery, importance and sparsity share.
 
-In goes a model; out come its layers, each with the way from its initializer to the matrix W `[M, K]` of
-docs/sparse-format.md (M outputs, K the length of the reduction) and back, and the nodes that stay dense, with reasons.
+As a regression (layers/rows.py) its outputs are rows of its source times a matrix. As a weight that may hold zeros it
+is the matrix W `[M, K]` of docs/sparse-format.md: M outputs, K the length of the reduction, with the way from the
+initializer's array and back.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from onnx import GraphProto, ModelProto
@@ -18,44 +18,93 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import made_at, read_counts
 from onnxprune.graph.node import Node, opsets, walk
-from onnxprune.graph.traits import TRAITS
+from onnxprune.graph.traits import LINEAR, TRAITS, Trait
+from onnxprune.layers.values import constants
 
-Side = Literal["right", "left"]
-OPS = tuple(op for op, t in TRAITS.items() if t.sparse)
+SPARSE = tuple(op for op, t in TRAITS.items() if t.sparse)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
-    """A node with a weight that can be sparse.
+    """A node with a constant weight.
 
-    node: key of the node, see `keys`; weight: name in `Model.weights`, which several layers may share.
-    side: `right` for X W and for Conv, `left` for W X.
-    transposed: a matrix is stored as W itself, `[M, K]` (orientation MK); else as `[K, M]` (KM). Conv is always MK.
-    shape: of W, `(M, K)` or `(M, C/group, kh, kw)` or `(M, C/group, kw)`.
+    node: in `Model.proto`; index: its position among the nodes of the main graph; slot: its input that holds the
+    weight; name: what plans and reports call it, see `node_names`; array_shape: of the weight's initializer, () where
+    nodes compute the weight.
     """
 
-    node: str
-    op: str
-    weight: str
-    side: Side
-    transposed: bool
-    group: int
-    shape: tuple[int, ...]
+    node: Node
+    index: int
+    slot: int
+    name: str
+    array_shape: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The same in a model and in its pruned copy."""
+        return self.node.key
+
+    @property
+    def op(self) -> str:
+        """The operator."""
+        return self.node.op
+
+    @property
+    def trait(self) -> Trait:
+        """What is known of the operator."""
+        return TRAITS[self.node.op]
+
+    @property
+    def source(self) -> str:
+        """The tensor that is multiplied with the weight."""
+        return self.node.input(self.trait.weight if self.left else self.trait.source)
+
+    @property
+    def weight(self) -> str:
+        """The tensor of the weight, which several layers may share; in `Model.weights` unless nodes compute it."""
+        return self.node.input(self.slot)
+
+    @property
+    def left(self) -> bool:
+        """Whether the weight is the left operand: W X instead of X W."""
+        return self.slot != self.trait.weight
+
+    @property
+    def group(self) -> int:
+        """Groups of a convolution; 1 for other layers."""
+        return int(self.node.attr("group", 1)) if self.trait.convolves else 1
+
+    # as a weight that may hold zeros
+
+    @property
+    def convolves(self) -> bool:
+        """Whether its weight has axes of a kernel."""
+        return self.trait.convolves
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the weight is stored as W itself, `[M, K]` (orientation MK); else as `[K, M]` (KM)."""
+        return self.convolves or self.trait.axes(self.node, self.slot)[1] == -2
 
     @property
     def orientation(self) -> str:
         """The attribute `weight` of the sparse operators."""
         return "MK" if self.transposed else "KM"
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of W: `(M, K)`, `(M, C/group, kw)` or `(M, C/group, kh, kw)`."""
+        return self.array_shape if self.transposed else self.array_shape[::-1]
+
     def matrix(self, array: Array) -> Array:
         """W `[M, K]` from the initializer's array, a view wherever that is possible."""
-        if self.op == "Conv":
+        if self.convolves:
             return array.reshape(self.shape[0], -1)
         return array if self.transposed else array.T
 
     def restore(self, matrix: Array) -> Array:
         """The initializer's array from W `[M, K]`."""
-        if self.op == "Conv":
+        if self.convolves:
             return matrix.reshape(self.shape)
         return matrix if self.transposed else matrix.T
 
@@ -64,26 +113,26 @@ class Layer:
 
         A Conv `[M, C/group, kh, kw]` gives `[M * kh * kw, C/group]`, a copy unless the kernel is 1x1.
         """
-        if self.op == "Conv":
+        if self.convolves:
             return to_blocks(array.reshape(self.shape))
         return self.matrix(array)
 
     def unblocks(self, blocks: Array) -> Array:
         """The initializer's array from `[S, L]`."""
-        return from_blocks(blocks, self.shape) if self.op == "Conv" else self.restore(blocks)
+        return from_blocks(blocks, self.shape) if self.convolves else self.restore(blocks)
 
     def rows(self, array: Array) -> Array:
         """The initializer's array as `[group, M/group, K]`, columns by kernel position, then channel.
 
         This is the order of patterns: what they call consecutive lies together, `segment` columns at a time.
         """
-        if self.op != "Conv":
+        if not self.convolves:
             return self.matrix(array)[None]
         return to_rows(array.reshape(self.shape), self.group)
 
     def unrows(self, rows: Array) -> Array:
         """The initializer's array from `rows`."""
-        if self.op != "Conv":
+        if not self.convolves:
             return self.restore(rows[0])
         return from_rows(rows, self.shape)
 
@@ -115,7 +164,7 @@ def from_rows(rows: Array, shape: tuple[int, ...]) -> Array:
     return np.ascontiguousarray(np.moveaxis(parts, 3, 2)).reshape(shape)
 
 
-def keys(proto: ModelProto) -> list[str]:
+def node_names(proto: ModelProto) -> list[str]:
     """A name for each node of the main graph, by which it is found again in copies of the model.
 
     The node's name where it has one that no other node has, nor any other node's output; else its first output.
@@ -130,18 +179,34 @@ def keys(proto: ModelProto) -> list[str]:
     return found
 
 
-def find_layers(model: Model) -> tuple[list[Layer], list[tuple[str, str]]]:
-    """The layers of the main graph in order, and `(node, reason)` for each MatMul, Gemm and Conv that stays dense."""
+def linear_layers(model: Model) -> list[Layer]:
+    """The layers of the main graph that are regressions, in order: a constant weight, and a source that is not."""
+    constant, names = constants(model), node_names(model.proto)
+    layers = []
+    for index, node in enumerate(walk(model.proto.graph, opsets(model.proto))):
+        if node.op in LINEAR:
+            slot = TRAITS[node.op].weight
+            layer = Layer(
+                node, index, slot, names[index], tuple(getattr(model.weights.get(node.input(slot)), "shape", ()))
+            )
+            if layer.weight in constant and layer.source not in constant:
+                layers.append(layer)
+    return layers
+
+
+def sparse_layers(model: Model) -> tuple[list[Layer], list[tuple[str, str]]]:
+    """The layers of the main graph whose weight can be sparse, in order: MatMul, Gemm and Conv with a float32 weight of
+    their own; and `(node, reason)` for each that stays dense."""
     graph = model.proto.graph
     versions = opsets(model.proto)
-    names = keys(model.proto)
+    names = node_names(model.proto)
     layers: list[Layer] = []
     dense: list[tuple[str, str]] = []
-    for node, name in zip(walk(graph, versions), names, strict=True):
+    for index, (node, name) in enumerate(zip(walk(graph, versions), names, strict=True)):
         for body in node.bodies():
             dense += [(inner, f"inside the {node.op} {node.label}") for inner in _products(body, versions)]
-        if node.op in OPS:
-            found = _layer(model, node, name)
+        if node.op in SPARSE:
+            found = _layer(model, node, index, name)
             if isinstance(found, Layer):
                 layers.append(found)
             else:
@@ -151,10 +216,10 @@ def find_layers(model: Model) -> tuple[list[Layer], list[tuple[str, str]]]:
 
 def _products(body: GraphProto, versions: dict[str, int]) -> Iterator[str]:
     for graph in graphs(body):
-        yield from (node.label for node in walk(graph, versions) if node.op in OPS)
+        yield from (node.label for node in walk(graph, versions) if node.op in SPARSE)
 
 
-def _layer(model: Model, node: Node, name: str) -> Layer | str:
+def _layer(model: Model, node: Node, index: int, name: str) -> Layer | str:
     """The layer that a node is, or why it stays dense."""
     weights = model.weights
     constant = [node.input(i) in weights for i in (0, 1)]
@@ -171,21 +236,12 @@ def _layer(model: Model, node: Node, name: str) -> Layer | str:
         return f"{w.dtype} weights stay dense; convert to float32 first"
     if w.size == 0:
         return "its weight is empty"
-    if node.op == "Conv":
-        return _conv(node, name, w)
-    if w.ndim != 2:
-        return f"its weight is of rank {w.ndim}, not 2"
-    if node.op == "Gemm":
-        flipped = bool(node.attr("transB", 0) if slot == 1 else node.attr("transA", 0))
-        transposed = flipped == (slot == 1)
-        shape = w.shape if transposed else w.shape[::-1]
-        return Layer(name, "Gemm", weight, "right" if slot == 1 else "left", transposed, 1, shape)
-    if slot == 1:
-        return Layer(name, "MatMul", weight, "right", False, 1, w.shape[::-1])
-    return Layer(name, "MatMul", weight, "left", True, 1, w.shape)
+    reason = _conv(node, w) if node.op == "Conv" else "" if w.ndim == 2 else f"its weight is of rank {w.ndim}, not 2"
+    return reason or Layer(node, index, slot, name, tuple(w.shape))
 
 
-def _conv(node: Node, name: str, w: Array) -> Layer | str:
+def _conv(node: Node, w: Array) -> str:
+    """Why a convolution stays dense."""
     if w.ndim not in (3, 4):
         return f"convolution in {max(w.ndim - 2, 0)} dimensions stays dense"
     group = int(node.attr("group", 1))
@@ -195,7 +251,7 @@ def _conv(node: Node, name: str, w: Array) -> Layer | str:
         return "depthwise convolution stays dense" if group > 1 else "convolution of one channel stays dense"
     if list(node.attr("kernel_shape", w.shape[2:])) != list(w.shape[2:]):
         return f"kernel_shape is not that of its weight, {list(w.shape[2:])}"
-    return Layer(name, "Conv", node.input(1), "right", True, group, tuple(w.shape))
+    return ""
 
 
 def _drop_shared(
@@ -216,12 +272,12 @@ def _drop_shared(
             reason = f"its weight {layer.weight} is an output of the model"
         elif layer.weight in overridable:
             reason = f"its weight {layer.weight} is an input of the model as well, which may override it"
-        elif len({(other.op == "Conv", other.transposed, other.group) for other in shared}) > 1:
+        elif len({(other.convolves, other.transposed, other.group) for other in shared}) > 1:
             reason = f"its weight {layer.weight} is read in another orientation as well"
         elif reads[layer.weight] != len(shared):
             reason = f"its weight {layer.weight} is read by other nodes as well"
         if reason:
-            dense.append((layer.node, reason))
+            dense.append((layer.name, reason))
         else:
             kept.append(layer)
     return kept, dense
