@@ -82,6 +82,7 @@ def spare_data(model: Model, outputs: Mapping[str, Path | None]) -> None:
 
 
 def same_file(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file, which need not be there."""
     try:
         return a.samefile(b)
     except OSError:
@@ -201,6 +202,7 @@ def hushed() -> Iterator[None]:
 
 
 def silence() -> None:
+    """Whatever goes to standard output from now on goes nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)

@@ -33,33 +33,33 @@ def readers(nodes: Sequence[Node]) -> dict[str, list[Node]]:
 
 def read_at(nodes: Iterable[NodeProto]) -> defaultdict[str, list[int]]:
     """Tensor -> indices of the nodes that have it as an input, in order, each as often as it has."""
-    found: defaultdict[str, list[int]] = defaultdict(list)
+    out: defaultdict[str, list[int]] = defaultdict(list)
     for i, node in enumerate(nodes):
         for name in filter(None, node.input):
-            found[name].append(i)
-    return found
+            out[name].append(i)
+    return out
 
 
 def read_by(proto: ModelProto) -> dict[str, list[Node]]:
     """As `readers`, of the main graph. What a body reads counts twice for the node that owns the body, and an output of
     the graph as two `OUTPUT`: a tensor with one reader is read by nothing else, and may be changed with it."""
     nodes = list(walk(proto.graph, opsets(proto)))
-    found = readers(nodes)
+    out = readers(nodes)
     for node in nodes:
         for name in reads(node.proto) - set(node.inputs):
-            found.setdefault(name, []).extend([node, node])
+            out.setdefault(name, []).extend([node, node])
     for o in proto.graph.output:
-        found.setdefault(o.name, []).extend([OUTPUT] * 2)
-    return found
+        out.setdefault(o.name, []).extend([OUTPUT] * 2)
+    return out
 
 
 def read_counts(graph: GraphProto) -> Counter[str]:
     """Tensor -> how many inputs of nodes and outputs of graphs it is, those of the bodies included."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for inner in graphs(graph):
-        found.update(name for node in inner.node for name in node.input if name)
-        found.update(value.name for value in inner.output)
-    return found
+        counts.update(name for node in inner.node for name in node.input if name)
+        counts.update(value.name for value in inner.output)
+    return counts
 
 
 def reads(node: NodeProto) -> set[str]:

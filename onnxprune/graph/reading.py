@@ -77,6 +77,7 @@ class Reader:
         return proto, weights, sparse
 
     def fault(self, expected: str, found: object, way: str = AGAIN) -> ModelFileError:
+        """An error of this file; see `messages.fault`."""
         return fault(self.where, expected, found, way)
 
     def take_tensors(self, body: GraphProto | FunctionProto) -> None:
@@ -106,6 +107,7 @@ class Reader:
                 self.take_tensors(nested)
 
     def take(self, tensor: TensorProto, *, park: bool) -> None:
+        """Check a tensor; put it aside where `park` and it is large or external, else read external data into it."""
         array = self.array(tensor)
         external = tensor.data_location == TensorProto.EXTERNAL
         if array is not None and park and (external or stored_size(array) > SMALL):
@@ -114,6 +116,7 @@ class Reader:
             set_data(tensor, array)
 
     def park(self, tensor: TensorProto, array: Array, sparse: SparseTensorProto | None) -> None:
+        """Put the value of a tensor aside, and a mark into its place."""
         array.flags.writeable = False
         clear_data(tensor)
         tensor.external_data.add(key=self.key, value=str(len(self.parked)))
@@ -247,6 +250,7 @@ class Reader:
         return weights, sparse
 
     def unpark(self, tensor: TensorProto) -> tuple[Array | None, SparseTensorProto | None]:
+        """The value that was put aside, and its sparse form where it had one; the mark goes. None for no mark."""
         if len(tensor.external_data) != 1 or tensor.external_data[0].key != self.key:
             return None, None
         index = int(tensor.external_data[0].value)

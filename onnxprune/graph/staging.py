@@ -83,10 +83,10 @@ def permissions(path: Path) -> int | None:
 
 def rename(file: BinaryIO, target: Path, mode: int | None) -> None:
     """Put a temporary file in its place, with these permission bits; None: with those that new files get."""
-    found = os.fstat(file.fileno()).st_mode & 0o777
+    bits = os.fstat(file.fileno()).st_mode & 0o777
     if sys.platform == "win32":
         file.close()  # no open file is renamed there
-    if mode is not None and mode != found:  # a file system that knows no permissions may refuse to set them
+    if mode is not None and mode != bits:  # a file system that knows no permissions may refuse to set them
         os.chmod(file.name, mode)
     os.replace(file.name, target)
 

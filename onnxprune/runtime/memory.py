@@ -69,7 +69,7 @@ def _process() -> None:
 
 def _resident(field: str) -> int:
     """VmRSS or VmHWM of this process in bytes; unlike getrusage's, these do not begin with the parent's."""
-    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
+    line = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if line is None:
         raise OSError(f"/proc/self/status has no {field}")
-    return int(found[1]) * 1024
+    return int(line[1]) * 1024

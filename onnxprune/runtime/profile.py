@@ -106,9 +106,9 @@ def read_profile(events: Events, *, runs: int, threads: int) -> Profile | None:
         calls[node] += 1
         stack.append((e.begin + e.length, node))
     scale = 1e-6 / len(whole)
-    found = [NodeTime(*node, max(0.0, us) * scale, calls[node] / len(whole)) for node, us in own.items()]
-    found.sort(key=lambda n: -n.seconds)
-    return Profile(threads, len(whole), sum(dur for _, dur in whole) * scale, tuple(found))
+    times = [NodeTime(*node, max(0.0, us) * scale, calls[node] / len(whole)) for node, us in own.items()]
+    times.sort(key=lambda n: -n.seconds)
+    return Profile(threads, len(whole), sum(dur for _, dur in whole) * scale, tuple(times))
 
 
 def node_times(model: Model, feeds: Feeds, threads: int) -> dict[str, float]:

@@ -57,7 +57,7 @@ class Stream:
         return sorted(n for n in self.varying if self.position(n) < position <= self.last.get(n, -1))
 
     def advance(self, position: int) -> None:
-        """Move the cut to right before node `position`, if what crosses it fits into the limit."""
+        """Move the cut to right before node `position`, if what crosses it is tensors alone and fits into the limit."""
         if position <= self.cut or not self.state:
             return
         names = self.crossing(position)
@@ -67,12 +67,15 @@ class Stream:
         if not arrays or sum(v.nbytes for v in first.values()) * len(self.state) > self.limit:
             return
         self.state[0] = first  # a batch is computed of its own values alone
-        for i, found in enumerate(values, 1):
-            self.state[i] = found
+        for i, batch in enumerate(values, 1):
+            self.state[i] = batch
         self.cut = position
 
     def compute(self, names: Iterable[str]) -> Iterator[Feeds]:
-        """The values of tensors, batch by batch, from the cut on and with the weights as they are now."""
+        """The values of tensors, batch by batch, from the cut on and with the weights as they are now.
+
+        Raises ORT_ERRORS where onnxruntime cannot run what lies between.
+        """
         names = list(dict.fromkeys(names))
         held = set(self.state[0]) if self.state else set()
         missing = [n for n in names if n not in held]
@@ -82,20 +85,20 @@ class Stream:
         part, needed = self.between(held, missing)
         with session(part, threads=self.threads) as s:
             for values in self.state:
-                found = s.run(missing, {n: values[n] for n in needed})
-                yield {**{n: values[n] for n in names if n in held}, **dict(zip(missing, found, strict=True))}
+                made = s.run(missing, {n: values[n] for n in needed})
+                yield {**{n: values[n] for n in names if n in held}, **dict(zip(missing, made, strict=True))}
 
     def between(self, held: set[str], names: Sequence[str]) -> tuple[Model, list[str]]:
-        """The nodes that make `names` of the tensors `held`, as a model, and which of those it needs."""
-        wanted, chosen, needed, used = list(names), set(), set(), set()
-        while wanted:
-            name = wanted.pop()
+        """The nodes that make `names` of the tensors `held`, as a model, and which of those are its inputs."""
+        todo, chosen, needed, used = list(names), set(), set(), set()
+        while todo:
+            name = todo.pop()
             if name in held and name not in names:
                 needed.add(name)
             elif name in self.at:
                 if self.at[name] not in chosen:
                     chosen.add(self.at[name])
-                    wanted += [r for r in self.reads[self.at[name]] if r]
+                    todo += [r for r in self.reads[self.at[name]] if r]
             elif name in self.initializers:
                 used.add(name)
         graph = onnx.GraphProto(name="part")

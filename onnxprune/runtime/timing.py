@@ -82,8 +82,9 @@ def timed(
 def ratio_interval(a: Array, b: Array, *, level: float = 0.9, seed: int = 0) -> tuple[float, float]:
     """Where median(a) / median(b) lies, for a and b of shape `(rounds,)` that were timed side by side.
 
-    Bootstrap over rounds, both of a pair together, in circular blocks of sqrt(rounds), for noise lasts longer than one
-    round (Politis and Romano, A circular block-resampling procedure for stationary data, 1992).
+    level: how sure, between 0 and 1; seed: of the bootstrap. It draws rounds, both of a pair together, in circular
+    blocks of sqrt(rounds), for noise lasts longer than one round (Politis and Romano, A circular block-resampling
+    procedure for stationary data, 1992).
     """
     rng = np.random.default_rng(seed)
     n = len(a)
@@ -120,8 +121,8 @@ def latency(
     for k, name in enumerate(models):
         t = times[:, k]
         median = float(np.median(t))
-        sure = ratio_interval(t, first) if k and len(t) >= LEAST_ROUNDS else None
-        out[name] = Latency(median, float(t.min()), len(t), used, median / float(np.median(first)), sure)
+        interval = ratio_interval(t, first) if k and len(t) >= LEAST_ROUNDS else None
+        out[name] = Latency(median, float(t.min()), len(t), used, median / float(np.median(first)), interval)
     return out
 
 
@@ -131,8 +132,8 @@ def cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return found[0] if found else platform.processor() or platform.machine() or "unknown CPU"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or "unknown CPU"
 
 
 def cores() -> int:

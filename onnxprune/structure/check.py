@@ -56,11 +56,11 @@ def same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple
     inner = before_last_step(a, made.__contains__)
     expected = run(a, feeds, inner.values())
     try:
-        found = run(b, feeds, inner.values())
+        actual = run(b, feeds, inner.values())
     except ORT_ERRORS as e:
         raise VerificationError(f"{what} broke it: {one_line(e)}; nothing was written") from e
     try:
-        worst, notes = compare(a, expected, found, inner)
+        worst, notes = compare(a, expected, actual, inner)
     except VerificationError as e:
         raise VerificationError(f"{what} changed the model: {e}; nothing was written") from e
     if not worst <= tolerance:
@@ -73,27 +73,31 @@ def same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple
 def before_last_step(model: Model, usable: Callable[[str], bool]) -> dict[str, str]:
     """Output -> the tensor before its last Sigmoid, Softmax, ArgMax, ..., where that is `usable`."""
     made_by = makers(walk(model.proto.graph, opsets(model.proto)))
-    found = {}
+    before = {}
     for info in model.proto.graph.output:
         name = info.name
         while name in made_by and made_by[name].op in SATURATING:
             name = made_by[name].input(0)
         if name != info.name and name in made_by and usable(name):
-            found[info.name] = name
-    return found
+            before[info.name] = name
+    return before
 
 
 def compare(
-    model: Model, expected: Mapping[str, Array], found: Mapping[str, Array], probes: Mapping[str, str]
+    model: Model, expected: Mapping[str, Array], actual: Mapping[str, Array], probes: Mapping[str, str]
 ) -> tuple[float, list[str]]:
-    """Largest difference over largest magnitude, over all outputs and probes, and what the figure cannot tell."""
+    """Largest difference over largest magnitude, over all outputs, and what the figure cannot tell.
+
+    model: whose outputs these are; expected, actual: values by name; probes: output -> tensor to compare in its place.
+    Raises `VerificationError` where shapes, or what is finite, differ.
+    """
     worst, notes = 0.0, []
     for info in model.proto.graph.output:
-        a, b = expected[info.name], found[info.name]
+        a, b = expected[info.name], actual[info.name]
         if info.name in probes and a.shape == b.shape:
             name = probes[info.name]
             notes.append(f"output {info.name}: compared before its last step, as {name}")
-            info, a, b = onnx.ValueInfoProto(name=name), expected[name], found[name]
+            info, a, b = onnx.ValueInfoProto(name=name), expected[name], actual[name]
         if a.shape != b.shape:
             raise VerificationError(f"output {info.name} has shape {b.shape}, the original {a.shape}")
         if a.size == 0 or a.dtype.kind in "OSU":

@@ -19,14 +19,14 @@ from onnxprune.structure.depth import Block
 
 def masked_model(analysis: Analysis, keep: Keep) -> Model:
     """The original with every removed id multiplied by zero where it enters a consumer, and left out of the statistics
-    of what normalises over it."""
+    of what normalises over it. keep: `(ids,)`, False for what is removed."""
     model = analysis.model.copy()
-    wanted: dict[str, list[Consume]] = {}
+    consumes: dict[str, list[Consume]] = {}
     for consume in analysis.coupling.consumes:
         axes = analysis.coupling.axes(consume.node.input(consume.input))
         ids = axes[consume.axis] if axes else None
         if ids is not None and not keep[ids].all():
-            wanted.setdefault(consume.node.key, []).append(consume)
+            consumes.setdefault(consume.node.key, []).append(consume)
     norms: dict[str, list[Norm]] = {}
     for norm in analysis.coupling.norms:
         if not keep[norm.ids].all():
@@ -36,7 +36,7 @@ def masked_model(analysis: Analysis, keep: Keep) -> Model:
         placed: list[onnx.NodeProto] = []
         for proto in graph.node:
             node = Node(proto, 1)
-            for consume in wanted.get(node.key, []):
+            for consume in consumes.get(node.key, []):
                 placed += _mask(analysis, keep, proto, consume, len(placed))
             for block in closed.get(node.key, ()):
                 placed += _close(proto, block)

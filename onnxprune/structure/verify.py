@@ -56,21 +56,22 @@ def verify(
 ) -> Verification:
     """Check the file and the law; see the module's docstring.
 
+    keep: `(ids,)`, True for what `pruned` has; input_shapes: input name -> concrete shape; seed: of random inputs.
     Raises `OptionError` where onnxruntime cannot run the original, `VerificationError` where the law is broken.
     """
     original = analysis.model
     notes = check_file(original, pruned, allowed=lambda info: shrunk(analysis, keep, info))
     inner = probes(analysis, keep)
-    expected, feeds, shapes, how = _run_masked(analysis, keep, inner, input_shapes, seed)
-    notes += how
-    narrow = bool(how)
+    expected, feeds, shapes, float32 = _run_masked(analysis, keep, inner, input_shapes, seed)
+    if float32:
+        notes.append("verified on a float32 copy: onnxruntime has no kernels for the model's type")
 
     expected, small = analysis.narrow(expected, keep), analysis.narrow(feeds, keep)
-    found = _run_pruned(as_float32(pruned) if narrow else pruned, small, inner)
-    error, more = compare(original, expected, found, inner)
+    actual = _run_pruned(as_float32(pruned) if float32 else pruned, small, inner)
+    error, more = compare(original, expected, actual, inner)
     notes += more
     runs = 1
-    if not narrow and any(_dynamic_batch(i) for i in graph_inputs(original)):
+    if not float32 and any(_dynamic_batch(i) for i in graph_inputs(original)):
         larger = _larger(original, shapes, input_shapes)
         second = random_feeds(original, analysis.coupling.shapes, larger, seed=seed + 1)
         try:
@@ -92,11 +93,14 @@ def verify(
             f"please report this with the plan (--save-plan) and the model"
         )
     finite = all(map(_finite, expected.values()))
-    return Verification(error, limit, runs, tuple(notes), feeds, narrow, finite, small)
+    return Verification(error, limit, runs, tuple(notes), feeds, float32, finite, small)
 
 
 def check_recovered(analysis: Analysis, keep: Keep, recovered: Model, checked: Verification) -> None:
-    """After recovery the law no longer holds; what is left to check is the file, and that it runs and stays finite."""
+    """After recovery the law no longer holds; what is left to check is the file, and that it runs and stays finite.
+
+    keep: `(ids,)`, True for what is left; checked: what `verify` said before. Raises `VerificationError`.
+    """
     check_file(analysis.model, recovered, allowed=lambda info: shrunk(analysis, keep, info))
     outputs = _run_pruned(as_float32(recovered) if checked.float32 else recovered, checked.pruned_feeds, {})
     if checked.finite and not all(_finite(v) for v in outputs.values()):
@@ -126,8 +130,9 @@ def _run_masked(
     inner: Mapping[str, str],
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     seed: int,
-) -> tuple[dict[str, Array], Feeds, dict[str, tuple[int, ...]], list[str]]:
-    """Outputs of the masked model for the first guess of the dynamic axes with which it runs."""
+) -> tuple[dict[str, Array], Feeds, dict[str, tuple[int, ...]], bool]:
+    """Outputs of the masked model, for the first guess of the dynamic axes with which it runs; those inputs and their
+    shapes; whether a float32 copy was run."""
     original, masked = analysis.model, masked_model(analysis, keep)
     guesses = [
         (random_feeds(original, analysis.coupling.shapes, shapes, seed=seed), shapes)
@@ -136,7 +141,7 @@ def _run_masked(
     first: Exception | None = None
     for feeds, shapes in guesses:
         try:
-            return _run(masked, feeds, inner), feeds, shapes, []
+            return _run(masked, feeds, inner), feeds, shapes, False
         except ORT_ERRORS as e:
             first = first or e
     feeds, shapes = guesses[0]
@@ -153,12 +158,12 @@ def _run_masked(
                 f"verified ({one_line(e)}); pass --no-verify to write it unverified, or --input-shape if the guessed "
                 f"shapes are at fault"
             ) from e
-        return expected, small, shapes, ["verified on a float32 copy: onnxruntime has no kernels for the model's type"]
+        return expected, small, shapes, True
     raise VerificationError(f"the masked model does not run: {one_line(first)}") from first
 
 
 def tolerance(analysis: Analysis) -> float:
-    """What the model's types allow."""
+    """Largest error that the model's types allow, as `compare` gives it."""
     ops = {Node(p, 1).op for g in graphs(analysis.model.proto.graph) for p in g.node}
     if any("Quantize" in op or op.startswith("QLinear") for op in ops):
         return QUANTIZED_TOLERANCE
@@ -167,6 +172,7 @@ def tolerance(analysis: Analysis) -> float:
 
 
 def _run_pruned(pruned: Model, feeds: Feeds, probes: Mapping[str, str]) -> dict[str, Array]:
+    """Outputs and probes by name; VerificationError where it does not run."""
     try:
         return _run(pruned, feeds, probes)
     except ORT_ERRORS as e:
