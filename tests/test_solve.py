@@ -137,7 +137,7 @@ def check(result: Result, ratio: float, form: str | None) -> None:
 
 
 FORMS = [(0.7, None), (None, "2:4"), (0.5, "block:1x4"), (0.5, "block:4x1"), (0.5, "column")]
-GRID = [(s, r, f) for s in SOLVERS for r, f in FORMS if s != "obc" or f in (None, "2:4")]
+GRID = [(s, r, f) for s, row in SOLVERS.items() for r, f in FORMS if row.tiles or f in (None, "2:4")]
 
 
 def in_order(form: str | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from onnxprune.graph.cost import trained
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.report import Cost, GroupReport, Report, worth
 from onnxprune.runtime.timing import Latency
+from onnxprune.solvers.masks import needs_data
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.structure.groups import analyze
 
@@ -123,7 +124,7 @@ def notes_of(job: Job, made: Made, close: Fidelity | None) -> list[str]:
     """What a reader should know of the cut."""
     notes = []
     plan, o = made.plan, job.options
-    solved = (plan.sparsity or {}).get("solver") not in (None, "magnitude", "present")
+    solved = needs_data((plan.sparsity or {}).get("solver", ""))
     if job.recorded is not None and (RECOVERIES[plan.recover].needs_data or solved or o.store.cluster is not None):
         then = dict(job.recorded.settings.get("calibration") or {})
         now = {} if job.data is None else recorded_samples(job.data, job.how)

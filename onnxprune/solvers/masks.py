@@ -67,14 +67,6 @@ class Problem:
         return np.asarray(c), bool(lower)
 
 
-def seconds(rows: int, columns: int, solver: str) -> float:
-    """Roughly how long one layer takes on two cores."""
-    o, d = rows, columns
-    eigen = 1.2e-9 * d**3 if solver == "admm" and d <= EIGEN_LIMIT else 4e-10 * d**3
-    each = 2.5e-10 if solver == "obc" else 0.0
-    return eigen + 8e-9 * o * d**2 + each * o * d**3 + min(EXACT, 0.5 * o * d**3) * 1.5e-10 + 0.3
-
-
 def _energy(hessian: Float, w: Float) -> float:
     return max(float(np.einsum("od,od->", w @ hessian, w)), 0.0)
 
@@ -128,11 +120,11 @@ def sparsegpt(problem: Problem, choice: Choice) -> Solution:
     gone = 0
     while slabs:
         start = slabs[0][0]
-        mine = [s for s in slabs[: BATCH + 1] if s[1] <= start + BATCH] or slabs[:1]
-        slabs = slabs[len(mine) :]
-        stop = mine[-1][1]
+        batch = [s for s in slabs[: BATCH + 1] if s[1] <= start + BATCH] or slabs[:1]
+        slabs = slabs[len(batch) :]
+        stop = batch[-1][1]
         errors = np.zeros((len(w), stop - start))
-        for a, b in mine:
+        for a, b in batch:
             mask[:, a:b] = choice.part(np.square(w[:, a:b] / diagonal[a:b]), a, gone, d)
             gone += int((~mask[:, a:b]).sum())
             for j in range(a, b):
@@ -150,7 +142,7 @@ def obc(problem: Problem, choice: Choice) -> Solution:
     o, d = problem.target.shape
     if not isinstance(choice, Count | NofM):
         raise NotImplementedError("obc removes entries one by one; tiles need admm or sparsegpt")
-    blocks = _blocks(choice, d)
+    blocks = exchange_blocks(choice, d)
     sizes = np.bincount(blocks)
     if isinstance(choice, Count):
         most, limit = sizes, min(d, math.ceil(choice.count / o * 1.5) + max(8, d // 8))
@@ -169,7 +161,7 @@ def obc(problem: Problem, choice: Choice) -> Solution:
     return mask, refit(problem, mask)
 
 
-def _blocks(choice: Choice, d: int) -> Array:
+def exchange_blocks(choice: Choice, d: int) -> Array:
     """Block of every column; entries can only be exchanged within a block."""
     if not isinstance(choice, NofM):
         return np.zeros(d, np.int64)
@@ -219,9 +211,73 @@ def admm(problem: Problem, choice: Choice) -> Solution:
     return mask, np.where(mask, w / scale, 0.0)
 
 
-SOLVERS: dict[str, Solve] = {
-    "magnitude": magnitude, "wanda": wanda, "ria": ria, "sparsegpt": sparsegpt, "obc": obc, "admm": admm,
-}  # fmt: skip
+def obc_among(problem: Problem, choice: Choice, gone: Mask) -> Solution:
+    """`obc` among what is left of every row: the entries of `gone`, bool `(o, d)`, are zero already."""
+    from onnxprune.solvers import rows
+
+    assert isinstance(choice, Count | NofM)
+    h, blocks = problem.hessian, exchange_blocks(choice, len(problem.hessian))
+    aim = problem.target @ h
+    costs = np.full(gone.shape, np.inf)
+    for r in range(len(gone)):
+        a = np.flatnonzero(~gone[r])
+        inverse = np.linalg.inv(h[np.ix_(a, a)])
+        most = np.bincount(blocks[a], minlength=int(blocks.max()) + 1)
+        if isinstance(choice, NofM):
+            most = np.maximum(most - choice.n, 0)
+        limit = int(min(len(a), most.sum()))
+        order, cost = rows.obs_order(inverse, (inverse @ aim[r, a])[None], limit, blocks[a], most, 1e-300)
+        done = order[0] >= 0
+        costs[r, a[order[0][done]]] = cost[0][done]
+    if isinstance(choice, Count):
+        mask = lowest_kept(costs, max(choice.count - int(gone.sum()), 0)) & ~gone
+    else:
+        mask = np.isinf(costs) & ~gone
+    return mask, refit(problem, mask)
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One way to choose which weights of a layer stay, and with which values.
+
+    needs_data: calibration samples, for the Hessian; tiles: whether weights can go in tiles (`patterns.Tiles`);
+    by_original: whether it goes by the layer's own weights, so that those that are zero go first; among: the same among
+    entries that are left, given those that are gone, where `solve` cannot be told of them; factor: seconds that H
+    takes on two cores, for rows and columns, before what all solvers have in common.
+    """
+
+    help: str
+    solve: Solve
+    needs_data: bool = True
+    tiles: bool = True
+    by_original: bool = False
+    among: Callable[[Problem, Choice, Mask], Solution] | None = None
+    factor: Callable[[int, int], float] = lambda o, d: 4e-10 * d**3
+
+
+def _row(solve: Solve, **facts: Any) -> Solver:
+    return Solver((solve.__doc__ or "").strip(), solve, **facts)
+
+
+SOLVERS: dict[str, Solver] = {
+    "magnitude": _row(magnitude, needs_data=False, by_original=True),
+    "wanda": _row(wanda, by_original=True),
+    "ria": _row(ria, by_original=True),
+    "sparsegpt": _row(sparsegpt),
+    "obc": _row(obc, tiles=False, among=obc_among, factor=lambda o, d: 4e-10 * d**3 + 2.5e-10 * o * d**3),
+    "admm": _row(admm, factor=lambda o, d: (1.2e-9 if d <= EIGEN_LIMIT else 4e-10) * d**3),
+}
+
+
+def needs_data(name: str) -> bool:
+    """Whether a name is that of a solver that needs data; of other words, such as `present`, it is none."""
+    return name in SOLVERS and SOLVERS[name].needs_data
+
+
+def seconds(rows: int, columns: int, solver: Solver) -> float:
+    """Roughly how long one layer takes on two cores, exchanges included."""
+    o, d = rows, columns
+    return solver.factor(o, d) + 8e-9 * o * d**2 + min(EXACT, 0.5 * o * d**3) * 1.5e-10 + 0.3
 
 
 def refit(problem: Problem, mask: Mask, start: Float | None = None, *, iterations: int = ITERATIONS) -> Float:
@@ -250,6 +306,17 @@ def refit(problem: Problem, mask: Mask, start: Float | None = None, *, iteration
     return w
 
 
+def exchanged_exactly(mask: Mask) -> bool:
+    """Whether entries of a layer are exchanged with everything else made up for, which wide layers cannot afford."""
+    d = mask.shape[1]
+    return bool(len(mask) * d * d * (EXCHANGES * d + min(mask.sum(1).mean(), d)) <= EXACT)
+
+
+def most_exchanges(columns: int) -> int:
+    """Exchanges of a row, at most."""
+    return max(1, round(EXCHANGES * columns))
+
+
 def polish(problem: Problem, choice: Choice, mask: Mask, weight: Float, *, rounds: int = 3) -> Solution:
     """Exact weights for a mask, then exchanges of entries that lower the error, as long as they do.
 
@@ -261,24 +328,24 @@ def polish(problem: Problem, choice: Choice, mask: Mask, weight: Float, *, round
     d = mask.shape[1]
     if not isinstance(choice, Count | NofM):
         return mask, refit(problem, mask, weight)
-    blocks = _blocks(choice, d)
-    if len(mask) * d * d * (EXCHANGES * d + min(mask.sum(1).mean(), d)) <= EXACT:
+    blocks = exchange_blocks(choice, d)
+    if exchanged_exactly(mask):
         mask = mask.copy()
-        exact, _ = rows.exchange(problem.hessian, problem.target, mask, blocks, max(1, round(EXCHANGES * d)))
+        exact, _ = rows.exchange(problem.hessian, problem.target, mask, blocks, most_exchanges(d))
         return mask, refit(problem, mask, exact)
     weight = refit(problem, mask, weight)
     best = problem.error(weight)
     for _ in range(rounds):
         tried, w = mask.copy(), weight.copy()
         gradient = (w - problem.target) @ problem.hessian
-        made = rows.swaps(problem.hessian, w, gradient, tried, blocks, max(1, round(EXCHANGES * d)), TRIED)
-        if not made.any():
+        swapped = rows.swaps(problem.hessian, w, gradient, tried, blocks, most_exchanges(d), TRIED)
+        if not swapped.any():
             break
         w = refit(problem, tried, w)
-        found = problem.error(w)
-        if found >= best:
+        error = problem.error(w)
+        if error >= best:
             break
-        gain, best = best - found, found
+        gain, best = best - error, error
         mask, weight = tried, w
         if gain < 0.01 * best:
             break

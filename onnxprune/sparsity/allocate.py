@@ -7,34 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from onnxprune.graph.arrays import Array
 from onnxprune.solvers.patterns import lowest_kept
 
-Scores = Mapping[str, Array]  # weight -> score of every entry
+EntryScores = Mapping[str, Array]  # weight -> score of every entry
 Counts = dict[str, int]  # weight -> entries that go
 MAX_SPARSITY = 0.99  # of a layer, for `global`, unless more is asked for
 
 
-def uniform(scores: Scores, ratios: Mapping[str, float]) -> Counts:
+def uniform(scores: EntryScores, ratios: Mapping[str, float]) -> Counts:
     """the same fraction of every layer"""
     return {name: round(ratios[name] * s.size) for name, s in scores.items()}
 
 
-def global_(scores: Scores, ratios: Mapping[str, float]) -> Counts:
+def global_(scores: EntryScores, ratios: Mapping[str, float]) -> Counts:
     """one threshold over all layers with the same wanted sparsity, at most MAX_SPARSITY of a layer
 
     Scores are taken as they are, not normalised by layer: with `magnitude`, layers of small weights lose more.
     """
     out: Counts = {}
     for r in sorted(set(ratios.values())):
-        mine = [name for name in scores if ratios[name] == r]
-        everything = np.concatenate([_reachable(scores[name], max(r, MAX_SPARSITY)).ravel() for name in mine])
+        alike = [name for name in scores if ratios[name] == r]
+        everything = np.concatenate([_reachable(scores[name], max(r, MAX_SPARSITY)).ravel() for name in alike])
         gone = np.concatenate(([0], np.cumsum(~lowest_kept(everything, round(r * everything.size)))))
-        ends = np.cumsum([0, *(scores[name].size for name in mine)])
-        out |= {name: int(gone[b] - gone[a]) for name, a, b in zip(mine, ends, ends[1:], strict=False)}
+        ends = np.cumsum([0, *(scores[name].size for name in alike)])
+        out |= {name: int(gone[b] - gone[a]) for name, a, b in zip(alike, ends, ends[1:], strict=False)}
     return {name: out[name] for name in scores}
 
 
@@ -43,14 +44,14 @@ def _reachable(scores: Array, limit: float) -> Array:
     return np.where(lowest_kept(scores, int(limit * scores.size + 1e-9)), np.inf, scores)
 
 
-def erk(scores: Scores, ratios: Mapping[str, float]) -> Counts:
+def erk(scores: EntryScores, ratios: Mapping[str, float]) -> Counts:
     """weights in proportion to a layer's inputs plus outputs plus kernel (Erdos-Renyi kernel; Evci et al. 2020)"""
     return _by_ratio(
-        ratios, lambda mine, r: _spread({n: sum(scores[n].shape) / scores[n].size for n in mine}, scores, r)
+        ratios, lambda names, r: _spread({n: sum(scores[n].shape) / scores[n].size for n in names}, scores, r)
     )
 
 
-def lamp(scores: Scores, ratios: Mapping[str, float]) -> Counts:
+def lamp(scores: EntryScores, ratios: Mapping[str, float]) -> Counts:
     """one threshold over w^2 divided by the sum of those that are as large or larger (Lee et al. 2021)"""
     return global_({name: _lamp(s) for name, s in scores.items()}, ratios)
 
@@ -65,9 +66,9 @@ def _lamp(scores: Array) -> Array:
 
 
 def _by_ratio(ratios: Mapping[str, float], count: Callable[[list[str], float], Counts]) -> Counts:
-    """Layers of the same wanted sparsity share a budget."""
-    found = [count([n for n in ratios if ratios[n] == r], r) for r in sorted(set(ratios.values()))]
-    return {name: n for part in found for name, n in part.items()}
+    """Layers of the same sparsity share a budget."""
+    parts = [count([n for n in ratios if ratios[n] == r], r) for r in sorted(set(ratios.values()))]
+    return {name: n for part in parts for name, n in part.items()}
 
 
 def _spread(densities: Mapping[str, float], sizes: Mapping[str, Array], r: float) -> Counts:
@@ -103,8 +104,8 @@ OWL = 0.08  # how far densities may differ from the mean
 def owl(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
     """more for layers with many outliers of |w| ||x||, at most 8 points more (Yin et al. 2024)"""
 
-    def counts(mine: list[str], r: float) -> Counts:
-        share, size = np.array([facts[n].outliers for n in mine]), np.array([facts[n].size for n in mine], float)
+    def counts(names: list[str], r: float) -> Counts:
+        share, size = np.array([facts[n].outliers for n in names]), np.array([facts[n].size for n in names], float)
         spread, most = float(np.ptp(share)), min(OWL, (1 - r) / 2)
         density = 2 * most * (share - share.min()) / spread if spread > 0 else np.zeros(len(share))
         density += (1 - r) - np.average(density, weights=size)
@@ -114,7 +115,7 @@ def owl(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
             clipped = np.clip(density + middle, (1 - r) / 4, 1.0)
             low, high = (middle, high) if float(clipped @ size) < (1 - r) * size.sum() else (low, middle)
         density = clipped
-        return {n: int(np.clip(round((1 - d) * s), 0, s)) for n, d, s in zip(mine, density, size, strict=True)}
+        return {n: int(np.clip(round((1 - d) * s), 0, s)) for n, d, s in zip(names, density, size, strict=True)}
 
     return _by_ratio(ratios, counts)
 
@@ -122,9 +123,9 @@ def owl(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
 def by_error(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
     """the least sum of the layers' errors, each relative to its outputs"""
 
-    def counts(mine: list[str], r: float) -> Counts:
+    def counts(names: list[str], r: float) -> Counts:
         steps: list[tuple[float, str, float]] = []  # error per weight, layer, weights
-        for n in mine:
+        for n in names:
             most = 1 - (1 - r) / SPREAD
             at = [k for k, level in enumerate(LEVELS) if np.isfinite(facts[n].errors[k]) and level <= most]
             while len(at) > 1:  # to the next level on the lower convex hull
@@ -134,25 +135,48 @@ def by_error(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
                 weights = (LEVELS[rest[best]] - LEVELS[a]) * facts[n].size
                 steps.append((slope[best] / facts[n].size, n, weights))
                 at = rest[best:]
-        left = r * sum(facts[n].size for n in mine)
-        out = dict.fromkeys(mine, 0.0)
+        left = r * sum(facts[n].size for n in names)
+        out = dict.fromkeys(names, 0.0)
         for _, n, weights in sorted(steps, key=lambda s: s[0]):
             taken = min(weights, left)
             out[n] += taken
             left -= taken
-        room = {n: facts[n].size - out[n] for n in mine}  # beyond the last level, from what is left of each
-        for n in mine:
+        room = {n: facts[n].size - out[n] for n in names}  # beyond the last level, from what is left of each
+        for n in names:
             out[n] += left * room[n] / max(sum(room.values()), 1e-9)
         return {n: round(c) for n, c in out.items()}
 
     return _by_ratio(ratios, counts)
 
 
-Allocator = Callable[[Scores, Mapping[str, float]], Counts]
-ALLOCATORS: dict[str, Allocator] = {"uniform": uniform, "global": global_, "erk": erk, "lamp": lamp}
-DATA_ALLOCATORS: dict[str, Callable[[Mapping[str, Facts], Mapping[str, float]], Counts]] = {
-    "owl": owl, "error": by_error,
-}  # fmt: skip
+@dataclass(frozen=True)
+class ZeroAllocator:
+    """One way to spread zeros over layers.
+
+    allocate: scores of all entries by weight, or `Facts` of it where data are needed, and weight -> sparsity -> entries
+    that go; needs_data: calibration samples; errors: whether it needs the errors of `Facts`; even: whether every layer
+    gets what is asked for, so that it goes with patterns and thresholds.
+    """
+
+    help: str
+    allocate: Callable[[Mapping[str, Any], Mapping[str, float]], Counts]
+    needs_data: bool = False
+    errors: bool = False
+    even: bool = False
+
+
+def _row(allocate: Callable[[Any, Mapping[str, float]], Counts], **facts: bool) -> ZeroAllocator:
+    return ZeroAllocator((allocate.__doc__ or "").strip().splitlines()[0], allocate, **facts)
+
+
+ZERO_ALLOCATORS: dict[str, ZeroAllocator] = {
+    "uniform": _row(uniform, even=True),
+    "global": _row(global_),
+    "erk": _row(erk),
+    "lamp": _row(lamp),
+    "owl": _row(owl, needs_data=True),
+    "error": _row(by_error, needs_data=True, errors=True),
+}
 
 
 def below(weights: Mapping[str, Array], quality: float) -> Counts:

@@ -15,12 +15,11 @@ from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.io import Model
 from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.progress import Progress, counting
-from onnxprune.sparsity.allocate import ALLOCATORS, DATA_ALLOCATORS, Counts, below
-from onnxprune.sparsity.options import Zeros
+from onnxprune.sparsity.allocate import ZERO_ALLOCATORS, Counts, below
+from onnxprune.sparsity.options import BEST_ALLOCATION, EVEN, Zeros
 from onnxprune.sparsity.prepare import free_weights
 from onnxprune.sparsity.survey import facts
 
-BEST_ALLOCATION = "error"  # where there are data
 ANY = 0.5  # ratio of a layer whose count comes from a threshold or a plan
 Names = dict[str, set[str]]  # weight -> what globs are matched against: node, weight and output of its layers
 
@@ -41,7 +40,7 @@ def names_of(model: Model) -> Names:
 
 def matching(names: Names, glob: str) -> set[str]:
     """Weights of the layers that a glob, or a plain name, matches; a weight that layers share is masked as a whole."""
-    return {w for w, found in names.items() if any(n == glob or fnmatch.fnmatchcase(n, glob) for n in found)}
+    return {w for w, those in names.items() if any(n == glob or fnmatch.fnmatchcase(n, glob) for n in those)}
 
 
 def ratios_of(
@@ -60,11 +59,11 @@ def ratios_of(
     out = {layer.name: base for layer in layers if base is not None}
     for option, globs in (("--ratio", ratio), ("--ignore", [(glob, 0.0) for glob in ignore])):
         for glob, r in globs:
-            hit = matching(names, glob.removeprefix(ZEROS) if option == "--ratio" else glob)
-            if not hit:
+            matched = matching(names, glob.removeprefix(ZEROS) if option == "--ratio" else glob)
+            if not matched:
                 some = ", ".join(layer.name for layer in layers[:3])
                 raise OptionError(f"{option} {glob!r} matches no layer that can be sparse; there are {some}, ...")
-            out.update({layer.name: r for layer in layers if layer.weight in hit})
+            out.update({layer.name: r for layer in layers if layer.weight in matched})
     return out
 
 
@@ -92,17 +91,17 @@ def counts_of(
     weights = {layer.weight: model.weights[layer.weight] for layer in layers}
     if zeros.quality is not None:
         return below(weights, float(zeros.quality))
-    wants = {layer.weight: ratios[layer.name] for layer in layers}
-    uniform = data is None or isinstance(zeros.shape, Pattern)
-    allocate = zeros.sparsity_allocate or ("uniform" if uniform else BEST_ALLOCATION)
-    if allocate in ALLOCATORS:
-        return ALLOCATORS[allocate]({name: np.abs(w) for name, w in weights.items()}, wants)
-    assert data is not None, "options are checked before: these allocators need data"
+    asked = {layer.weight: ratios[layer.name] for layer in layers}
+    default = EVEN if data is None or isinstance(zeros.shape, Pattern) else BEST_ALLOCATION
+    allocator = ZERO_ALLOCATORS[zeros.sparsity_allocate or default]
+    if not allocator.needs_data:
+        return allocator.allocate({name: np.abs(w) for name, w in weights.items()}, asked)
+    assert data is not None, "options are checked before: this allocator needs data"
     known = facts(
-        model, layers, zeros.shape, data, errors=allocate == "error", seed=seed, progress=counting(progress, "survey")
+        model, layers, zeros.shape, data, errors=allocator.errors, seed=seed, progress=counting(progress, "survey")
     )
-    counts = DATA_ALLOCATORS[allocate](known, {name: r for name, r in wants.items() if name in known})
-    return counts | {name: round(r * weights[name].size) for name, r in wants.items() if name not in known}
+    counts = allocator.allocate(known, {name: r for name, r in asked.items() if name in known})
+    return counts | {name: round(r * weights[name].size) for name, r in asked.items() if name not in known}
 
 
 __all__ = ["Names", "counts_of", "layer_names", "matching", "names_of", "ratios_of", "recorded_ratios"]

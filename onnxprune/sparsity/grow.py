@@ -16,11 +16,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.formats.patterns import Blocks, Pattern
-from onnxprune.solvers.masks import EXACT, EXCHANGES, SOLVERS, TRIED, Array, Float, Problem, Solution, _blocks, refit
-from onnxprune.solvers.patterns import Choice, Count, Mask, NofM, lowest_kept
+from onnxprune.solvers.masks import (
+    SOLVERS,
+    TRIED,
+    Array,
+    Float,
+    Problem,
+    Solution,
+    exchange_blocks,
+    exchanged_exactly,
+    most_exchanges,
+    refit,
+)
+from onnxprune.solvers.patterns import Choice, Count, Mask, NofM
 from onnxprune.sparsity.allocate import Counts
-
-CHOOSING = ("admm", "sparsegpt")  # solvers that choose by other things than the weights that they start from
 
 
 def linear(part: float) -> float:
@@ -50,13 +59,13 @@ def schedule(
         steps = min(steps, pattern.m - pattern.n)
     out: list[tuple[Counts, Pattern | Blocks | None]] = []
     for share in shares(steps, growth):
-        mine: Pattern | Blocks | None = pattern
+        part: Pattern | Blocks | None = pattern
         if isinstance(pattern, Pattern):
             n = pattern.m - round((pattern.m - pattern.n) * share)
             if n == pattern.m or (out and out[-1][1] == Pattern(n, pattern.m)):
                 continue
-            mine = Pattern(n, pattern.m)
-        out.append(({name: round(count * share) for name, count in counts.items()}, mine))
+            part = Pattern(n, pattern.m)
+        out.append(({name: round(count * share) for name, count in counts.items()}, part))
     return out
 
 
@@ -83,64 +92,37 @@ class Left:
         yield from self.choice.slabs(columns, width)
 
     def part(self, scores: Array, start: int, gone: int, columns: int) -> Mask:
-        mine = self.gone[:, start : start + scores.shape[1]]
-        return np.asarray(self.choice.part(np.where(mine, -1.0, scores), start, gone, columns) & ~mine)
+        before = self.gone[:, start : start + scores.shape[1]]
+        return np.asarray(self.choice.part(np.where(before, -1.0, scores), start, gone, columns) & ~before)
 
 
 def grown(problem: Problem, choice: Choice, before: Float, solver: str, *, recover: bool) -> Solution:
     """Mask and weights of a step. before: the layer's weights after the step before, `(o, d)`, 0 where they went."""
-    gone = before == 0
+    gone, row = before == 0, SOLVERS[solver]
     left = Left(choice, gone)
-    if solver == "obc":
-        mask, w = _obc(problem, choice, gone)
+    if row.among is not None:
+        mask, w = row.among(problem, choice, gone)
     else:
-        start = replace(problem, original=before)
-        mask, w = SOLVERS[solver](start, left if solver in CHOOSING else choice)
+        mask, w = row.solve(replace(problem, original=before), choice if row.by_original else left)
     # as many as the choice wants, whatever rounding the solver did: what it keeps counts more than what it gave up
     mask = left.keep(np.where(mask, 1.0 + np.square(w), 0.0))
     w = np.where(mask, w, 0.0)
     return _polish(problem, choice, mask, w, gone) if recover else (mask, w)
 
 
-def _obc(problem: Problem, choice: Choice, gone: Mask) -> Solution:
-    """Exact OBS of what is left of every row, the cheapest of all rows first."""
-    from onnxprune.solvers import rows
-
-    assert isinstance(choice, Count | NofM)
-    h, blocks = problem.hessian, _blocks(choice, len(problem.hessian))
-    aim = problem.target @ h
-    costs = np.full(gone.shape, np.inf)
-    for r in range(len(gone)):
-        a = np.flatnonzero(~gone[r])
-        inverse = np.linalg.inv(h[np.ix_(a, a)])
-        most = np.bincount(blocks[a], minlength=int(blocks.max()) + 1)
-        if isinstance(choice, NofM):
-            most = np.maximum(most - choice.n, 0)
-        limit = int(min(len(a), most.sum()))
-        order, cost = rows.obs_order(inverse, (inverse @ aim[r, a])[None], limit, blocks[a], most, 1e-300)
-        done = order[0] >= 0
-        costs[r, a[order[0][done]]] = cost[0][done]
-    if isinstance(choice, Count):
-        mask = lowest_kept(costs, max(choice.count - int(gone.sum()), 0)) & ~gone
-    else:
-        mask = np.isinf(costs) & ~gone
-    return mask, refit(problem, mask)
-
-
 def _polish(problem: Problem, choice: Choice, mask: Mask, weight: Float, gone: Mask) -> Solution:
-    """`solvers.sparse.polish`, with exchanges among the weights that were left before this step."""
+    """`solvers.masks.polish`, with exchanges among the weights that were left before this step."""
     from onnxprune.solvers import rows
 
     weight = refit(problem, mask, weight)
     if not isinstance(choice, Count | NofM):
         return mask, weight
     d = mask.shape[1]
-    rounds = max(1, round(EXCHANGES * d))
-    exact = len(mask) * d * d * (EXCHANGES * d + min(mask.sum(1).mean(), d)) <= EXACT
+    rounds, exact = most_exchanges(d), exchanged_exactly(mask)
     tried, w = mask.copy(), weight.copy()
     gradient = (w - problem.target) @ problem.hessian
     for r in range(len(mask)):
-        blocks = _blocks(choice, d).copy()
+        blocks = exchange_blocks(choice, d).copy()
         # an entry that is gone has a block of its own, in which nothing is there to be exchanged for it
         blocks[gone[r]] = int(blocks.max()) + 1 + np.arange(int(gone[r].sum()))
         if exact:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from onnxprune.errors import OptionError
 from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
 from onnxprune.options import SPARSE, choice, number, option, switch
-from onnxprune.solvers.masks import SOLVERS
-from onnxprune.sparsity.allocate import ALLOCATORS, DATA_ALLOCATORS
+from onnxprune.solvers.masks import SOLVERS, needs_data
+from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
 
-SOLVING = {name: (f.__doc__ or "").strip() for name, f in SOLVERS.items()}
-ALLOCATIONS = {name: (f.__doc__ or "").strip().splitlines()[0] for name, f in {**ALLOCATORS, **DATA_ALLOCATORS}.items()}
+BEST, PLAIN = "admm", "magnitude"  # the solver with data (tools/bench_solvers.py), and without
+BEST_ALLOCATION, EVEN = "error", "uniform"  # of zeros, with data and without
 
 
 def _pattern(value: object) -> str:
@@ -49,13 +49,14 @@ class Zeros:
         help="With --pattern N:M, reorder channels through the whole graph so that less is lost.",
     )  # fmt: skip
     solver: str | None = option(
-        None, choice(SOLVING), panel=SPARSE, metavar="NAME", otherwise="admm with --calibration, magnitude without",
-        needs=("no plan", "zeros"),
-        help="Which weights stay, and with which values; all but magnitude need --calibration; list explains them.",
+        None, choice({name: row.help for name, row in SOLVERS.items()}), panel=SPARSE, metavar="NAME",
+        otherwise=f"{BEST} with --calibration, {PLAIN} without", needs=("no plan", "zeros"),
+        help=f"Which weights stay, and with which values; all but {PLAIN} need --calibration; list explains them.",
     )  # fmt: skip
     sparsity_allocate: str | None = option(
-        None, choice(ALLOCATIONS), panel=SPARSE, metavar="NAME", needs=("no plan", "zeros"),
-        otherwise="error with --calibration, uniform without", help="Where the zeros go; list explains them.",
+        None, choice({name: row.help for name, row in ZERO_ALLOCATORS.items()}), panel=SPARSE, metavar="NAME",
+        needs=("no plan", "zeros"), otherwise=f"{BEST_ALLOCATION} with --calibration, {EVEN} without",
+        help="Where the zeros go; list explains them.",
     )  # fmt: skip
 
     @property
@@ -70,9 +71,10 @@ class Zeros:
 
     def needs_data(self) -> str:
         """The option that asks for calibration data, "" for none."""
-        if self.solver not in (None, "magnitude"):
+        if needs_data(self.solver or PLAIN):
             return f"--solver {self.solver}"
-        return f"--sparsity-allocate {self.sparsity_allocate}" if self.sparsity_allocate in DATA_ALLOCATORS else ""
+        needed = ZERO_ALLOCATORS[self.sparsity_allocate or EVEN].needs_data
+        return f"--sparsity-allocate {self.sparsity_allocate}" if needed else ""
 
     def check(self, ratios: bool) -> None:
         """Raises `OptionError` for what cannot be meant; ratios: whether --ratio names layers."""
@@ -82,9 +84,8 @@ class Zeros:
                 "--quality sets a threshold for each layer; leave out --sparsity, --pattern and --ratio sparsity:..., "
                 "and use --ignore for layers that stay dense"
             )
-        if self.sparsity_allocate not in (None, "uniform") and (
-            isinstance(pattern, Pattern) or self.quality is not None
-        ):
+        spread = not ZERO_ALLOCATORS[self.sparsity_allocate or EVEN].even
+        if spread and (isinstance(pattern, Pattern) or self.quality is not None):
             raise OptionError(
                 f"--sparsity-allocate {self.sparsity_allocate} spreads --sparsity over the layers; leave it out with "
                 f"{'--pattern N:M' if pattern is not None else '--quality'}"
@@ -97,5 +98,7 @@ class Zeros:
                 )
         elif pattern is not None and self.sparsity is None and not ratios:
             raise OptionError(f"--pattern {pattern} says where zeros lie; say how many with --sparsity 0.7")
-        if self.solver == "obc" and isinstance(pattern, Blocks):
-            raise OptionError(f"--solver obc removes weights one by one; with --pattern {pattern} choose admm")
+        if isinstance(pattern, Blocks) and not SOLVERS[self.solver or PLAIN].tiles:
+            raise OptionError(
+                f"--solver {self.solver} removes weights one by one; with --pattern {pattern} choose {BEST}"
+            )

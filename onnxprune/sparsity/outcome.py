@@ -170,8 +170,8 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
             f"{where}: unknown solver {out['solver']!r}, format {out['format']!r} or values {out['values']!r}"
         )
     pattern = parse_pattern(out["pattern"]) if out["pattern"] else None
-    if isinstance(pattern, Blocks) and out["solver"] == "obc":
-        raise OptionError(f"{where}: solver obc removes weights one by one, not as {out['pattern']}")
+    if isinstance(pattern, Blocks) and out["solver"] in SOLVERS and not SOLVERS[out["solver"]].tiles:
+        raise OptionError(f"{where}: solver {out['solver']} removes weights one by one, not as {out['pattern']}")
     if not 1 <= out["steps"] <= MAX_STEPS:
         raise OptionError(f"{where}: {out['steps']} steps; expected 1 to {MAX_STEPS}")
     for node, row in rows.items():

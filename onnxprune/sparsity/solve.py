@@ -166,7 +166,7 @@ def _pass(
 def estimate(layers: Sequence[Layer], solver: str) -> float:
     """Roughly how long the solver takes on two cores, in seconds; what runs the model comes on top."""
     once = {x.weight: x for x in layers}.values()
-    return sum(x.group * seconds(x.shape[0] // x.group, int(np.prod(x.shape[1:])), solver) for x in once)
+    return sum(x.group * seconds(x.shape[0] // x.group, int(np.prod(x.shape[1:])), SOLVERS[solver]) for x in once)
 
 
 def by_magnitude(model: Model, layer: Layer, pattern: Pattern | Blocks | None, count: int) -> Array:
@@ -280,7 +280,7 @@ def _solve(job: Job, pattern: Pattern | Blocks | None, whole: Stream, small: Str
                 start = np.ascontiguousarray(job.before[k][order].T)
                 mask, w = grown(problem, choice, start, method.solver, recover=method.recover)
             else:
-                mask, w = SOLVERS[method.solver](problem, choice)
+                mask, w = SOLVERS[method.solver].solve(problem, choice)
                 if method.recover:
                     mask, w = polish(problem, choice, mask, w)
         except NotPositive as e:

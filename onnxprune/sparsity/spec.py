@@ -10,11 +10,10 @@ from typing import Any
 from onnxprune.errors import OptionError
 from onnxprune.formats.options import Store
 from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.solvers.masks import needs_data
 from onnxprune.sparsity.grow import taken
-from onnxprune.sparsity.options import Zeros
+from onnxprune.sparsity.options import BEST, PLAIN, Zeros
 from onnxprune.sparsity.outcome import PRESENT
-
-BEST = "admm"  # the solver where there are data (tools/bench_solvers.py)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Spec:
         if self.recorded is None:
             return self.zeros.needs_data()
         solver = str(self.recorded["solver"])
-        return "" if solver in ("magnitude", PRESENT) else f"--solver {solver}"
+        return f"--solver {solver}" if needs_data(solver) else ""
 
     @property
     def form(self) -> str:
@@ -107,14 +106,14 @@ class Spec:
 
     def _same(self, data: bool) -> bool:
         """Whether many steps choose the same weights as one."""
-        return not data or (self.solver(data) == "magnitude" and not self.recover)
+        return not data or (not needs_data(self.solver(data)) and not self.recover)
 
     def solver(self, data: bool) -> str:
         """The solver that is asked for, or the best that there is; data: whether there are samples."""
         if self.present:
             return PRESENT
         given = self.zeros.solver if self.recorded is None else str(self.recorded["solver"])
-        return given or (BEST if data else "magnitude")
+        return given or (BEST if data else PLAIN)
 
     def check(self, data: bool) -> None:
         """Raises `OptionError` where steps are for the zeros alone, which cannot grow in them; data: whether there are
@@ -127,9 +126,9 @@ class Spec:
                 f"--steps {steps} has no effect: --pattern {self.pattern} is reached in one step; leave it out"
             )
         if self._same(data):
-            way = "choose --solver admm" if data else "give --calibration SRC"
+            way = f"choose --solver {BEST}" if data else "give --calibration SRC"
             raise OptionError(
-                f"--steps {steps}: magnitude chooses the same weights in one step as in many; leave it out, or {way}"
+                f"--steps {steps}: {PLAIN} chooses the same weights in one step as in many; leave it out, or {way}"
             )
 
     def fewer(self, data: bool) -> list[str]:
@@ -137,5 +136,5 @@ class Spec:
         steps, now = self.asked_steps, self.growth(data)
         if not self.made or self.recorded is not None or now == steps:
             return []
-        why = "magnitude chooses the same weights" if self._same(data) else f"--pattern {self.pattern} has no more"
+        why = f"{PLAIN} chooses the same weights" if self._same(data) else f"--pattern {self.pattern} has no more"
         return [f"--steps {steps}: the zeros take {'one step' if now == 1 else f'{now} steps'}: {why}"]
