@@ -161,11 +161,11 @@ def evaluate(
         if line := unused(how, samples):
             raise OptionError(line)
         chosen = metric or default_metric(base, samples)
-        if against is not None and METRICS[chosen].labelled:
+        if against is not None and not METRICS[chosen].reference:
             raise OptionError(f"against has no effect: --metric {chosen} compares with labels")
-        if against is None and not METRICS[chosen].labelled:
+        if against is None and METRICS[chosen].reference:
             raise OptionError(f"--metric {chosen} compares with another model: give against=MODEL, or labels")
-        if labels is not None and not METRICS[chosen].labelled:
+        if labels is not None and not METRICS[chosen].labels:
             raise OptionError(f"labels has no effect: --metric {chosen} compares with another model")
         return Evaluator(base, samples, chosen)(model)
 

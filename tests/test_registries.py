@@ -21,9 +21,16 @@ from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.recipe import DEFAULTS, recipe_of
 from onnxprune.allocation.select import MAX_RATIO
 from onnxprune.cli.command import DECLARED
+from onnxprune.evaluation.metrics import DEFAULTS as DEFAULT_METRICS
+from onnxprune.evaluation.metrics import METRICS
 from onnxprune.importance.score import CRITERIA
 from onnxprune.importance.weights import WEIGHT_CRITERIA, Site
 from onnxprune.recovery.recover import RECOVERIES, Recovering
+from onnxprune.solvers.masks import SOLVERS, Problem, seconds
+from onnxprune.solvers.patterns import Count
+from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
+from onnxprune.sparsity.grow import grown
+from onnxprune.sparsity.options import BEST, BEST_ALLOCATION, EVEN, PLAIN
 
 
 def net() -> ModelProto:
@@ -47,6 +54,13 @@ def prune(**options: Any) -> onnxprune.Result:
 
 def arrays(result: onnxprune.Result) -> list[bytes]:
     return sorted(t.SerializeToString(deterministic=True) for t in onnxprune.to_proto(result.model).graph.initializer)
+
+
+def zeros(result: onnxprune.Result) -> float:
+    """Share of the weights that are zero."""
+    sparsity = result.report.sparsity
+    assert sparsity is not None
+    return sparsity.zeros / sparsity.size
 
 
 def assert_listed(option: str, rows: Iterable[str], page: bool = True) -> None:
@@ -193,3 +207,145 @@ def test_defaults_are_rows(data: str) -> None:
     assert recipe_of(None, None, None, data=data, targeted=True) == default
     free = recipe_of(None, None, None, data=data, targeted=False)
     assert not ALLOCATORS[free.allocate].needs_target
+
+
+# Solvers
+
+
+PATTERNS = {"tiles": "block:4x4", "columns": "column", "N:M": "2:4"}
+
+
+def test_solvers_are_listed() -> None:
+    assert_listed("solver", SOLVERS)
+    assert {name: row.help for name, row in SOLVERS.items()} == DECLARED["solver"].choices
+    assert [name for name, row in SOLVERS.items() if not row.needs_data] == [PLAIN]
+    assert f"all but {PLAIN} need --calibration" in DECLARED["solver"].help
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solver(name: str) -> None:
+    asked = {"sparsity": 0.5, "solver": name, "format": "dense"}
+    if SOLVERS[name].needs_data:
+        with pytest.raises(OptionError, match=f"^solver='{name}' needs data: calibration=FOLDER"):
+            prune(**asked)
+    else:
+        assert zeros(prune(**asked)) == pytest.approx(0.5, abs=0.02)
+    assert zeros(prune(**asked, calibration=X)) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_patterns_of_a_solver(name: str, kind: str) -> None:
+    asked = {"pattern": PATTERNS[kind], "solver": name, "format": "dense", "calibration": X}
+    asked |= {} if kind == "N:M" else {"sparsity": 0.5}
+    if kind == "N:M" or SOLVERS[name].tiles:
+        assert zeros(prune(**asked)) >= 0.4
+    else:
+        with pytest.raises(OptionError, match=f"^solver='{name}' removes weights one by one; with .* choose {BEST}$"):
+            prune(**asked)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_zeros_grow(name: str) -> None:
+    """What is zero after a step stays zero, whether the solver is told of it, goes by it, or has a way of its own."""
+    row, rng = SOLVERS[name], np.random.default_rng(1)
+    x = rng.normal(size=(40, 8))
+    w = rng.normal(size=(6, 8))
+    p = Problem(x.T @ x / 40 + 0.01 * np.eye(8), w, w, np.sqrt(np.square(x).mean(0)))
+    mask, first = row.solve(p, Count(12))
+    after, second = grown(p, Count(24), np.where(mask, first, 0.0), name, recover=False)
+    assert (~after).sum() == 24 and not second[~after].any() and not after[first == 0].any()
+    assert row.among is None or not row.by_original
+    assert seconds(6, 8, row) > 0
+
+
+# Allocators of zeros
+
+
+def test_allocators_of_zeros_are_listed() -> None:
+    assert_listed("sparsity_allocate", ZERO_ALLOCATORS)
+    assert {name: row.help for name, row in ZERO_ALLOCATORS.items()} == DECLARED["sparsity_allocate"].choices
+    assert ZERO_ALLOCATORS[EVEN].even and ZERO_ALLOCATORS[BEST_ALLOCATION].needs_data
+
+
+@pytest.mark.parametrize("name", ZERO_ALLOCATORS)
+def test_allocator_of_zeros(name: str) -> None:
+    row = ZERO_ALLOCATORS[name]
+    asked = {"sparsity": 0.5, "sparsity_allocate": name, "format": "dense"}
+    if row.needs_data:
+        with pytest.raises(OptionError, match=f"^sparsity_allocate='{name}' needs data: calibration=FOLDER"):
+            prune(**asked)
+    else:
+        assert zeros(prune(**asked)) == pytest.approx(0.5, abs=0.02)
+    found = prune(**asked, calibration=X, solver="magnitude")
+    assert zeros(found) == pytest.approx(0.5, abs=0.02)
+    sparsity = found.report.sparsity
+    assert sparsity is not None
+    shares = {round(layer.zeros / layer.size, 2) for layer in sparsity.layers}
+    assert (shares == {0.5}) == row.even
+    assert row.needs_data or not row.errors
+
+
+@pytest.mark.parametrize("name", ZERO_ALLOCATORS)
+def test_allocator_of_zeros_with_a_pattern(name: str) -> None:
+    asked = {"pattern": "2:4", "sparsity_allocate": name, "format": "dense", "calibration": X, "solver": "magnitude"}
+    if ZERO_ALLOCATORS[name].even:
+        assert zeros(prune(**asked)) == pytest.approx(0.5, abs=0.05)
+    else:
+        with pytest.raises(OptionError, match=f"^sparsity_allocate='{name}' spreads sparsity over the layers"):
+            prune(**asked)
+
+
+# Metrics
+
+
+def test_metrics_are_listed() -> None:
+    assert_listed("metric", METRICS)
+    assert {name: row.help for name, row in METRICS.items()} == DECLARED["metric"].choices
+    assert all(f"{name}: {row.help}" in DECLARED["metric"].help for name, row in METRICS.items())
+
+
+CLASSES = (np.arange(80) % 5).astype(np.int64)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metric(name: str) -> None:
+    row = METRICS[name]
+    if row.labels:
+        with pytest.raises(OptionError, match=f"^metric='{name}': there are no labels"):
+            prune(channels=0.5, recover="none", evaluate=X, metric=name)
+    source = {"x": X, "labels": CLASSES} if row.labels else X
+    found = prune(channels=0.5, recover="none", evaluate=source, metric=name).report.evaluation
+    assert found is not None and found.metric == name
+    assert found.drop == pytest.approx((found.before - found.after) * row.better)
+    assert row.unit != "share" or (0 <= found.after <= 1 and row.better == 1)
+    assert row.labels != row.reference
+    if row.reference:  # the original is as good as can be
+        assert found.before == (1.0 if row.better == 1 else 0.0) and found.drop > 0
+        with pytest.raises(OptionError, match=f"^metric='{name}' compares with another model"):
+            onnxprune.evaluate(net(), X, metric=name)
+        assert onnxprune.evaluate(net(), X, metric=name, against=net()).value == found.before
+        with pytest.raises(OptionError, match=r"^labels has no effect"):
+            onnxprune.evaluate(net(), X, metric=name, labels=CLASSES, against=net())
+    else:
+        assert onnxprune.evaluate(net(), X, metric=name, labels=CLASSES).value == pytest.approx(found.before)
+        with pytest.raises(OptionError, match=r"^against has no effect"):
+            onnxprune.evaluate(net(), X, metric=name, labels=CLASSES, against=net())
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metric_without_classes(name: str) -> None:
+    """Of a model whose output is a picture, as its input is."""
+    picture = build("y = Relu(x)", "float[n,3,4,4]", "float[n,3,4,4]")
+    x = normal(20, 3, 4, 4).astype(np.float32)
+    source = {"x": x, "labels": CLASSES[:20]} if METRICS[name].labels else x
+    if METRICS[name].classes:
+        with pytest.raises(OptionError, match=f"^metric='{name}': .* no output with a row of class scores; use mse$"):
+            onnxprune.evaluate(picture, source, metric=name, against=None if METRICS[name].labels else picture)
+    else:
+        assert onnxprune.evaluate(picture, source, metric=name, against=picture).value == 0
+
+
+def test_every_case_has_a_metric() -> None:
+    cases = [row.default for row in METRICS.values() if row.default]
+    assert sorted(cases) == sorted(DEFAULT_METRICS) == ["classes", "labels", "labels of tokens", "outputs"]

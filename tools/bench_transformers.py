@@ -87,17 +87,20 @@ class Bench:
         self, path: Path, calibration: Path, heldout: Path, samples: int, folder: Path, cuts: str = "*"
     ) -> None:
         import onnxprune
+        from onnxprune.calibration.read import read
+        from onnxprune.evaluation.metrics import METRICS, Evaluator, default_metric
 
         self.path, self.calibration, self.folder, self.cuts = path, calibration, folder, cuts
         self.name = path.name.partition(".")[0]
         folder.mkdir(exist_ok=True)
         model = onnxprune.load(path)
-        found = onnxprune.read(heldout, model, samples=samples or None, option="held-out samples")
+        found = read(heldout, model, samples=samples or None, option="held-out samples")
         if found.labels is None:  # one per token
             with np.load(heldout) as file:
                 found = replace(found, labels=file["labels"][list(found.chosen)].astype(np.int64))
-        self.metric = onnxprune.default_metric(model, found)
-        self.judge = onnxprune.Evaluator(model, found, self.metric)
+        self.metric = default_metric(model, found)
+        self.perplexity = METRICS[self.metric].unit == "nats"
+        self.evaluator = Evaluator(model, found, self.metric)
         self.before = self.score(model)[0]
         self.count, self.first = found.count, found.feeds([0])
         self.made: dict[str, Outcome] = {}
@@ -107,10 +110,10 @@ class Bench:
         from onnxprune.evaluation.damage import Damage
         from onnxprune.evaluation.metrics import METRICS
 
-        j = self.judge
-        outputs = j.outputs(model)
-        each = METRICS[self.metric].per_sample(outputs, j.labels, j.reference, j.classes)
-        return float(each.mean()), Damage(j.reference, j.classes)(outputs)
+        e = self.evaluator
+        outputs = e.outputs(model)
+        each = METRICS[self.metric].per_sample(outputs, e.labels, e.reference, e.classes)
+        return float(each.mean()), Damage(e.reference, e.classes)(outputs)
 
     def cut(self, amounts: dict[str, Any], **options: Any) -> Outcome:
         """Prune and score. calibration=True stands for the model's own data."""
@@ -139,7 +142,7 @@ class Bench:
 
     def show(self, value: float) -> str:
         """The metric: the perplexity of a loss."""
-        return f"{math.exp(min(value, 50)):.3f}" if self.metric == "loss" else f"{value:.4f}"
+        return f"{math.exp(min(value, 50)):.3f}" if self.perplexity else f"{value:.4f}"
 
     def cell(self, out: Outcome) -> str:
         """Metric and divergence."""
@@ -147,15 +150,15 @@ class Bench:
 
     def lost(self, value: float) -> float:
         """Accuracy that is gone, as a fraction; of perplexity the rise over the original's."""
-        return math.exp(value - self.before) - 1 if self.metric == "loss" else self.before - value
+        return math.exp(value - self.before) - 1 if self.perplexity else self.before - value
 
     @property
     def limit(self) -> float:
-        return PERPLEXITY if self.metric == "loss" else POINTS
+        return PERPLEXITY if self.perplexity else POINTS
 
     def head(self, what: str) -> str:
         """Title of a table."""
-        word = "perplexity" if self.metric == "loss" else self.metric
+        word = "perplexity" if self.perplexity else self.metric
         return f"{self.name}, {what}: original {word} {self.show(self.before)}, {self.count} held-out samples"
 
 

@@ -68,10 +68,10 @@ def evaluate(values: Values) -> None:
         loaded = load(model)
         base = loaded if against is None else load(against)
         progress("evaluate")
-        judge: Evaluator | Function
+        evaluator: Evaluator | Function
         described = source
         if is_function(source):
-            judge = Function(source)
+            evaluator = Function(source)
         else:
             data = read(
                 source, base, preprocess=values.part(Preprocess), samples=values["samples"], labels=values["labels"],
@@ -81,24 +81,24 @@ def evaluate(values: Values) -> None:
                 raise OptionError(line)
             described = data.description
             name = values["metric"] or default_metric(base, data)
-            if against is None and not METRICS[name].labelled:
+            if against is None and METRICS[name].reference:
                 raise OptionError(f"--metric {name} compares with another model: give --against MODEL, or labels")
-            if values["labels"] is not None and not METRICS[name].labelled:
+            if values["labels"] is not None and not METRICS[name].labels:
                 raise OptionError(f"--labels has no effect: --metric {name} compares with another model")
-            judge = Evaluator(base, data, name, threads=values["threads"])
-        mine = judge(loaded)
-        compared = None if against is None else drop(judge(base), mine)
+            evaluator = Evaluator(base, data, name, threads=values["threads"])
+        score = evaluator(loaded)
+        compared = None if against is None else drop(evaluator(base), score)
     result = {
-        "model": str(model), "data": described, "metric": mine.metric, "value": mine.value,
-        "standard_error": mine.standard_error, "samples": mine.samples,
+        "model": str(model), "data": described, "metric": score.metric, "value": score.value,
+        "standard_error": score.standard_error, "samples": score.samples,
         "against": None if compared is None else {"model": str(against), **compared.to_dict()},
     }  # fmt: skip
     emit(result, out.json)
     if not out.quiet:
         show_on(out.json, Text(f"data: {described}"))
-        sure = "" if mine.standard_error is None else f" +- {mine.standard_error:.4f} (standard error)"
-        count = "" if mine.samples is None else f", {mine.samples} samples"
-        show_on(out.json, Text(f"{mine.metric}: {mine.value:.4f}{sure}{count}"))
+        sure = "" if score.standard_error is None else f" +- {score.standard_error:.4f} (standard error)"
+        count = "" if score.samples is None else f", {score.samples} samples"
+        show_on(out.json, Text(f"{score.metric}: {score.value:.4f}{sure}{count}"))
         if compared is not None:
             show_on(out.json, _compared(compared, against))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import ndtri
@@ -35,15 +35,22 @@ Outputs = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Metric:
-    """per_sample: (outputs, labels, outputs of the original, name of the class scores) -> `(n,)`.
+    """One way to say how good a model is.
 
-    better: 1 where larger is better, -1 where smaller is; labelled: whether labels are needed.
+    per_sample: (outputs, labels, outputs of the original, name of the class scores) -> `(n,)`; unit: of its figures;
+    better: 1 where larger is better, -1 where smaller is; labels, classes, reference: whether it needs labels, an
+    output with a row of class scores, and another model to compare with; default: the case in which it is taken where
+    none is named (`default_metric`), "" for none.
     """
 
+    help: str
     per_sample: Callable[[Outputs, Array | None, Outputs, str], Array]
+    unit: str
     better: int
-    labelled: bool
-    summary: str
+    labels: bool = False
+    classes: bool = True
+    reference: bool = False
+    default: Literal["", "labels", "labels of tokens", "classes", "outputs"] = ""
 
 
 def _each(hits: Array, samples: int, counted: Array | None = None) -> Array:
@@ -95,12 +102,24 @@ def _mse(outputs: Outputs, labels: Array | None, reference: Outputs, classes: st
 
 
 METRICS: dict[str, Metric] = {
-    "top1": Metric(_top(1), 1, True, "share of samples whose label has the largest score"),
-    "top5": Metric(_top(5), 1, True, "share of samples whose label is among the five largest scores"),
-    "agreement": Metric(_agreement, 1, False, "share of samples with the same largest score as in the original"),
-    "loss": Metric(_loss, -1, True, "cross entropy of the labels in nats; its exponential is the perplexity"),
-    "mse": Metric(_mse, -1, False, "squared distance from the original's outputs over their variance"),
-}
+    "top1": Metric(
+        "share of samples whose label has the largest score", _top(1), "share", 1, labels=True, default="labels"
+    ),
+    "top5": Metric("share of samples whose label is among the five largest scores", _top(5), "share", 1, labels=True),
+    "agreement": Metric(
+        "share of samples with the same largest score as in the original", _agreement, "share", 1, reference=True,
+        default="classes",
+    ),
+    "loss": Metric(
+        "cross entropy of the labels in nats; its exponential is the perplexity", _loss, "nats", -1, labels=True,
+        default="labels of tokens",
+    ),
+    "mse": Metric(
+        "squared distance from the original's outputs over their variance", _mse, "variances", -1, classes=False,
+        reference=True, default="outputs",
+    ),
+}  # fmt: skip
+DEFAULTS = {row.default: name for name, row in METRICS.items() if row.default}
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +164,9 @@ class Scoring:
         help="Labels of --evaluate: .npy, .txt, .csv, .json.",
     )  # fmt: skip
     metric: str | None = option(
-        None, choice({k: m.summary for k, m in METRICS.items()}), panel=DATA, metavar="NAME",
+        None, choice({name: row.help for name, row in METRICS.items()}), panel=DATA, metavar="NAME",
         needs=("samples to score",), otherwise="top1 with labels, else agreement or mse",
-        help="; ".join(f"{k}: {m.summary}" for k, m in METRICS.items()) + ".",
+        help="; ".join(f"{name}: {row.help}" for name, row in METRICS.items()) + ".",
     )  # fmt: skip
     max_drop: float | str | None = option(
         None, number("a fraction above 0, 0.01 or 1% is one point", 0, 1, above=True, below=True), panel=WHAT,
@@ -168,7 +187,8 @@ class Evaluator:
 
     def __init__(self, original: Model, samples: Samples, metric: str, *, threads: int = 0) -> None:
         self.samples, self.metric, self.threads = samples, metric, threads
-        if METRICS[metric].labelled:
+        row = METRICS[metric]
+        if row.labels:
             _fitting_labels(samples)
         self.names = [o.name for o in original.proto.graph.output]
         self.batch = fitting_batch(samples, original, option="--evaluate")
@@ -177,24 +197,25 @@ class Evaluator:
         self.labels = None if samples.labels is None else np.asarray(samples.labels).astype(np.int64)
         if self.classes:
             _fitting_labels(samples)
-        if METRICS[metric].labelled and self.labels is None:
+        if row.labels and self.labels is None:
             raise OptionError(
                 f"--metric {metric}: there are no labels; give an array `labels`, sub-folders per class, --labels "
-                f"FILE, or --metric agreement"
+                f"FILE, or --metric {DEFAULTS['classes']}"
             )
-        if metric != "mse" and not self.classes:
-            raise OptionError(f"--metric {metric}: the model has no output with a row of class scores; use mse")
+        if row.classes and not self.classes:
+            other = DEFAULTS["outputs"]
+            raise OptionError(f"--metric {metric}: the model has no output with a row of class scores; use {other}")
         self.offset = 0
-        if METRICS[metric].labelled and self.labels is not None:
+        if row.labels and self.labels is not None:
             self.offset = self._offset(self.labels)
 
     def _offset(self, labels: Array) -> int:
         """1 where the model has a background class in front that the labels do not count."""
-        found = class_rows(self.reference[self.classes])
-        classes = found.shape[1]
-        if labels.size != len(found):
+        scores = class_rows(self.reference[self.classes])
+        classes = scores.shape[1]
+        if labels.size != len(scores):
             raise OptionError(
-                f"--evaluate: labels: {labels.size} of shape {labels.shape} for {len(found)} rows of class scores; "
+                f"--evaluate: labels: {labels.size} of shape {labels.shape} for {len(scores)} rows of class scores; "
                 f"give one label per sample, or per token"
             )
         counted = labels[labels != IGNORED]
@@ -243,14 +264,14 @@ class Function:
     def __call__(self, model: Model) -> Score:
         with _written(model) as path:
             try:
-                found = np.asarray(self.function(str(path)), np.float64)
+                values = np.asarray(self.function(str(path)), np.float64)
             except Exception as e:  # the user's code
                 raise OptionError(f"--evaluate {self.name}: the function raised {type(e).__name__}: {e}") from e
-        if found.ndim > 1 or not found.size or not np.isfinite(found).all():
+        if values.ndim > 1 or not values.size or not np.isfinite(values).all():
             raise OptionError(
-                f"--evaluate {self.name}: expected one finite number, or one per sample; got {found!r:.80}"
+                f"--evaluate {self.name}: expected one finite number, or one per sample; got {values!r:.80}"
             )
-        return Score(self.name, float(found.mean()), found if found.ndim else None)
+        return Score(self.name, float(values.mean()), values if values.ndim else None)
 
 
 @contextmanager
@@ -267,13 +288,13 @@ def default_metric(original: Model, samples: Samples) -> str:
     """top1 with a label per sample, loss with one per token; without, agreement of a classifier, mse of the others."""
     few = samples.take(range(min(2, samples.count)))
     names = [o.name for o in original.proto.graph.output]
-    found = joined(Stream(original, list(few.batches(1))).compute(names), names)
-    if not classifier_output(original, found, few.count):
-        return "mse"
+    outputs = joined(Stream(original, list(few.batches(1))).compute(names), names)
+    if not classifier_output(original, outputs, few.count):
+        return DEFAULTS["outputs"]
     _fitting_labels(samples)
     if samples.labels is None:
-        return "agreement"
-    return "loss" if np.ndim(samples.labels) > 1 else "top1"
+        return DEFAULTS["classes"]
+    return DEFAULTS["labels of tokens" if np.ndim(samples.labels) > 1 else "labels"]
 
 
 @dataclass(frozen=True)
