@@ -31,7 +31,8 @@ SECTIONS = {head: blocks for head, blocks in sections().items() if blocks}
 
 def commands(head: str) -> list[tuple[list[str], str]]:
     """Words of every command of a section, and what it must print."""
-    lines = [line for language, text in SECTIONS[head] if language == "sh" for line in text.splitlines()]
+    text = "".join(text for language, text in SECTIONS[head] if language == "sh").replace("\\\n", "")
+    lines = text.splitlines()
     return [(shlex.split(line, comments=True), line.partition("  # ")[2]) for line in lines]
 
 
