@@ -24,11 +24,11 @@ import numpy as np
 
 from onnxprune import __version__
 from onnxprune.errors import blamed
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.staging import staged
 
 FORMAT = 2  # grows when files, or what is meant by them, change
 STALE = 86400  # seconds after which a temporary file is of a run that was killed
-Array = np.ndarray[Any, Any]
 LOG = logging.getLogger(__name__)
 UNFIT = "%s is damaged, or of something else: made anew"
 

@@ -14,12 +14,10 @@ from itertools import product
 import numpy as np
 
 from onnxprune.allocation.levels import Levels
+from onnxprune.graph.arrays import Array, Float, Ids
 from onnxprune.graph.cost import CostModel
-from onnxprune.graph.shapes import Array
 from onnxprune.graph.traits import Product
-from onnxprune.importance.criterion import Float
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
-from onnxprune.structure.coupling import Ids
 
 SWEEPS = 20
 STEPS = (1, 2)  # levels that a group moves in an exchange

@@ -17,11 +17,11 @@ import numpy as np
 from onnxprune import cache
 from onnxprune.allocation.select import rounded, select
 from onnxprune.evaluation.damage import damage, joined
+from onnxprune.graph.arrays import Array, Float, Ids
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.links import read_by
-from onnxprune.graph.shapes import Array
 from onnxprune.graph.traits import TRAITS
-from onnxprune.importance.criterion import Float, Scores
+from onnxprune.importance.criterion import Scores
 from onnxprune.importance.data import DATA_CRITERIA, RIDGE, Reading, batches, find_readings, gather, measured
 from onnxprune.importance.gates import Gated
 from onnxprune.importance.weights import score
@@ -35,7 +35,6 @@ from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Moments, damping
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
-from onnxprune.structure.coupling import Ids
 
 REMOVED = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # levels, as fractions of a group
 HOPELESS = 3.0  # damage of one group alone beyond which deeper levels are not measured

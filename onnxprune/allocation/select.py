@@ -10,7 +10,8 @@ import numpy as np
 
 from onnxprune.allocation.kinds import flag, split_kind
 from onnxprune.errors import OptionError
-from onnxprune.importance.criterion import Float, Scores
+from onnxprune.graph.arrays import Float
+from onnxprune.importance.criterion import Scores
 from onnxprune.structure.analysis import ChannelGroup, Keep
 
 ROUND_TO = 8  # tools/bench_round.py: what onnxruntime's kernels like

@@ -30,8 +30,8 @@ from onnxprune.calibration.samples import (
     uses_of,
 )
 from onnxprune.errors import OptionError
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.graph.shapes import Array
 from onnxprune.runtime.session import Feeds
 
 

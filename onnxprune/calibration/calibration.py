@@ -14,10 +14,11 @@ from onnxprune.calibration.presets import Preprocess, looks_like_image
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import MADE_UP, Samples
 from onnxprune.errors import OptionError
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.ort import ORT_ERRORS
-from onnxprune.graph.shapes import Array, graph_inputs
+from onnxprune.graph.shapes import graph_inputs
 from onnxprune.layers.layer import linear_layers
 from onnxprune.runtime.session import Feeds, session
 from onnxprune.runtime.stream import Stream

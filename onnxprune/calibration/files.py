@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from onnxprune.errors import OptionError
-from onnxprune.graph.shapes import Array
+from onnxprune.graph.arrays import Array
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Like = tuple[tuple[int, ...], np.dtype[Any]]  # shape and type of an array

@@ -14,10 +14,10 @@ from onnxprune.calibration.presets import (
     image_axes,
     per_channel,
 )
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import makers, readers
 from onnxprune.graph.node import Node, opsets, walk_all
-from onnxprune.graph.shapes import Array
 
 INSIDE = ("Sub", "Div", "Mul", "Add", "BatchNormalization", "ImageScaler", "Affine")
 THROUGH = (

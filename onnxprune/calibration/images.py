@@ -31,8 +31,8 @@ from onnxprune.calibration.presets import (
     per_channel,
 )
 from onnxprune.errors import OptionError
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.graph.shapes import Array
 
 CENTRE = 0.875  # of the shorter side that is kept
 MAX_PIXELS = 100_000_000

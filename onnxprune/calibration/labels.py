@@ -22,7 +22,7 @@ from onnxprune.calibration.samples import (
     shown_shape,
 )
 from onnxprune.errors import OptionError
-from onnxprune.graph.shapes import Array
+from onnxprune.graph.arrays import Array
 
 LABELS = ("labels", "y", "label")
 IGNORED = -100  # label of a token that does not count

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph.shapes import Array
+from onnxprune.graph.arrays import Array
 
 TEXTURES = 24
 FINE, FINEST = 64, 4  # pixels of a side below which images are painted finer, and by what factor at most

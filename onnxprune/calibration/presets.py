@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxprune.graph.shapes import Array, fixed
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.shapes import fixed
 from onnxprune.options import IMAGES, choice, integer, number, numbers, option
 
 SIDE = 224  # pixels, where neither model nor user says

@@ -46,8 +46,9 @@ from onnxprune.calibration.samples import (
     uses_of,
 )
 from onnxprune.errors import OptionError
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.graph.shapes import Array, graph_inputs
+from onnxprune.graph.shapes import graph_inputs
 from onnxprune.runtime.session import Feeds
 
 

@@ -14,7 +14,8 @@ import onnx
 from onnxprune.calibration.images import Format
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.errors import OptionError
-from onnxprune.graph.shapes import Array, fixed
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.shapes import fixed
 from onnxprune.runtime.session import Feeds
 
 MADE_UP = 256  # samples where nobody says how many

@@ -23,8 +23,9 @@ from onnxprune.calibration.leaves import (
 )
 from onnxprune.calibration.presets import Preprocess, image_axes, looks_like_image
 from onnxprune.calibration.samples import Samples, stackable, uses_of
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.graph.shapes import Array, graph_inputs, infer
+from onnxprune.graph.shapes import graph_inputs, infer
 from onnxprune.runtime.feeds import random_feeds
 from onnxprune.runtime.session import Feeds
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.graph.shapes import Array, graph_inputs
+from onnxprune.graph.shapes import graph_inputs
 from onnxprune.runtime.session import Feeds
 
 TINY = 1e-12

@@ -24,8 +24,8 @@ from onnxprune.calibration.labels import IGNORED
 from onnxprune.calibration.samples import Samples
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.damage import class_rows, classifier_output, joined, probabilities
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, save
-from onnxprune.graph.shapes import Array
 from onnxprune.options import DATA, WHAT, anything, choice, number, option
 from onnxprune.runtime.stream import Stream
 

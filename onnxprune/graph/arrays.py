@@ -17,6 +17,8 @@ from onnxprune.errors import InternalError
 from onnxprune.graph.messages import show
 
 Array: TypeAlias = np.ndarray[Any, Any]
+Float: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+Ids: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]  # ids of units, see structure/coupling.py
 Large: TypeAlias = list[tuple[TensorProto, Array]]  # tensors whose data are still to be written, and the data
 
 SMALL = 1024  # bytes; a tensor up to this size keeps its data in the proto, where shape inference reads it

@@ -6,11 +6,12 @@ where it, or what is held on the way to it, is larger than the model's `allowanc
 
 from __future__ import annotations
 
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.limits import nbytes
 from onnxprune.graph.links import made_at
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.ort import ORT_ERRORS
-from onnxprune.graph.shapes import Array, Shapes, run_node
+from onnxprune.graph.shapes import Shapes, run_node
 
 
 class Constants:
@@ -19,8 +20,8 @@ class Constants:
     def __init__(self, shapes: Shapes) -> None:
         self.shapes, self.model = shapes, shapes.model
         self.nodes = list(walk_all(self.model.proto.graph, shapes.opsets))
-        made = made_at(node.proto for node in self.nodes)
-        self.at = {o: i for o, i in made.items() if o in shapes.constant}
+        makers = made_at(node.proto for node in self.nodes)
+        self.at = {o: i for o, i in makers.items() if o in shapes.constant}
 
     def __call__(self, name: str) -> Array | None:
         """The value of a tensor; None where it has none that may be computed."""
@@ -32,40 +33,40 @@ class Constants:
         last = {i: node.key for node in nodes for i in node.inputs} | {name: ""}
         if self._peak(nodes, last) > self.shapes.allowance:
             return None
-        held: dict[str, Array] = {}
+        values: dict[str, Array] = {}
         for node in nodes:
-            feeds = {i: self.model.weights[i] if i in self.model.weights else held[i] for i in node.inputs if i}
+            feeds = {i: self.model.weights[i] if i in self.model.weights else values[i] for i in node.inputs if i}
             try:
-                found = run_node(node, feeds, self.model.proto)
+                results = run_node(node, feeds, self.model.proto)
             except ORT_ERRORS:  # TooLarge is a RuntimeError
                 return None
-            made = dict(zip((o for o in node.outputs if o), found, strict=True))
-            held = {n: v for n, v in (held | made).items() if n in last and last[n] != node.key}
-        return held[name]
+            outputs = dict(zip((o for o in node.outputs if o), results, strict=True))
+            values = {n: v for n, v in (values | outputs).items() if n in last and last[n] != node.key}
+        return values[name]
 
     def _needed(self, name: str) -> list[Node] | None:
         """The nodes that a tensor is computed by, in order; None where one of them reads what is no constant."""
-        found: set[int] = set()
-        wanted = [name]
-        while wanted:
-            tensor = wanted.pop()
+        needed: set[int] = set()
+        pending = [name]
+        while pending:
+            tensor = pending.pop()
             if not tensor or tensor in self.model.weights:
                 continue
             if tensor not in self.at or not self.nodes[self.at[tensor]].inputs:
                 return None
-            if self.at[tensor] not in found:
-                found.add(self.at[tensor])
-                wanted.extend(self.nodes[self.at[tensor]].inputs)
-        return [self.nodes[i] for i in sorted(found)]
+            if self.at[tensor] not in needed:
+                needed.add(self.at[tensor])
+                pending.extend(self.nodes[self.at[tensor]].inputs)
+        return [self.nodes[i] for i in sorted(needed)]
 
     def _peak(self, nodes: list[Node], last: dict[str, str]) -> float:
         """Bytes that computed tensors take at a time, at most; infinity where a size is not known."""
-        held: dict[str, float] = {}
+        sizes: dict[str, float] = {}
         peak = 0.0
         for node in nodes:
             for o in (o for o in node.outputs if o):
                 size = nbytes(self.shapes.shapes.get(o), self.shapes.types.get(o, 1))
-                held[o] = float("inf") if size is None else float(size)
-            peak = max(peak, sum(held.values()))
-            held = {n: v for n, v in held.items() if n in last and last[n] != node.key}
+                sizes[o] = float("inf") if size is None else float(size)
+            peak = max(peak, sum(sizes.values()))
+            sizes = {n: v for n, v in sizes.items() if n in last and last[n] != node.key}
         return peak

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from onnxprune.graph.arrays import stored_bits, stored_size
+from onnxprune.graph.arrays import Array, Ids, stored_bits, stored_size
 from onnxprune.graph.io import weight_bytes
 from onnxprune.graph.node import Node
 from onnxprune.graph.normalisation import STATISTICS
-from onnxprune.graph.shapes import Array, Shapes
-from onnxprune.graph.traits import TRAITS, Axes, Ids, Product, Sizes, product
+from onnxprune.graph.shapes import Shapes
+from onnxprune.graph.traits import TRAITS, Axes, CostInputs, Product, product
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class CostModel:
     overhead: float
 
     def macs(self, keep: Array) -> float:
-        """MACs of one run if the ids that are True in `keep` survive."""
+        """MACs of one run if the ids that are True in `keep`, `(ids,)`, survive."""
         return sum(p(keep) for p in self.macs_of)
 
     def parameters(self, keep: Array) -> float:
@@ -49,8 +49,12 @@ def cost_model(
     grouped: dict[str, Ids],
     gates: Mapping[str, Ids] = MappingProxyType({}),
 ) -> CostModel:
-    """axes: name -> ids per axis (None: an axis that never shrinks); grouped: weight -> ids `(groups, width)`; gates:
-    node key -> the id without which the node is gone, `(1,)`."""
+    """The costs of a model whose nodes these are, as functions of the ids that survive; a node without a row in
+    `traits.TRAITS`, or of unknown shape, costs no MACs.
+
+    axes: name -> ids per axis (None: an axis that never shrinks); grouped: weight -> ids `(groups, width)`; gates: node
+    key -> the id without which the node is gone, `(1,)`.
+    """
     nodes = list(nodes)
     gate_of: dict[str, Ids | None] = {}  # weight -> gate that all its readers share
     for node in nodes:
@@ -59,7 +63,7 @@ def cost_model(
             same = name not in gate_of or (gate is not None and gate is gate_of[name])
             gate_of[name] = gate if same else None
 
-    sizes = Sizes(shapes, axes, grouped)
+    inputs = CostInputs(shapes, axes, grouped)
     macs: list[Product] = []
     statistics: set[str] = set()
     for node in nodes:
@@ -68,27 +72,28 @@ def cost_model(
         trait, shape = TRAITS.get(node.op), shapes.shapes.get(node.key)
         if trait is None or shape is None or None in shape:
             continue
-        terms = trait.macs(node, trait, sizes)
+        terms = trait.macs(node, trait, inputs)
         if node.key in gates:
             terms = [Product(p.label, p.factor, (*p.ids, gates[node.key]), (*p.divisors, 1)) for p in terms]
         macs += terms
     parameters, stored = [], []
     for name, weight in shapes.model.weights.items():
-        own = axes(name) or [None] * weight.ndim  # no node reads it: nothing shrinks
-        counted = [(a, 1) for a in (*own, gate_of.get(name))]
+        axis_ids = axes(name) or [None] * weight.ndim  # no node reads it: nothing shrinks
+        counted = [(a, 1) for a in (*axis_ids, gate_of.get(name))]
         if name in grouped:
             counted.append((grouped[name], len(grouped[name])))
-        held = math.prod(d for d, a in zip(weight.shape, own, strict=True) if a is None)
+        fixed = math.prod(d for d, a in zip(weight.shape, axis_ids, strict=True) if a is None)
         if name in grouped:
-            held //= weight.shape[1]
-        stored.append(product(name, held * stored_bits(weight) / 8, counted))
+            fixed //= weight.shape[1]
+        stored.append(product(name, fixed * stored_bits(weight) / 8, counted))
         if trained(weight) and name not in statistics:
-            parameters.append(product(name, float(held), counted))
+            parameters.append(product(name, float(fixed), counted))
     model = shapes.model
     overhead = model.proto.ByteSize() + weight_bytes(model) - sum(stored_size(w) for w in model.weights.values())
     return CostModel(tuple(macs), tuple(parameters), tuple(stored), float(overhead))
 
 
 def trained(weight: Array) -> bool:
-    """Floats and 8-bit or narrower integers are parameters; shapes, indices and flags are not."""
+    """Whether a constant is of trained numbers: floats, and integers of 8 bits or fewer; shapes, indices and flags are
+    not."""
     return weight.dtype.kind in "fV" or (weight.dtype.kind in "iu" and weight.dtype.itemsize == 1)

@@ -174,5 +174,5 @@ def _outgoing(model: Model) -> tuple[ModelProto, Large]:
                 attribute.name, attribute.type = "sparse_value", AttributeProto.SPARSE_TENSOR
                 attribute.ClearField("t")
                 attribute.sparse_tensor.CopyFrom(untouched[name])
-    found = ((tensor, model.weights[name]) for name, tensor in tensors(model.proto) if name in model.weights)
-    return model.proto, [(tensor, array) for tensor, array in found if stored_size(array) > SMALL]
+    entries = ((tensor, model.weights[name]) for name, tensor in tensors(model.proto) if name in model.weights)
+    return model.proto, [(tensor, array) for tensor, array in entries if stored_size(array) > SMALL]

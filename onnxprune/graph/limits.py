@@ -69,13 +69,13 @@ def evaluated(node: Node) -> bool:
     return node.op in EVALUATED or (node.op == "Einsum" and len(node.inputs) <= 2)  # more: what is made on the way
 
 
-def result_bytes(node: Node, read: Kind | None, made: Iterable[Kind]) -> int | None:
+def result_bytes(node: Node, read: Kind | None, outputs: Iterable[Kind]) -> int | None:
     """Bytes of all outputs of a node together, at most; None where they cannot be told.
 
-    read: shape and type of its first input; made: of its outputs.
+    read: shape and type of its first input; outputs: of each output.
     """
     total = 0
-    for shape, code in made:
+    for shape, code in outputs:
         size = nbytes(shape, code)
         if size is None and node.op in PICKED and read is not None:
             first = nbytes(read[0], code)

@@ -19,7 +19,10 @@ def one_line(error: BaseException, most: int = 300) -> str:
 
 
 def fault(where: object, expected: str, found: object, way: str) -> ModelFileError:
-    """where: the file, or what else the model is; found: a text, a value, or the exception that came instead."""
+    """The error that a file is refused with, to be raised: what was expected, what was found, and the way out.
+
+    where: the file, or what else the model is; found: a text, a value, or the exception that came instead.
+    """
     if isinstance(found, BaseException):
         found = " ".join((getattr(found, "strerror", None) or str(found)).split())
     expected, found = (text if len(text) <= 400 else f"{text[:396]} ..." for text in (expected, str(found)))

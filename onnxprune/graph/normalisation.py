@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.node import Node
-from onnxprune.graph.shapes import Array
 
 SCALE, SHIFT, MEAN, VARIANCE = 1, 2, 3, 4  # inputs
 STATISTICS = (MEAN, VARIANCE)

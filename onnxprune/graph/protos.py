@@ -78,9 +78,10 @@ def constants(graph: GraphProto) -> Iterator[tuple[str, NodeProto, AttributeProt
 
 def scalars(proto: ModelProto) -> Iterator[tuple[str, NodeProto, AttributeProto]]:
     """`Constant` nodes that hold their value in an attribute of its own kind: value_float, value_ints, ..."""
-    for found in chain.from_iterable(map(constants, graphs(proto.graph))):
-        if found[2].name in _SCALARS and not found[2].ref_attr_name:
-            yield found
+    for constant in chain.from_iterable(map(constants, graphs(proto.graph))):
+        attribute = constant[2]
+        if attribute.name in _SCALARS and not attribute.ref_attr_name:
+            yield constant
 
 
 def scalar(attribute: AttributeProto) -> Array:

@@ -66,7 +66,7 @@ def settle_graph(proto: ModelProto, where: str, notes: list[str]) -> ModelProto:
 
 def _inline_functions(proto: ModelProto, where: str, notes: list[str]) -> ModelProto:
     """Inline all local functions but our own; those that want another opset are converted, or stay."""
-    own = [function for function in proto.functions if function.domain == OWN_DOMAIN]
+    ours = [function for function in proto.functions if function.domain == OWN_DOMAIN]
     others = [function for function in proto.functions if function.domain != OWN_DOMAIN]
     if not others:
         return proto
@@ -88,7 +88,7 @@ def _inline_functions(proto: ModelProto, where: str, notes: list[str]) -> ModelP
             proto = onnx.inliner.inline_local_functions(proto, convert_version=True)
     notes.append(f"{len(others) - len(proto.functions)} local functions inlined")
     notes.extend(f"local function {show(f.name)} not inlined: it needs another opset" for f in proto.functions)
-    proto.functions.extend(own)
+    proto.functions.extend(ours)
     for graph in list(graphs(proto.graph))[1:]:  # the inliner renames values in bodies, but not their value_info
         known = set(defined(graph))
         for info in [info for info in graph.value_info if info.name not in known]:
@@ -104,23 +104,23 @@ def _check_calls(proto: ModelProto, where: str) -> None:
 
     def size(body: GraphProto | FunctionProto, depth: int) -> tuple[int, int]:
         """Nodes and bytes of a body once it is inlined; what its nodes hold is counted with them."""
-        count = held = 0
+        nodes = total = 0
         for node in body.node:
             call = node.domain, node.op_type, node.overload
             if call in functions and call not in sizes:
                 sizes[call] = endless
                 sizes[call] = size(functions[call], depth + 1) if depth < MAX_CALLS else endless
             parts = [sizes.get(call, (1, 0)), *(size(nested, depth) for nested in bodies(node))]
-            count += sum(nodes for nodes, _ in parts)
-            held += node.ByteSize() + sum(more for _, more in parts)
-        return count, held
+            nodes += sum(nodes for nodes, _ in parts)
+            total += node.ByteSize() + sum(more for _, more in parts)
+        return nodes, total
 
-    count, held = size(proto.graph, 0)
-    if count >= MAX_NODES:
+    nodes, total = size(proto.graph, 0)
+    if nodes >= MAX_NODES:
         found = f"{MAX_NODES} nodes or more, or a function that calls itself"
         raise fault(where, "local functions of reasonable size", found, REPAIR)
-    if held > max(MAX_BYTES, RATIO * proto.ByteSize()):
-        raise fault(where, "local functions of reasonable size", f"{held} bytes once they are inlined", REPAIR)
+    if total > max(MAX_BYTES, RATIO * proto.ByteSize()):
+        raise fault(where, "local functions of reasonable size", f"{total} bytes once they are inlined", REPAIR)
 
 
 class _Scope(NamedTuple):
@@ -162,18 +162,18 @@ def _name_uniquely(scope: _Scope, where: str, notes: list[str]) -> None:
     before = len(taken)
 
     def visit(scope: _Scope, names: dict[str, str]) -> None:
-        mine = list(defined(scope.graph))
-        wrong = next((name for name, n in Counter(mine).items() if n > 1 or isinstance(name, bytes)), None)
+        values = list(defined(scope.graph))
+        wrong = next((name for name, n in Counter(values).items() if n > 1 or isinstance(name, bytes)), None)
         if wrong is not None:
             found = f"{show(wrong)} twice" if isinstance(wrong, str) else show(wrong)
             raise fault(where, "every value defined once, by a name in UTF-8", found, REPAIR)
-        for name in [name for name in mine if name in seen]:
+        for name in [name for name in values if name in seen]:
             names[name] = name
             while names[name] in taken:
                 numbers[name] += 1
                 names[name] = f"{name}_{numbers[name]}"
             taken.add(names[name])
-        seen.update(mine)
+        seen.update(values)
         if names:
             rename(scope.graph, names)
         for inner in scope.inner():
@@ -186,8 +186,8 @@ def _name_uniquely(scope: _Scope, where: str, notes: list[str]) -> None:
 
 def _sort(scope: _Scope, visible: set[str], where: str, notes: list[str]) -> None:
     """Stable topological order; every name in use must be `visible`, which is to say defined here or around."""
-    graph, mine = scope.graph, set(defined(scope.graph))
-    visible |= mine
+    graph, values = scope.graph, set(defined(scope.graph))
+    visible |= values
     at = made_at(graph.node)
     needs: list[set[int]] = []
     for i, node in enumerate(graph.node):
@@ -211,7 +211,7 @@ def _sort(scope: _Scope, visible: set[str], where: str, notes: list[str]) -> Non
     missing = {value.name for value in graph.output} - visible - {""}
     if missing:
         raise fault(where, "every output computed", f"{show(min(missing, key=str))}, which is not", REPAIR)
-    visible -= mine
+    visible -= values
 
 
 def _topological(needs: list[set[int]]) -> list[int]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,13 +20,13 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import OptionError
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.limits import LIMIT, PICKED, Kind, TooLarge, allowance, evaluated, nbytes, result_bytes
 from onnxprune.graph.node import Node, opsets, walk
 from onnxprune.graph.ort import ORT_ERRORS, base_options, open_session
 
 Shape = tuple[int | None, ...]
-Array = np.ndarray[Any, Any]
 
 FOLD_LIMIT = 4096  # elements; larger tensors are data, not shape arithmetic
 FOLDED = LIMIT // 8  # bytes of all values that are evaluated together
@@ -141,13 +140,13 @@ class Shapes:
         if node.op not in ("Shape", "Size") or None in shape:
             return False
         if node.op == "Shape":
-            found = np.array(shape, np.int64)[node.attr("start", 0) : node.attr("end", len(shape))]
+            value = np.array(shape, np.int64)[node.attr("start", 0) : node.attr("end", len(shape))]
         else:
             count = math.prod(d or 0 for d in shape)
             if count > np.iinfo(np.int64).max:
                 return False
-            found = np.array(count, np.int64)
-        return self._know(node, [found])
+            value = np.array(count, np.int64)
+        return self._know(node, [value])
 
     def _fold(self, node: Node, inferred: Mapping[str, onnx.TypeProto]) -> bool:
         """Evaluate shape arithmetic whose result is small; true if all outputs are now known."""
@@ -229,17 +228,19 @@ class Shapes:
             return {}
         kinds: dict[str, Kind] = {i: (self.shapes[i], self.types[i]) for i in inputs}
         try:
-            session, made = _load(node, kinds, {i: self.known[i] for i in inputs if i in self.known}, self.model.proto)
+            session, outputs = _load(
+                node, kinds, {i: self.known[i] for i in inputs if i in self.known}, self.model.proto
+            )
             if node.op in PICKED and self._size(inputs) <= LIMIT:
                 feeds = {i: np.zeros(self._whole(i), onnx.helper.tensor_dtype_to_np_dtype(kinds[i][1])) for i in inputs}
-                values = session.run(list(made), {i.name: feeds[i.name] for i in session.get_inputs()})
-                made = {o: (np.shape(v), code) for v, (o, (_, code)) in zip(values, made.items(), strict=True)}
+                values = session.run(list(outputs), {i.name: feeds[i.name] for i in session.get_inputs()})
+                outputs = {o: (np.shape(v), code) for v, (o, (_, code)) in zip(values, outputs.items(), strict=True)}
         except UNKNOWN as e:  # unknown shapes pin, and are reported
             self.problems.append(f"{node.label}: onnxruntime cannot run {node.op} ({type(e).__name__})")
             return {}
         return {
             o: onnx.helper.make_tensor_type_proto(code, shape)
-            for o, (shape, code) in made.items()
+            for o, (shape, code) in outputs.items()
             if shape is not None and None not in shape
         }
 
@@ -320,12 +321,12 @@ def run_node(node: Node, feeds: Mapping[str, Array], model: onnx.ModelProto) -> 
     if not evaluated(node):
         raise TooLarge(f"{node.op} may take more memory than its shapes tell")
     kinds: dict[str, Kind] = {n: (v.shape, onnx.helper.np_dtype_to_tensor_dtype(v.dtype)) for n, v in feeds.items()}
-    session, made = _load(node, kinds, {n: v for n, v in feeds.items() if v.size <= FOLD_LIMIT}, model)
-    need = result_bytes(node, kinds.get(node.input(0)), made.values())
-    held = sum(v.nbytes for v in feeds.values())
-    if need is None or (need + held > LIMIT and need + held > allowance(model)):
+    session, outputs = _load(node, kinds, {n: v for n, v in feeds.items() if v.size <= FOLD_LIMIT}, model)
+    need = result_bytes(node, kinds.get(node.input(0)), outputs.values())
+    read = sum(v.nbytes for v in feeds.values())
+    if need is None or (need + read > LIMIT and need + read > allowance(model)):
         raise TooLarge(f"{node.op} would make {'results of unknown size' if need is None else f'{need} bytes'}")
-    result: list[Array] = session.run(list(made), {i.name: feeds[i.name] for i in session.get_inputs()})
+    result: list[Array] = session.run(list(outputs), {i.name: feeds[i.name] for i in session.get_inputs()})
     return result
 
 
@@ -347,13 +348,13 @@ def _load(
     one = onnx.helper.make_model(graph, opset_imports=imports, ir_version=max(model.ir_version, 4))
     options = base_options(1, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)  # constants are not folded
     session = open_session(one.SerializeToString(), options)
-    found = {o.name: o for o in session.get_outputs()}
-    made: dict[str, Kind] = {}
+    results = {o.name: o for o in session.get_outputs()}
+    outputs: dict[str, Kind] = {}
     for o, rank in zip(outs, ranks, strict=True):
-        sized = isinstance(found[rank.output[0]].shape[0], int)
-        shape = tuple(d if isinstance(d, int) else None for d in found[o].shape) if sized else None
-        made[o] = shape, TYPES.get(found[o].type, onnx.TensorProto.UNDEFINED)
-    return session, made
+        sized = isinstance(results[rank.output[0]].shape[0], int)
+        shape = tuple(d if isinstance(d, int) else None for d in results[o].shape) if sized else None
+        outputs[o] = shape, TYPES.get(results[o].type, onnx.TensorProto.UNDEFINED)
+    return session, outputs
 
 
 TYPES = {  # of onnxruntime -> of onnx
@@ -397,9 +398,9 @@ def concrete_inputs(
         if name not in {i.name for i in inputs}:
             raise OptionError(f"--input-shape {name}: no such input; the model has {', '.join(i.name for i in inputs)}")
     for attempt in range(len(SIZES)):
-        found = [(i.name, *_concrete(i, given.get(i.name), attempt, batch)) for i in inputs]
-        yield _with_caches(inputs, given, {name: shape for name, shape, _ in found if shape is not None})
-        if not any(guessed for _, _, guessed in found):
+        shapes = [(i.name, *_concrete(i, given.get(i.name), attempt, batch)) for i in inputs]
+        yield _with_caches(inputs, given, {name: shape for name, shape, _ in shapes if shape is not None})
+        if not any(guessed for _, _, guessed in shapes):
             return
 
 

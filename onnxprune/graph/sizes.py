@@ -24,7 +24,8 @@ class Sizes:
         self.input_shape = input_shape
 
     @cached_property
-    def _found(self) -> list[Shapes]:
+    def _variants(self) -> list[Shapes]:
+        """Under the sizes of the analysis, and under others where an axis is dynamic."""
         first = infer(self.model, self.input_shape)
         factors: dict[str, int] = {}
         other: dict[str, tuple[int, ...]] = {}
@@ -45,7 +46,7 @@ class Sizes:
 
     def shape(self, name: str) -> Shape | None:
         """Shape of a tensor, None for an axis that is unknown or dynamic; None where not even its rank is known."""
-        shapes = [found.shapes.get(name) for found in self._found]
+        shapes = [variant.shapes.get(name) for variant in self._variants]
         first = shapes[0]
         if first is None or any(s is None or len(s) != len(first) for s in shapes):
             return None
@@ -60,5 +61,5 @@ class Sizes:
 
     def same(self, a: str, b: str) -> bool:
         """Whether two tensors certainly have the same shape."""
-        shapes = [(found.shapes.get(a), found.shapes.get(b)) for found in self._found]
+        shapes = [(variant.shapes.get(a), variant.shapes.get(b)) for variant in self._variants]
         return all(s is not None and None not in s and s == t for s, t in shapes)

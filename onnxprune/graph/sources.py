@@ -60,14 +60,14 @@ def parse(source: Source) -> tuple[str, Path | None, ModelProto]:
 def _read(path: Path) -> bytes:
     """The bytes of a model file."""
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
             raise fault(path, "an ONNX file", "a folder", "name the .onnx file in it")
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise fault(path, "an ONNX file", "a device or a pipe", "write it to a file first")
-        if not 0 < found.st_size < 1 << 31:
-            way = "keep the weights of large models in external data" if found.st_size else AGAIN
-            raise fault(path, "an ONNX file of up to 2 GB", f"{found.st_size} bytes", way)
+        if not 0 < status.st_size < 1 << 31:
+            way = "keep the weights of large models in external data" if status.st_size else AGAIN
+            raise fault(path, "an ONNX file of up to 2 GB", f"{status.st_size} bytes", way)
         return path.read_bytes()
     except (OSError, ValueError) as error:
         raise fault(path, "an ONNX file", error, "check the path and its permissions") from error

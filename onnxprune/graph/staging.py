@@ -43,12 +43,12 @@ def temporary(path: Path, mode: int | None) -> Iterator[BinaryIO]:
     mode: permission bits of what it replaces, so that nobody else can read it before; None where it replaces nothing.
     """
     bits = 0o666 if mode is None else 0o600
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         while True:
             name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             with open(name, "xb", opener=lambda new, flags: os.open(new, flags, bits)) as file:
-                made.append(name)
+                created.append(name)
                 if sys.platform != "win32":
                     with contextlib.suppress(OSError):  # a file system without locks, where nothing is swept either
                         fcntl.flock(file, fcntl.LOCK_EX)
@@ -56,7 +56,7 @@ def temporary(path: Path, mode: int | None) -> Iterator[BinaryIO]:
                     yield file
                     return
     finally:
-        discard(made)
+        discard(created)
 
 
 def sweep(path: Path, *, age: float = 0.0) -> None:
@@ -64,8 +64,8 @@ def sweep(path: Path, *, age: float = 0.0) -> None:
 
     age: in seconds; younger ones stay, for a folder of several machines, where a lock may not tell.
     """
-    own = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
-    for name in filter(own.fullmatch, os.listdir(path.parent)):
+    pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
+    for name in filter(pattern.fullmatch, os.listdir(path.parent)):
         with contextlib.suppress(OSError), open(path.with_name(name), "r+b") as file:
             if age and time.time() - os.fstat(file.fileno()).st_mtime <= age:
                 continue

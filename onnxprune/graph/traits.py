@@ -13,14 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.node import Node
-from onnxprune.graph.shapes import Array, Shapes
+from onnxprune.graph.shapes import Shapes
 
-Ids = np.ndarray[Any, np.dtype[np.int64]]
 Axes = Callable[[str], list[Ids | None]]
 
 
@@ -41,13 +40,14 @@ class Product:
 
 
 def product(label: str, factor: float, ids: Iterable[tuple[Ids | None, int]]) -> Product:
-    """ids: with their divisors; None for an axis that never shrinks, which the factor counts."""
+    """A `Product` of a factor and of axes, each given as its ids and their divisor; None for an axis that never
+    shrinks, which the factor counts."""
     known = [(a.ravel(), d) for a, d in ids if a is not None]
     return Product(label, factor, tuple(a for a, _ in known), tuple(d for _, d in known))
 
 
 @dataclass(frozen=True, eq=False)
-class Sizes:
+class CostInputs:
     """What costs are counted from. axes: name -> ids per axis (None: an axis that never shrinks); grouped: weight ->
     ids `(groups, width)` of the inner axis of a grouped convolution."""
 
@@ -56,20 +56,21 @@ class Sizes:
     grouped: Mapping[str, Ids]
 
     def shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Of a tensor, None where it is not known."""
+        """Shape of a tensor, None for an axis that is not known; None where not even its rank is."""
         return self.shapes.shapes.get(name)
 
 
-Macs = Callable[[Node, "Trait", Sizes], list[Product]]  # multiply-accumulates of one run, for a known output shape
+Macs = Callable[[Node, "Trait", CostInputs], list[Product]]  # multiply-accumulates of one run, for a known output shape
 
 
-def no_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
-    """Of tables and normalisations: nothing that counts."""
+def no_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:
+    """MACs of tables and normalisations: nothing that counts."""
     return []
 
 
-def convolution_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
-    """Weights of one output position times the positions: of the output, of ConvTranspose of the input."""
+def convolution_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:
+    """MACs of a convolution: weights of one output position times the positions, which are those of the output, of a
+    ConvTranspose those of the input."""
     x, w = n.input(t.source), n.input(t.weight)
     kernel, source, shape = s.shape(w), s.shape(x), s.shape(n.key)
     if kernel is None or source is None or shape is None or None in kernel or None in source:
@@ -81,8 +82,8 @@ def convolution_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
     return [product(n.label, factor, [(axes[0], 1), inner])]
 
 
-def product_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
-    """Entries of the output times the length of the sum."""
+def product_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:
+    """MACs of a matrix product: entries of the output times the length of the sum."""
     a, shape = n.input(t.source), s.shape(n.key)
     if not s.axes(a) or shape is None:
         return []
@@ -92,8 +93,8 @@ def product_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
     return [product(n.label, factor, [*((i, 1) for i in y), (s.axes(a)[k], 1)])]
 
 
-def einsum_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
-    """One for every combination of labels."""
+def einsum_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:
+    """MACs of an Einsum: one for every combination of labels; nothing where the equation has an ellipsis."""
     if "." in n.attr("equation", "."):
         return []
     terms = n.attr("equation").replace(" ", "").partition("->")[0].split(",")
@@ -104,16 +105,18 @@ def einsum_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
     return [product(n.label, 1.0, [(i, 1) for i in labels.values()])]
 
 
-def recurrent_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
-    """Weights of the input and of the recurrence, at every step, for every sample and direction."""
+def recurrent_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:
+    """MACs of a recurrent layer: weights of the input and of the recurrence, at every step, for every sample and
+    direction."""
     steps, batch, *_ = s.shape(n.input(t.source)) or (1, 1)
     directions = (s.shape(n.input(t.weight)) or (1,))[0] or 1
     factor = float((steps or 1) * (batch or 1) * directions)
     return [product(n.label, factor, [(s.axes(w)[1], 1), (s.axes(w)[2], 1)]) for w in n.inputs[1:3]]
 
 
-def attention_macs(n: Node, t: Trait, s: Sizes) -> list[Product]:
-    """Queries times keys, probabilities times values, and the projection of an operator that has its weights."""
+def attention_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:
+    """MACs of attention: queries times keys, probabilities times values, and the projection of an operator that has its
+    weights."""
     q, y = n.input(t.source), n.output(0)
     first = s.shape(q) or (1, 1, 1)
     packed = bool(t.weights)

@@ -56,9 +56,9 @@ def write(path: Path, proto: ModelProto, large: Large, inline_limit: int) -> Non
 def _replace(path: Path, proto: ModelProto, beside: Large) -> None:
     """Write the data file, if anything goes into one, and the model file; rename both, the model last."""
     mode = permissions(path)
-    made: list[Path] = []  # must not stay behind on failure
+    created: list[Path] = []  # must not stay behind on failure
     with contextlib.ExitStack() as stack:
-        stack.callback(discard, made)
+        stack.callback(discard, created)
         data = staged = None
         if beside:
             staged = stack.enter_context(temporary(path, mode))
@@ -73,11 +73,11 @@ def _replace(path: Path, proto: ModelProto, beside: Large) -> None:
             stale.discard(data.name)
             kept = permissions(data)
             if kept is None:
-                made.append(data)
+                created.append(data)
             rename(staged, data, mode if kept is None else kept)
             flush_folder(path.parent)
         rename(target, path, mode)
-        made.clear()
+        created.clear()
         flush_folder(path.parent)
         discard(path.with_name(name) for name in stale if not _used_elsewhere(path, name))
 
@@ -125,12 +125,12 @@ def _write_data(file: BinaryIO, large: Large) -> str:
 
 def _own_data_files(path: Path) -> set[str]:
     """Data files that an earlier save to `path` wrote and the model there uses."""
-    own = re.compile(re.escape(path.name) + r"\.[0-9a-f]{12}\.data")
-    if not any(own.fullmatch(name) for name in os.listdir(path.parent)):
+    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{12}\.data")
+    if not any(pattern.fullmatch(name) for name in os.listdir(path.parent)):
         return set()
     try:
         old = ModelProto.FromString(path.read_bytes())
     except (OSError, ProtobufError):
         return set()
     entries = chain.from_iterable(tensor.external_data for tensor in all_tensors(old.graph))
-    return {entry.value for entry in entries if entry.key == "location" and own.fullmatch(entry.value)}
+    return {entry.value for entry in entries if entry.key == "location" and pattern.fullmatch(entry.value)}

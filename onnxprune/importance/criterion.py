@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
+from onnxprune.graph.arrays import Float
 
-Float = np.ndarray[Any, np.dtype[np.float64]]
 Scores = dict[str, Float]  # group name -> float64 (size,); larger matters more
 
 
@@ -45,4 +44,4 @@ def summary(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").strip()
 
 
-__all__ = ["Criterion", "Float", "Scores", "summary"]
+__all__ = ["Criterion", "Scores", "summary"]

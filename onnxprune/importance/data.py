@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.cost import CostModel
-from onnxprune.graph.shapes import Array
-from onnxprune.importance.criterion import Criterion, Float, Scores, summary
+from onnxprune.importance.criterion import Criterion, Scores, summary
 from onnxprune.importance.weights import score as weight_scores
 from onnxprune.layers.layer import Layer, linear_layers
 from onnxprune.layers.rows import kernel_shape, matrix, positions, rows

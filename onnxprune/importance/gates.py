@@ -14,10 +14,10 @@ import onnx
 from onnx import helper
 
 from onnxprune.evaluation.damage import Damage, joined
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, graphs
-from onnxprune.graph.shapes import Array
-from onnxprune.importance.criterion import Criterion, Float, Scores
+from onnxprune.importance.criterion import Criterion, Scores
 from onnxprune.progress import Count
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream

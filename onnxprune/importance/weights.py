@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.errors import OptionError
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.constants import Constants
 from onnxprune.graph.limits import LIMIT
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import SCALE, VARIANCE, batchnorm_factor
-from onnxprune.graph.shapes import Array
-from onnxprune.importance.criterion import Criterion, Float, Scores, summary
+from onnxprune.importance.criterion import Criterion, Scores, summary
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from onnxprune.graph.shapes import Array
-
-Float = np.ndarray[Any, np.dtype[np.float64]]
+from onnxprune.graph.arrays import Array
 
 
 def finite(x: Array) -> Array:

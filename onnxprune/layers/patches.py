@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.node import Node
-from onnxprune.graph.shapes import Array
-from onnxprune.layers.finite import Float, finite
+from onnxprune.layers.finite import finite
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
 from onnxprune.graph.normalisation import MEAN
-from onnxprune.graph.shapes import Array
-from onnxprune.layers.finite import Float
 from onnxprune.layers.layer import Layer
 from onnxprune.layers.rows import matrix, stored
 from onnxprune.layers.tail import Tail

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.graph.shapes import Array
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.layers.layer import Layer
 from onnxprune.layers.places import Parameters
 from onnxprune.layers.rows import like_outputs, positions, rows
 from onnxprune.layers.tail import Tail
 from onnxprune.runtime.stream import Stream
-from onnxprune.solvers.least_squares import Fit, Float, Moments
+from onnxprune.solvers.least_squares import Fit, Moments
 from onnxprune.structure.analysis import Keep
 from onnxprune.structure.coupling import Axis, Coupling
 

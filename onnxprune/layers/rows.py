@@ -17,10 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.node import Node
-from onnxprune.graph.shapes import Array
 from onnxprune.layers import patches, vectors
-from onnxprune.layers.finite import Float
 from onnxprune.layers.layer import Layer
 from onnxprune.layers.values import Values
 

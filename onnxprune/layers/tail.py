@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
 from onnxprune.graph.normalisation import batchnorm_factor
-from onnxprune.graph.shapes import Array
-from onnxprune.layers.finite import Float
 from onnxprune.layers.layer import Layer
 from onnxprune.layers.values import Values, constants
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import makers
 from onnxprune.graph.node import opsets, walk
-from onnxprune.graph.shapes import Array, run_node
+from onnxprune.graph.shapes import run_node
 
 
 class Unsuitable(Exception):

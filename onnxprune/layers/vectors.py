@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.node import Node
-from onnxprune.graph.shapes import Array
-from onnxprune.layers.finite import Float, finite
+from onnxprune.layers.finite import finite
 from onnxprune.layers.values import Unsuitable
 
 

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array, Float, Ids
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import MEAN, batchnorm_factor
-from onnxprune.graph.shapes import Array, run_node
+from onnxprune.graph.shapes import run_node
 from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
 from onnxprune.importance.weights import Weights
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.structure.analysis import Analysis, Keep
-from onnxprune.structure.coupling import Axis, Coupling, Ids, Produce
+from onnxprune.structure.coupling import Axis, Coupling, Produce
 from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
 from onnxprune.structure.surgery import prune_model
-
-Values = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 PASSING = {
     "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "Expand", "Tile",
@@ -43,7 +42,7 @@ def compensate(model: CutModel) -> Recovered:
     return Step(out, (), (f"bias of {len(shifts)} layers compensated for the mean of what was removed",))
 
 
-def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Values]:
+def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Float]:
     """Node key -> what its bias gains, float64 `(out channels of the original,)`.
 
     keep: ids that survive, `(ids,)`. Nodes whose bias would not change are left out.
@@ -51,7 +50,7 @@ def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Values]:
     c = analysis.coupling
     constants = constant_channels(analysis, keep)
     weights = Weights(analysis)
-    shifts: dict[str, Values] = {}
+    shifts: dict[str, Float] = {}
     for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
         if node.op not in FOLDING or not all(c.axes(node.input(i)) for i in (0, 1)):
             continue
@@ -85,7 +84,7 @@ def _takes_bias(analysis: Analysis, node: Node) -> bool:
     return bias in analysis.model.weights and beta != 0 if bias else beta == 1
 
 
-def _contribution(node: Node, w: Values, value: Values) -> Values | None:
+def _contribution(node: Node, w: Float, value: Float) -> Float | None:
     """What inputs with constant `value` `(in,)` add to every output channel."""
     rows = TRAITS[node.op].rows
     if rows == "vectors":
@@ -102,10 +101,10 @@ def _contribution(node: Node, w: Values, value: Values) -> Values | None:
     return np.asarray(np.einsum("goi,gi->go", taps, value.reshape(g, -1)).ravel())
 
 
-def constant_channels(analysis: Analysis, keep: Keep) -> Values:
+def constant_channels(analysis: Analysis, keep: Keep) -> Float:
     """The constant that stands for every removed id, float64 `(ids,)`; NaN where none is known."""
     c = analysis.coupling
-    value: Values = np.full(c.size, np.nan)
+    value: Float = np.full(c.size, np.nan)
     weights = Weights(analysis)
     ties = c.ties_of()
     produced = {p.node.key: p for p in c.produces}
@@ -141,15 +140,15 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Values:
     return value
 
 
-def _set(value: Values, keep: Keep, ids: Ids | None, found: Values | None) -> None:
+def _set(value: Float, keep: Keep, ids: Ids | None, found: Float | None) -> None:
     if ids is not None and found is not None:
         gone = ~keep[ids]
         value[ids[gone]] = np.broadcast_to(found, ids.shape)[gone]
 
 
-def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Values]:
+def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Float]:
     """Tensor -> mean that the BatchNormalization behind it has recorded."""
-    out: dict[str, Values] = {}
+    out: dict[str, Float] = {}
     for node in walk_all(analysis.model.proto.graph, {}):
         if node.op == "BatchNormalization":
             mean = weights.value(node.input(MEAN))
@@ -158,13 +157,13 @@ def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Values]:
     return out
 
 
-def _producer(p: Produce, weights: Weights, c: Coupling, value: Values, means: dict[str, Values]) -> Values | None:
+def _producer(p: Produce, weights: Weights, c: Coupling, value: Float, means: dict[str, Float]) -> Float | None:
     """What is known of the mean of a layer's outputs: recorded by BatchNormalization, or told by the bias."""
     node, taps = p.node, weights.value(p.weight)
     if taps is None or TRAITS[node.op].added:
         return None
     rows = np.moveaxis(np.asarray(taps, np.float64), p.axis, 0).reshape(taps.shape[p.axis], -1)
-    bias: Values = np.zeros(len(rows))
+    bias: Float = np.zeros(len(rows))
     slot = TRAITS[node.op].bias
     if slot is not None and node.input(slot):
         b = weights.value(node.input(slot))
@@ -185,7 +184,7 @@ def _producer(p: Produce, weights: Weights, c: Coupling, value: Values, means: d
     return np.asarray(bias / (1 + np.square(rows).sum(1)))
 
 
-def _elementwise(analysis: Analysis, node: Node, value: Values, keep: Keep, weights: Weights) -> None:
+def _elementwise(analysis: Analysis, node: Node, value: Float, keep: Keep, weights: Weights) -> None:
     """Apply the operator to the constants of its inputs."""
     c = analysis.coupling
     y = c.axes(node.key)
@@ -217,7 +216,7 @@ def _elementwise(analysis: Analysis, node: Node, value: Values, keep: Keep, weig
             value[ids[gone[known]]] = found[known]
 
 
-def _column(c: Coupling, name: str, axis: int, gone: Ids, value: Values, weights: Weights) -> Array | None:
+def _column(c: Coupling, name: str, axis: int, gone: Ids, value: Float, weights: Weights) -> Array | None:
     """Values of one input at the removed places of an axis counted from the right; None where it varies."""
     if c.is_constant(name):
         w = weights.value(name)

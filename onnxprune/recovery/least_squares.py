@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.graph.arrays import Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import read_by
@@ -33,7 +34,7 @@ from onnxprune.progress import Count
 from onnxprune.recovery.cut_model import CutModel, LayerFit, Recovered
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
-from onnxprune.solvers.least_squares import Fit, Float, Moments, Singular, match, solve
+from onnxprune.solvers.least_squares import Fit, Moments, Singular, match, solve
 from onnxprune.structure.analysis import Analysis, Keep
 
 RIDGE = 0.03  # tools/bench_accuracy.py; three times that for synthetic data

@@ -19,10 +19,11 @@ import onnxruntime as ort
 
 from onnxprune import kernels
 from onnxprune.errors import ModelFileError, OptionError
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
 from onnxprune.graph.messages import fault
 from onnxprune.graph.ort import ORT_ERRORS
-from onnxprune.graph.shapes import Array, graph_inputs
+from onnxprune.graph.shapes import graph_inputs
 from onnxprune.runtime.differences import Difference, differences
 from onnxprune.runtime.inputs import align, batch_of, given_feeds, random_candidates, source, type_name
 from onnxprune.runtime.memory import peak_memory

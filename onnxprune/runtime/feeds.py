@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
-from onnxprune.graph.shapes import Array, Shapes, graph_inputs
+from onnxprune.graph.shapes import Shapes, graph_inputs
 from onnxprune.runtime.session import Feeds
 
 

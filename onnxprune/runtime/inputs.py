@@ -10,8 +10,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.errors import OptionError
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.graph.shapes import Array, concrete_inputs, fixed, graph_inputs, infer
+from onnxprune.graph.shapes import concrete_inputs, fixed, graph_inputs, infer
 from onnxprune.runtime.feeds import random_feeds
 from onnxprune.runtime.session import Feeds
 

@@ -13,10 +13,10 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune import kernels
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, graphs, save, to_proto, weight_bytes
 from onnxprune.graph.messages import fault
 from onnxprune.graph.ort import ORT_ERRORS, base_options, open_session
-from onnxprune.graph.shapes import Array
 from onnxprune.kernels.names import DOMAIN
 
 INLINE = 1 << 30  # bytes; larger models go to onnxruntime through a temporary folder

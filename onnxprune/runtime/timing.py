@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.graph.shapes import Array
 from onnxprune.runtime.session import Feeds, session
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 10_000

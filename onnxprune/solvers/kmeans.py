@@ -24,12 +24,10 @@ cluster has itself as the mean, and so gains nothing.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 
-Array = np.ndarray[Any, Any]
+from onnxprune.graph.arrays import Array
 
 LARGEST = 256  # codewords, for indices of a byte
 POINTS = 32  # points per codeword of the dynamic program, and at least LEAST in all

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-Float = np.ndarray[Any, np.dtype[np.float64]]
+from onnxprune.graph.arrays import Float
+
 PENALTIES = 60
 SWEEPS = 50
 

@@ -11,15 +11,12 @@ within a batch are float32, where those hold them. Moments of what is not finite
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.linalg.blas import dger
 
-Array = np.ndarray[Any, Any]
-Float = np.ndarray[Any, np.dtype[np.float64]]
-
+from onnxprune.graph.arrays import Array, Float
 
 SCALES = (0.2, 5.0)  # by which `match` may scale an output
 

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.linalg import inv
 from scipy.linalg.blas import dgemm
 
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.solvers.least_squares import damping
 
-Array = np.ndarray[Any, Any]
-Float = np.ndarray[Any, np.dtype[np.float64]]
 AT_ONCE = 5e8  # units are removed one by one while remaining units times d^2 stay below this
 
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-Array = np.ndarray[Any, Any]
+from onnxprune.graph.arrays import Array
+
 Mask = npt.NDArray[np.bool_]
 
 

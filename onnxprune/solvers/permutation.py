@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-Array = np.ndarray[Any, Any]
+from onnxprune.graph.arrays import Array
 
 CHAINS = 2  # of them the best is taken, where one window holds all columns
 WINDOW = 96  # columns of a window

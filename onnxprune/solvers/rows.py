@@ -5,12 +5,11 @@ All of them lower f(w) = (w - t)' H (w - t) for one row, with t its target and H
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit, prange
 
-Array = np.ndarray[Any, Any]
+from onnxprune.graph.arrays import Array
+
 EPSILON = 1e-9  # of a row's energy: less than that is no gain
 
 

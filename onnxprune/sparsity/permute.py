@@ -21,14 +21,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.formats.patterns import Pattern
-from onnxprune.graph.arrays import Array
+from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
 from onnxprune.layers.layer import Layer
 from onnxprune.progress import Count
 from onnxprune.solvers.permutation import retained, search
 from onnxprune.structure.analysis import Analysis, ChannelGroup
-from onnxprune.structure.coupling import Ids
 from onnxprune.structure.groups import analyze
 
 KINDS = ("channels", "hidden")

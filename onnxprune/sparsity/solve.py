@@ -21,12 +21,11 @@ from scipy.linalg import cho_solve
 from onnxprune import cache as entries
 from onnxprune.calibration.calibration import Batches
 from onnxprune.formats.patterns import Blocks, Pattern
-from onnxprune.graph.arrays import Array
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, to_proto
 from onnxprune.graph.links import read_by
 from onnxprune.graph.shapes import infer
-from onnxprune.layers.finite import Float
 from onnxprune.layers.layer import Layer, linear_layers
 from onnxprune.layers.places import Parameters, Place, parameters
 from onnxprune.layers.regression import Task, activation_aware, regression

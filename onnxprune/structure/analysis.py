@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.cost import CostModel, cost_model
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
-from onnxprune.graph.shapes import Array
-from onnxprune.structure.coupling import Coupling, Ids, Solution
+from onnxprune.structure.coupling import Coupling, Solution
 from onnxprune.structure.depth import Block
 
 Keep = np.ndarray[Any, np.dtype[np.bool_]]

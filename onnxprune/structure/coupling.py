@@ -15,19 +15,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.io import Model
 from onnxprune.graph.limits import PER_INDEX
 from onnxprune.graph.node import Node
-from onnxprune.graph.shapes import Array, Shapes
+from onnxprune.graph.shapes import Shapes
 from onnxprune.structure.transforms import fixed_transform
 
-Ids = np.ndarray[Any, np.dtype[np.int64]]
 Axis = Ids | None  # None: an axis of size one, or of unknown size
 TIES = 4  # for every index that can be followed, at most
 TOO_MANY = "tied more often than can be followed"

@@ -13,11 +13,12 @@ from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from onnxprune.graph.arrays import Ids
 from onnxprune.graph.links import made_at, read_at
 from onnxprune.graph.node import Node, walk
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.graph.traits import TRAITS
-from onnxprune.structure.coupling import Coupling, Ids
+from onnxprune.structure.coupling import Coupling
 
 SKIPS = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
 

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.graph.arrays import Ids
 from onnxprune.graph.io import Model
 from onnxprune.graph.limits import PER_INDEX
 from onnxprune.graph.links import read_counts
 from onnxprune.graph.node import Node, walk_all
-from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, infer
+from onnxprune.graph.shapes import Shapes, fixed, graph_inputs, infer
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Pinned, Slice, weight_axes
-from onnxprune.structure.coupling import Computed, Coupling, Ids, Pin, Solution
+from onnxprune.structure.coupling import Computed, Coupling, Pin, Solution
 from onnxprune.structure.depth import Block, find_blocks
 from onnxprune.structure.rules import BARRIERS, RULES
 
@@ -256,4 +257,4 @@ def _pinned(c: Coupling, s: Solution) -> tuple[Pinned, ...]:
     return tuple(out)
 
 
-__all__ = ["Analysis", "Array", "ChannelGroup", "Pinned", "Shapes", "Slice", "analyze"]
+__all__ = ["Analysis", "ChannelGroup", "Pinned", "Shapes", "Slice", "analyze"]

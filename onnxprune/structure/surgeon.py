@@ -10,13 +10,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.io import graphs
 from onnxprune.graph.links import makers
 from onnxprune.graph.node import Node, walk_all
-from onnxprune.graph.shapes import Array, Shapes, fixed, graph_inputs, run
+from onnxprune.graph.shapes import Shapes, fixed, graph_inputs, run
 from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.analysis import Analysis, Keep
-from onnxprune.structure.coupling import Axis, Ids
+from onnxprune.structure.coupling import Axis
 from onnxprune.structure.depth import Block
 
 # inputs that hold shapes: their rules rewrite them, or they follow by themselves

@@ -14,11 +14,10 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import InternalError
-from onnxprune.graph.arrays import Taken
+from onnxprune.graph.arrays import Array, Taken
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import reads
 from onnxprune.graph.node import Node
-from onnxprune.graph.shapes import Array
 from onnxprune.structure.analysis import Analysis, Keep, weight_axes
 from onnxprune.structure.groups import incomplete
 from onnxprune.structure.rules import RULES

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.graph.shapes import Array
+from onnxprune.graph.arrays import Array
 
 SAMPLE = 24  # rows that are looked at
 LARGEST = 1 << 24  # values; a front end has fewer, and looking at a large weight means reading it

@@ -14,12 +14,13 @@ import onnx
 from onnx import helper
 
 from onnxprune.errors import OptionError, VerificationError
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import as_float32
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import Node
 from onnxprune.graph.ort import ORT_ERRORS
-from onnxprune.graph.shapes import Array, concrete_inputs, fixed, graph_inputs
+from onnxprune.graph.shapes import concrete_inputs, fixed, graph_inputs
 from onnxprune.runtime.feeds import random_feeds
 from onnxprune.runtime.session import Feeds, run
 from onnxprune.structure.analysis import Analysis, Keep

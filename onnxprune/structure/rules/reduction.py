@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from onnx import helper
 
+from onnxprune.graph.arrays import Ids
 from onnxprune.graph.node import Node
-from onnxprune.structure.coupling import Coupling, Ids
+from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.elementwise import broadcast_together
 from onnxprune.structure.rules.registry import rule
 
