@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from onnxprune.evaluation.metrics import Score
-    from onnxprune.formats.rewrite import densify
+    from onnxprune.formats.densify import densify
     from onnxprune.graph.io import Model, load, save, to_proto
     from onnxprune.pipeline.recipe import Result, prune
     from onnxprune.plan import Plan
@@ -52,7 +52,7 @@ PLACES = {
         "VerificationError",
     ),
     "evaluation.metrics": ("Score",),
-    "formats.rewrite": ("densify",),
+    "formats.densify": ("densify",),
     "graph.io": ("Model", "load", "save", "to_proto"),
     "pipeline.recipe": ("Result", "prune"),
     "plan": ("Plan",),

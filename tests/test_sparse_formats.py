@@ -19,14 +19,30 @@ from onnx import ModelProto, numpy_helper
 
 from onnxprune import formats
 from onnxprune.errors import ModelFileError, OptionError
+from onnxprune.formats.densify import densify
+from onnxprune.formats.format import Packing
 from onnxprune.formats.functions import function
+from onnxprune.formats.initializer import sparse_initializers
 from onnxprune.formats.operators import OPERATORS
-from onnxprune.formats.rewrite import densify, rewrite, sparse_initializers
+from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.registry import FORMATS
+from onnxprune.formats.rewrite import rewrite
 from onnxprune.formats.values import decode, encode, round_values
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load, save, to_proto
 from onnxprune.kernels.names import VALUES
 from onnxprune.layers.layer import from_blocks, sparse_layers, to_blocks
+
+CSR = Packing(FORMATS["csr"])
+
+
+def nm(n: int, m: int) -> Packing:
+    return Packing(FORMATS["nm"], Pattern(n, m))
+
+
+def bsr(r: int, c: int) -> Packing:
+    return Packing(FORMATS["bsr"], Blocks(r, c))
+
 
 FLOATS = st.sampled_from([0.0, 0.0, 0.0, -0.0, 1.5, -2.0, float("nan"), float("inf"), 1e-40])
 
@@ -275,27 +291,29 @@ def run(model: Model | ModelProto, seed: int = 0, optimized: Path | None = None,
     return result
 
 
-def prune(model: Model, form: Any) -> Model:
+def prune(model: Model, form: Packing) -> Model:
     """The model with every layer's weight made to fit the format."""
     rng = np.random.default_rng(1)
     model = model.copy()
     for layer in sparse_layers(model)[0]:
         blocks = np.array(layer.blocks(model.weights[layer.weight]))
-        if form == "csr":
+        if form == CSR:
             blocks[rng.random(blocks.shape) < 0.6] = 0
-        elif form[0] == "bsr":
+        elif isinstance(form.pattern, Blocks):
+            r, c = form.pattern.rows, form.pattern.columns
             rows = layer.rows(model.weights[layer.weight])
             shape = len(rows), rows.shape[1], -1, layer.segment
             keep = (rng.random((*rows.shape, 1))[:, : rows.shape[1], : rows.shape[2]] < 0.5).reshape(shape)
-            keep = keep[:, np.arange(shape[1]) // form[1]][..., np.arange(shape[3]) // form[2]]
+            keep = keep[:, np.arange(shape[1]) // r][..., np.arange(shape[3]) // c]
             model.weights[layer.weight] = np.ascontiguousarray(
                 layer.unrows(np.where(keep.reshape(rows.shape), rows, 0))
             )
             continue
-        else:
-            for k in range(0, blocks.shape[1], form[1]):
-                part = blocks[:, k : k + form[1]]
-                part[np.argsort(np.argsort(-np.abs(part), axis=1), axis=1) >= form[0]] = 0
+        elif isinstance(form.pattern, Pattern):
+            n, m = form.pattern.n, form.pattern.m
+            for k in range(0, blocks.shape[1], m):
+                part = blocks[:, k : k + m]
+                part[np.argsort(np.argsort(-np.abs(part), axis=1), axis=1) >= n] = 0
         model.weights[layer.weight] = np.ascontiguousarray(layer.unblocks(blocks))
     return model
 
@@ -304,7 +322,7 @@ def sparse_ops(model: Model) -> list[str]:
     return [node.op_type for node in model.proto.graph.node if node.domain == "onnxprune"]
 
 
-def check(model: Model, form: Any = "csr", tolerance: float = 2e-5, values: str = "float32") -> Model:
+def check(model: Model, form: Packing = CSR, tolerance: float = 2e-5, values: str = "float32") -> Model:
     """Rewrite all layers, compare outputs, densify, compare weights bit for bit and outputs; the sparse model."""
     model = prune(model, form)
     layers = sparse_layers(model)[0]
@@ -351,11 +369,7 @@ TEXTS = {  # activation -> from `?` to `Y`
     "FastGelu": "a = Pow (?, three) b = Mul (a, cubic) c = Add (?, b) d = Mul (c, pi) e = Tanh (d) f = Add (one, e)"
     " h = Mul (half, ?) Y = Mul (h, f)",
 }
-TILES = [("bsr", 1, 4), ("bsr", 4, 1), ("bsr", 4, 4), ("bsr", 3, 2)]
-
-
-def storage_of(form: Any) -> str:
-    return "Csr" if form == "csr" else "Bsr" if form[0] == "bsr" else "Nm"
+TILES = [bsr(1, 4), bsr(4, 1), bsr(4, 4), bsr(3, 2)]
 
 
 SHAPES = {  # product -> text, X, Y, weight, bias of an Add
@@ -367,23 +381,22 @@ SHAPES = {  # product -> text, X, Y, weight, bias of an Add
 
 @pytest.mark.parametrize("opset", [12, 13, 17, 21])
 @pytest.mark.parametrize("product", SHAPES)
-@pytest.mark.parametrize("form", ["csr", (2, 4), *TILES])
-def test_every_operator(product: str, form: Any, opset: int) -> None:
-    storage = storage_of(form)
+@pytest.mark.parametrize("form", [CSR, nm(2, 4), *TILES], ids=str)
+def test_every_operator(product: str, form: Packing, opset: int) -> None:
     text, x, y, shape, bias = SHAPES[product]
     for add, activation in itertools.product((False, True), TEXTS):
         nodes = [text, "q = Add (p, bias)", "r = Add (R, q)" if add else "", TEXTS[activation].replace("?", "qr"[add])]
         graph = f"g (float[{x}] X, float[{y}] R) => (float[{y}] Y) {{ {' '.join(nodes)} }}"
         model = model_of(graph, {"W": rand(*shape), "bias": rand(*bias), **scalars()}, opset)
         sparse = check(model, form)
-        assert sparse_ops(sparse) == [f"{storage}{product}{'Add' if add else ''}{activation}"]
+        assert sparse_ops(sparse) == [f"{form.storage.name}{product}{'Add' if add else ''}{activation}"]
         assert len(sparse.proto.graph.node) == (2 if activation == "" else 1)
 
 
 @pytest.mark.parametrize("values", list(VALUES)[1:])
 @pytest.mark.parametrize("product", SHAPES)
-@pytest.mark.parametrize("form", ["csr", (2, 4), (3, 5), *TILES])
-def test_every_type_of_values(product: str, form: Any, values: str) -> None:
+@pytest.mark.parametrize("form", [CSR, nm(2, 4), nm(3, 5), *TILES], ids=str)
+def test_every_type_of_values(product: str, form: Packing, values: str) -> None:
     text, x, y, shape, bias = SHAPES[product]
     nodes = f"{text} q = Add (p, bias) r = Add (R, q) Y = Relu (r)"
     graph = f"g (float[{x}] X, float[{y}] R) => (float[{y}] Y) {{ {nodes} }}"
@@ -391,7 +404,7 @@ def test_every_type_of_values(product: str, form: Any, values: str) -> None:
         model = model_of(graph, {"W": rand(*shape), "bias": rand(*bias)}, opset)
         sparse = check(model, form, values=values)
         scaled = "Scaled" if values == "int8" else ""
-        assert sparse_ops(sparse) == [f"{storage_of(form)}{scaled}{product}AddRelu"]
+        assert sparse_ops(sparse) == [f"{form.storage.name}{scaled}{product}AddRelu"]
         assert sparse.weights["W_values"].dtype == VALUES[values]
         assert [o.version for o in sparse.proto.opset_import if o.domain] == [3 if form in TILES else 2]
 
@@ -401,7 +414,7 @@ def test_bfloat16_before_opset_13() -> None:
     text = "g (float[3,6] X) => (float[3,6] Y) { Y = MatMul (X, W) }"
     model = model_of(text, {"W": np.eye(6, dtype=np.float32)}, 12)
     for values in VALUES:
-        sparse, notes = rewrite(model, {"node0": "csr"}, values)
+        sparse, notes = rewrite(model, {"node0": CSR}, values)
         assert (not sparse.proto.functions) == (values == "bfloat16")
         assert any("opset 12 is below 13" in note for note in notes) == (values == "bfloat16")
         assert densify(sparse).weights["W"].tobytes() == round_values(model.weights["W"], values).tobytes()
@@ -412,10 +425,10 @@ def test_types_of_values_side_by_side(tmp_path: Path) -> None:
     text = (
         "g (float[3,6] X) => (float[3,6] Y) { a = MatMul (X, A) b = MatMul (a, B) c = MatMul (b, C) Y = MatMul (c, D) }"
     )
-    model = prune(model_of(text, {name: rand(6, 6) for name in "ABCD"}), "csr")
+    model = prune(model_of(text, {name: rand(6, 6) for name in "ABCD"}), CSR)
     sparse = model
     for i, values in enumerate(VALUES):
-        sparse, _ = rewrite(sparse, {f"node{i}": "csr"}, values)
+        sparse, _ = rewrite(sparse, {f"node{i}": CSR}, values)
         w = model.weights["ABCD"[i]]
         model.weights["ABCD"[i]] = np.ascontiguousarray(round_values(w.T, values).T)
     assert [f.name for f in sparse.proto.functions] == ["CsrMatMul", "CsrScaledMatMul"]
@@ -434,7 +447,7 @@ def test_functions_exist_for_all_operators() -> None:
 
 
 @pytest.mark.parametrize("opset", [12, 21])
-@pytest.mark.parametrize("form", ["csr", (2, 4), (3, 7), *TILES])
+@pytest.mark.parametrize("form", [CSR, nm(2, 4), nm(3, 7), *TILES], ids=str)
 @pytest.mark.parametrize(
     ("x", "w", "attributes"),
     [
@@ -447,7 +460,7 @@ def test_functions_exist_for_all_operators() -> None:
         ((2, 6, 9, 8), (4, 6, 3, 2), 'auto_pad = "VALID", dilations = [2, 2]'),
     ],
 )
-def test_convolutions(x: tuple[int, ...], w: tuple[int, ...], attributes: str, form: Any, opset: int) -> None:
+def test_convolutions(x: tuple[int, ...], w: tuple[int, ...], attributes: str, form: Packing, opset: int) -> None:
     dims, free = ",".join(map(str, x)), ",".join("abcd"[: len(x)])
     text = f"g (float[{dims}] X) => (float[{free}] Y) {{ Y = Conv <{attributes}> (X, W, B) }}"
     proto = model_of(text, {"W": rand(*w), "B": rand(w[0])}, opset)
@@ -472,15 +485,21 @@ GEMM = [  # inputs of Gemm with attributes, shapes of X, W and C, what comes out
 
 
 @pytest.mark.parametrize(("inputs", "attributes", "x", "w", "c", "expected"), GEMM)
-@pytest.mark.parametrize("form", ["csr", (2, 4), TILES[0]])
+@pytest.mark.parametrize("form", [CSR, nm(2, 4), TILES[0]], ids=str)
 def test_gemm(
-    inputs: str, attributes: str, x: tuple[int, ...], w: tuple[int, ...], c: tuple[int, ...], expected: str, form: Any
+    inputs: str,
+    attributes: str,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    c: tuple[int, ...],
+    expected: str,
+    form: Packing,
 ) -> None:
     n, m = ("6", "3") if inputs.startswith("W") else ("3", "6")
     text = f"g (float[{x[0]},{x[1]}] X, float[3,6] R) => (float[{n},{m}] Y) {{ Y = Gemm <{attributes}> ({inputs}) }}"
     sparse = check(model_of(text.replace(" <>", ""), {"W": rand(*w), "C": rand(*c)}), form)
     product, _, rest = expected.partition(" + ")
-    assert sparse_ops(sparse) == [f"{storage_of(form)}{product}"]
+    assert sparse_ops(sparse) == [f"{form.storage.name}{product}"]
     others = [n.op_type for n in sparse.proto.graph.node if not n.domain]
     assert others == [*(["Transpose"] if "transA = 1" in attributes else []), *rest.split()]
     if not rest and "alpha" not in attributes and "trans" not in attributes and product != "MatMulAdd":
@@ -533,8 +552,8 @@ def test_orders_of_gelu(text: str) -> None:
     assert [n.op_type for n in sparse.proto.graph.node] == ["CsrMatMulGelu"]
 
 
-@pytest.mark.parametrize("form", ["csr", (2, 4), (1, 200), *TILES, ("bsr", 64, 64), ("bsr", 1, 1)])
-def test_thin_weights(form: Any) -> None:
+@pytest.mark.parametrize("form", [CSR, nm(2, 4), nm(1, 200), *TILES, bsr(64, 64), bsr(1, 1)], ids=str)
+def test_thin_weights(form: Packing) -> None:
     """Nothing left, rows without a weight, and a reduction shorter than a block."""
     text = "g (float[2,3] X) => (float[2,5] Y) { Y = MatMul (X, W) }"
     for w in (np.zeros((3, 5)), np.eye(3, 5), np.eye(3, 5, -2)):
@@ -545,10 +564,10 @@ def test_thin_weights(form: Any) -> None:
 
 
 @pytest.mark.parametrize("values", VALUES)
-@pytest.mark.parametrize("forms", [("csr", (2, 4)), (("bsr", 2, 4), ("bsr", 3, 3))])
+@pytest.mark.parametrize("forms", [(CSR, nm(2, 4)), (bsr(2, 4), bsr(3, 3))])
 def test_weights_are_unpacked_when_the_model_is_loaded(tmp_path: Path, forms: Any, values: str) -> None:
     text = "g (float[1,16,8,8] X) => (float[1,16,8,8] Y) { a = Conv <pads = [1,1,1,1]> (X, W) Y = Conv (a, V) }"
-    model = prune(model_of(text, {"W": rand(16, 16, 3, 3), "V": rand(16, 16, 1, 1)}), (2, 4))
+    model = prune(model_of(text, {"W": rand(16, 16, 3, 3), "V": rand(16, 16, 1, 1)}), nm(2, 4))
     sparse, _ = rewrite(model, dict(zip(("node0", "node1"), forms, strict=True)), values)
     run(sparse, optimized=tmp_path / "o.onnx")
     left = {n.op_type for n in onnx.load(tmp_path / "o.onnx").graph.node}
@@ -574,7 +593,7 @@ def test_old_files() -> None:
     text = "g (float[3,6] X, float[6,6] W) => (float[3,6] Y) { a = MatMul (X, W) Y = Clip <min = 0.0, max = 6.0> (a) }"
     model = model_of(text, {"W": rand(6, 6)}, 10)
     model.proto.ir_version = 3
-    sparse, notes = rewrite(model, {"node0": "csr"})
+    sparse, notes = rewrite(model, {"node0": CSR})
     assert sparse_ops(sparse) == ["CsrMatMulClip"]
     assert not sparse.proto.functions
     assert "opset 10 is below 12" in notes[0]
@@ -623,10 +642,10 @@ def test_blocks_of_a_convolution() -> None:
 def test_unknown_layers_and_unfit_weights() -> None:
     model = model_of("g (float[3,6] X) => (float[3,6] Y) { Y = MatMul (X, W) }", {"W": rand(6, 6)})
     with pytest.raises(OptionError, match="no layer"):
-        rewrite(model, {"nothing": "csr"})
+        rewrite(model, {"nothing": CSR})
     with pytest.raises(OptionError, match="node0: pattern 2:4"):
-        rewrite(model, {"node0": (2, 4)})
-    for form, words in ((("bsr", 0, 4), "block 0x4"), (("bsr", 4, 65), "block 4x65"), ("coo", "neither csr nor")):
+        rewrite(model, {"node0": nm(2, 4)})
+    for form, words in ((bsr(0, 4), "block 0x4"), (bsr(4, 65), "block 4x65")):
         with pytest.raises(OptionError, match=f"node0: .*{words}"):
             rewrite(model, {"node0": form})
     with pytest.raises(OptionError, match="no sparse node"):
@@ -636,9 +655,9 @@ def test_unknown_layers_and_unfit_weights() -> None:
 @pytest.mark.parametrize("external", [False, True])
 def test_files(tmp_path: Path, external: bool) -> None:
     text = "g (float[3,64] X) => (float[3,64] Y) { a = MatMul (X, W) Y = Relu (a) }"
-    model = prune(model_of(text, {"W": rand(64, 64)}), (2, 4))
+    model = prune(model_of(text, {"W": rand(64, 64)}), nm(2, 4))
     model.external = external
-    sparse, _ = rewrite(model, {"node0": (2, 4)})
+    sparse, _ = rewrite(model, {"node0": nm(2, 4)})
     save(sparse, tmp_path / "m.onnx")
     again = load(tmp_path / "m.onnx")
     assert again.external == external
@@ -670,7 +689,7 @@ def test_sparse_initializers(tmp_path: Path) -> None:
 
 def hostile(change: Callable[[ModelProto], object], values: str = "float32") -> Callable[[], object]:
     text = "g (float[3,6] X) => (float[3,6] Y) { Y = MatMul (X, W) }"
-    sparse, _ = rewrite(model_of(text, {"W": np.eye(6, dtype=np.float32)}), {"node0": (2, 4)}, values)
+    sparse, _ = rewrite(model_of(text, {"W": np.eye(6, dtype=np.float32)}), {"node0": nm(2, 4)}, values)
     proto = ModelProto.FromString(to_proto(sparse).SerializeToString())
     change(proto)
     return lambda: densify(load(proto))

@@ -16,6 +16,8 @@ import onnxprune
 from onnxprune import formats
 from onnxprune.cli.app import main
 from onnxprune.formats import auto
+from onnxprune.formats.csr import CSR
+from onnxprune.formats.format import Packing
 from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.io import load
 from onnxprune.kernels import available
@@ -49,7 +51,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def zeros(model: onnxprune.Model) -> dict[str, float]:
-    return {x.node: float((model.weights[x.weight] == 0).mean()) for x in sparse_layers(model)[0]}
+    return {x.name: float((model.weights[x.weight] == 0).mean()) for x in sparse_layers(model)[0]}
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -168,7 +170,7 @@ def test_every_format_computes_what_the_masked_model_computes(
     result.save(out)
     masked = onnxprune.prune(path, measure=False, **{**options, "format": "dense"}).model
     back = onnxprune.densify(onnxprune.load(out))
-    expected, got = ({x.node: x.matrix(m.weights[x.weight]) for x in sparse_layers(m)[0]} for m in (masked, back))
+    expected, got = ({x.name: x.matrix(m.weights[x.weight]) for x in sparse_layers(m)[0]} for m in (masked, back))
     assert expected.keys() == got.keys()
     for name, w in expected.items():
         assert w.tobytes() == got[name].tobytes(), name  # bit for bit
@@ -193,7 +195,7 @@ def test_sparsity_is_exact_and_deterministic():
 
 
 def test_ratios_and_ignore():
-    names = [x.node for x in sparse_layers(load(RESNET))[0]]
+    names = [x.name for x in sparse_layers(load(RESNET))[0]]
     result = onnxprune.sparsify(RESNET, 0.5, ratio={names[1]: 0.9, names[2]: 0.2}, ignore=[names[0]], **QUICK)
     shares = zeros(result.model)
     assert shares[names[0]] < 0.01 and abs(shares[names[1]] - 0.9) < 0.01 and abs(shares[names[2]] - 0.2) < 0.01
@@ -271,7 +273,7 @@ def test_bad_plans(change: dict[str, Any], says: str, tmp_path: Path):
 
 
 def test_dry_run_plans_what_auto_chooses(monkeypatch: pytest.MonkeyPatch):
-    choice = auto.Choice({"a": "csr"}, {"b": "slower"}, 1.5, "some CPU", 1)
+    choice = auto.Chosen({"a": Packing(CSR)}, {"b": "slower"}, 1.5, "some CPU", 1)
     monkeypatch.setattr(auto, "choose", lambda *a, **k: choice)
     dry, run = (onnxprune.sparsify(two(), 0.8, measure=False, dry_run=d) for d in (True, False))
     assert dry.model is None and dry.plan.to_json() == run.plan.to_json()
@@ -279,8 +281,8 @@ def test_dry_run_plans_what_auto_chooses(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_plan_replays_what_auto_chose_without_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    names = [x.node for x in sparse_layers(load(MLP))[0]]
-    choice = auto.Choice({names[0]: "csr"}, {n: "slower" for n in names[1:]}, 1.5, "some CPU", 1)
+    names = [x.name for x in sparse_layers(load(MLP))[0]]
+    choice = auto.Chosen({names[0]: Packing(CSR)}, {n: "slower" for n in names[1:]}, 1.5, "some CPU", 1)
     monkeypatch.setattr(auto, "choose", lambda *a, **k: choice)
     first = onnxprune.sparsify(MLP, 0.8, measure=False)
     kinds = {x.node: (x.format, x.reason) for x in first.report.sparsity.layers}

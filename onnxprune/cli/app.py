@@ -35,7 +35,7 @@ from onnxprune.cli.screen import (
     write_out,
 )
 from onnxprune.errors import NothingAsked, OnnxPruneError, OptionError
-from onnxprune.formats.rewrite import densify as to_dense
+from onnxprune.formats.densify import densify as to_dense
 from onnxprune.graph.io import INLINE_LIMIT, Model, load, save, to_proto, weight_bytes
 from onnxprune.options import declared
 from onnxprune.pipeline.options import OPTIONS, Options

@@ -7,12 +7,13 @@ whole slower. Time per node orders the layers; whole sessions decide, dense and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxprune.errors import UserError
-from onnxprune.formats.rewrite import Format, rewrite
+from onnxprune.formats.format import Packing
+from onnxprune.formats.rewrite import rewrite
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import readers
 from onnxprune.graph.node import opsets, walk
@@ -28,23 +29,24 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Chosen:
     """formats: node -> format of the layers that are rewritten; reasons: node -> why it stays dense.
 
-    speedup: dense over sparse time of the whole session; cpu, threads: what that was measured on.
+    speedup: dense over sparse time of the whole session, None where nothing was measured; cpu, threads: what that was
+    measured on; tried: number of sparse layers and speed-up of the sets that were.
     """
 
-    formats: Mapping[str, Format]
+    formats: Mapping[str, Packing]
     reasons: Mapping[str, str]
-    speedup: float
-    cpu: str
-    threads: int
-    tried: Sequence[tuple[int, float]] = field(default=())
+    speedup: float | None = None
+    cpu: str = ""
+    threads: int = 0
+    tried: Sequence[tuple[int, float]] = ()
 
 
 def choose(
     masked: Model,
-    wanted: Mapping[str, Format],
+    wanted: Mapping[str, Packing],
     layers: Sequence[Layer],
     feeds: Feeds,
     *,
@@ -52,7 +54,7 @@ def choose(
     threads: int = 0,
     seconds: float = 1.5,
     progress: Progress = lambda text: None,
-) -> Choice:
+) -> Chosen:
     """Try growing sets of layers in whole sessions; the fastest set, or none where none is faster than dense.
 
     masked: the dense model with zeros; wanted: the format of each layer that may be rewritten; values: type of stored
@@ -68,24 +70,24 @@ def choose(
         )
     reasons: dict[str, str] = {}
     shapes = {layer.name: layer for layer in layers}
-    formats: dict[str, Format] = {}
-    for name, form in wanted.items():
+    formats: dict[str, Packing] = {}
+    for name, packing in wanted.items():
         w = masked.weights[shapes[name].weight]
         sparsity = 1 - np.count_nonzero(w) / w.size
         if sparsity < LEAST:
             reasons[name] = f"only {sparsity:.0%} of its weights are zero"
         else:
-            formats[name] = form
+            formats[name] = packing
     rewritten, _ = rewrite(masked, formats, values)
     present = {n.name for n in rewritten.proto.graph.node if n.domain == "onnxprune"}
     for name in [n for n in formats if n not in present]:
         reasons[name] = "cannot be expressed as a sparse operator"
         del formats[name]
     if not formats:
-        return Choice({}, reasons, 1.0, cpu(), threads)
+        return Chosen({}, reasons, 1.0, cpu(), threads)
     progress("timing each layer")
     alone = _layer_speedups(masked, rewritten, list(formats), feeds, threads)
-    best: tuple[float, dict[str, Format]] = (1.0, {})
+    best: tuple[float, dict[str, Packing]] = (1.0, {})
     tried: list[tuple[int, float]] = []
     sizes: set[int] = set()
     for step in STEPS:
@@ -106,18 +108,18 @@ def choose(
         if name not in best[1]:
             why = f"alone {alone[name]:.2f} times as fast as dense" if best[1] else "no set of sparse layers is faster"
             reasons[name] = f"{why}, with the whole session in view"
-    return Choice(best[1], reasons, best[0], cpu(), threads, tuple(tried))
+    return Chosen(best[1], reasons, best[0], cpu(), threads, tuple(tried))
 
 
 def quickest(
     masked: Model,
-    formats: Mapping[str, Sequence[Format]],
+    formats: Mapping[str, Sequence[Packing]],
     feeds: Feeds,
     *,
     values: str = "float32",
     threads: int = 0,
     progress: Progress = lambda text: None,
-) -> dict[str, Format]:
+) -> dict[str, Packing]:
     """The format with which every layer alone is fastest. formats: node -> those that hold, the first where none can
     be measured."""
     best = {name: (0.0, each[0]) for name, each in formats.items()}
@@ -130,7 +132,7 @@ def quickest(
         names = [name for name in round_ if name in present]
         for name, speedup in _layer_speedups(masked, rewritten, names, feeds, threads).items():
             best[name] = max(best[name], (speedup, round_[name]), key=lambda x: x[0])
-    return {name: form for name, (_, form) in best.items()}
+    return {name: packing for name, (_, packing) in best.items()}
 
 
 def measure(dense: Model, sparse: Model, feeds: Feeds, threads: int, seconds: float) -> float:

@@ -1,25 +1,29 @@
-"""Block rows: tiles of a matrix, or of each group of a Conv `(G, N, K)`, that hold anything."""
+"""Block rows: tiles of a matrix, or of each group of a Conv `(G, N, K)`, that hold anything.
+
+>>> values, indices, indptr = pack_bsr(np.array([[[0, 0, 5], [0, 0, 6], [7, 0, 0]]], np.float32), 2, 2, 3)
+>>> values.tolist(), indices.tolist(), indptr.tolist()  # tiles at the edges are filled up with zeros
+([[[5.0, 0.0], [6.0, 0.0]], [[7.0, 0.0], [0.0, 0.0]]], [1, 0], [0, 1, 2])
+"""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 
 from onnxprune.errors import OptionError
-from onnxprune.formats.arrays import (
-    EXPORT,
-    FLOATS,
-    MAX_ELEMENTS,
-    Types,
-    bits_of,
-    check_array,
-    check_columns,
-    check_size,
-    index_type,
-    storable,
-)
+from onnxprune.formats.arrays import EXPORT, FLOATS, MAX_ELEMENTS, Types, bits_of, check_array, check_size, storable
+from onnxprune.formats.format import Format, Packed, Storage
+from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.pointers import ARRAYS, SOURCES, check_columns, index_type
 from onnxprune.graph.arrays import Array
-from onnxprune.graph.messages import fault
+from onnxprune.graph.messages import fault, show
+from onnxprune.graph.node import Node
 from onnxprune.kernels.names import MAX_TILE
+from onnxprune.layers.layer import Layer, from_rows
+
+SIZES = ((8, 8), (4, 4), (8, 1), (1, 8), (4, 1), (1, 4))  # tiles that are looked for, outputs x inputs
 
 
 def pack_bsr(rows: Array, r: int, c: int, segment: int) -> tuple[Array, Array, Array]:
@@ -30,12 +34,8 @@ def pack_bsr(rows: Array, r: int, c: int, segment: int) -> tuple[Array, Array, A
     """
     if not (1 <= r <= MAX_TILE and 1 <= c <= MAX_TILE):
         raise OptionError(f"block {r}x{c}: tiles have 1 to {MAX_TILE} rows and columns")
-    group, n, k = rows.shape
     storable(rows[0])
-    down, across = -(-n // r), -(-segment // c)
-    padded = np.zeros((group, down * r, k // segment, across * c), rows.dtype)
-    padded[:, :n, :, :segment] = rows.reshape(group, n, -1, segment)
-    tiles = padded.reshape(group * down, r, -1, c).transpose(0, 2, 1, 3)  # [block rows, block columns, r, c]
+    tiles = _tiles(rows, r, c, segment).transpose(0, 2, 1, 3)  # [block rows, block columns, r, c]
     kept = (bits_of(tiles) != 0).any(axis=(2, 3))
     indptr = np.zeros(len(kept) + 1, np.int64)
     np.cumsum(np.count_nonzero(kept, axis=1), out=indptr[1:])
@@ -43,6 +43,15 @@ def pack_bsr(rows: Array, r: int, c: int, segment: int) -> tuple[Array, Array, A
         raise OptionError(f"bsr: {indptr[-1]} tiles of one matrix are left, it can hold {MAX_ELEMENTS - 1}")
     columns = np.nonzero(kept)[1].astype(index_type(kept.shape[1]))
     return tiles[kept], columns, indptr.astype(np.int32)
+
+
+def _tiles(rows: Array, r: int, c: int, segment: int) -> Array:
+    """`[block rows, r, block columns, c]` of rows `[G, N, K]`, filled up with zeros at the edges."""
+    group, n, k = rows.shape
+    down, across = -(-n // r), -(-segment // c)
+    padded = np.zeros((group, down * r, k // segment, across * c), rows.dtype)
+    padded[:, :n, :, :segment] = rows.reshape(group, n, -1, segment)
+    return padded.reshape(group * down, r, -1, c)
 
 
 def unpack_bsr(values: Array, indices: Array, indptr: Array, shape: tuple[int, int, int], segment: int) -> Array:
@@ -80,3 +89,123 @@ def check_bsr(
     below, right = values[lowest, n - (down - 1) * r :], values[indices.astype(np.int64) % across == across - 1]
     if (below != 0).any() or (right[:, :, segment - (across - 1) * c :] != 0).any():
         raise fault(where, "values that are 0 beyond the edges of the weight", "others", EXPORT)
+
+
+def tiles_of(layer: Layer, kept: Array, r: int, c: int) -> Array:
+    """Which tiles of a layer hold anything, bool `[block rows, block columns]`.
+
+    kept: bool in the weight's own shape, where it is not zero.
+    """
+    return np.asarray(_tiles(layer.rows(kept), r, c, layer.segment).any(axis=(1, 3)))
+
+
+def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, Blocks] | None:
+    found = []
+    for r, c in SIZES:
+        tiles = tiles_of(layer, kept, r, c)
+        if not tiles.all():
+            each = r * c * size + index_type(tiles.shape[1]).itemsize
+            found.append((int(tiles.sum()) * each + 4 * (len(tiles) + 1), Blocks(r, c)))
+    return min(found, key=lambda x: x[0], default=None)
+
+
+def _given(pattern: Pattern | Blocks | None) -> dict[str, Any]:
+    assert isinstance(pattern, Blocks)
+    return {"block": [pattern.rows, pattern.columns]}
+
+
+def _read(where: str, node: Node) -> Blocks:
+    block = node.attr("block")
+    if len(block) != 2:
+        raise fault(where, "a block of two integers", show(block), EXPORT)
+    return Blocks(*block)
+
+
+def _rows(packed: Packed) -> tuple[int, int, int]:
+    """Shape of the rows `(G, N, K)`."""
+    return packed.group, packed.shape[0] // packed.group, math.prod(packed.shape[1:])
+
+
+def _pack(layer: Layer, codes: Array, pattern: Pattern | Blocks | None) -> tuple[Array, ...]:
+    assert isinstance(pattern, Blocks)
+    return pack_bsr(layer.rows(codes), pattern.rows, pattern.columns, layer.segment)
+
+
+def _check(where: str, packed: Packed, types: Types) -> None:
+    pattern = packed.pattern
+    assert isinstance(pattern, Blocks)
+    arrays = (packed.arrays[name] for name in ARRAYS)
+    check_bsr(where, _rows(packed), pattern.rows, pattern.columns, packed.shape[1], *arrays, types=types)
+
+
+def _unpack(packed: Packed) -> Array:
+    values, indices, indptr = (packed.arrays[name] for name in ARRAYS)
+    return from_rows(unpack_bsr(values, indices, indptr, _rows(packed), packed.shape[1]), packed.shape)
+
+
+# shape, group, block, values_float, indices, indptr -> W: a table `[block rows, block columns]` of the number of the
+# tile, or of one of zeros behind the others, fetches the tiles
+BODY = f"""
+    block = Constant <value_ints: ints = @block> ()
+    tall = Slice (block, zero, one)
+    wide = Slice (block, one, two)
+    filters = Slice (shape, zero, one)
+    length = Slice (shape, one, two)
+    size = ReduceProd <keepdims = 1> (shape)
+    per_filter = Div (size, filters)
+    taps = Div (per_filter, length)
+    rows = Div (filters, group)
+    tall_less = Sub (tall, one)
+    rows_up = Add (rows, tall_less)
+    down = Div (rows_up, tall)
+    wide_less = Sub (wide, one)
+    length_up = Add (length, wide_less)
+    across = Div (length_up, wide)
+    columns = Mul (taps, across)
+    outputs = Mul (group, down)
+    {SOURCES}
+    dims = Shape (values_float)
+    none = Slice (dims, zero, one)
+    sources_wide = Cast <to = 7> (sources)
+    numbers = Where (used, sources_wide, none)
+    zeros = ConstantOfShape <value = int64[1] {{0}}> (padded_shape)
+    blank = Add (zeros, none)
+    padded = ScatterElements <axis = 1> (blank, targets, numbers)
+    table = Slice (padded, zero, columns, one)
+    tile_shape = Concat <axis = 0> (one, block)
+    no_tile = ConstantOfShape <value = float[1] {{0}}> (tile_shape)
+    tiles_safe = Concat <axis = 0> (values_float, no_tile)
+    tiles = Gather <axis = 0> (tiles_safe, table)
+    any = Constant <value_ints = [-1]> ()
+    by_tile = Concat <axis = 0> (any, taps, across, block)
+    tiles_of = Reshape (tiles, by_tile)
+    in_rows = Transpose <perm = [0, 3, 1, 2, 4]> (tiles_of)
+    tall_all = Mul (down, tall)
+    wide_all = Mul (across, wide)
+    by_row = Concat <axis = 0> (group, tall_all, taps, wide_all)
+    rows_padded = Reshape (in_rows, by_row)
+    ends = Concat <axis = 0> (rows, length)
+    starts = Constant <value_ints = [0, 0]> ()
+    cut = Constant <value_ints = [1, 3]> ()
+    rows_of = Slice (rows_padded, starts, ends, cut)
+    channels_first = Transpose <perm = [0, 1, 3, 2]> (rows_of)
+    decoded_all = Reshape (channels_first, shape)
+"""
+
+MATRIX = "group = Constant <value_ints = [1]> ()"
+
+CONV = """
+    group_scalar = Constant <value_int: int = @group> ()
+    group_shape = Constant <value_ints = [-1]> ()
+    group = Reshape (group_scalar, group_shape)
+"""
+
+BSR = Format(
+    "bsr", "tiles in operators of ours, for all layers", pattern="block:RxC", present=True,
+    needs="--format bsr stores tiles of weights; make some with --pattern block:4x4 --sparsity 0.7",
+    storage=Storage(
+        name="Bsr", version=3, arrays=ARRAYS, attributes={"block": list}, given=_given, read=_read, pack=_pack,
+        check=_check, unpack=_unpack, smallest=_smallest, none="no tile is zero",
+        body=lambda product: (CONV if product == "Conv" else MATRIX) + BODY,
+    ),
+)  # fmt: skip

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, helper
 
+from onnxprune.formats.format import Format, Plain
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model
@@ -77,6 +78,17 @@ def speedups(
     planner = _Planner(model, layers, input_shape)
     plans = [planner.plan(layer) for layer in planner.ordered]
     return {plan.layer.name: plan.speedup for plan in plans if isinstance(plan, _Plan)}
+
+
+def _write(model: Model, layers: Sequence[Layer], least: float) -> tuple[Model, list[str], list[str]]:
+    return shrink(model, layers, least=least)
+
+
+COLUMNS = Format(
+    "columns", "smaller dense layers, with --pattern column", pattern="column",
+    needs="--format columns leaves out whole columns of weights; make some with --pattern column",
+    plain=Plain(write=_write, reason="no faster with fewer columns", gain="leaving out columns"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from onnxprune.formats.arrays import EXPORT
 from onnxprune.formats.functions import activation
-from onnxprune.formats.operators import METADATA, is_sparse
+from onnxprune.formats.operators import METADATA, VERSION, is_sparse
 from onnxprune.formats.weight import Weight, read_weight
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit, place
@@ -24,7 +24,7 @@ from onnxprune.graph.messages import fault
 from onnxprune.graph.node import Node, opsets
 from onnxprune.graph.reading import DENSE_LIMIT, DENSE_RATIO
 from onnxprune.graph.sizes import Sizes
-from onnxprune.kernels.names import DOMAIN, VERSION
+from onnxprune.kernels.names import DOMAIN
 
 
 def densify(model: Model) -> Model:
@@ -181,7 +181,7 @@ class _Densifier:
     def weight(self, node: Node, weight: Weight, orientation: str) -> str:
         """Name of the dense initializer; nodes that share their arrays share it."""
         stored = node.inputs[1 : 1 + len(weight.operator.arrays)]
-        key = *stored, weight.shape, weight.n, weight.m, weight.group, orientation
+        key = *stored, weight.shape, weight.pattern, weight.group, orientation
         if key not in self.names:
             if key not in self.arrays:
                 w = weight.dense()

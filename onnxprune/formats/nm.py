@@ -1,21 +1,30 @@
-"""N of every M weights along the rows `(S, L)`: their values, and where they stand in bits."""
+"""N of every M weights along the rows `(S, L)`: their values, and where they stand in bits.
+
+>>> values, positions = pack_nm(np.array([[0, 5, 0, 6]], np.float32), 2, 4)
+>>> values.tolist(), positions.tolist()  # 1 + 4 * 3
+([[[5.0, 6.0]]], [[13]])
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from onnxprune.errors import OptionError
-from onnxprune.formats.arrays import (
-    EXPORT,
-    FLOATS,
-    Types,
-    bits_of,
-    check_array,
-    check_size,
-    storable,
-)
+from onnxprune.formats.arrays import EXPORT, FLOATS, Types, bits_of, check_array, check_size, storable
+from onnxprune.formats.format import Format, Packed, Storage
+from onnxprune.formats.patterns import Blocks, Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.messages import fault
+from onnxprune.graph.node import Node
+from onnxprune.layers.layer import Layer, from_blocks
+
+ARRAYS = ("values", "positions")
+SIZES = (2, 4, 8, 16, 32)  # M of the patterns that are looked for
+READ = (2, 4)  # the pattern that others read, too
 
 
 def position_bits(m: int) -> int:
@@ -102,3 +111,136 @@ def check_nm(
     beyond = places[:, -1].astype(np.int64) + (count - 1) * m >= length
     if (values[:, -1][beyond] != 0).any():
         raise fault(where, f"values that are 0 beyond the {length} weights of a row", "others", EXPORT)
+
+
+def patterns_of(layer: Layer, kept: Array) -> Iterator[Pattern]:
+    """Patterns that a layer's zeros hold: the least N for every M, where it is below M.
+
+    kept: bool in the weight's own shape, where it is not zero.
+    """
+    blocks = layer.blocks(kept)
+    rows, length = blocks.shape
+    for m in SIZES:
+        if m > length:
+            return
+        padded = np.zeros((rows, -(-length // m) * m), bool)
+        padded[:, :length] = blocks
+        n = max(1, int(padded.reshape(rows, -1, m).sum(2).max()))
+        if n < m:
+            yield Pattern(n, m)
+
+
+def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, Pattern] | None:
+    """2:4 where it holds, else the smallest."""
+    found = []
+    for pattern in patterns_of(layer, kept):
+        count = -(-layer.shape[1] // pattern.m) * pattern.n
+        each = count * size + -(-count * position_bits(pattern.m) // 8)
+        found.append((math.prod(layer.shape) // layer.shape[1] * each, pattern))
+    return min(found, key=lambda x: ((x[1].n, x[1].m) != READ, x[0]), default=None)
+
+
+def _given(pattern: Pattern | Blocks | None) -> dict[str, Any]:
+    assert isinstance(pattern, Pattern)
+    return {"n": pattern.n, "m": pattern.m}
+
+
+def _read(where: str, node: Node) -> Pattern:
+    return Pattern(int(node.attr("n")), int(node.attr("m")))
+
+
+def _pack(layer: Layer, codes: Array, pattern: Pattern | Blocks | None) -> tuple[Array, ...]:
+    assert isinstance(pattern, Pattern)
+    return pack_nm(layer.blocks(codes), pattern.n, pattern.m)
+
+
+def _check(where: str, packed: Packed, types: Types) -> None:
+    pattern, length = packed.pattern, packed.shape[1]
+    assert isinstance(pattern, Pattern)
+    rows = math.prod(packed.shape) // length
+    values, positions = (packed.arrays[name] for name in ARRAYS)
+    check_nm(where, (rows, length), pattern.n, pattern.m, values, positions, types=types)
+
+
+def _unpack(packed: Packed) -> Array:
+    assert isinstance(packed.pattern, Pattern)
+    values, positions = (packed.arrays[name] for name in ARRAYS)
+    return from_blocks(unpack_nm(values, positions, packed.pattern.m, packed.shape[1]), packed.shape)
+
+
+# shape, n, m, values_float, positions -> rows [S, L]
+BODY = """
+    n = Constant <value_int: int = @n> ()
+    m = Constant <value_int: int = @m> ()
+    number = Constant <value_int = 1> ()
+    length = Slice (shape, one, two)
+    size = ReduceProd <keepdims = 1> (shape)
+    rows = Div (size, length)
+    up = Sub (m, number)
+    room = Add (length, up)
+    blocks = Div (room, m)
+    powers = Constant <value = int32[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
+    m_narrow = Cast <to = 6> (m)
+    below = Less (powers, m_narrow)
+    below_one = Cast <to = 7> (below)
+    bits = ReduceSum <keepdims = 1> (below_one)
+    stored = Mul (blocks, n)
+    used = Mul (stored, bits)
+    bytes = Cast <to = 6> (positions)
+    split = Constant <value_ints = [0, -1, 1]> ()
+    bytes_of = Reshape (bytes, split)
+    shifted = Div (bytes_of, powers)
+    base = Constant <value = int32 {2}> ()
+    bit = Mod (shifted, base)
+    any = Constant <value_ints = [-1]> ()
+    by_row = Concat <axis = 0> (rows, any)
+    stream_padded = Reshape (bit, by_row)
+    stream = Slice (stream_padded, zero, used, one)
+    stream_float = Cast <to = 1> (stream)
+    by_bit = Concat <axis = 0> (any, bits)
+    bit_table = Reshape (stream_float, by_bit)
+    weights_of_bits = Slice (powers, zero, bits)
+    weights_float = Cast <to = 1> (weights_of_bits)
+    upright = Constant <value_ints = [-1, 1]> ()
+    weights_upright = Reshape (weights_float, upright)
+    places_float = MatMul (bit_table, weights_upright)
+    places_flat = Cast <to = 7> (places_float)
+    n_list = Reshape (n, any)
+    m_list = Reshape (m, any)
+    by_block = Concat <axis = 0> (rows, blocks, n_list)
+    places = Reshape (places_flat, by_block)
+    start = Constant <value_int = 0> ()
+    blocks_scalar = Squeeze (blocks)
+    numbers = Range (start, blocks_scalar, number)
+    numbers_upright = Reshape (numbers, upright)
+    block_start = Mul (numbers_upright, m)
+    columns_of = Add (places, block_start)
+    by_stored = Concat <axis = 0> (rows, stored)
+    columns = Reshape (columns_of, by_stored)
+    values_of = Reshape (values_float, by_stored)
+    padded_length = Mul (blocks, m_list)
+    padded_shape = Concat <axis = 0> (rows, padded_length)
+    zeros = ConstantOfShape <value = float[1] {0}> (padded_shape)
+    padded = ScatterElements <axis = 1> (zeros, columns, values_of)
+    decoded = Slice (padded, zero, length, one)
+"""
+
+MATRIX = "decoded_all = Identity (decoded)"
+
+CONV = """
+    outputs = Slice (shape, zero, one)
+    by_kernel = Concat <axis = 0> (outputs, any, length)
+    kernels = Reshape (decoded, by_kernel)
+    channels_first = Transpose <perm = [0, 2, 1]> (kernels)
+    decoded_all = Reshape (channels_first, shape)
+"""
+
+NM = Format(
+    "nm", "N of every M weights in operators of ours, for all layers", pattern="N:M", present=True,
+    needs="--format nm stores N of every M weights; say which with --pattern 2:4",
+    storage=Storage(
+        name="Nm", version=1, arrays=ARRAYS, attributes={"n": int, "m": int}, given=_given, read=_read, pack=_pack,
+        check=_check, unpack=_unpack, smallest=_smallest, none="no N:M pattern holds",
+        body=lambda product: BODY + (CONV if product == "Conv" else MATRIX),
+    ),
+)  # fmt: skip

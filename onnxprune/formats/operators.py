@@ -1,6 +1,6 @@
 """Names and attributes of the sparse operators, as docs/sparse-format.md has them.
 
-{Csr|Nm|Bsr}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
+{a storage: Csr|Nm|Bsr}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from onnxprune.kernels.names import ACTIVATIONS, DOMAIN, PRODUCTS, STORAGES
+from onnxprune.formats.format import Storage
+from onnxprune.formats.registry import storages
+from onnxprune.kernels.names import ACTIVATIONS, DOMAIN, PRODUCTS
 
 METADATA = "onnxprune.sparsity"  # key of what the model says of its sparse layers
 
@@ -22,15 +24,16 @@ class Operator:
 
     scaled: its values are integers, times a scale for every output.
 
-    >>> str(Operator("Csr", "Conv", add=True, activation="Relu"))
+    >>> csr, nm, bsr = storages()
+    >>> str(Operator(csr, "Conv", add=True, activation="Relu"))
     'CsrConvAddRelu'
-    >>> str(Operator("Nm", "MatMul", scaled=True))
+    >>> str(Operator(nm, "MatMul", scaled=True))
     'NmScaledMatMul'
-    >>> Operator("Bsr", "MatMul").attributes
+    >>> Operator(bsr, "MatMul").attributes
     ('shape', 'alpha', 'block', 'weight', 'dense')
     """
 
-    storage: str
+    storage: Storage
     product: str
     add: bool = False
     activation: str = ""
@@ -38,13 +41,12 @@ class Operator:
 
     def __str__(self) -> str:
         scaled, add = "Scaled" if self.scaled else "", "Add" if self.add else ""
-        return f"{self.storage}{scaled}{self.product}{add}{self.activation}"
+        return f"{self.storage.name}{scaled}{self.product}{add}{self.activation}"
 
     @property
     def arrays(self) -> tuple[str, ...]:
         """The inputs that hold the weight."""
-        places = ("positions",) if self.storage == "Nm" else ("indices", "indptr")
-        return ("values", *places, *(["scale"] if self.scaled else []))
+        return (*self.storage.arrays, *(["scale"] if self.scaled else []))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -54,10 +56,9 @@ class Operator:
     @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the attributes, all of which are always written."""
-        pattern = {"Csr": (), "Nm": ("n", "m"), "Bsr": ("block",)}[self.storage]
         clip = ("min", "max") if self.activation == "Clip" else ()
         own = ("strides", "pads", "dilations", "group") if self.product == "Conv" else ("weight",)
-        return ("shape", "alpha", *pattern, *clip, *own, "dense")
+        return ("shape", "alpha", *self.storage.attributes, *clip, *own, "dense")
 
 
 OPERATORS = {
@@ -65,7 +66,7 @@ OPERATORS = {
     for operator in (
         Operator(s, p, a, f, scaled)
         for scaled in (False, True)
-        for s in STORAGES
+        for s in storages()
         for p in PRODUCTS
         for a in (False, True)
         for f in ACTIVATIONS
@@ -73,9 +74,12 @@ OPERATORS = {
 }
 
 
+VERSION = max(2, *(s.version for s in storages()))  # of the domain: 1 had float32 values only
+
+
 def least_version(operator: Operator, *, float32: bool) -> int:
     """The version of the domain from which on there is an operator; float32: with values of that type."""
-    return 3 if operator.storage == "Bsr" else 1 if float32 else 2
+    return max(operator.storage.version, 1 if float32 else 2)
 
 
 def is_sparse(node: NodeProto) -> bool:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnxprune.errors import OptionError
 from onnxprune.formats.codebook import PER, STORAGES
 from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.registry import AUTO, CHOICES, FORMATS, candidates
 from onnxprune.kernels.names import VALUES
 from onnxprune.options import STORE, choice, integer, option
 
-FORMATS = {
-    "auto": "sparse operators for those layers with which the whole session measures faster on this machine",
-    "dense": "zeros in a plain file",
-    "csr": "compressed rows in operators of ours, for all layers",
-    "nm": "N of every M weights in operators of ours, for all layers",
-    "bsr": "tiles in operators of ours, for all layers",
-    "columns": "smaller dense layers, with --pattern column",
-    "sparse-initializer": "ONNX's own coordinates, smaller above about 70%",
-}
-OPERATORS = ("auto", "csr", "nm", "bsr")  # formats with operators of ours
 
-
-def rows_of(rows: dict[str, str]) -> str:
+def _lines(rows: Mapping[str, str]) -> str:
     return "; ".join(f"{k}: {v}" for k, v in rows.items()) + "."
 
 
@@ -31,10 +22,10 @@ class Store:
     """How weights lie in the file."""
 
     format: str | None = option(
-        None, choice(FORMATS), panel=STORE, metavar="NAME", otherwise="auto where weights are made zero",
+        None, choice(CHOICES), panel=STORE, metavar="NAME", otherwise="auto where weights are made zero",
         needs=("no plan",), main=True,
         help="How zeros are stored, those that are made or, without --sparsity, those that the model has. "
-        + rows_of(FORMATS),
+        + _lines(CHOICES),
     )  # fmt: skip
     values: str = option(
         "float32", choice({v: "" for v in VALUES}), panel=STORE, metavar="TYPE", needs=("no plan", "zeros or a format"),
@@ -59,25 +50,19 @@ class Store:
     def check(self, pattern: Pattern | Blocks | None, *, made: bool) -> None:
         """Raises `OptionError` where pattern, format and values do not go together; made: whether weights become
         zero."""
-        form = self.format or "auto"
-        columns = isinstance(pattern, Blocks) and not pattern.rows
-        if form == "bsr" and made and not (isinstance(pattern, Blocks) and pattern.rows):
-            raise OptionError("--format bsr stores tiles of weights; make some with --pattern block:4x4 --sparsity 0.7")
-        if form == "columns" and not columns:
-            raise OptionError("--format columns leaves out whole columns of weights; make some with --pattern column")
-        if form == "dense" and not made and self.cluster is None:
-            raise OptionError(
-                "--format dense changes nothing by itself; make zeros with --sparsity 0.8 or --pattern 2:4, or turn "
-                "sparse operators back with onnxprune densify"
-            )
-        if form == "nm" and made and not isinstance(pattern, Pattern):
-            raise OptionError("--format nm stores N of every M weights; say which with --pattern 2:4")
+        row = FORMATS.get(self.format or AUTO)
+        if row is not None:
+            clustered = row.dense and self.cluster is not None
+            if not (row.serves(pattern) if made else row.present or clustered):
+                raise OptionError(row.needs)
         if self.cluster is not None:
             if self.values != "float32":
                 raise OptionError(f"--values {self.values} is for sparse operators, and --cluster stores dense weights")
-            if form not in ("auto", "dense"):
-                raise OptionError(f"--cluster stores dense weights, zeros among them; leave out --format {form}")
-        if columns and self.values != "float32" and form == "auto":
-            raise OptionError(f"--values {self.values}: --pattern column runs dense kernels; or choose --format csr")
-        if self.values != "float32" and form not in OPERATORS:
-            raise OptionError(f"--values {self.values} is for sparse operators; choose --format auto, csr or nm")
+            if row is not None and not row.dense:
+                raise OptionError(f"--cluster stores dense weights, zeros among them; leave out --format {row.name}")
+        tried = candidates(self.format or AUTO, pattern, present=not made)
+        if self.values == "float32" or any(f.storage is not None for f in tried):
+            return
+        if row is None:
+            raise OptionError(f"--values {self.values}: --pattern {pattern} runs dense kernels; or choose --format csr")
+        raise OptionError(f"--values {self.values} is for sparse operators; choose --format auto, csr or nm")

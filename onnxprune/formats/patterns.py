@@ -16,6 +16,8 @@ class Pattern:
     n: int
     m: int
 
+    kind = "N:M"  # as --pattern names what it takes
+
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
 
@@ -44,6 +46,11 @@ class Blocks:
     columns: int
 
     ratio = None  # --sparsity says how many
+
+    @property
+    def kind(self) -> str:
+        """As --pattern names what it takes."""
+        return "block:RxC" if self.rows else "column"
 
     def __str__(self) -> str:
         return f"block:{self.rows}x{self.columns}" if self.rows else "column"

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from onnx import NodeProto, SparseTensorProto, TensorProto, helper
+from onnx import NodeProto, helper
 
 from onnxprune.errors import OptionError
 from onnxprune.formats.absorb import Absorber, Chain, Uses, as_bias
-from onnxprune.formats.bsr import pack_bsr
-from onnxprune.formats.csr import pack_csr
-from onnxprune.formats.densify import densify
+from onnxprune.formats.format import Packing
 from onnxprune.formats.functions import MIN_BFLOAT16, MIN_IR, MIN_OPSET, function
-from onnxprune.formats.nm import pack_nm
-from onnxprune.formats.operators import OPERATORS, Operator, least_version
+from onnxprune.formats.operators import Operator, least_version
 from onnxprune.formats.values import encode
-from onnxprune.graph.arrays import Array, set_data
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit, place
 from onnxprune.graph.io import Model
 from onnxprune.graph.messages import show
@@ -32,22 +29,18 @@ from onnxprune.graph.sizes import Sizes
 from onnxprune.kernels.names import DOMAIN
 from onnxprune.layers.layer import Layer, node_names, sparse_layers
 
-__all__ = ["Format", "densify", "rewrite", "sparse_initializers"]
-
-Format = str | tuple[int, int] | tuple[Literal["bsr"], int, int]  # "csr", (n, m), or ("bsr", rows, columns) of a tile
-
 
 def rewrite(
     model: Model,
-    formats: Mapping[str, Format],
+    formats: Mapping[str, Packing],
     values: str = "float32",
     *,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[Model, list[str]]:
     """A copy of the model in which the named layers are sparse operators, and what the user should know.
 
-    formats: key of a layer (see `layers.keys`) -> `"csr"`; or `(n, m)`, to which its weight must conform already; or
-        `("bsr", R, C)`, which stores tiles of R outputs x C inputs that hold anything but +0.0.
+    formats: key of a layer (see `layers.keys`) -> a format with operators; its weight must conform to an N:M pattern
+        already, tiles are stored where they hold anything but +0.0.
     values: how its weights are stored, see `formats.values`; `round_values` tells what they become.
     input_shape: input name -> concrete shape, for the shape inference that residuals and SAME padding need.
     Raises OptionError where there is no such layer, a block of a weight holds more than n weights, or `values` cannot
@@ -96,8 +89,8 @@ class _Rewriter:
         self.operators: set[Operator] = set()
         self.notes: list[str] = []
 
-    def run(self, wanted: Iterable[tuple[Layer, Format]]) -> tuple[Model, list[str]]:
-        for layer, form in wanted:
+    def run(self, wanted: Iterable[tuple[Layer, Packing]]) -> tuple[Model, list[str]]:
+        for layer, packing in wanted:
             i = self.indices[layer.name]
             proto = self.uses.nodes[i]
             assert proto is not None
@@ -105,7 +98,7 @@ class _Rewriter:
             if isinstance(base, str):
                 self.notes.append(f"{layer.name}: stays dense: {base}")
             else:
-                self.replace(layer, form, i, base)
+                self.replace(layer, packing, i, base)
         if self.operators:
             self.finish()
         return self.model, self.notes
@@ -165,13 +158,12 @@ class _Rewriter:
                 return "its bias is not constant"
         return _Base(node.input(0), "Conv", {**attributes, "dense": "Conv"}, bias=bias)
 
-    def replace(self, layer: Layer, form: Format, i: int, base: _Base) -> None:
+    def replace(self, layer: Layer, packing: Packing, i: int, base: _Base) -> None:
         """Put the sparse node in the place of the layer and all that it absorbs."""
         proto = self.uses.nodes[i]
         assert proto is not None
         w = self.model.weights[layer.weight]
-        storage = "Csr" if isinstance(form, str) else "Bsr" if len(form) == 3 else "Nm"
-        names = self.pack(layer, form, w)
+        names = self.pack(layer, packing, w)
         found = Chain(proto.output[0], [i], base.bias)
         dynamic = base.extra not in self.model.weights
         if base.extra and base.beta == 1 and dynamic and self.sizes.same(base.extra, found.output):
@@ -181,7 +173,9 @@ class _Rewriter:
         end, old = max(found.nodes), [self.uses.nodes[k] for k in found.nodes]
         read = [name for node in old if node is not None for name in node.input]
         self.unread.update(read)
-        operator = Operator(storage, base.product, bool(found.residual), found.activation, self.values == "int8")
+        operator = Operator(
+            packing.storage, base.product, bool(found.residual), found.activation, self.values == "int8"
+        )
         self.operators.add(operator)
         x = base.x
         if base.flip:
@@ -190,8 +184,7 @@ class _Rewriter:
             flip = helper.make_node("Transpose", [base.x], [x], name=name, perm=[1, 0])
             self.before.setdefault(end, []).append(flip)
         attributes: dict[str, Any] = {"shape": list(layer.shape), "alpha": base.alpha, **base.attributes}
-        if not isinstance(form, str):
-            attributes |= {"block": list(form[1:])} if len(form) == 3 else {"n": form[0], "m": form[1]}
+        attributes |= packing.storage.given(packing.pattern)
         if found.activation == "Clip":
             attributes["min"], attributes["max"] = found.bounds
         output = found.output
@@ -207,26 +200,16 @@ class _Rewriter:
         if base.flip:
             self.uses.readers[base.x].append(end)
 
-    def pack(self, layer: Layer, form: Format, w: Array) -> list[str]:
+    def pack(self, layer: Layer, packing: Packing, w: Array) -> list[str]:
         """Names of the arrays that hold a weight; layers that share it share them."""
-        key = layer.weight, form
+        key, storage = (layer.weight, packing), packing.storage
         if key not in self.packed:
             try:
                 codes, scale = encode(layer.matrix(w), self.values)
-                if form == "csr":
-                    arrays = dict(zip(OPERATORS["CsrConv"].arrays, pack_csr(codes), strict=True))
-                elif not isinstance(form, str) and len(form) == 3:
-                    found = pack_bsr(layer.rows(layer.restore(codes)), *form[1:], layer.segment)
-                    arrays = dict(zip(OPERATORS["BsrConv"].arrays, found, strict=True))
-                elif not isinstance(form, str):
-                    pair = pack_nm(layer.blocks(layer.restore(codes)), *form)
-                    arrays = dict(zip(OPERATORS["NmConv"].arrays, pair, strict=True))
-                else:
-                    raise OptionError(f"format {form!r} is neither csr nor (n, m) nor ('bsr', rows, columns)")
+                packed = storage.pack(layer, layer.restore(codes), packing.pattern)
             except OptionError as error:
                 raise OptionError(f"{layer.name}: {error}") from error
-            if scale is not None:
-                arrays["scale"] = scale
+            arrays = dict(zip(storage.arrays, packed, strict=True)) | ({} if scale is None else {"scale": scale})
             self.packed[key] = [self.edit.constant(f"{layer.weight}_{name}", array) for name, array in arrays.items()]
         return self.packed[key]
 
@@ -298,27 +281,3 @@ def _same_padding(size: int | None, kernel: int, stride: int, dilation: int) -> 
     if size is None:
         return None
     return max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
-
-
-def sparse_initializers(model: Model, layers: Iterable[Layer]) -> tuple[Model, list[str]]:
-    """A copy of the model that stores the layers' weights as ONNX sparse tensors (COO), and notes.
-
-    An entry takes 12 bytes (value and int64 index), so a weight that would grow stays dense, with a note. onnxruntime
-    unfolds such tensors when it loads the model: they make the file smaller, and nothing faster.
-    """
-    copy, notes = model.copy(), []
-    for name in dict.fromkeys(layer.weight for layer in layers):
-        w = copy.weights[name]
-        flat = np.ascontiguousarray(w).reshape(-1)
-        indices = np.flatnonzero(flat.view(np.uint32)).astype(np.int64)
-        if indices.size * 12 >= w.nbytes:
-            notes.append(f"{name}: stays dense: sparse, it would take {indices.size * 12} bytes, and not {w.nbytes}")
-            continue
-        sparse = SparseTensorProto(dims=w.shape)
-        for tensor, array in ((sparse.values, flat[indices]), (sparse.indices, indices)):
-            tensor.dims.extend(array.shape)
-            tensor.data_type = TensorProto.FLOAT if array.dtype == np.float32 else TensorProto.INT64
-            set_data(tensor, array)
-        sparse.values.name = name
-        copy.sparse[name] = sparse, w
-    return copy, notes

@@ -8,7 +8,6 @@ import ml_dtypes
 import numpy as np
 
 DOMAIN = "onnxprune"
-VERSION = 3  # of the domain: 1 had float32 values only, 2 no Bsr
 
 # {Csr|Nm|Bsr}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
 STORAGES = ("Csr", "Nm", "Bsr")

@@ -12,9 +12,8 @@ import numpy as np
 from onnxprune.allocation.select import MAX_STEPS
 from onnxprune.errors import OptionError
 from onnxprune.formats.operators import is_sparse
-from onnxprune.formats.options import FORMATS
-from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
-from onnxprune.formats.rewrite import Format
+from onnxprune.formats.patterns import Blocks, parse_pattern
+from onnxprune.formats.registry import CHOICES, FORMATS
 from onnxprune.formats.weight import read_weight
 from onnxprune.graph.io import Model
 from onnxprune.kernels.names import VALUES
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from onnxprune.sparsity.solve import LayerSolve
 
 PRESENT = "present"  # in the place of a solver: the zeros that the model has, and no others
-STORED = ("dense", "csr", "nm", "bsr", "columns", "sparse-initializer")  # what a layer may be
 
 
 @dataclass(frozen=True)
@@ -131,25 +129,6 @@ def weights_left(written: Model, layers: Sequence[Layer]) -> dict[str, int]:
     return out
 
 
-def stored_by(pattern: Pattern | Blocks | None) -> Format:
-    """How operators of ours store what a pattern leaves."""
-    if isinstance(pattern, Pattern):
-        return (pattern.n, pattern.m)
-    return ("bsr", pattern.rows, pattern.columns) if pattern is not None and pattern.rows else "csr"
-
-
-def kind_of(form: Format) -> str:
-    """The name of a format; `pattern_of` has the rest."""
-    return form if isinstance(form, str) else "bsr" if len(form) == 3 else "nm"
-
-
-def pattern_of(form: Format) -> str:
-    """The pattern of a format as `parse_pattern` takes it, "" for csr."""
-    if isinstance(form, str):
-        return ""
-    return str(Blocks(*form[1:]) if len(form) == 3 else Pattern(*form))
-
-
 def from_plan(data: Any, where: str) -> dict[str, Any]:
     """The sparse part of a plan, checked; raises `OptionError`."""
     try:
@@ -165,7 +144,7 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
         }  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise OptionError(f"{where}: its sparse part is not what onnxprune wrote ({type(e).__name__}: {e})") from e
-    if out["solver"] not in (*SOLVERS, PRESENT) or out["format"] not in FORMATS or out["values"] not in VALUES:
+    if out["solver"] not in (*SOLVERS, PRESENT) or out["format"] not in CHOICES or out["values"] not in VALUES:
         raise OptionError(
             f"{where}: unknown solver {out['solver']!r}, format {out['format']!r} or values {out['values']!r}"
         )
@@ -177,8 +156,8 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
     for node, row in rows.items():
         size, zeros, form = row["size"], row["zeros"], row["format"]
         own = parse_pattern(row["pattern"]) if row["pattern"] else pattern
-        fits = {"nm": isinstance(own, Pattern), "bsr": isinstance(own, Blocks) and own.rows > 0}.get(form, True)
-        if not 0 <= zeros <= size or form not in STORED or not fits:
+        fits = form in FORMATS and (FORMATS[form].storage is None or FORMATS[form].serves(own))
+        if not 0 <= zeros <= size or not fits:
             raise OptionError(
                 f"{where}: layer {node!r} has {zeros} zeros of {size} in format {form!r}, which cannot be"
             )
@@ -186,6 +165,4 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
     return out
 
 
-__all__ = [
-    "PRESENT", "LayerSparsity", "Sparsity", "from_plan", "kind_of", "pattern_of", "stored_by", "weights_left",
-]  # fmt: skip
+__all__ = ["PRESENT", "LayerSparsity", "Sparsity", "from_plan", "weights_left"]

@@ -12,23 +12,21 @@ A zero is +0.0 or -0.0, of which a product with a mask leaves many: both compute
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from onnxprune.formats.arrays import index_type
-from onnxprune.formats.nm import position_bits
-from onnxprune.formats.rewrite import Format
+from onnxprune.formats.bsr import SIZES, tiles_of
+from onnxprune.formats.format import Format, Packing
+from onnxprune.formats.nm import patterns_of
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.kernels.names import VALUES
 from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.sparsity.prepare import free_weights
 
-BLOCKS = (2, 4, 8, 16, 32)  # M of the patterns that are looked for
-TILES = ((8, 8), (4, 4), (8, 1), (1, 8), (4, 1), (1, 4))  # outputs x inputs
 EMPTY = 0.5  # share of a layer's tiles that are zero, from which on a tile size is named
 NODE = 300  # bytes that a sparse node takes beyond the dense one, about: attributes and names of its arrays
 
@@ -78,80 +76,33 @@ def _found(layer: Layer, w: Array) -> tuple[tuple[str, ...], tuple[tuple[str, fl
     """Patterns that hold, the denser ones first, and tile sizes that are mostly zero."""
     kept = w != 0
     found: list[tuple[int, int]] = []
-    for n, m in _patterns(layer, kept):
+    for n, m in ((p.n, p.m) for p in patterns_of(layer, kept)):
         if n / m <= EMPTY and all(n / m < a / b for a, b in found):
             found = [*((a, b) for a, b in found if a < n), (n, m)]  # N of more than M is N of M as well
-    tiles = [(f"{r}x{c}", 1 - float(_tiles(layer, kept, r, c).mean())) for r, c in TILES]
+    tiles = [(f"{r}x{c}", 1 - float(tiles_of(layer, kept, r, c).mean())) for r, c in SIZES]
     return tuple(f"{n}:{m}" for n, m in found), tuple((tile, empty) for tile, empty in tiles if empty > EMPTY)
 
 
-def forms(layer: Layer, w: Array, form: str, values: str) -> list[Format] | str:
+def packings(layer: Layer, w: Array, formats: Sequence[Format], values: str) -> list[Packing] | str:
     """The ways to store a layer's zeros in operators of ours, the smallest first, or why it stays dense.
 
-    form: "csr", "nm" or "bsr", of which the smallest is taken if it is smaller than the dense weight; "auto": all that
-    hold, for time to choose among. values: type of the stored values; the dense weight is counted in the same type.
+    w: float32, as the initializer; formats: those that may be used, one way of each; a single one must be smaller than
+    the dense weight, of several time is to choose. values: type of the stored values; the dense weight is counted in
+    the same type.
     """
     kept = w != 0
     if kept.all():
         return "it has no zeros"
-    v = VALUES[values].itemsize
-    found: list[tuple[int, Format]] = []
-    if form in ("csr", "auto"):
-        k = w.size // layer.shape[0]
-        stored = int(kept.sum()) * (v + index_type(k).itemsize) + 4 * (layer.shape[0] + 1)
-        found.append((stored, "csr"))
-    if form in ("nm", "auto"):
-        for n, m in _patterns(layer, kept):
-            count = -(-layer.shape[1] // m)
-            each = count * n * v + -(-count * n * position_bits(m) // 8)
-            found.append((w.size // layer.shape[1] * each, (n, m)))
-    if form in ("bsr", "auto"):
-        for r, c in TILES:
-            tiles = _tiles(layer, kept, r, c)
-            if not tiles.all():
-                stored = int(tiles.sum()) * (r * c * v + index_type(tiles.shape[1]).itemsize) + 4 * (len(tiles) + 1)
-                found.append((stored, ("bsr", r, c)))
-    best = _one_each(found)
+    size = VALUES[values].itemsize
+    storages = [(row, row.storage) for row in formats if row.storage is not None]
+    ways = [(row, storage.smallest(layer, kept, size)) for row, storage in storages]
+    found = sorted(((*way, row) for row, way in ways if way is not None), key=lambda x: x[0])
     share = 1 - int(kept.sum()) / w.size
-    if not best:
-        return f"no {'N:M pattern holds' if form == 'nm' else 'tile is zero'}; {share:.0%} of its weights are zero"
-    if form != "auto" and best[0][0] + NODE >= w.size * v:
-        return f"as {form} it would be no smaller: {share:.0%} of its weights are zero"
-    return [found for _, found in best]
+    if not found:
+        return f"{storages[0][1].none}; {share:.0%} of its weights are zero"
+    if len(formats) == 1 and found[0][0] + NODE >= w.size * size:
+        return f"as {formats[0].name} it would be no smaller: {share:.0%} of its weights are zero"
+    return [row.packing(pattern) for _, pattern, row in found]
 
 
-def _one_each(found: list[tuple[int, Format]]) -> list[tuple[int, Format]]:
-    """The smallest of csr, of N:M (2:4 where it holds, which others read too) and of tiles, with their bytes."""
-    best: dict[object, tuple[int, Format]] = {}
-    for stored, form in found:
-        kind = form if isinstance(form, str) else len(form)
-        if kind not in best or form == (2, 4) or (stored < best[kind][0] and best[kind][1] != (2, 4)):
-            best[kind] = stored, form
-    return sorted(best.values(), key=lambda x: x[0])
-
-
-def _patterns(layer: Layer, kept: Array) -> Iterator[tuple[int, int]]:
-    """The least N for every M, where it is below M. kept: bool in the weight's own shape."""
-    blocks = layer.blocks(kept)
-    rows, length = blocks.shape
-    for m in BLOCKS:
-        if m > length:
-            return
-        padded = np.zeros((rows, -(-length // m) * m), bool)
-        padded[:, :length] = blocks
-        n = max(1, int(padded.reshape(rows, -1, m).sum(2).max()))
-        if n < m:
-            yield n, m
-
-
-def _tiles(layer: Layer, kept: Array, r: int, c: int) -> Array:
-    """Which tiles hold anything, bool `[block rows, block columns]`, cut as `formats.pack_bsr` cuts them."""
-    rows = layer.rows(kept)
-    group, n, k = rows.shape
-    down, across = -(-n // r), -(-layer.segment // c)
-    padded = np.zeros((group, down * r, k // layer.segment, across * c), bool)
-    padded[:, :n, :, : layer.segment] = rows.reshape(group, n, -1, layer.segment)
-    return np.asarray(padded.reshape(group * down, r, -1, c).any(axis=(1, 3)))
-
-
-__all__ = ["Present", "forms", "present"]
+__all__ = ["Present", "packings", "present"]

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OptionError
+from onnxprune.formats.dense import DENSE
 from onnxprune.formats.options import Store
 from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.formats.registry import AUTO
 from onnxprune.solvers.masks import needs_data
 from onnxprune.sparsity.grow import taken
 from onnxprune.sparsity.options import BEST, PLAIN, Zeros
@@ -49,7 +51,7 @@ class Spec:
         """Whether the zeros that the model has are stored."""
         if self.recorded is not None:
             return not self.made
-        return not self.made and self.store.format not in (None, "dense")
+        return not self.made and self.store.format not in (None, DENSE.name)
 
     @property
     def asked(self) -> bool:
@@ -69,7 +71,7 @@ class Spec:
         """The format, of those that --format knows."""
         if self.recorded is not None:
             return str(self.recorded["format"])
-        return self.store.format or ("auto" if self.store.cluster is None else "dense")
+        return self.store.format or (AUTO if self.store.cluster is None else DENSE.name)
 
     @property
     def values(self) -> str:
@@ -87,7 +89,7 @@ class Spec:
     @property
     def measured(self) -> bool:
         """Whether sessions are timed to choose formats."""
-        return self.form == "auto" and self.recorded is None
+        return self.form == AUTO and self.recorded is None
 
     @property
     def permutes(self) -> bool:

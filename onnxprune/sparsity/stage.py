@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.formats.dense import DENSE
+from onnxprune.formats.format import Packing
 from onnxprune.formats.operators import METADATA, is_sparse
-from onnxprune.formats.options import OPERATORS
 from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.registry import has_operators
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.step import Step
@@ -26,7 +28,7 @@ from onnxprune.progress import Progress, counting, silent
 from onnxprune.runtime.session import Feeds
 from onnxprune.sparsity.allocate import Counts
 from onnxprune.sparsity.amounts import counts_of, layer_names, names_of, ratios_of, recorded_ratios
-from onnxprune.sparsity.outcome import LayerSparsity, Sparsity, pattern_of, stored_by, weights_left
+from onnxprune.sparsity.outcome import LayerSparsity, Sparsity, weights_left
 from onnxprune.sparsity.prepare import prepare
 from onnxprune.sparsity.spec import Spec
 from onnxprune.sparsity.store import Stored, rounding, store
@@ -77,9 +79,9 @@ def sparsify(
         start.untouched, stored.speedup, stored.cpu, stored.threads, error, masked.solved, spec.values,
         rounding(masked.model, stored.plain, masked.layers), ordered.permuted, steps,
     )  # fmt: skip
-    if spec.present and not stored.kinds:
+    if spec.present and not stored.formats:
         return Step(model, found, tuple(notes))
-    if spec.form in OPERATORS:
+    if has_operators(spec.form):
         _describe(stored.model, found)
     return Step(stored.model, found, tuple(notes))
 
@@ -115,7 +117,7 @@ class _Masked:
 
 def _prepare(model: Model, spec: Spec) -> _Start:
     """The model as masks and operators want it; where its own zeros are stored, weights stay as they are."""
-    prepared, notes = prepare(model, functions=spec.form in OPERATORS, fold=not spec.present)
+    prepared, notes = prepare(model, functions=has_operators(spec.form), fold=not spec.present)
     layers, untouched = sparse_layers(prepared)
     if not layers:
         none = "it has no MatMul, Gemm or Conv"
@@ -232,14 +234,13 @@ def _rows(start: _Start, masked: _Masked, stored: Stored, spec: Spec) -> tuple[L
     rows = []
     for layer in start.layers:
         size = int(np.prod(layer.shape))
-        kind, zeros = stored.kinds.get(layer.name, "dense"), size - left[layer.name]
-        mine = layer.name in (stored.kinds if spec.present else every)
-        form = stored.formats.get(layer.name, "csr")
+        packing, zeros = stored.formats.get(layer.name, Packing(DENSE)), size - left[layer.name]
+        mine = layer.name in (stored.formats if spec.present else every)
         row = LayerSparsity(
-            layer.name, layer.op, layer.weight, layer.shape[0], size // layer.shape[0], zeros, mine, kind,
-            stored.reasons.get(layer.name, "" if layer.name in every else "not asked for"),
+            layer.name, layer.op, layer.weight, layer.shape[0], size // layer.shape[0], zeros, mine,
+            packing.format.name, stored.reasons.get(layer.name, "" if layer.name in every else "not asked for"),
             zeros if nm else masked.counts.get(layer.weight, 0),
-            "" if form == stored_by(spec.pattern) else pattern_of(form),
+            "" if packing.pattern in (None, spec.pattern) else str(packing.pattern),
         )  # fmt: skip
         rows.append(row)
     return tuple(rows)

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.formats import auto
+from onnxprune.formats.auto import Chosen
+from onnxprune.formats.format import Format, Packing
 from onnxprune.formats.operators import is_sparse
-from onnxprune.formats.patterns import Blocks, parse_pattern
-from onnxprune.formats.rewrite import Format, rewrite, sparse_initializers
+from onnxprune.formats.patterns import parse_pattern
+from onnxprune.formats.registry import FORMATS, candidates
+from onnxprune.formats.rewrite import rewrite
 from onnxprune.formats.values import round_values
 from onnxprune.graph.io import Model, weight_bytes
 from onnxprune.layers.layer import Layer
 from onnxprune.progress import Progress
 from onnxprune.runtime.session import Feeds
-from onnxprune.sparsity.outcome import STORED, kind_of, stored_by
-from onnxprune.sparsity.present import forms as forms_of
+from onnxprune.runtime.timing import cpu
+from onnxprune.sparsity.present import packings
 from onnxprune.sparsity.spec import Spec
 
 INEXPRESSIBLE = "cannot be expressed as a sparse operator"
@@ -31,14 +36,11 @@ INEXPRESSIBLE = "cannot be expressed as a sparse operator"
 @dataclass(frozen=True, eq=False)
 class Stored:
     """model: as it is written; plain: the dense model with the same weights, which it must equal; formats: node ->
-    format of the layers that operators of ours compute; kinds: node -> name of the format of those that are not dense;
-    reasons: node -> why it is dense; speedup, cpu, threads: as `auto` measured; checked: what onnx's shape inference
-    reads."""
+    format of the layers that are not dense; reasons: node -> why it is; speedup, cpu, threads: as `auto` measured."""
 
     model: Model
     plain: Model
-    formats: Mapping[str, Format] = field(default_factory=dict)
-    kinds: Mapping[str, str] = field(default_factory=dict)
+    formats: Mapping[str, Packing] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     speedup: float | None = None
     cpu: str = ""
@@ -47,19 +49,9 @@ class Stored:
 
     @property
     def checked(self) -> Model:
-        """What onnx's shape inference can read: it knows no sparse initializers."""
-        return self.plain if "sparse-initializer" in self.kinds.values() else self.model
-
-
-@dataclass(frozen=True, eq=False)
-class _Chosen:
-    """A format for the layers that get one, why the others stay dense, and what was measured."""
-
-    formats: Mapping[str, Format]
-    reasons: Mapping[str, str]
-    threads: int
-    speedup: float | None = None
-    cpu: str = ""
+        """What onnx's shape inference can read."""
+        unread = any(x.format.plain is not None and not x.format.plain.inferred for x in self.formats.values())
+        return self.plain if unread else self.model
 
 
 def store(
@@ -70,12 +62,12 @@ def store(
     Raises `NothingToPrune` where a model has no zeros of its own that are worth it.
     """
     exact, model = model, _positive(model, layers) if spec.present else model
-    if spec.form == "sparse-initializer":
-        return _initializers(model, layers, spec, threads)
-    if _whole_columns(spec):
-        return _columns(model, layers, spec, feeds, threads, progress)
+    formats = candidates(spec.form, spec.pattern, present=spec.present)
+    for row in formats:
+        if row.plain is not None:
+            return _plain(model, layers, spec, row, feeds, threads, progress)
     rounded = _rounded(model, layers, spec.values)
-    chosen = _choose(rounded, layers, spec, feeds, threads, progress)
+    chosen = _choose(rounded, layers, spec, formats, feeds, threads, progress)
     if spec.present and not spec.recorded and not chosen.formats and not spec.measured:
         raise _nothing(model, spec, chosen.reasons)
     return _operators(exact, rounded, layers, spec, chosen)
@@ -92,54 +84,45 @@ def rounding(exact: Model, stored: Model, layers: Sequence[Layer]) -> float:
     return error / total if total else 0.0
 
 
-def _whole_columns(spec: Spec) -> bool:
-    """Whether layers lose their empty columns."""
-    whole = isinstance(spec.pattern, Blocks) and not spec.pattern.rows
-    return whole and spec.form in ("auto", "columns")
-
-
 def _choose(
-    model: Model, layers: Sequence[Layer], spec: Spec, feeds: Feeds, threads: int, progress: Progress
-) -> _Chosen:
+    model: Model, layers: Sequence[Layer], spec: Spec, formats: Sequence[Format], feeds: Feeds, threads: int,
+    progress: Progress,
+) -> Chosen:  # fmt: skip
     """A format of ours for every layer that gets one."""
     if spec.recorded is not None:
-        return _as_recorded(layers, spec)
-    if spec.form == "dense":
-        return _Chosen({}, {}, threads)
-    every: dict[str, list[Format]] = {}
+        return _as_recorded(layers, spec, spec.recorded)
+    if all(row.dense for row in formats):
+        return Chosen({}, {}, threads=threads)
+    every: dict[str, list[Packing]] = {}
     reasons: dict[str, str] = {}
     for layer in layers:
-        found: list[Format] | str = [stored_by(spec.pattern) if spec.form != "csr" else "csr"]
+        ways: list[Packing] | str = [row.packing(spec.pattern) for row in formats]
         if spec.present:
-            found = forms_of(layer, model.weights[layer.weight], spec.form, spec.values)
-        if isinstance(found, str):
-            reasons[layer.name] = found
+            ways = packings(layer, model.weights[layer.weight], formats, spec.values)
+        if isinstance(ways, str):
+            reasons[layer.name] = ways
         else:
-            every[layer.name] = found
-    if spec.form != "auto":
-        return _Chosen({node: found[0] for node, found in every.items()}, reasons, threads)
-    from onnxprune.formats.auto import choose, quickest  # loads numba
-
-    mine = [layer for layer in layers if layer.name in every]
-    one = quickest(model, every, feeds, values=spec.values, threads=threads, progress=progress)
-    choice = choose(model, one, mine, feeds, values=spec.values, threads=threads, progress=progress)
-    return _Chosen(dict(choice.formats), reasons | dict(choice.reasons), threads, choice.speedup, choice.cpu)
+            every[layer.name] = ways
+    if not spec.measured:
+        return Chosen({node: ways[0] for node, ways in every.items()}, reasons, threads=threads)
+    able = [layer for layer in layers if layer.name in every]
+    one = auto.quickest(model, every, feeds, values=spec.values, threads=threads, progress=progress)
+    chosen = auto.choose(model, one, able, feeds, values=spec.values, threads=threads, progress=progress)
+    return replace(chosen, reasons=reasons | dict(chosen.reasons), threads=threads)
 
 
-def _as_recorded(layers: Sequence[Layer], spec: Spec) -> _Chosen:
+def _as_recorded(layers: Sequence[Layer], spec: Spec, recorded: Mapping[str, Any]) -> Chosen:
     """What a plan says."""
-    assert spec.recorded is not None
-    formats: dict[str, Format] = {}
-    for node, row in spec.recorded["layers"].items():
-        own = parse_pattern(row["pattern"]) if row.get("pattern") else spec.pattern
-        if row["format"] in ("csr", "nm", "bsr"):
-            formats[node] = "csr" if row["format"] == "csr" else stored_by(own)
+    formats: dict[str, Packing] = {}
+    for node, row in recorded["layers"].items():
+        pattern = parse_pattern(row["pattern"]) if row.get("pattern") else spec.pattern
+        if FORMATS[row["format"]].storage is not None:
+            formats[node] = FORMATS[row["format"]].packing(pattern)
     reasons = dict.fromkeys({x.name for x in layers} - set(formats), "as the plan says")
-    used = int(spec.recorded.get("threads", 0))
-    return _Chosen(formats, reasons, used, cpu=str(spec.recorded.get("cpu", "")))
+    return Chosen(formats, reasons, cpu=str(recorded.get("cpu", "")), threads=int(recorded.get("threads", 0)))
 
 
-def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], spec: Spec, chosen: _Chosen) -> Stored:
+def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], spec: Spec, chosen: Chosen) -> Stored:
     """The model with operators of ours for the layers that have a format."""
     formats, reasons = dict(chosen.formats), dict(chosen.reasons)
     plain = _exact_where(rounded, exact, layers, formats)
@@ -153,9 +136,8 @@ def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], spec: Spec
             reasons.setdefault(name, INEXPRESSIBLE)
         if len(formats) < len(chosen.formats):
             plain, out = (_exact_where(m, exact, layers, formats) for m in (plain, out))
-    if spec.form == "dense" and not spec.recorded:
-        notes.append("zeros alone do not make a dense file faster or smaller; --format auto, csr or nm does")
-    kinds = {name: kind_of(form) for name, form in formats.items()}
+    if spec.form in FORMATS and FORMATS[spec.form].advice and not spec.recorded:
+        notes.append(FORMATS[spec.form].advice)
     if spec.present and not spec.recorded and not spec.measured:
         before, after = (int(m.proto.ByteSize()) + weight_bytes(m) for m in (exact, out))
         if not formats or after >= before:
@@ -163,10 +145,10 @@ def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], spec: Spec
             raise _nothing(exact, spec, reasons if not formats else dict.fromkeys(formats, larger))
     if spec.present and spec.measured and not formats:
         notes.append("no set of sparse layers is faster here: the model stays dense; --format csr makes smaller files")
-    return Stored(out, plain, formats, kinds, reasons, chosen.speedup, chosen.cpu, chosen.threads, tuple(notes))
+    return Stored(out, plain, formats, reasons, chosen.speedup, chosen.cpu, chosen.threads, tuple(notes))
 
 
-def _exact_where(model: Model, exact: Model, layers: Sequence[Layer], formats: Mapping[str, Format]) -> Model:
+def _exact_where(model: Model, exact: Model, layers: Sequence[Layer], formats: Mapping[str, Packing]) -> Model:
     """A copy in which layers that stay dense have their weights as they were before they were rounded."""
     out = model.copy()
     dense = {layer.weight for layer in layers if layer.name not in formats}
@@ -174,47 +156,31 @@ def _exact_where(model: Model, exact: Model, layers: Sequence[Layer], formats: M
     return out
 
 
-def _initializers(model: Model, layers: Sequence[Layer], spec: Spec, threads: int) -> Stored:
-    """ONNX's own sparse tensors."""
-    out, _ = sparse_initializers(model, layers)
-    kinds = {layer.name: spec.form for layer in layers if layer.weight in out.sparse}
-    reasons = {layer.name: "as a sparse initializer it would be larger" for layer in layers if layer.name not in kinds}
-    if spec.present and not spec.recorded and not kinds:
-        raise _nothing(model, spec, reasons)
-    note = "onnx's checker takes sparse initializers, its full check (strict shape inference) does not"
-    cpu = ""
-    if spec.recorded is not None:
-        cpu, threads = str(spec.recorded.get("cpu", "")), int(spec.recorded.get("threads", 0))
-    return Stored(out, model.copy(), {}, kinds, reasons, cpu=cpu, threads=threads, notes=(note,))
-
-
-def _columns(
-    model: Model, layers: Sequence[Layer], spec: Spec, feeds: Feeds, threads: int, progress: Progress
+def _plain(
+    model: Model, layers: Sequence[Layer], spec: Spec, row: Format, feeds: Feeds, threads: int, progress: Progress
 ) -> Stored:
-    """Layers without their empty columns, where `auto` finds that faster."""
-    from onnxprune.formats.auto import LEVEL, measure
-    from onnxprune.formats.columns import shrink
-    from onnxprune.runtime.timing import cpu
-
-    mine, least = layers, 0.0 if spec.form == "columns" else 1.0
-    if spec.recorded is not None:
-        rows = spec.recorded["layers"]
-        mine, least = [x for x in layers if rows.get(x.name, {}).get("format") == "columns"], 0.0
-    out, done, notes = shrink(model, mine, least=least)
-    found = Stored(out, model.copy(), threads=threads, notes=tuple(notes))
-    if spec.recorded is not None:
-        recorded = spec.recorded
-        found = replace(found, cpu=str(recorded["cpu"]), threads=int(recorded.get("threads", 0)), notes=())
-    elif spec.form == "auto" and done:
+    """The model with layers in standard operators; with `auto` those that seem faster, if the whole session is."""
+    plain, recorded = row.plain, spec.recorded
+    assert plain is not None
+    able = layers
+    if recorded is not None:
+        able = [x for x in layers if recorded["layers"].get(x.name, {}).get("format") == row.name]
+    out, done, notes = plain.write(model, able, 1.0 if spec.measured else 0.0)
+    if spec.present and recorded is None and not done:
+        raise _nothing(model, spec, dict.fromkeys((x.name for x in layers), plain.reason))
+    stored = Stored(out, model.copy(), threads=threads, notes=tuple(notes))
+    if recorded is not None:
+        stored = replace(stored, cpu=str(recorded.get("cpu", "")), threads=int(recorded.get("threads", 0)), notes=())
+    elif spec.measured and done:
         progress("timing")
-        found = replace(found, speedup=measure(model, out, feeds, threads, 1.5), cpu=cpu())
-        assert found.speedup is not None
-        if found.speedup < LEVEL:
-            fast = f"leaving out columns makes the whole session {found.speedup:.2f} times as fast here"
-            line = f"{fast}: the model stays dense"
-            done, found = [], replace(found, model=found.plain, speedup=1.0, notes=(line,))
-    reasons = dict.fromkeys({x.name for x in layers} - set(done), "no faster with fewer columns")
-    return replace(found, kinds=dict.fromkeys(done, "columns"), reasons=reasons)
+        speedup = auto.measure(model, out, feeds, threads, 1.5)
+        stored = replace(stored, speedup=speedup, cpu=cpu())
+        if speedup < auto.LEVEL:
+            line = f"{plain.gain} makes the whole session {speedup:.2f} times as fast here: the model stays dense"
+            done, stored = [], replace(stored, model=stored.plain, speedup=1.0, notes=(line,))
+    reasons = dict.fromkeys({x.name for x in layers} - set(done), plain.reason)
+    notes = [*stored.notes, *([plain.note] if plain.note else [])]
+    return replace(stored, formats=dict.fromkeys(done, Packing(row)), reasons=reasons, notes=tuple(notes))
 
 
 def _positive(model: Model, layers: Sequence[Layer]) -> Model:
@@ -251,4 +217,4 @@ def _nothing(model: Model, spec: Spec, reasons: Mapping[str, str]) -> NothingToP
     )
 
 
-__all__ = ["STORED", "Stored", "rounding", "store"]
+__all__ = ["Stored", "rounding", "store"]

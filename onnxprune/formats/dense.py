@@ -1,0 +1,12 @@
+"""Weights as they are, zeros among them."""
+
+from __future__ import annotations
+
+from onnxprune.formats.format import Format
+
+DENSE = Format(
+    "dense", "zeros in a plain file",
+    needs="--format dense changes nothing by itself; make zeros with --sparsity 0.8 or --pattern 2:4, or turn sparse "
+    "operators back with onnxprune densify",
+    advice="zeros alone do not make a dense file faster or smaller; --format auto, csr or nm does",
+)  # fmt: skip

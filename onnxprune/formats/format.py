@@ -1,0 +1,159 @@
+"""What a format says of itself: a row of `registry.FORMATS`, and all that the rest of the package asks.
+
+A format is a value of `--format`, and one file: `csr.py`, `nm.py`, `bsr.py` hold weights in operators of ours
+(`Storage`), `columns.py` and `initializer.py` in ONNX's own (`Plain`), `dense.py` leaves them as they are. A new one is
+one more file, and one more row.
+
+W is the weight of a layer as docs/sparse-format.md has it; *codes* are its values in the type in which they are stored
+(`formats.values`), in the layout of the initializer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxprune.formats.arrays import Types
+from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.io import Model
+from onnxprune.graph.node import Node
+from onnxprune.layers.layer import Layer
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight as an operator of ours holds it.
+
+    shape: of W, `(M, K)`, `(M, C/group, kh, kw)` or `(M, C/group, kw)`; arrays: by name, those of `Storage.arrays`, and
+    `scale` float32 `(M,)` where values are int8; pattern: what the operator's own attributes say; group: of a Conv, 1
+    elsewhere.
+    """
+
+    shape: tuple[int, ...]
+    arrays: Mapping[str, Array] = field(repr=False)
+    pattern: Pattern | Blocks | None
+    group: int
+
+    @property
+    def stored(self) -> int:
+        """Bytes in the file."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+def no_attributes(pattern: Pattern | Blocks | None) -> dict[str, Any]:
+    """Of an operator whose arrays say all."""
+    return {}
+
+
+def no_pattern(where: str, node: Node) -> None:
+    """Of an operator without own attributes."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Storage:
+    """How operators of ours hold a weight.
+
+    name: with which their names begin; where `kernels.names.STORAGES` does not have it, their functions alone compute
+        them. version: of the domain, the first that has them.
+    arrays: inputs that hold the weight, `values` first. attributes: of their own, name -> type (int or list).
+    pack: layer, codes, pattern -> arrays; raises `OptionError` where the codes do not conform to the pattern.
+    check: raises `ModelFileError`, naming `where` and the array, unless the arrays hold a weight; values may be of
+        `types`.
+    unpack: codes of `Packed.shape`, from what `check` has let through.
+    smallest: of a layer whose weight is not zero where `kept` (bool, the initializer's layout), with values of so many
+        bytes: bytes and pattern of the smallest way to hold it, None where there is none, for the reason `none`.
+    body: product -> the nodes of a function, as text, from `values_float`, the other arrays and the attributes to
+        `decoded_all`, W without its scale; `functions.function` says which constants it finds.
+    given: pattern -> the own attributes. read: node -> the pattern; raises `ModelFileError`, naming `where`.
+    """
+
+    name: str
+    version: int
+    arrays: tuple[str, ...]
+    pack: Callable[[Layer, Array, Pattern | Blocks | None], tuple[Array, ...]]
+    check: Callable[[str, Packed, Types], None]
+    unpack: Callable[[Packed], Array]
+    smallest: Callable[[Layer, Array, int], tuple[int, Pattern | Blocks | None] | None]
+    body: Callable[[str], str]
+    none: str = ""
+    attributes: Mapping[str, type[Any]] = field(default_factory=dict)
+    given: Callable[[Pattern | Blocks | None], dict[str, Any]] = no_attributes
+    read: Callable[[str, Node], Pattern | Blocks | None] = no_pattern
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Plain:
+    """How ONNX's own operators hold weights.
+
+    write: model, layers, least estimated speed-up -> a copy of the model, nodes of the layers that it holds so, notes.
+    reason: why the other layers are dense. gain: what makes the model faster, so that `auto` tries it, "" for nothing.
+    note: what the user should know of the file; inferred: whether onnx's shape inference reads it.
+    """
+
+    write: Callable[[Model, Sequence[Layer], float], tuple[Model, list[str], list[str]]]
+    reason: str
+    gain: str = ""
+    note: str = ""
+    inferred: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Format:
+    """A row of FORMATS.
+
+    name, help: as `--format` has them. pattern: the kind (`Pattern.kind`) of the patterns by which its zeros lie, ""
+    for any. present: whether it stores zeros that a model has, too. needs: the line that refuses it where zeros are
+    made by another pattern, or not made and not `present`. advice: what the user should know who asks for it.
+    storage, plain: how it holds weights; dense has neither.
+    """
+
+    name: str
+    help: str
+    pattern: str = ""
+    present: bool = False
+    needs: str = ""
+    advice: str = ""
+    storage: Storage | None = None
+    plain: Plain | None = None
+
+    @property
+    def dense(self) -> bool:
+        """Whether weights lie in the file as in any other."""
+        return self.storage is None and self.plain is None
+
+    @property
+    def faster(self) -> bool:
+        """Whether the model may become faster, so that `auto` tries it."""
+        return self.storage is not None or (self.plain is not None and bool(self.plain.gain))
+
+    def serves(self, pattern: Pattern | Blocks | None) -> bool:
+        """Whether it stores zeros that were made by this pattern."""
+        return not self.pattern or (pattern is not None and pattern.kind == self.pattern)
+
+    def packing(self, pattern: Pattern | Blocks | None) -> Packing:
+        """A layer in this format; the pattern goes along where the format stores by it."""
+        return Packing(self, pattern if self.storage is not None and self.pattern else None)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The format of one layer, and the pattern that it is stored by, None for those that need none.
+
+    >>> from onnxprune.formats.registry import FORMATS
+    >>> str(Packing(FORMATS["csr"])), str(FORMATS["nm"].packing(Pattern(2, 4)))
+    ('csr', 'nm 2:4')
+    """
+
+    format: Format
+    pattern: Pattern | Blocks | None = None
+
+    def __str__(self) -> str:
+        return self.format.name if self.pattern is None else f"{self.format.name} {self.pattern}"
+
+    @property
+    def storage(self) -> Storage:
+        """Of a format with operators of ours."""
+        assert self.format.storage is not None, self
+        return self.format.storage
