@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.options import Amount, Cut, by_mode, kinds_of
@@ -21,10 +21,6 @@ from onnxprune.options import Option, closest, declared, record
 from onnxprune.recovery.recover import RECOVERIES, Recovering
 from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.spec import Spec
-
-if TYPE_CHECKING:
-    pass
-
 
 PARTS: dict[str, type[Any]] = {
     "cut": Cut, "zeros": Zeros, "store": Store, "recovery": Recovering, "data": Data, "images": Preprocess,

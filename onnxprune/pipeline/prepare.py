@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from onnxprune.evaluation.metrics import Evaluator, Function, default_metric, is
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance.depth import blocks_of
+from onnxprune.pipeline.options import OPTIONS, Options, without_effect
+from onnxprune.pipeline.setup import Setup
 from onnxprune.plan import Plan, fingerprint
 from onnxprune.progress import Clock
 from onnxprune.recovery.recover import RECOVERIES
@@ -36,11 +38,6 @@ from onnxprune.sparsity.amounts import layer_names, matching
 from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
-
-if TYPE_CHECKING:
-    pass
-from onnxprune.pipeline.job import Job
-from onnxprune.pipeline.options import OPTIONS, Options, without_effect
 
 
 def analyzed(model: Model, options: Options) -> tuple[Analysis, Plan | None]:
@@ -87,65 +84,65 @@ def groups_of(analysis: Analysis, options: Options) -> list[ChannelGroup]:
     return [g for g in analysis.groups if g.kind in options.kinds]
 
 
-def calibrated(analysis: Analysis, recorded: Plan | None, options: Options, clock: Clock) -> Job:
-    """What choosing, recovering and scoring rest on: samples, what scores models, and what the user did not say."""
-    model, notes = analysis.model, [*analysis.model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
+def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock: Clock) -> Setup:
+    """What the stages work on: samples, what scores models, and a recipe with all that the user did not say.
+
+    Raises `OptionError` for an option that turns out to have no effect on this model and these samples.
+    """
+    notes = [*analysis.model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
     spec = spec_of(options, analysis, recorded)
     if recorded is not None:
         where = "the plan" if isinstance(options.cut.plan, Plan) else f"--plan {options.cut.plan}"
-        mark = fingerprint(model)
+        mark = fingerprint(analysis.model)
         notes += recorded.belongs(mark, another=options.cut.plan_for_another_model, where=where)
         options, recorded = replayed(options, recorded), replace(recorded, fingerprint=mark)
     data, more = samples_of(analysis, recorded, spec, options, clock)
     notes += more
-    judge = None
-    if options.scoring.evaluate is not None:
-        judge = judge_of(model, options)
-    sort = "" if data is None else "synthetic" if data.synthetic else "real"
-    if recorded is None:
-        free = options.targeted and any(a == "auto" for a in options.amounts.values())
-        cut = options.cut
-        how = recipe_of(cut.criterion, cut.allocate, options.recovery.recover, data=sort, targeted=free)
-        if not options.structural and not options.sparse:
-            how = replace(how, recover="none")
-    else:
-        how = recipe_of("path", "uniform", recorded.recover, data=sort, targeted=False)
-    spec = replace(spec, recover=RECOVERIES[how.recover].zeros)
+    evaluator = None if options.scoring.evaluate is None else evaluator_of(analysis.model, options)
+    recipe = chosen_recipe(options, recorded, data)
+    spec = replace(spec, recover=RECOVERIES[recipe.recover].zeros)
     if spec.asked:
         spec.check(data is not None)
-    refuse_unused(options, recorded, spec, how, data, judge)
-    by_levels = ALLOCATORS[how.allocate].by_levels is not None
-    if options.amounts.get("layers") == "auto" and (data is None or not by_levels):
-        raise OptionError(
-            "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC, and "
-            "leave --allocate at kl"
-        )
-    if options.cut.steps > 1 and options.cut.scores is not None:
-        raise OptionError(
-            f"--steps {options.cut.steps} has no effect here: --scores stay what they are; give --importance instead"
-        )
+    refuse_unused(options, recorded, spec, recipe, data, evaluator)
     if data is not None:
         notes += scarce(data)
-        levels = by_levels and recorded is None
+        levels = ALLOCATORS[recipe.allocate].by_levels is not None and recorded is None
         seconds = estimate(analysis, data, len(groups_of(analysis, options)), levels=levels)
-        instant = "; --recover none is instant" if options.data.calibration is None else ""
-        clock.note(f"{describe(data)}; about {seconds:.0f} s{instant}")
-    return Job(options, analysis, analysis.costs(), recorded, spec, data, judge, how, clock, tuple(notes))
+        clock.note(f"{describe(data)}; about {seconds:.0f} s{instead(options)}")
+    return Setup(options, analysis, analysis.costs(), recorded, spec, data, evaluator, recipe, clock, tuple(notes))
+
+
+def chosen_recipe(options: Options, recorded: Plan | None, data: Calibration | None) -> Recipe:
+    """How units are scored, what goes of each group and how the loss is made up for; of a plan the last alone."""
+    kind = "" if data is None else "synthetic" if data.synthetic else "real"
+    if recorded is not None:
+        return recipe_of("path", "uniform", recorded.recover, data=kind, targeted=False)
+    cut, free = options.cut, any(amount == "auto" for amount in options.amounts.values())
+    recipe = recipe_of(
+        cut.criterion, cut.allocate, options.recovery.recover, data=kind, targeted=options.targeted and free
+    )
+    return recipe if options.structural or options.sparse else replace(recipe, recover="none")
+
+
+def instead(options: Options) -> str:
+    """What takes no time, where the samples were not asked for."""
+    instant = " or ".join(name for name, row in RECOVERIES.items() if row.instant)
+    return f"; --recover {instant} is instant" if options.data.calibration is None else ""
 
 
 def replayed(options: Options, plan: Plan) -> Options:
     """The options with what the plan says of samples, seed and clusters."""
-    then = dict(plan.settings.get("calibration") or {})
-    books = dict(plan.settings.get("cluster") or {})
+    samples = dict(plan.settings.get("calibration") or {})
+    cluster = dict(plan.settings.get("cluster") or {})
     data = options.data
-    if data.calibration is None and then.get("synthetic"):
+    if data.calibration is None and samples.get("synthetic"):
         data = replace(data, calibration=SYNTHETIC)
-    data = replace(data, samples=data.samples or then.get("samples"))
+    data = replace(data, samples=data.samples or samples.get("samples"))
     store = options.store
-    if books:
+    if cluster:
         store = replace(
-            store, cluster=books["k"], cluster_per=books.get("per", "tensor"),
-            cluster_storage=books.get("storage", "auto"),
+            store, cluster=cluster["k"], cluster_per=cluster.get("per", "tensor"),
+            cluster_storage=cluster.get("storage", "auto"),
         )  # fmt: skip
     cut = replace(
         options.cut, allow_io_change=bool(plan.settings.get("allow_io_change")),
@@ -160,11 +157,11 @@ def spec_of(options: Options, analysis: Analysis, recorded: Plan | None) -> Spec
     if recorded is not None:
         seed = int(recorded.settings.get("seed", options.check.seed))
         return replace(options.spec, recorded=recorded.sparsity, recover=RECOVERIES[recorded.recover].zeros, seed=seed)
-    return replace(options.spec, ignore=tuple(spared(options, analysis)[1]))
+    return replace(options.spec, ignore=tuple(ignored(options, analysis)[1]))
 
 
-def spared(options: Options, analysis: Analysis) -> tuple[list[str], list[str]]:
-    """Globs of --ignore that spare groups, and those that spare layers."""
+def ignored(options: Options, analysis: Analysis) -> tuple[list[str], list[str]]:
+    """Globs of --ignore that leave groups alone, and those that leave layers alone."""
     globs = list(options.cut.ignore)
     if not globs or not options.spec.asked:
         return globs, []
@@ -214,7 +211,7 @@ def samples_of(
         return None, [f"biases alone were compensated: made-up images do not suit the model ({e})"]
 
 
-def judge_of(model: Model, options: Options) -> Evaluator | Function:
+def evaluator_of(model: Model, options: Options) -> Evaluator | Function:
     """What scores models on the user's data."""
     asked = options.scoring
     if is_function(asked.evaluate):
@@ -230,23 +227,33 @@ def refuse_unused(
     options: Options,
     recorded: Plan | None,
     spec: Spec,
-    how: Recipe,
+    recipe: Recipe,
     data: Calibration | None,
-    judge: Evaluator | Function | None,
+    evaluator: Evaluator | Function | None,
 ) -> None:
-    """Raises `OptionError` for options of samples where there are none in the end, and of images where none are."""
-    known = {o.name: o for o in OPTIONS}
-    scored = judge.samples if isinstance(judge, Evaluator) else None
+    """Raises `OptionError` for options of samples where there are none in the end, of images where none are, and for
+    what the recipe has no use for."""
+    known, cut = {o.name: o for o in OPTIONS}, options.cut
+    scored = evaluator.samples if isinstance(evaluator, Evaluator) else None
     for name, value in options.given.items():
         for need in known[name].needs:
             lacks = need == "data" and data is None
             if lacks or (need == "data or samples to score" and data is None and scored is None):
                 raise OptionError(without_effect(known[name], value, need))
-    levels = ALLOCATORS[how.allocate].cached and options.targeted and recorded is None
-    kept = levels or (spec.asked and data is not None)
-    if options.data.cache is not None and not kept:
+    allocator = ALLOCATORS[recipe.allocate]
+    cached = allocator.cached and options.targeted and recorded is None
+    if options.data.cache is not None and not cached and not (spec.asked and data is not None):
         raise OptionError(without_effect(known["cache"], options.data.cache, "levels or zeros by data"))
-    read_from = [s for s in (None if data is None else data.samples, scored) if s is not None]
-    line = unused(options.images, *read_from) if read_from else ""
+    sources = [s for s in (None if data is None else data.samples, scored) if s is not None]
+    line = unused(options.images, *sources) if sources else ""
     if line:
         raise OptionError(line)
+    if options.amounts.get("layers") == "auto" and (data is None or allocator.by_levels is None):
+        raise OptionError(
+            "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC, and "
+            "leave --allocate at kl"
+        )
+    if cut.steps > 1 and cut.scores is not None:
+        raise OptionError(
+            f"--steps {cut.steps} has no effect here: --scores stay what they are; give --importance instead"
+        )

@@ -19,36 +19,26 @@ from onnxprune.allocation.budget import budgets
 from onnxprune.allocation.choose import Chooser, CutRequest, Subject
 from onnxprune.allocation.options import parse_limit
 from onnxprune.allocation.select import KeptUnits
-from onnxprune.calibration.calibration import (
-    Batches,
-    solve_data,
-)
+from onnxprune.calibration.calibration import Batches, solve_data
 from onnxprune.calibration.files import load_npz
 from onnxprune.errors import NothingToPrune, OnnxPruneError, OptionError, Unreachable
 from onnxprune.evaluation.fidelity import Fidelity, fidelity
 from onnxprune.evaluation.measure import file_bytes
 from onnxprune.evaluation.metrics import Drop, Score, drop
 from onnxprune.evaluation.smallest import smallest
-from onnxprune.formats.codebook import Codebooks, codebooks
+from onnxprune.formats.codebook import Codebooks
+from onnxprune.formats.codebook import codebooks as with_codebooks
 from onnxprune.graph.io import Model, load, save, to_proto
 from onnxprune.graph.shapes import concrete_inputs
 from onnxprune.graph.step import Step
 from onnxprune.options import in_python
-from onnxprune.pipeline.job import Job, Made, recorded_samples
-from onnxprune.pipeline.options import (
-    OPTIONS,
-    Options,
-)
-from onnxprune.pipeline.prepare import (
-    analyzed,
-    calibrated,
-    groups_of,
-    spared,
-)
+from onnxprune.pipeline.options import OPTIONS, Options
+from onnxprune.pipeline.prepare import analyzed, groups_of, ignored, prepared
 from onnxprune.pipeline.reporting import report_of
+from onnxprune.pipeline.setup import Made, Setup, recorded_samples
 from onnxprune.plan import Plan, fingerprint, stamp
 from onnxprune.progress import Clock, Progress, counting, silent
-from onnxprune.recovery.recover import recover
+from onnxprune.recovery.recover import RECOVERIES, recover
 from onnxprune.report import Report
 from onnxprune.runtime.feeds import random_feeds
 from onnxprune.runtime.session import Feeds
@@ -117,30 +107,31 @@ def run(source: Any, options: Options, *, progress: Progress = silent) -> Result
     model = load(source)
     clock("analyze")
     analysis, recorded = analyzed(model, options)
-    job = calibrated(analysis, recorded, options, clock)
+    setup = prepared(analysis, recorded, options, clock)
     clock("plan")
     verdict: Drop | None = None
-    chooser = None if job.recorded is not None or not options.structural else chooser_of(job)
+    chooser = None if setup.recorded is not None or not options.structural else chooser_of(setup)
     if options.scoring.max_drop is not None and chooser is not None:
-        made, verdict = search(job, chooser, float(options.scoring.max_drop))
+        made, verdict = search(setup, chooser, float(options.scoring.max_drop))
     else:
-        made = make(job, job.recorded or plan_of(job, {} if chooser is None else chooser.choose(limits_of(job))))
-    close, verdict = compared(job, made, verdict)
-    report = report_of(job, chooser, made, close, verdict)
+        keeps: KeptUnits = {} if chooser is None else chooser.choose(limits_of(setup))
+        made = make(setup, setup.recorded or plan_of(setup, keeps))
+    close, verdict = compared(setup, made, verdict)
+    report = report_of(setup, chooser, made, close, verdict)
     clock("")
     report = replace(report, seconds=dict(clock.seconds))
-    written = None if job.dry else made.model
+    written = None if setup.dry else made.model
     return Result(as_given(source, written), made.plan, report, analysis, written)
 
 
-def make(job: Job, plan: Plan) -> Made:
+def make(setup: Setup, plan: Plan) -> Made:
     """From the cut on: what a plan makes of the model, stage by stage."""
-    o, analysis, clock = job.options, job.analysis, job.clock
+    o, analysis, clock = setup.options, setup.analysis, setup.clock
     keep = analysis.keep_ids(dict(plan.keep))
-    if job.recorded is not None and job.data is not None:  # what a plan says of samples is of those that made the model
-        plan = replace(plan, settings={**plan.settings, "calibration": recorded_samples(job.data, job.how)})
-    later = job.spec.asked or job.options.store.cluster is not None
-    if job.dry and not later:
+    if setup.recorded is not None and setup.data is not None:  # the plan names the samples that made this model
+        plan = replace(plan, settings={**plan.settings, "calibration": recorded_samples(setup.data, setup.recipe)})
+    later = setup.spec.asked or setup.options.store.cluster is not None
+    if setup.dry and not later:
         return Made(plan, keep, None)
     cutting, method = Step(analysis.model, Cutting({}, None)), "none"
     if plan.keep or not later:
@@ -149,46 +140,47 @@ def make(job: Job, plan: Plan) -> Made:
             analysis, keep, check=o.check.verify, input_shapes=o.check.shapes, seed=o.check.seed, stage=clock
         )  # fmt: skip
         method = plan.recover
-    if method != "none":
+    if not RECOVERIES[method].instant:
         clock("recover")
-    fits = recover(analysis, keep, cutting, method, job.data, ridge=job.how.ridge, progress=clock.progress)
-    feeds = feeds_of(job, cutting.outcome)
+    fits = recover(analysis, keep, cutting, method, setup.data, ridge=setup.recipe.ridge, progress=clock.progress)
+    feeds = feeds_of(setup, cutting.outcome)
     narrow = [analysis.narrow(f, keep) for f in feeds]
-    data = None if job.data is None or not later else solve_data(analysis, keep, job.data)
+    data = None if setup.data is None or not later else solve_data(analysis, keep, setup.data)
     sparse: Step[Sparsity | None] = Step(fits.model, None)
-    if job.spec.asked:
+    if setup.spec.asked:
         clock("sparsify")
         zeroed = sparsify(
-            fits.model, job.spec, narrow, verify=o.check.verify, threads=o.check.threads, dry_run=job.dry, data=data,
-            progress=clock.progress,
+            fits.model, setup.spec, narrow, verify=o.check.verify, threads=o.check.threads, dry_run=setup.dry,
+            data=data, progress=clock.progress,
         )  # fmt: skip
         sparse, plan = zeroed, replace(plan, sparsity=zeroed.outcome.to_plan())
-    books = clustered(job, sparse, data, narrow)
+    codebooks = clustered(setup, sparse, data, narrow)
     outcome = sparse.outcome
-    if outcome is not None and books.outcome is not None:
-        outcome = outcome.recounted(books.outcome.zeros)
-    done = stamp(books.model, analysis.model, plan, analysis, outcome)
-    notes = (*cutting.notes, *fits.notes, *sparse.notes, *books.notes)
+    if outcome is not None and codebooks.outcome is not None:
+        outcome = outcome.recounted(codebooks.outcome.zeros)
+    done = stamp(codebooks.model, analysis.model, plan, analysis, outcome)
+    notes = (*cutting.notes, *fits.notes, *sparse.notes, *codebooks.notes)
     return Made(
-        plan, keep, done.model, cutting.outcome, fits.outcome, outcome, books.outcome, notes, tuple(feeds), fits.model
-    )
+        plan, keep, done.model, cut=cutting.outcome, fits=fits.outcome, sparsity=outcome, codebooks=codebooks.outcome,
+        notes=notes, feeds=tuple(feeds), recovered=fits.model,
+    )  # fmt: skip
 
 
-def search(job: Job, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
+def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
     """The smallest model whose metric falls by at most `limit`, and by how much it does: `make` in a loop."""
-    assert job.judge is not None
-    judge, o, total = job.judge, job.options, job.costs.macs(job.analysis.keep_ids({}))
+    assert setup.evaluator is not None
+    evaluator, o, total = setup.evaluator, setup.options, setup.costs.macs(setup.analysis.keep_ids({}))
     wet = replace(o, check=replace(o.check, dry_run=False))  # what is scored is what would be written
-    limits, quiet = limits_of(job), replace(job, clock=Clock(silent), options=wet)
+    limits, quiet = limits_of(setup), replace(setup, clock=Clock(silent), options=wet)
     fixed = bool(o.cuts) or any(amount != "auto" for amount in o.amounts.values())
-    later = job.spec.asked or o.store.cluster is not None
+    later = setup.spec.asked or o.store.cluster is not None
     made: dict[int, Made] = {}
     failed: list[OnnxPruneError] = []
 
     def build(left: int) -> Score | None:
         try:
             goal = {**limits, "macs": min(total * left / 100, limits.get("macs", total))}
-            made[left] = make(quiet, plan_of(job, chooser.choose(goal) if left < 100 or fixed else {}))
+            made[left] = make(quiet, plan_of(setup, chooser.choose(goal) if left < 100 or fixed else {}))
         except (Unreachable, NothingToPrune) as e:  # too small a model, or none that zeros or codebooks would suit
             if left == 100:
                 raise
@@ -196,27 +188,27 @@ def search(job: Job, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
             return None
         model = made[left].model
         assert model is not None
-        return judge(model)
+        return evaluator(model)
 
-    job.clock("search")
+    setup.clock("search")
     alone = None
     if later:  # zeros and codebooks that no cut can make good
-        model = make(quiet, plan_of(job, {})).model
+        model = make(quiet, plan_of(setup, {})).model
         assert model is not None
-        alone = judge(model)
+        alone = evaluator(model)
     try:
-        found = smallest(
-            build, judge(job.analysis.model), limit, alone=alone, whole=later and not limits, seed=o.check.seed,
-            progress=lambda done, total: job.clock.progress("search", done, total),
+        best = smallest(
+            build, evaluator(setup.analysis.model), limit, alone=alone, whole=later and not limits, seed=o.check.seed,
+            progress=lambda done, total: setup.clock.progress("search", done, total),
         )  # fmt: skip
     except OptionError:
         if failed and not made:  # what every candidate stumbled over says more
             raise failed[0] from None
         raise
-    best = made[found.left]
-    whole = job.analysis.keep_ids({})
-    note = f"--max-drop {limit:g}: {job.costs.macs(best.keep) / job.costs.macs(whole):.0%} of the MACs"
-    return replace(best, notes=(*best.notes, note)), found.confirmed
+    chosen = made[best.left]
+    whole = setup.analysis.keep_ids({})
+    note = f"--max-drop {limit:g}: {setup.costs.macs(chosen.keep) / setup.costs.macs(whole):.0%} of the MACs"
+    return replace(chosen, notes=(*chosen.notes, note)), best.confirmed
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -224,75 +216,77 @@ def search(job: Job, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def chooser_of(job: Job) -> Chooser:
+def chooser_of(setup: Setup) -> Chooser:
     """What chooses the units, among the groups of the asked kinds."""
-    o, analysis = job.options, job.analysis
-    whole = Subject(analysis, job.costs, groups_of(analysis, o), job.data)
+    o, analysis = setup.options, setup.analysis
+    whole = Subject(analysis, setup.costs, groups_of(analysis, o), setup.data)
     typed = [f"--target-{name} {value}" for name, value in o.cut.targets.items()]
     typed += [] if o.scoring.max_drop is None else [f"--max-drop {o.scoring.max_drop:g}"]
-    request = CutRequest(o.amounts, o.cuts, spared(o, analysis)[0], " and ".join(typed))
+    request = CutRequest(o.amounts, o.cuts, ignored(o, analysis)[0], " and ".join(typed))
 
     def build(keeps: KeptUnits) -> Model:
         keep = analysis.keep_ids(keeps)
         plain = cut(analysis, keep, check=False, input_shapes={}, seed=0, stage=silent)
-        return recover(analysis, keep, plain, job.how.recover, job.data, ridge=job.how.ridge, progress=silent).model
+        return recover(
+            analysis, keep, plain, setup.recipe.recover, setup.data, ridge=setup.recipe.ridge, progress=silent
+        ).model
 
     chosen = o.cut
     if isinstance(chosen.scores, Path):
         chosen = replace(chosen, scores=load_npz(chosen.scores, f"--scores {chosen.scores}"))
     return Chooser(
-        whole, chosen, request, job.how, job.clock, build=build,
+        whole, chosen, request, setup.recipe, setup.clock, build=build,
         cache=None if o.data.cache is None else Path(o.data.cache), seed=o.check.seed, shapes=o.check.shapes,
     )  # fmt: skip
 
 
-def limits_of(job: Job) -> dict[str, float]:
+def limits_of(setup: Setup) -> dict[str, float]:
     """Targets as absolute numbers. Raises `OptionError` for one above what the model has."""
-    whole = job.analysis.keep_ids({})
-    used = budgets(job.costs)
-    return {k: parse_limit(f"--target-{k}", t, used[k](whole)) for k, t in job.options.cut.targets.items()}
+    whole = setup.analysis.keep_ids({})
+    used = budgets(setup.costs)
+    return {k: parse_limit(f"--target-{k}", t, used[k](whole)) for k, t in setup.options.cut.targets.items()}
 
 
-def plan_of(job: Job, keeps: KeptUnits) -> Plan:
+def plan_of(setup: Setup, keeps: KeptUnits) -> Plan:
     """The plan of what was chosen, with what it takes to replay it."""
-    o, how = job.options, job.how
+    o, recipe = setup.options, setup.recipe
     settings: dict[str, Any] = {
-        "importance": how.importance, "allocate": how.allocate, "round_to": o.cut.round_to, "steps": o.cut.steps,
+        "importance": recipe.importance, "allocate": recipe.allocate, "round_to": o.cut.round_to, "steps": o.cut.steps,
         "seed": o.check.seed, "allow_io_change": o.cut.allow_io_change, "whole_layers": o.cut.whole_layers,
     }  # fmt: skip
     if o.store.cluster is not None:
         settings["cluster"] = {"k": o.store.cluster, "per": o.store.cluster_per, "storage": o.store.cluster_storage}
-    if job.data is not None:
-        settings["calibration"] = recorded_samples(job.data, how)
+    if setup.data is not None:
+        settings["calibration"] = recorded_samples(setup.data, recipe)
     chosen = {x.name for x in OPTIONS if "no plan" in x.needs}
     settings["asked"] = {name: value for name, value in o.asked.items() if name in chosen and name != "scores"}
     keep = {name: kept for name, kept in keeps.items() if not kept.all()}
-    return Plan(keep, how.recover, settings, None, fingerprint(job.analysis.model))
+    return Plan(keep, recipe.recover, settings, None, fingerprint(setup.analysis.model))
 
 
-def feeds_of(job: Job, cutting: Cutting | None) -> list[Feeds]:
+def feeds_of(setup: Setup, cutting: Cutting | None) -> list[Feeds]:
     """Inputs of the original to try: those that the check ran with, else guesses for dynamic axes."""
     if cutting is not None and cutting.verification is not None:
         return [cutting.verification.feeds]
-    check, model = job.options.check, job.analysis.model
+    check, model = setup.options.check, setup.analysis.model
     return [
-        random_feeds(model, job.analysis.coupling.shapes, shapes, seed=check.seed)
+        random_feeds(model, setup.analysis.coupling.shapes, shapes, seed=check.seed)
         for shapes in concrete_inputs(model, check.shapes or None)
     ]
 
 
 def clustered(
-    job: Job, before: Step[Sparsity | None], data: Batches | None, feeds: Sequence[Feeds]
+    setup: Setup, before: Step[Sparsity | None], data: Batches | None, feeds: Sequence[Feeds]
 ) -> Step[Codebooks | None]:
     """The model with codebooks, where some were asked for, shown to run."""
-    store, o = job.options.store, job.options
+    store, o = setup.options.store, setup.options
     if store.cluster is None:
         return Step(before.model, None)
-    job.clock("cluster")
-    progress = counting(job.clock.progress, "survey")
+    setup.clock("cluster")
+    progress = counting(setup.clock.progress, "survey")
     weigh = None if data is None else curvatures(before.model, data, seed=o.check.seed, progress=progress)
-    step: Step[Codebooks | None] = codebooks(
-        before.model, store.cluster, store.cluster_per, store.cluster_storage, weigh, job.clock.progress
+    step: Step[Codebooks | None] = with_codebooks(
+        before.model, store.cluster, store.cluster_per, store.cluster_storage, weigh, setup.clock.progress
     )
     if o.check.verify and step.outcome is not None:
         running(step.model, feeds, measured=False)
@@ -300,14 +294,14 @@ def clustered(
     return step
 
 
-def compared(job: Job, made: Made, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None]:
+def compared(setup: Setup, made: Made, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None]:
     """How close the outputs of the model that is written are to the original's on the samples, and how it scores."""
-    if made.model is None or job.dry or (job.data is None and job.judge is None):
+    if made.model is None or setup.dry or (setup.data is None and setup.evaluator is None):
         return None, verdict
-    job.clock("compare")
-    close = None if job.data is None else fidelity(job.analysis, made.keep, made.model, job.data)
-    if verdict is None and job.judge is not None:
-        verdict = drop(job.judge(job.analysis.model), job.judge(made.model))
+    setup.clock("compare")
+    close = None if setup.data is None else fidelity(setup.analysis, made.keep, made.model, setup.data)
+    if verdict is None and setup.evaluator is not None:
+        verdict = drop(setup.evaluator(setup.analysis.model), setup.evaluator(made.model))
     return close, verdict
 
 

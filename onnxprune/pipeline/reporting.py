@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from onnxprune import __version__
@@ -14,6 +12,8 @@ from onnxprune.evaluation.measure import file_bytes, latencies
 from onnxprune.evaluation.metrics import Drop
 from onnxprune.formats.patterns import Blocks
 from onnxprune.graph.cost import trained
+from onnxprune.pipeline.prepare import ignored
+from onnxprune.pipeline.setup import Made, Setup, recorded_samples
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.report import Cost, GroupReport, Report, worth
 from onnxprune.runtime.timing import Latency
@@ -21,39 +21,36 @@ from onnxprune.solvers.masks import needs_data
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.structure.groups import analyze
 
-if TYPE_CHECKING:
-    pass
-from onnxprune.pipeline.job import Job, Made, recorded_samples
-from onnxprune.pipeline.prepare import spared
 
-
-def report_of(job: Job, chooser: Chooser | None, made: Made, close: Fidelity | None, verdict: Drop | None) -> Report:
+def report_of(
+    setup: Setup, chooser: Chooser | None, made: Made, close: Fidelity | None, verdict: Drop | None
+) -> Report:
     """Everything that is said, each figure of the original and of the model that is written."""
-    o, analysis, plan, outcome = job.options, job.analysis, made.plan, made.sparsity
+    o, analysis, plan, outcome = setup.options, setup.analysis, made.plan, made.sparsity
     checked = None if made.cut is None else made.cut.verification
     whole = analysis.keep_ids({})
-    written = None if job.dry else made.model
+    written = None if setup.dry else made.model
     times: dict[str, Latency] = {}
-    notes = [*job.notes, *([] if chooser is None else chooser.notes), *made.notes]
+    notes = [*setup.notes, *([] if chooser is None else chooser.notes), *made.notes]
     if o.check.measure and written is not None:
-        job.clock("measure")
+        setup.clock("measure")
         pairs = [(feeds, analysis.narrow(feeds, made.keep)) for feeds in made.feeds]
         times, more = latencies(analysis.model, written, pairs, o.check.threads)
         notes += more
     before = Cost(
-        round(job.costs.parameters(whole)), round(job.costs.macs(whole)),
+        round(setup.costs.parameters(whole)), round(setup.costs.macs(whole)),
         file_bytes(analysis.model, analysis.model.path), times.get("before"),
     )  # fmt: skip
     after = Cost(
-        parameters_of(job, made), round(job.costs.macs(made.keep)),
+        parameters_of(setup, made), round(setup.costs.macs(made.keep)),
         None if made.model is None else file_bytes(made.model, None), times.get("after"),
     )  # fmt: skip
     kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)
     groups = [g for g in analysis.groups if g.kind in kinds]
     others = [g for g in analysis.groups if g.kind not in kinds]
     share = None if after.bytes is None or before.bytes is None else after.bytes / before.bytes
-    got = got_of(job, made, share, verdict)
-    notes += notes_of(job, made, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome, asked=o.asked)
+    got = got_of(setup, made, share, verdict)
+    notes += notes_of(setup, made, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome, asked=o.asked)
     return Report(
         model=str(analysis.model.path or ""), output="", before=before, after=after,
         groups=tuple(
@@ -62,48 +59,48 @@ def report_of(job: Job, chooser: Chooser | None, made: Made, close: Fidelity | N
         ),
         left_alone={k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)},
         pinned=analysis.pinned, verification=checked, notes=tuple(notes), seconds={}, sparsity=outcome,
-        codebooks=made.codebooks, fidelity=close, evaluation=verdict, fits=made.fits, recipe=job.how,
-        calibration=None if job.data is None else job.data.samples.description, version=__version__, asked=o.asked,
-        got=tuple(got), cache=cache_of(job, chooser, outcome),
+        codebooks=made.codebooks, fidelity=close, evaluation=verdict, fits=made.fits, recipe=setup.recipe,
+        calibration=None if setup.data is None else setup.data.samples.description, version=__version__, asked=o.asked,
+        got=tuple(got), cache=cache_of(setup, chooser, outcome),
     )  # fmt: skip
 
 
-def cache_of(job: Job, chooser: Chooser | None, outcome: Sparsity | None) -> str | None:
+def cache_of(setup: Setup, chooser: Chooser | None, outcome: Sparsity | None) -> str | None:
     """What the cache was good for; None where there is none."""
     said = []
     if chooser is not None and chooser.cached is not None:
         said.append("level database " + ("taken from the cache" if chooser.cached else "kept for later"))
-    if job.spec.cache is not None and outcome is not None and outcome.solved:
+    if setup.spec.cache is not None and outcome is not None and outcome.solved:
         said.append(f"{len(outcome.solved)} sparse layers kept in the cache, or taken from it")
     return "; ".join(said) or None
 
 
-def got_of(job: Job, made: Made, share: float | None, verdict: Drop | None) -> list[Got]:
+def got_of(setup: Setup, made: Made, share: float | None, verdict: Drop | None) -> list[Got]:
     """Asked and got, side by side; share: bytes that are written over the original's; verdict: of the search."""
-    o, outcome = job.options, made.sparsity
-    whole = job.analysis.keep_ids({})
-    named = [*spared(o, job.analysis)[0], *(glob for glob, _ in o.cuts)]
-    got = cut_got(job.analysis, o.cut.amounts, o.cut, dict(made.plan.keep), named, targeted=o.targeted)
+    o, outcome = setup.options, made.sparsity
+    whole = setup.analysis.keep_ids({})
+    named = [*ignored(o, setup.analysis)[0], *(glob for glob, _ in o.cuts)]
+    got = cut_got(setup.analysis, o.cut.amounts, o.cut, dict(made.plan.keep), named, targeted=o.targeted)
     lone = len(o.cut.targets) == 1 and o.scoring.max_drop is None and not (outcome or made.codebooks or o.cuts)
     lone = lone and all(amount == "auto" for amount in o.amounts.values())
-    got += targets_got(o.cut, job.costs, whole, made.keep, share=share, lone=lone)
-    got += [ratio_got(job.analysis, glob, r, dict(made.plan.keep)) for glob, r in o.cuts]
+    got += targets_got(o.cut, setup.costs, whole, made.keep, share=share, lone=lone)
+    got += [ratio_got(setup.analysis, glob, r, dict(made.plan.keep)) for glob, r in o.cuts]
     if outcome is not None and o.sparse:
-        got.append(zeros_got(job, outcome, clustered=made.codebooks is not None))
+        got.append(zeros_got(setup, outcome, clustered=made.codebooks is not None))
     if verdict is not None and o.scoring.max_drop is not None:
         got.append(Got("--max-drop", o.scoring.max_drop, verdict.drop, f"of {verdict.metric} lost"))
     return got
 
 
-def zeros_got(job: Job, outcome: Sparsity, *, clustered: bool) -> Got:
+def zeros_got(setup: Setup, outcome: Sparsity, *, clustered: bool) -> Got:
     """The row of zeros, with what holds where they are others than asked."""
-    o = job.options
+    o = setup.options
     share = outcome.zeros / max(outcome.size, 1)
     pattern = o.zeros.shape
     ratio = o.zeros.sparsity if o.zeros.sparsity is not None else getattr(pattern, "ratio", None)
     names = [name for name in ("sparsity", "pattern", "quality") if getattr(o.zeros, name) is not None] or ["ratio"]
     asked = getattr(o.zeros, names[0], None) if names[0] != "ratio" else "sparsity:..."
-    weights = {x.weight: job.analysis.model.weights.get(x.weight) for x in outcome.layers}
+    weights = {x.weight: setup.analysis.model.weights.get(x.weight) for x in outcome.layers}
     before = sum(int(w.size - np.count_nonzero(w)) for w in weights.values() if w is not None) / max(outcome.size, 1)
     causes = []
     if ratio == 0:
@@ -120,20 +117,20 @@ def zeros_got(job: Job, outcome: Sparsity, *, clustered: bool) -> Got:
     return Got(f"--{names[0]}", asked, share, "% of the weights are zero", "; ".join(causes))
 
 
-def notes_of(job: Job, made: Made, close: Fidelity | None) -> list[str]:
+def notes_of(setup: Setup, made: Made, close: Fidelity | None) -> list[str]:
     """What a reader should know of the cut."""
     notes = []
-    plan, o = made.plan, job.options
+    plan, o = made.plan, setup.options
     solved = needs_data((plan.sparsity or {}).get("solver", ""))
-    if job.recorded is not None and (RECOVERIES[plan.recover].needs_data or solved or o.store.cluster is not None):
-        then = dict(job.recorded.settings.get("calibration") or {})
-        now = {} if job.data is None else recorded_samples(job.data, job.how)
+    if setup.recorded is not None and (RECOVERIES[plan.recover].needs_data or solved or o.store.cluster is not None):
+        then = dict(setup.recorded.settings.get("calibration") or {})
+        now = {} if setup.data is None else recorded_samples(setup.data, setup.recipe)
         if then.get("digest") != now.get("digest") or then.get("ridge") != now.get("ridge"):
             notes.append(
                 f"the plan was made with {then.get('description', 'no data')}, now it is "
                 f"{now.get('description', 'no data')}: the recovered weights differ"
             )
-    if any(job.analysis.group(name).kind == "hidden" for name in plan.keep):
+    if any(setup.analysis.group(name).kind == "hidden" for name in plan.keep):
         notes.append("streams became narrower: normalisations count what is left, so that the whole model changes")
     if close is not None and close.costly and not o.targeted and plan.keep:
         notes.append(
@@ -143,9 +140,9 @@ def notes_of(job: Job, made: Made, close: Fidelity | None) -> list[str]:
     return notes
 
 
-def parameters_of(job: Job, made: Made) -> int:
+def parameters_of(setup: Setup, made: Made) -> int:
     """Trained numbers of the model that is written, biases that compensate among them."""
-    analysis = job.analysis
+    analysis = setup.analysis
     if made.recovered is not None and any(not made.keep[b.gate].any() for b in analysis.blocks):
         again = analyze(made.recovered)  # also what several blocks shared
         return round(again.costs().parameters(again.keep_ids({})))
@@ -154,4 +151,4 @@ def parameters_of(job: Job, made: Made) -> int:
         if made.recovered is None
         else (w for n, w in made.recovered.weights.items() if n not in analysis.model.weights)
     )
-    return round(job.costs.parameters(made.keep)) + sum(w.size for w in new if trained(w))
+    return round(setup.costs.parameters(made.keep)) + sum(w.size for w in new if trained(w))

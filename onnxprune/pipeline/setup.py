@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxprune.allocation.recipe import Recipe
-from onnxprune.calibration.calibration import (
-    Calibration,
-)
+from onnxprune.calibration.calibration import Calibration
 from onnxprune.evaluation.metrics import Evaluator, Function
 from onnxprune.formats.codebook import Codebooks
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
+from onnxprune.pipeline.options import Options
 from onnxprune.plan import Plan
 from onnxprune.progress import Clock
 from onnxprune.recovery.cut_model import LayerFit
@@ -22,16 +21,13 @@ from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.cut import Cutting
 
-if TYPE_CHECKING:
-    pass
-from onnxprune.pipeline.options import Options
-
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class Setup:
     """What the stages work on: what was asked, the analysed model, and what choosing and recovering rest on.
 
-    recorded: the plan that is replayed; data, judge: None without samples; how: what goes, as far as it is decided.
+    recorded: the plan that is replayed; data, evaluator: None without samples; recipe: how units are scored, what goes
+    of each group, and how the loss is made up for.
     """
 
     options: Options
@@ -40,8 +36,8 @@ class Job:
     recorded: Plan | None
     spec: Spec
     data: Calibration | None
-    judge: Evaluator | Function | None
-    how: Recipe
+    evaluator: Evaluator | Function | None
+    recipe: Recipe
     clock: Clock
     notes: tuple[str, ...]
 
@@ -67,9 +63,9 @@ class Made:
     recovered: Model | None = None  # before zeros and codebooks
 
 
-def recorded_samples(data: Calibration, how: Recipe) -> dict[str, Any]:
+def recorded_samples(data: Calibration, recipe: Recipe) -> dict[str, Any]:
     """The samples as a plan names them."""
     return {
         "digest": data.samples.digest, "description": data.samples.description, "samples": data.samples.count,
-        "synthetic": data.synthetic, "ridge": how.ridge,
+        "synthetic": data.synthetic, "ridge": recipe.ridge,
     }  # fmt: skip
