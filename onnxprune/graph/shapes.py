@@ -10,7 +10,7 @@ change what may be removed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -156,7 +156,7 @@ class Shapes:
             return False
         try:
             feeds = {i: self.known[i] for i in node.inputs if i}
-            return self._know(node, evaluate(node, feeds, self._imports))
+            return self._know(node, evaluate_node(node, feeds, self._imports))
         except Exception as e:  # the reference implementation is allowed to lack an operator
             self.problems.append(f"{node.label}: not evaluated ({type(e).__name__})")
             return False
@@ -290,18 +290,18 @@ LIKE = {  # operators whose shapes onnx cannot infer -> one with the same shapes
 }
 
 
-def run(shapes: Shapes, graph: onnx.GraphProto, visit: Callable[[onnx.GraphProto, Node], None]) -> None:
-    """Call `visit` on every node, its bodies' nodes first, then infer the node's outputs."""
+def infer_nodes(shapes: Shapes, graph: onnx.GraphProto) -> None:
+    """Infer the outputs of every node in order, those of its bodies' nodes first; shapes of inputs must be there."""
     for node in walk(graph, shapes.opsets):
         for body in node.bodies():
             shapes.enter(node, body)
-            run(shapes, body, visit)
-        visit(graph, node)
+            infer_nodes(shapes, body)
         shapes.step(node)
 
 
-def evaluate(node: Node, feeds: Mapping[str, Array], imports: Iterable[onnx.OperatorSetIdProto]) -> list[Array]:
-    """Run one node with onnx's reference implementation; `feeds` by input name."""
+def evaluate_node(node: Node, feeds: Mapping[str, Array], imports: Iterable[onnx.OperatorSetIdProto]) -> list[Array]:
+    """The outputs of one node by onnx's reference implementation; raises whatever that raises, also where it lacks the
+    operator. feeds: input name -> value; imports: opsets of the model."""
     infos = [
         onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
         for n, v in feeds.items()
@@ -313,7 +313,7 @@ def evaluate(node: Node, feeds: Mapping[str, Array], imports: Iterable[onnx.Oper
 
 
 def run_node(node: Node, feeds: Mapping[str, Array], model: onnx.ModelProto) -> list[Array]:
-    """Run one node in onnxruntime; `feeds` by input name.
+    """The outputs of one node by onnxruntime; feeds: input name -> value.
 
     Raises `TooLarge` where inputs and results together are more than `allowance` of the model, or may be; and
     ORT_ERRORS.
@@ -375,7 +375,7 @@ def infer(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None = Non
             shapes._set(info.name, info.type)
             if info.name in concrete:
                 shapes.shapes[info.name] = concrete[info.name]
-        run(shapes, model.proto.graph, lambda graph, node: None)
+        infer_nodes(shapes, model.proto.graph)
         if best is None or len(shapes.problems) < len(best.problems):
             best = shapes
         if not best.problems:

@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, eigh
 
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.solvers.patterns import Choice, Count, Mask, NofM, lowest_kept
-
-Array = np.ndarray[Any, Any]
-Float = np.ndarray[Any, np.dtype[np.float64]]
 
 BATCH = 128  # columns that SparseGPT works on at once
 EXACT = 6e10  # multiply-adds up to which a layer's rows are exchanged exactly: rows x columns^2 x entries

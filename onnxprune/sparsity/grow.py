@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.solvers.masks import (
     SOLVERS,
     TRIED,
-    Array,
-    Float,
     Problem,
     Solution,
     exchange_blocks,

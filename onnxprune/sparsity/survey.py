@@ -15,7 +15,7 @@ import numpy as np
 from onnxprune.calibration.calibration import Batches
 from onnxprune.evaluation.damage import damage, joined
 from onnxprune.formats.patterns import Blocks, Pattern
-from onnxprune.graph.arrays import Array
+from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.layers.layer import Layer, sparse_layers
@@ -25,7 +25,7 @@ from onnxprune.layers.values import Values, constants
 from onnxprune.progress import Count as Steps
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Moments
-from onnxprune.solvers.masks import Float, NotPositive, Problem, inverse, refit
+from onnxprune.solvers.masks import NotPositive, Problem, inverse, refit
 from onnxprune.solvers.patterns import Choice
 from onnxprune.sparsity.allocate import LEVELS, Facts
 from onnxprune.sparsity.solve import RIDGE, choices, columns_of, jobs_of, problem_of, unsolvable

@@ -15,7 +15,7 @@ from onnxprune.graph.node import walk_all
 from onnxprune.structure.coupling import Coupling, Solution
 from onnxprune.structure.depth import Block
 
-Keep = np.ndarray[Any, np.dtype[np.bool_]]
+Keep = np.ndarray[Any, np.dtype[np.bool_]]  # True for what stays: of all ids `(ids,)`, or of a group's units `(size,)`
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +88,13 @@ class Analysis:
         return [g for g in self.groups if g.kind == kind]
 
     def costs(self) -> CostModel:
-        """MACs, parameters and bytes, also of what is only planned."""
+        """MACs of one run, parameters and bytes, as functions of the ids that stay."""
         c = self.coupling
         nodes = walk_all(self.model.proto.graph, c.shapes.opsets)
         return cost_model(nodes, c.shapes, c.axes, c.grouped, c.gates)
 
     def keep_ids(self, keep: dict[str, Keep]) -> Keep:
-        """Group name -> bool `(size,)` becomes a bool per id; ids outside the named groups stay."""
+        """Group name -> bool `(size,)` becomes a bool per id, `(ids,)`; ids outside the named groups stay."""
         alive = np.ones(len(self.solution.reason) + 1, bool)  # the last: of no component
         for g in self.groups:
             if g.name in keep:
@@ -117,18 +117,18 @@ class Analysis:
 
     def units(self, group: ChannelGroup) -> Ids:
         """Unit of the group that every component belongs to, -1 for none, `(components + 1,)`; the last is -1."""
-        own = np.full(len(self.solution.reason) + 1, -1)
-        own[group.labels] = np.arange(group.size)
-        own[:-1] = own[self.solution.homes].max(1)
-        return own
+        unit_of = np.full(len(self.solution.reason) + 1, -1)
+        unit_of[group.labels] = np.arange(group.size)
+        unit_of[:-1] = unit_of[self.solution.homes].max(1)
+        return unit_of
 
     def owners(self, groups: Sequence[ChannelGroup]) -> Ids:
         """Numbers of the groups that every component belongs to, -1 for none, `(components + 1, 2)`: a channel inside
         a head belongs to the group of heads and to that of the dimensions of a head."""
-        own = np.full(len(self.solution.reason) + 1, -1)
+        group_of = np.full(len(self.solution.reason) + 1, -1)
         for k, g in enumerate(groups):
-            own[g.labels] = k
-        return np.concatenate([own[self.solution.homes], [[-1, -1]]])
+            group_of[g.labels] = k
+        return np.concatenate([group_of[self.solution.homes], [[-1, -1]]])
 
 
 def weight_axes(c: Coupling, name: str) -> list[tuple[int, Ids]]:

@@ -44,7 +44,7 @@ def running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
     )
 
 
-def same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple[float, list[str]]:
+def check_outputs(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple[float, list[str]]:
     """Largest difference of outputs over the largest magnitude, and what that cannot tell.
 
     what: the step that made `b` of `a`, for messages. Raises `VerificationError` above the tolerance, and where shapes
@@ -52,8 +52,8 @@ def same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple
     """
     if a is b:
         return 0.0, []
-    made = {node.output[0] for node in b.proto.graph.node if node.output}
-    inner = before_last_step(a, made.__contains__)
+    computed = {node.output[0] for node in b.proto.graph.node if node.output}
+    inner = before_last_step(a, computed.__contains__)
     expected = run(a, feeds, inner.values())
     try:
         actual = run(b, feeds, inner.values())
@@ -72,13 +72,13 @@ def same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple
 
 def before_last_step(model: Model, usable: Callable[[str], bool]) -> dict[str, str]:
     """Output -> the tensor before its last Sigmoid, Softmax, ArgMax, ..., where that is `usable`."""
-    made_by = makers(walk(model.proto.graph, opsets(model.proto)))
+    maker_of = makers(walk(model.proto.graph, opsets(model.proto)))
     before = {}
     for info in model.proto.graph.output:
         name = info.name
-        while name in made_by and made_by[name].op in SATURATING:
-            name = made_by[name].input(0)
-        if name != info.name and name in made_by and usable(name):
+        while name in maker_of and maker_of[name].op in SATURATING:
+            name = maker_of[name].input(0)
+        if name != info.name and name in maker_of and usable(name):
             before[info.name] = name
     return before
 

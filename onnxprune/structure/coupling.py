@@ -55,7 +55,7 @@ class Produce:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class EvenRows:
     """Every row of `ids`, shape `(blocks, width)`, must keep the same number of units."""
 
     node: Node
@@ -113,7 +113,7 @@ class Coupling:
     grouped: dict[str, Ids] = field(default_factory=dict)  # weight -> ids (groups, width) of its axis 1
     consumes: list[Consume] = field(default_factory=list)
     produces: list[Produce] = field(default_factory=list)
-    blocks: list[Blocks] = field(default_factory=list)
+    blocks: list[EvenRows] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
     # size-one axes: what they were reduced from, and the output of the reduction
@@ -233,7 +233,7 @@ class Coupling:
             self._marks.append((ids.ravel(), kind))
 
     def consume(self, node: Node, input: int, axis: int, zero: str = "", neutral: float = 0.0) -> None:
-        """See `Consume`."""
+        """Input `input` of the node is summed over `axis`, negative from the end; see `Consume`."""
         rank = len(self.axes(node.input(input)))
         self.consumes.append(Consume(node, input, axis % rank if rank else axis, zero, neutral))
 
@@ -255,7 +255,8 @@ class Coupling:
         return parts
 
     def produce(self, node: Node, weight: str, axis: int, *, table: bool = False) -> None:
-        """See `Produce`; table: rows are looked up, as those of an embedding or of sines of positions."""
+        """The weight makes units along `axis`, negative from the end; see `Produce`. An axis of what turns out to be a
+        fixed transform is pinned. table: rows are looked up, as those of an embedding or of sines of positions."""
         rank = len(self.axes(weight))
         if not rank:
             return
@@ -269,7 +270,7 @@ class Coupling:
     def even(self, node: Node, rows: Ids) -> None:
         """Every row of `rows`, shape `(blocks, width)`, must keep the same number of units."""
         if self._afford(rows.size):
-            self.blocks.append(Blocks(node, rows))
+            self.blocks.append(EvenRows(node, rows))
         else:
             self.pin(rows, TOO_MANY)
 
@@ -299,25 +300,28 @@ class Coupling:
         self._normalised.append((ids.ravel(), origin.ravel(), by))
 
     def norm(self, node: Node, ids: Axis, inputs: dict[int, int], outputs: dict[int, int]) -> None:
-        """See `Norm`; tensors that are absent or do not have the axis are left out. The group is of kind hidden."""
+        """The node normalises over `ids`, whose group is of kind hidden; see `Norm`.
+
+        inputs, outputs: number of a tensor -> its axis; those that are absent or do not have the axis are left out.
+        """
         if ids is None:
             return
         self.mark("hidden", ids)
 
-        def holding(names: Sequence[str], wanted: dict[int, int]) -> dict[int, int]:
-            found = {}
-            for i, axis in wanted.items():
+        def holding(names: Sequence[str], places: dict[int, int]) -> dict[int, int]:
+            present = {}
+            for i, axis in places.items():
                 axes = self.axes(names[i]) if i < len(names) and names[i] else []
                 if axes and -len(axes) <= axis < len(axes):
-                    held = axes[axis]
-                    if held is not None and held.size == ids.size:
-                        found[i] = axis % len(axes)
-            return found
+                    other = axes[axis]
+                    if other is not None and other.size == ids.size:
+                        present[i] = axis % len(axes)
+            return present
 
         self.norms.append(Norm(node, ids, holding(node.inputs, inputs), holding(node.outputs, outputs)))
 
     def view(self, node: Node, x: str, y: str) -> None:
-        """`y` is `x` in row-major order under another shape."""
+        """`y` is `x` in row-major order under another shape: axes are tied, or split into common factors (`View`)."""
         xs, ys = self.shape(x), self.shape(y)
         if xs is None or ys is None or None in xs or None in ys or 0 in xs or math.prod(xs) != math.prod(ys):  # type: ignore[arg-type]
             for name in (x, y):
@@ -381,7 +385,7 @@ class Coupling:
         return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
     def solve(self) -> Solution:
-        """Decide the views, then label the components."""
+        """Decide the views, then label the components; afterwards no tensor gets new ids."""
         products = self._decide_views()
         self.solved = True
         labels = self.components()
@@ -393,9 +397,9 @@ class Coupling:
         homes = np.stack([np.arange(n), np.full(n, -1)], 1)
         for whole, heads, inner in (self._product(v, labels) for v in products):
             homes[whole] = np.stack([heads, inner], 1)
-            held = reason[whole]
+            pinned = reason[whole]
             for parents in (heads, inner):  # what cannot go holds both
-                np.maximum.at(reason, parents[held >= 0], held[held >= 0])
+                np.maximum.at(reason, parents[pinned >= 0], pinned[pinned >= 0])
         kinds = {kind: np.zeros(n, bool) for kind in KINDS}
         for ids, kind in self._marks:
             if kind in kinds:
@@ -431,7 +435,7 @@ class Coupling:
         left = self.views
         for ids, name in self._selected:
             if self.followed[name] and all(
-                self.readers[t] == self.followed[t] for t, held in self.indices.items() if held is ids
+                self.readers[t] == self.followed[t] for t, along in self.indices.items() if along is ids
             ):
                 self.mark("experts", ids)
         while True:  # an axis of attention that was split or merged first: its factors are of attention too
@@ -474,11 +478,11 @@ class Coupling:
         for ids, kind in self._marks:
             if kind in kinds:
                 kinds[kind][labels[ids]] = True
-        held = [
+        settled = [
             (ids[~np.any([kinds[kind][labels[ids]] for kind in unless], axis=0)], pin)
             for ids, pin, unless in self._conditional
         ]
-        self._pins = [(ids, pin) for ids, pin in held if ids.size] + self._pins  # the nearest reason is the first
+        self._pins = [(ids, pin) for ids, pin in settled if ids.size] + self._pins  # the nearest reason is the first
         self._conditional = []
 
     def _flags(self) -> tuple[Ids, Array, dict[str, Array]]:
@@ -533,10 +537,10 @@ class Coupling:
         even = [b.ids.ravel() for b in self.blocks]
         while products:
             labels = self.components()
-            found = [self._product(v, labels) for v in products]
-            whole, heads, inner = (np.concatenate(part) for part in zip(*found, strict=True))
+            parts = [self._product(v, labels) for v in products]
+            whole, heads, inner = (np.concatenate(part) for part in zip(*parts, strict=True))
             nested = np.union1d(np.union1d(heads, inner), labels[np.concatenate(even)] if even else [])
-            bad = [bool(np.isin(w, nested).any() or np.intersect1d(h, i).size) for w, h, i in found]
+            bad = [bool(np.isin(w, nested).any() or np.intersect1d(h, i).size) for w, h, i in parts]
             if any(bad):
                 for v, wrong in zip(products, bad, strict=True):
                     if wrong:

@@ -53,7 +53,7 @@ def find_blocks(c: Coupling, *, whole_layers: bool = False) -> list[Block]:
         readers[info.name].append(len(nodes))
     makers = {p.node.key for p in c.produces}
     entrances = {i.name for i in graph_inputs(c.model)}
-    found: list[tuple[int, int, int, list[int]]] = []
+    candidates: list[tuple[int, int, int, list[int]]] = []
     streams: dict[str, set[str]] = {}  # output of a sum -> the stream that went in, and before that
     for i, n in enumerate(nodes):
         if n.op != "Add" and n.op not in SKIPS:
@@ -71,18 +71,18 @@ def find_blocks(c: Coupling, *, whole_layers: bool = False) -> list[Block]:
             if _depends(nodes, at, n.input(branch), same, c.shapes.known):
                 inside = _alone(nodes, at, readers, n.input(branch), i)
                 if any(nodes[k].key in makers for k in inside):
-                    found.append((i, stream, branch, inside))
+                    candidates.append((i, stream, branch, inside))
                     streams.update({o: same for o in n.outputs if o})
                 break
-    sums = {i for i, *_ in found}
+    sums = {i for i, *_ in candidates}
     blocks = []
-    for i, stream, branch, inside in found:
+    for i, stream, branch, inside in candidates:
         if sums.intersection(inside):
             continue
-        mine = tuple(nodes[k] for k in inside)
-        way = _way(nodes, at, nodes[i].input(branch), nodes[i].input(stream))
-        attends = any(_attends(c, n) for n in way)
-        blocks.append(Block(nodes[i], stream, branch, mine, c.fresh(1), attends))
+        alone = tuple(nodes[k] for k in inside)
+        path = _path(nodes, at, nodes[i].input(branch), nodes[i].input(stream))
+        attends = any(_attends(c, n) for n in path)
+        blocks.append(Block(nodes[i], stream, branch, alone, c.fresh(1), attends))
     for first, second in pairwise(blocks):
         if whole_layers and first.attends and not second.attends:
             c.tie(first.gate, second.gate)
@@ -95,8 +95,8 @@ def find_blocks(c: Coupling, *, whole_layers: bool = False) -> list[Block]:
 
 def _attends(c: Coupling, n: Node) -> bool:
     """Whether a node multiplies activations with activations."""
-    how = TRAITS[n.op].attends if n.op in TRAITS else ""
-    return how == "fused" or (how == "product" and sum(not c.is_constant(i) for i in n.inputs) > 1)
+    attends = TRAITS[n.op].attends if n.op in TRAITS else ""
+    return attends == "fused" or (attends == "product" and sum(not c.is_constant(i) for i in n.inputs) > 1)
 
 
 def _depends(
@@ -115,16 +115,16 @@ def _depends(
     return False
 
 
-def _way(nodes: Sequence[Node], at: Mapping[str, int], name: str, on: str) -> list[Node]:
+def _path(nodes: Sequence[Node], at: Mapping[str, int], name: str, on: str) -> list[Node]:
     """Nodes that a tensor is computed by since the stream `on` was made."""
     first = at.get(on, -1)
-    found, todo = {at[name]}, [at[name]]
+    passed, todo = {at[name]}, [at[name]]
     while todo:
         for i in nodes[todo.pop()].inputs:
-            if at.get(i, -1) > first and at[i] not in found:
-                found.add(at[i])
+            if at.get(i, -1) > first and at[i] not in passed:
+                passed.add(at[i])
                 todo.append(at[i])
-    return [nodes[i] for i in sorted(found)]
+    return [nodes[i] for i in sorted(passed)]
 
 
 def _alone(

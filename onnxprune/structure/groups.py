@@ -39,6 +39,7 @@ def analyze(
     input_shapes: input name -> concrete shape, where the declared one is dynamic.
     allow_io_change: axes of the model's inputs and outputs that hold heads or their dimensions (key-value caches,
     masks per head) may shrink. whole_layers: attention and the feed-forward block after it are one unit of depth.
+    Raises `OptionError` where a given shape does not fit.
     """
     shapes = infer(model, input_shapes)
     shapes.forget_long(shapes.allowance // PER_INDEX)
@@ -67,16 +68,20 @@ def _layers(s: Solution, blocks: Sequence[Block]) -> list[ChannelGroup]:
     for b in blocks:
         together.setdefault(int(s.labels[b.gate[0]]), []).append(b)
     out = []
-    for label, mine in together.items():
-        nodes = [n for b in mine for n in (*b.inside, b.node)]
-        names = [f"{mine[0].node.label}:layers", *(n.label for n in nodes), *(o for n in nodes for o in n.outputs if o)]
+    for label, members in together.items():
+        nodes = [n for b in members for n in (*b.inside, b.node)]
+        names = [
+            f"{members[0].node.label}:layers",
+            *(n.label for n in nodes),
+            *(o for n in nodes for o in n.outputs if o),
+        ]
         labels = np.array([label])
         out.append(ChannelGroup(names[0], "layers", 1, labels, (), (), tuple(n.label for n in nodes), tuple(names)))
     return out
 
 
 def couple(c: Coupling, node: Node) -> None:
-    """Let the node's rule speak; without a rule, pin what it touches."""
+    """Let the node's rule tie, pin and mark; without a rule, or where a shape is not known, pin all it touches."""
     c.node = node
     unknown = incomplete(c, node)
     if node.op in BARRIERS:
@@ -99,7 +104,7 @@ def couple(c: Coupling, node: Node) -> None:
 
 
 def incomplete(c: Coupling, node: Node) -> str | None:
-    """A tensor of the node whose shape is not known."""
+    """A tensor of the node whose shape is not known; None where all are, but for outputs that nothing reads."""
     used = [i for i in node.inputs if i] + [o for o in node.outputs if c.readers[o]]
     return next((t for t in used if not c.complete(t)), None)
 
@@ -110,7 +115,7 @@ def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
     free = (s.reason < 0) & (s.homes[:, 1] < 0)
     rng = np.random.default_rng(0)
     signature = np.zeros(n, np.uint64)
-    made = np.zeros(n, bool)
+    produced = np.zeros(n, bool)
     touched = np.zeros(n, bool)
     times = np.full(n, NEVER)  # ids of a unit along one axis, at least
 
@@ -124,14 +129,14 @@ def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
             signature[present] += rng.integers(1, 1 << 63, dtype=np.uint64)
             if name in c.model.weights:
                 touched[present] = True
-            own, count = np.unique(s.labels[ids], return_counts=True)
-            times[own] = np.minimum(times[own], count)
+            labels, count = np.unique(s.labels[ids], return_counts=True)
+            times[labels] = np.minimum(times[labels], count)
     for p in c.produces:
         axes = c.axes(p.weight)
         out = axes[p.axis] if axes else None
         if out is not None:
-            made[units(out)] = True
-    free &= made & touched
+            produced[units(out)] = True
+    free &= produced & touched
     before = -1
     while before != free.sum():  # a block that holds what nothing makes (a constant's channels) cannot shrink evenly
         before = free.sum()
@@ -156,9 +161,9 @@ def _countable(c: Coupling, s: Solution, labels: Ids) -> bool:
     """Whether the constraints of a group, units times blocks, can be written down; where they cannot, it is pinned."""
     if not s.blocks:
         return True
-    mine = np.zeros(len(s.reason), bool)
-    mine[labels] = True
-    counts = 8 * len(labels) * sum(len(rows) for rows in s.blocks if mine[rows].all())
+    members = np.zeros(len(s.reason), bool)
+    members[labels] = True
+    counts = 8 * len(labels) * sum(len(rows) for rows in s.blocks if members[rows].all())
     if counts <= c.shapes.allowance:
         return True
     s.pins.append(Pin("", "graph", "", 1, "channels in too many blocks that must shrink evenly"))
@@ -216,11 +221,11 @@ def _build(c: Coupling, s: Solution, families: list[Ids], times: Ids) -> tuple[C
         width = max(1, int(min(counts, default=1)))
         if kind == "head_dim":  # a part of the width of every head; ids in no tensor count one
             width = int(min(times[labels].min(), len(labels))) if (times[labels] < NEVER).all() else 1
-        wanted = [count for ids, count in c.leasts if (group_of[s.labels[ids]] == k).any()]
+        leasts = [count for ids, count in c.leasts if (group_of[s.labels[ids]] == k).any()]
         groups.append(
             ChannelGroup(
                 name, kind, len(labels), labels, tuple(slices[k]), tuple(blocks), tuple(nodes[k]), tuple(names), width,
-                max(wanted, default=1),
+                max(leasts, default=1),
             )
         )  # fmt: skip
     return tuple(g for g in groups if g.size > 1)
@@ -250,10 +255,10 @@ def _pinned(c: Coupling, s: Solution) -> tuple[Pinned, ...]:
             continue
         seen.add((p.weight, p.axis))
         reasons = s.reason[s.labels[ids]]
-        held = reasons[reasons >= 0]
-        if held.size:
-            pin: Pin = s.pins[int(np.bincount(held).argmax())]
-            out.append(Pinned(p.weight, p.axis, int(held.size), pin.node, pin.op, pin.reason))
+        pinned = reasons[reasons >= 0]
+        if pinned.size:
+            pin: Pin = s.pins[int(np.bincount(pinned).argmax())]
+            out.append(Pinned(p.weight, p.axis, int(pinned.size), pin.node, pin.op, pin.reason))
     return tuple(out)
 
 

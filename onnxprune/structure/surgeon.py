@@ -14,7 +14,7 @@ from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.io import graphs
 from onnxprune.graph.links import makers
 from onnxprune.graph.node import Node, walk_all
-from onnxprune.graph.shapes import Shapes, fixed, graph_inputs, run
+from onnxprune.graph.shapes import Shapes, fixed, graph_inputs, infer_nodes
 from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.coupling import Axis
@@ -113,13 +113,13 @@ class Surgeon:
             return
         name = n.input(slot)
         now = self.shapes.known[name]
-        wanted = now.copy()
+        target = now.copy()
         for i, v in entries.items():
-            wanted[i] = v
-        if np.array_equal(now, wanted):
+            target[i] = v
+        if np.array_equal(now, target):
             return
         if name in self.shapes.constant:
-            self.set_input(n, slot, wanted)
+            self.set_input(n, slot, target)
             return
         # computed: multiply the entries by zero and add the new ones, which every opset can
         zero, plus = np.ones_like(now), np.zeros_like(now)
@@ -238,16 +238,16 @@ class Surgeon:
         for i in {i for i in n.inputs if i}:
             self.readers[i] -= 1
         if n.op == "Add":
-            made = helper.make_node("Identity", [stream], [n.output(0)], name=n.proto.name)
+            replacement = helper.make_node("Identity", [stream], [n.output(0)], name=n.proto.name)
             inputs = [stream]
         else:
             zero = self.fresh(f"{n.key}_nothing")
             self.insert("Sub", [stream, stream], zero)
             inputs = [stream, zero, *n.inputs[2:4]][: 3 if "Simplified" in n.op else 4]
-            made = helper.make_node(n.proto.op_type, inputs, n.outputs, name=n.proto.name, domain=n.proto.domain)
-            made.attribute.extend(attributes.values())
+            replacement = helper.make_node(n.proto.op_type, inputs, n.outputs, name=n.proto.name, domain=n.proto.domain)
+            replacement.attribute.extend(attributes.values())
         self.readers.update(i for i in inputs if i)
-        n.proto.CopyFrom(made)
+        n.proto.CopyFrom(replacement)
         n.renew()
 
     def shift_output(self, n: Node, shift: Array) -> None:
@@ -311,7 +311,7 @@ class Surgeon:
                     self.other.shapes[info.name] = tuple(
                         s if s is None or fixed(d) else 2 * s for s, d in zip(shape, dims, strict=True)
                     )
-            run(self.other, model.proto.graph, lambda graph, node: None)
+            infer_nodes(self.other, model.proto.graph)
         new = self.other.known.get(name)
         if new is None or new.shape != old.shape:
             return True

@@ -59,14 +59,14 @@ def prune_model(
     Raises `InternalError` where a shape does not come out as the number of survivors.
     """
     surgeon = Surgeon(analysis, keep, shifts or {}, slice_weights(analysis, keep) if sliced is None else sliced)
-    rewrite(surgeon, surgeon.model.proto.graph)
+    resize_graph(surgeon, surgeon.model.proto.graph)
     if surgeon.closed:
         _drop_unread(surgeon)
     _tidy(surgeon)
     return surgeon.model
 
 
-def visit(s: Surgeon, node: Node) -> None:
+def resize_node(s: Surgeon, node: Node) -> None:
     """Rewrite the sizes of one node, and note what has to be put around it."""
     s.freeze(node)
     block = s.closed.get(node.key)
@@ -80,7 +80,7 @@ def visit(s: Surgeon, node: Node) -> None:
         s.shift_output(node, s.shifts[node.key])
 
 
-def rewrite(s: Surgeon, graph: onnx.GraphProto) -> None:
+def resize_graph(s: Surgeon, graph: onnx.GraphProto) -> None:
     """Visit every node, put the inserted nodes in place, and check the shapes."""
     placed: list[onnx.NodeProto] = []
     changed = False
@@ -89,14 +89,14 @@ def rewrite(s: Surgeon, graph: onnx.GraphProto) -> None:
         node = Node(proto, s.shapes.opsets.get(domain, 1))
         for body in node.bodies():
             s.shapes.enter(node, body)
-            rewrite(s, body)
-        wanted = list(node.outputs)
-        visit(s, node)
+            resize_graph(s, body)
+        outputs = list(node.outputs)
+        resize_node(s, node)
         s.shapes.step(node)
         s.keep_output(node)
         for extra in s.appended:
             s.shapes.step(Node(extra, s.shapes.opsets.get("", 1)))
-        for o in wanted:
+        for o in outputs:
             _check(s, node, o)
         placed += [*s.inserted, proto, *s.appended]
         changed |= bool(s.inserted or s.appended)
@@ -134,19 +134,19 @@ def _drop_unread(s: Surgeon) -> None:
     """Remove the nodes that only removed blocks needed."""
     graph = s.model.proto.graph
     used = {o for p in s.analysis.model.proto.graph.node for o in p.output if s.coupling.readers[o]}
-    wanted, kept = {o.name for o in graph.output}, []
+    needed, kept = {o.name for o in graph.output}, []
     for proto in reversed(graph.node):
-        if wanted.isdisjoint(proto.output) and not used.isdisjoint(proto.output):
+        if needed.isdisjoint(proto.output) and not used.isdisjoint(proto.output):
             s.readers.subtract(i for i in proto.input if i)
             for name in proto.output:
                 s.model.weights.pop(name, None)  # of a Constant node
             continue
-        wanted |= reads(proto)
+        needed |= reads(proto)
         kept.append(proto)
     copies = [onnx.NodeProto.FromString(p.SerializeToString()) for p in reversed(kept)]
     del graph.node[:]
     graph.node.extend(copies)
-    gone = [v for v in graph.value_info if v.name not in wanted]
+    gone = [v for v in graph.value_info if v.name not in needed]
     for info in gone:
         graph.value_info.remove(info)
 

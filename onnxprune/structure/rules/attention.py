@@ -185,7 +185,7 @@ def group_query_attention(c: Coupling, n: Node) -> None:
         c.pin_all(n, "a GroupQueryAttention of unknown shape")
         return
     if k:
-        found = [project(c, n, q, many), project(c, n, k, few), project(c, n, v, few)]
+        factors = [project(c, n, q, many), project(c, n, k, few), project(c, n, v, few)]
     else:  # packed: queries, keys, values
         ids = c.axes(q)[2]
         if ids is None or ids.size % (many + 2 * few):
@@ -193,9 +193,9 @@ def group_query_attention(c: Coupling, n: Node) -> None:
             return
         d = ids.size // (many + 2 * few)
         a, b = many * d, (many + few) * d
-        found = [project(c, n, q, many, ids=ids[:a])]
-        found += [project(c, n, q, few, ids=part) for part in (ids[a:b], ids[b:])]
-    (h, dq), (g, dk), (gv, dv) = found
+        factors = [project(c, n, q, many, ids=ids[:a])]
+        factors += [project(c, n, q, few, ids=part) for part in (ids[a:b], ids[b:])]
+    (h, dq), (g, dk), (gv, dv) = factors
     if g is not None:
         c.tie(g, gv)
     repeat(c, h, g)
@@ -304,9 +304,9 @@ def mixture_of_experts(c: Coupling, n: Node) -> None:
     if "swiglu" in n.attr("activation_type", "relu"):
         c.pin(inner, "gate and value are interleaved inside one axis")
     widths = {2: (inner, x[-1]), 3: (inner,), 4: (y[-1], inner), 5: (y[-1],), 6: (inner, x[-1]), 7: (inner,)}
-    for i, wanted in widths.items():
+    for i, expected in widths.items():
         axes = c.axes(n.input(i)) if n.input(i) else []
-        for p, q in zip(axes, (experts, *wanted), strict=False):
+        for p, q in zip(axes, (experts, *expected), strict=False):
             c.tie(p, q, "a width that a MoE does not expect")
         for k in range(min(len(axes), 2) if i in (2, 4, 6) else 0):
             c.produce(n, n.input(i), k)

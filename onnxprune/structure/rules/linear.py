@@ -62,8 +62,8 @@ def couple_groups(c: Coupling, n: Node, weight: str, x: Axis, out: Axis, inner: 
         c.pin_all(n, "groups do not divide the channels")
         return
     rows_in, rows_out = x.reshape(g, -1), out.reshape(g, -1)
-    own = weight in c.model.weights and c.readers.get(weight, 0) == 1
-    if own:  # the weight's inner axis means other channels in every group: it holds one row of ids per group
+    alone = weight in c.model.weights and c.readers.get(weight, 0) == 1
+    if alone:  # the weight's inner axis means other channels in every group: it holds one row of ids per group
         c.grouped[weight] = rows_in
         c.axes(weight)[1] = None
     else:
