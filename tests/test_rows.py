@@ -8,8 +8,9 @@ from onnx import ModelProto
 
 from models.nets import Array, anything, build, fixed, normal, run
 from onnxprune import load
-from onnxprune.layers.layer import linear_layers
-from onnxprune.layers.rows import Linear, Values, kernel_shape, matrix, output_rows, positions, rows, stored
+from onnxprune.layers.layer import Layer, linear_layers
+from onnxprune.layers.rows import kernel_shape, matrix, output_rows, positions, rows, weight_of
+from onnxprune.layers.values import Values
 
 IMAGE, LINE, CUBE = (2, 4, 9, 8), (3, 4, 11), (2, 2, 5, 6, 4)
 W33, DECONV = (6, 4, 3, 3), (4, 6, 3, 3)
@@ -68,7 +69,7 @@ LAYERS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {  # node, sha
 }  # fmt: skip
 
 
-def only_layer(proto: ModelProto) -> tuple[Linear, Values]:
+def only_layer(proto: ModelProto) -> tuple[Layer, Values]:
     model = load(proto)
     (layer,) = linear_layers(model)
     return layer, Values(model)
@@ -96,7 +97,7 @@ def test_rows_times_matrix_are_the_outputs(name: str) -> None:
         found = rows(layer, x, kernel, picked) @ m  # (g, n, o)
         found = found.transpose(1, 0, 2).reshape(-1, width) + bias
         np.testing.assert_allclose(found, output_rows(layer, y, picked), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(stored(layer, m, w.shape), w, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(weight_of(layer, m, w.shape), w, rtol=1e-6, atol=1e-6)
 
 
 def sigmoid(x: Array) -> Array:
@@ -134,4 +135,4 @@ def test_rows_of_a_recurrence_give_its_gates(op: str, direction: str) -> None:
     if d == 2:
         found = np.stack([found[:, 0], found[::-1, 1]], 1)
     np.testing.assert_allclose(found, run(proto, x)[0], atol=1e-5)
-    np.testing.assert_allclose(stored(layer, m, w.shape), w, rtol=1e-6)
+    np.testing.assert_allclose(weight_of(layer, m, w.shape), w, rtol=1e-6)

@@ -14,7 +14,7 @@ from conftest import ROOT
 from onnxprune.graph.io import load
 from onnxprune.graph.traits import LINEAR, TRAITS
 from onnxprune.layers.layer import linear_layers
-from onnxprune.layers.rows import MAKERS, kernel_shape, matrix, output_rows, rows, stored
+from onnxprune.layers.rows import MAKERS, kernel_shape, matrix, output_rows, rows, weight_of
 from onnxprune.layers.values import Values
 from onnxprune.runtime.session import session
 from onnxprune.structure.groups import analyze
@@ -124,7 +124,7 @@ def test_outputs_are_rows_times_matrix(op: str) -> None:
     values, t = Values(model), TRAITS[op]
     (layer,) = linear_layers(model)
     m = matrix(layer, values)
-    np.testing.assert_allclose(stored(layer, m, ONES[op][1]), values("w"), rtol=1e-6)
+    np.testing.assert_allclose(weight_of(layer, m, ONES[op][1]), values("w"), rtol=1e-6)
     x = RNG.standard_normal(ONES[op][0], np.float32)
     kernel = kernel_shape(layer, values)
     found = np.matmul(rows(layer, x, kernel, None), m)  # (groups, n, out)

@@ -8,6 +8,7 @@ from onnxprune.graph.arrays import Array
 
 
 def finite(x: Array) -> Array:
-    """NaN for what is not finite: products of infinities with 0 and their differences are NaN anyhow, but warn."""
-    held = np.isfinite(x) if x.dtype.itemsize <= 4 else np.abs(x) <= np.finfo(np.float32).max
-    return np.asarray(x if held.all() else np.where(held, x, np.nan), np.float32)
+    """The array in float32, NaN for what is not finite: products of infinities with 0 and their differences are NaN
+    anyhow, but warn."""
+    is_finite = np.isfinite(x) if x.dtype.itemsize <= 4 else np.abs(x) <= np.finfo(np.float32).max
+    return np.asarray(x if is_finite.all() else np.where(is_finite, x, np.nan), np.float32)

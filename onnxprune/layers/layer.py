@@ -19,7 +19,7 @@ from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import made_at, read_counts
 from onnxprune.graph.node import Node, opsets, walk
 from onnxprune.graph.traits import LINEAR, TRAITS, Trait
-from onnxprune.layers.values import constants
+from onnxprune.layers.values import constant_names
 
 SPARSE = tuple(op for op, t in TRAITS.items() if t.sparse)
 
@@ -172,16 +172,16 @@ def node_names(proto: ModelProto) -> list[str]:
     graph = proto.graph
     names = Counter(node.name for node in graph.node)
     at = made_at(graph.node)
-    found = []
+    unique_names = []
     for i, node in enumerate(graph.node):
         unique = names[node.name] == 1 and at.get(node.name, i) == i
-        found.append(node.name if node.name and unique else next((o for o in node.output if o), ""))
-    return found
+        unique_names.append(node.name if node.name and unique else next((o for o in node.output if o), ""))
+    return unique_names
 
 
 def linear_layers(model: Model) -> list[Layer]:
     """The layers of the main graph that are regressions, in order: a constant weight, and a source that is not."""
-    constant, names = constants(model), node_names(model.proto)
+    constant, names = constant_names(model), node_names(model.proto)
     layers = []
     for index, node in enumerate(walk(model.proto.graph, opsets(model.proto))):
         if node.op in LINEAR:
@@ -206,11 +206,11 @@ def sparse_layers(model: Model) -> tuple[list[Layer], list[tuple[str, str]]]:
         for body in node.bodies():
             dense += [(inner, f"inside the {node.op} {node.label}") for inner in _products(body, versions)]
         if node.op in SPARSE:
-            found = _layer(model, node, index, name)
-            if isinstance(found, Layer):
-                layers.append(found)
+            result = _layer(model, node, index, name)
+            if isinstance(result, Layer):
+                layers.append(result)
             else:
-                dense.append((name, found))
+                dense.append((name, result))
     return _drop_shared(model, layers, dense)
 
 

@@ -33,33 +33,33 @@ class Window:
         return tuple(((s - 1) * z + 1 + a + b - d * (k - 1) - 1) // t + 1 for s, k, t, d, (a, b), z in spans)
 
 
-def groups_of(n: Node) -> int:
+def group_count(n: Node) -> int:
     """How many groups the channels are divided into."""
     return int(n.attr("group", 1))
 
 
 def matrix(n: Node, w: Float) -> Float:
     """float64 `(groups, in, out)` of a weight `(O, I/g, k...)`."""
-    g = groups_of(n)
+    g = group_count(n)
     return np.ascontiguousarray(w.reshape(g, w.shape[0] // g, -1).transpose(0, 2, 1))
 
 
-def stored(n: Node, m: Float, shape: tuple[int, ...]) -> Float:
+def weight_of(n: Node, m: Float, shape: tuple[int, ...]) -> Float:
     """The inverse of `matrix`, of the weight's shape."""
     return np.asarray(m.transpose(0, 2, 1).reshape(shape))
 
 
 def spread_matrix(n: Node, w: Float) -> Float:
     """float64 `(groups, in, out)` of a weight `(I, O/g, k...)`."""
-    g = groups_of(n)
+    g = group_count(n)
     flipped = np.flip(w, tuple(range(2, w.ndim)))
     moved = np.moveaxis(flipped.reshape(g, -1, *w.shape[1:]), 2, -1)  # (g, I/g, k..., O/g)
     return np.ascontiguousarray(moved.reshape(g, -1, w.shape[1]))
 
 
-def spread_stored(n: Node, m: Float, shape: tuple[int, ...]) -> Float:
+def spread_weight_of(n: Node, m: Float, shape: tuple[int, ...]) -> Float:
     """The inverse of `spread_matrix`, of the weight's shape."""
-    w = np.moveaxis(m.reshape(groups_of(n), shape[0] // groups_of(n), *shape[2:], shape[1]), -1, 2).reshape(shape)
+    w = np.moveaxis(m.reshape(group_count(n), shape[0] // group_count(n), *shape[2:], shape[1]), -1, 2).reshape(shape)
     return np.asarray(np.flip(w, tuple(range(2, w.ndim))))
 
 
@@ -81,7 +81,7 @@ def window(n: Node, kernel: tuple[int, ...], size: tuple[int, ...]) -> Window:
 
 
 def spread_window(n: Node, kernel: tuple[int, ...], size: tuple[int, ...]) -> Window:
-    """The same of a ConvTranspose, as a convolution of inputs that were spread."""
+    """As `window`, of a ConvTranspose: as a convolution, with stride 1, of inputs that were spread."""
     rank = len(kernel)
     strides = tuple(n.attr("strides", [1] * rank))
     dilations = tuple(n.attr("dilations", [1] * rank))

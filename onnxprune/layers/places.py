@@ -14,7 +14,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
 from onnxprune.graph.normalisation import MEAN
 from onnxprune.layers.layer import Layer
-from onnxprune.layers.rows import matrix, stored
+from onnxprune.layers.rows import matrix, weight_of
 from onnxprune.layers.tail import Tail
 from onnxprune.layers.values import Unsuitable, Values
 
@@ -31,10 +31,13 @@ class Place:
     zero: Float | None = None
 
     def read(self) -> Float:
+        """The value, float64, of the constant's shape; of a quantized one dequantized."""
         value = np.asarray(self.model.weights[self.name]).astype(np.float64)
         return value if self.scale is None else (value - (0.0 if self.zero is None else self.zero)) * self.scale
 
     def write(self, value: Float) -> None:
+        """Put a value, of as many elements, in its place: in its type and shape, quantized with the scale that is there
+        and clipped to the type's range."""
         old = self.model.weights[self.name]
         if self.scale is not None:
             limits = ml_dtypes.iinfo(old.dtype)  # type: ignore[no-untyped-call]
@@ -45,8 +48,11 @@ class Place:
         self.model.weights[self.name] = new
 
 
-def place(edit: Edit, node: Node, slot: int, values: Values, readers: Readers) -> Place:
-    """The place of input `slot` of a node; what several nodes read, or nodes compute, is given a place of its own."""
+def place_of(edit: Edit, node: Node, slot: int, values: Values, readers: Readers) -> Place:
+    """The place of input `slot` of a node; what several nodes read, or nodes compute, is given a place of its own.
+
+    readers: tensor -> nodes that read it, of the edited model. Raises `Unsuitable` where the input is no constant.
+    """
     name, model = node.input(slot), edit.model
     if name in model.weights and len(readers.get(name, ())) == 1:
         return Place(model, name)
@@ -86,11 +92,14 @@ class Parameters:
     weight: Place
     bias: Place | None
     factor: float = 1.0
-    own: bool = True  # the bias is the layer's, and not of a node behind it
+    own_bias: bool = True  # the bias is the layer's, and not of a node behind it
 
     def write(self, m: Float, shift: Float) -> None:
-        """m: `(groups, in, out)`; shift: what is added to the outputs, `(groups * out,)`."""
-        self.weight.write(stored(self.layer, m, self.weight.model.weights[self.weight.name].shape))
+        """Put a matrix in the place of the layer's, and a shift into its bias, where there is one.
+
+        m: `(groups, in, out)`; shift: what is added to the outputs, `(groups * out,)`.
+        """
+        self.weight.write(weight_of(self.layer, m, self.weight.model.weights[self.weight.name].shape))
         if self.bias is not None:
             old = self.bias.read()
             if self.layer.trait.recurs:  # (D, 2 * gates * H): of the input, then of the recurrence
@@ -110,17 +119,17 @@ def parameters(edit: Edit, layer: Layer, tail: Tail, values: Values, readers: Re
     slot = layer.trait.bias
     if len(readers.get(layer.weight, ())) > 1:
         raise Unsuitable("it shares its weight with another layer")
-    weight = place(edit, n, layer.trait.weight, values, readers)
+    weight = place_of(edit, n, layer.trait.weight, values, readers)
 
-    def own(node: Node, slot: int, factor: float) -> Parameters:
-        return Parameters(layer, weight, place(edit, node, slot, values, readers), factor, node is n)
+    def with_bias(node: Node, slot: int, factor: float) -> Parameters:
+        return Parameters(layer, weight, place_of(edit, node, slot, values, readers), factor, node is n)
 
     if layer.trait.recurs:
-        return own(n, slot, 1.0) if slot is not None and n.input(slot) else Parameters(layer, weight, None)
+        return with_bias(n, slot, 1.0) if slot is not None and n.input(slot) else Parameters(layer, weight, None)
     beta = float(n.attr("beta", 1.0))
     if slot is not None and n.input(slot):
         if values(n.input(slot)).size == width and beta:
-            return own(n, slot, 1 / beta)
+            return with_bias(n, slot, 1 / beta)
     elif slot is not None and tail.norm is None and beta == 1:
         dtype = np.float32 if weight.scale is not None else weight.model.weights[weight.name].dtype
         name = edit.constant(f"{n.key}_bias", np.zeros(width, dtype))
@@ -130,7 +139,7 @@ def parameters(edit: Edit, layer: Layer, tail: Tail, values: Values, readers: Re
         n.inputs[:] = list(n.proto.input)
         return Parameters(layer, weight, Place(edit.model, name))
     if tail.norm is not None:
-        return own(tail.norm, MEAN, -1.0)
+        return with_bias(tail.norm, MEAN, -1.0)
     if tail.added is not None and values(tail.added[0].input(tail.added[1])).size == width:
-        return own(*tail.added, 1.0)
+        return with_bias(*tail.added, 1.0)
     return Parameters(layer, weight, None)

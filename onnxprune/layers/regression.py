@@ -45,7 +45,7 @@ class Task:
     def bias(self) -> Float:
         """What the layer itself adds to its outputs, `(out,)`; what the nodes behind it add is the tail's shift."""
         place = self.into.bias
-        if place is None or not self.into.own:
+        if place is None or not self.into.own_bias:
             return np.zeros(self.outside.sum())
         return np.asarray(place.read().ravel() / self.into.factor)
 
@@ -97,7 +97,7 @@ def activation_aware(
         again = [m.like() for m in moments]
         weight = np.stack([s.weight for s in solved]).astype(np.float32)
         shift = np.stack([s.shift for s in solved]).astype(np.float32)[:, None]
-        for x, t, added in regression(task, whole, small, seed=seed):
+        for x, t, added in regression_batches(task, whole, small, seed=seed):
             now = scale * (np.matmul(x, weight) + shift) + offset + added
             wish = scale * t + offset + added
             free = np.where(wish <= low, np.minimum(now, low), np.where(wish >= high, np.maximum(now, high), wish))
@@ -108,21 +108,21 @@ def activation_aware(
     return solved
 
 
-def regression(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterator[tuple[Array, Array, Array]]:
+def regression_batches(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterator[tuple[Array, Array, Array]]:
     """Batch by batch: rows `(groups, n, in)` of the pruned model, targets `(groups, n, out)` of the whole one, and what
     the pruned model adds to the outputs behind the layer, of the targets' shape or one that broadcasts."""
     g = len(task.matrix)
     full = task.matrix.astype(np.float32)
     other = task.tail.other
     # a stream that is made later will make up for this layer, not this layer for it
-    made = whole.position(other) < task.whole.index and small.position(other) < task.pruned.index
+    earlier = whole.position(other) < task.whole.index and small.position(other) < task.pruned.index
     scale = task.tail.scale
     able = np.abs(scale) > SMALLEST_SCALE * np.abs(scale).max()
     factor = np.where(able, 1 / np.where(able, scale, 1), 0.0).astype(np.float32)
     extra = [other] if other else []
     rng = np.random.default_rng([seed, zlib.crc32(task.whole.key.encode())])
     share = None
-    thin_extra = extra if made else []
+    thin_extra = extra if earlier else []
     pairs = zip(
         whole.compute([task.whole.source, *extra]), small.compute([task.pruned.source, *thin_extra]), strict=True
     )
@@ -139,7 +139,7 @@ def regression(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterat
             original = like_outputs(task.whole, dense[other], x, task.kernel, task.outside.size, picked)
             original = original[:, task.outside.ravel()]
             stream = original
-            if made:
+            if earlier:
                 narrow = thin[task.pruned.source]
                 stream = like_outputs(task.pruned, thin[other], narrow, task.kernel, original.shape[1], picked)
                 missing = (original - stream) * factor * task.tail.sign

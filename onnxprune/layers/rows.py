@@ -31,20 +31,20 @@ class Maker:
     """How rows are made of what a kind of layer reads.
 
     matrix:   node, weight float64 -> `(groups, in, out)`; raises `Unsuitable`
-    stored:   node, matrix, shape of the weight -> the weight; the inverse of `matrix`
+    weight:   node, matrix, shape of the weight -> the weight; the inverse of `matrix`
     window:   of convolutions: node, kernel, spatial size of the input -> how it is read
     """
 
     matrix: Callable[[Node, Float], Float]
-    stored: Callable[[Node, Float, tuple[int, ...]], Float]
+    weight: Callable[[Node, Float, tuple[int, ...]], Float]
     window: Callable[[Node, Kernel, tuple[int, ...]], patches.Window] | None = None
 
 
 MAKERS = {
-    "patches": Maker(patches.matrix, patches.stored, patches.window),
-    "spread patches": Maker(patches.spread_matrix, patches.spread_stored, patches.spread_window),
-    "vectors": Maker(vectors.matrix, vectors.stored),
-    "steps": Maker(vectors.step_matrix, vectors.step_stored),
+    "patches": Maker(patches.matrix, patches.weight_of, patches.window),
+    "spread patches": Maker(patches.spread_matrix, patches.spread_weight_of, patches.spread_window),
+    "vectors": Maker(vectors.matrix, vectors.weight_of),
+    "steps": Maker(vectors.step_matrix, vectors.step_weight_of),
 }
 
 
@@ -60,9 +60,9 @@ def matrix(layer: Layer, values: Values) -> Float:
     return MAKERS[layer.trait.rows].matrix(layer.node, values(layer.weight).astype(np.float64))
 
 
-def stored(layer: Layer, m: Float, shape: tuple[int, ...]) -> Float:
+def weight_of(layer: Layer, m: Float, shape: tuple[int, ...]) -> Float:
     """The inverse of `matrix`: the weight, of the shape that the node's weight has."""
-    return MAKERS[layer.trait.rows].stored(layer.node, m, shape)
+    return MAKERS[layer.trait.rows].weight(layer.node, m, shape)
 
 
 def kernel_shape(layer: Layer, values: Values) -> Kernel:

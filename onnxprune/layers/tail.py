@@ -13,7 +13,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
 from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.layers.layer import Layer
-from onnxprune.layers.values import Values, constants
+from onnxprune.layers.values import Values, constant_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ def find_tail(
 
     scale, shift = np.ones(width), np.zeros(width)
     name, other, sign, norm, added, bounds = layer.node.key, "", 1, None, None, None
-    constant = constants(model)
+    constant = constant_names(model)
     trait = layer.trait
     right = values(layer.weight).ndim - 1 if trait.convolves else 1
     if trait.recurs:

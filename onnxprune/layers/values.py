@@ -15,7 +15,7 @@ class Unsuitable(Exception):
     """Why a layer is no regression that we can solve; the text goes into the report."""
 
 
-def constants(model: Model) -> set[str]:
+def constant_names(model: Model) -> set[str]:
     """Names in the main graph that depend on constants alone."""
     known = set(model.weights)
     for node in walk(model.proto.graph, {}):
@@ -32,7 +32,7 @@ class Values:
         self.makers = makers(walk(model.proto.graph, opsets(model.proto)))
 
     def __call__(self, name: str) -> Array:
-        """Raises `Unsuitable` where it is none."""
+        """The value of a tensor. Raises `Unsuitable` where it is no constant, or cannot be computed."""
         if name in self.model.weights:
             return np.asarray(self.model.weights[name])
         node = self.makers.get(name)

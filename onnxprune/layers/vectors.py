@@ -24,7 +24,7 @@ def matrix(n: Node, w: Float) -> Float:
     return np.ascontiguousarray(w[None])
 
 
-def stored(n: Node, m: Float, shape: tuple[int, ...]) -> Float:
+def weight_of(n: Node, m: Float, shape: tuple[int, ...]) -> Float:
     """The inverse of `matrix`."""
     w = m[0] / float(n.attr("alpha", 1.0))
     return np.asarray(w.T if n.attr("transB", 0) else w)
@@ -35,7 +35,7 @@ def step_matrix(n: Node, w: Float) -> Float:
     return np.ascontiguousarray(w.reshape(-1, w.shape[2]).T[None])
 
 
-def step_stored(n: Node, m: Float, shape: tuple[int, ...]) -> Float:
+def step_weight_of(n: Node, m: Float, shape: tuple[int, ...]) -> Float:
     """The inverse of `step_matrix`, of the weight's shape."""
     return np.asarray(m[0].T.reshape(shape))
 

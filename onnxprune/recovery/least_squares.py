@@ -24,7 +24,7 @@ from onnxprune.layers.places import parameters
 from onnxprune.layers.regression import (
     Task,
     activation_aware,
-    regression,
+    regression_batches,
     surviving,
 )
 from onnxprune.layers.rows import kernel_shape, matrix
@@ -89,7 +89,7 @@ def least_squares(
         whole.advance(task.whole.index)
         small.advance(task.pruned.index)
         moments = [Moments(intercept=task.into.bias is not None) for _ in task.inside]
-        for x, t, _ in regression(task, whole, small, seed=seed):
+        for x, t, _ in regression_batches(task, whole, small, seed=seed):
             for g, m in enumerate(moments):
                 m.add(x[g], t[g])
         try:

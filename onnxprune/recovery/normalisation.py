@@ -13,8 +13,8 @@ from onnxprune.graph.links import read_by
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.normalisation import MEAN, STATISTICS, VARIANCE
 from onnxprune.graph.step import Step
-from onnxprune.layers.places import place
-from onnxprune.layers.values import Values, constants
+from onnxprune.layers.places import place_of
+from onnxprune.layers.values import Values, constant_names
 from onnxprune.progress import Count
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.runtime.session import Feeds
@@ -45,7 +45,7 @@ def batch_statistics(
     Raises `OptionError` where the model has none (exporters fold them into convolutions).
     """
     edit = Edit(pruned)
-    values, readers, constant = Values(edit.model), read_by(edit.model.proto), constants(edit.model)
+    values, readers, constant = Values(edit.model), read_by(edit.model.proto), constant_names(edit.model)
     norms = [
         (i, n)
         for i, n in enumerate(walk(edit.model.proto.graph, opsets(edit.model.proto)))
@@ -57,7 +57,7 @@ def batch_statistics(
             "use mean-std or least-squares"
         )
     places = [
-        (i, n, place(edit, n, MEAN, values, readers), place(edit, n, VARIANCE, values, readers)) for i, n in norms
+        (i, n, place_of(edit, n, MEAN, values, readers), place_of(edit, n, VARIANCE, values, readers)) for i, n in norms
     ]
     stream = Stream(edit.model, source, limit=memory, threads=threads)
     for done, (index, node, mean, variance) in enumerate(places):

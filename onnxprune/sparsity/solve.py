@@ -28,10 +28,10 @@ from onnxprune.graph.links import read_by
 from onnxprune.graph.shapes import infer
 from onnxprune.layers.layer import Layer, linear_layers
 from onnxprune.layers.places import Parameters, Place, parameters
-from onnxprune.layers.regression import Task, activation_aware, regression
+from onnxprune.layers.regression import Task, activation_aware, regression_batches
 from onnxprune.layers.rows import kernel_shape, matrix
 from onnxprune.layers.tail import find_tail
-from onnxprune.layers.values import Unsuitable, Values, constants
+from onnxprune.layers.values import Unsuitable, Values, constant_names
 from onnxprune.progress import Count as Steps
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Moments, damping
@@ -196,7 +196,7 @@ def jobs_of(
     model: Model, edit: Edit, layers: Sequence[Layer], counts: Mapping[str, int]
 ) -> tuple[list[Job], dict[str, LayerSolve]]:
     """Jobs in order, and the outcome of layers that are no regression."""
-    constant = constants(model)
+    constant = constant_names(model)
     reasons = {layer.name: unsolvable(layer, constant) for layer in layers}
     counterpart = {layer.key: layer for layer in linear_layers(edit.model)}
     values, own = Values(model), Values(edit.model)
@@ -265,7 +265,7 @@ def _solve(job: Job, pattern: Pattern | Blocks | None, whole: Stream, small: Str
     g, d, o = first.matrix.shape
     moments = [Moments(intercept=first.into.bias is not None) for _ in range(g)]
     for task in job.tasks:
-        for x, t, _ in regression(task, whole, small, seed=method.seed):
+        for x, t, _ in regression_batches(task, whole, small, seed=method.seed):
             for k, m in enumerate(moments):
                 m.add(x[k], t[k])
     order = columns_of(job.layer, d)

@@ -21,7 +21,7 @@ from onnxprune.graph.io import Model
 from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.layers.regression import sampled_share
 from onnxprune.layers.rows import kernel_shape, matrix, positions, rows
-from onnxprune.layers.values import Values, constants
+from onnxprune.layers.values import Values, constant_names
 from onnxprune.progress import Count as Steps
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Moments
@@ -59,7 +59,7 @@ def survey(
     progress: Steps = silent,
 ) -> Iterator[Surveyed]:
     """The layers that are regressions, in order; those without data, or with constant inputs, are left out."""
-    values, constant = Values(model), constants(model)
+    values, constant = Values(model), constant_names(model)
     stream = Stream(model, data.source, limit=data.memory, threads=data.threads)
     rng = np.random.default_rng(seed)
     for done, layer in enumerate(sorted(layers, key=lambda x: x.index)):
