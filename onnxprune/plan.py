@@ -76,8 +76,8 @@ class Plan:
                     raise OptionError(f"{where}: group {name!r} must keep {within}")
             keep[name] = np.zeros(max(size, 0), bool)
             keep[name][[i for i in kept if 0 <= i < size]] = True
-        books = settings.get("cluster")
-        if books is not None and not (isinstance(books, Mapping) and isinstance(books.get("k"), int)):
+        cluster = settings.get("cluster")
+        if cluster is not None and not (isinstance(cluster, Mapping) and isinstance(cluster.get("k"), int)):
             raise OptionError(f"{where}: its clusters are not what onnxprune wrote; expected a number of values k")
         plan = Plan(keep, recover, settings, None if sparse is None else from_plan(sparse, where), mark)
         return plan.checked(analysis, where, another=another)
@@ -91,8 +91,8 @@ class Plan:
         for name, keep in self.keep.items():
             group = known.get(name)
             if group is None or group.size != len(keep):
-                found = "no such group" if group is None else f"{group.size} units"
-                raise OptionError(f"{where}: group {name!r} has {len(keep)} units in the plan, the model has {found}")
+                there = "no such group" if group is None else f"{group.size} units"
+                raise OptionError(f"{where}: group {name!r} has {len(keep)} units in the plan, the model has {there}")
             if not keep.any() and group.kind != "layers":
                 raise OptionError(f"{where}: group {name!r} must keep 1 to {group.size} different units")
             for counts in group.blocks:

@@ -131,9 +131,9 @@ class Chooser:
             known = {g.name for g in self.whole.analysis.groups}
             return given_scores(subject.groups, given, option, known)  # type: ignore[arg-type]
         assert subject.data is not None
-        how = self.recipe
+        recipe = self.recipe
         return data_scores(
-            subject.analysis, subject.groups, subject.data, how.importance, how.prior, self.clock.progress
+            subject.analysis, subject.groups, subject.data, recipe.importance, recipe.prior, self.clock.progress
         )
 
     def _left(self, keeps: KeptUnits) -> Subject:

@@ -93,7 +93,7 @@ def level_database(
     passed = layers | analysis.coupling.statistics
     gated = Gated(analysis, groups, only=lambda key: key not in passed)
     edit = gated.edit
-    places = find_places(edit, [r for mine in readings.values() for r in mine], analysis.coupling.shapes.shapes)
+    places = find_places(edit, [r for those in readings.values() for r in those], analysis.coupling.shapes.shapes)
     outputs = [o.name for o in analysis.model.proto.graph.output]
     measure = damage(
         analysis.model, Stream(analysis.model, held_out, threads=threads).compute(outputs), outputs, samples
@@ -107,9 +107,9 @@ def level_database(
     reading_nodes, recurrences = consumers(analysis, groups)
     total, done = 2 * len(groups), 0
     for names in batches(readings, memory):
-        mine = [r for name in names for r in readings[name]]
+        gathered = [r for name in names for r in readings[name]]
         gather(
-            analysis, mine, source, memory=memory, threads=threads, seed=seed,
+            analysis, gathered, source, memory=memory, threads=threads, seed=seed,
             ranks=by_data is not None and "ranks" in by_data.measures,
             progress=_part(progress, done, len(names), total),
         )  # fmt: skip
@@ -139,7 +139,8 @@ def level_database(
                     continue
                 alive = select(group, scores[name], k)
                 fits = [
-                    (p, *compensated(mine, group, alive, analysis, ridge)) for p, mine in _used(places, readings[name])
+                    (p, *compensated(those, group, alive, analysis, ridge))
+                    for p, those in _used(places, readings[name])
                 ]
                 before = [_swap(edit, p, m, shift) for p, m, shift in fits]
                 before += [
@@ -147,13 +148,13 @@ def level_database(
                     for k in reading_nodes[name] & set(recurrences)
                 ]
                 before.append(gated.set({name: alive}))
-                found = measure(joined(stream.compute(outputs), outputs))
+                suffered = measure(joined(stream.compute(outputs), outputs))
                 for old in before:
                     edit.model.weights.update(old)
-                loss[name].append(max(found, loss[name][-1]))
+                loss[name].append(max(suffered, loss[name][-1]))
             done += 1
             progress(done, total)
-        for r in mine:
+        for r in gathered:
             r.moments = Moments()
     ends = [name for name in blocks if len(kept[name]) > 1]
     if ends and len(ends) == len(blocks):  # one block stays, whatever the target
@@ -225,11 +226,11 @@ def find_places(
 ) -> dict[str, Parameters]:
     """Layer -> where its matrix and bias are, of the layers that can be given others."""
     values, readers = Values(edit.model), read_by(edit.model.proto)
-    wanted = {r.layer.key: r for r in readings}
+    read = {r.layer.key: r for r in readings}
     out = {}
     for layer in linear_layers(edit.model):
-        if layer.key in wanted:
-            r = wanted[layer.key]
+        if layer.key in read:
+            r = read[layer.key]
             try:
                 tail = find_tail(layer, edit.model, values, readers, r.weight.shape[1] * layer.group, shapes)
                 out[layer.key] = parameters(edit, layer, tail, values, readers)

@@ -23,7 +23,7 @@ STEPS_BACK = (0.75, 0.5, 0.25, 0.1, 0.0)  # of the way from the smallest candida
 
 
 @dataclass(frozen=True)
-class Found:
+class Smallest:
     """left: the part of the MACs, in percent, that the smallest good model has; tried: left -> drop on the searched
     part; confirmed: drop on the rest."""
 
@@ -41,7 +41,7 @@ def smallest(
     whole: bool = False,
     seed: int = 0,
     progress: Count = lambda done, total: None,
-) -> Found:
+) -> Smallest:
     """The smallest model whose metric falls by at most `limit`.
 
     build: percent of the MACs that are left -> the score of that model, None where it cannot be made. alone: the score
@@ -72,10 +72,10 @@ def smallest(
         return scores[left]
 
     def good(left: int) -> bool:
-        found = score(left)
-        if found is None:
+        after = score(left)
+        if after is None:
             return False
-        tried[left] = drop(before, found, first)
+        tried[left] = drop(before, after, first)
         return tried[left].drop <= limit
 
     if alone is not None and not drop(before, alone, first).drop <= limit:
@@ -90,10 +90,10 @@ def smallest(
     best: tuple[int, Drop] | None = None
     safest = [100] if whole else []
     for left in dict.fromkeys([*safest, *(min(99, high + round((100 - high) * back)) for back in STEPS_BACK)]):
-        found = score(left)
-        if found is None:
+        after = score(left)
+        if after is None:
             continue
-        now = drop(before, found, rest)
+        now = drop(before, after, rest)
         if not (now.drop if now.bound is None else now.bound) <= limit:  # also of what is no number
             break
         best = left, now
@@ -111,7 +111,7 @@ def smallest(
             f"--max-drop {limit:g}: not even the smallest cut that was tried holds it for sure; allow a larger drop, "
             f"or give more samples to --calibration and --evaluate; nothing was written"
         )
-    return Found(best[0], tried, best[1])
+    return Smallest(best[0], tried, best[1])
 
 
 def _broken(limit: float, lost: Drop) -> str:

@@ -35,10 +35,10 @@ def closeness(
     stream = Stream(analysis.model, source, limit=memory, threads=threads)
     out: Scores = {}
     for group in groups:
-        mine = blocks_of(analysis, group)
-        last = mine[-1].node
+        blocks = blocks_of(analysis, group)
+        last = blocks[-1].node
         sums = last.output(0) if last.op == "Add" else (last.output(3) or last.output(0))
-        pair = [mine[0].source, sums]
+        pair = [blocks[0].source, sums]
         total, count = 0.0, 0
         for batch in stream.compute(pair):
             a, b = (batch[name].astype(np.float64) for name in pair)

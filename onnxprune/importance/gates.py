@@ -41,16 +41,16 @@ class Gated:
         self.names: dict[str, list[str]] = {g.name: [] for g in groups}  # group -> its gates
         self.exact: dict[str, tuple[Array, Array, bool]] = {}  # gate -> its ids, its shape, whether it is added
         owners = analysis.owners(groups)
-        wanted: dict[str, list[tuple[Consume, list[str]]]] = {}
+        gated: dict[str, list[tuple[Consume, list[str]]]] = {}
         for consume in analysis.coupling.consumes:
             axes = analysis.coupling.axes(consume.node.input(consume.input))
             ids = axes[consume.axis] if axes else None
             if ids is None or not only(consume.node.key):
                 continue
-            mine = np.unique(owners[analysis.solution.labels[ids]])
-            names = [groups[k].name for k in mine if k >= 0]
+            owned = np.unique(owners[analysis.solution.labels[ids]])
+            names = [groups[k].name for k in owned if k >= 0]
             if names:
-                wanted.setdefault(consume.node.key, []).append((consume, names))
+                gated.setdefault(consume.node.key, []).append((consume, names))
         layers = {int(g.labels[0]): g.name for g in groups if g.kind == "layers"}
         blocks = {}
         for b in analysis.blocks:
@@ -61,7 +61,7 @@ class Gated:
             placed: list[onnx.NodeProto] = []
             for proto in graph.node:
                 key = next((o for o in proto.output if o), "")
-                for consume, names in wanted.get(key, []):
+                for consume, names in gated.get(key, []):
                     placed += self._gate(proto, consume, names)
                 if key in blocks:
                     block, name = blocks[key]

@@ -123,11 +123,11 @@ def score(
     def scored(units: Array) -> bool:
         return bool((owners[units] >= 0).any())
 
-    made = _aggregate(weights.makers(keep, scored), criterion, criterion.function, groups, place, rng)
+    scores = _aggregate(weights.makers(keep, scored), criterion, criterion.function, groups, place, rng)
     if criterion.reads is None:
-        return made
+        return scores
     read = _aggregate(weights.readers(keep, scored), criterion, criterion.reads, groups, place, rng)
-    return {name: s * read[name] if read[name].any() else s for name, s in made.items()}
+    return {name: s * read[name] if read[name].any() else s for name, s in scores.items()}
 
 
 def _aggregate(

@@ -114,10 +114,12 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Float:
         if not any(o in touched for o in node.outputs):
             continue
         if node.key in produced and node.op in FOLDING:
-            made, ids = produced[node.key], outer(c, node)
-            rows = c.axes(made.weight)[made.axis]  # not so where the weight is on the left, or holds outputs per group
-            if made.weight == node.input(1) and ids is not None and rows is not None and ids.size == rows.size:
-                _set(value, keep, ids, _producer(made, weights, c, value, means))
+            produce, ids = produced[node.key], outer(c, node)
+            rows = c.axes(produce.weight)[
+                produce.axis
+            ]  # not so where the weight is on the left, or holds outputs per group
+            if produce.weight == node.input(1) and ids is not None and rows is not None and ids.size == rows.size:
+                _set(value, keep, ids, _producer(produce, weights, c, value, means))
         elif node.op == "BatchNormalization":
             axes = c.axes(node.key)
             parts = [weights.value(i) for i in node.inputs[1:5]]
@@ -140,10 +142,10 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Float:
     return value
 
 
-def _set(value: Float, keep: Keep, ids: Ids | None, found: Float | None) -> None:
-    if ids is not None and found is not None:
+def _set(value: Float, keep: Keep, ids: Ids | None, constant: Float | None) -> None:
+    if ids is not None and constant is not None:
         gone = ~keep[ids]
-        value[ids[gone]] = np.broadcast_to(found, ids.shape)[gone]
+        value[ids[gone]] = np.broadcast_to(constant, ids.shape)[gone]
 
 
 def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Float]:
@@ -205,15 +207,17 @@ def _elementwise(analysis: Analysis, node: Node, value: Float, keep: Keep, weigh
                 if column.dtype != np.bool_:
                     known &= ~np.isnan(np.broadcast_to(column, gone.shape))
             if node.op in ("Cast", "CastLike"):
-                found = next(iter(feeds.values()))
+                result = next(iter(feeds.values()))
             else:
                 try:
-                    found = run_node(node, {k: v.astype(np.float32) for k, v in feeds.items()}, analysis.model.proto)[0]
+                    result = run_node(node, {k: v.astype(np.float32) for k, v in feeds.items()}, analysis.model.proto)[
+                        0
+                    ]
                 except Exception:  # types that the operator does not take: nothing is known, nothing is folded
                     continue
-            found = np.broadcast_to(np.asarray(found, np.float64), gone.shape)
-            known &= np.isfinite(found)
-            value[ids[gone[known]]] = found[known]
+            result = np.broadcast_to(np.asarray(result, np.float64), gone.shape)
+            known &= np.isfinite(result)
+            value[ids[gone[known]]] = result[known]
 
 
 def _column(c: Coupling, name: str, axis: int, gone: Ids, value: Float, weights: Weights) -> Array | None:

@@ -72,8 +72,8 @@ def recorded_ratios(layers: Sequence[Layer], recorded: Mapping[str, Any]) -> dic
     sizes = {layer.name: int(np.prod(layer.shape)) for layer in layers}
     for node, row in recorded["layers"].items():
         if sizes.get(node) != row["size"]:
-            found = f"has {sizes[node]}" if node in sizes else "is not there"
-            raise OptionError(f"the plan's sparse layer {node!r} has {row['size']} weights; in the model it {found}")
+            there = f"has {sizes[node]}" if node in sizes else "is not there"
+            raise OptionError(f"the plan's sparse layer {node!r} has {row['size']} weights; in the model it {there}")
     return dict.fromkeys(recorded["layers"], ANY)
 
 
