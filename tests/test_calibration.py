@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from onnxprune.calibration import files, images
 from onnxprune.calibration.guess import _moments, guess
-from onnxprune.calibration.images import decode, image_format
+from onnxprune.calibration.images import decode_image, image_format
 from onnxprune.calibration.leaves import dead_leaves, pink
 from onnxprune.calibration.presets import PRESETS, Preprocess
 from onnxprune.calibration.read import read
@@ -412,7 +412,7 @@ def test_pillow_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     form = image_format(PICTURE, graph_inputs(PICTURE)[0], RAW)
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(OptionError, match=r"a.png: images need pillow: pip install 'onnxprune\[images\]'"):
-        decode(b"", "a.png", form, None)
+        decode_image(b"", "a.png", form, None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def test_probabilities_of_no_numbers() -> None:
 
 
 def test_one_sample_is_seen_and_held_out() -> None:
-    assert calibrate(read(X[:1], CLASSES), CLASSES).held_out() == ([0], [0])
+    assert calibrate(read(X[:1], CLASSES), CLASSES).split() == ([0], [0])
 
 
 ODD = {

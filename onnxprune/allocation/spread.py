@@ -57,7 +57,7 @@ def levels_by_outputs(
     given: scores, in place of those that the recipe names; cache: folder. Also says whether the levels came from the
     cache, None where they are not kept at all.
     """
-    learn, held_out = calibration.held_out()
+    learn, held_out = calibration.split()
     options = {**asdict(recipe), "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
     options["given"] = None if given is None else {name: s.tolist() for name, s in given.items()}
     options |= {"sizes": [(g.kind, g.size) for g in groups], "batch": calibration.batch}

@@ -57,7 +57,7 @@ def calibration_of(
 
 
 def describe(data: Calibration) -> str:
-    """The data in one line."""
+    """The data in one line, for the report."""
     return f"calibrating on {data.samples.description}"
 
 
@@ -67,7 +67,7 @@ def scarce(data: Calibration) -> list[str]:
     return [f"{n} calibration samples are few: moments need {FEW} or more to say something"] if n < FEW else []
 
 
-def estimate(analysis: Analysis, data: Calibration, groups: int, *, levels: bool) -> float:
+def estimated_seconds(analysis: Analysis, data: Calibration, groups: int, *, levels: bool) -> float:
     """Roughly how long the work on the data takes, in seconds, from the time of one batch."""
     source = data.runs(range(min(data.batch, data.samples.count)))
     stream = Stream(analysis.model, source, threads=data.threads)
@@ -85,16 +85,23 @@ def estimate(analysis: Analysis, data: Calibration, groups: int, *, levels: bool
 
 def solve_data(analysis: Analysis, keep: Keep, data: Calibration) -> Batches:
     """The samples as the model takes them after the cut, in two parts that allocators tell apart."""
-    learn, away = data.held_out()
-    parts = [[analysis.narrow(feeds, keep) for feeds in data.runs(which)] for which in (None, learn, away)]
+    learn, held_out = data.split()
+    parts = [[analysis.narrow(feeds, keep) for feeds in data.runs(which)] for which in (None, learn, held_out)]
     return Batches(
-        parts[0], data.memory, data.threads, data.samples.digest, learn=parts[1], held_out=parts[2], unseen=len(away)
+        parts[0],
+        data.memory,
+        data.threads,
+        data.samples.digest,
+        learn=parts[1],
+        held_out=parts[2],
+        unseen=len(held_out),
     )
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Inputs batch by batch; memory: bytes for activations; digest: of the samples; synthetic: made up."""
+    """source: inputs batch by batch; memory: bytes for activations; digest: of the samples; learn, held_out: the same
+    inputs in two parts, batch by batch; unseen: samples that are held out."""
 
     source: Sequence[Feeds]
     memory: float = 2e9
@@ -130,13 +137,13 @@ class Calibration:
         chosen = self.samples if indices is None else self.samples.take(indices)
         return list(chosen.batches(self.batch))
 
-    def held_out(self) -> tuple[list[int], list[int]]:
+    def split(self) -> tuple[list[int], list[int]]:
         """Indices that moments may use, and evenly spread ones that they may not; of one sample it is both."""
         n = self.samples.count
         if n < 2:
             return list(range(n)), list(range(n))
-        away = np.unique(np.linspace(0, n - 1, min(HELD_OUT, max(1, n // 3))).round().astype(int))
-        return [i for i in range(n) if i not in set(away.tolist())], away.tolist()
+        held_out = np.unique(np.linspace(0, n - 1, min(HELD_OUT, max(1, n // 3))).round().astype(int))
+        return [i for i in range(n) if i not in set(held_out.tolist())], held_out.tolist()
 
 
 def calibrate(

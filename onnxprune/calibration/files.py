@@ -14,7 +14,7 @@ import numpy as np
 from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Like = tuple[tuple[int, ...], np.dtype[Any]]  # shape and type of an array
 MEMBER = 2 << 30  # bytes of one file in an archive
 
@@ -50,6 +50,7 @@ class File:
 
 
 def reason_of(error: Exception) -> str:
+    """What an exception says, in one line of at most 200 characters."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0][:200]
 
@@ -59,21 +60,24 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def files_in(path: Path, what: str) -> list[File]:
-    """Files that are no junk, sorted."""
+    """The files of a folder or an archive, sorted, without hidden ones and what macOS adds.
+
+    what: names it in messages. Raises `OptionError` where it is neither, or a file of it would unfold beyond MEMBER.
+    """
     if path.is_dir():
-        found = []
+        files = []
         for p in path.rglob("*"):
             if p.is_file():
                 name = p.relative_to(path).as_posix()
-                found.append(File(name, f"{what}/{name}", functools.partial(_open, p)))
+                files.append(File(name, f"{what}/{name}", functools.partial(_open, p)))
     else:
         archive = _archive(path, what, "a folder or a .zip of .npy or images, .npz or .npy")
-        found = [
+        files = [
             File(info.filename, f"{what}/{info.filename}", functools.partial(archive.open, info))
             for info in archive.infolist()
             if not info.is_dir()
         ]
-    good = [f for f in found if not any(p.startswith((".", "__MACOSX")) for p in PurePosixPath(f.path).parts)]
+    good = [f for f in files if not any(p.startswith((".", "__MACOSX")) for p in PurePosixPath(f.path).parts)]
     return sorted(good, key=lambda f: f.path)
 
 
@@ -92,6 +96,7 @@ def _archive(path: Path, what: str, expected: str) -> zipfile.ZipFile:
 
 
 def load_npy(data: Any, what: str) -> Any:
+    """What `np.load` gives for a path or an open file, without objects. Raises `OptionError` naming `what`."""
     try:
         return np.load(data, allow_pickle=False)
     except Exception as e:  # whatever a broken file makes numpy raise
@@ -108,8 +113,9 @@ def load_npz(path: Path, what: str) -> dict[str, Array]:
             raise OptionError(f"{what}: cannot be read as a numpy archive ({reason_of(e)})") from e
 
 
-TEXT = (".txt", ".tsv", ".csv", ".json", ".jsonl", ".md")
+TEXT_SUFFIXES = (".txt", ".tsv", ".csv", ".json", ".jsonl", ".md")
 
 
 def usable(file: File) -> bool:
-    return file.path.lower().endswith((".npy", *IMAGES))
+    """Whether a file can be a sample by its suffix: an image, or a .npy."""
+    return file.path.lower().endswith((".npy", *IMAGE_SUFFIXES))

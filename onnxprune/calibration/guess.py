@@ -39,8 +39,8 @@ def guess(model: Model, info: onnx.ValueInfoProto) -> str:
     if info.type.tensor_type.elem_type in (TensorProto.UINT8, TensorProto.INT8):
         return "raw"
     nodes = list(walk_all(model.proto.graph, opsets(model.proto)))
-    read_by = readers(nodes)
-    first = _first(model, info.name, read_by)
+    readers_of = readers(nodes)
+    first = _first(model, info.name, readers_of)
     if first is None:
         return "unit"
     if first.op in INSIDE:
@@ -52,7 +52,7 @@ def guess(model: Model, info: onnx.ValueInfoProto) -> str:
     w = w.reshape(len(w), -1, axes[1], *w.shape[2:]).sum(1)  # of space to depth: neighbouring pixels are alike
     if not np.abs(w).max():
         return "imagenet"
-    norm = next((n for n in read_by.get(first.key, []) if n.op == "BatchNormalization"), None)
+    norm = next((n for n in readers_of.get(first.key, []) if n.op == "BatchNormalization"), None)
     bias = model.weights.get(first.input(2)) if len(first.inputs) > 2 else None
     if norm is not None and norm.input(3) in model.weights and norm.input(4) in model.weights:
         mean, var = (np.asarray(model.weights[norm.input(k)], np.float64) for k in (3, 4))
@@ -60,25 +60,25 @@ def guess(model: Model, info: onnx.ValueInfoProto) -> str:
     return _by_deviation(w, np.zeros(len(w)) if bias is None else np.asarray(bias, np.float64))
 
 
-def _first(model: Model, name: str, read_by: dict[str, list[Node]]) -> Node | None:
+def _first(model: Model, name: str, readers_of: dict[str, list[Node]]) -> Node | None:
     """The first convolution of an input, or the operator that normalises it inside the model."""
     front = [name]
     for _ in range(STEPS):
-        found = [n for at in front for n in read_by.get(at, [])]
-        for node in found:
+        nodes = [n for at in front for n in readers_of.get(at, [])]
+        for node in nodes:
             if node.op in INSIDE and (len(node.inputs) == 1 or any(i in model.weights for i in node.inputs)):
                 return node
             if node.op.split("::")[-1] in ("Conv", "FusedConv"):
                 return node
-        front = list(dict.fromkeys(o for n in found if n.op in THROUGH for o in n.outputs))
+        front = list(dict.fromkeys(o for n in nodes if n.op in THROUGH for o in n.outputs))
     return None
 
 
-def _weight(model: Model, name: str, made_by: dict[str, Node]) -> Array | None:
+def _weight(model: Model, name: str, maker_of: dict[str, Node]) -> Array | None:
     """A weight as float64, also a quantised one `(q - zero) * scale`."""
     if name in model.weights:
         return np.asarray(model.weights[name], np.float64)
-    node = made_by.get(name)
+    node = maker_of.get(name)
     if node is None or node.op != "DequantizeLinear" or not all(i in model.weights for i in node.inputs if i):
         return None
     q, scale, *zero = (np.asarray(model.weights[i], np.float64) for i in node.inputs if i)

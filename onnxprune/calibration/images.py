@@ -40,7 +40,7 @@ CACHED = 256 << 20  # bytes of pixels that are kept in memory
 
 
 @dataclass(frozen=True)
-class Format:
+class ImageFormat:
     """How one model takes images; `description` and `fitting` (of files to the input's size) are for the report."""
 
     height: int
@@ -80,81 +80,82 @@ class Format:
         return out[None] if self.batched else out
 
 
-def sizing(info: onnx.ValueInfoProto, how: Preprocess) -> tuple[str, ...]:
+def sizing(info: onnx.ValueInfoProto, preprocess: Preprocess) -> tuple[str, ...]:
     """Fields of `Preprocess` that say the size of images where the input leaves it open; none where it does not."""
-    axes = image_axes(info, how.layout)
+    axes = image_axes(info, preprocess.layout)
     if axes is None or None not in axes[2:]:
         return ()
-    return ("crop",) if how.crop else ("image_size",)
+    return ("crop",) if preprocess.crop else ("image_size",)
 
 
 def image_format(
-    model: Model, info: onnx.ValueInfoProto, how: Preprocess, size: tuple[int, int] | None = None
-) -> Format:
+    model: Model, info: onnx.ValueInfoProto, preprocess: Preprocess, size: tuple[int, int] | None = None
+) -> ImageFormat:
     """How the input takes images. size: (height, width) where model and user leave it open.
 
     Raises `OptionError` where it takes none, or not as the user says.
     """
-    _check(how)
-    axes = image_axes(info, how.layout)
+    _check(preprocess)
+    axes = image_axes(info, preprocess.layout)
     if axes is None:
         shown = ", ".join("?" if d is None else str(d) for d in dims_of(info))
         raise OptionError(
             f"input {info.name} of shape ({shown}) takes no images of 1, 3 or 4 channels"
-            + (f" in layout {how.layout}" if how.layout != "auto" else "")
+            + (f" in layout {preprocess.layout}" if preprocess.layout != "auto" else "")
             + "; give arrays (.npz), or say --layout NCHW or NHWC"
         )
     layout, channels, height, width = axes
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
-    said = how.crop or how.image_size
-    h, w = height or said or (size or (SIDE, SIDE))[0], width or said or (size or (SIDE, SIDE))[1]
-    name = how.preset if how.says_values else guess(model, info)
+    stated = preprocess.crop or preprocess.image_size
+    h, w = height or stated or (size or (SIDE, SIDE))[0], width or stated or (size or (SIDE, SIDE))[1]
+    name = preprocess.preset if preprocess.says_values else guess(model, info)
     base = PRESETS[name or "raw"]
-    order = base.order if how.channel_order == "auto" else how.channel_order
+    order = base.order if preprocess.channel_order == "auto" else preprocess.channel_order
     turn = -1 if order != base.order else 1  # a preset's figures belong to its colours
-    scale = base.scale if how.scale is None else how.scale
-    mean = base.mean[::turn] if how.mean is None else how.mean
-    std = base.std[::turn] if how.std is None else how.std
-    for flag, given in (("--mean", how.mean), ("--std", how.std)):
+    scale = base.scale if preprocess.scale is None else preprocess.scale
+    mean = base.mean[::turn] if preprocess.mean is None else preprocess.mean
+    std = base.std[::turn] if preprocess.std is None else preprocess.std
+    for flag, given in (("--mean", preprocess.mean), ("--std", preprocess.std)):
         if given is not None and len(given) not in (1, channels):
             raise OptionError(f"{flag} {_numbers(given)}: expected 1 or {channels} numbers, one per channel")
-    crop = (how.crop, how.crop) if how.crop else (h, w)
-    resize = how.image_size or round(max(crop) / CENTRE)
+    crop = (preprocess.crop, preprocess.crop) if preprocess.crop else (h, w)
+    resize = preprocess.image_size or round(max(crop) / CENTRE)
     if resize < max(crop):
         way = f"give {max(crop)} or more, or a smaller --crop"
         raise OptionError(f"--image-size {resize}: smaller than the crop of {max(crop)} pixels; {way}")
     mean, std = (tuple(per_channel(v, channels).tolist()) for v in (mean, std))
     most = min(1e19, float(np.finfo(dtype).max)) if dtype.kind == "f" else np.inf  # squares of more overflow float32
     if np.abs((np.array([[0.0], [255.0]]) * scale - mean) / std).max() > most:
-        made = _formula(scale, mean, std)
-        raise OptionError(f"--scale, --mean and --std: {made} of pixels leaves what squares of {dtype} can hold")
+        formula = _formula(scale, mean, std)
+        raise OptionError(f"--scale, --mean and --std: {formula} of pixels leaves what squares of {dtype} can hold")
     values = {"u": "pixels 0 to 255", "i": "pixels - 128"}.get(dtype.kind) or _formula(scale, mean, std)
     description = f"{h}x{w} {order if channels > 1 else 'grey'}, {layout}, {values}"
-    if (height is None or width is None) and not said and size is None:
+    if (height is None or width is None) and not stated and size is None:
         description += ", the size is open in the model (--image-size says it)"
-    if not how.says_values and dtype.kind == "f":
+    if not preprocess.says_values and dtype.kind == "f":
         description += f", normalisation guessed: {name} (give --mean/--std/--scale or a --preset to be sure)"
     fitting = f"shorter side to {resize}, crop {crop[0]}x{crop[1]}"
     batch = (dims_of(info)[0] or 1) if layout.startswith("N") else 1
-    return Format(
+    return ImageFormat(
         h, w, channels, layout, batch, dtype, scale, np.array(mean, np.float32), np.array(std, np.float32), order,
         resize, crop, description, fitting,
     )  # fmt: skip
 
 
-def _check(how: Preprocess) -> None:
+def _check(preprocess: Preprocess) -> None:
     """Raise `OptionError` for values that make no sense for any model."""
-    if how.preset is not None and how.preset not in PRESETS:
-        raise OptionError(f"--preset {how.preset}: unknown; choose one of {', '.join(PRESETS)}")
+    if preprocess.preset is not None and preprocess.preset not in PRESETS:
+        raise OptionError(f"--preset {preprocess.preset}: unknown; choose one of {', '.join(PRESETS)}")
     for field, choices in CHOICES.items():
-        if getattr(how, field) not in choices:
+        if getattr(preprocess, field) not in choices:
             raise OptionError(
-                f"--{field.replace('_', '-')} {getattr(how, field)}: unknown; choose one of {', '.join(choices)}"
+                f"--{field.replace('_', '-')} {getattr(preprocess, field)}: unknown; choose one of {', '.join(choices)}"
             )
-    for flag, size in (("--image-size", how.image_size), ("--crop", how.crop)):
+    for flag, size in (("--image-size", preprocess.image_size), ("--crop", preprocess.crop)):
         if size is not None and size < 1:
             raise OptionError(f"{flag} {size}: must be 1 or more")
-    numbers = (("--mean", how.mean), ("--std", how.std), ("--scale", None if how.scale is None else (how.scale,)))
+    scale = None if preprocess.scale is None else (preprocess.scale,)
+    numbers = (("--mean", preprocess.mean), ("--std", preprocess.std), ("--scale", scale))
     for flag, values in numbers:
         if values is not None and not np.isfinite(values).all():
             raise OptionError(f"{flag} {_numbers(values)}: must be finite")
@@ -187,7 +188,7 @@ def _strict(category: type[Warning]) -> Iterator[None]:
         yield
 
 
-def decode(data: bytes, name: str, form: Format, rng: np.random.Generator | None) -> Array:
+def decode_image(data: bytes, name: str, form: ImageFormat, rng: np.random.Generator | None) -> Array:
     """One image file as uint8 `(h, w, channels)`; rng: for a random crop and flip. Raises `OptionError`."""
     try:
         from PIL import Image
@@ -223,17 +224,12 @@ def decode(data: bytes, name: str, form: Format, rng: np.random.Generator | None
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Guessing
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 __all__ = [
     "CACHED",
     "PRESETS",
-    "Format",
+    "ImageFormat",
     "Preprocess",
-    "decode",
+    "decode_image",
     "guess",
     "image_axes",
     "image_format",

@@ -43,36 +43,39 @@ def classes_of(paths: Sequence[str]) -> list[int] | None:
     return [value[f[-1]] for f in folders]
 
 
-def labelled(found: Samples, labels: Any, option: str) -> Samples:
-    """The same samples with labels from a file or an array."""
+def labelled(samples: Samples, labels: Any, option: str) -> Samples:
+    """The same samples with labels from a file or an array; option: what the samples were given as, for messages.
+
+    Raises `OptionError` where a label is missing or they do not fit.
+    """
     if isinstance(labels, (str, os.PathLike)):
         what = f"--labels {labels}"
         values, named = _read_labels(Path(labels), what)
     else:
         what, values, named = f"{option}: labels", np.asarray(labels), None
     if named is not None:
-        if not found.names:
+        if not samples.names:
             raise OptionError(f"{what}: names files, but {option} holds none; give one label per line")
-        paths = [found.names[i] for i in found.chosen]
+        paths = [samples.names[i] for i in samples.chosen]
         each = [named.get(p, named.get(PurePosixPath(p).name)) for p in paths]
         missing = [p for p, v in zip(paths, each, strict=True) if v is None]
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise OptionError(f"{what}: no label for {', '.join(missing[:3])}{more}")
         values = np.array(each)
-    files = len(set(found.names))
-    if found.augmented and values.shape == (files,):
-        values = values[[i % files for i in found.chosen]]  # images repeat with other crops
-    fitting = fitting_labels(values, found)
+    files = len(set(samples.names))
+    if samples.augmented and values.shape == (files,):
+        values = values[[i % files for i in samples.chosen]]  # images repeat with other crops
+    fitting = fitting_labels(values, samples)
     if isinstance(fitting, str):
         raise OptionError(f"{what}: {fitting}")
-    return replace(found, labels=fitting, misfit="")
+    return replace(samples, labels=fitting, misfit="")
 
 
-def fitting_labels(values: Array, found: Samples) -> Array | str:
+def fitting_labels(values: Array, samples: Samples) -> Array | str:
     """int64 labels of the samples, `(count,)` or of tokens `(count, tokens)`; or what is wrong with them."""
-    count, shape = found.count, values.shape
-    tokens = _token_shape(found, shape) if len(shape) == 2 and values.dtype.kind in "iu" else None
+    count, shape = samples.count, values.shape
+    tokens = _token_shape(samples, shape) if len(shape) == 2 and values.dtype.kind in "iu" else None
     if values.size == count:
         values = values.reshape(-1)
     elif not shape or shape[0] != count:
@@ -92,11 +95,11 @@ def fitting_labels(values: Array, found: Samples) -> Array | str:
     return values.astype(np.int64)
 
 
-def _token_shape(found: Samples, shape: Sequence[int]) -> tuple[int, int] | None:
+def _token_shape(samples: Samples, shape: Sequence[int]) -> tuple[int, int] | None:
     """(samples, tokens) of an integer input, of one with such a shape if there is one; None where there is no other."""
-    widths = [v.shape[-1] for v in found.feeds([0]).values() if v.dtype.kind in "iu" and v.ndim and v.shape[-1] > 1]
+    widths = [v.shape[-1] for v in samples.feeds([0]).values() if v.dtype.kind in "iu" and v.ndim and v.shape[-1] > 1]
     width = shape[1] if shape[1] in widths else next(iter(widths), None)
-    return None if width is None else (found.count, width)
+    return None if width is None else (samples.count, width)
 
 
 def _read_labels(path: Path, what: str) -> tuple[Array, dict[str, Any] | None]:

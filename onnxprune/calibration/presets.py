@@ -91,13 +91,13 @@ class Preprocess:
         return any(x is not None for x in (self.preset, self.mean, self.std, self.scale))
 
 
-TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.INT8, TensorProto.DOUBLE)
+IMAGE_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.INT8, TensorProto.DOUBLE)
 
 
 def image_axes(info: onnx.ValueInfoProto, layout: str = "auto") -> tuple[str, int, int | None, int | None] | None:
     """(layout, channels, height, width) of an input that may hold images, None for any other; sizes may be unknown."""
     dims = dims_of(info)
-    if info.type.tensor_type.elem_type not in TYPES or len(dims) not in (3, 4):
+    if info.type.tensor_type.elem_type not in IMAGE_TYPES or len(dims) not in (3, 4):
         return None
     if len(dims) == 4 and dims[0] == 0:
         return None
@@ -120,11 +120,14 @@ def looks_like_image(info: onnx.ValueInfoProto) -> bool:
 
 
 def dims_of(info: onnx.ValueInfoProto) -> list[int | None]:
+    """Declared sizes of an input's axes, None for dynamic ones; [] where the rank is unknown."""
     t = info.type.tensor_type
     return [d.dim_value if fixed(d) else None for d in t.shape.dim] if t.HasField("shape") else []
 
 
 def per_channel(values: tuple[float, ...], channels: int) -> Array:
+    """A preset's figures for so many channels, float32 `(1,)` or `(channels,)`: the mean of colours for grey, the last
+    once more for transparency."""
     v: Array = np.array(values, np.float32)
     if len(v) == channels or len(v) == 1:
         return v

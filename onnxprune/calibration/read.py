@@ -14,16 +14,16 @@ import numpy as np
 import onnx
 
 from onnxprune.calibration.arrays import (
+    describe_arrays,
+    digest_of,
     from_arrays,
     from_python,
-    hashed,
-    held,
     taker_of,
-    told,
+    uses_of_arrays,
 )
 from onnxprune.calibration.files import (
-    IMAGES,
-    TEXT,
+    IMAGE_SUFFIXES,
+    TEXT_SUFFIXES,
     File,
     Like,
     files_in,
@@ -31,7 +31,7 @@ from onnxprune.calibration.files import (
     load_npz,
     usable,
 )
-from onnxprune.calibration.images import CACHED, Format, decode, image_format, sizing
+from onnxprune.calibration.images import CACHED, ImageFormat, decode_image, image_format, sizing
 from onnxprune.calibration.labels import (
     classes_of,
     labelled,
@@ -78,32 +78,32 @@ def read(
     inputs = graph_inputs(model)
     if not inputs:
         raise OptionError(f"{option}: the model has no inputs to feed")
-    how = preprocess or Preprocess()
+    preprocess = preprocess or Preprocess()
     if isinstance(source, Samples):
-        found = source
+        data = source
     elif isinstance(source, str) and source == "synthetic":
         from onnxprune.calibration.synthetic import synthetic  # which makes samples
 
-        found = synthetic(model, shapes or {}, how, samples or MADE_UP, seed)
+        data = synthetic(model, shapes or {}, preprocess, samples or MADE_UP, seed)
     elif isinstance(source, (str, os.PathLike)):
-        found = _from_path(Path(source), model, inputs, how, augment, seed, samples, option)
+        data = _from_path(Path(source), model, inputs, preprocess, augment, seed, samples, option)
     else:
-        found = from_python(source, model, inputs, how, option)
-    if augment and not found.augmented:
-        raise OptionError(f"--augment crops and flips images in files; {found.holds or f'{option} holds none'}")
-    if not found.count:
+        data = from_python(source, model, inputs, preprocess, option)
+    if augment and not data.augmented:
+        raise OptionError(f"--augment crops and flips images in files; {data.holds or f'{option} holds none'}")
+    if not data.count:
         shown = f" {source}" if isinstance(source, (str, os.PathLike)) else ""
         raise OptionError(f"{option}{shown}: there is no sample in it")
     if labels is not None:
-        found = labelled(found, labels, option)
-    if samples is None or samples >= found.count:
-        return found
-    out = found.take(spread(found.count, samples))
-    return replace(out, description=f"{out.count} of {found.description}")
+        data = labelled(data, labels, option)
+    if samples is None or samples >= data.count:
+        return data
+    out = data.take(spread(data.count, samples))
+    return replace(out, description=f"{out.count} of {data.description}")
 
 
 def _from_path(
-    path: Path, model: Model, inputs: Sequence[onnx.ValueInfoProto], how: Preprocess, augment: bool, seed: int,
+    path: Path, model: Model, inputs: Sequence[onnx.ValueInfoProto], preprocess: Preprocess, augment: bool, seed: int,
     samples: int | None, option: str,
 ) -> Samples:  # fmt: skip
     what, shown = f"{option} {path}", str(path)
@@ -111,35 +111,35 @@ def _from_path(
         raise OptionError(f"{what}: there is no such file or folder")
     suffix = path.suffix.lower()
     if path.is_file() and suffix == ".npz":
-        return from_arrays(load_npz(path, what), model, inputs, how, what, shown, option)
+        return from_arrays(load_npz(path, what), model, inputs, preprocess, what, shown, option)
     if path.is_file() and suffix == ".npy":
         if len(inputs) > 1:
             raise OptionError(f"{what}: one array, but the model has {len(inputs)} inputs; give a .npz")
         arrays = {inputs[0].name: np.asarray(load_npy(path, what))}
-        return from_arrays(arrays, model, inputs, how, what, shown, option)
-    if path.is_file() and suffix in TEXT:
+        return from_arrays(arrays, model, inputs, preprocess, what, shown, option)
+    if path.is_file() and suffix in TEXT_SUFFIXES:
         ids = ", ".join(i.name for i in inputs)
         raise OptionError(
             f"{what}: text is for the tokenizer of the model, which onnxprune lacks; give what it makes of the text, "
             f"a .npz with one array of token ids per input ({ids})"
         )
     files = files_in(path, what)
-    if any(PurePosixPath(f.path).suffix.lower() in TEXT for f in files) and not any(map(usable, files)):
+    if any(PurePosixPath(f.path).suffix.lower() in TEXT_SUFFIXES for f in files) and not any(map(usable, files)):
         raise OptionError(f"{what}: holds text; tokenize it, and give token ids as .npz with one array per input")
-    images = [f for f in files if PurePosixPath(f.path).suffix.lower() in IMAGES]
+    images = [f for f in files if PurePosixPath(f.path).suffix.lower() in IMAGE_SUFFIXES]
     tables = [f for f in files if f.path.lower().endswith(".npy")]
     if images and tables:
         raise OptionError(f"{what}: holds images and .npy files; keep one kind")
     if images:
-        return _from_images(images, model, inputs, how, augment, seed, samples, what, shown, option)
+        return _from_images(images, model, inputs, preprocess, augment, seed, samples, what, shown, option)
     if tables:
-        return _from_npys(tables, model, inputs, how, what, shown, option)
-    raise OptionError(f"{what}: holds no image ({', '.join(IMAGES)}) and no .npy file")
+        return _from_npys(tables, model, inputs, preprocess, what, shown, option)
+    raise OptionError(f"{what}: holds no image ({', '.join(IMAGE_SUFFIXES)}) and no .npy file")
 
 
 def _from_npys(
-    files: Sequence[File], model: Model, inputs: Sequence[onnx.ValueInfoProto], how: Preprocess, what: str, shown: str,
-    option: str,
+    files: Sequence[File], model: Model, inputs: Sequence[onnx.ValueInfoProto], preprocess: Preprocess, what: str,
+    shown: str, option: str,
 ) -> Samples:  # fmt: skip
     """One file per sample; of several inputs in a sub-folder each."""
     by_input: dict[str, list[File]] = {}
@@ -148,15 +148,15 @@ def _from_npys(
         by_input.setdefault(name, []).append(f)
     names = [i.name for i in inputs]
     if set(by_input) != set(names):
-        found = ", ".join(name or "no sub-folder" for name in by_input)
-        raise OptionError(f"{what}: expected a sub-folder of .npy per input ({', '.join(names)}), found {found}")
+        folders = ", ".join(name or "no sub-folder" for name in by_input)
+        raise OptionError(f"{what}: expected a sub-folder of .npy per input ({', '.join(names)}), found {folders}")
     counts = {name: len(by_input[name]) for name in names}
     if len(set(counts.values())) > 1:
         each = ", ".join(f"{count} of {name}" for name, count in counts.items())
         raise OptionError(f"{what}: inputs have different numbers of samples: {each}; give as many files of each")
     columns = [by_input[name] for name in names]
     likes = [[f.like() for f in fs] for fs in columns]
-    takers = [taker_of(model, info, how, each, what) for info, each in zip(inputs, likes, strict=True)]
+    takers = [taker_of(model, info, preprocess, each, what) for info, each in zip(inputs, likes, strict=True)]
 
     def load(i: int) -> Feeds:
         return {
@@ -165,9 +165,9 @@ def _from_npys(
         }
 
     count = len(columns[0])
-    uses, holds = held(takers, (dtype for each in likes for _, dtype in each), option)
+    uses, holds = uses_of_arrays(takers, (dtype for each in likes for _, dtype in each), option)
     return Samples(
-        load, tuple(range(count)), told(takers, count, shown), lambda i: hashed(load(i)), None,
+        load, tuple(range(count)), describe_arrays(takers, count, shown), lambda i: digest_of(load(i)), None,
         stackable(inputs) and all(_single(each, info) for each, info in zip(likes, inputs, strict=True)), count,
         tuple(f.path for f in columns[0]), uses=uses, holds=holds,
     )  # fmt: skip
@@ -175,15 +175,15 @@ def _from_npys(
 
 def _single(files: Sequence[Like], info: onnx.ValueInfoProto) -> bool:
     """Whether every file holds one row, all of the same shape."""
-    wanted = shape_of(info) or []
-    rows = {shape[1:] if len(shape) == len(wanted) and shape[0] == 1 else shape for shape, _ in files}
-    return len(rows) == 1 and {len(r) for r in rows} == {len(wanted) - 1}
+    expected = shape_of(info) or []
+    rows = {shape[1:] if len(shape) == len(expected) and shape[0] == 1 else shape for shape, _ in files}
+    return len(rows) == 1 and {len(r) for r in rows} == {len(expected) - 1}
 
 
 class _Images:
     """Decodes images on demand and keeps some."""
 
-    def __init__(self, files: Sequence[File], name: str, form: Format, augment: bool, seed: int) -> None:
+    def __init__(self, files: Sequence[File], name: str, form: ImageFormat, augment: bool, seed: int) -> None:
         self.files, self.name, self.form, self.augment, self.seed = files, name, form, augment, seed
         self.kept: dict[int, Array] = {}
         self.bytes = 0
@@ -198,7 +198,7 @@ class _Images:
         if pixels is None:
             f = self.files[i % len(self.files)]
             rng = np.random.default_rng([self.seed, i]) if self.augment else None
-            pixels = decode(f.read(), f.shown, self.form, rng)
+            pixels = decode_image(f.read(), f.shown, self.form, rng)
             if self.bytes + pixels.nbytes <= CACHED:
                 self.kept[i] = pixels
                 self.bytes += pixels.nbytes
@@ -206,20 +206,20 @@ class _Images:
 
     def fingerprint(self, i: int) -> bytes:
         """Of the files of one sample and of what is done to them."""
-        how = f"{self.form.fitting} {self.form.description} {(self.seed, i) if self.augment else ''}"
-        digest = hashlib.sha256(how.encode())
+        treatment = f"{self.form.fitting} {self.form.description} {(self.seed, i) if self.augment else ''}"
+        digest = hashlib.sha256(treatment.encode())
         for k in range(i * self.form.batch, (i + 1) * self.form.batch):
             digest.update(hashlib.sha256(self.files[k % len(self.files)].read()).digest())
         return digest.digest()
 
 
 def _from_images(
-    files: Sequence[File], model: Model, inputs: Sequence[onnx.ValueInfoProto], how: Preprocess, augment: bool,
+    files: Sequence[File], model: Model, inputs: Sequence[onnx.ValueInfoProto], preprocess: Preprocess, augment: bool,
     seed: int, samples: int | None, what: str, shown: str, option: str,
 ) -> Samples:  # fmt: skip
     if len(inputs) != 1:
         raise OptionError(f"{what}: images are for models of one input, this one has {len(inputs)}; give a .npz")
-    form = image_format(model, inputs[0], how)
+    form = image_format(model, inputs[0], preprocess)
     load = _Images(files, inputs[0].name, form, augment, seed)
     count = len(files) // form.batch
     if augment:
@@ -232,10 +232,10 @@ def _from_images(
     names = tuple(f.path for f in repeated) if form.batch == 1 else ()
     classes = classes_of([f.path for f in repeated]) if form.batch == 1 else None
     labels = None if classes is None else np.array(classes, np.int64)
-    said = sizing(inputs[0], how) if augment else ("image_size", "crop")
+    sizes = sizing(inputs[0], preprocess) if augment else ("image_size", "crop")
     kind = "images" if form.dtype.kind not in "iu" else f"images for an input of {form.dtype}, which takes pixels"
     return Samples(
         load, tuple(range(count)), description, load.fingerprint, labels, form.batched and stackable(inputs), count,
-        names, augment, uses_of(form, said) | ({"augment"} if augment else set()),
+        names, augment, uses_of(form, sizes) | ({"augment"} if augment else set()),
         f"{option} holds {kind}{', cut at random' if augment else ''}{', in grey' if form.channels < 3 else ''}",
     )  # fmt: skip

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import onnx
 
-from onnxprune.calibration.images import Format
+from onnxprune.calibration.images import ImageFormat
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array
@@ -19,7 +19,7 @@ from onnxprune.graph.shapes import fixed
 from onnxprune.runtime.session import Feeds
 
 MADE_UP = 256  # samples where nobody says how many
-LARGEST = float(np.finfo(np.float32).max)
+MAX_SQUARES = float(np.finfo(np.float32).max)
 
 
 class _Watch:
@@ -35,8 +35,8 @@ class _Watch:
             return
         for name, x in feeds.items():
             self.sums[name] = self.sums.get(name, 0.0) + squares(x)
-            if self.sums[name] > LARGEST:
-                raise OptionError(f"{what}: sample {i}: {too_large(f'input {name}', x)}")
+            if self.sums[name] > MAX_SQUARES:
+                raise OptionError(f"{what}: sample {i}: {overflow_message(f'input {name}', x)}")
         self.seen.add(i)
 
 
@@ -98,7 +98,7 @@ class Samples:
             yield self.feeds(range(start, min(start + size, self.count)))
 
     def take(self, indices: Sequence[int]) -> Samples:
-        """Some of the samples."""
+        """The samples at some indices, with their labels."""
         labels = None if self.labels is None else self.labels[list(indices)]
         return replace(self, chosen=tuple(self.chosen[i] for i in indices), labels=labels)
 
@@ -121,9 +121,9 @@ def spread(total: int, count: int | None) -> list[int]:
 # Options that say how images are read
 # ---------------------------------------------------------------------------------------------------------------------
 
-VALUES = ("preset", "mean", "std", "scale")  # how pixels become numbers
+VALUE_FIELDS = ("preset", "mean", "std", "scale")  # how pixels become numbers
 PURPOSES = {
-    **dict.fromkeys(VALUES, "it is for images in files and uint8 pixels that a floating input takes"),
+    **dict.fromkeys(VALUE_FIELDS, "it is for images in files and uint8 pixels that a floating input takes"),
     "channel_order": "it is for images in files and uint8 pixels in colour",
     "layout": "it says which axes of an input are those of an image, for images in files and uint8 pixels",
     "image_size": "it is for images in files of another size than the input",
@@ -131,27 +131,27 @@ PURPOSES = {
 }
 
 
-def uses_of(form: Format, sizes: Iterable[str] = ()) -> frozenset[str]:
+def uses_of(form: ImageFormat, sizes: Iterable[str] = ()) -> frozenset[str]:
     """Fields of `Preprocess` that have a say in images of a format; sizes: those of them that say the size."""
-    values = () if form.dtype.kind in "iu" else VALUES
+    values = () if form.dtype.kind in "iu" else VALUE_FIELDS
     order = ("channel_order",) if form.channels >= 3 else ()
     return frozenset(("layout", *values, *order, *sizes))
 
 
-def unused(how: Preprocess, *sources: Samples | None) -> str:
+def unused(preprocess: Preprocess, *sources: Samples | None) -> str:
     """One line on an option of images that none of the sources has a use for; "" where there is no such option.
 
     sources: everything that was read with these options.
     """
     read_from = [s for s in sources if s is not None]
     known = frozenset[str]().union(*(s.uses for s in read_from))
-    for f in fields(how):
-        value = getattr(how, f.name)
+    for f in fields(preprocess):
+        value = getattr(preprocess, f.name)
         if f.name in PURPOSES and f.name not in known and value != f.default:
-            held = dict.fromkeys(s.holds or s.description for s in read_from)
+            contents = dict.fromkeys(s.holds or s.description for s in read_from)
             shown = ",".join(f"{v:g}" for v in value) if isinstance(value, (tuple, list)) else value
             option = f"--{f.name.replace('_', '-')} {shown}"
-            return f"{option}: {'; '.join(held) or 'no samples are read'}; {PURPOSES[f.name]}"
+            return f"{option}: {'; '.join(contents) or 'no samples are read'}; {PURPOSES[f.name]}"
     return ""
 
 
@@ -161,6 +161,7 @@ def unused(how: Preprocess, *sources: Samples | None) -> str:
 
 
 def shape_of(info: onnx.ValueInfoProto) -> list[int | None] | None:
+    """Declared sizes of an input's axes, None for dynamic ones; None where the rank is unknown."""
     t = info.type.tensor_type
     return [d.dim_value if fixed(d) else None for d in t.shape.dim] if t.HasField("shape") else None
 
@@ -171,6 +172,7 @@ def stackable(inputs: Sequence[onnx.ValueInfoProto]) -> bool:
 
 
 def shown_shape(shape: Iterable[int | None]) -> str:
+    """A shape for messages: `(?, 3, 224, 224)`."""
     return "(" + ", ".join("?" if d is None else str(d) for d in shape) + ")"
 
 
@@ -190,16 +192,7 @@ def _largest(x: Array) -> float:
     return max(float(x.max()), -float(x.min()))
 
 
-def too_large(name: str, x: Array) -> str:
+def overflow_message(name: str, x: Array) -> str:
+    """What to say of an array whose squares leave float32."""
     way = "scale the data, or leave such samples out"
     return f"{name} holds values up to {_largest(x):.3g}, whose squares overflow float32; {way}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Labels
-# ---------------------------------------------------------------------------------------------------------------------

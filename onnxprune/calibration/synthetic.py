@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
-from onnxprune.calibration.images import CACHED, Format, image_format, sizing
+from onnxprune.calibration.images import CACHED, ImageFormat, image_format, sizing
 from onnxprune.calibration.leaves import (
     TEXTURES,
     averaged,
@@ -23,7 +23,7 @@ from onnxprune.calibration.leaves import (
 )
 from onnxprune.calibration.presets import Preprocess, image_axes, looks_like_image
 from onnxprune.calibration.samples import Samples, stackable, uses_of
-from onnxprune.graph.arrays import Array
+from onnxprune.graph.arrays import FLOAT_TYPES, Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs, infer
 from onnxprune.runtime.feeds import random_feeds
@@ -79,24 +79,26 @@ def synthetic(
     kinds = [f"made-up images (dead leaves), {form.description}" for form in formats]
     description = "; ".join(kinds + ["made-up inputs (coloured noise)"] * bool(others))
     fingerprint = f"{description} {sorted(shapes_by_input.items())} {seed}".encode()
-    said = {name for i in inputs if i.name in pictures for name in sizing(i, preprocess)}
+    sizes = {name for i in inputs if i.name in pictures for name in sizing(i, preprocess)}
     kind = f"images of {' and '.join(sorted({str(f.dtype) for f in formats}))}" if formats else "noise, no images"
     return Samples(
         load, tuple(range(count)), f"{count} {description}", lambda i: fingerprint + str(i).encode(), None,
-        stackable(inputs), count, uses=frozenset[str]().union(*(uses_of(form, said) for form in formats)),
+        stackable(inputs), count, uses=frozenset[str]().union(*(uses_of(form, sizes) for form in formats)),
         holds=f"the samples are made up, {kind}",
     )  # fmt: skip
 
 
-def _size(info: onnx.ValueInfoProto, how: Preprocess, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+def _size(
+    info: onnx.ValueInfoProto, preprocess: Preprocess, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[int, int] | None:
     """(height, width) of the shape asked for, if there is one."""
-    axes, shape = image_axes(info, how.layout), shapes.get(info.name)
+    axes, shape = image_axes(info, preprocess.layout), shapes.get(info.name)
     if axes is None or shape is None:
         return None
     return (shape[-2], shape[-1]) if axes[0].endswith("CHW") else (shape[-3], shape[-2])
 
 
-def _pictures(form: Format, seed: int) -> tuple[Format, Callable[[int], Array]]:
+def _pictures(form: ImageFormat, seed: int) -> tuple[ImageFormat, Callable[[int], Array]]:
     """Index -> the images of one run, normalised."""
     fine = fineness((form.height, form.width))
     shape = (form.height * fine, form.width * fine)
@@ -114,12 +116,12 @@ def _pictures(form: Format, seed: int) -> tuple[Format, Callable[[int], Array]]:
         return np.asarray(np.rint(x), np.uint8)
 
     def picture(i: int) -> Array:
-        found = kept.get(i)
-        if found is None:
-            found = np.stack([pixels(i * form.batch + k) for k in range(form.batch)])
-            if (len(kept) + 1) * found.nbytes <= CACHED:
-                kept[i] = found
-        return np.concatenate([form.normalise(x) for x in found])
+        images = kept.get(i)
+        if images is None:
+            images = np.stack([pixels(i * form.batch + k) for k in range(form.batch)])
+            if (len(kept) + 1) * images.nbytes <= CACHED:
+                kept[i] = images
+        return np.concatenate([form.normalise(x) for x in images])
 
     return form, picture
 
@@ -137,14 +139,12 @@ def _noise(
         feeds = random_feeds(model, shapes, concrete, seed=seed + i)
         rng = np.random.default_rng([seed, 3, i])
         for info in inputs:
-            if info.type.tensor_type.elem_type in FLOATS:
+            if info.type.tensor_type.elem_type in FLOAT_TYPES:
                 dtype = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
                 feeds[info.name] = coloured(feeds[info.name].shape, rng).astype(dtype)
         return feeds
 
     return load
 
-
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 __all__ = ["coloured", "dead_leaves", "looks_like_image", "pink", "synthetic"]

@@ -29,6 +29,7 @@ DTYPES = {c: helper.tensor_dtype_to_np_dtype(c) for c in TensorProto.DataType.va
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _SUBBYTE = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 BITS = {c: _SUBBYTE.get(TensorProto.DataType.Name(c), 8 * d.itemsize) for c, d in DTYPES.items()}  # of one value
+FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 

@@ -353,11 +353,11 @@ def _load(
     for o, rank in zip(outs, ranks, strict=True):
         sized = isinstance(results[rank.output[0]].shape[0], int)
         shape = tuple(d if isinstance(d, int) else None for d in results[o].shape) if sized else None
-        outputs[o] = shape, TYPES.get(results[o].type, onnx.TensorProto.UNDEFINED)
+        outputs[o] = shape, ORT_TYPES.get(results[o].type, onnx.TensorProto.UNDEFINED)
     return session, outputs
 
 
-TYPES = {  # of onnxruntime -> of onnx
+ORT_TYPES = {  # of onnxruntime -> of onnx
     f"tensor({name.lower()})": code for name, code in onnx.TensorProto.DataType.items()
 }
 

@@ -114,7 +114,7 @@ def losses_of_gates(
     """Change of the outputs by every unit, on a part of the data; of widths of streams, which have no gate, obs."""
     streams = [g for g in groups if g.kind == "hidden"]
     gated = [g for g in groups if g.kind != "hidden"]
-    _, held_out = data.held_out()
+    _, held_out = data.split()
     source = data.runs(held_out)
     names = [o.name for o in analysis.model.proto.graph.output]
     whole = Stream(analysis.model, source, threads=data.threads)

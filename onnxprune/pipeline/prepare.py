@@ -18,7 +18,7 @@ from onnxprune.calibration.calibration import (
     Calibration,
     calibration_of,
     describe,
-    estimate,
+    estimated_seconds,
     scarce,
     takes_images,
 )
@@ -107,7 +107,7 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
     if data is not None:
         notes += scarce(data)
         levels = ALLOCATORS[recipe.allocate].by_levels is not None and recorded is None
-        seconds = estimate(analysis, data, len(groups_of(analysis, options)), levels=levels)
+        seconds = estimated_seconds(analysis, data, len(groups_of(analysis, options)), levels=levels)
         clock.note(f"{describe(data)}; about {seconds:.0f} s{instead(options)}")
     return Setup(options, analysis, analysis.costs(), recorded, spec, data, evaluator, recipe, clock, tuple(notes))
 

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.errors import OptionError, VerificationError
-from onnxprune.graph.arrays import Array
+from onnxprune.graph.arrays import FLOAT_TYPES, Array
 from onnxprune.graph.edit import as_float32
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.messages import one_line
@@ -191,12 +191,9 @@ def probes(analysis: Analysis, keep: Keep) -> dict[str, str]:
 
     def usable(name: str) -> bool:
         whole = all(ids is None or bool(keep[ids].all()) for ids in c.axes(name))
-        return whole and c.shapes.types.get(name) in FLOATS
+        return whole and c.shapes.types.get(name) in FLOAT_TYPES
 
     return before_last_step(analysis.model, usable)
-
-
-FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 
 
 def shrunk(analysis: Analysis, keep: Keep, info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

@@ -96,10 +96,10 @@ def scales_follow(c: Coupling, n: Node) -> None:
     """Scale and zero point of the weight are scalars, or vectors over its outputs."""
     t = TRAITS[n.op]
     for i in t.scales:
-        per_channel(c, n, i, c.axes(n.input(t.weight))[t.outputs])
+        tie_per_channel(c, n, i, c.axes(n.input(t.weight))[t.outputs])
 
 
-def per_channel(c: Coupling, n: Node, i: int, ids: Axis) -> None:
+def tie_per_channel(c: Coupling, n: Node, i: int, ids: Axis) -> None:
     """A scale or zero point that may be a vector over `ids`."""
     if n.input(i):
         for axis in c.axes(n.input(i)):
@@ -255,7 +255,7 @@ def quantized_operand(c: Coupling, n: Node, operand: int, inputs: tuple[int, ...
     axes = c.axes(n.input(operand))
     if len(axes) >= 2:
         for i in inputs:
-            per_channel(c, n, i, axes[axis])
+            tie_per_channel(c, n, i, axes[axis])
 
 
 @rule("Einsum")
