@@ -5,6 +5,8 @@ A new row is covered without a word here; where it needs a value, by one line.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.recipe import DEFAULTS, recipe_of
 from onnxprune.allocation.select import MAX_RATIO
 from onnxprune.cli.command import DECLARED
+from onnxprune.cli.evaluate import evaluate as cli_evaluate
 from onnxprune.evaluation.metrics import DEFAULTS as DEFAULT_METRICS
 from onnxprune.evaluation.metrics import METRICS
 from onnxprune.importance.score import CRITERIA
@@ -30,7 +33,7 @@ from onnxprune.solvers.masks import SOLVERS, Problem, seconds
 from onnxprune.solvers.patterns import Count
 from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
 from onnxprune.sparsity.grow import grown
-from onnxprune.sparsity.options import BEST, BEST_ALLOCATION, EVEN, PLAIN
+from onnxprune.sparsity.options import BEST_ALLOCATION, BEST_SOLVER, EVEN_ALLOCATION, PLAIN_SOLVER
 
 
 def net() -> ModelProto:
@@ -218,8 +221,8 @@ PATTERNS = {"tiles": "block:4x4", "columns": "column", "N:M": "2:4"}
 def test_solvers_are_listed() -> None:
     assert_listed("solver", SOLVERS)
     assert {name: row.help for name, row in SOLVERS.items()} == DECLARED["solver"].choices
-    assert [name for name, row in SOLVERS.items() if not row.needs_data] == [PLAIN]
-    assert f"all but {PLAIN} need --calibration" in DECLARED["solver"].help
+    assert [name for name, row in SOLVERS.items() if not row.needs_data] == [PLAIN_SOLVER]
+    assert f"all but {PLAIN_SOLVER} need --calibration" in DECLARED["solver"].help
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -241,7 +244,9 @@ def test_patterns_of_a_solver(name: str, kind: str) -> None:
     if kind == "N:M" or SOLVERS[name].tiles:
         assert zeros(prune(**asked)) >= 0.4
     else:
-        with pytest.raises(OptionError, match=f"^solver='{name}' removes weights one by one; with .* choose {BEST}$"):
+        with pytest.raises(
+            OptionError, match=f"^solver='{name}' removes weights one by one; with .* choose {BEST_SOLVER}$"
+        ):
             prune(**asked)
 
 
@@ -265,7 +270,7 @@ def test_zeros_grow(name: str) -> None:
 def test_allocators_of_zeros_are_listed() -> None:
     assert_listed("sparsity_allocate", ZERO_ALLOCATORS)
     assert {name: row.help for name, row in ZERO_ALLOCATORS.items()} == DECLARED["sparsity_allocate"].choices
-    assert ZERO_ALLOCATORS[EVEN].even and ZERO_ALLOCATORS[BEST_ALLOCATION].needs_data
+    assert ZERO_ALLOCATORS[EVEN_ALLOCATION].even and ZERO_ALLOCATORS[BEST_ALLOCATION].needs_data
 
 
 @pytest.mark.parametrize("name", ZERO_ALLOCATORS)
@@ -349,3 +354,10 @@ def test_metric_without_classes(name: str) -> None:
 def test_every_case_has_a_metric() -> None:
     cases = [row.default for row in METRICS.values() if row.default]
     assert sorted(cases) == sorted(DEFAULT_METRICS) == ["classes", "labels", "labels of tokens", "outputs"]
+
+
+@pytest.mark.parametrize("text", [inspect.getdoc(onnxprune.evaluate), inspect.getdoc(cli_evaluate)])
+def test_metrics_are_named(text: str) -> None:
+    """What says how a model is evaluated names every metric, in the words of the registry."""
+    words = set(re.findall(r"\w+", text.partition("\n\n")[2] if "metric:" in text else text.partition("\n\n")[0]))
+    assert set(METRICS) <= words

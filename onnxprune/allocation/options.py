@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.kinds import PRUNABLE, ZEROS, split_kind
-from onnxprune.allocation.recipe import GIVEN
+from onnxprune.allocation.recipe import DEFAULTS, GIVEN, UNTARGETED
 from onnxprune.allocation.select import MAX_RATIO, MAX_STEPS, ROUND_TO
 from onnxprune.errors import OptionError
 from onnxprune.importance.score import CRITERIA, Scorer
@@ -119,7 +119,7 @@ class Cut:
     )  # fmt: skip
     importance: str | Scorer | None = option(
         None, or_function(choice({name: row.help for name, row in CRITERIA.items()})), panel=HOW, metavar="NAME",
-        otherwise="obs with data, path without",
+        otherwise=f"{DEFAULTS['real'].importance} with data, {DEFAULTS[''].importance} without",
         needs=("no plan", "units or blocks to score"),
         help="What makes a unit worth keeping; list explains them. In Python also a function: group -> scores.",
     )  # fmt: skip
@@ -130,7 +130,7 @@ class Cut:
     )  # fmt: skip
     allocate: str | None = option(
         None, choice({name: row.help for name, row in ALLOCATORS.items()}), panel=HOW, metavar="NAME",
-        otherwise="kl with data and a target, uniform else",
+        otherwise=f"{DEFAULTS['real'].allocate} with data and a target, {UNTARGETED} else",
         needs=("no plan", "units to choose"),
         help="; ".join(f"{name}: {row.help}" for name, row in ALLOCATORS.items()) + ".",
     )  # fmt: skip

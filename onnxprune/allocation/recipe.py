@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from onnxprune.importance.weights import DEFAULT
+
 GIVEN = "given"  # importance of a recipe whose scores come from the caller
 
 
@@ -23,11 +25,11 @@ class Recipe:
 
 # by what there is to calibrate on; ways to allocate that need a target are for targets alone (tools/bench_accuracy.py)
 DEFAULTS = {
-    "": Recipe("path", "uniform", "bias"),
+    "": Recipe(DEFAULT, "uniform", "bias"),
     "real": Recipe("obs", "kl", "least-squares", ridge=0.03, prior=0.03),
     "synthetic": Recipe("obs", "error", "least-squares", ridge=0.1, prior=0.3),
 }
-PLAIN = "uniform"  # where the default is for targets, and there is none
+UNTARGETED = "uniform"  # where the default is for targets, and there is none
 
 
 def recipe_of(
@@ -40,7 +42,7 @@ def recipe_of(
     default = DEFAULTS[data]
     return replace(
         default, importance=importance or default.importance, recover=recover or default.recover,
-        allocate=allocate or (default.allocate if targeted else PLAIN),
+        allocate=allocate or (default.allocate if targeted else UNTARGETED),
     )  # fmt: skip
 
 

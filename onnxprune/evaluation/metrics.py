@@ -165,7 +165,8 @@ class Scoring:
     )  # fmt: skip
     metric: str | None = option(
         None, choice({name: row.help for name, row in METRICS.items()}), panel=DATA, metavar="NAME",
-        needs=("samples to score",), otherwise="top1 with labels, else agreement or mse",
+        needs=("samples to score",),
+        otherwise=f"{DEFAULTS['labels']} with labels, else {DEFAULTS['classes']} or {DEFAULTS['outputs']}",
         help="; ".join(f"{name}: {row.help}" for name, row in METRICS.items()) + ".",
     )  # fmt: skip
     max_drop: float | str | None = option(

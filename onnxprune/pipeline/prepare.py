@@ -12,7 +12,7 @@ import numpy as np
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.choose import nothing_found
 from onnxprune.allocation.outcome import split_globs
-from onnxprune.allocation.recipe import Recipe, recipe_of
+from onnxprune.allocation.recipe import DEFAULTS, UNTARGETED, Recipe, recipe_of
 from onnxprune.calibration.calibration import (
     SYNTHETIC,
     Calibration,
@@ -116,7 +116,7 @@ def chosen_recipe(options: Options, recorded: Plan | None, data: Calibration | N
     """How units are scored, what goes of each group and how the loss is made up for; of a plan the last alone."""
     kind = "" if data is None else "synthetic" if data.synthetic else "real"
     if recorded is not None:
-        return recipe_of("path", "uniform", recorded.recover, data=kind, targeted=False)
+        return recipe_of(DEFAULTS[""].importance, UNTARGETED, recorded.recover, data=kind, targeted=False)
     cut, free = options.cut, any(amount == "auto" for amount in options.amounts.values())
     recipe = recipe_of(
         cut.criterion, cut.allocate, options.recovery.recover, data=kind, targeted=options.targeted and free

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from onnxprune.allocation.recipe import DEFAULTS
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.errors import OptionError
 from onnxprune.graph.step import Step
@@ -58,8 +59,8 @@ class Recovering:
 
     recover: str | None = option(
         None, choice({name: row.help for name, row in RECOVERIES.items()}), panel=HOW, metavar="METHOD",
-        otherwise="least-squares with data, bias without", needs=("no plan", "a cut or zeros"),
-        help="How the loss is made up for.",
+        otherwise=f"{DEFAULTS['real'].recover} with data, {DEFAULTS[''].recover} without",
+        needs=("no plan", "a cut or zeros"), help="How the loss is made up for.",
     )  # fmt: skip
 
     @property

@@ -16,7 +16,7 @@ from onnxprune.graph.io import Model
 from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.progress import Progress, counting
 from onnxprune.sparsity.allocate import ZERO_ALLOCATORS, Counts, below
-from onnxprune.sparsity.options import BEST_ALLOCATION, EVEN, Zeros
+from onnxprune.sparsity.options import BEST_ALLOCATION, EVEN_ALLOCATION, Zeros
 from onnxprune.sparsity.prepare import free_weights
 from onnxprune.sparsity.survey import facts
 
@@ -92,7 +92,7 @@ def counts_of(
     if zeros.quality is not None:
         return below(weights, float(zeros.quality))
     asked = {layer.weight: ratios[layer.name] for layer in layers}
-    default = EVEN if data is None or isinstance(zeros.shape, Pattern) else BEST_ALLOCATION
+    default = EVEN_ALLOCATION if data is None or isinstance(zeros.shape, Pattern) else BEST_ALLOCATION
     allocator = ZERO_ALLOCATORS[zeros.sparsity_allocate or default]
     if not allocator.needs_data:
         return allocator.allocate({name: np.abs(w) for name, w in weights.items()}, asked)

@@ -10,8 +10,8 @@ from onnxprune.options import SPARSE, choice, number, option, switch
 from onnxprune.solvers.masks import SOLVERS, needs_data
 from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
 
-BEST, PLAIN = "admm", "magnitude"  # the solver with data (tools/bench_solvers.py), and without
-BEST_ALLOCATION, EVEN = "error", "uniform"  # of zeros, with data and without
+BEST_SOLVER, PLAIN_SOLVER = "admm", "magnitude"  # the solver with data (tools/bench_solvers.py), and without
+BEST_ALLOCATION, EVEN_ALLOCATION = "error", "uniform"  # of zeros, with data and without
 
 
 def _pattern(value: object) -> str:
@@ -50,12 +50,13 @@ class Zeros:
     )  # fmt: skip
     solver: str | None = option(
         None, choice({name: row.help for name, row in SOLVERS.items()}), panel=SPARSE, metavar="NAME",
-        otherwise=f"{BEST} with --calibration, {PLAIN} without", needs=("no plan", "zeros"),
-        help=f"Which weights stay, and with which values; all but {PLAIN} need --calibration; list explains them.",
+        otherwise=f"{BEST_SOLVER} with --calibration, {PLAIN_SOLVER} without", needs=("no plan", "zeros"),
+        help=f"Which weights stay, and with which values; all but {PLAIN_SOLVER} need --calibration; list explains "
+        "them.",
     )  # fmt: skip
     sparsity_allocate: str | None = option(
         None, choice({name: row.help for name, row in ZERO_ALLOCATORS.items()}), panel=SPARSE, metavar="NAME",
-        needs=("no plan", "zeros"), otherwise=f"{BEST_ALLOCATION} with --calibration, {EVEN} without",
+        needs=("no plan", "zeros"), otherwise=f"{BEST_ALLOCATION} with --calibration, {EVEN_ALLOCATION} without",
         help="Where the zeros go; list explains them.",
     )  # fmt: skip
 
@@ -71,9 +72,9 @@ class Zeros:
 
     def needs_data(self) -> str:
         """The option that asks for calibration data, "" for none."""
-        if needs_data(self.solver or PLAIN):
+        if needs_data(self.solver or PLAIN_SOLVER):
             return f"--solver {self.solver}"
-        needed = ZERO_ALLOCATORS[self.sparsity_allocate or EVEN].needs_data
+        needed = ZERO_ALLOCATORS[self.sparsity_allocate or EVEN_ALLOCATION].needs_data
         return f"--sparsity-allocate {self.sparsity_allocate}" if needed else ""
 
     def check(self, ratios: bool) -> None:
@@ -84,7 +85,7 @@ class Zeros:
                 "--quality sets a threshold for each layer; leave out --sparsity, --pattern and --ratio sparsity:..., "
                 "and use --ignore for layers that stay dense"
             )
-        spread = not ZERO_ALLOCATORS[self.sparsity_allocate or EVEN].even
+        spread = not ZERO_ALLOCATORS[self.sparsity_allocate or EVEN_ALLOCATION].even
         if spread and (isinstance(pattern, Pattern) or self.quality is not None):
             raise OptionError(
                 f"--sparsity-allocate {self.sparsity_allocate} spreads --sparsity over the layers; leave it out with "
@@ -98,7 +99,7 @@ class Zeros:
                 )
         elif pattern is not None and self.sparsity is None and not ratios:
             raise OptionError(f"--pattern {pattern} says where zeros lie; say how many with --sparsity 0.7")
-        if isinstance(pattern, Blocks) and not SOLVERS[self.solver or PLAIN].tiles:
+        if isinstance(pattern, Blocks) and not SOLVERS[self.solver or PLAIN_SOLVER].tiles:
             raise OptionError(
-                f"--solver {self.solver} removes weights one by one; with --pattern {pattern} choose {BEST}"
+                f"--solver {self.solver} removes weights one by one; with --pattern {pattern} choose {BEST_SOLVER}"
             )

@@ -14,7 +14,7 @@ from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
 from onnxprune.formats.registry import AUTO
 from onnxprune.solvers.masks import needs_data
 from onnxprune.sparsity.grow import taken
-from onnxprune.sparsity.options import BEST, PLAIN, Zeros
+from onnxprune.sparsity.options import BEST_SOLVER, PLAIN_SOLVER, Zeros
 from onnxprune.sparsity.outcome import PRESENT
 
 
@@ -115,7 +115,7 @@ class Spec:
         if self.present:
             return PRESENT
         given = self.zeros.solver if self.recorded is None else str(self.recorded["solver"])
-        return given or (BEST if data else PLAIN)
+        return given or (BEST_SOLVER if data else PLAIN_SOLVER)
 
     def check(self, data: bool) -> None:
         """Raises `OptionError` where steps are for the zeros alone, which cannot grow in them; data: whether there are
@@ -128,9 +128,10 @@ class Spec:
                 f"--steps {steps} has no effect: --pattern {self.pattern} is reached in one step; leave it out"
             )
         if self._same(data):
-            way = f"choose --solver {BEST}" if data else "give --calibration SRC"
+            way = f"choose --solver {BEST_SOLVER}" if data else "give --calibration SRC"
             raise OptionError(
-                f"--steps {steps}: {PLAIN} chooses the same weights in one step as in many; leave it out, or {way}"
+                f"--steps {steps}: {PLAIN_SOLVER} chooses the same weights in one step as in many; leave it out, or "
+                f"{way}"
             )
 
     def fewer(self, data: bool) -> list[str]:
@@ -138,5 +139,6 @@ class Spec:
         steps, now = self.asked_steps, self.growth(data)
         if not self.made or self.recorded is not None or now == steps:
             return []
-        why = f"{PLAIN} chooses the same weights" if self._same(data) else f"--pattern {self.pattern} has no more"
+        same = f"{PLAIN_SOLVER} chooses the same weights"
+        why = same if self._same(data) else f"--pattern {self.pattern} has no more"
         return [f"--steps {steps}: the zeros take {'one step' if now == 1 else f'{now} steps'}: {why}"]
