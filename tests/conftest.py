@@ -28,7 +28,8 @@ def shared() -> Path:
 def reasons(config: pytest.Config) -> Counter[str]:
     """How many tests were skipped for each reason."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    return Counter(r.longrepr[2].removeprefix("Skipped: ") for r in reporter.stats.get("skipped", ()))
+    skipped = reporter.stats.get("skipped", ()) if reporter else ()
+    return Counter(r.longrepr[2].removeprefix("Skipped: ") for r in skipped)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -199,7 +199,7 @@ def test_self_time_is_without_bodies() -> None:
     assert profile.runs == 2
     assert profile.seconds == pytest.approx(15e-6)
     assert {n.name: round(n.seconds * 1e6, 6) for n in profile.nodes} == {"c": 7.0, "d": 0.5, "i": 0.5}
-    assert profile.operators["Conv"] == (pytest.approx(7.5e-6), 1.5)
+    assert profile.operators["Conv"] == pytest.approx((7.5e-6, 1.5))
     assert read_profile(events[:1], runs=1, threads=1) is None
 
 

@@ -56,7 +56,8 @@ def same(a: Any, b: Any) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
-Write, Read = Callable[[Path, str, Any], None], Callable[[Path, str], Any]
+Write = Callable[[Path, str, Any], None]
+Read = Callable[[Path, str], Any]
 FORMS: dict[str, tuple[Write, Read, Any]] = {
     "json": (cache.write_json, cache.read_json, CONTENT),
     "arrays": (cache.write_arrays, cache.read_arrays, ARRAYS),

@@ -249,7 +249,13 @@ def test_inspect(call: Cli, folder: Path) -> None:
 def test_other_kinds_are_listed_as_left_alone(call: Cli, folder: Path) -> None:
     nodes = """h = MatMul(x, w) n = LayerNormalization(h, g, b) p = MatMul(n, u) q = Relu(p) r = MatMul(q, d)
                s = Add(h, r) y = MatMul(s, v)"""
-    weights = {"w": normal(6, 16), "g": normal(16), "b": normal(16), "u": normal(16, 32), "d": normal(32, 16)}
+    weights: dict[str, Any] = {
+        "w": normal(6, 16),
+        "g": normal(16),
+        "b": normal(16),
+        "u": normal(16, 32),
+        "d": normal(32, 16),
+    }
     onnx.save(build(nodes, "float[n,5,6]", "float[n,5,3]", **weights, v=normal(16, 3)), "stream.onnx")
     result = call("stream.onnx --channels 0.3 --no-latency -v")
     assert result.code == 0
@@ -323,7 +329,7 @@ def test_input_shapes_that_do_not_fit(shape: str, words: str, call: Cli, folder:
 def test_an_input_shape_with_which_the_model_does_not_run(call: Cli, folder: Path) -> None:
     """Declared dynamic, but a Gemm after Flatten fixes it."""
     nodes = "h = Conv(x, w) r = Relu(h) k = Conv(r, u) t = Relu(k) f = Flatten(t) y = Gemm(f, v)"
-    weights = {"w": normal(8, 3, 3, 3), "u": normal(8, 8, 1, 1), "v": normal(8 * 36, 5)}
+    weights: dict[str, Any] = {"w": normal(8, 3, 3, 3), "u": normal(8, 8, 1, 1), "v": normal(8 * 36, 5)}
     onnx.save(build(nodes, "float[n,3,h,w]", "float[n,5]", **weights), "flat.onnx")
     before = contents(folder)
     result = call(f"flat.onnx {CUT} --input-shape x:1,3,10,10")
@@ -437,7 +443,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda p: p.write_bytes(b""), "expected an ONNX"),
     "truncated": (truncated, "download or export the model again"),
     "missing": (Path.unlink, "No such file or directory"),
-    "directory": (lambda p: (p.unlink(), p.mkdir()), "a folder"),
+    "directory": (lambda p: p.unlink() or p.mkdir(), "a folder"),  # type: ignore[func-returns-value]
     "external data missing": (lambda p: (p.parent / "ext.bin").unlink(), "external data 'ext.bin'"),
     "external data short": (lambda p: os.truncate(p.parent / "ext.bin", 1000), "of 1000 bytes"),
     "external data escaping": (lambda p: lead_to(p, "../../../../etc/passwd"), "leads out of it"),
@@ -479,7 +485,7 @@ def test_nothing_that_can_be_pruned(call: Cli, folder: Path) -> None:
     onnx.save(TOPOLOGIES["nothing_stored"](), "none.onnx")
     assert_refused(call(f"none.onnx {CUT}"), "none.onnx: nothing can be pruned: it has no weights")
     nodes = "h = MatMul(x, w) n = LayerNormalization(h, g, b) y = MatMul(n, v)"
-    weights = {"w": normal(6, 16), "g": normal(16), "b": normal(16), "v": normal(16, 3)}
+    weights: dict[str, Any] = {"w": normal(6, 16), "g": normal(16), "b": normal(16), "v": normal(16, 3)}
     onnx.save(build(nodes, "float[n,5,6]", "float[n,5,3]", **weights), "stream.onnx")
     words = "stream.onnx: no group of kind channels; there are 1 of kind hidden, which --channels leaves alone"
     assert_refused(call(f"stream.onnx {CUT}"), words)

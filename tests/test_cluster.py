@@ -90,7 +90,7 @@ def test_indices_point_to_the_nearest_codeword() -> None:
 
 
 def test_a_weight_draws_a_codeword() -> None:
-    x = np.float32([0, 1, 2, 3, 10])
+    x = np.array([0, 1, 2, 3, 10], np.float32)
     assert 3 in kmeans(x, 2, np.array([1, 1, 1, 1e9, 1]))[0]
     np.testing.assert_array_equal(kmeans(x, 2, np.zeros(5))[0], kmeans(x, 2)[0])
     codebook, indices = kmeans(x, 2, np.array([1, 1, 1, 1, 0]))  # what counts for nothing has the nearest
@@ -99,7 +99,7 @@ def test_a_weight_draws_a_codeword() -> None:
 
 
 def test_few_values_are_kept_as_they_are() -> None:
-    x = np.float32([3, -1, -0.0, 3])
+    x = np.array([3, -1, -0.0, 3], np.float32)
     codebook, indices = kmeans(x, 16, keep_zero=True)
     assert codebook.shape == (16,)
     np.testing.assert_array_equal(codebook[indices], x)
@@ -259,7 +259,7 @@ def test_zeros_stay_and_zip() -> None:
     w[np.abs(w) < 1.3] = 0
     model = load(build("y = MatMul (x, w)", "float[n,128]", "float[n,128]", w=w))
     for per in ("tensor", "channel"):
-        q, _, _ = cluster(model, k=16, per=per)  # type: ignore[arg-type]
+        q, _, _ = cluster(model, k=16, per=per)
         values = unfolded(q, ["w"])["w"]
         np.testing.assert_array_equal(values == 0, w == 0)
         assert per == "channel" or zipped_bytes(q) < 0.3 * zipped_bytes(model)
@@ -339,7 +339,7 @@ def test_what_cannot_be_meant() -> None:
     model = load(net("gemm"))
     for options in ({"k": 1}, {"k": 257}, {"per": "row"}, {"storage": "int8"}, {"weights": ["b"]}, {"weights": ["?"]}):
         with pytest.raises(OptionError):
-            cluster(model, **options)  # type: ignore[arg-type]
+            cluster(model, **options)
     old = net("gemm", 7)
     old.opset_import[0].version = 6
     with pytest.raises(OptionError, match="below 7"):

@@ -188,7 +188,7 @@ def test_gemm(a: int, b: int, left: bool):
     x = x.T if left else x
     flip = a if left else b
     w, x = (w.T if flip else w), (x.T if (b if left else a) else x)
-    attributes = {"transA": a, "transB": b, "alpha": 0.5, "beta": 2.0}
+    attributes: dict[str, Any] = {"transA": a, "transB": b, "alpha": 0.5, "beta": 2.0}
     bias = random(5) if left else random(7)
     names = ["w", "x", "b"] if left else ["x", "w", "b"]
     w, x = np.ascontiguousarray(w), np.ascontiguousarray(x)

@@ -96,7 +96,7 @@ def test_labels_of_tokens(labels: Array, message: str) -> None:
     found = read({"ids": IDS, "labels": labels}, WORDS)
     assert message in found.misfit and (found.labels is None) == bool(message)
     if not message:
-        np.testing.assert_array_equal(found.take([3]).labels, labels[[3]])  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found.take([3]).labels, labels[[3]])
 
 
 def test_labels_of_a_fixed_batch_are_counted_in_rows() -> None:
@@ -190,9 +190,9 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_data_end_in_a_model_or_in_one_line(name: str, kind: str) -> None:
     dtype = np.float16 if kind == "float16" else np.float32
-    w = [normal(*s, seed=k).astype(dtype) for k, s in enumerate([(4, 8), (8, 8), (8, 5)])]
+    w: dict[str, Any] = {f"w{k}": normal(*s, seed=k).astype(dtype) for k, s in enumerate([(4, 8), (8, 8), (8, 5)])}
     net = build("a = MatMul(x, w0)\n b = Relu(a)\n c = MatMul(b, w1)\n d = Relu(c)\n y = MatMul(d, w2)",
-                f"{kind}[n,4]", f"{kind}[n,5]", **{f"w{k}": v for k, v in enumerate(w)})  # fmt: skip
+                f"{kind}[n,4]", f"{kind}[n,5]", **w)  # fmt: skip
     for options in ({"channels": 0.25}, {"channels": 0.25, "recover": "mean-std"}, {"target_macs": "70%"}):
         try:
             onnxprune.prune(net, calibration=ODD[name], verify=False, measure=False, **options)

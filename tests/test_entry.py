@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module, util
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -199,7 +199,7 @@ def described(w: Array, form: Form, product: str, values: str, group: int) -> La
 
         return entry
 
-    attributes = {"group": group} if product == "Conv" else {}
+    attributes: dict[str, Any] = {"group": group} if product == "Conv" else {}
     with entry_of(around):
         session = session_of(model_of(w, form, product, values=values, alpha=-0.5, **attributes))
     arrays = {name.replace("positions", "indices"): a for name, a in arrays_of(w, form, values, group).items()}
@@ -273,7 +273,7 @@ def plain_pack(machine: str, l1: int) -> ModuleType:
     from onnxprune.kernels import loops as kernels
 
     of = kernels.MACHINES[machine]
-    there = {
+    there: dict[str, Any] = {
         "ROWS": of.rows, "PANEL": 4 * of.lanes, "STRIDE": 4 * of.lanes * of.vectors, "L1": l1,
         "SHARING": kernels.CLASSES[of.rows],
     }  # fmt: skip
@@ -300,7 +300,7 @@ def give_memory(module: ModuleType, regions: dict[int, int]) -> None:
                 if start <= address < start + size:
                     count = min(int(n), (start + size - int(address)) // width)
                     data = (ctypes.c_char * (count * width)).from_address(int(address))
-                    out: Array = np.frombuffer(data, dtype)
+                    out: Array = np.frombuffer(memoryview(data), np.dtype(dtype))
                     return out
             return np.empty(0, dtype)  # every access fails
 

@@ -28,7 +28,7 @@ def test_pruned_equals_masked(form: Form) -> None:
         assert done.removed > 0, kinds
 
 
-@pytest.mark.parametrize("form", [p for p in FORMS if p.values[0].io])
+@pytest.mark.parametrize("form", [pytest.param(f, id=name) for name, f in TRANSFORMERS.items() if f.io])
 def test_inputs_and_outputs_keep_their_shape_unless_they_may_change(form: Form) -> None:
     analysis = analyze(load(form.build()))
     assert not analysis.of_kind("heads")

@@ -226,7 +226,7 @@ def test_dead_units_score_lowest(importance: str, normalised: bool) -> None:
     dead = np.array([1, 4, 5])
     w, gamma = normal(12, 3, 3, 3), normal(12, seed=1)
     w[dead] = gamma[dead] = 0
-    weights = {"w": w, "v": normal(2, 12, 1, 1)}
+    weights: dict[str, Any] = {"w": w, "v": normal(2, 12, 1, 1)}
     if normalised:
         nodes = "h = Conv(x, w) n = BatchNormalization(h, g, b, m, s) r = Relu(n) y = Conv(r, v)"
         weights |= {"g": gamma, "b": normal(12), "m": normal(12), "s": normal(12) ** 2 + 0.1}

@@ -43,7 +43,7 @@ def interrupted(folder: Path, capfd: pytest.CaptureFixture[str]) -> Interrupted:
 
     def run(hook: str, *, own: bool = False) -> Outcome:
         if own:
-            code = f"""
+            text = f"""
 import os, signal, sys
 def stop(*_, **__): os.kill(os.getpid(), signal.SIGINT)
 sys.argv = ["onnxprune", *{CUT!r}]
@@ -51,7 +51,7 @@ sys.argv = ["onnxprune", *{CUT!r}]
 from onnxprune.__main__ import main
 main()
 """
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+            done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=60)
             return Outcome(done.returncode, done.stdout, done.stderr)
 
         def work() -> None:

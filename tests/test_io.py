@@ -161,7 +161,7 @@ def rich_model() -> ModelProto:
     graph.initializer[0].metadata_props.add(key="tk", value="tv")
     annotation = graph.quantization_annotation.add(tensor_name="t")
     annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="w")
-    graph.initializer.append(helper.make_tensor("words", TensorProto.STRING, [2], [b"a", b"\xff"]))
+    graph.initializer.append(helper.make_tensor("words", TensorProto.STRING, [2], [b"a", b"\xff"]))  # type: ignore[list-item]
     graph.initializer.append(numpy_helper.from_array(np.ones(500, np.float32), "large"))
     proto.configuration.add(name="c", num_devices=2)
     training = proto.training_info.add()
@@ -538,7 +538,7 @@ def tensor_edit(**fields: Any) -> TensorProto:
     """A float32 tensor `w` of (2, 2), with some fields set otherwise."""
     tensor = numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
     for name, value in fields.items():
-        tensor.ClearField(name)  # type: ignore[arg-type]
+        tensor.ClearField(name)
         if isinstance(value, list):
             getattr(tensor, name).extend(value)
         elif value is not None:
@@ -629,7 +629,7 @@ def rewrite(path: Path, tensor: int = 0, **entries: str | None) -> Path:
         ({"length": ""}, "byte counts"),
     ],
 )
-def test_hostile_external_data(entries: dict[str, str | None], words: str, tmp_path: Path) -> None:
+def test_hostile_external_data(entries: dict[str, Any], words: str, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     path = external_model(folder)
@@ -1161,7 +1161,9 @@ def test_external_weights_are_never_copied(name: str, tmp_path: Path, monkeypatc
     size = 1 << 26
     for i in range(2):
         tensor = proto.graph.initializer[i]
-        tensor.CopyFrom(TensorProto(name=tensor.name, data_type=getattr(TensorProto, name), data_location=1))
+        tensor.CopyFrom(
+            TensorProto(name=tensor.name, data_type=getattr(TensorProto, name), data_location=TensorProto.EXTERNAL)
+        )
         tensor.dims.append(size // 2 // dtype.itemsize)
         for key, value in ("location", "w.bin"), ("offset", str(i * size // 2)):
             tensor.external_data.add(key=key, value=value)

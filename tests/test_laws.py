@@ -221,7 +221,7 @@ def test_plans_belong_to_their_model(tmp_path: Path) -> None:
 
 
 def tiny() -> Any:
-    weights = {"a": normal(12, 16, seed=1), "b": normal(16, 16, seed=2), "c": normal(16, 4, seed=3)}
+    weights: dict[str, Any] = {"a": normal(12, 16, seed=1), "b": normal(16, 16, seed=2), "c": normal(16, 4, seed=3)}
     nodes = "h = MatMul(x, a) r = Relu(h) k = MatMul(r, b) t = Relu(k) y = MatMul(t, c)"
     return build(nodes, "float[n,12]", "float[n,4]", **weights)
 
@@ -301,7 +301,7 @@ def test_messages_are_in_the_words_of_the_caller() -> None:
     with pytest.raises(OptionError, match=r"^channels=30: expected a fraction in \[0, 1\)"):
         onnxprune.prune(tiny(), channels=30)
     with pytest.raises(TypeError, match="no option 'chanels'; did you mean channels"):
-        onnxprune.prune(tiny(), **{"chanels": 0.3})
+        onnxprune.prune(tiny(), chanels=0.3)  # type: ignore[call-arg]
     names = {o.name for o in OPTIONS}
     assert {"channels", "calibration", "max_drop", "plan"} <= names and callable(run)
 
@@ -310,7 +310,7 @@ def test_messages_are_in_the_words_of_the_caller() -> None:
 
 
 def test_scores_come_from_a_file_too(tmp_path: Path) -> None:
-    names = {g.name: np.arange(g.size) for g in onnxprune.analyze(tiny()).groups}
+    names: dict[str, Any] = {g.name: np.arange(g.size) for g in onnxprune.analyze(tiny()).groups}
     np.savez(tmp_path / "scores.npz", **names)
     result = onnxprune.prune(tiny(), channels=0.5, round_to=1, recover="none", scores=tmp_path / "scores.npz", **BRIEF)
     assert all(kept[-8:].all() for kept in result.plan.keep.values())
@@ -346,7 +346,7 @@ def test_zeros_that_break_the_bound_are_told_from_targets() -> None:
 def test_parameters_of_fewer_blocks_with_codebooks() -> None:
     vit = MODELS / "digits_vit.onnx"
     options: dict[str, Any] = {"layers": 0.3, "recover": "none", "verify": False, **BRIEF}
-    plain, books = (onnxprune.prune(vit, **options, **more) for more in ({}, {"cluster": 16}))
+    plain, books = (onnxprune.prune(vit, **options, cluster=k) for k in (None, 16))
     assert plain.report.after.parameters == books.report.after.parameters
 
 
@@ -393,7 +393,9 @@ def test_causes_are_those_that_hold() -> None:
     assert not any(g.why for g in both.got)
     ratio = onnxprune.prune(MLP, ratio={"*": "50%"}, recover="none", **BRIEF).report
     assert ratio.got[0].option == "--ratio" and ratio.got[0].got == pytest.approx(0.5, abs=0.02)
-    assert json.dumps(onnxprune.prune(MLP, target_macs=np.float32(0.7), recover="none", **BRIEF).report.to_dict())
+    assert json.dumps(
+        onnxprune.prune(MLP, target_macs=float(np.float32(0.7)), recover="none", **BRIEF).report.to_dict()
+    )
 
 
 def test_values_of_constants_count_in_a_fingerprint() -> None:

@@ -114,7 +114,7 @@ READERS: dict[str, str] = {  # of the group of six, and how the database cannot 
 @pytest.mark.parametrize("name", READERS)
 def test_a_group_whose_readers_cannot_be_refitted_stays_whole(name: str) -> None:
     weights = {"w": normal(6, 3, 3, 3), "v": normal(4, 6, 3, 3), "one": np.array([1])}
-    used = {k: v for k, v in weights.items() if f"{k})" in "(x, w) " + READERS[name]}
+    used: dict[str, Any] = {k: v for k, v in weights.items() if f"{k})" in "(x, w) " + READERS[name]}
     proto = build(f"h = Conv(x, w) r = Relu(h) {READERS[name]}", y="float[n,c,a,b]", **used)
     levels, analysis = database(proto)
     (group,) = analysis.of_kind("channels")
@@ -149,7 +149,7 @@ class Sum:
         return np.asarray(self.prices[k] * choices)
 
 
-def problem(seed: int, groups: int = 3, levels: int = 3) -> tuple[list[Any], Levels, dict[str, Sum], dict[str, float]]:
+def problem(seed: int, groups: int = 3, levels: int = 3) -> tuple[list[Any], Levels, dict[str, Any], dict[str, float]]:
     rng = np.random.default_rng(seed)
     kept = {f"g{i}": sorted(rng.choice(np.arange(1, 20), levels, False).tolist(), reverse=True) for i in range(groups)}
     hurt = {n: [0.0, *np.cumsum(rng.exponential(size=levels - 1)).tolist()] for n in kept}
@@ -319,7 +319,7 @@ def test_a_plan_replays_to_the_same_bytes(tmp_path: Path, recover: str, target: 
     (tmp_path / "plan.json").write_text(first.plan.to_json())
 
     def replay(x: Any) -> Any:
-        checks = {"verify": False, "measure": False, "threads": 1}
+        checks: dict[str, Any] = {"verify": False, "measure": False, "threads": 1}
         return onnxprune.prune(cnn(), calibration=x, plan=tmp_path / "plan.json", **checks)
 
     def content(result: Any) -> bytes:

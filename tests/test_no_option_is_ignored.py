@@ -38,11 +38,11 @@ def net(*, zeros: bool = False) -> Any:
     wide = 64 if zeros else 16
     shapes = {"w0": (8, 3, 3, 3), "w1": (16, 8, 1, 1), "w2": (8, 16, 1, 1), "w3": (wide, 8, 1, 1), "w4": (wide, 5)}
     shapes |= {"w5": (8, 8, 1, 1), "w6": (8, 8, 1, 1)}
-    weights = {k: normal(*s, seed=i) * 0.2 for i, (k, s) in enumerate(shapes.items())}
+    weights: dict[str, Any] = {k: normal(*s, seed=i) * 0.2 for i, (k, s) in enumerate(shapes.items())}
     if zeros:
         weights = {k: np.where(np.abs(w) > 0.42, w, 0) for k, w in weights.items()}
-    biases = {f"b{i}": normal(n, seed=9 + i) * 0.1 for i, n in enumerate((8, 16, 8, wide, 5, 8, 8))}
-    norm = {"s": 1 + normal(8) * 0.1, "t": normal(8) * 0.1, "m": normal(8) * 0.1, "v": np.full(8, 1.5)}
+    biases: dict[str, Any] = {f"b{i}": normal(n, seed=9 + i) * 0.1 for i, n in enumerate((8, 16, 8, wide, 5, 8, 8))}
+    norm: dict[str, Any] = {"s": 1 + normal(8) * 0.1, "t": normal(8) * 0.1, "m": normal(8) * 0.1, "v": np.full(8, 1.5)}
     return build(nodes, "float[n,3,8,8]", "float[n,5]", **weights, **biases, **norm)
 
 

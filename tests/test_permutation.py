@@ -222,7 +222,7 @@ def test_shared_models_compute_the_same(name: str, shared: Path) -> None:
 def test_a_residual_stream_shares_one_order() -> None:
     nodes = """a = Conv(x, wa) r = Relu(a) b = Conv(r, wb) s = Add(r, b) c = Conv(s, wc) u = Add(s, c)
     y = Conv(u, wd)"""
-    wide = {k: normal(16, 16, 1, 1, seed=i) for i, k in enumerate(("wb", "wc"))}
+    wide: dict[str, Any] = {k: normal(16, 16, 1, 1, seed=i) for i, k in enumerate(("wb", "wc"))}
     model = load(build(nodes, wa=normal(16, 3, 1, 1), wd=normal(2, 16, 1, 1), **wide))
     other, done = permuted(model)
     (only,) = done
@@ -248,7 +248,11 @@ def test_units_of_a_grouped_convolution_stay_in_their_group() -> None:
 @pytest.mark.parametrize(("first", "layers"), [(16, 2), (18, 1)])
 def test_joined_channels_are_permuted_where_they_begin_a_stripe(first: int, layers: int) -> None:
     nodes = "a = Conv(x, wa) b = Conv(x, wb) c = Concat<axis=1>(a, b) y = Conv(c, wc)"
-    weights = {"wa": normal(first, 3, 1, 1), "wb": normal(16, 3, 1, 1), "wc": normal(2, first + 16, 1, 1)}
+    weights: dict[str, Any] = {
+        "wa": normal(first, 3, 1, 1),
+        "wb": normal(16, 3, 1, 1),
+        "wc": normal(2, first + 16, 1, 1),
+    }
     model = load(build(nodes, **weights))
     other, done = permuted(model)
     assert len(done) == layers

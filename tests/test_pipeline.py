@@ -385,7 +385,7 @@ def test_targets_that_make_no_sense(text: str) -> None:
 
 
 def test_parse_target() -> None:
-    words = ["0.7", 0.7, "70%", "300M", "1.2G", "300m", "5k", 12345, "1", " 50% ", "1.5B"]
+    words: list[float | str] = ["0.7", 0.7, "70%", "300M", "1.2G", "300m", "5k", 12345, "1", " 50% ", "1.5B"]
     found = [parse_limit("-", word, 2e9) for word in words]
     assert found == pytest.approx([1.4e9, 1.4e9, 1.4e9, 3e8, 1.2e9, 3e8, 5e3, 12345, 2e9, 1e9, 1.5e9])
 
@@ -537,8 +537,12 @@ def test_a_dry_run_chooses_the_same_and_makes_nothing() -> None:
 
 def test_measurement_and_progress() -> None:
     stages: list[str] = []
+
+    def progress(stage: str, *_: Any, **__: Any) -> None:
+        stages.append(stage)
+
     report = onnxprune.prune(
-        net(), channels=0.4, threads=1, input_shape={"x": (1, 3, 8, 8)}, recover="bias", progress=stages.append
+        net(), channels=0.4, threads=1, input_shape={"x": (1, 3, 8, 8)}, recover="bias", progress=progress
     ).report
     assert stages == ["load", "analyze", "plan", "cut", "verify", "recover", "measure"]
     assert set(report.seconds) == set(stages)

@@ -53,7 +53,7 @@ def tiled(r: int, c: int, share: float, *shape: int) -> Array:
     return np.where(np.kron(zero, np.ones((r, c))) > 0, np.float32(0), normal(*shape).astype(np.float32))
 
 
-def gemm(w: Array, **more: Array) -> onnx.ModelProto:
+def gemm(w: Array, **more: Any) -> onnx.ModelProto:
     """One Gemm with a weight `(out, in)`."""
     return build("y = Gemm<transB=1>(x, w)", f"float[4,{w.shape[1]}]", f"float[4,{w.shape[0]}]", w=w, **more)
 

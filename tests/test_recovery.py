@@ -154,13 +154,14 @@ IMAGES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", IMAGES)
 def test_exact_on_images(name: str) -> None:
     nodes, weights = IMAGES[name]
-    used = {"w": W, "b": B, "v": V, "c": C} | weights
+    used: dict[str, Any] = {"w": W, "b": B, "v": V, "c": C} | weights
     assert_exact(build(nodes, **{k: a for k, a in used.items() if f"{k})" in nodes or f"{k}," in nodes}), X)
 
 
 def test_depthwise_whose_statistics_are_those_of_its_channels() -> None:
     """Behind a depthwise layer the recorded mean counts; for a constant channel that is the constant."""
-    k, stats = normal(6, 1, 3, 3, seed=8), {n: np.array(a) for n, a in BN.items()}
+    k = normal(6, 1, 3, 3, seed=8)
+    stats: dict[str, Any] = {n: np.array(a) for n, a in BN.items()}
     stats["m"][list(DEAD)] = (k.sum((1, 2, 3)) * np.maximum(B, 0))[list(DEAD)]
     nodes = f"{FIRST} r = Relu(h) d = Conv<group = 6>(r, k) n = BatchNormalization(d, g, o, m, s) t = Sigmoid(n) "
     assert_exact(build(f"{nodes} y = Conv(t, v, c)", w=W, b=B, k=k, v=V, c=C, **stats), X)
@@ -307,7 +308,7 @@ def test_recurrent_consumers_are_left_alone() -> None:
     """Constant features into a GRU: its input weights shrink, its bias stays."""
     nodes = """h = MatMul(x, w) a = Add(h, b) r = Relu(a) s, last = GRU<hidden_size = 4>(r, k, q)
                f = Squeeze(last, axes) y = Gemm(f, v)"""
-    weights = {"k": normal(1, 12, 6), "q": normal(1, 12, 4), "v": normal(4, 2), "axes": np.array([0])}
+    weights: dict[str, Any] = {"k": normal(1, 12, 6), "q": normal(1, 12, 4), "v": normal(4, 2), "axes": np.array([0])}
     proto = build(nodes, "float[5,n,3]", "float[n,2]", w=LW.T, b=B, **weights)
     x = normal(5, 2, 3).astype(np.float32)
     (a,), (b,) = (run(prune(proto, how), x) for how in ("bias", "none"))

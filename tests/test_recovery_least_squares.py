@@ -210,7 +210,9 @@ def test_weights_of_odd_types_are_refitted_or_left(kind: int) -> None:
 
 
 def test_half_precision_is_refitted() -> None:
-    half = {k: np.asarray(v).astype(np.float16) for k, v in (PAIR | {"v": READ, "c": normal(2)}).items()}
+    half: dict[str, Any] = {
+        k: np.asarray(v).astype(np.float16) for k, v in (PAIR | {"v": READ, "c": normal(2)}).items()
+    }
     proto = build(f"{CONV} y = Conv(h, v, c)", "float16[n,3,8,8]", "float16[n,2,h,w]", **half)
     x = data_of(PICTURES).astype(np.float16)
     assert cut_error(proto, x, "least-squares") < 0.3 * cut_error(proto, x, "none")
@@ -262,8 +264,8 @@ def test_subtracting_is_adding_the_negative(tail: str) -> None:
     weights = LOSSY | {"v": normal(4, 6, 1, 1, seed=2)}
     plus = net_of(nodes.format("Add"), PICTURES, weights)
     minus = net_of(nodes.format("Sub"), PICTURES, weights | {"u": -LOSSY["u"]})
-    errors = [cut_error(p, x, "least-squares", (0, 3)) for p in (plus, minus)]
-    np.testing.assert_allclose(*errors, rtol=1e-3)
+    first, second = (cut_error(p, x, "least-squares", (0, 3)) for p in (plus, minus))
+    np.testing.assert_allclose(first, second, rtol=1e-3)
 
 
 def test_a_stream_that_is_made_later_tells_where_the_activation_is_flat() -> None:
@@ -271,7 +273,8 @@ def test_a_stream_that_is_made_later_tells_where_the_activation_is_flat() -> Non
     k, j, x = f"k = Conv{SAME}(r, v)", "j = Conv(x, u)", data_of(PICTURES)
     weights = LOSSY | {"u": 8 * normal(4, 3, 1, 1, seed=3)}
     nets = [net_of(f"{GATED} {a} {b} s = Add(k, j) y = Relu(s)", PICTURES, weights) for a, b in ((k, j), (j, k))]
-    np.testing.assert_allclose(*(cut_error(p, x, "least-squares", (0, 3)) for p in nets), rtol=1e-3)
+    first, second = (cut_error(p, x, "least-squares", (0, 3)) for p in nets)
+    np.testing.assert_allclose(first, second, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("recover", "part"), [("least-squares", 0.9), ("mean-std", 1.05), ("bias", 1.05)])

@@ -44,8 +44,8 @@ def net() -> ModelProto:
     shapes = {"w0": (6, 8), "b0": (8,), "w1": (8, 8), "b1": (8,), "w2": (8, 8), "b2": (8,), "m": (8,)}
     shapes |= {"w3": (8, 8), "w4": (8, 8), "b3": (8,), "w5": (8, 5), "b4": (5,)}
     weights: dict[str, Any] = {name: normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
-    norm = {"s": 1 + normal(8) * 0.1, "t": normal(8) * 0.1, "v": np.full(8, 1.5)}
-    return build(nodes, "float[n,6]", "float[n,5]", **weights, **norm)  # type: ignore[no-any-return]
+    norm: dict[str, Any] = {"s": 1 + normal(8) * 0.1, "t": normal(8) * 0.1, "v": np.full(8, 1.5)}
+    return build(nodes, "float[n,6]", "float[n,5]", **weights, **norm)
 
 
 X = normal(80, 6, seed=9).astype(np.float32)
@@ -239,7 +239,7 @@ def test_solver(name: str) -> None:
 @pytest.mark.parametrize("kind", PATTERNS)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_patterns_of_a_solver(name: str, kind: str) -> None:
-    asked = {"pattern": PATTERNS[kind], "solver": name, "format": "dense", "calibration": X}
+    asked: dict[str, Any] = {"pattern": PATTERNS[kind], "solver": name, "format": "dense", "calibration": X}
     asked |= {} if kind == "N:M" else {"sparsity": 0.5}
     if kind == "N:M" or SOLVERS[name].tiles:
         assert zeros(prune(**asked)) >= 0.4

@@ -307,7 +307,8 @@ def test_few_zeros_of_narrow_layers() -> None:
 
 
 def test_a_plan_replays_with_the_same_data(tmp_path: Path) -> None:
-    for k, options in enumerate(({}, {"sparsity": None, "pattern": "2:4"}, {"pattern": "block:1x4"})):
+    ways: list[dict[str, Any]] = [{}, {"sparsity": None, "pattern": "2:4"}, {"pattern": "block:1x4"}]
+    for k, options in enumerate(ways):
         first = small(**options)
         path = tmp_path / f"{k}.json"
         path.write_text(first.plan.to_json())
@@ -535,7 +536,8 @@ def stored(result: Result) -> Array:
 )
 @pytest.mark.parametrize(("form", "kind"), [(None, "csr"), ("2:4", "csr"), ("2:4", "nm")])
 def test_values(form: str | None, kind: str, values: str, close: float) -> None:
-    options = {"sparsity": None if form else 0.5, "pattern": form, "sparsity_allocate": None if form else "uniform"}
+    allocate = None if form else "uniform"
+    options: dict[str, Any] = {"sparsity": None if form else 0.5, "pattern": form, "sparsity_allocate": allocate}
     result = small(values=values, **{**options, "format": kind})
     found = result.report.sparsity
     assert found is not None and {x.format for x in found.layers} == {kind} and found.values == values

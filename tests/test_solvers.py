@@ -259,7 +259,9 @@ def test_sparsegpt_in_batches_is_the_same_as_at_once(monkeypatch: pytest.MonkeyP
 
 def removals(p: Problem, row: int, block: Array, most: int, steps: int) -> tuple[list[int], list[float]]:
     """OBS with an inverse of its own for every step: the order, and what f rises by."""
-    alive, order, costs = np.ones(p.target.shape[1], bool), [], []
+    alive = np.ones(p.target.shape[1], bool)
+    order: list[int] = []
+    costs: list[float] = []
     gone = np.zeros(block.max() + 1, int)
     for _ in range(steps):
         w = exact(p, np.tile(alive, (len(p.target), 1)))[row]

@@ -244,7 +244,7 @@ def test_hostile_nm(n: int, m: int, values: Array, positions: list[list[int]], w
 )
 def test_hostile_bsr(block: tuple[int, int], change: dict[str, Array], words: str) -> None:
     w = np.array([[[1, 2, 3], [4, 5, 6], [0, 0, 9]]], np.float32)
-    arrays = dict(zip(("values", "indices", "indptr"), formats.pack_bsr(w, 2, 2, 3), strict=True))
+    arrays: dict[str, Any] = dict(zip(("values", "indices", "indptr"), formats.pack_bsr(w, 2, 2, 3), strict=True))
     refused(lambda: formats.check_bsr("node", w.shape, *block, 3, **(arrays | change)), words)
 
 

@@ -156,7 +156,8 @@ def dense(w: Array, x: Array, product: str = "MatMul", **attributes: Any) -> Arr
         part = x[(slice(None), slice(None), *window)]
         for g in range(group):
             rows_of, channels_of = (slice(g * n, (g + 1) * n) for n in (rows, channels))
-            y[:, rows_of] += np.einsum("mc,bc...->bm...", wide[(rows_of, slice(None), *tap)], part[:, channels_of])
+            at: Any = (rows_of, slice(None), *tap)
+            y[:, rows_of] += np.einsum("mc,bc...->bm...", wide[at], part[:, channels_of])
     return y
 
 
@@ -313,7 +314,7 @@ def test_activations_and_residual(product: str, form: Form, alpha: float) -> Non
         if product != "MatMul" and count > 1:
             continue
         x = 3 * normal(*shape, seed=5)
-        attributes = {"pads": [1, 0, 1, 0]} if product == "Conv" else {}
+        attributes: dict[str, Any] = {"pads": [1, 0, 1, 0]} if product == "Conv" else {}
         expected = alpha * dense(w, x, product, **attributes)
         residual = normal(*expected.shape, seed=6) if add else None
         expected = expected if residual is None else expected + residual
@@ -389,7 +390,7 @@ def test_more_columns_than_uint16_can_tell_apart(form: Form) -> None:
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_threads_give_the_same_bytes(product: str, form: Form) -> None:
     w = weight((256, 64, 3, 3) if product == "Conv" else (600, 300), form)
-    shapes = {
+    shapes: dict[str, list[tuple[int, ...]]] = {
         "MatMul": [(1, 300), (4, 300), (9, 300), (200, 300)],
         "LeftMatMul": [(2, 300, 70)],
         "Conv": [(2, 64, 14, 14)],
@@ -597,11 +598,11 @@ BAD_CONV: list[tuple[dict[str, Any], str]] = [
 
 
 BAD_SCALED: list[tuple[dict[str, Any], str]] = [
-    ({"scale": np.float32([1, 1, np.nan, 1])}, r"scale\[2\] is not a finite number above 0"),
-    ({"scale": np.float32([1, 1, 1, np.inf])}, r"scale\[3\] is not"),
-    ({"scale": np.float32([0, 1, 1, 1])}, r"scale\[0\] is not"),
-    ({"scale": np.float32([1, -1, 1, 1])}, r"scale\[1\] is not"),
-    ({"scale": np.float32([1, 1, 1])}, "scale has length 3"),
+    ({"scale": np.array([1, 1, np.nan, 1], np.float32)}, r"scale\[2\] is not a finite number above 0"),
+    ({"scale": np.array([1, 1, 1, np.inf], np.float32)}, r"scale\[3\] is not"),
+    ({"scale": np.array([0, 1, 1, 1], np.float32)}, r"scale\[0\] is not"),
+    ({"scale": np.array([1, -1, 1, 1], np.float32)}, r"scale\[1\] is not"),
+    ({"scale": np.array([1, 1, 1], np.float32)}, "scale has length 3"),
     ({"scale": np.ones((4, 1), np.float32)}, "scale has 2 axes"),
     ({"scale": np.ones(4)}, "scale"),
     ({"values": CSR["values"]}, "values"),
@@ -746,7 +747,7 @@ def test_the_library_wins_over_a_function() -> None:
 @pytest.mark.parametrize("values", VALUES)
 def test_functions_and_kernels_agree(product: str, form: Form, values: str) -> None:
     w = weight((19, 7, 3, 1) if product == "Conv" else (19, 21), form)
-    options = {"alpha": 0.5, "bias": normal(19), "values": values, "body": True}
+    options: dict[str, Any] = {"alpha": 0.5, "bias": normal(19), "values": values, "body": True}
     for activation in ACTIVATIONS if values in ("float32", "int8") else ("", "Gelu"):
         model = model_of(w, form, product, add=True, activation=activation, **options)
         x = normal(*INPUTS[product])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-import onnxprune.importance
+from onnxprune.importance.weights import DEFAULT
 
 REAL = (
     "mobilenetv2_100_224_imagenet", "mobilenetv1_075_192_imagenet", "squeezenet10_imagenet_fp32", "resnet20_cifar10",
@@ -73,7 +73,7 @@ def main() -> None:
     p.add_argument("--only", default="*", metavar="GLOB", help="only models whose name matches")
     p.add_argument("--no-onnxsim", action="store_true", help="leave the rival out")
     args = p.parse_args()
-    criteria = args.importance or [onnxprune.importance.DEFAULT]
+    criteria = args.importance or [DEFAULT]
     variants = [(i, r) for i in criteria for r in args.recover or ["none", "bias"]]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:

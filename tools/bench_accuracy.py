@@ -111,6 +111,7 @@ def tasks(root: Path, args: argparse.Namespace, folder: Path) -> Iterator[Task]:
             x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
         x = x.astype(np.float32)
         rows = np.arange(len(x))
+        folds: list[tuple[Array | None, Array]]
         if args.free:
             folds = [(None, rows)]
         elif "cifar" in name:
@@ -120,7 +121,7 @@ def tasks(root: Path, args: argparse.Namespace, folder: Path) -> Iterator[Task]:
         made = []
         for k, (samples, chosen) in enumerate(folds):
             file = None if samples is None else folder / f"{name}.{k}.npy"
-            if file:
+            if file and samples is not None:
                 np.save(file, samples)
             made.append(Fold(file, chosen[:: max(1, len(x) // args.limit)] if args.limit else chosen))
         parameters, macs = common.counts(str(path))
@@ -150,7 +151,9 @@ class Forward:
         source = model.graph.input[0].name
         self.model, self.at, self.live = model, 0, {source: x}
         self.batch = int(np.clip(1e6 // x[0].size, 1, 50))
-        moving, self.fixed, self.nodes = {source}, [], []
+        moving = {source}
+        self.fixed: list[onnx.NodeProto] = []
+        self.nodes: list[onnx.NodeProto] = []
         for n in model.graph.node:
             hit = not moving.isdisjoint(n.input)
             (self.nodes if hit else self.fixed).append(n)
@@ -181,7 +184,8 @@ class Forward:
     def moments(self, tensors: list[str]) -> dict[str, tuple[Array, Array]]:
         """Mean and variance of every channel `(c,)` of some tensors."""
         end = 1 + max(k for k, n in enumerate(self.nodes) if not set(tensors).isdisjoint(n.output))
-        total, square, count = dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0)
+        total, square = ({t: np.zeros(1) for t in tensors} for _ in range(2))
+        count = dict.fromkeys(tensors, 0)
         for values in self.batches(tensors, end):
             for t, v in zip(tensors, values, strict=True):
                 flat = v.reshape(*v.shape[:2], -1)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,20 @@ PRUNED_KS = (16, 32)
 Score = Callable[[Path], float]
 
 
+def _own(scorer: Any, name: str, variant: Path) -> float:
+    return float(scorer.score(variant, name))
+
+
+def _real(scorer: Any, x: Any, y: Any, name: str, variant: Path) -> float:
+    return float(scorer.top1(str(variant), x, y, name))
+
+
 def tasks(only: str, folder: Path | None, limit: int) -> Iterator[tuple[Path, Score]]:
     """Models and what scores a variant of each."""
     own = common.module(MODELS / "score.py")
     for path in sorted(MODELS.glob("*.onnx")):
         if fnmatch(path.stem, only) and ".pruned" not in path.name:
-            yield path, lambda variant, name=path.stem: own.score(variant, name)
+            yield path, partial(_own, own, path.stem)
     try:
         root = common.assets(folder)
     except SystemExit:
@@ -57,7 +66,7 @@ def tasks(only: str, folder: Path | None, limit: int) -> Iterator[tuple[Path, Sc
         if fnmatch(name, only) and path.is_file():
             x, y = real.data(str(root), name)
             rows = np.arange(0, len(x), max(1, len(x) // limit))
-            yield path, lambda variant, x=x[rows], y=y[rows], name=name: real.top1(str(variant), x, y, name)
+            yield path, partial(_real, real, x[rows], y[rows], name)
 
 
 def variants(path: Path, args: Any) -> Iterator[tuple[float, int, str, Model, float, float]]:

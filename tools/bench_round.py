@@ -68,7 +68,7 @@ def gain(times: dict[int, float], step: int) -> float | None:
 
 
 def operators(args: Any) -> tuple[list[Any], list[dict[str, Any]]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind in ("3x3", "1x1", "depthwise", "Gemm"):
         for before, (first, end, side) in RANGES.items():
             common.say(f"{kind} around a cut of {before}")

@@ -134,8 +134,8 @@ def tasks(name: str, args: argparse.Namespace, folder: Path) -> Iterator[Task]:
         np.savez(f"{stem}.heldout.npz", labels=labels, **dict(zip(names, x.values(), strict=True)))
         metric = "top1" if labels.ndim == 1 else "loss" if labels.ndim == 2 else "pixels"
         first = 1 if "mobilenet" in name and name in REAL else 0  # TF-slim's have a background class
-        data = [Path(f"{stem}.{part}.npz") for part in ("calibration", "heldout")]
-        yield Task(name, fold, model, *data, metric, first, fixed or BATCH)
+        chosen_of, held = (Path(f"{stem}.{part}.npz") for part in ("calibration", "heldout"))
+        yield Task(name, fold, model, chosen_of, held, metric, first, fixed or BATCH)
 
 
 Data = tuple[dict[str, Array], dict[str, Array], Array]  # calibration, what is scored, labels
@@ -267,14 +267,15 @@ def grams(model: str, calibration: str, heldout: str, out: str, rows: int, batch
     """
     import onnxprune
     from onnxprune.layers import rows as linear
+    from onnxprune.layers.values import Values
     from onnxprune.runtime.stream import Stream
 
     dense = onnxprune.load(model)
-    values = linear.Values(dense)
+    values = Values(dense)
     chosen = regressions(dense)
     kernels = {node: linear.kernel_shape(layer, values) for node, layer in chosen.items()}
     sources = [layer.source for layer in chosen.values()]
-    found: dict[str, Array] = {}
+    found: dict[str, Any] = {}
     for part, path in (("c", calibration), ("h", heldout)):
         count = sum(len(next(iter(b.values()))) for b in batches(calibration, batch)[0])
         feeds, _ = batches(path, batch, count)
@@ -317,12 +318,13 @@ def measure(dense: str, sparse: str, setting: str, grams: str) -> dict[str, Any]
     """The layers of a sparse file: zeros, errors, whether N:M holds along channels; and how many vectors changed."""
     import onnxprune
     from onnxprune.layers.layer import sparse_layers
-    from onnxprune.layers.rows import Values, matrix
+    from onnxprune.layers.rows import matrix
+    from onnxprune.layers.values import Values
     from onnxprune.sparsity.prepare import prepare
 
     before, after = onnxprune.load(dense), prepare(onnxprune.load(sparse), functions=False)[0]
     first, second = regressions(before), paired(before, after)
-    layers = {x.node: x for x in sparse_layers(after)[0]}
+    layers = {x.name: x for x in sparse_layers(after)[0]}
     values, new = Values(before), Values(after)
     rows: dict[str, dict[str, Any]] = {}
     with np.load(grams) as file:
@@ -362,7 +364,8 @@ def same(a: Array | None, b: Array) -> bool:
 
 def paired(before: Any, after: Any) -> dict[str, tuple[str, Any]]:
     """Layers of a sparse model by the node's key in the dense one: by name, or where names changed by their order."""
-    from onnxprune.layers.rows import Values, matrix
+    from onnxprune.layers.rows import matrix
+    from onnxprune.layers.values import Values
 
     first, second = regressions(before), regressions(after)
     if set(first) <= set(second):
@@ -526,8 +529,8 @@ class Bench:
         if not self.missing(setting, rival):
             return
         t, out, alone = self.task, self.folder / "rival.onnx", self.folder / "alone.onnx"
-        worker = [python, common.TOOLS / "onnxsim_sparse_worker.py"]
-        command = [*worker, t.model, out, RIVALS[rival], setting, t.calibration, str(t.batch)]
+        worker: list[str | Path] = [python, common.TOOLS / "onnxsim_sparse_worker.py"]
+        command: list[str | Path] = [*worker, t.model, out, RIVALS[rival], setting, t.calibration, str(t.batch)]
         run = common.run(command, **self.limits)
         spent = {"process_seconds": run.seconds, "peak": run.peak}
         if run.problem:

@@ -94,8 +94,8 @@ def stored(
         arrays = formats.pack_nm(np.ascontiguousarray(blocks), n, m)
         named = {f"{name}_{k}": a for k, a in zip(("v", "p"), arrays, strict=True)}
         return f"Nm{scaled}", named | last, {"n": n, "m": m}
-    arrays = formats.pack_csr(w.reshape(len(w), -1))
-    return f"Csr{scaled}", {f"{name}_{k}": a for k, a in zip(("v", "i", "p"), arrays, strict=True)} | last, {}
+    rows = formats.pack_csr(w.reshape(len(w), -1))
+    return f"Csr{scaled}", {f"{name}_{k}": a for k, a in zip(("v", "i", "p"), rows, strict=True)} | last, {}
 
 
 def products(
@@ -156,7 +156,8 @@ def bound(s: ort.InferenceSession, x: Array) -> Callable[[], None]:
 
 def medians(runs: Mapping[Any, Callable[[], None]], seconds: float) -> dict[Any, float]:
     """Blocks of each in turn; median seconds of a run."""
-    count, times = {}, {name: [] for name in runs}
+    count: dict[Any, int] = {}
+    times: dict[Any, list[float]] = {name: [] for name in runs}
     for name, run in runs.items():
         run()
         start = time.perf_counter()
@@ -324,13 +325,13 @@ def layers(threads: Sequence[int], seconds: float, only: Sequence[str], cache: f
             for tokens in (2, 4, 8, 16, 32):
                 matmul("few", 3072, 768, tokens, ("2:4", 0.7, 0.9), n, 8)
         if "one" in only:
-            for level in LEVELS:
-                part = 0.56 if level == "2:4" else max(1.1 * (1 - level), 0.05)
+            for zeros in LEVELS:
+                part = 0.56 if isinstance(zeros, str) else max(1.1 * (1 - zeros), 0.05)
                 copies = max(2, min(16, int(np.ceil(2 * cache / (64 * part)))))
-                matmul("one", 4096, 4096, 1, (level,), n, copies)
+                matmul("one", 4096, 4096, 1, (zeros,), n, copies)
         if "values" in only:
-            for level in ("2:4", 0.8):
-                show(by_values(4096, level, n, 5 * seconds, cache))
+            for zeros in ("2:4", 0.8):
+                show(by_values(4096, zeros, n, 5 * seconds, cache))
         for kind, shapes, k in (("conv1", CONV1, 1), ("conv3", CONV3, 3)):
             if kind in only:
                 for c, m, size in shapes:
@@ -384,8 +385,9 @@ def models(args: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
                 ratios = [auto.measure(base.model, result.model, feeds, threads, args.seconds) for _ in range(3)]
                 row[what] = float(np.median(ratios))
                 row[f"{what}_bytes"] = len(onnxprune.to_proto(result.model).SerializeToString()) / size
-            row["layers"] = len(chosen.report.sparsity.layers)
-            row["sparse"] = sum(x.format != "dense" for x in chosen.report.sparsity.layers)
+            layers = chosen.report.sparsity.layers if chosen.report.sparsity else ()
+            row["layers"] = len(layers)
+            row["sparse"] = sum(x.format != "dense" for x in layers)
             rows.append(row)
             print(
                 f"{name:30} {level:5} {threads} thr  every layer {row['every']:5.2f} ({row['every_bytes']:4.0%} "

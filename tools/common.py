@@ -187,7 +187,7 @@ def _answer(done: Run) -> Answer:
 
 def call(function: str, *arguments: object, seconds: float = 300, gigabytes: float = 12) -> Answer:
     """Call `module:function` of tools/ in a process of its own; arguments and value are JSON."""
-    command = [sys.executable, TOOLS / "common.py", function, json.dumps(arguments, default=str)]
+    command: list[str | Path] = [sys.executable, TOOLS / "common.py", function, json.dumps(arguments, default=str)]
     return _answer(run(command, seconds=seconds, gigabytes=gigabytes))
 
 

@@ -83,14 +83,14 @@ def tuples(shapes: Shapes) -> dict[str, tuple[int, ...]] | None:
     return {name: tuple(s) for name, s in shapes.items()} if shapes else None
 
 
-def cut(path: str, amounts: dict[str, float], io: bool, given: bool, shapes: Shapes) -> Row:
+def cut(path: str, amounts: dict[str, Any], io: bool, given: bool, shapes: Shapes) -> Row:
     """Prune without recovery and verify; plain data."""
     from onnxprune import OptionError, prune
 
     def done(given: dict[str, tuple[int, ...]] | None) -> Row:
         report = prune(
             path, **amounts, round_to=1, importance="l2", recover="none", measure=False, allow_io_change=io,
-            input_shape=given,
+            input_shape=given or {},
         ).report  # fmt: skip
         assert report.verification
         return {
@@ -237,7 +237,7 @@ def hand_written(folder: Path) -> Iterator[Source]:
     for name, form in TRANSFORMERS.items():
         model, path, arrays = form.build(), folder / f"{name}.onnx", folder / f"{name}.npz"
         onnx.save(model, path)
-        given = feeds(model)
+        given: dict[str, Any] = feeds(model)
         np.savez(arrays, **given)
         yield Source(name, path, {k: list(v.shape) for k, v in given.items()}, arrays)
         path.unlink()

@@ -19,6 +19,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -103,6 +104,10 @@ def minimise(numbers: Numbers, fails: Callable[[Numbers], bool], seconds: float 
     return best
 
 
+def fails_as(kind: str, numbers: list[int]) -> bool:
+    return failure(numbers) == kind
+
+
 def fuzz(
     seeds: range, *, seconds: float, folder: Path, console: Console
 ) -> tuple[list[Outcome], dict[str, list[int]], float]:
@@ -122,7 +127,7 @@ def fuzz(
                 failures.setdefault(kind, []).append(seed)
                 console.print(f"[red]{seed}[/red] {kind}", highlight=False)
                 if len(failures[kind]) == 1:  # one small example of each kind is enough
-                    numbers = minimise(numbers, lambda n, kind=kind: failure(n) == kind)
+                    numbers = minimise(numbers, partial(fails_as, kind))
                 keep(folder, seed, numbers, kind)
             progress.update(task, advance=1, description=f"graphs, {sum(map(len, failures.values()))} failures")
             if time.perf_counter() - start > seconds:

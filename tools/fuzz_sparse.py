@@ -62,9 +62,9 @@ FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-42, 1e-38, 3e38, -3e38, float("nan"), float("
 def valid(rng: random.Random, name: str | None = None) -> ModelProto:
     """A model that is right: some operator, sizes, attributes and form; half of them with the function."""
     operator = OPERATORS[name or rng.choice(list(OPERATORS))]
-    form: Form = rng.choice([f for f in FORMS if storage_of(f) == operator.storage])
+    form: Form = rng.choice([f for f in FORMS if storage_of(f) == operator.storage.name])
     given: dict[str, Any] = {"alpha": rng.choice([1.0, 1.0, -0.5, 3.0])}
-    shape = (rng.randint(1, 40), rng.randint(1, 70))
+    shape: tuple[int, ...] = (rng.randint(1, 40), rng.randint(1, 70))
     if operator.product == "Conv":
         axes = rng.choice([1, 2, 2, 2])
         group = rng.choice([1, 1, 1, 2, 3])
@@ -220,7 +220,7 @@ def change_graph(rng: random.Random, model: ModelProto) -> None:
             twin.input[0], twin.output[0] = twin.output[0], "Z"
     elif graph.input:
         info = rng.choice(graph.input)
-        dims = [rng.choice([1, 3, "n", 0, -1, 1 << 40]) for _ in range(rng.randint(0, 5))]
+        dims: list[Any] = [rng.choice([1, 3, "n", 0, -1, 1 << 40]) for _ in range(rng.randint(0, 5))]
         info.CopyFrom(helper.make_tensor_value_info(info.name, rng.choice([1, 1, 7, 10, 11]), dims))
 
 
@@ -279,7 +279,7 @@ def feeds_for(session: ort.InferenceSession, node: NodeProto, rng: np.random.Gen
     for value in session.get_inputs():
         dims = y if len(node.input) > 1 and value.name == node.input[-1] else x
         if rng.random() < 0.05:
-            dims = rng.permutation(dims)
+            dims = rng.permutation(dims).tolist()
         if min(dims) < 0 or np.prod(np.array(dims, float)) > ELEMENTS or np.prod(np.array(y, float)) > ELEMENTS:
             return None
         kind = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(double)": np.float64}
@@ -359,7 +359,7 @@ class Trial:
 
     def compare(self, dense: ModelProto, feeds: dict[str, Any], outputs: list[Any]) -> str:
         arrays = [numpy_helper.to_array(t) for t in dense.graph.initializer]
-        arrays += [np.float32(a.f) for node in dense.graph.node for a in node.attribute]
+        arrays += [np.asarray(a.f, np.float32) for node in dense.graph.node for a in node.attribute]
         if any(a.dtype == np.float32 and np.abs(a).max(initial=0) > LARGE for a in arrays):
             return "not tried: weights overflow"
         self.step("dense")

@@ -80,7 +80,7 @@ def _imports(annotation: str, module: ModuleType | None) -> list[tuple[str, str]
     """(module, name) of what an annotation of a module names; the name is "" where the module itself is imported."""
     assert module is not None
     names = {n.id for n in ast.walk(ast.parse(annotation, mode="eval")) if isinstance(n, ast.Name)}
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(node, ast.ImportFrom):
             found |= {a.asname or a.name: (str(node.module), a.name) for a in node.names}
@@ -114,13 +114,13 @@ def page() -> str:
         if any(o.choices.values()):
             rows = ([f"`{name}`", what] for name, what in o.choices.items())
             lines += [f"## {o.flag}", "", *_table(["value", "what it is"], rows)]
-    for name, options in (
+    for name, declarations in (
         ("bench", bench.OPTIONS),
         ("evaluate", evaluate.EVALUATE),
         ("sensitivity", sensitivity.SENSITIVITY),
     ):
-        own = [o for o in options if o.name not in {e.name for e in everything} or o.panel == bench.WHAT]
-        also = ", ".join(f"`{o.flag}`" for o in options if o not in own)
+        own = [o for o in declarations if o.name not in {e.name for e in everything} or o.panel == bench.WHAT]
+        also = ", ".join(f"`{o.flag}`" for o in declarations if o not in own)
         lines += [f"## onnxprune {name}", "", *_table(COLUMNS, map(_row, own)), f"And {also}, as above.", ""]
     codes = ([str(code), what] for code, what in screens.EXIT_CODES.items())
     return "\n".join([*lines, "## Exit codes", "", *_table(["code", "what it means"], codes)]).rstrip() + "\n"

@@ -45,6 +45,7 @@ class _Decoder:
         self.data = data
         self.heads, self.kv_heads, self.head = heads, kv_heads, head
         self.rng = np.random.default_rng(seed)
+        self.dtype: Any
         self.code, self.dtype = DTYPES[dtype]
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []

@@ -44,7 +44,7 @@ WORDS, SENTENCE, CONTEXT = 3400, 48, 128
 PLAIN = "Add Sub Mul Div MatMul Gemm Reshape Transpose Shape Constant Unsqueeze Gather Slice Concat Cast".split()
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 Batch = tuple[tuple[Tensor, ...], Tensor]
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Any]  # arrays
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Networks

@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ ODD = (
     "OneHot TopK Split Attention RMSNormalization RotaryEmbedding LayerNormalization Gelu"
 ).split()
 
-Feeds = dict[str, np.ndarray]
+Feeds = dict[str, Any]  # arrays
 Inputs = dict[str, tuple[Any, ...]]  # name -> what is in it (see `arrays`), then its dimensions
 Row = dict[str, Any]
 
@@ -272,7 +273,7 @@ FAMILIES = [
     Family("gpt2-nomask", "decoder", "GPT2LMHeadModel", {"input_ids": IDS}, "gpt2", TEXT),
     Family("llama-nomask", "decoder", "LlamaForCausalLM", {"input_ids": IDS, "position_ids": POSITIONS}, LLMS, GROUPED),
     Family("bert-classifier", "encoder", "BertForSequenceClassification", TOKENS, "bert", TEXT),
-    *(Family(f"packed-{style}", "fused qkv", lambda style=style: Packed(style), HIDDEN, "vit bert")
+    *(Family(f"packed-{style}", "fused qkv", partial(Packed, style), HIDDEN, "vit bert")
       for style in ("unbind", "index", "chunk", "slice", "einsum")),
     Family("onnx23", "decoder", Onnx23, {"input_ids": IDS, "position_ids": POSITIONS}, LLMS),
     Family("experts", "mixture of experts", Experts, HIDDEN),
@@ -346,7 +347,8 @@ def build(family: Family, attention: str) -> nn.Module:
 
 def arrays(inputs: Inputs, sizes: dict[str, int]) -> Feeds:
     """Seeded inputs of these sizes."""
-    rng, feeds = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    feeds: Feeds = {}
     for name, (kind, *dims) in inputs.items():
         shape = tuple(d if isinstance(d, int) else sum(sizes[s] for s in d.split("+")) for d in dims)
         if kind == "ids":

@@ -77,12 +77,12 @@ def main() -> None:
                 }
             )
     table = common.columns("traps", "-file exit seconds -valid -first_line_of_standard_error -failure")
+    folder_of = common.assets(args.assets) / "traps"
     for r in rows:
         valid = "-" if r["result"] is None else "yes" if "checker" in r["result"] else "no"
         if valid == "no" and "checker" not in r["original"]:
             valid = "no, nor is the original"
-        folder = common.assets(args.assets) / "traps"
-        first = (r["stderr"].strip().splitlines() or [""])[0].replace(f"{folder / r['file']}: ", "")
+        first = (r["stderr"].strip().splitlines() or [""])[0].replace(f"{folder_of / r['file']}: ", "")
         table.add_row(
             r["file"],
             str(r["code"]),

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
+from google.protobuf.message import Error as ProtobufError
 from onnx import AttributeProto, ModelProto
 
 from onnxprune.errors import InternalError

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
+from google.protobuf.message import Error as ProtobufError
 from onnx import ModelProto
 
 from onnxprune.graph.messages import AGAIN, fault

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
+from google.protobuf.message import Error as ProtobufError
 from onnx import ModelProto, TensorProto
 
 from onnxprune.graph.arrays import Large, Taken, pieces, set_data, stored_bits, stored_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, helper
@@ -33,7 +34,8 @@ def causal(b: Net, scores: str, *, query: str, key: str) -> str:
 def decoder_pre_norm(*, cache: bool = False) -> ModelProto:
     """GPT-2: q, k and v from one Gemm and a Split, causal mask by Where, tanh GELU; batch and sequence are dynamic."""
     b = Net()
-    x, presents = b.embed(batch="batch", time="sequence"), []
+    presents: list[str] = []
+    x = b.embed(batch="batch", time="sequence")
     where = b.input("position_ids", ("batch", "sequence"), np.int64) if cache else b.op("Range", 0, b.size(x, 1), 1)
     x = b.add(x, b.op("Gather", b.param(b.normal(TABLE, WIDTH, scale=0.5), "position.weight"), where, axis=0))
     b.declare(x, ("batch", "sequence", WIDTH))
@@ -90,7 +92,7 @@ def repeat_kv(b: Net, t: str, times: int) -> str:
     return b.reshape(wide, batch, int(kv) * times, time, d)
 
 
-LLAMA = {"heads": (2, 2), "head_dim": (HEAD // 2, HEAD, HEAD), "hidden": (WIDE,)}
+LLAMA: dict[str, Any] = {"heads": (2, 2), "head_dim": (HEAD // 2, HEAD, HEAD), "hidden": (WIDE,)}
 
 
 @form(**LLAMA)
@@ -198,7 +200,7 @@ def t5() -> ModelProto:
         if memory:
             bias = b.add(bias, triangle(time))
 
-        plain = {"scale": "none", "bias": False}
+        plain: dict[str, Any] = {"scale": "none", "bias": False}
         for _ in range(LAYERS):
             x = b.add(x, b.mha(b.rmsnorm(x), mask=bias, **plain))
             if memory:

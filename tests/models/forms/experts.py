@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import ModelProto
 
@@ -51,7 +53,7 @@ def linear_attention() -> ModelProto:
 
 # Mixture of experts
 
-MOE = {"hidden": (WIDE,), "experts": (EXPERTS, EXPERTS)}
+MOE: dict[str, Any] = {"hidden": (WIDE,), "experts": (EXPERTS, EXPERTS)}
 
 
 def routed(b: Net, x: str, *, one_hot: bool) -> str:

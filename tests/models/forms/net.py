@@ -74,7 +74,7 @@ class Net(Builder):
 
     def positions(self, x: str) -> str:
         """A learned vector per position, added."""
-        return self.add(x, self.param(self.normal(1, *self.shape(x)[1:], scale=0.5), "position.weight"))
+        return self.add(x, self.param(self.normal(1, *map(int, self.shape(x)[1:]), scale=0.5), "position.weight"))
 
     def scores(self, q: str, k: str, *, scale: str = "div") -> str:
         """q k^T over (batch, heads, time, d), scaled by 1 / sqrt(d) in one of the ways in which models write it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import ModelProto
 
-from models.builder import MICROSOFT
+from models.builder import MICROSOFT, Dim
 from models.forms.decoders import angles
 from models.forms.form import BATCH, FFN, HEAD, HEADS, LAYERS, TABLE, TIME, TOTAL, VOCAB, WIDE, WIDTH, form
 from models.forms.net import Net
@@ -71,7 +73,7 @@ def ms_mha(*, rotate: bool = False) -> ModelProto:
 
 
 GQA_HEAD = 16
-GQA = {"heads": (2, 2), "head_dim": (), "hidden": (WIDE,), "io": True}
+GQA: dict[str, Any] = {"heads": (2, 2), "head_dim": (), "hidden": (WIDE,), "io": True}
 
 
 @form(**GQA)
@@ -90,15 +92,18 @@ def ms_gqa(*, packed: bool = False) -> ModelProto:
     """
     b = Net(23)
     batch = 1  # onnxruntime takes several new positions after a past for one sequence alone
-    time, past = ("sequence", "past_sequence") if packed else (5, 3)
-    x, presents = b.embed(WIDE, batch=batch, time=time), []
+    new, old = 5, 3
+    time: Dim = "sequence" if packed else new
+    past: Dim = "past_sequence" if packed else old
+    presents: list[str] = []
+    x = b.embed(WIDE, batch=batch, time=time)
     cos, sin = b.param(np.cos(angles(GQA_HEAD // 2)), "cos_cache"), b.param(np.sin(angles(GQA_HEAD // 2)), "sin_cache")
     if packed:
         mask = b.input("attention_mask", (batch, TOTAL), np.int64)
         last = b.op("Cast", b.op("Sub", b.reduce("Sum", mask, 1, keepdims=0), 1), to=onnx.TensorProto.INT32)
         total = b.op("Cast", b.size(mask, 1), to=onnx.TensorProto.INT32)
     else:
-        last, total = b.param(np.full(batch, past + time - 1, np.int32)), b.param(np.array(past + time, np.int32))
+        last, total = b.param(np.full(batch, old + new - 1, np.int32)), b.param(np.array(old + new, np.int32))
     y = b.op("SimplifiedLayerNormalization" if packed else "RMSNormalization", x, b.gain(WIDE), axis=-1, epsilon=1e-5)
     b.declare(y, (batch, time, WIDE))
     for layer in range(LAYERS):
@@ -107,11 +112,11 @@ def ms_gqa(*, packed: bool = False) -> ModelProto:
             qkv = [b.dense(y, (HEADS + 4) * GQA_HEAD, bias=False), "", ""]
         else:
             qkv = [b.dense(y, n * GQA_HEAD, bias=False) for n in (HEADS, 2, 2)]
-        counts = {"num_heads": HEADS, "kv_num_heads": 2, "do_rotary": 1, "scale": GQA_HEAD**-0.5}
+        counts: dict[str, Any] = {"num_heads": HEADS, "kv_num_heads": 2, "do_rotary": 1, "scale": GQA_HEAD**-0.5}
         mixed, *present = b.ops(
             "GroupQueryAttention", *qkv, *cache, last, total, cos, sin, n=3, domain=MICROSOFT, **counts
         )
-        grown = TOTAL if packed else past + time
+        grown: Dim = TOTAL if packed else old + new
         presents.extend(b.declare(p, (batch, 2, grown, GQA_HEAD)) for p in present)
         y = b.dense(b.declare(mixed, (batch, time, HEADS * GQA_HEAD)), WIDE, bias=False)
         y, x = skip_norm(b, x, y, "SkipSimplifiedLayerNormalization", total=True)
@@ -154,14 +159,15 @@ def rms_operator(b: Net, x: str) -> str:
 def onnx_attention_3d(*, cache: bool = False) -> ModelProto:
     """Attention and RotaryEmbedding on (batch, time, heads * d), counts as attributes, grouped queries."""
     b = Net(23)
-    x, presents = b.embed(WIDE), []
+    presents: list[str] = []
+    x = b.embed(WIDE)
     tables = [b.param(f(angles()), "rope") for f in (np.cos, np.sin)]
     where = b.input("position_ids", (BATCH, TIME), np.int64)
 
     def attention(x: str) -> str:
         q, k, v = (b.dense(x, n * HEAD) for n in (HEADS, 2, 2))
         q, k = (b.op("RotaryEmbedding", t, *tables, where, num_heads=n) for t, n in ((q, HEADS), (k, 2)))
-        counts = {"q_num_heads": HEADS, "kv_num_heads": 2, "is_causal": 1}
+        counts: dict[str, Any] = {"q_num_heads": HEADS, "kv_num_heads": 2, "is_causal": 1}
         if cache:
             layer = len(presents) // 2
             pasts = [b.input(f"past_{t}_{layer}", (BATCH, 2, 3, HEAD)) for t in ("key", "value")]

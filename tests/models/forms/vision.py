@@ -65,8 +65,8 @@ def swin() -> ModelProto:
 def shift_mask(size: int, window: int, shift: int) -> Array:
     """(windows, n, n): -100 between positions of a shifted window that are not neighbours in the image."""
     part = np.searchsorted([size - window, size - shift], np.arange(size), side="right")
-    region = (3 * part[:, None] + part[None]).reshape(size // window, window, size // window, window)
-    region = region.transpose(0, 2, 1, 3).reshape(-1, window * window)
+    squares = (3 * part[:, None] + part[None]).reshape(size // window, window, size // window, window)
+    region = squares.transpose(0, 2, 1, 3).reshape(-1, window * window)
     return np.where(region[:, :, None] == region[:, None], 0.0, -100.0).astype(np.float32)
 
 

@@ -260,17 +260,17 @@ def repeat(b: Net, x: str) -> str:
         repeats[axis] = shape[axis]
         return b.op("Add", x, b.op("Tile", b.reduce("Sum", b.op("Mul", x, 0.3), [axis]), repeats))
     if form == "filled":
-        ones = [1] * len(shape)
-        ones[axis] = shape[axis]
-        value = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.5])
-        return b.op("Mul", x, b.op("ConstantOfShape", ones, value=value))
+        target = [1] * len(shape)
+        target[axis] = shape[axis]
+        filling = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.5])
+        return b.op("Mul", x, b.op("ConstantOfShape", target, value=filling))
     if form == "expand_like":
         value = b.param(b.normal(*along(shape, axis)))
         return b.op("Mul", x, b.op("Expand", value, b.op("Shape", x), shape=shape))
     if form == "expand" and shape[axis] == 1 and b.fits(*shape[1:], 3):
-        target = np.ones(len(shape), np.int64)
-        target[axis] = 3
-        return b.op("Expand", x, target)
+        wider = np.ones(len(shape), np.int64)
+        wider[axis] = 3
+        return b.op("Expand", x, wider)
     return x
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,9 @@ def pool(b: Net, x: str) -> str:
         return b.op(kind, x)
     if min(space) < 2:
         return x
-    more = {"count_include_pad": 1, "pads": [1] * 2 * len(space)} if kind == "AveragePool" and b.draw.chance(2) else {}
+    more: dict[str, Any] = (
+        {"count_include_pad": 1, "pads": [1] * 2 * len(space)} if kind == "AveragePool" and b.draw.chance(2) else {}
+    )
     return b.op(kind, x, kernel_shape=[2] * len(space), strides=[b.draw.pick((2, 1))] * len(space), **more)
 
 
@@ -97,7 +100,7 @@ def resize(b: Net, x: str) -> str:
     n, c, h, w = b.shape(x)
     if not b.fits(c, 2 * h, 2 * w):
         return x
-    mode = {"mode": b.draw.pick(("nearest", "linear")), "coordinate_transformation_mode": "asymmetric"}
+    mode: dict[str, Any] = {"mode": b.draw.pick(("nearest", "linear")), "coordinate_transformation_mode": "asymmetric"}
     if b.dynamic or b.draw.chance(2):
         scales = np.array([1, 1, 2, b.draw.pick((2, 1))], np.float32)
         return b.op("Resize", x, np.zeros(0, np.float32) if b.opset < 13 else None, scales, **mode)

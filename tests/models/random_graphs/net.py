@@ -164,7 +164,7 @@ class Net:
         if self.opset < 13:
             return self.ops("Split", x, n=len(sizes), split=list(sizes), axis=axis)
         if len(set(sizes)) == 1 and self.draw.chance(2):
-            more = {"num_outputs": len(sizes)} if self.opset >= 18 else {}
+            more: dict[str, Any] = {"num_outputs": len(sizes)} if self.opset >= 18 else {}
             return self.ops("Split", x, n=len(sizes), axis=axis, **more)
         return self.ops("Split", x, list(sizes), n=len(sizes), axis=axis)
 
@@ -191,7 +191,7 @@ class Net:
             dims[0] = 0
         if style == "zero" and batch:
             dims = [0 if i < len(old) and old[i] == d else d for i, d in enumerate(dims)]
-        if style == "minus" and batch and math.prod(target):
+        if style == "minus" and batch and all(d != 0 for d in target):
             dims[self.draw.integer(1, len(dims) - 1)] = -1
         if style == "full_chain":
             for i in range(1, len(target)):
@@ -304,7 +304,7 @@ class Net:
             bias: Operand = self.bias(n)
             if bias and self.draw.chance(4):
                 bias = self.draw.pick((self.normal(1, n), self.normal(1), self.normal(1, 1))).astype(np.float32)
-            scales = {"alpha": 0.5, "beta": 2.0} if self.draw.chance(4) else {}
+            scales: dict[str, Any] = {"alpha": 0.5, "beta": 2.0} if self.draw.chance(4) else {}
             return self.op("Gemm", x, w, bias, transB=trans, **scales)
         if form == "transposed":
             y = self.op("MatMul", x, self.transpose(self.weight(n, k, fan_in=k), 1, 0))
