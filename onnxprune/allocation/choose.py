@@ -104,7 +104,9 @@ class Chooser:
         if w.data is not None and criterion is not None and criterion.by == "gates":
             streams = {g.name for g in w.groups if g.kind == "hidden"}  # these have no gates
             gone = {name: kept for name, kept in keeps.items() if not kept.all() and name not in streams}
-            scores = losses_of_gates(w.analysis, w.groups, w.data, gone, progress=self.clock.progress)
+            scores = losses_of_gates(
+                w.analysis, w.groups, w.data, self.recipe.importance, gone=gone, progress=self.clock.progress
+            )
         elif w.data is None and criterion is not None:
             alive = w.analysis.keep_ids(keeps)
             again = self.seed + sum(int((~k).sum()) for k in keeps.values())  # of `random`, anew after each step

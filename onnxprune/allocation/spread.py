@@ -69,7 +69,7 @@ def levels_by_outputs(
     def make() -> Levels:
         scores = given
         if given is None and CRITERIA[recipe.importance].by == "gates":
-            scores = losses_of_gates(analysis, groups, calibration, progress=progress)
+            scores = losses_of_gates(analysis, groups, calibration, recipe.importance, progress=progress)
         return level_database(
             analysis, groups, calibration.runs(learn), calibration.runs(held_out), len(held_out),
             importance=recipe.importance, given=scores, ridge=recipe.prior, jobs=calibration.jobs, round_to=round_to,

@@ -14,7 +14,7 @@ from onnxprune.importance.criterion import Criterion, Scores
 from onnxprune.importance.data import DATA_CRITERIA
 from onnxprune.importance.data import score as score_by_data
 from onnxprune.importance.depth import closeness, gains
-from onnxprune.importance.gates import GATE_CRITERIA, gate_losses
+from onnxprune.importance.gates import GATE_CRITERIA
 from onnxprune.importance.weights import WEIGHT_CRITERIA
 from onnxprune.importance.weights import score as score_by_weights
 from onnxprune.progress import Progress, counting
@@ -84,19 +84,18 @@ def data_scores(
     importance: str,
     prior: float,
     progress: Progress,
-    *,
-    keep: Keep | None = None,
 ) -> Scores:
-    """Scores of the units by a criterion that needs data, or by one that needs weights."""
+    """Scores of the units by any criterion, where there are data; of residual blocks what they change in the stream,
+    unless the criterion scores them. prior: ridge, in mean variances."""
     count = counting(progress, "score")
     blocks = [g for g in groups if g.kind == "layers"]
     criterion = CRITERIA[importance]
     if criterion.by == "gates":
-        return losses_of_gates(analysis, groups, data, progress=progress)
+        return losses_of_gates(analysis, groups, data, importance, progress=progress)
     scores = closeness(analysis, blocks, data.runs(), memory=data.memory, threads=data.threads) if blocks else {}
     units = [g for g in groups if g.kind != "layers"]
     if criterion.by == "weights":
-        return scores | score_by_weights(analysis, units, importance=importance, keep=keep, seed=data.seed)
+        return scores | score_by_weights(analysis, units, importance=importance, seed=data.seed)
     return scores | score_by_data(
         analysis, units, data.runs(), importance=importance, ridge=prior, jobs=data.jobs, memory=data.memory,
         threads=data.threads, seed=data.seed, progress=count,
@@ -107,11 +106,15 @@ def losses_of_gates(
     analysis: Analysis,
     groups: Sequence[ChannelGroup],
     data: Calibration,
-    gone: Mapping[str, Keep] | None = None,
+    importance: str,
     *,
+    gone: Mapping[str, Keep] | None = None,
     progress: Progress,
 ) -> Scores:
-    """Change of the outputs by every unit, on a part of the data; of widths of streams, which have no gate, obs."""
+    """Scores by a criterion that closes gates, on a part of the data; of widths of streams, which have no gate, obs.
+
+    gone: group -> units that are closed already.
+    """
     streams = [g for g in groups if g.kind == "hidden"]
     gated = [g for g in groups if g.kind != "hidden"]
     _, held_out = data.split()
@@ -120,7 +123,8 @@ def losses_of_gates(
     whole = Stream(analysis.model, source, threads=data.threads)
     measure = damage(analysis.model, whole.compute(names), names, len(held_out))
     count = counting(progress, "score")
-    scores = gate_losses(
+    by_gates = CRITERIA[importance].function
+    scores: Scores = by_gates(
         analysis, gated, source, measure, gone=gone, memory=data.memory, threads=data.threads, progress=count
     )
     if streams:
