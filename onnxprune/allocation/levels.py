@@ -55,11 +55,13 @@ class Levels:
         return Levels(kept, {n: d[: len(kept[n])] for n, d in self.damage.items()}, self.scores)
 
     def to_json(self) -> str:
+        """As text for a cache; `from_json` reads it."""
         scores = {k: v.tolist() for k, v in self.scores.items()}
         return json.dumps({"kept": self.kept, "damage": self.damage, "scores": scores})
 
     @staticmethod
     def from_json(text: str) -> Levels:
+        """What `to_json` wrote."""
         data = json.loads(text)
         return Levels(data["kept"], data["damage"], {k: np.array(v) for k, v in data["scores"].items()})
 
@@ -82,8 +84,12 @@ def level_database(
     seed: int = 0,
     progress: Count = lambda done, total: None,
 ) -> Levels:
-    """source: for the moments; held_out: `samples` others, on which the damage is measured; given: scores, in place of
-    those by `importance`."""
+    """What the outputs suffer at each level of each group, its readers refitted as far as they lose inputs.
+
+    source: for the moments; held_out: `samples` others, on which the damage is measured; importance: of
+    `WEIGHT_CRITERIA` or `DATA_CRITERIA`, by which units go; given: scores in their place; ridge: in mean variances;
+    jobs: groups that are scored at a time; max_ratio: the most that is removed of a group; memory: bytes.
+    """
     readings = find_readings(analysis, groups)
     by_name = {g.name: g for g in groups}
     kept: dict[str, list[int]] = {}

@@ -134,6 +134,7 @@ class Score:
 
     @property
     def samples(self) -> int | None:
+        """How many it is the mean of, where that is known."""
         return None if self.each is None else len(self.each)
 
     @property
