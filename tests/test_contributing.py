@@ -16,7 +16,7 @@ from conftest import ROOT
 
 COPIED = ("onnxprune", "tests", "tools/generate.py", "pyproject.toml", "docs/options.md", "models/digits_mlp.onnx",
           "models/digits_mlp.npz")  # fmt: skip
-LEFT = shutil.ignore_patterns("__pycache__", "*.pyc", "test_contributing.py")
+LEFT = shutil.ignore_patterns("test_contributing.py")  # compiled modules go along, so that nothing is compiled twice
 
 
 def sections() -> dict[str, list[tuple[str, str]]]:
