@@ -218,9 +218,13 @@ def test_names_exist(page: str) -> None:
 def resolves(name: str) -> bool:
     """Whether a dotted name is a module of ours, or a name in one."""
     module, _, attribute = f"onnxprune.{name}".rpartition(".")
-    if importlib.util.find_spec(module) and hasattr(importlib.import_module(module), attribute):
-        return True
-    return bool(importlib.util.find_spec(f"onnxprune.{name}"))
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError:
+        return False
+    return hasattr(found, attribute) or (
+        hasattr(found, "__path__") and bool(importlib.util.find_spec(f"onnxprune.{name}"))
+    )
 
 
 def test_table_of_the_models() -> None:
