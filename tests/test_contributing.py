@@ -16,7 +16,8 @@ from conftest import ROOT
 
 COPIED = ("onnxprune", "tests", "tools/generate.py", "pyproject.toml", "docs/options.md", "models/digits_mlp.onnx",
           "models/digits_mlp.npz")  # fmt: skip
-LEFT = shutil.ignore_patterns("test_contributing.py")  # compiled modules go along, so that nothing is compiled twice
+# what numba has compiled goes along; kernels would be compiled anew where they lie, and functions do without them
+LEFT = shutil.ignore_patterns("test_contributing.py", "_entry*.so", "_entry*.pyd")
 
 
 def sections() -> dict[str, list[tuple[str, str]]]:
