@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-Count = Callable[[int, int], None]  # done, of how many
+Steps = Callable[[int, int], None]  # done, of how many
 
 
 class Progress(Protocol):
@@ -16,11 +16,11 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done: int = 0, total: int = 0, *, note: str = "") -> None:
-    """Tells nobody."""
+    """A `Progress` that tells nobody."""
 
 
-def counting(progress: Progress, stage: str) -> Count:
-    """Steps of one stage."""
+def counting(progress: Progress, stage: str) -> Steps:
+    """The `Steps` of one stage, told to the caller's progress."""
     return lambda done, total: progress(stage, done, total)
 
 

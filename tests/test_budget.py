@@ -96,7 +96,7 @@ def test_layers_auto_with_data_and_no_target() -> None:
 def test_what_heads_and_dimensions_make_together(name: str) -> None:
     analysis, rng = analysis_of(name), np.random.default_rng(1)
     groups = [*analysis.of_kind("heads"), *analysis.of_kind("head_dim")]
-    owners, labels = analysis.owners(groups), analysis.solution.labels
+    owners, labels = analysis.owners(groups), analysis.components.labels
     keeps = {g.name: np.isin(np.arange(g.size), rng.choice(g.size, g.size // 2 + 1, replace=False)) for g in groups}
     keep = analysis.keep_ids(keeps)
     seen = 0

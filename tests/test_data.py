@@ -20,7 +20,7 @@ from onnxprune.calibration.samples import Samples, squares, unused
 from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.evaluation.damage import probabilities
 from onnxprune.evaluation.metrics import Evaluator, default_metric
-from onnxprune.solvers.least_squares import Moments, Singular, match, solve
+from onnxprune.solvers.least_squares import Moments, Singular, match, solve_ridge
 from test_calibration import PICTURE, RAW, VECTOR, folder, model, npy, npz_of, photo, png
 
 CLASSES = load(build("y = MatMul(x, w)", "float[n,4]", "float[n,6]", w=normal(4, 6)))
@@ -164,9 +164,9 @@ def test_moments_of_rows_that_float32_cannot_square() -> None:
     plain.add(x.astype(np.float32), (x @ w).astype(np.float32))
     large.add((x * 1e25).astype(np.float32), (x @ w * 1e25).astype(np.float32))
     np.testing.assert_allclose(large.gram, plain.gram * 1e50, rtol=1e-4)
-    np.testing.assert_allclose(solve(large, np.zeros((3, 2)), ridge=0.0).weight, w, rtol=1e-3)
+    np.testing.assert_allclose(solve_ridge(large, np.zeros((3, 2)), ridge=0.0).weight, w, rtol=1e-3)
     broken.add(np.where(x > 2, np.inf, x).astype(np.float32), (x @ w).astype(np.float32))
-    for fit in (lambda: solve(broken, w, ridge=0.0), lambda: match(broken, w)):
+    for fit in (lambda: solve_ridge(broken, w, ridge=0.0), lambda: match(broken, w)):
         with pytest.raises(Singular, match="not finite"):
             fit()
 

@@ -86,7 +86,7 @@ def test_a_branch_that_comes_from_elsewhere_is_no_block() -> None:
 def test_whole_layers_pair_attention_with_the_feed_forward_after_it(name: str) -> None:
     analysis = analysis_of(name, whole_layers=True)
     groups = analysis.of_kind("layers")
-    mine = [[b for b in analysis.blocks if analysis.solution.labels[b.gate[0]] == g.labels[0]] for g in groups]
+    mine = [[b for b in analysis.blocks if analysis.components.labels[b.gate[0]] == g.labels[0]] for g in groups]
     for blocks in mine[:2]:  # of t5 the encoder's
         assert [b.attends for b in blocks] == [True, False]
     assert sum(map(len, mine)) == len(analysis.blocks)

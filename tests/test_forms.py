@@ -32,7 +32,7 @@ def test_pruned_equals_masked(form: Form) -> None:
 def test_inputs_and_outputs_keep_their_shape_unless_they_may_change(form: Form) -> None:
     analysis = analyze(load(form.build()))
     assert not analysis.of_kind("heads")
-    reasons = {p.reason for p in analysis.solution.pins}
+    reasons = {p.reason for p in analysis.components.pins}
     assert any(r.startswith("axis of the graph input") for r in reasons), reasons
     done = cut(form.build(), 0.4, kinds=("heads",), allow_io_change=True)
     before, after = ({i.name: i for i in m.proto.graph.input} for m in (done.analysis.model, done.pruned))

@@ -26,7 +26,7 @@ from onnxprune.runtime.feeds import random_feeds
 from onnxprune.runtime.session import session
 from onnxprune.solvers import permutation
 from onnxprune.solvers.patterns import n_of_m
-from onnxprune.solvers.permutation import retained, search
+from onnxprune.solvers.permutation import best_order, retained
 from onnxprune.sparsity.permute import KINDS, Permuted, Places, permute, rearranged
 from onnxprune.structure.check import compare
 from onnxprune.structure.groups import analyze
@@ -59,12 +59,12 @@ def test_search_gives_an_order_that_is_no_worse(
     n, m = pattern
     rng = np.random.default_rng(seed)
     s, classes = saliency(rows, columns, seed=seed), rng.integers(0, kinds, columns)
-    order = search(s, n, m, seed=seed, classes=classes)
+    order = best_order(s, n, m, seed=seed, classes=classes)
     assert sorted(order) == list(range(columns))
     assert (classes[order] == classes).all()
     assert (order[columns // m * m :] == np.arange(columns // m * m, columns)).all()
     assert retained(s[:, order], n, m) >= retained(s, n, m)
-    assert (order == search(s, n, m, seed=seed, classes=classes)).all()
+    assert (order == best_order(s, n, m, seed=seed, classes=classes)).all()
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "1:2", "3:7"])
@@ -77,21 +77,21 @@ def test_search_finds_the_best_of_two_stripes() -> None:
     s = saliency(16, 8)
     best = max(retained(s[:, [0, *a, *(c for c in range(1, 8) if c not in a)]], 2, 4)
                for a in itertools.combinations(range(1, 8), 3))  # fmt: skip
-    assert retained(s[:, search(s, 2, 4)], 2, 4) == pytest.approx(best, rel=1e-6)
+    assert retained(s[:, best_order(s, 2, 4)], 2, 4) == pytest.approx(best, rel=1e-6)
 
 
 def test_columns_that_crowd_a_stripe_are_spread() -> None:
     s = np.full((20, 64), 0.01, np.float32)
     s[:, :16] = 1  # four stripes of four large columns: half of them would go
     assert retained(s, 2, 4) == pytest.approx(20 * (8 + 24 * 0.01))
-    assert retained(s[:, search(s, 2, 4)], 2, 4) == pytest.approx(20 * (16 + 16 * 0.01))
+    assert retained(s[:, best_order(s, 2, 4)], 2, 4) == pytest.approx(20 * (16 + 16 * 0.01))
 
 
 def test_many_rows_and_columns_are_bounded_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(permutation, "WORK", 2e8)
     s = saliency(6000, 256)
     s[:, :64] *= 3
-    order = search(s, 2, 4)
+    order = best_order(s, 2, 4)
     assert retained(s[:, order], 2, 4) > 1.03 * retained(s, 2, 4)
 
 
@@ -108,7 +108,7 @@ def test_more_than_the_published_search(kind: str, monkeypatch: pytest.MonkeyPat
             else np.random.default_rng(seed).random((128, 64), np.float32)
         )
         reference = retained(s[:, stripe_search(s, 8)], 2, 4)
-        assert retained(s[:, search(s, 2, 4)], 2, 4) > reference > 1.015 * retained(s, 2, 4)
+        assert retained(s[:, best_order(s, 2, 4)], 2, 4) > reference > 1.015 * retained(s, 2, 4)
 
 
 # exactness

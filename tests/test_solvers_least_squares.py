@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.nets import Array
-from onnxprune.solvers.least_squares import Moments, Singular, match, solve
+from onnxprune.solvers.least_squares import Moments, Singular, match, solve_ridge
 from onnxprune.solvers.obs import Reader, removal_costs
 
 RNG = np.random.default_rng(0)
@@ -52,7 +52,7 @@ def test_moments_of_other_targets_share_the_rows() -> None:
 @pytest.mark.parametrize("intercept", [True, False])
 def test_the_solution_is_least_squares(intercept: bool) -> None:
     x, t = (X, T) if intercept else (X - 1e4, T - 1e4)
-    fit = solve(moments(x, t, intercept=intercept), np.zeros((6, 3)), ridge=1e-9)
+    fit = solve_ridge(moments(x, t, intercept=intercept), np.zeros((6, 3)), ridge=1e-9)
     a, b = x.astype(np.float64), t.astype(np.float64)
     right = np.linalg.lstsq(np.hstack([a, np.ones((len(a), 1))]) if intercept else a, b, rcond=None)[0]
     np.testing.assert_allclose(fit.weight, right[:6], rtol=1e-3, atol=1e-3)
@@ -66,7 +66,7 @@ def test_the_solution_is_least_squares(intercept: bool) -> None:
 
 def test_a_large_ridge_keeps_the_prior() -> None:
     prior = RNG.normal(size=(6, 3))
-    np.testing.assert_allclose(solve(moments(), prior, ridge=1e6).weight, prior, atol=1e-3)
+    np.testing.assert_allclose(solve_ridge(moments(), prior, ridge=1e6).weight, prior, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_large_ridge_keeps_the_prior() -> None:
 )
 def test_what_cannot_be_solved_says_why(x: Array, reason: str) -> None:
     with pytest.raises(Singular, match=reason):
-        solve(moments(x, np.zeros((len(x), 3), np.float32), parts=1), np.ones((6, 3)), ridge=0.1)
+        solve_ridge(moments(x, np.zeros((len(x), 3), np.float32), parts=1), np.ones((6, 3)), ridge=0.1)
 
 
 def test_match_gives_mean_and_deviation_of_the_targets() -> None:

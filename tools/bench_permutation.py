@@ -23,7 +23,7 @@ import common
 
 sys.modules.setdefault("coverage", None)  # type: ignore[arg-type]  # numba would take our coverage.py for it
 
-from onnxprune.solvers.permutation import retained, search  # noqa: E402
+from onnxprune.solvers.permutation import best_order, retained  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 ESCAPES = {8: 100, 12: 0}  # by window
@@ -93,14 +93,14 @@ def main() -> None:
     p.add_argument("--runs", type=int, default=3, help="matrices of every kind (default: 3)")
     p.add_argument("--windows", type=int, nargs="+", default=[8, 12], help="of the reference (default: 8 12)")
     args = p.parse_args()
-    search(np.ones((8, 16), np.float32), 2, 4)  # compiles
+    best_order(np.ones((8, 16), np.float32), 2, 4)  # compiles
     table = common.columns("64 columns, 128 rows, 2:4", "-matrix -search before retained gain seconds")
     rows: list[dict[str, Any]] = []
     kinds = {
         "normal": lambda rng: np.abs(rng.standard_normal((128, 64), np.float32)),
         "uniform": lambda rng: rng.random((128, 64), np.float32),
     }
-    ways: dict[str, Any] = {"ours": lambda s: search(s, 2, 4)}
+    ways: dict[str, Any] = {"ours": lambda s: best_order(s, 2, 4)}
     for w in args.windows:
         ways[f"windows of {w}"] = lambda s, w=w: stripe_search(s, w)
     for kind, make in kinds.items():

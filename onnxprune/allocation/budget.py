@@ -75,7 +75,7 @@ _Count = tuple[float, dict[int, float]]  # ids that stay whatever happens, and t
 
 def _counts(ids: Array, divisor: int, analysis: Analysis, owners: Ids, alive: Keep) -> list[list[_Count]]:
     """The survivors of an array of ids as a sum of products of counts."""
-    owned = owners[analysis.solution.labels[ids]]  # by one group, or two
+    owned = owners[analysis.components.labels[ids]]  # by one group, or two
     double = (owned >= 0).all(1)
     single = owned.max(1)
     fixed = int(np.count_nonzero(alive[ids] & (single < 0))) / divisor

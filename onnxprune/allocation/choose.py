@@ -252,7 +252,7 @@ def nothing_found(analysis: Analysis, kinds: Sequence[str]) -> str:
         return f"{where}: no residual block y = x + f(x) of equal shapes{instead}"
     if instead and "channels" in kinds:
         return f"{where}: no group of kind {' or '.join(kinds)}{instead}"
-    s = analysis.solution
+    s = analysis.components
     marked = [s.kinds[k] & (s.reason >= 0) for k in kinds if k in s.kinds]
     held = [s.pins[r] for r in np.unique(s.reason[np.any(marked, axis=0)])] if marked else []
     why = dict.fromkeys(f"{p.op} {p.node} ({p.reason})".replace("graph  ", "") for p in held)

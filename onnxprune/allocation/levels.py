@@ -30,7 +30,7 @@ from onnxprune.layers.places import Parameters, parameters
 from onnxprune.layers.rows import matrix
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values
-from onnxprune.progress import Count
+from onnxprune.progress import Steps
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Moments, damping
@@ -82,7 +82,7 @@ def level_database(
     memory: float = 2e9,
     threads: int = 0,
     seed: int = 0,
-    progress: Count = lambda done, total: None,
+    progress: Steps = lambda done, total: None,
 ) -> Levels:
     """What the outputs suffer at each level of each group, its readers refitted as far as they lose inputs.
 
@@ -194,7 +194,7 @@ def consumers(
 
     A recurrent layer reads its own units.
     """
-    c, labels, owner = analysis.coupling, analysis.solution.labels, analysis.owners(groups)
+    c, labels, owner = analysis.coupling, analysis.components.labels, analysis.owners(groups)
     nodes: dict[str, set[str]] = {g.name: set() for g in groups}
     recurrences = {}
     for consume in c.consumes:
@@ -222,7 +222,7 @@ def _silence(
     return {name: old}
 
 
-def _part(progress: Count, start: int, steps: int, total: int) -> Count:
+def _part(progress: Steps, start: int, steps: int, total: int) -> Steps:
     """Progress of a phase that is some steps of a longer one."""
     return lambda done, of: progress(start + round(done / max(of, 1) * steps), total)
 

@@ -16,7 +16,7 @@ from onnxprune.evaluation.metrics import (
     Score,
     drop,
 )
-from onnxprune.progress import Count
+from onnxprune.progress import Steps
 
 SEARCHED = 1 / 3  # part of the samples that the search sees; the rest confirms
 STEPS_BACK = (0.75, 0.5, 0.25, 0.1, 0.0)  # of the way from the smallest candidate to the original, safest first
@@ -40,7 +40,7 @@ def smallest(
     alone: Score | None = None,
     whole: bool = False,
     seed: int = 0,
-    progress: Count = lambda done, total: None,
+    progress: Steps = lambda done, total: None,
 ) -> Smallest:
     """The smallest model whose metric falls by at most `limit`.
 

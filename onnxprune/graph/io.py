@@ -27,7 +27,7 @@ from onnxprune.errors import InternalError
 from onnxprune.graph.arrays import SMALL, Large, has_data, same, set_data, store, stored_size, type_code
 from onnxprune.graph.messages import REPAIR, fault, show
 from onnxprune.graph.protos import constants, graphs, scalar, scalars, tensors
-from onnxprune.graph.reading import Reader, Sparse, Weights
+from onnxprune.graph.reading import Sparse, TensorReader, Weights
 from onnxprune.graph.sources import Source, parse
 from onnxprune.graph.writing import write
 
@@ -90,7 +90,7 @@ def load(source: Source) -> Model:
     if isinstance(source, Model):
         return source.copy()
     where, path, proto = parse(source)
-    reader = Reader(where, path)
+    reader = TensorReader(where, path)
     try:
         proto, weights, sparse = reader.read(proto)
         for text in (t for g in graphs(proto.graph) for n in g.node for t in (n.name, n.doc_string)):

@@ -46,7 +46,7 @@ DENSE_RATIO = 64
 MAX_RANK = 64  # dims, as in numpy
 
 
-class Reader:
+class TensorReader:
     """Reads one proto: checks its tensors and takes them out, while the graph is settled in between.
 
     Inlining copies nodes about, so between taking tensors out and handing them over by name, each lies `parked`: its

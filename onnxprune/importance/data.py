@@ -58,7 +58,7 @@ def row_components(analysis: Analysis, layer: Layer, m: Float) -> Array:
     g, d, _ = m.shape
     if ids is None:
         return np.full((g, d), -1)
-    return np.repeat(analysis.solution.labels[ids], g * d // ids.size).reshape(g, d)
+    return np.repeat(analysis.components.labels[ids], g * d // ids.size).reshape(g, d)
 
 
 def find_readings(analysis: Analysis, groups: Sequence[ChannelGroup]) -> dict[str, list[Reading]]:

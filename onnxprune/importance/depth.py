@@ -16,7 +16,7 @@ from onnxprune.structure.depth import Block
 
 def blocks_of(analysis: Analysis, group: ChannelGroup) -> list[Block]:
     """The blocks that go together, in order."""
-    labels = analysis.solution.labels
+    labels = analysis.components.labels
     return [b for b in analysis.blocks if labels[b.gate[0]] == group.labels[0]]
 
 

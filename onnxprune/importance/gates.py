@@ -18,7 +18,7 @@ from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, graphs
 from onnxprune.importance.criterion import Criterion, Scores
-from onnxprune.progress import Count
+from onnxprune.progress import Steps
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
@@ -47,14 +47,14 @@ class Gated:
             ids = axes[consume.axis] if axes else None
             if ids is None or not only(consume.node.key):
                 continue
-            owned = np.unique(owners[analysis.solution.labels[ids]])
+            owned = np.unique(owners[analysis.components.labels[ids]])
             names = [groups[k].name for k in owned if k >= 0]
             if names:
                 gated.setdefault(consume.node.key, []).append((consume, names))
         layers = {int(g.labels[0]): g.name for g in groups if g.kind == "layers"}
         blocks = {}
         for b in analysis.blocks:
-            name = layers.get(int(analysis.solution.labels[b.gate[0]]))
+            name = layers.get(int(analysis.components.labels[b.gate[0]]))
             if name is not None:
                 blocks[b.node.key] = (b, name)
         for graph in graphs(self.edit.model.proto.graph):
@@ -139,7 +139,7 @@ def gate_losses(
     gone: Mapping[str, Keep] | None = None,
     memory: float = 2e9,
     threads: int = 0,
-    progress: Count = lambda done, total: None,
+    progress: Steps = lambda done, total: None,
 ) -> Scores:
     """Change of the outputs when the gate of one unit goes from one to zero, mean over the samples.
 

@@ -113,10 +113,10 @@ def score(
     if importance not in WEIGHT_CRITERIA:
         raise OptionError(f"--importance {importance}: unknown; choose one of {', '.join(WEIGHT_CRITERIA)}")
     criterion = WEIGHT_CRITERIA[importance]
-    owners, unit = analysis.owners(groups), np.zeros(len(analysis.solution.reason) + 1, np.int64)
+    owners, unit = analysis.owners(groups), np.zeros(len(analysis.components.reason) + 1, np.int64)
     for g in groups:
         unit[g.labels] = np.arange(g.size)
-    place = np.stack([owners, np.concatenate([unit[analysis.solution.homes], [[0, 0]]])])  # (2, components + 1, 2)
+    place = np.stack([owners, np.concatenate([unit[analysis.components.homes], [[0, 0]]])])  # (2, components + 1, 2)
     rng = np.random.default_rng(seed)
     weights = Weights(analysis)
 
@@ -191,7 +191,7 @@ class Weights:
 
     def makers(self, keep: Keep | None, scored: Callable[[Array], bool]) -> Iterator[Site]:
         """Every weight along the axis that makes units, where any of the components is to be scored."""
-        labels = self.analysis.solution.labels
+        labels = self.analysis.components.labels
         for p in self.coupling.produces:
             axes = self.coupling.axes(p.weight)
             ids = axes[p.axis] if axes else None
@@ -210,7 +210,7 @@ class Weights:
 
     def readers(self, keep: Keep | None, scored: Callable[[Array], bool]) -> Iterator[Site]:
         """Every weight along the axis that is summed over the units, where any of the components is to be scored."""
-        labels = self.analysis.solution.labels
+        labels = self.analysis.components.labels
         for consume in self.coupling.consumes:
             axes = self.coupling.axes(consume.node.input(consume.input))
             ids = axes[consume.axis] if axes else None

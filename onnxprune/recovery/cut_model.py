@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.graph.step import Step
-from onnxprune.progress import Count
+from onnxprune.progress import Steps
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.cut import Cutting
 
@@ -25,7 +25,7 @@ class CutModel:
     cut: Step[Cutting]
     data: Calibration | None
     ridge: float
-    progress: Count
+    progress: Steps
 
 
 @dataclass(frozen=True)

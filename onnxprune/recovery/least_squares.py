@@ -30,11 +30,11 @@ from onnxprune.layers.regression import (
 from onnxprune.layers.rows import kernel_shape, matrix
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values
-from onnxprune.progress import Count
+from onnxprune.progress import Steps
 from onnxprune.recovery.cut_model import CutModel, LayerFit, Recovered
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
-from onnxprune.solvers.least_squares import Fit, Moments, Singular, match, solve
+from onnxprune.solvers.least_squares import Fit, Moments, Singular, match, solve_ridge
 from onnxprune.structure.analysis import Analysis, Keep
 
 RIDGE = 0.03  # tools/bench_accuracy.py; three times that for synthetic data
@@ -71,7 +71,7 @@ def least_squares(
     memory: float = 2e9,
     threads: int = 0,
     seed: int = 0,
-    progress: Count = lambda done, total: None,
+    progress: Steps = lambda done, total: None,
 ) -> tuple[Model, list[LayerFit]]:
     """The pruned model with refitted layers, and what became of each layer that lost inputs.
 
@@ -94,7 +94,7 @@ def least_squares(
                 m.add(x[g], t[g])
         try:
             solved = [
-                match(m, task.prior(g)) if method == "mean-std" else solve(m, task.prior(g), ridge=ridge)
+                match(m, task.prior(g)) if method == "mean-std" else solve_ridge(m, task.prior(g), ridge=ridge)
                 for g, m in enumerate(moments)
             ]
         except Singular as e:
@@ -103,7 +103,7 @@ def least_squares(
         if method == "least-squares" and task.tail.bounds is not None:
 
             def fit(g: int, m: Moments, now: Fit, task: Task = task) -> Fit:
-                return solve(m, task.prior(g), ridge=ridge)
+                return solve_ridge(m, task.prior(g), ridge=ridge)
 
             solved = activation_aware(task, whole, small, moments, solved, fit, seed=seed)
         before = np.mean([_plain_error(m, task.prior(g)) for g, m in enumerate(moments)])

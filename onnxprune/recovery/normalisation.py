@@ -15,7 +15,7 @@ from onnxprune.graph.normalisation import MEAN, STATISTICS, VARIANCE
 from onnxprune.graph.step import Step
 from onnxprune.layers.places import place_of
 from onnxprune.layers.values import Values, constant_names
-from onnxprune.progress import Count
+from onnxprune.progress import Steps
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
@@ -38,7 +38,7 @@ def batch_statistics(
     *,
     memory: float = 2e9,
     threads: int = 0,
-    progress: Count = lambda done, total: None,
+    progress: Steps = lambda done, total: None,
 ) -> tuple[Model, int]:
     """The model with running mean and variance of every BatchNormalization as on the data; how many there are.
 

@@ -85,8 +85,8 @@ def _merged(x: Array, w: Array | None) -> tuple[Array, Array, Array]:
 def _binned(x: Array, w: Array | None) -> tuple[Array, Array, Array]:
     """The same of unsorted values, those that agree in their leading bits taken together."""
     sums, mass = _histogram(x.view(np.uint32), x, np.empty(0) if w is None else w)
-    found = np.flatnonzero(mass)
-    sums, mass = sums[found], mass[found]
+    filled = np.flatnonzero(mass)
+    sums, mass = sums[filled], mass[filled]
     return sums / mass, sums, mass
 
 

@@ -21,10 +21,10 @@ SWEEPS = 50
 
 def inner_products(gram: Float, weight: Float, units: np.ndarray[Any, Any], size: int) -> Float:
     """A of one layer, `(size, size)`. gram: `(d, d)`; weight: `(d, o)`; units: of every row, -1 for none."""
-    mine = units >= 0
-    products = gram[np.ix_(mine, mine)] * (weight[mine] @ weight[mine].T)
-    spread = np.zeros((int(mine.sum()), size))
-    spread[np.arange(len(spread)), units[mine]] = 1.0
+    known = units >= 0
+    products = gram[np.ix_(known, known)] * (weight[known] @ weight[known].T)
+    spread = np.zeros((int(known.sum()), size))
+    spread[np.arange(len(spread)), units[known]] = 1.0
     return np.asarray(spread.T @ products @ spread)
 
 

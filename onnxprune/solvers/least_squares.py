@@ -41,13 +41,13 @@ class Moments:
         self._known: Moments | None = None
 
     def like(self) -> Moments:
-        """Of the same rows, which need not be summed up again, and of other targets."""
+        """Moments of the same rows, which need not be summed up again, and of other targets."""
         other = Moments(intercept=self.intercept)
         other._known = self
         return other
 
     def add(self, x: Array, t: Array | None = None) -> None:
-        """x: float32 `(n, d)`; t: float32 `(n, o)`, or None where only the rows matter."""
+        """Sum up a batch. x: float32 `(n, d)`; t: float32 `(n, o)`, or None where only the rows matter."""
         t = np.zeros((len(x), 0), np.float32) if t is None else t
         if not len(x):
             return
@@ -69,12 +69,12 @@ class Moments:
 
     @property
     def x_mean(self) -> Float:
-        """`(d,)`; zeros without intercept."""
+        """Mean of the rows, `(d,)`; zeros without intercept."""
         return self.x0 + (self.sx / self.count if self.intercept else 0.0)
 
     @property
     def t_mean(self) -> Float:
-        """`(o,)`; zeros without intercept."""
+        """Mean of the targets, `(o,)`; zeros without intercept."""
         return self.t0 + (self.st / self.count if self.intercept else 0.0)
 
     @property
@@ -89,7 +89,7 @@ class Moments:
 
     @property
     def variance(self) -> Float:
-        """Of the targets, `(o,)`."""
+        """Variance of the targets, `(o,)`; second moments without intercept."""
         mean = self.st / self.count if self.intercept else 0.0
         return np.maximum(self.tt / self.count - np.square(mean), 0.0)
 
@@ -114,12 +114,14 @@ class Singular(Exception):
 
 
 def damping(gram: Float, ridge: float) -> float:
-    """The ridge in units of the rows' mean variance."""
+    """What is added to the diagonal of a Gram matrix `(d, d)`: the ridge times the rows' mean variance, above 0."""
     return ridge * float(np.mean(np.diag(gram))) + 1e-12
 
 
-def solve(moments: Moments, prior: Float, *, ridge: float, cross: Float | None = None) -> Fit:
-    """prior: W0 `(d, o)`. cross: use this instead of the moments' own, with the same `x`.
+def solve_ridge(moments: Moments, prior: Float, *, ridge: float, cross: Float | None = None) -> Fit:
+    """The W and b that minimise the module's formula, by Cholesky of the normal equations in float64.
+
+    prior: W0 `(d, o)`; ridge: of the formula; cross: instead of the moments' own, `(d, o)`, with the same rows.
 
     Raises `Singular` where there are no rows, where they do not vary, or where the numbers are not finite.
     """
@@ -140,16 +142,17 @@ def solve(moments: Moments, prior: Float, *, ridge: float, cross: Float | None =
 
 
 def match(moments: Moments, prior: Float) -> Fit:
-    """The prior, each output scaled and shifted to the mean and the standard deviation of its target."""
+    """The prior `(d, o)`, each output scaled, by SCALES at most, and shifted to the mean and the standard deviation of
+    its target. Raises `Singular` as `solve_ridge`."""
     if not moments.count:
         raise Singular("no data reached it")
     if not (np.isfinite(moments.gram).all() and np.isfinite(moments.variance).all()):
         raise Singular("its inputs are not finite")
     if not np.diag(moments.gram).any():
         raise Singular("its inputs are constant")
-    spread, wanted = np.einsum("do,do->o", prior, moments.gram @ prior), moments.variance
-    varies = np.minimum(spread, wanted) > 1e-12 * max(float(spread.max(initial=0.0)), float(wanted.max(initial=0.0)))
-    scale = np.sqrt(np.where(varies, wanted / np.where(varies, spread, 1.0), 1.0))
+    spread, goal = np.einsum("do,do->o", prior, moments.gram @ prior), moments.variance
+    varies = np.minimum(spread, goal) > 1e-12 * max(float(spread.max(initial=0.0)), float(goal.max(initial=0.0)))
+    scale = np.sqrt(np.where(varies, goal / np.where(varies, spread, 1.0), 1.0))
     weight = prior * np.clip(scale, *SCALES)
     return Fit(weight, moments.t_mean - moments.x_mean @ weight, error(moments, weight))
 

@@ -103,7 +103,7 @@ def ria(problem: Problem, choice: Choice) -> Solution:
 
 
 def inverse(problem: Problem) -> Float:
-    """H^-1."""
+    """H^-1, `(d, d)`. Raises `NotPositive`."""
     return np.asarray(cho_solve(problem.factor(), np.eye(len(problem.hessian)), check_finite=False))
 
 

@@ -68,12 +68,15 @@ class Count:
     count: int
 
     def keep(self, scores: Array, share: float = 1.0) -> Mask:
+        """All but the lowest scores; see `Choice.keep`."""
         return lowest_kept(scores, round(self.count * share))
 
     def slabs(self, columns: int, width: int) -> Iterator[tuple[int, int]]:
+        """Runs of `width` columns; see `Choice.slabs`."""
         yield from ((k, min(k + width, columns)) for k in range(0, columns, width))
 
     def part(self, scores: Array, start: int, gone: int, columns: int) -> Mask:
+        """All but the lowest scores of the slab, so that with those before an even share goes; see `Choice.part`."""
         return lowest_kept(scores, round(self.count * (start + scores.shape[1]) / columns) - gone)
 
 
@@ -86,14 +89,17 @@ class NofM:
     segment: int
 
     def keep(self, scores: Array, share: float = 1.0) -> Mask:
+        """The highest scores of every m; share: of the m - n of a block, rounded; see `Choice.keep`."""
         stay = self.m - round((self.m - self.n) * share)
         return n_of_m(scores.reshape(-1, self.segment), stay, self.m).reshape(scores.shape)
 
     def slabs(self, columns: int, width: int) -> Iterator[tuple[int, int]]:
+        """One block of m columns after the other; see `Choice.slabs`."""
         for s in range(0, columns, self.segment):
             yield from ((s + k, s + min(k + self.m, self.segment)) for k in range(0, self.segment, self.m))
 
     def part(self, scores: Array, start: int, gone: int, columns: int) -> Mask:
+        """The n highest scores of every row of the block; see `Choice.part`."""
         return n_of_m(scores, self.n, self.m)
 
 
@@ -108,6 +114,7 @@ class Tiles:
     segment: int
 
     def keep(self, scores: Array, share: float = 1.0) -> Mask:
+        """All but the tiles of the lowest mean score; see `Choice.keep`."""
         return self._lowest(scores, round(self.count * share), min(self.segment, scores.shape[1]))
 
     def _lowest(self, scores: Array, count: int, segment: int) -> Mask:
@@ -129,10 +136,12 @@ class Tiles:
         return np.asarray(spread.reshape(down * self.rows, -1, across * self.columns)[:o, :, :segment].reshape(o, d))
 
     def slabs(self, columns: int, width: int) -> Iterator[tuple[int, int]]:
+        """Runs of whole tiles, about `width` columns wide; see `Choice.slabs`."""
         step = max(1, width // self.columns) * self.columns
         for s in range(0, columns, self.segment):
             yield from ((s + k, s + min(k + step, self.segment)) for k in range(0, self.segment, step))
 
     def part(self, scores: Array, start: int, gone: int, columns: int) -> Mask:
-        wanted = round(self.count * (start + scores.shape[1]) / columns) - gone
-        return self._lowest(scores, wanted, scores.shape[1])
+        """All but the tiles of the lowest mean score of the slab; see `Choice.part`."""
+        count = round(self.count * (start + scores.shape[1]) / columns) - gone
+        return self._lowest(scores, count, scores.shape[1])

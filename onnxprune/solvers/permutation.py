@@ -34,7 +34,7 @@ HOT, COLD = 0.3, 0.06  # temperature at first and at last, in standard deviation
 CHUNK = 512  # rows that are sorted or summed at a time
 
 
-def search(saliency: Array, n: int, m: int, *, seed: int = 0, classes: Array | None = None) -> Array:
+def best_order(saliency: Array, n: int, m: int, *, seed: int = 0, classes: Array | None = None) -> Array:
     """Order of the columns, int64 `(C,)`, with much saliency among the n largest of every m; new column j is old column
     `order[j]`.
 
@@ -92,9 +92,9 @@ def _orders(s: Array, n: int, m: int, kind: Array, rng: np.random.Generator) -> 
             dealt = dealt[np.argsort(kind[dealt * m], kind="stable")]  # those that can trade meet
             seeds = rng.integers(1, 1 << 62, (parts, chains)).tolist()
             jobs = []
-            for window, own in zip(np.array_split(dealt, parts), seeds, strict=True):
+            for window, chain_seeds in zip(np.array_split(dealt, parts), seeds, strict=True):
                 slots, peers, bounds = _places(window, m, kind)
-                for order, seed in zip(orders, own, strict=True):
+                for order, seed in zip(orders, chain_seeds, strict=True):
                     task: tuple[Any, ...] = s, n, m, order, slots, peers, bounds, seed, hot, cold, max(1, steps)
                     jobs.append(pool.submit(_anneal, *task))
             for job in jobs:
@@ -107,8 +107,8 @@ def _places(window: Array, m: int, kind: Array) -> tuple[Array, Array, Array]:
     `(size, 2)`."""
     slots = (window[:, None] * m + np.arange(m)).ravel()
     peers = np.argsort(kind[slots], kind="stable")
-    own = kind[slots][peers]
-    return slots, peers, np.stack([np.searchsorted(own, kind[slots], side) for side in ("left", "right")], 1)
+    kinds = kind[slots][peers]
+    return slots, peers, np.stack([np.searchsorted(kinds, kind[slots], side) for side in ("left", "right")], 1)
 
 
 def _spread(s: Array, n: int, m: int, kind: Array, rng: np.random.Generator) -> float:
@@ -135,10 +135,12 @@ def _larger(t: Array, s: Array, p: int, c: int) -> Any:
 
 
 @njit(cache=True, fastmath=True, nogil=True)  # type: ignore[untyped-decorator]
-def _renew(s: Array, n: int, m: int, order: Array, slots: Array, stripe: int, t: Array, own: Array, top: Array) -> None:
-    """t `(places, R)` of every place in a stripe, and own `(places,)`, the sum of max(t, s); top: room `(m, CHUNK)`."""
+def _renew(
+    s: Array, n: int, m: int, order: Array, slots: Array, stripe: int, t: Array, sums: Array, top: Array
+) -> None:
+    """t `(places, R)` of every place in a stripe, and sums `(places,)` of max(t, s); top: room `(m, CHUNK)`."""
     for p in range(stripe * m, stripe * m + m):
-        own[p] = 0
+        sums[p] = 0
     for begin in range(0, s.shape[1], CHUNK):
         size = min(CHUNK, s.shape[1] - begin)
         for j in range(m):
@@ -159,7 +161,7 @@ def _renew(s: Array, n: int, m: int, order: Array, slots: Array, stripe: int, t:
                 other = top[n, i] if x >= top[n - 1, i] else top[n - 1, i]
                 t[p, begin + i] = other
                 part += max(other, x)
-            own[p] += part
+            sums[p] += part
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -180,9 +182,9 @@ def _anneal(
 ) -> None:  # fmt: skip
     """Swap columns between the stripes of a window, in place; see `_places`."""
     size, rows = len(slots), s.shape[1]
-    t, own, top = np.empty((size, rows), np.float32), np.empty(size), np.empty((m, CHUNK), np.float32)
+    t, sums, top = np.empty((size, rows), np.float32), np.empty(size), np.empty((m, CHUNK), np.float32)
     for k in range(size // m):
-        _renew(s, n, m, order, slots, k, t, own, top)
+        _renew(s, n, m, order, slots, k, t, sums, top)
     state = np.full(1, seed, np.uint64)
     heat, cooling = hot, (cold / hot) ** (64 / steps)
     for step in range(steps):
@@ -193,28 +195,28 @@ def _anneal(
         if a // m == b // m:
             continue
         x, y = order[slots[a]], order[slots[b]]
-        gain = _larger(t, s, a, y) + _larger(t, s, b, x) - own[a] - own[b]
+        gain = _larger(t, s, a, y) + _larger(t, s, b, x) - sums[a] - sums[b]
         if gain > 0 or gain > heat * np.log((_random(state) + 1.0) / 2.0**63):
             order[slots[a]], order[slots[b]] = y, x
-            _renew(s, n, m, order, slots, a // m, t, own, top)
-            _renew(s, n, m, order, slots, b // m, t, own, top)
+            _renew(s, n, m, order, slots, a // m, t, sums, top)
+            _renew(s, n, m, order, slots, b // m, t, sums, top)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _gains(s: Array, n: int, m: int, pairs: Array) -> Array:
     """What each swap of two columns in different stripes changes, from the identity."""
     slots, order = np.empty(2 * m, np.int64), np.arange(len(s))
-    t, own, top = np.empty((2 * m, s.shape[1]), np.float32), np.empty(2 * m), np.empty((m, CHUNK), np.float32)
+    t, sums, top = np.empty((2 * m, s.shape[1]), np.float32), np.empty(2 * m), np.empty((m, CHUNK), np.float32)
     gains = np.empty(len(pairs))
     for i in range(len(pairs)):
         a, b = pairs[i]
         for j in range(m):
             slots[j], slots[m + j] = a // m * m + j, b // m * m + j
-        _renew(s, n, m, order, slots, 0, t, own, top)
-        _renew(s, n, m, order, slots, 1, t, own, top)
+        _renew(s, n, m, order, slots, 0, t, sums, top)
+        _renew(s, n, m, order, slots, 1, t, sums, top)
         j, k = a % m, m + b % m
-        gains[i] = _larger(t, s, j, b) + _larger(t, s, k, a) - own[j] - own[k]
+        gains[i] = _larger(t, s, j, b) + _larger(t, s, k, a) - sums[j] - sums[k]
     return gains
 
 
-__all__ = ["retained", "search"]
+__all__ = ["best_order", "retained"]

@@ -99,7 +99,7 @@ def exchange(hessian: Array, target: Array, mask: Array, blocks: Array, rounds: 
     """
     o, d = target.shape
     out = np.zeros((o, d))
-    made = np.zeros(o, np.int64)
+    exchanges = np.zeros(o, np.int64)
     count = blocks.max() + 1
     for r in prange(o):
         keep = mask[r]
@@ -151,11 +151,11 @@ def exchange(hessian: Array, target: Array, mask: Array, blocks: Array, rounds: 
                 break
             _pivot(a, v, old, True)
             keep[new], keep[old] = True, False
-            made[r] += 1
+            exchanges[r] += 1
         for i in range(d):
             if keep[i]:
                 out[r, i] = v[i]
-    return out, made
+    return out, exchanges
 
 
 @njit(parallel=True, cache=True)
@@ -167,7 +167,7 @@ def swaps(hessian: Array, weight: Array, gradient: Array, mask: Array, blocks: A
     sides, the best of which meet. Returns how many swaps every row made.
     """
     o, d = weight.shape
-    made = np.zeros(o, np.int64)
+    swapped = np.zeros(o, np.int64)
     for r in prange(o):
         w, g, keep = weight[r], gradient[r], mask[r]
         cost = np.empty(d)
@@ -208,5 +208,5 @@ def swaps(hessian: Array, weight: Array, gradient: Array, mask: Array, blocks: A
                 g[i] += new * hessian[u, i] - old * hessian[p, i]
             w[p], w[u] = 0.0, new
             keep[p], keep[u] = False, True
-            made[r] += 1
-    return made
+            swapped[r] += 1
+    return swapped

@@ -25,8 +25,8 @@ from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
 from onnxprune.layers.layer import Layer
-from onnxprune.progress import Count
-from onnxprune.solvers.permutation import retained, search
+from onnxprune.progress import Steps
+from onnxprune.solvers.permutation import best_order, retained
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
 
@@ -74,7 +74,7 @@ def permute(
     *,
     input_shapes: dict[str, tuple[int, ...]] | None = None,
     seed: int = 0,
-    progress: Count = lambda done, total: None,
+    progress: Steps = lambda done, total: None,
 ) -> tuple[Model, list[Permuted], list[str]]:
     """The model with its channels in an order in which `pattern` keeps more, what was permuted, and notes.
 
@@ -162,7 +162,7 @@ def _order(
     stack = np.concatenate([_stacked(r, runs, place, len(columns), share, saliency, rng) for r, runs in fit])
     units = np.array(columns)
     order = np.arange(size)
-    order[units] = units[search(stack, n, m, seed=seed, classes=classes[units])]
+    order[units] = units[best_order(stack, n, m, seed=seed, classes=classes[units])]
     return order
 
 
@@ -229,7 +229,7 @@ class Places:
 
     def units(self, group: ChannelGroup) -> Ids:
         """Unit of every id, -1 for none."""
-        return self.analysis.units(group)[self.analysis.solution.labels]
+        return self.analysis.units(group)[self.analysis.components.labels]
 
     def readers(self, group: ChannelGroup, layers: Sequence[Layer]) -> list[_Reader]:
         """The layers with units of the group along their reduction."""

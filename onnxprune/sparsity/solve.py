@@ -32,7 +32,7 @@ from onnxprune.layers.regression import Task, activation_aware, regression_batch
 from onnxprune.layers.rows import kernel_shape, matrix
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values, constant_names
-from onnxprune.progress import Count as Steps
+from onnxprune.progress import Steps
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Moments, damping
 from onnxprune.solvers.masks import SOLVERS, NotPositive, Problem, polish, refit, seconds

@@ -22,7 +22,7 @@ from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.layers.regression import sampled_share
 from onnxprune.layers.rows import kernel_shape, matrix, positions, rows
 from onnxprune.layers.values import Values, constant_names
-from onnxprune.progress import Count as Steps
+from onnxprune.progress import Steps
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.masks import NotPositive, Problem, inverse, refit

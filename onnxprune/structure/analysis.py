@@ -12,7 +12,7 @@ from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.cost import CostModel, cost_model
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
-from onnxprune.structure.coupling import Coupling, Solution
+from onnxprune.structure.coupling import Components, Coupling
 from onnxprune.structure.depth import Block
 
 Keep = np.ndarray[Any, np.dtype[np.bool_]]  # True for what stays: of all ids `(ids,)`, or of a group's units `(size,)`
@@ -73,7 +73,7 @@ class Analysis:
 
     model: Model
     coupling: Coupling
-    solution: Solution
+    components: Components
     groups: tuple[ChannelGroup, ...]
     pinned: tuple[Pinned, ...]
     notes: tuple[str, ...] = ()
@@ -95,14 +95,14 @@ class Analysis:
 
     def keep_ids(self, keep: dict[str, Keep]) -> Keep:
         """Group name -> bool `(size,)` becomes a bool per id, `(ids,)`; ids outside the named groups stay."""
-        alive = np.ones(len(self.solution.reason) + 1, bool)  # the last: of no component
+        alive = np.ones(len(self.components.reason) + 1, bool)  # the last: of no component
         for g in self.groups:
             if g.name in keep:
                 alive[g.labels] = keep[g.name]
         if not self.coupling.size:
             return np.zeros(0, bool)
-        heads, inner = self.solution.homes.T
-        return np.asarray((alive[heads] & alive[inner])[self.solution.labels])
+        heads, inner = self.components.homes.T
+        return np.asarray((alive[heads] & alive[inner])[self.components.labels])
 
     def narrowed(self, name: str, value: Array, keep: Keep) -> Array:
         """The value of an input or output of the whole model as the pruned one takes or gives it."""
@@ -117,18 +117,18 @@ class Analysis:
 
     def units(self, group: ChannelGroup) -> Ids:
         """Unit of the group that every component belongs to, -1 for none, `(components + 1,)`; the last is -1."""
-        unit_of = np.full(len(self.solution.reason) + 1, -1)
+        unit_of = np.full(len(self.components.reason) + 1, -1)
         unit_of[group.labels] = np.arange(group.size)
-        unit_of[:-1] = unit_of[self.solution.homes].max(1)
+        unit_of[:-1] = unit_of[self.components.homes].max(1)
         return unit_of
 
     def owners(self, groups: Sequence[ChannelGroup]) -> Ids:
         """Numbers of the groups that every component belongs to, -1 for none, `(components + 1, 2)`: a channel inside
         a head belongs to the group of heads and to that of the dimensions of a head."""
-        group_of = np.full(len(self.solution.reason) + 1, -1)
+        group_of = np.full(len(self.components.reason) + 1, -1)
         for k, g in enumerate(groups):
             group_of[g.labels] = k
-        return np.concatenate([group_of[self.solution.homes], [[-1, -1]]])
+        return np.concatenate([group_of[self.components.homes], [[-1, -1]]])
 
 
 def weight_axes(c: Coupling, name: str) -> list[tuple[int, Ids]]:

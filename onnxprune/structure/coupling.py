@@ -4,7 +4,7 @@ Every index of every axis longer than one of every tensor gets an integer id. Ru
 which ids live or die together (`tie`), which can never be removed (`pin`), where a removed index has to count as zero
 (`consume`), and what an axis is used for (`mark`). `solve` turns that into components: a component that is not
 pinned is one unit that can be removed. Where an axis is the product of heads and of the dimensions inside a head, both
-are units, and what they make together stays if both stay (`Solution.homes`).
+are units, and what they make together stays if both stay (`Components.homes`).
 """
 
 from __future__ import annotations
@@ -375,8 +375,8 @@ class Coupling:
             out.setdefault(key, []).append((a, b))
         return {k: (np.concatenate([a for a, _ in v]), np.concatenate([b for _, b in v])) for k, v in out.items()}
 
-    def components(self) -> Ids:
-        """Component label of every id, shape `(size,)`."""
+    def component_labels(self) -> Ids:
+        """Label of the component of every id, shape `(size,)`, by the ties so far."""
         if not self._ties:
             return np.arange(self.size)
         a = np.concatenate([t[0] for t in self._ties])
@@ -384,11 +384,11 @@ class Coupling:
         graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(self.size, self.size))
         return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
-    def solve(self) -> Solution:
+    def solve(self) -> Components:
         """Decide the views, then label the components; afterwards no tensor gets new ids."""
         products = self._decide_views()
         self.solved = True
-        labels = self.components()
+        labels = self.component_labels()
         n = int(labels.max()) + 1 if self.size else 0
         reason = np.full(n, -1, np.int64)
         for k in range(len(self._pins) - 1, -1, -1):
@@ -413,7 +413,7 @@ class Coupling:
         derived = homes[:, 1] >= 0
         over = derived & (reason[homes] >= 0).all(1)
         reason[over] = reason[homes[over, 0]]
-        return Solution(labels, reason, pins, kinds, blocks, homes)
+        return Components(labels, reason, pins, kinds, blocks, homes)
 
     @staticmethod
     def _product(v: View, labels: Ids) -> tuple[Ids, Ids, Ids]:
@@ -461,7 +461,7 @@ class Coupling:
 
     def _pair(self, views: Sequence[View]) -> bool:
         """Views that split one axis into the same sizes have the same factors; whether that was news."""
-        labels = self.components()
+        labels = self.component_labels()
         seen: dict[tuple[bytes, tuple[int, ...]], View] = {}
         moved = False
         for v in views:
@@ -487,7 +487,7 @@ class Coupling:
 
     def _flags(self) -> tuple[Ids, Array, dict[str, Array]]:
         """Components as they are now: labels of the ids, pinned or not, marked or not."""
-        labels = self.components()
+        labels = self.component_labels()
         n = int(labels.max(initial=-1)) + 1
         pinned = np.zeros(n, bool)
         marked = {kind: np.zeros(n, bool) for kind in ("heads", "head_dim", "repeated")}
@@ -536,7 +536,7 @@ class Coupling:
         """Axes that are one have one pair of factors: tie those. Where that cannot be, heads alone live."""
         even = [b.ids.ravel() for b in self.blocks]
         while products:
-            labels = self.components()
+            labels = self.component_labels()
             parts = [self._product(v, labels) for v in products]
             whole, heads, inner = (np.concatenate(part) for part in zip(*parts, strict=True))
             nested = np.union1d(np.union1d(heads, inner), labels[np.concatenate(even)] if even else [])
@@ -584,7 +584,7 @@ KINDS = ("layers", "experts", "heads", "head_dim", "hidden")  # where marks meet
 
 
 @dataclass(frozen=True)
-class Solution:
+class Components:
     """labels: component of every id, `(ids,)`; reason: index into `pins` or -1, `(components,)`;
     kinds: kind -> bool `(components,)`; blocks: arrays of components `(blocks, width)`.
     homes: the units that a component needs, `(components, 2)`: itself and -1, or a head and a dimension inside it."""

@@ -18,7 +18,7 @@ from onnxprune.graph.links import read_counts
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Shapes, fixed, graph_inputs, infer
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Pinned, Slice, weight_axes
-from onnxprune.structure.coupling import Computed, Coupling, Pin, Solution
+from onnxprune.structure.coupling import Components, Computed, Coupling, Pin
 from onnxprune.structure.depth import Block, find_blocks
 from onnxprune.structure.rules import BARRIERS, RULES
 
@@ -56,13 +56,13 @@ def analyze(
                 reason = f"axis of the graph {what} {info.name}"
                 coupling.pin(ids, reason, unless=("heads", "head_dim") if changes else ())
     blocks = find_blocks(coupling, whole_layers=whole_layers)
-    solution = coupling.solve()
-    groups = (*_groups(coupling, solution), *_layers(solution, blocks))
-    pinned = _pinned(coupling, solution)
-    return Analysis(model, coupling, solution, groups, pinned, tuple(shapes.problems), tuple(blocks))
+    components = coupling.solve()
+    groups = (*_groups(coupling, components), *_layers(components, blocks))
+    pinned = _pinned(coupling, components)
+    return Analysis(model, coupling, components, groups, pinned, tuple(shapes.problems), tuple(blocks))
 
 
-def _layers(s: Solution, blocks: Sequence[Block]) -> list[ChannelGroup]:
+def _layers(s: Components, blocks: Sequence[Block]) -> list[ChannelGroup]:
     """One group of one unit per residual block, or per several that go together."""
     together: dict[int, list[Block]] = {}
     for b in blocks:
@@ -109,7 +109,7 @@ def incomplete(c: Coupling, node: Node) -> str | None:
     return next((t for t in used if not c.complete(t)), None)
 
 
-def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
+def _groups(c: Coupling, s: Components) -> tuple[ChannelGroup, ...]:
     """Components with the same sites, or linked by a constraint, form one group."""
     n = len(s.reason)
     free = (s.reason < 0) & (s.homes[:, 1] < 0)
@@ -157,7 +157,7 @@ def _groups(c: Coupling, s: Solution) -> tuple[ChannelGroup, ...]:
     return _build(c, s, [np.array(m) for m in members.values() if _countable(c, s, np.array(m))], times)
 
 
-def _countable(c: Coupling, s: Solution, labels: Ids) -> bool:
+def _countable(c: Coupling, s: Components, labels: Ids) -> bool:
     """Whether the constraints of a group, units times blocks, can be written down; where they cannot, it is pinned."""
     if not s.blocks:
         return True
@@ -171,7 +171,7 @@ def _countable(c: Coupling, s: Solution, labels: Ids) -> bool:
     return False
 
 
-def _build(c: Coupling, s: Solution, families: list[Ids], times: Ids) -> tuple[ChannelGroup, ...]:
+def _build(c: Coupling, s: Components, families: list[Ids], times: Ids) -> tuple[ChannelGroup, ...]:
     n = len(s.reason)
     group_of, unit_of = np.full(n + 1, -1), np.full(n, -1)
     for k, labels in enumerate(families):
@@ -244,7 +244,7 @@ class _Union:
         self.parent[self.find(y)] = self.find(x)
 
 
-def _pinned(c: Coupling, s: Solution) -> tuple[Pinned, ...]:
+def _pinned(c: Coupling, s: Components) -> tuple[Pinned, ...]:
     """Weight axes that make units, all pinned, with the reason of the first index."""
     out = []
     seen = set()
