@@ -8,6 +8,7 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import makers
 from onnxprune.graph.node import opsets, walk
+from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import run_node
 
 
@@ -41,5 +42,5 @@ class Values:
         feeds = {i: self(i) for i in node.inputs if i}
         try:
             return np.asarray(run_node(node, feeds, self.model.proto)[node.outputs.index(name)])
-        except RuntimeError as e:  # types that have no numpy counterpart in onnxruntime
+        except ORT_ERRORS as e:  # types that have no numpy counterpart in onnxruntime
             raise Unsuitable(f"{name} cannot be computed ({e})") from e

@@ -14,6 +14,7 @@ import numpy as np
 from onnxprune.graph.arrays import Array, Float, Ids
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import MEAN, batchnorm_factor
+from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import run_node
 from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
@@ -213,7 +214,7 @@ def _elementwise(analysis: Analysis, node: Node, value: Float, keep: Keep, weigh
                     result = run_node(node, {k: v.astype(np.float32) for k, v in feeds.items()}, analysis.model.proto)[
                         0
                     ]
-                except Exception:  # types that the operator does not take: nothing is known, nothing is folded
+                except ORT_ERRORS:  # types that the operator does not take: nothing is known, nothing is folded
                     continue
             result = np.broadcast_to(np.asarray(result, np.float64), gone.shape)
             known &= np.isfinite(result)
