@@ -18,14 +18,13 @@ from onnx import ModelProto
 import onnxprune
 from conftest import ROOT
 from models.nets import build, normal
-from onnxprune import OptionError
+from onnxprune import OptionError, Plan
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.recipe import DEFAULTS, recipe_of
 from onnxprune.allocation.select import MAX_RATIO
 from onnxprune.cli.command import DECLARED
 from onnxprune.cli.evaluate import evaluate as cli_evaluate
-from onnxprune.evaluation.metrics import DEFAULTS as DEFAULT_METRICS
-from onnxprune.evaluation.metrics import METRICS
+from onnxprune.evaluation.metrics import DEFAULT_METRICS, METRICS
 from onnxprune.importance.score import CRITERIA
 from onnxprune.importance.weights import WEIGHT_CRITERIA, Site
 from onnxprune.recovery.recover import RECOVERIES, Recovering
@@ -361,3 +360,9 @@ def test_metrics_are_named(text: str) -> None:
     """What says how a model is evaluated names every metric, in the words of the registry."""
     words = set(re.findall(r"\w+", text.partition("\n\n")[2] if "metric:" in text else text.partition("\n\n")[0]))
     assert set(METRICS) <= words
+
+
+def test_a_plan_names_a_recovery_that_is_there() -> None:
+    (group, *_) = onnxprune.analyze(net()).of_kind("channels")
+    with pytest.raises(OptionError, match=r"^the plan: recovery 'magic' is unknown; it is one of least-squares, "):
+        prune(plan=Plan({group.name: np.arange(group.size) > 1}, "magic"))

@@ -119,7 +119,7 @@ METRICS: dict[str, Metric] = {
         reference=True, default="outputs",
     ),
 }  # fmt: skip
-DEFAULTS = {row.default: name for name, row in METRICS.items() if row.default}
+DEFAULT_METRICS = {row.default: name for name, row in METRICS.items() if row.default}
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +167,7 @@ class Scoring:
     metric: str | None = option(
         None, choice({name: row.help for name, row in METRICS.items()}), panel=DATA, metavar="NAME",
         needs=("samples to score",),
-        otherwise=f"{DEFAULTS['labels']} with labels, else {DEFAULTS['classes']} or {DEFAULTS['outputs']}",
+        otherwise="{labels} with labels, else {classes} or {outputs}".format(**DEFAULT_METRICS),
         help="; ".join(f"{name}: {row.help}" for name, row in METRICS.items()) + ".",
     )  # fmt: skip
     max_drop: float | str | None = option(
@@ -202,10 +202,10 @@ class Evaluator:
         if row.labels and self.labels is None:
             raise OptionError(
                 f"--metric {metric}: there are no labels; give an array `labels`, sub-folders per class, --labels "
-                f"FILE, or --metric {DEFAULTS['classes']}"
+                f"FILE, or --metric {DEFAULT_METRICS['classes']}"
             )
         if row.classes and not self.classes:
-            other = DEFAULTS["outputs"]
+            other = DEFAULT_METRICS["outputs"]
             raise OptionError(f"--metric {metric}: the model has no output with a row of class scores; use {other}")
         self.offset = 0
         if row.labels and self.labels is not None:
@@ -292,11 +292,11 @@ def default_metric(original: Model, samples: Samples) -> str:
     names = [o.name for o in original.proto.graph.output]
     outputs = joined(Stream(original, list(few.batches(1))).compute(names), names)
     if not classifier_output(original, outputs, few.count):
-        return DEFAULTS["outputs"]
+        return DEFAULT_METRICS["outputs"]
     _fitting_labels(samples)
     if samples.labels is None:
-        return DEFAULTS["classes"]
-    return DEFAULTS["labels of tokens" if np.ndim(samples.labels) > 1 else "labels"]
+        return DEFAULT_METRICS["classes"]
+    return DEFAULT_METRICS["labels of tokens" if np.ndim(samples.labels) > 1 else "labels"]
 
 
 @dataclass(frozen=True)
