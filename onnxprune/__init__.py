@@ -151,14 +151,14 @@ def evaluate(
             return Function(data)(load(source))
         try:
             metric = next(o for o in declared(Scoring) if o.name == "metric").read(metric)
-            how = preprocess or Preprocess()
-            how = Preprocess(**{o.name: o.read(getattr(how, o.name)) for o in declared(Preprocess)})
+            preprocess = preprocess or Preprocess()
+            preprocess = Preprocess(**{o.name: o.read(getattr(preprocess, o.name)) for o in declared(Preprocess)})
         except ValueError as e:
             raise OptionError(str(e)) from None
         model = load(source)
         base = model if against is None else load(against)
-        samples = read(data, base, preprocess=how, labels=labels, option="data")
-        if line := unused(how, samples):
+        samples = read(data, base, preprocess=preprocess, labels=labels, option="data")
+        if line := unused(preprocess, samples):
             raise OptionError(line)
         chosen = metric or default_metric(base, samples)
         if against is not None and not METRICS[chosen].reference:

@@ -56,7 +56,7 @@ def _plain(value: object) -> object:
     return repr(value)
 
 
-def used(folder: Path) -> AbstractContextManager[None]:
+def cache_errors(folder: Path) -> AbstractContextManager[None]:
     """What the system refuses of the cache's files inside is an error of the option."""
     return blamed(f"--cache {folder}", "cannot be used", "; name another folder")
 
@@ -122,9 +122,9 @@ def _sum(key: str, data: bytes) -> str:
 
 
 def _sum_of(key: str, arrays: Mapping[str, Array]) -> str:
-    found = hashlib.sha256(key.encode())
+    checksum = hashlib.sha256(key.encode())
     for name in sorted(arrays):
         a = np.ascontiguousarray(arrays[name])
-        found.update(f"{name} {a.dtype.str} {arrays[name].shape};".encode())
-        found.update(a.tobytes())
-    return found.hexdigest()
+        checksum.update(f"{name} {a.dtype.str} {arrays[name].shape};".encode())
+        checksum.update(a.tobytes())
+    return checksum.hexdigest()

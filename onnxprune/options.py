@@ -61,7 +61,7 @@ class Option:
         """Whether it is on or off and takes no value."""
         return isinstance(self.default, bool)
 
-    def said(self, value: Any) -> str:
+    def as_typed(self, value: Any) -> str:
         """The option with its value as typed on the command line."""
         if self.switch:
             return self.flag if value or not self.off else self.off
@@ -74,7 +74,7 @@ class Option:
         try:
             return self.parse(value)
         except ValueError as e:
-            raise ValueError(f"{self.said(value)}: {e}") from None
+            raise ValueError(f"{self.as_typed(value)}: {e}") from None
 
 
 def option(
@@ -104,14 +104,14 @@ def option(
 
 def declared(cls: type[Any]) -> tuple[Option, ...]:
     """The options of a stage's dataclass, in the order of its fields; those that are not declared are left out."""
-    found = []
+    options = []
     for f in dataclasses.fields(cls):
         if "option" in f.metadata:
             d = dict(f.metadata["option"])
             d["flag"] = f"--{f.name.replace('_', '-')}" if d["flag"] is None else d["flag"]
             d["off"] = d["off"] or (f"--no-{f.name.replace('_', '-')}" if f.default is True else "")
-            found.append(Option(name=f.name, default=f.default, type=str(f.type), **d))
-    return tuple(found)
+            options.append(Option(name=f.name, default=f.default, type=str(f.type), **d))
+    return tuple(options)
 
 
 # values
@@ -152,12 +152,12 @@ def quantity(value: Any) -> tuple[float, str]:
     """`0.7` is (0.7, ""), `70%` (0.7, "%"), `5MB` (5e6, "MB"), `1.2G` (1.2e9, "G"); raises `ValueError`."""
     if isinstance(value, Real) and not isinstance(value, bool):
         return float(value), ""
-    found = NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
-    unit = found.group(2).upper() if found else "?"
-    if found is None or (unit != "%" and unit not in UNITS):
+    match = NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
+    unit = match.group(2).upper() if match else "?"
+    if match is None or (unit != "%" and unit not in UNITS):
         raise ValueError("no number")
     factor = 0.01 if unit == "%" else UNITS[unit]
-    return float(found.group(1)) * factor, unit
+    return float(match.group(1)) * factor, unit
 
 
 def number(
@@ -245,10 +245,10 @@ def choice(rows: Mapping[str, str]) -> Parse:
     names = {name.lower(): name for name in rows}
 
     def parse(value: Any) -> str:
-        found = names.get(value.strip().lower()) if isinstance(value, str) else None
-        if found is None:
+        name = names.get(value.strip().lower()) if isinstance(value, str) else None
+        if name is None:
             raise ValueError(f"unknown; choose one of {', '.join(rows)}")
-        return found
+        return name
 
     parse.choices = dict(rows)  # type: ignore[attr-defined]
     return parse
@@ -371,16 +371,16 @@ def in_python(message: str, options: Iterable[Option]) -> str:
     """A message of the command line in the words of a caller from Python: `--channels 30` is `channels=30`."""
     flags = {o.flag: o for o in options if o.flag} | {o.off: o for o in options if o.off}
 
-    def word(found: re.Match[str]) -> str:
-        o = flags.get(found.group(1))
+    def word(match: re.Match[str]) -> str:
+        o = flags.get(match.group(1))
         if o is None:
-            return found.group(0)
+            return match.group(0)
         if o.switch:
-            return f"{o.name}={found.group(1) == o.flag}{found.group(2) or ''}"
-        value = (found.group(2) or "").strip()
+            return f"{o.name}={match.group(1) == o.flag}{match.group(2) or ''}"
+        value = (match.group(2) or "").strip()
         bare = value.rstrip(".,;:)`")
         if not value or not (value.endswith(":") or _is_value(bare, o)):
-            return f"{o.name}{found.group(2) or ''}"
+            return f"{o.name}{match.group(2) or ''}"
         return f"{o.name}={_literal(bare, o)}{value[len(bare) :]}"
 
     return re.sub(r"(?<![\w-])(--[a-z][a-z-]*[a-z])(?:( [^\s]+))?", word, message)
@@ -420,9 +420,9 @@ def _literal(word: str, option: Option) -> str:
     plain = NUMBER.fullmatch(word)
     if plain and not plain.group(2):
         return word
-    found = _parsed(word, option)
-    if isinstance(found, tuple) and found and not isinstance(found[0], str):
-        return repr(dict(found) if isinstance(found[0], tuple) else found)
+    parsed = _parsed(word, option)
+    if isinstance(parsed, tuple) and parsed and not isinstance(parsed[0], str):
+        return repr(dict(parsed) if isinstance(parsed[0], tuple) else parsed)
     kept = word[:1] in "'\"" or (_is_placeholder(word, option) and not _is_own(word, option))
     return word if kept else repr(word)
 

@@ -142,17 +142,17 @@ def pinned_dict(p: Pinned) -> dict[str, Any]:
     return {"tensor": p.tensor, "axis": p.axis, "size": p.size, "node": p.node, "op": p.op, "reason": p.reason}
 
 
-def number(x: float) -> str:
-    """1234567 -> 1.235 M."""
+def show_number(x: float) -> str:
+    """A number in four digits with a unit: 1234567 -> 1.235 M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(x) >= size:
             return f"{x / size:.4g} {unit}"
     return f"{x:.4g}"
 
 
-def size(b: float) -> str:
-    """1234567 -> 1.235 MB."""
-    return f"{number(b)}B" if b >= 1e3 else f"{b:.0f} B"
+def show_bytes(b: float) -> str:
+    """A number of bytes in four digits with a unit: 1234567 -> 1.235 MB."""
+    return f"{show_number(b)}B" if b >= 1e3 else f"{b:.0f} B"
 
 
 def render(report: Report, *, verbose: bool = False) -> RenderableType:
@@ -167,9 +167,9 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
             share = "" if y is None or not x else f"{y / x:.1%}"
             table.add_row(label, show(x), "-" if y is None else show(y), share)
 
-    row("parameters", b.parameters, a.parameters, number)
-    row("MACs per run", b.macs, a.macs, number)
-    row("file", b.bytes, a.bytes, size)
+    row("parameters", b.parameters, a.parameters, show_number)
+    row("MACs per run", b.macs, a.macs, show_number)
+    row("file", b.bytes, a.bytes, show_bytes)
     if b.latency and a.latency:
         label = f"latency, {b.latency.threads} thread{'s' * (b.latency.threads > 1)} (median of {b.latency.runs})"
         row(label, b.latency.median * 1e3, a.latency.median * 1e3, lambda ms: f"{ms:.3g} ms")
@@ -184,12 +184,12 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
         parts += [_clustered(report.codebooks), *([_clustered_weights(report.codebooks)] if verbose else [])]
     if cut or (s is None and report.codebooks is None):
         for kind in dict.fromkeys(g.kind for g in report.groups):
-            mine = [g for g in report.groups if g.kind == kind]
-            gone = [g for g in mine if g.kept < g.size]
+            members = [g for g in report.groups if g.kind == kind]
+            gone = [g for g in members if g.kept < g.size]
             units = sum(g.size - g.kept for g in gone)
             what = "blocks removed" if kind == "layers" else "groups pruned"
-            more = "" if kind == "layers" else f", {units} of {sum(g.size for g in mine)} units"
-            parts.append(Text(f"{what}: {len(gone)} of {len(mine)} of kind {kind}{more}"))
+            more = "" if kind == "layers" else f", {units} of {sum(g.size for g in members)} units"
+            parts.append(Text(f"{what}: {len(gone)} of {len(members)} of kind {kind}{more}"))
         for kind, count in report.left_alone.items():
             parts.append(Text(f"left alone: kind {kind} ({count} group{'s' * (count > 1)})"))
     v = report.verification
@@ -220,7 +220,7 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
 
 def _asked(g: Got) -> str:
     """Asked and got, side by side."""
-    share = f"{g.got:.1%}" if g.unit.startswith("%") else number(g.got)
+    share = f"{g.got:.1%}" if g.unit.startswith("%") else show_number(g.got)
     return f"{g.option} {shown(g.asked)}: {share} {g.unit.removeprefix('%').strip()}" + (f"; {g.why}" if g.why else "")
 
 
@@ -229,8 +229,8 @@ def _speed(t: Latency) -> str:
     if t.interval is None:
         return f"time of a run: {t.ratio:.2f} of the original's; {t.runs} runs are too few for an interval"
     low, high = t.interval
-    told = {True: "faster", False: "slower", None: "no difference that these runs could tell"}[t.faster]
-    return f"time of a run: {t.ratio:.2f} of the original's (90% interval {low:.2f} to {high:.2f}): {told}"
+    verdict = {True: "faster", False: "slower", None: "no difference that these runs could tell"}[t.faster]
+    return f"time of a run: {t.ratio:.2f} of the original's (90% interval {low:.2f} to {high:.2f}): {verdict}"
 
 
 def _quality(report: Report) -> list[str]:
@@ -266,10 +266,10 @@ def _quality(report: Report) -> list[str]:
 def _sparse(s: Sparsity) -> RenderableType:
     """Weights that are zero, and how they are stored."""
     dense = [x for x in s.layers if x.format == "dense"]
-    how = f"pattern {s.pattern}" if s.pattern else "unstructured"
+    pattern = f"pattern {s.pattern}" if s.pattern else "unstructured"
     lines = [
-        f"sparse: {s.zeros / max(s.size, 1):.1%} of {number(s.size)} weights in {len(s.layers)} layers are zero "
-        f"({how}, {s.solver}); {number(s.size - s.zeros)} left"
+        f"sparse: {s.zeros / max(s.size, 1):.1%} of {show_number(s.size)} weights in {len(s.layers)} layers are zero "
+        f"({pattern}, {s.solver}); {show_number(s.size - s.zeros)} left"
     ]
     done = [x for x in s.solved if not x.reason]
     if done:
@@ -302,10 +302,11 @@ def _clustered(c: Codebooks) -> RenderableType:
     """Weights that are indices into codebooks."""
     stored = ", ".join(f"{n} {name}" for name, n in Counter(r.storage for r in c.rows).most_common())
     error = sum(r.error * r.size for r in c.rows) / sum(r.size for r in c.rows)
+    count, before, after = sum(r.size for r in c.rows), show_bytes(c.zipped_before), show_bytes(c.zipped_after)
     return Text(
-        f"clustered: {number(sum(r.size for r in c.rows))} weights in {len(c.rows)} tensors are one of {c.k} values "
+        f"clustered: {show_number(count)} weights in {len(c.rows)} tensors are one of {c.k} values "
         f"per {c.per} ({stored}); {c.bits_per_weight:.2f} bits per weight, relative squared error {error:.2g}\n"
-        f"zipped: {size(c.zipped_before)} -> {size(c.zipped_after)}; the runtime unfolds codebooks when it loads the "
+        f"zipped: {before} -> {after}; the runtime unfolds codebooks when it loads the "
         "model: the file is smaller, the memory is not"
     )
 
@@ -363,7 +364,7 @@ def _fits(fits: Sequence[LayerFit]) -> RenderableType:
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for f in fits:
         shown = ("-", "-") if f.reason else (f"{f.before:.2%}", f"{f.after:.2%}")
-        table.add_row(Text(f.node), f.op, *shown, number(f.rows), Text(f.reason))
+        table.add_row(Text(f.node), f.op, *shown, show_number(f.rows), Text(f.reason))
     return table
 
 

@@ -102,7 +102,7 @@ def test_a_write_that_fails_leaves_the_old_entry(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OptionError, match=r"^--cache .*No space"), cache.used(tmp_path):
+    with pytest.raises(OptionError, match=r"^--cache .*No space"), cache.cache_errors(tmp_path):
         cache.write_json(path, key(), {"kept": {}})
     assert cache.read_json(path, key()) == CONTENT
     assert [p.name for p in tmp_path.iterdir()] == ["entry"]

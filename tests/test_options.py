@@ -23,7 +23,7 @@ ONES = {f"{o.name} {o.panel}": o for o in EVERY}
 @pytest.mark.parametrize("name", ONES)
 def test_declarations(name: str) -> None:
     o = ONES[name]
-    assert o.panel in (*PANELS, bench_cli.WHAT)
+    assert o.panel in (*PANELS, bench_cli.PANEL)
     assert o.help.endswith(".") and "  " not in o.help
     assert o.switch or o.metavar
     assert o.flag.startswith("--")
@@ -80,10 +80,10 @@ def test_messages_in_python(message: str, expected: str) -> None:
 
 def test_values_of_python_in_messages() -> None:
     for value in ({"x": (0, 3), "y": [2]}, (("x", (0, 3)), ("y", (2,)))):
-        assert DECLARED["input_shape"].said(value) == "--input-shape x:0,3 y:2"
-    assert DECLARED["ratio"].said((("a*", 0.5), ("b", 0.25))) == "--ratio a*=0.5 b=0.25"
-    assert DECLARED["scores"].said({"group": [0.5, 0.25]}) == "--scores arrays"
-    assert DECLARED["mean"].said((0.5, 0.25)) == "--mean 0.5,0.25"
+        assert DECLARED["input_shape"].as_typed(value) == "--input-shape x:0,3 y:2"
+    assert DECLARED["ratio"].as_typed((("a*", 0.5), ("b", 0.25))) == "--ratio a*=0.5 b=0.25"
+    assert DECLARED["scores"].as_typed({"group": [0.5, 0.25]}) == "--scores arrays"
+    assert DECLARED["mean"].as_typed((0.5, 0.25)) == "--mean 0.5,0.25"
 
 
 def generate() -> Any:
@@ -115,7 +115,7 @@ def test_help_is_one_screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert commands < lines.index("What to remove") < lines.index("Files and output")
     text = "\n".join(lines)
     for o in OPTIONS:
-        assert (f"  {screens.names(o, metavar=True)}" in text) == o.main
+        assert (f"  {screens.flags_of(o, metavar=True)}" in text) == o.main
     for words in ("--help-all", "help SUBCOMMAND", "Exit codes: 0 ", "130 interrupted"):
         assert words in text
 
@@ -130,7 +130,7 @@ def test_names_are_whole(words: str, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(lines).split())
     for o in options[words]:
-        assert any(line.startswith(f"  {screens.names(o, metavar=True)}") for line in lines)
+        assert any(line.startswith(f"  {screens.flags_of(o, metavar=True)}") for line in lines)
         assert o.help in text
     assert "Exit codes: 0 " in text
     if words == "--help-all":

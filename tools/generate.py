@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from onnxprune.cli import bench, evaluate, sensitivity  # noqa: E402
 from onnxprune.cli import help as screens  # noqa: E402
 from onnxprune.cli.command import Output  # noqa: E402
-from onnxprune.cli.help import said_choices  # noqa: E402
+from onnxprune.cli.help import describe_choices  # noqa: E402
 from onnxprune.options import Option, declared, in_python, shown  # noqa: E402
 from onnxprune.pipeline.options import OPTIONS, PARTS  # noqa: E402
 
@@ -63,7 +63,7 @@ def _said(o: Option) -> str:
     """What a keyword means, as a line."""
     unit = f" Unit: {o.unit}." if o.unit else ""
     default = f" Default: {_default(o)}." if _default(o) else ""
-    return in_python(f"{o.help}{said_choices(o)}{unit}{default}", OPTIONS)
+    return in_python(f"{o.help}{describe_choices(o)}{unit}{default}", OPTIONS)
 
 
 def _default(o: Option) -> str:
@@ -119,7 +119,7 @@ def page() -> str:
         ("evaluate", evaluate.EVALUATE),
         ("sensitivity", sensitivity.SENSITIVITY),
     ):
-        own = [o for o in declarations if o.name not in {e.name for e in everything} or o.panel == bench.WHAT]
+        own = [o for o in declarations if o.name not in {e.name for e in everything} or o.panel == bench.PANEL]
         also = ", ".join(f"`{o.flag}`" for o in declarations if o not in own)
         lines += [f"## onnxprune {name}", "", *_table(COLUMNS, map(_row, own)), f"And {also}, as above.", ""]
     codes = ([str(code), what] for code, what in screens.EXIT_CODES.items())
@@ -138,7 +138,7 @@ def _row(o: Option) -> list[str]:
     keyword = f"`{o.name}`" if o in OPTIONS else ""
     value = "" if o.switch else f"`{o.metavar}`"
     default = o.otherwise or ("on" if o.default is True else "" if o.switch else shown_default(o))
-    return [flag, keyword, value, o.unit, default, ", ".join(o.needs), o.help + said_choices(o)]
+    return [flag, keyword, value, o.unit, default, ", ".join(o.needs), o.help + describe_choices(o)]
 
 
 def _table(columns: list[str], rows: Iterable[list[str]]) -> list[str]:

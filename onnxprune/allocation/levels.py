@@ -301,7 +301,7 @@ def cached(folder: Path | None, key: str, names: Sequence[str], make: Callable[[
     if folder is None:
         return make(), False
     path = folder / f"levels-{key[:24]}.json"
-    with cache.used(folder):
+    with cache.cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         content = cache.read_json(path, key)
     if content is not None:
@@ -309,6 +309,6 @@ def cached(folder: Path | None, key: str, names: Sequence[str], make: Callable[[
         if set(levels.kept) == set(levels.damage) == set(levels.scores) == set(names):
             return levels, True
     levels = make()
-    with cache.used(folder):
+    with cache.cache_errors(folder):
         cache.write_json(path, key, json.loads(levels.to_json()))
     return levels, False

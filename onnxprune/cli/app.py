@@ -21,11 +21,11 @@ from onnxprune import __version__
 from onnxprune.cli import bench, evaluate, sensitivity
 from onnxprune.cli import help as screens
 from onnxprune.cli import inspect as inspection
-from onnxprune.cli.command import Output, Values, command, shared
+from onnxprune.cli.command import CommandValues, Output, command, shared
 from onnxprune.cli.process import INTERRUPTED, Interrupted, interruption
 from onnxprune.cli.screen import (
     check_outputs,
-    emit,
+    emit_json,
     hushed,
     printing,
     progress_bar,
@@ -53,8 +53,8 @@ class Main(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the subcommand first."""
-        own = {name for p in self.params for name in p.opts} - {"--help", "-h"}
-        return super().parse_args(ctx, args if not args or args[0].partition("=")[0] in own else self.routed(args))
+        options = {name for p in self.params for name in p.opts} - {"--help", "-h"}
+        return super().parse_args(ctx, args if not args or args[0].partition("=")[0] in options else self.routed(args))
 
     def routed(self, arguments: Sequence[str]) -> list[str]:
         """The subcommand that the first word names, if that is not an option or its value, else `prune`; the rest."""
@@ -78,13 +78,13 @@ class Main(TyperGroup):
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Subcommands, and the options of `prune`."""
-        found = super().shell_complete(ctx, incomplete)
+        completions = super().shell_complete(ctx, incomplete)
         if incomplete.startswith("-"):
             prune = self.commands["prune"]
-            found += prune.shell_complete(
+            completions += prune.shell_complete(
                 prune.make_context("prune", [], parent=ctx, resilient_parsing=True), incomplete
             )
-        return found
+        return completions
 
 
 app = typer.Typer(
@@ -93,7 +93,7 @@ app = typer.Typer(
 
 
 @command(app, (*OPTIONS, *declared(Output)))
-def prune(values: Values) -> None:
+def prune(values: CommandValues) -> None:
     """Make an ONNX model smaller and faster: remove channels, filters and neurons, make weights sparse, or both.
 
     onnxprune model.onnx --channels 0.3 removes 30% of every group and writes model.pruned.onnx; --sparsity 0.8 makes
@@ -123,7 +123,7 @@ def prune(values: Values) -> None:
     if data:
         write_out(data)
     try:
-        emit(report.to_dict(), out.json)
+        emit_json(report.to_dict(), out.json)
     except OptionError as e:
         raise OptionError(str(e) if dry else f"{e}; the model is in {target}") from e
     if not out.quiet:
@@ -142,7 +142,7 @@ def refuse_streams(out: Output) -> None:
         raise OptionError("-o - writes the model to standard output, which is a terminal; redirect it, or give a file")
 
 
-def asked(values: Values, out: Output) -> Options:
+def asked(values: CommandValues, out: Output) -> Options:
     """The options of the recipe; where nothing is asked for, what could be is shown first."""
     given = {name: value for name, value in values.given.items() if name in NAMES}
     try:
@@ -171,7 +171,7 @@ OUT, *DENSIFY = shared("output", "force", "quiet", output="Where to write.")
 
 
 @command(app, (replace(OUT, otherwise="MODEL.dense.onnx"), *DENSIFY))
-def densify(values: Values) -> None:
+def densify(values: CommandValues) -> None:
     """Turn sparse operators back into plain ONNX: the masked weights, bit for bit."""
     model = Path(values["model"])
     target = values["output"] or model.parent / f"{model.stem}.dense.onnx"
@@ -197,7 +197,7 @@ def densify(values: Values) -> None:
         allow_io_change="As if heads in inputs and outputs (key-value caches) could shrink.",
     ),
 )  # fmt: skip
-def inspect(values: Values) -> None:
+def inspect(values: CommandValues) -> None:
     """Show the groups that can be pruned, their share of parameters and MACs, and what is pinned and why.
 
     Then every layer with its sparsity, and which N:M patterns hold in it.
@@ -205,7 +205,7 @@ def inspect(values: Values) -> None:
     show_groups(values, values.part(Output))
 
 
-def show_groups(values: Values, out: Output) -> None:
+def show_groups(values: CommandValues, out: Output) -> None:
     """What `inspect` shows."""
     model = Path(values["model"])
     check_outputs(model, None, {"--json": out.json_file})
@@ -214,9 +214,9 @@ def show_groups(values: Values, out: Output) -> None:
         loaded = load(model)
         progress("analyze")
         analysis = analyze(loaded, dict(values["input_shape"]), allow_io_change=values["allow_io_change"])
-        rows, layers = inspection.rows(analysis), inspection.layers(analysis)
+        rows, layers = inspection.group_rows(analysis), inspection.layer_rows(analysis)
     if out.json is not None:
-        emit(inspection.to_dict(analysis, rows), out.json)
+        emit_json(inspection.to_dict(analysis, rows), out.json)
     if not out.quiet:
         show_on(out.json, render_inspection(rows, analysis, verbose=out.verbose))
         table = inspection.layer_table(layers)
@@ -225,7 +225,7 @@ def show_groups(values: Values, out: Output) -> None:
 
 
 @command(app, shared("json", "quiet"), {})
-def ops(values: Values) -> None:
+def ops(values: CommandValues) -> None:
     """List the operators with a rule, and those that deliberately pin what they touch."""
     table = Table(box=None, pad_edge=False)
     for column in ("operator", "", "what the rule says"):
@@ -233,7 +233,7 @@ def ops(values: Values) -> None:
     entries = {op: ("rule", r.summary) for op, r in RULES.items()} | {op: ("barrier", b) for op, b in BARRIERS.items()}
     for op, (what, text) in sorted(entries.items(), key=lambda e: ("::" in e[0], e[0])):
         table.add_row(op, what, Text(text))
-    emit({op: {"kind": what, "text": text} for op, (what, text) in sorted(entries.items())}, values["json"])
+    emit_json({op: {"kind": what, "text": text} for op, (what, text) in sorted(entries.items())}, values["json"])
     if not values["quiet"]:
         count = f"{len(RULES)} rules, {len(BARRIERS)} barriers; any other operator pins what it touches"
         show_on(values["json"], table)
@@ -255,9 +255,9 @@ def help_(
 ) -> None:
     """Show the main options, or those of a subcommand."""
     if not subcommand:
-        _print(screens.main(group().commands["prune"].declared))
+        _print(screens.main_screen(group().commands["prune"].declared))
     elif isinstance(chosen := group().commands.get(subcommand), screens.HelpCommand):
-        _print(chosen.everything())
+        _print(chosen.all_options())
     else:
         raise OptionError(f"help {subcommand}: no such subcommand; there are {', '.join(group().commands)}")
 
@@ -290,7 +290,7 @@ def run(arguments: Sequence[str]) -> int:
         if "--help-all" in argv:
             argv = ["--help" if word == "--help-all" else word for word in argv]
             if group().routed(argv)[0] == "prune":
-                _print(screens.everything(group().commands["prune"].declared))
+                _print(screens.all_options(group().commands["prune"].declared))
                 return 0
         code = group().main(args=argv or ["--help"], prog_name="onnxprune", standalone_mode=False) or 0
         return int(code) if argv else 2

@@ -14,13 +14,13 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.cli.command import Output, Values, shared
-from onnxprune.cli.screen import check_outputs, emit, hushed, lines, show_on
+from onnxprune.cli.command import CommandValues, Output, shared
+from onnxprune.cli.screen import check_outputs, emit_json, hushed, line_progress, show_on
 from onnxprune.options import declared, each, number, option, path, switch
 from onnxprune.runtime.benchmark import Benchmark, benchmark, plural
 from onnxprune.runtime.profile import Profile
 
-WHAT = "What to measure"
+PANEL = "What to measure"
 
 
 def _threads(value: object) -> tuple[int, ...]:
@@ -32,21 +32,21 @@ def _threads(value: object) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Timing:
+class BenchOptions:
     """What is measured of the models."""
 
     threads: tuple[tuple[int, ...], ...] = option(
-        (), each(_threads), panel=WHAT, metavar="N,N", otherwise="1 and all cores",
+        (), each(_threads), panel=PANEL, metavar="N,N", otherwise="1 and all cores",
         help="onnxruntime's intra-op threads, each measured by itself; 0 for all cores. Repeatable.",
     )  # fmt: skip
     seconds: float = option(
-        10.0, number("a number of seconds above 0", 0, above=True), panel=WHAT, metavar="S", unit="seconds",
+        10.0, number("a number of seconds above 0", 0, above=True), panel=PANEL, metavar="S", unit="seconds",
         help="Time to spend on latency, all models together.",
     )  # fmt: skip
-    profile: bool = option(False, switch, panel=WHAT, help="Show time per operator; with -v per node.")
-    memory: bool = option(True, switch, panel=WHAT, help="Peak memory, each model in its own process.")
+    profile: bool = option(False, switch, panel=PANEL, help="Show time per operator; with -v per node.")
+    memory: bool = option(True, switch, panel=PANEL, help="Peak memory, each model in its own process.")
     inputs: Path | None = option(
-        None, path, panel=WHAT, metavar="FILE.npz",
+        None, path, panel=PANEL, metavar="FILE.npz",
         help="Real inputs, an array per input name; --input-shape takes the first rows of them.",
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ class Timing:
 
 
 OPTIONS = (
-    *declared(Timing),
+    *declared(BenchOptions),
     *shared(
         "input_shape", "seed", "json", "verbose", "quiet", input_shape="Concrete shape of a dynamic input. Repeatable.",
         seed="Of random inputs.", verbose="With --profile, every node.",
@@ -73,12 +73,12 @@ ARGUMENTS = {
 }
 
 
-def bench(values: Values) -> None:
+def bench(values: CommandValues) -> None:
     """Compare model files: latency, throughput, size, peak memory and outputs, runs of all interleaved.
 
     onnxprune bench model.onnx model.pruned.onnx says how much faster the second is, and how sure that is.
     """
-    models, what, out = values["models"], values.part(Timing), values.part(Output)
+    models, what, out = values["models"], values.part(BenchOptions), values.part(Output)
     for read in (*models, what.inputs) if out.json_file else ():
         if read is not None:
             check_outputs(read, None, {"--json": out.json_file})
@@ -94,11 +94,11 @@ def bench(values: Values) -> None:
             memory=what.memory,
             progress=progress,
         )
-    for held in {p for m in result.models for p in m.data} if out.json_file else ():
-        check_outputs(Path(held), None, {"--json": out.json_file})
-    emit(result.to_dict(), out.json)
+    for data_file in {p for m in result.models for p in m.data} if out.json_file else ():
+        check_outputs(Path(data_file), None, {"--json": out.json_file})
+    emit_json(result.to_dict(), out.json)
     if not out.quiet:
-        show_on(out.json, render(result, verbose=out.verbose))
+        show_on(out.json, render_benchmark(result, verbose=out.verbose))
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def _still(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda stage: None
         return
     if not console.is_terminal:
-        with lines() as tell:
+        with line_progress() as tell:
             yield tell
         return
     with Progress(TextColumn("{task.description}"), console=console, transient=True, auto_refresh=False) as bar:
@@ -120,7 +120,7 @@ def _still(quiet: bool) -> Iterator[Callable[[str], None]]:
 # tables
 
 
-def render(bench: Benchmark, *, verbose: bool = False) -> RenderableType:
+def render_benchmark(bench: Benchmark, *, verbose: bool = False) -> RenderableType:
     """Latency per thread count, then size, memory and outputs, then time per operator (verbose: also per node)."""
     parts: list[RenderableType] = [_latency_table(bench), Text(), _file_table(bench), Text()]
     for n in bench.threads:

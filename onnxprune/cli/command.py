@@ -1,6 +1,6 @@
 """How a command of the command line is made from declared options: its signature, its values, its shell completion.
 
-In goes a function that takes `Values`; typer sees a function with a parameter per option, each of them text that
+In goes a function that takes `CommandValues`; typer sees a function with a parameter per option, each of them text that
 `Option.read` understands, so that a value means the same in every command and in Python.
 """
 
@@ -61,7 +61,7 @@ def shared(*names: str, **helps: str) -> tuple[Option, ...]:
 
 
 @dataclass(frozen=True)
-class Values:
+class CommandValues:
     """What the words of a command mean. given: name -> value of what was given; the rest has its default."""
 
     options: Mapping[str, Option]
@@ -75,7 +75,7 @@ class Values:
         return cls(**{f.name: self[f.name] for f in fields(cls) if f.name in self.options})  # type: ignore[arg-type]
 
 
-Body = Callable[[Values], None]
+Body = Callable[[CommandValues], None]
 MODEL = {"model": Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]}
 
 
@@ -85,9 +85,9 @@ def command(
     """Make a function a command of the app; its docstring is the help. arguments: name -> annotation for typer."""
     known = {o.name: o for o in options}
 
-    def made(body: Body) -> Body:
+    def register(body: Body) -> Body:
         def run(**words: Any) -> None:
-            values = Values(known, {n: words[n] for n in arguments} | read(known, words))
+            values = CommandValues(known, {n: words[n] for n in arguments} | read_words(known, words))
             if values.given.get("quiet") and values.given.get("verbose"):
                 raise OptionError("--quiet and --verbose: one says less, the other more; leave one of them out")
             with process.working():
@@ -99,25 +99,25 @@ def command(
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         called = name or body.__name__
-        made_by = type(f"Help{called.title()}", (HelpCommand,), {"declared": tuple(options)})
-        app.command(name=called, cls=made_by)(run)
+        help_class = type(f"Help{called.title()}", (HelpCommand,), {"declared": tuple(options)})
+        app.command(name=called, cls=help_class)(run)
         return body
 
-    return made
+    return register
 
 
-def read(options: Mapping[str, Option], words: Mapping[str, Any]) -> dict[str, Any]:
+def read_words(options: Mapping[str, Option], words: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the options that were given, by name; raises `OptionError` in one line."""
-    found = {}
+    values = {}
     for name, o in options.items():
         word = words.get(name)
         if word is None or word == [] or word is o.default:
             continue
         try:
-            found[name] = sum((o.read(each) for each in word), ()) if o.many else o.read(word)
+            values[name] = sum((o.read(each) for each in word), ()) if o.many else o.read(word)
         except ValueError as e:
             raise OptionError(str(e)) from None
-    return found
+    return values
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -130,7 +130,7 @@ def _typed(o: Option) -> tuple[Any, Any]:
     if o.switch:
         return Annotated[bool, typer.Option(*flags, help=o.help)], o.default
     kind: Any = list[str] if o.many else str
-    said = typer.Option(
+    declaration = typer.Option(
         *flags,
         metavar=o.metavar,
         help=o.help,
@@ -138,7 +138,7 @@ def _typed(o: Option) -> tuple[Any, Any]:
         callback=_lister(o),
         is_eager=bool(o.choices),
     )
-    return Annotated[kind | None, said], None
+    return Annotated[kind | None, declaration], None
 
 
 def _completion(o: Option) -> Callable[[str], list[tuple[str, str]]] | None:

@@ -14,14 +14,14 @@ from onnxprune.calibration.calibration import SYNTHETIC
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import unused
-from onnxprune.cli.command import MODEL, Output, Values, shared
-from onnxprune.cli.screen import check_outputs, emit, hushed, progress_bar, show_on
+from onnxprune.cli.command import MODEL, CommandValues, Output, shared
+from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.metrics import METRICS, Drop, Evaluator, Function, default_metric, drop, is_function
 from onnxprune.graph.io import load
 from onnxprune.options import DATA, declared, option, path
 
-IMAGES = tuple(f.name for f in fields(Preprocess))
+IMAGE_OPTIONS = tuple(f.name for f in fields(Preprocess))
 SOURCES = {
     **MODEL,
     "source": Annotated[
@@ -48,14 +48,14 @@ class Against:
 EVALUATE = (
     *declared(Against),
     *shared(
-        "labels", "metric", "samples", *IMAGES, "threads", "input_shape", "json", "quiet",
+        "labels", "metric", "samples", *IMAGE_OPTIONS, "threads", "input_shape", "json", "quiet",
         labels="Labels of SRC: .npy, .txt, .csv, .json.",
     ),
 )  # fmt: skip
-SAMPLED = ("labels", "metric", "samples", "input_shape", *IMAGES)  # what a function has no use for
+SAMPLED = ("labels", "metric", "samples", "input_shape", *IMAGE_OPTIONS)  # what a function has no use for
 
 
-def evaluate(values: Values) -> None:
+def evaluate(values: CommandValues) -> None:
     """Measure how good a model is on data: top1, top5, loss; with --against also agreement, mse.
 
     onnxprune evaluate small.onnx photos/ --against model.onnx says how much worse the first is, and how sure that is.
@@ -93,7 +93,7 @@ def evaluate(values: Values) -> None:
         "standard_error": score.standard_error, "samples": score.samples,
         "against": None if compared is None else {"model": str(against), **compared.to_dict()},
     }  # fmt: skip
-    emit(result, out.json)
+    emit_json(result, out.json)
     if not out.quiet:
         show_on(out.json, Text(f"data: {described}"))
         sure = "" if score.standard_error is None else f" +- {score.standard_error:.4f} (standard error)"
@@ -103,17 +103,17 @@ def evaluate(values: Values) -> None:
             show_on(out.json, _compared(compared, against))
 
 
-def _refuse_unused(values: Values) -> None:
+def _refuse_unused(values: CommandValues) -> None:
     """Raises `OptionError` for an option that the kind of SRC has no use for."""
     source, known = values["source"], values.options
     given = {n: v for n, v in values.given.items() if n in known and v != known[n].default}
     if is_function(source):
         for name in (n for n in given if n in SAMPLED):
-            said = known[name].said(given[name])
-            raise OptionError(f"{said} has no effect: SRC is a function, which says its own figure")
+            shown = known[name].as_typed(given[name])
+            raise OptionError(f"{shown} has no effect: SRC is a function, which says its own figure")
     elif source != SYNTHETIC and "input_shape" in given:
-        said = known["input_shape"].said(given["input_shape"])
-        raise OptionError(f"{said} has no effect: it is for made-up samples, SRC synthetic; others have their shapes")
+        shown = known["input_shape"].as_typed(given["input_shape"])
+        raise OptionError(f"{shown} has no effect: it is for made-up samples, SRC synthetic; others have their shapes")
 
 
 def _compared(d: Drop, against: Path | None) -> RenderableType:

@@ -41,7 +41,7 @@ ABOUT = {
     "--install-completion": "Complete options, subcommands and choices in this shell.",
     "--show-completion": "The script that does so.",
 }
-CODES = "Exit codes: " + "; ".join(f"{code} {what}" for code, what in EXIT_CODES.items()) + "."
+EXIT_LINE = "Exit codes: " + "; ".join(f"{code} {what}" for code, what in EXIT_CODES.items()) + "."
 
 
 class HelpCommand(TyperCommand):
@@ -51,9 +51,9 @@ class HelpCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """What --help prints; without a subcommand, the main options of prune."""
-        formatter.write(main(self.declared) if self.name == "prune" else self.everything())
+        formatter.write(main_screen(self.declared) if self.name == "prune" else self.all_options())
 
-    def everything(self) -> str:
+    def all_options(self) -> str:
         """Usage, what the command does, and all its options."""
         known = {str(p.metavar): str(getattr(p, "help", "")) for p in self.params if p.param_type_name == "argument"}
         usage = " ".join(("Usage: onnxprune", str(self.name), *known, "[OPTIONS]"))
@@ -61,30 +61,30 @@ class HelpCommand(TyperCommand):
         lines = [usage, *about, ""]
         for name, help in known.items():
             lines += _row(name, help)
-        return "\n".join([*lines, *([""] if known else []), *_panels(self.declared), "", *_filled(CODES)]) + "\n"
+        return "\n".join([*lines, *([""] if known else []), *_panels(self.declared), "", *_filled(EXIT_LINE)]) + "\n"
 
 
-def main(options: Sequence[Option]) -> str:
+def main_screen(options: Sequence[Option]) -> str:
     """One screen: subcommands, main options by goal, and how to see the rest."""
     lines = [*_usage(), "", *_subcommands(), ""]
     for panel, rows in by_panel([o for o in options if o.main]):
         lines.append(_styled(panel, "bold"))
         for o in rows:
-            lines += _row(names(o, metavar=True), brief(o.help, 2 * (_width() - LEFT - 2)))
+            lines += _row(flags_of(o, metavar=True), brief(o.help, 2 * (_width() - LEFT - 2)))
     lines += ["", *_filled("All options: --help-all; those of a subcommand: onnxprune help SUBCOMMAND"),
-              *_filled(CODES)]  # fmt: skip
+              *_filled(EXIT_LINE)]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def everything(options: Sequence[Option]) -> str:
+def all_options(options: Sequence[Option]) -> str:
     """All subcommands and options."""
     lines = [*_usage(), "", *_subcommands(), "", *_panels(options), "", _styled("Help", "bold")]
     for name, what in ABOUT.items():
         lines += _row(name, what)
-    return "\n".join([*lines, "", *_filled(CODES)]) + "\n"
+    return "\n".join([*lines, "", *_filled(EXIT_LINE)]) + "\n"
 
 
-def names(o: Option, *, metavar: bool) -> str:
+def flags_of(o: Option, *, metavar: bool) -> str:
     """`-c, --channels R|auto`, `--verify, --no-verify`."""
     words = ", ".join(word for word in (o.short, o.flag, o.off) if word)
     return f"{words} {o.metavar}" if metavar and o.metavar else words
@@ -138,17 +138,17 @@ def _panels(options: Sequence[Option]) -> list[str]:
     for panel, rows in by_panel(options):
         lines += [*([""] if lines else []), _styled(panel, "bold")]
         for o in rows:
-            lines += _row(names(o, metavar=True), o.help + said_choices(o) + said_default(o))
+            lines += _row(flags_of(o, metavar=True), o.help + describe_choices(o) + describe_default(o))
     return lines
 
 
-def said_choices(o: Option) -> str:
+def describe_choices(o: Option) -> str:
     """What an option may be, where its help does not name that."""
-    told = not o.choices or any(name in o.help for name in o.choices) or all(name in o.metavar for name in o.choices)
-    return "" if told else f" One of {', '.join(o.choices)}."
+    named = not o.choices or any(name in o.help for name in o.choices) or all(name in o.metavar for name in o.choices)
+    return "" if named else f" One of {', '.join(o.choices)}."
 
 
-def said_default(o: Option) -> str:
+def describe_default(o: Option) -> str:
     """` [default: 8]`, or what stands for a default."""
     value = o.otherwise or ("" if o.default in (None, ()) or o.switch else shown(o.default))
     return f" [default: {value}]" if value else ""

@@ -16,7 +16,7 @@ from onnxprune.structure.analysis import Analysis, ChannelGroup
 LEAST = 0.01  # share of zeros from which on a layer is shown
 
 
-def rows(analysis: Analysis) -> list[dict[str, Any]]:
+def group_rows(analysis: Analysis) -> list[dict[str, Any]]:
     """One row per group: share of parameters and MACs that would go with all but one of its units."""
     c = analysis.coupling
     costs = analysis.costs()
@@ -41,24 +41,24 @@ def rows(analysis: Analysis) -> list[dict[str, Any]]:
     return out
 
 
-def layers(analysis: Analysis) -> list[dict[str, Any]]:
+def layer_rows(analysis: Analysis) -> list[dict[str, Any]]:
     """One row per layer whose weight can be sparse: its zeros, patterns that hold, tiles that are mostly zero."""
     return [row.to_dict() for row in present(analysis.model)]
 
 
 def layer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """`layers` that have zeros, as a table; the caption counts the others."""
-    found = [r for r in rows if r["share"] >= LEAST]
+    """`layer_rows` that have zeros, as a table; the caption counts the others."""
+    shown = [r for r in rows if r["share"] >= LEAST]
     title = "zeros of the layers (--format csr, nm or bsr stores them)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("node", "operator", "rows x columns", "zeros", "N:M", "zero tiles"):
         numeric = column in ("rows x columns", "zeros")
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for r in found:
+    for r in shown:
         tiles = ", ".join(f"{t['tile']} {t['empty']:.0%}" for t in r["tiles"])
         shape = f"{r['rows']} x {r['columns']}"
         table.add_row(Text(r["node"]), r["op"], shape, f"{r['share']:.1%}", ", ".join(r["patterns"]), tiles)
-    others = len(rows) - len(found)
+    others = len(rows) - len(shown)
     if others:
         table.caption, table.caption_justify = f"{others} layers have no zeros, or hardly any", "left"
     return table
@@ -72,12 +72,12 @@ def constraint(group: ChannelGroup) -> str:
     return "; ".join(words)
 
 
-def to_dict(analysis: Analysis, found: list[dict[str, Any]]) -> Mapping[str, Any]:
+def to_dict(analysis: Analysis, groups: list[dict[str, Any]]) -> Mapping[str, Any]:
     """What `onnxprune inspect --json` writes."""
     return {
         "model": str(analysis.model.path or ""),
-        "groups": found,
-        "layers": layers(analysis),
+        "groups": groups,
+        "layers": layer_rows(analysis),
         "pinned": [pinned_dict(p) for p in analysis.pinned],
         "notes": [*analysis.model.notes, *analysis.notes],
     }

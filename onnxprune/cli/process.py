@@ -129,11 +129,11 @@ def mute_libraries() -> None:
         return
     try:
         sys.stderr.flush()
-        own = os.dup(2)
+        stderr = os.dup(2)
         null = os.open(os.devnull, os.O_WRONLY)
     except OSError:  # it is closed
         return
     os.dup2(null, 2)
     os.close(null)
-    sys.stderr = open(own, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
-    interruption.stderr = own
+    sys.stderr = open(stderr, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
+    interruption.stderr = stderr

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rich.progress
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from onnxprune.cli.process import interruption
 from onnxprune.errors import OptionError, blamed
 from onnxprune.graph.io import Model
 from onnxprune.graph.staging import staged
-from onnxprune.progress import Progress as Report
-from onnxprune.progress import silent
+from onnxprune.progress import Progress, silent
 from onnxprune.report import show
 
 STAGES = {
@@ -75,9 +75,9 @@ def check_outputs(model: Path, plan: Path | None, outputs: Mapping[str, Path | N
 
 def spare_data(model: Model, outputs: Mapping[str, Path | None]) -> None:
     """Refuse to replace a file that holds weights of the input."""
-    for held in {Path(str(w.filename)) for w in model.weights.values() if isinstance(w, np.memmap) and w.filename}:
+    for data_file in {Path(str(w.filename)) for w in model.weights.values() if isinstance(w, np.memmap) and w.filename}:
         for option, path in outputs.items():
-            if path is not None and same_file(path, held):
+            if path is not None and same_file(path, data_file):
                 raise OptionError(f"{option} {path} holds weights of the input; name another file")
 
 
@@ -107,20 +107,20 @@ def show_on(carried: str | None, renderable: RenderableType) -> None:
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Report]:
+def progress_bar(quiet: bool) -> Iterator[Progress]:
     """A bar with an estimate where steps are counted, notes above it; into a pipe, a line for what takes long."""
     console = Console(stderr=True, highlight=False)
     if quiet:
         yield silent
         return
     if not console.is_terminal:
-        with lines() as tell:
+        with line_progress() as tell:
             yield tell
         return
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(30), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
+    with rich.progress.Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def show(stage: str, done: int = 0, total: int = 0, *, note: str = "") -> None:
@@ -174,7 +174,7 @@ class _Lines:
 
 
 @contextmanager
-def lines() -> Iterator[_Lines]:
+def line_progress() -> Iterator[_Lines]:
     """Progress for logs and pipes."""
     tell = _Lines()
     try:
@@ -208,7 +208,7 @@ def silence() -> None:
     os.close(null)
 
 
-def emit(data: Any, json_file: str | None) -> None:
+def emit_json(data: Any, json_file: str | None) -> None:
     """Write a report as JSON, to a file or to standard output."""
     text = json.dumps(data, indent=1) + "\n"
     if json_file == "-":

@@ -19,9 +19,9 @@ from onnxprune.allocation.spread import levels_by_outputs
 from onnxprune.calibration.calibration import calibration_of
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
-from onnxprune.cli.command import Output, Values, shared
-from onnxprune.cli.evaluate import IMAGES
-from onnxprune.cli.screen import check_outputs, emit, hushed, progress_bar, show_on, staged_file
+from onnxprune.cli.command import CommandValues, Output, shared
+from onnxprune.cli.evaluate import IMAGE_OPTIONS
+from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on, staged_file
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.io import load
 from onnxprune.options import OUTPUT, declared, option, path
@@ -50,13 +50,13 @@ class Plot:
 
 
 SENSITIVITY = (
-    *shared("calibration", "samples", "cache", "jobs", "memory", "seed", "threads", "input_shape", *IMAGES),
+    *shared("calibration", "samples", "cache", "jobs", "memory", "seed", "threads", "input_shape", *IMAGE_OPTIONS),
     *declared(Plot),
     *shared("json", "quiet"),
 )
 
 
-def sensitivity(values: Values) -> None:
+def sensitivity(values: CommandValues) -> None:
     """Show what the outputs suffer when one group alone is cut, and what is left makes up for it, ratio by ratio.
 
     Damage is the KL divergence of a classifier's probabilities (nats), or of other models the squared error of the
@@ -97,7 +97,7 @@ def sensitivity(values: Values) -> None:
         shares = {g.name: macs_share(costs, analysis, g) for g in groups}
         if plot.plot is not None:
             draw(groups, levels, plot.plot)
-    emit(sensitivity_dict(groups, levels, shares, data.samples.description), out.json)
+    emit_json(sensitivity_dict(groups, levels, shares, data.samples.description), out.json)
     if not out.quiet:
         show_on(out.json, Text(f"data: {data.samples.description}"))
         show_on(out.json, sensitivity_table(groups, levels, shares))

@@ -90,11 +90,11 @@ def _widths(model: Model) -> set[int]:
 
 def joined(batches: Iterable[Feeds], names: Sequence[str]) -> dict[str, Array]:
     """Outputs of all batches, joined along axis 0."""
-    found: dict[str, list[Array]] = {n: [] for n in names}
+    parts: dict[str, list[Array]] = {n: [] for n in names}
     for batch in batches:
         for n in names:
-            found[n].append(np.atleast_1d(batch[n]))
-    return {n: _join(parts) for n, parts in found.items()}
+            parts[n].append(np.atleast_1d(batch[n]))
+    return {n: _join(each) for n, each in parts.items()}
 
 
 def _join(parts: Sequence[Array]) -> Array:

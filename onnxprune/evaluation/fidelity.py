@@ -57,12 +57,12 @@ def fidelity(analysis: Analysis, keep: Keep, pruned: Model, calibration: Calibra
     narrow = (analysis.narrow(outputs, keep) for outputs in whole)
     measure = damage(original, narrow, names, len(indices))
     small = [analysis.narrow(feeds, keep) for feeds in source]
-    found = joined(Stream(pruned, small, threads=calibration.threads).compute(names), names)
+    outputs = joined(Stream(pruned, small, threads=calibration.threads).compute(names), names)
     agreement = None
     if measure.classes:
-        a, b = (class_rows(o[measure.classes]).argmax(1) for o in (measure.reference, found))
+        a, b = (class_rows(o[measure.classes]).argmax(1) for o in (measure.reference, outputs))
         agreement = float((a == b).mean())
-    return Fidelity(len(indices), agreement, measure(found), seen, calibration.synthetic)
+    return Fidelity(len(indices), agreement, measure(outputs), seen, calibration.synthetic)
 
 
 def _bytes_each(analysis: Analysis) -> float:

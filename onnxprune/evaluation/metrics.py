@@ -60,7 +60,7 @@ def _each(hits: Array, samples: int, counted: Array | None = None) -> Array:
     return np.asarray(hits.sum(1) / np.maximum(counted.sum(1), 1))
 
 
-def _own(y: Array, labels: Array) -> tuple[Array, Array]:
+def _label_scores(y: Array, labels: Array) -> tuple[Array, Array]:
     """Scores of the labels, `(n, 1)`, and which rows have one."""
     flat = labels.ravel()
     return np.take_along_axis(y, np.where(flat == IGNORED, 0, flat)[:, None], 1), flat != IGNORED
@@ -68,14 +68,14 @@ def _own(y: Array, labels: Array) -> tuple[Array, Array]:
 
 def _ranked(y: Array, labels: Array, k: int) -> Array:
     scores = class_rows(y)
-    own, counted = _own(scores, labels)
-    return _each(((scores >= own).sum(1) <= k) & np.isfinite(own[:, 0]), len(y), counted)
+    label_scores, counted = _label_scores(scores, labels)
+    return _each(((scores >= label_scores).sum(1) <= k) & np.isfinite(label_scores[:, 0]), len(y), counted)
 
 
 def _loss(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
     assert labels is not None
-    own, counted = _own(probabilities(outputs[classes]), labels)
-    return _each(-np.log(np.maximum(own[:, 0], 1e-30)), len(outputs[classes]), counted)
+    label_scores, counted = _label_scores(probabilities(outputs[classes]), labels)
+    return _each(-np.log(np.maximum(label_scores[:, 0], 1e-30)), len(outputs[classes]), counted)
 
 
 def _top(k: int) -> Callable[[Outputs, Array | None, Outputs, str], Array]:
@@ -134,12 +134,12 @@ class Score:
 
     @property
     def samples(self) -> int | None:
-        """How many it is the mean of, where that is known."""
+        """How many samples it is the mean of; None where that is not known."""
         return None if self.each is None else len(self.each)
 
     @property
     def standard_error(self) -> float | None:
-        """Of the value."""
+        """Standard error of the value; None where one number is all there is."""
         if self.each is None or len(self.each) < 2:
             return None
         return float(self.each.std(ddof=1)) / math.sqrt(len(self.each))
@@ -234,7 +234,7 @@ class Evaluator:
         return int(hits[1] > hits[0])
 
     def outputs(self, model: Model) -> dict[str, Array]:
-        """Outputs of a model for all samples."""
+        """Outputs of a model for all samples, by name, joined along axis 0."""
         runs = self.samples.batches(self.batch)
         return joined(Stream(model, list(runs), threads=self.threads).compute(self.names), self.names)
 
@@ -322,7 +322,7 @@ class Drop:
 
 
 def drop(before: Score, after: Score, indices: Array | None = None) -> Drop:
-    """Paired comparison on all samples, or on some.
+    """By how much the metric falls from one score to the other, in pairs, on all samples or those at `indices`.
 
     The bound is one-sided: for shares of hits that of Bonett and Price (2012), which adds one hit lost and one gained,
     so that a few samples without a loss prove little; else that of the normal distribution.

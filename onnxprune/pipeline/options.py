@@ -248,4 +248,4 @@ CONDITIONS: dict[str, Condition] = {
 
 def without_effect(option: Option, value: Any, need: str) -> str:
     """The line that refuses an option."""
-    return f"{option.said(value)} {CONDITIONS[need].way}"
+    return f"{option.as_typed(value)} {CONDITIONS[need].way}"

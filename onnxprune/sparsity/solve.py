@@ -356,7 +356,7 @@ class _Kept:
             return _Kept(None)
         batches = [{name: x.shape for name, x in feeds.items()} for feeds in data.source]
         weights = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
-        with entries.used(folder):
+        with entries.cache_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return _Kept(folder, entries.digest("layers", weights, data.digest, batches, options))
 
@@ -369,7 +369,7 @@ class _Kept:
     def read(self, job: Job) -> Found | None:
         if self.folder is None:
             return None
-        with entries.used(self.folder):
+        with entries.cache_errors(self.folder):
             z = entries.read_arrays(*self._entry(job))
         if z is None:
             return None
@@ -382,7 +382,7 @@ class _Kept:
         weight, shift, outcome = found
         errors = [outcome.plain, outcome.error]
         content = {"weight": weight, "shift": shift, "errors": errors, "rows": outcome.rows, "reason": outcome.reason}
-        with entries.used(self.folder):
+        with entries.cache_errors(self.folder):
             entries.write_arrays(*self._entry(job), content)
 
 

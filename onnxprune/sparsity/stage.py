@@ -32,7 +32,7 @@ from onnxprune.sparsity.outcome import LayerSparsity, Sparsity, weights_left
 from onnxprune.sparsity.prepare import prepare
 from onnxprune.sparsity.spec import Spec
 from onnxprune.sparsity.store import Stored, rounding, store
-from onnxprune.structure.check import check_file, check_outputs, running
+from onnxprune.structure.check import check_file, check_same, running
 
 if TYPE_CHECKING:
     from onnxprune.calibration.calibration import Batches
@@ -220,9 +220,9 @@ def _torn(layers: Sequence[Layer], pattern: Pattern | Blocks | None) -> list[str
 def _verify(model: Model, start: _Start, ordered: _Start, stored: Stored, feeds: Feeds) -> tuple[float, list[str]]:
     """That each part left the outputs as they were: the largest difference by which the last one changed them, notes;
     raises `VerificationError`."""
-    check_outputs(model, start.model, feeds, PREPARED, "preparing the model for sparse weights")
-    check_outputs(start.model, ordered.model, feeds, PREPARED, "permuting channels (--no-permute leaves them)")
-    error, notes = check_outputs(stored.plain, stored.model, feeds, TOLERANCE, "rewriting the layers")
+    check_same(model, start.model, feeds, PREPARED, "preparing the model for sparse weights")
+    check_same(start.model, ordered.model, feeds, PREPARED, "permuting channels (--no-permute leaves them)")
+    error, notes = check_same(stored.plain, stored.model, feeds, TOLERANCE, "rewriting the layers")
     return error, [*notes, *check_file(ordered.model, stored.checked)]
 
 

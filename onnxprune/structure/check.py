@@ -44,7 +44,7 @@ def running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
     )
 
 
-def check_outputs(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple[float, list[str]]:
+def check_same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple[float, list[str]]:
     """Largest difference of outputs over the largest magnitude, and what that cannot tell.
 
     what: the step that made `b` of `a`, for messages. Raises `VerificationError` above the tolerance, and where shapes
