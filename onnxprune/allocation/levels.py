@@ -22,7 +22,15 @@ from onnxprune.graph.edit import Edit
 from onnxprune.graph.links import read_by
 from onnxprune.graph.traits import TRAITS
 from onnxprune.importance.criterion import Scores
-from onnxprune.importance.data import DATA_CRITERIA, RIDGE, Reading, batches, find_readings, gather, measured
+from onnxprune.importance.data import (
+    DATA_CRITERIA,
+    RIDGE,
+    Reading,
+    find_readings,
+    gather_moments,
+    group_batches,
+    measured,
+)
 from onnxprune.importance.gates import Gated
 from onnxprune.importance.weights import score
 from onnxprune.layers.layer import linear_layers
@@ -112,9 +120,9 @@ def level_database(
         scores = score(analysis, [g for g in groups if g.name not in blocks], importance=importance, seed=seed) | blocks
     reading_nodes, recurrences = consumers(analysis, groups)
     total, done = 2 * len(groups), 0
-    for names in batches(readings, memory):
+    for names in group_batches(readings, memory):
         gathered = [r for name in names for r in readings[name]]
-        gather(
+        gather_moments(
             analysis, gathered, source, memory=memory, threads=threads, seed=seed,
             ranks=by_data is not None and "ranks" in by_data.measures,
             progress=_part(progress, done, len(names), total),

@@ -168,8 +168,8 @@ def taker_of(
     if "uint8" not in kinds or target.kind != "f" or axes is None:
         return Taker(info)
     if len(kinds) > 1:
-        found = " and ".join(kinds)
-        raise OptionError(f"{what}: input {info.name}: found {found}; give pixels (uint8) or numbers, not both")
+        both = " and ".join(kinds)
+        raise OptionError(f"{what}: input {info.name}: found {both}; give pixels (uint8) or numbers, not both")
     channels = axes[1]
     first = axes[0].endswith("CHW")
     pairs = [shape[-2:] if first and shape[-3] == channels else shape[-3:-1] for shape, _ in arrays if len(shape) > 2]

@@ -1,6 +1,6 @@
 """How much every unit matters, from what its readers see on calibration data.
 
-A `Reading` is one layer that reads units: moments of its rows (see `calibration.layers`) on the whole model, its
+A `Reading` is one layer that reads units: moments of its rows (see layers/rows.py) on the whole model, its
 matrix, and the unit of every row. A criterion maps what the readers of one group see to a score per unit `(size,)`.
 """
 
@@ -74,15 +74,15 @@ def find_readings(analysis: Analysis, groups: Sequence[ChannelGroup]) -> dict[st
         components = row_components(analysis, layer, m)
         if layer.group > 1 and (components == components[:, :1]).all():
             continue  # depthwise: it goes with its channels
-        for part, (weight, mine) in enumerate(zip(m, components, strict=True)):
-            reading = Reading(layer, part, weight, mine)
-            for k in np.unique(owner[mine]):
+        for part, (weight, channels) in enumerate(zip(m, components, strict=True)):
+            reading = Reading(layer, part, weight, channels)
+            for k in np.unique(owner[channels]):
                 if k >= 0:
                     out[groups[k].name].append(reading)
     return out
 
 
-def gather(
+def gather_moments(
     analysis: Analysis,
     readings: Sequence[Reading],
     source: Sequence[Feeds],
@@ -93,16 +93,20 @@ def gather(
     ranks: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Fill in the moments of the readings in one pass over the data; what the original model computes."""
+    """Fill in the moments of the readings in one pass over what the original model computes.
+
+    source: its inputs, batch by batch; memory: bytes for activations; ranks: whether the ranks of feature maps are
+    measured too.
+    """
     values = Values(analysis.model)
     stream = Stream(analysis.model, source, limit=memory, threads=threads)
     by_layer: dict[str, list[Reading]] = {}
     for r in readings:
         if r not in by_layer.setdefault(r.layer.key, []):
             by_layer[r.layer.key].append(r)
-    for done, mine in enumerate(sorted(by_layer.values(), key=lambda rs: rs[0].layer.index)):
+    for done, together in enumerate(sorted(by_layer.values(), key=lambda rs: rs[0].layer.index)):
         progress(done, len(by_layer))
-        layer = mine[0].layer
+        layer = together[0].layer
         kernel = kernel_shape(layer, values)
         stream.advance(layer.index)
         rng = np.random.default_rng([seed, zlib.crc32(layer.key.encode())])
@@ -111,13 +115,13 @@ def gather(
             x = batch[layer.source]
             count = positions(layer, x, kernel)
             if share is None:
-                width = len(mine[0].weight)
-                limit = min(max(ROWS, ROWS_EACH * width), WORK / (width * width * len(mine)))
+                width = len(together[0].weight)
+                limit = min(max(ROWS, ROWS_EACH * width), WORK / (width * width * len(together)))
                 share = max(limit, ROWS_LEAST * width) / (count * len(stream.state))
             picked = None if share >= 1 else np.sort(rng.choice(count, max(1, round(count * share)), replace=False))
-            found = rows(layer, x, kernel, picked)
-            for r in mine:
-                _count(r, found[r.group])
+            x_rows = rows(layer, x, kernel, picked)
+            for r in together:
+                _count(r, x_rows[r.group])
                 if ranks:
                     _rank(r, x, layer.group)
     progress(len(by_layer), len(by_layer))
@@ -144,8 +148,8 @@ def _rank(r: Reading, x: Array, groups: int) -> None:
     channels = np.array_split(np.arange(maps.shape[1]), groups)[r.group]
     shown = maps[:, channels].astype(np.float32)
     finite = np.asarray(np.isfinite(shown).all((-2, -1)))  # of what is no number, no rank
-    found = np.where(finite, np.linalg.matrix_rank(np.where(finite[..., None, None], shown, 0)), 0).mean(0)
-    ranks = np.repeat(found, len(r.weight) // len(channels))
+    mean_ranks = np.where(finite, np.linalg.matrix_rank(np.where(finite[..., None, None], shown, 0)), 0).mean(0)
+    ranks = np.repeat(mean_ranks, len(r.weight) // len(channels))
     r.rank = ranks if not len(r.rank) else r.rank + ranks
 
 
@@ -168,9 +172,9 @@ class Seen:
         """A figure per row, averaged per unit within a reading, relative to its mean, then over the readings."""
         total = np.zeros(self.group.size)
         for r, units in zip(self.readings, self.units, strict=True):
-            mine = units >= 0
-            total_of = np.bincount(units[mine], of(r)[mine], self.group.size)
-            raw = total_of / np.maximum(np.bincount(units[mine], minlength=self.group.size), 1)
+            known = units >= 0
+            total_of = np.bincount(units[known], of(r)[known], self.group.size)
+            raw = total_of / np.maximum(np.bincount(units[known], minlength=self.group.size), 1)
             total += raw / max(float(raw.mean()), 1e-30)
         return np.asarray(total / max(len(self.readings), 1))
 
@@ -247,7 +251,8 @@ def measured(
     ridge: float,
     jobs: int = 1,
 ) -> Scores:
-    """Scores of groups whose readings have their moments; jobs: groups at a time."""
+    """Scores of groups whose readings have their moments, `(size,)` each; importance: of DATA_CRITERIA; ridge: in mean
+    variances; jobs: groups at a time."""
     criterion = DATA_CRITERIA[importance]
     costs = analysis.costs() if "energy" in criterion.measures else None
 
@@ -272,17 +277,17 @@ def unit_energy(analysis: Analysis, costs: CostModel, group: ChannelGroup) -> fl
     return 4.6e-12 * macs + 160e-12 * weights
 
 
-def batches(readings: dict[str, list[Reading]], memory: float) -> Iterator[list[str]]:
+def group_batches(readings: dict[str, list[Reading]], memory: float) -> Iterator[list[str]]:
     """Names of groups, so many at a time that the moments of their readings fit into `memory` bytes."""
     names: list[str] = []
-    held: dict[int, int] = {}
-    for name, mine in readings.items():
-        added = {id(r): 16 * len(r.weight) ** 2 for r in mine}
-        if names and sum((held | added).values()) > memory:
+    taken: dict[int, int] = {}
+    for name, group_readings in readings.items():
+        added = {id(r): 16 * len(r.weight) ** 2 for r in group_readings}
+        if names and sum((taken | added).values()) > memory:
             yield names
-            names, held = [], {}
+            names, taken = [], {}
         names.append(name)
-        held |= added
+        taken |= added
     if names:
         yield names
 
@@ -300,20 +305,24 @@ def score(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
-    """Score every unit by calibration data; larger is more important."""
+    """A score for every unit by calibration data, `(size,)` per group; larger is more important.
+
+    importance: of DATA_CRITERIA; source: inputs, batch by batch; ridge: in mean variances; jobs: groups at a time;
+    memory: bytes for activations and moments.
+    """
     readings = find_readings(analysis, groups)
     out: Scores = {}
     by_name = {g.name: g for g in groups}
-    for names in batches(readings, memory):
-        mine = [r for name in names for r in readings[name]]
-        gather(
-            analysis, mine, source, memory=memory, threads=threads, seed=seed,
+    for names in group_batches(readings, memory):
+        chosen = [r for name in names for r in readings[name]]
+        gather_moments(
+            analysis, chosen, source, memory=memory, threads=threads, seed=seed,
             ranks="ranks" in DATA_CRITERIA[importance].measures, progress=progress,
         )  # fmt: skip
         out |= measured(analysis, [by_name[n] for n in names], readings, importance, ridge=ridge, jobs=jobs)
-        for r in mine:
+        for r in chosen:
             r.moments = Moments()
     return {g.name: out[g.name] for g in groups}
 
 
-__all__ = ["DATA_CRITERIA", "Reading", "gather", "measured", "score"]
+__all__ = ["DATA_CRITERIA", "Reading", "gather_moments", "measured", "score"]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.importance.criterion import Scores
-from onnxprune.importance.weights import Weights
+from onnxprune.importance.weights import WeightValues
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.depth import Block
 
 
-def blocks_of(analysis: Analysis, group: ChannelGroup) -> list[Block]:
+def group_blocks(analysis: Analysis, group: ChannelGroup) -> list[Block]:
     """The blocks that go together, in order."""
     labels = analysis.components.labels
     return [b for b in analysis.blocks if labels[b.gate[0]] == group.labels[0]]
@@ -35,7 +35,7 @@ def closeness(
     stream = Stream(analysis.model, source, limit=memory, threads=threads)
     out: Scores = {}
     for group in groups:
-        blocks = blocks_of(analysis, group)
+        blocks = group_blocks(analysis, group)
         last = blocks[-1].node
         sums = last.output(0) if last.op == "Add" else (last.output(3) or last.output(0))
         pair = [blocks[0].source, sums]
@@ -52,13 +52,13 @@ def closeness(
 
 def gains(analysis: Analysis, groups: Sequence[ChannelGroup]) -> Scores:
     """Without data: geometric mean of the gains (Frobenius norm over root of the width) of a block's weights."""
-    weights = Weights(analysis)
+    weights = WeightValues(analysis)
     wide: dict[str, list[str]] = {}
     for p in analysis.coupling.produces:
         wide.setdefault(p.node.key, []).append(p.weight)
     out: Scores = {}
     for group in groups:
-        names = [w for b in blocks_of(analysis, group) for n in b.inside for w in wide.get(n.key, ())]
+        names = [w for b in group_blocks(analysis, group) for n in b.inside for w in wide.get(n.key, ())]
         logs = []
         for name in dict.fromkeys(names):
             w = weights.value(name)

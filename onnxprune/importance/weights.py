@@ -105,7 +105,7 @@ def score(
     keep: Keep | None = None,
     seed: int = 0,
 ) -> Scores:
-    """Score every unit; larger is more important.
+    """A score for every unit by the weights, `(size,)` per group; larger is more important.
 
     keep: ids that are still alive, `(ids,)`; what is gone counts as zero in the weights that read it.
     Raises `OptionError` for an unknown criterion.
@@ -118,7 +118,7 @@ def score(
         unit[g.labels] = np.arange(g.size)
     place = np.stack([owners, np.concatenate([unit[analysis.components.homes], [[0, 0]]])])  # (2, components + 1, 2)
     rng = np.random.default_rng(seed)
-    weights = Weights(analysis)
+    weights = WeightValues(analysis)
 
     def scored(units: Array) -> bool:
         return bool((owners[units] >= 0).any())
@@ -168,7 +168,7 @@ def _by_blocks(function: RowScore, site: Site, rng: np.random.Generator) -> Floa
     return np.concatenate(parts)
 
 
-class Weights:
+class WeightValues:
     """Values of weights, also of those that constant nodes compute (Reshape, Transpose, DequantizeLinear)."""
 
     def __init__(self, analysis: Analysis) -> None:

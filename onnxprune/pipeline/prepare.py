@@ -28,7 +28,7 @@ from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation.metrics import Evaluator, Function, default_metric, is_function
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
-from onnxprune.importance.depth import blocks_of
+from onnxprune.importance.depth import group_blocks
 from onnxprune.pipeline.options import OPTIONS, Options, without_effect
 from onnxprune.pipeline.setup import Setup
 from onnxprune.plan import Plan, fingerprint
@@ -73,7 +73,7 @@ def refuse_idle(analysis: Analysis, options: Options) -> None:
     axes = [ids for name in ends for ids in analysis.coupling.axes(name) if ids is not None]
     if options.cut.allow_io_change and all(none[ids].all() for ids in axes):
         raise OptionError("--allow-io-change has no effect here: no input or output holds heads that could go")
-    if options.cut.whole_layers and all(len(blocks_of(analysis, g)) < 2 for g in analysis.of_kind("layers")):
+    if options.cut.whole_layers and all(len(group_blocks(analysis, g)) < 2 for g in analysis.of_kind("layers")):
         raise OptionError(
             "--whole-layers has no effect here: no attention block is followed by a feed-forward block; leave it out"
         )

@@ -18,7 +18,7 @@ from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import run_node
 from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
-from onnxprune.importance.weights import Weights
+from onnxprune.importance.weights import WeightValues
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.coupling import Axis, Coupling, Produce
@@ -50,7 +50,7 @@ def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Float]:
     """
     c = analysis.coupling
     constants = constant_channels(analysis, keep)
-    weights = Weights(analysis)
+    weights = WeightValues(analysis)
     shifts: dict[str, Float] = {}
     for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
         if node.op not in FOLDING or not all(c.axes(node.input(i)) for i in (0, 1)):
@@ -106,7 +106,7 @@ def constant_channels(analysis: Analysis, keep: Keep) -> Float:
     """The constant that stands for every removed id, float64 `(ids,)`; NaN where none is known."""
     c = analysis.coupling
     value: Float = np.full(c.size, np.nan)
-    weights = Weights(analysis)
+    weights = WeightValues(analysis)
     ties = c.ties_of()
     produced = {p.node.key: p for p in c.produces}
     means = _running_means(analysis, weights)
@@ -149,7 +149,7 @@ def _set(value: Float, keep: Keep, ids: Ids | None, constant: Float | None) -> N
         value[ids[gone]] = np.broadcast_to(constant, ids.shape)[gone]
 
 
-def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Float]:
+def _running_means(analysis: Analysis, weights: WeightValues) -> dict[str, Float]:
     """Tensor -> mean that the BatchNormalization behind it has recorded."""
     out: dict[str, Float] = {}
     for node in walk_all(analysis.model.proto.graph, {}):
@@ -160,7 +160,7 @@ def _running_means(analysis: Analysis, weights: Weights) -> dict[str, Float]:
     return out
 
 
-def _producer(p: Produce, weights: Weights, c: Coupling, value: Float, means: dict[str, Float]) -> Float | None:
+def _producer(p: Produce, weights: WeightValues, c: Coupling, value: Float, means: dict[str, Float]) -> Float | None:
     """What is known of the mean of a layer's outputs: recorded by BatchNormalization, or told by the bias."""
     node, taps = p.node, weights.value(p.weight)
     if taps is None or TRAITS[node.op].added:
@@ -187,7 +187,7 @@ def _producer(p: Produce, weights: Weights, c: Coupling, value: Float, means: di
     return np.asarray(bias / (1 + np.square(rows).sum(1)))
 
 
-def _elementwise(analysis: Analysis, node: Node, value: Float, keep: Keep, weights: Weights) -> None:
+def _elementwise(analysis: Analysis, node: Node, value: Float, keep: Keep, weights: WeightValues) -> None:
     """Apply the operator to the constants of its inputs."""
     c = analysis.coupling
     y = c.axes(node.key)
@@ -221,7 +221,7 @@ def _elementwise(analysis: Analysis, node: Node, value: Float, keep: Keep, weigh
             value[ids[gone[known]]] = result[known]
 
 
-def _column(c: Coupling, name: str, axis: int, gone: Ids, value: Float, weights: Weights) -> Array | None:
+def _column(c: Coupling, name: str, axis: int, gone: Ids, value: Float, weights: WeightValues) -> Array | None:
     """Values of one input at the removed places of an axis counted from the right; None where it varies."""
     if c.is_constant(name):
         w = weights.value(name)
