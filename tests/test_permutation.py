@@ -27,7 +27,7 @@ from onnxprune.runtime.session import session
 from onnxprune.solvers import permutation
 from onnxprune.solvers.patterns import n_of_m
 from onnxprune.solvers.permutation import best_order, retained
-from onnxprune.sparsity.permute import KINDS, Permuted, Places, permute, rearranged
+from onnxprune.sparsity.permute import PERMUTED_KINDS, Permuted, Places, permute, rearranged
 from onnxprune.structure.check import compare
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.verify import QUANTIZED_TOLERANCE
@@ -124,7 +124,7 @@ def shuffled(model: Model, seed: int = 0) -> tuple[Model, int]:
     analysis = analyze(model)
     places, rng, count = Places(analysis), np.random.default_rng(seed), 0
     moved = np.arange(analysis.coupling.size)
-    for group in (g for g in analysis.groups if g.kind in KINDS):
+    for group in (g for g in analysis.groups if g.kind in PERMUTED_KINDS):
         order, classes = np.arange(group.size), places.classes(group)
         for c in np.unique(classes):
             own = np.flatnonzero(classes == c)
@@ -286,5 +286,5 @@ def test_an_order_that_a_grouped_convolution_would_break_is_named() -> None:
 def test_heads_are_left_alone() -> None:
     model = load(ROOT / "models" / "digits_vit.onnx")
     analysis = analyze(model)
-    names = {g.name for g in analysis.groups if g.kind not in KINDS}
+    names = {g.name for g in analysis.groups if g.kind not in PERMUTED_KINDS}
     assert names and not names & {p.group for p in permuted(model)[1]}

@@ -167,32 +167,32 @@ class Chooser:
                 f"{request.goal} is spread by what the outputs suffer (--allocate {self.recipe.allocate}), which "
                 f"chooses every ratio; leave out {fixed}, or use --allocate {by_ratio}"
             )
-        held = group_ratios(w.groups, amounts=fixed_kinds, ratio=request.pairs, ignore=request.ignore)
-        some_left(w.groups, held)
+        ratios = group_ratios(w.groups, amounts=fixed_kinds, ratio=request.pairs, ignore=request.ignore)
+        some_left(w.groups, ratios)
         whole = w.analysis.keep_ids({})
         used = budgets(w.costs)
         keeps: KeptUnits = {g.name: np.ones(g.size, bool) for g in w.groups}
         for step in range(1, steps + 1):
             subject = w if step == 1 else self._left(keeps)
             goal = {k: used[k](whole) - (used[k](whole) - v) * step / steps for k, v in limits.items()}
-            shares = {g.name: max(0.0, 1 - (1 - held[g.name] * step / steps) * len(keeps[g.name]) / g.size)
-                      for g in subject.groups if g.name in held}  # fmt: skip
+            shares = {g.name: max(0.0, 1 - (1 - ratios[g.name] * step / steps) * len(keeps[g.name]) / g.size)
+                      for g in subject.groups if g.name in ratios}  # fmt: skip
             for name, kept in self._least(subject, shares, goal, keeps).items():
                 keeps[name][np.flatnonzero(keeps[name])[~kept]] = False
         return keeps
 
     def _least(
-        self, subject: Subject, held: Mapping[str, float], limits: Mapping[str, float], before: KeptUnits
+        self, subject: Subject, ratios: Mapping[str, float], limits: Mapping[str, float], before: KeptUnits
     ) -> KeptUnits:
-        """What stays of the groups that are there: fixed ratios where they are held, else the least damage."""
-        free = [g for g in subject.groups if g.name not in held and g.kind in self.request.amounts]
+        """What stays of the groups that are there: fixed ratios where there are some, else the least damage."""
+        free = [g for g in subject.groups if g.name not in ratios and g.kind in self.request.amounts]
         cap = MAX_RATIO if self.cut.max_ratio is None else float(self.cut.max_ratio)
         fixed: KeptUnits = {}
         assert subject.data is not None
-        if any(held.values()):
-            groups = [g for g in subject.groups if g.name in held]
+        if any(ratios.values()):
+            groups = [g for g in subject.groups if g.name in ratios]
             scores = self._of(replace(subject, groups=groups))
-            fixed = allocated(uniform, groups, scores, held, round_to=self.cut.round_to, max_ratio=1.0)
+            fixed = allocated(uniform, groups, scores, ratios, round_to=self.cut.round_to, max_ratio=1.0)
         levels = self._levels(subject, free, cap)
         if subject is not self.whole:  # at most so much of what the group was
             least = {g.name: len(before[g.name]) * (1 - cap) - 1e-9 for g in free}
@@ -254,8 +254,8 @@ def nothing_found(analysis: Analysis, kinds: Sequence[str]) -> str:
         return f"{where}: no group of kind {' or '.join(kinds)}{instead}"
     s = analysis.components
     marked = [s.kinds[k] & (s.reason >= 0) for k in kinds if k in s.kinds]
-    held = [s.pins[r] for r in np.unique(s.reason[np.any(marked, axis=0)])] if marked else []
-    why = dict.fromkeys(f"{p.op} {p.node} ({p.reason})".replace("graph  ", "") for p in held)
+    pins = [s.pins[r] for r in np.unique(s.reason[np.any(marked, axis=0)])] if marked else []
+    why = dict.fromkeys(f"{p.op} {p.node} ({p.reason})".replace("graph  ", "") for p in pins)
     if not why and "channels" not in kinds:
         return f"{where}: nothing of kind {' or '.join(kinds)} was found{instead}"
     if not why:
@@ -297,8 +297,10 @@ def choose_by_ratio(
     fixed = {kind: amount for kind, amount in amounts.items() if amount != "auto"}
     ratios = group_ratios(groups, amounts=fixed, ratio=pairs, ignore=ignore)
     some_left(groups, ratios)
-    held = {g.name for g in groups if any(matches(g, glob) for glob, _ in pairs) or any(matches(g, i) for i in ignore)}
-    raised = {g.name for g in groups if g.name not in held and g.kind in (automatic or amounts)}
+    fixed_groups = {
+        g.name for g in groups if any(matches(g, glob) for glob, _ in pairs) or any(matches(g, i) for i in ignore)
+    }
+    raised = {g.name for g in groups if g.name not in fixed_groups and g.kind in (automatic or amounts)}
     raised = raised if limits else {g.name for g in groups}
     asked = max(ratios.values(), default=0.0)  # what was asked for is no surprise
     default = max(MAX_RATIO, asked) if limits or allocator.capped else 1.0

@@ -174,7 +174,7 @@ class Cut:
         return self.importance
 
     @property
-    def own(self) -> bool:
+    def custom(self) -> bool:
         """Whether importance or scores are the caller's own."""
         return self.criterion == GIVEN
 

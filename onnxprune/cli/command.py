@@ -159,14 +159,14 @@ def _lister(o: Option) -> Callable[[Any], Any] | None:
 
     def callback(value: Any) -> Any:
         if isinstance(value, str) and value.strip().lower() == "list":
-            show_on(None, choices(o))
+            show_on(None, choice_table(o))
             raise typer.Exit
         return value
 
     return callback
 
 
-def choices(o: Option) -> Table:
+def choice_table(o: Option) -> Table:
     """What an option may be, as a table."""
     table = Table(box=None, pad_edge=False)
     table.add_column(o.flag.removeprefix("--"), no_wrap=True)

@@ -215,7 +215,7 @@ CONDITIONS: dict[str, Condition] = {
     "units to choose": Condition(_units, "needs units to choose from: --channels 0.3, --heads 0.25 or a target; "
                                          "blocks go by what they change in the stream"),
     "units or blocks to score": Condition(
-        lambda o: _units(o) or (o.structural and (o.cut.own or o.cut.criterion in BLOCK_CRITERIA)),
+        lambda o: _units(o) or (o.structural and (o.cut.custom or o.cut.criterion in BLOCK_CRITERIA)),
         "needs units to score: --channels 0.3, --heads 0.25 or a target; blocks go by what they change in the "
         f"stream, or by {' or '.join(BLOCK_CRITERIA)}",
     ),

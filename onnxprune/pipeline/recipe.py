@@ -35,7 +35,7 @@ from onnxprune.options import in_python
 from onnxprune.pipeline.options import OPTIONS, Options
 from onnxprune.pipeline.prepare import analyzed, groups_of, ignored, prepared
 from onnxprune.pipeline.reporting import report_of
-from onnxprune.pipeline.setup import Made, Setup, recorded_samples
+from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
 from onnxprune.plan import Plan, fingerprint, stamp
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.recovery.recover import RECOVERIES, recover
@@ -112,19 +112,19 @@ def run(source: Any, options: Options, *, progress: Progress = silent) -> Result
     verdict: Drop | None = None
     chooser = None if setup.recorded is not None or not options.structural else chooser_of(setup)
     if options.scoring.max_drop is not None and chooser is not None:
-        made, verdict = search(setup, chooser, float(options.scoring.max_drop))
+        pruning, verdict = search(setup, chooser, float(options.scoring.max_drop))
     else:
         keeps: KeptUnits = {} if chooser is None else chooser.choose(limits_of(setup))
-        made = make(setup, setup.recorded or plan_of(setup, keeps))
-    close, verdict = compared(setup, made, verdict)
-    report = report_of(setup, chooser, made, close, verdict)
+        pruning = make(setup, setup.recorded or plan_of(setup, keeps))
+    close, verdict = compared(setup, pruning, verdict)
+    report = report_of(setup, chooser, pruning, close, verdict)
     clock("")
     report = replace(report, seconds=dict(clock.seconds))
-    written = None if setup.dry else made.model
-    return Result(as_given(source, written), made.plan, report, analysis, written)
+    written = None if setup.dry else pruning.model
+    return Result(as_given(source, written), pruning.plan, report, analysis, written)
 
 
-def make(setup: Setup, plan: Plan) -> Made:
+def make(setup: Setup, plan: Plan) -> Pruning:
     """From the cut on: what a plan makes of the model, stage by stage."""
     o, analysis, clock = setup.options, setup.analysis, setup.clock
     keep = analysis.keep_ids(dict(plan.keep))
@@ -132,7 +132,7 @@ def make(setup: Setup, plan: Plan) -> Made:
         plan = replace(plan, settings={**plan.settings, "calibration": recorded_samples(setup.data, setup.recipe)})
     later = setup.spec.asked or setup.options.store.cluster is not None
     if setup.dry and not later:
-        return Made(plan, keep, None)
+        return Pruning(plan, keep, None)
     cutting, method = Step(analysis.model, Cutting({}, None)), "none"
     if plan.keep or not later:
         clock("cut")
@@ -160,13 +160,13 @@ def make(setup: Setup, plan: Plan) -> Made:
         outcome = outcome.recounted(codebooks.outcome.zeros)
     done = stamp(codebooks.model, analysis.model, plan, analysis, outcome)
     notes = (*cutting.notes, *fits.notes, *sparse.notes, *codebooks.notes)
-    return Made(
+    return Pruning(
         plan, keep, done.model, cut=cutting.outcome, fits=fits.outcome, sparsity=outcome, codebooks=codebooks.outcome,
         notes=notes, feeds=tuple(feeds), recovered=fits.model,
     )  # fmt: skip
 
 
-def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
+def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Pruning, Drop]:
     """The smallest model whose metric falls by at most `limit`, and by how much it does: `make` in a loop."""
     assert setup.evaluator is not None
     evaluator, o, total = setup.evaluator, setup.options, setup.costs.macs(setup.analysis.keep_ids({}))
@@ -174,19 +174,19 @@ def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
     limits, quiet = limits_of(setup), replace(setup, clock=Clock(silent), options=wet)
     fixed = bool(o.cuts) or any(amount != "auto" for amount in o.amounts.values())
     later = setup.spec.asked or o.store.cluster is not None
-    made: dict[int, Made] = {}
+    candidates: dict[int, Pruning] = {}
     failed: list[OnnxPruneError] = []
 
     def build(left: int) -> Score | None:
         try:
             goal = {**limits, "macs": min(total * left / 100, limits.get("macs", total))}
-            made[left] = make(quiet, plan_of(setup, chooser.choose(goal) if left < 100 or fixed else {}))
+            candidates[left] = make(quiet, plan_of(setup, chooser.choose(goal) if left < 100 or fixed else {}))
         except (Unreachable, NothingToPrune) as e:  # too small a model, or none that zeros or codebooks would suit
             if left == 100:
                 raise
             failed.append(e)
             return None
-        model = made[left].model
+        model = candidates[left].model
         assert model is not None
         return evaluator(model)
 
@@ -202,10 +202,10 @@ def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Made, Drop]:
             progress=lambda done, total: setup.clock.progress("search", done, total),
         )  # fmt: skip
     except OptionError:
-        if failed and not made:  # what every candidate stumbled over says more
+        if failed and not candidates:  # what every candidate stumbled over says more
             raise failed[0] from None
         raise
-    chosen = made[best.left]
+    chosen = candidates[best.left]
     whole = setup.analysis.keep_ids({})
     note = f"--max-drop {limit:g}: {setup.costs.macs(chosen.keep) / setup.costs.macs(whole):.0%} of the MACs"
     return replace(chosen, notes=(*chosen.notes, note)), best.confirmed
@@ -294,14 +294,14 @@ def clustered(
     return step
 
 
-def compared(setup: Setup, made: Made, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None]:
+def compared(setup: Setup, pruning: Pruning, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None]:
     """How close the outputs of the model that is written are to the original's on the samples, and how it scores."""
-    if made.model is None or setup.dry or (setup.data is None and setup.evaluator is None):
+    if pruning.model is None or setup.dry or (setup.data is None and setup.evaluator is None):
         return None, verdict
     setup.clock("compare")
-    close = None if setup.data is None else fidelity(setup.analysis, made.keep, made.model, setup.data)
+    close = None if setup.data is None else fidelity(setup.analysis, pruning.keep, pruning.model, setup.data)
     if verdict is None and setup.evaluator is not None:
-        verdict = drop(setup.evaluator(setup.analysis.model), setup.evaluator(made.model))
+        verdict = drop(setup.evaluator(setup.analysis.model), setup.evaluator(pruning.model))
     return close, verdict
 
 

@@ -13,7 +13,7 @@ from onnxprune.evaluation.metrics import Drop
 from onnxprune.formats.patterns import Blocks
 from onnxprune.graph.cost import trained
 from onnxprune.pipeline.prepare import ignored
-from onnxprune.pipeline.setup import Made, Setup, recorded_samples
+from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.report import Cost, GroupReport, Report, worth
 from onnxprune.runtime.timing import Latency
@@ -23,18 +23,18 @@ from onnxprune.structure.groups import analyze
 
 
 def report_of(
-    setup: Setup, chooser: Chooser | None, made: Made, close: Fidelity | None, verdict: Drop | None
+    setup: Setup, chooser: Chooser | None, pruning: Pruning, close: Fidelity | None, verdict: Drop | None
 ) -> Report:
     """Everything that is said, each figure of the original and of the model that is written."""
-    o, analysis, plan, outcome = setup.options, setup.analysis, made.plan, made.sparsity
-    checked = None if made.cut is None else made.cut.verification
+    o, analysis, plan, outcome = setup.options, setup.analysis, pruning.plan, pruning.sparsity
+    checked = None if pruning.cut is None else pruning.cut.verification
     whole = analysis.keep_ids({})
-    written = None if setup.dry else made.model
+    written = None if setup.dry else pruning.model
     times: dict[str, Latency] = {}
-    notes = [*setup.notes, *([] if chooser is None else chooser.notes), *made.notes]
+    notes = [*setup.notes, *([] if chooser is None else chooser.notes), *pruning.notes]
     if o.check.measure and written is not None:
         setup.clock("measure")
-        pairs = [(feeds, analysis.narrow(feeds, made.keep)) for feeds in made.feeds]
+        pairs = [(feeds, analysis.narrow(feeds, pruning.keep)) for feeds in pruning.feeds]
         times, more = latencies(analysis.model, written, pairs, o.check.threads)
         notes += more
     before = Cost(
@@ -42,15 +42,17 @@ def report_of(
         file_bytes(analysis.model, analysis.model.path), times.get("before"),
     )  # fmt: skip
     after = Cost(
-        parameters_of(setup, made), round(setup.costs.macs(made.keep)),
-        None if made.model is None else file_bytes(made.model, None), times.get("after"),
+        parameters_of(setup, pruning), round(setup.costs.macs(pruning.keep)),
+        None if pruning.model is None else file_bytes(pruning.model, None), times.get("after"),
     )  # fmt: skip
     kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)
     groups = [g for g in analysis.groups if g.kind in kinds]
     others = [g for g in analysis.groups if g.kind not in kinds]
     share = None if after.bytes is None or before.bytes is None else after.bytes / before.bytes
-    got = got_of(setup, made, share, verdict)
-    notes += notes_of(setup, made, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome, asked=o.asked)
+    got = got_of(setup, pruning, share, verdict)
+    notes += notes_of(setup, pruning, close) + worth(
+        before, after, cut=bool(plan.keep), sparsity=outcome, asked=o.asked
+    )
     return Report(
         model=str(analysis.model.path or ""), output="", before=before, after=after,
         groups=tuple(
@@ -59,7 +61,7 @@ def report_of(
         ),
         left_alone={k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)},
         pinned=analysis.pinned, verification=checked, notes=tuple(notes), seconds={}, sparsity=outcome,
-        codebooks=made.codebooks, fidelity=close, evaluation=verdict, fits=made.fits, recipe=setup.recipe,
+        codebooks=pruning.codebooks, fidelity=close, evaluation=verdict, fits=pruning.fits, recipe=setup.recipe,
         calibration=None if setup.data is None else setup.data.samples.description, version=__version__, asked=o.asked,
         got=tuple(got), cache=cache_of(setup, chooser, outcome),
     )  # fmt: skip
@@ -67,26 +69,26 @@ def report_of(
 
 def cache_of(setup: Setup, chooser: Chooser | None, outcome: Sparsity | None) -> str | None:
     """What the cache was good for; None where there is none."""
-    said = []
+    lines = []
     if chooser is not None and chooser.cached is not None:
-        said.append("level database " + ("taken from the cache" if chooser.cached else "kept for later"))
+        lines.append("level database " + ("taken from the cache" if chooser.cached else "kept for later"))
     if setup.spec.cache is not None and outcome is not None and outcome.solved:
-        said.append(f"{len(outcome.solved)} sparse layers kept in the cache, or taken from it")
-    return "; ".join(said) or None
+        lines.append(f"{len(outcome.solved)} sparse layers kept in the cache, or taken from it")
+    return "; ".join(lines) or None
 
 
-def got_of(setup: Setup, made: Made, share: float | None, verdict: Drop | None) -> list[Got]:
+def got_of(setup: Setup, pruning: Pruning, share: float | None, verdict: Drop | None) -> list[Got]:
     """Asked and got, side by side; share: bytes that are written over the original's; verdict: of the search."""
-    o, outcome = setup.options, made.sparsity
+    o, outcome = setup.options, pruning.sparsity
     whole = setup.analysis.keep_ids({})
     named = [*ignored(o, setup.analysis)[0], *(glob for glob, _ in o.cuts)]
-    got = cut_got(setup.analysis, o.cut.amounts, o.cut, dict(made.plan.keep), named, targeted=o.targeted)
-    lone = len(o.cut.targets) == 1 and o.scoring.max_drop is None and not (outcome or made.codebooks or o.cuts)
+    got = cut_got(setup.analysis, o.cut.amounts, o.cut, dict(pruning.plan.keep), named, targeted=o.targeted)
+    lone = len(o.cut.targets) == 1 and o.scoring.max_drop is None and not (outcome or pruning.codebooks or o.cuts)
     lone = lone and all(amount == "auto" for amount in o.amounts.values())
-    got += targets_got(o.cut, setup.costs, whole, made.keep, share=share, lone=lone)
-    got += [ratio_got(setup.analysis, glob, r, dict(made.plan.keep)) for glob, r in o.cuts]
+    got += targets_got(o.cut, setup.costs, whole, pruning.keep, share=share, lone=lone)
+    got += [ratio_got(setup.analysis, glob, r, dict(pruning.plan.keep)) for glob, r in o.cuts]
     if outcome is not None and o.sparse:
-        got.append(zeros_got(setup, outcome, clustered=made.codebooks is not None))
+        got.append(zeros_got(setup, outcome, clustered=pruning.codebooks is not None))
     if verdict is not None and o.scoring.max_drop is not None:
         got.append(Got("--max-drop", o.scoring.max_drop, verdict.drop, f"of {verdict.metric} lost"))
     return got
@@ -117,10 +119,10 @@ def zeros_got(setup: Setup, outcome: Sparsity, *, clustered: bool) -> Got:
     return Got(f"--{names[0]}", asked, share, "% of the weights are zero", "; ".join(causes))
 
 
-def notes_of(setup: Setup, made: Made, close: Fidelity | None) -> list[str]:
+def notes_of(setup: Setup, pruning: Pruning, close: Fidelity | None) -> list[str]:
     """What a reader should know of the cut."""
     notes = []
-    plan, o = made.plan, setup.options
+    plan, o = pruning.plan, setup.options
     solved = needs_data((plan.sparsity or {}).get("solver", ""))
     if setup.recorded is not None and (RECOVERIES[plan.recover].needs_data or solved or o.store.cluster is not None):
         then = dict(setup.recorded.settings.get("calibration") or {})
@@ -140,15 +142,15 @@ def notes_of(setup: Setup, made: Made, close: Fidelity | None) -> list[str]:
     return notes
 
 
-def parameters_of(setup: Setup, made: Made) -> int:
+def parameters_of(setup: Setup, pruning: Pruning) -> int:
     """Trained numbers of the model that is written, biases that compensate among them."""
     analysis = setup.analysis
-    if made.recovered is not None and any(not made.keep[b.gate].any() for b in analysis.blocks):
-        again = analyze(made.recovered)  # also what several blocks shared
+    if pruning.recovered is not None and any(not pruning.keep[b.gate].any() for b in analysis.blocks):
+        again = analyze(pruning.recovered)  # also what several blocks shared
         return round(again.costs().parameters(again.keep_ids({})))
     new = (
         ()
-        if made.recovered is None
-        else (w for n, w in made.recovered.weights.items() if n not in analysis.model.weights)
+        if pruning.recovered is None
+        else (w for n, w in pruning.recovered.weights.items() if n not in analysis.model.weights)
     )
-    return round(setup.costs.parameters(made.keep)) + sum(w.size for w in new if trained(w))
+    return round(setup.costs.parameters(pruning.keep)) + sum(w.size for w in new if trained(w))

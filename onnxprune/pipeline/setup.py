@@ -48,7 +48,7 @@ class Setup:
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class Pruning:
     """What a plan made of the model: the last stage's model, and every stage's outcome; model: None after a dry run."""
 
     plan: Plan

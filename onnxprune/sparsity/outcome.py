@@ -155,8 +155,8 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
         raise OptionError(f"{where}: {out['steps']} steps; expected 1 to {MAX_STEPS}")
     for node, row in rows.items():
         size, zeros, form = row["size"], row["zeros"], row["format"]
-        own = parse_pattern(row["pattern"]) if row["pattern"] else pattern
-        fits = form in FORMATS and (FORMATS[form].storage is None or FORMATS[form].serves(own))
+        layer_pattern = parse_pattern(row["pattern"]) if row["pattern"] else pattern
+        fits = form in FORMATS and (FORMATS[form].storage is None or FORMATS[form].serves(layer_pattern))
         if not 0 <= zeros <= size or not fits:
             raise OptionError(
                 f"{where}: layer {node!r} has {zeros} zeros of {size} in format {form!r}, which cannot be"

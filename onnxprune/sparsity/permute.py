@@ -30,7 +30,7 @@ from onnxprune.solvers.permutation import best_order, retained
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
 
-KINDS = ("channels", "hidden")
+PERMUTED_KINDS = ("channels", "hidden")
 UNTIED = {"Shape", "Size", "ImageScaler"}  # what they make or hold per index is no weight
 ENTRIES = 1 << 26  # of stacked saliency; of more rows a sample
 
@@ -83,7 +83,7 @@ def permute(
     """
     analysis = analyze(model, input_shapes)
     places = Places(analysis)
-    groups = [g for g in analysis.groups if g.kind in KINDS]
+    groups = [g for g in analysis.groups if g.kind in PERMUTED_KINDS]
     once = list({layer.weight: layer for layer in layers}.values())
     moved = np.arange(analysis.coupling.size)  # id -> the id whose elements take its place
     done: list[Permuted] = []
@@ -143,14 +143,14 @@ def _order(
         runs = r.runs(m)
         if runs is None:
             continue
-        old, held = list(columns), place.copy()
+        old, old_place = list(columns), place.copy()
         for run in filter(len, runs):
             if (place[run] < 0).all() and len(columns) % m == 0:
                 place[run] = len(columns) + np.arange(run.size)
                 columns += run.tolist()
             first, last = place[run[0]], place[run[0]] + run.size
             if first % m or (place[run] != np.arange(first, last)).any() or (run.size % m and last < len(columns)):
-                columns, place = old, held
+                columns, place = old, old_place
                 break
         else:
             fit.append((r, runs))
@@ -195,7 +195,7 @@ def _shares(
     readers: Sequence[_Reader], moved: Ids, pattern: Pattern, saliency: Callable[[Layer], Array]
 ) -> tuple[float, float]:
     """What N:M keeps of the layers, before and after: means of shares."""
-    found = []
+    shares = []
     for r in readers:
         b = r.layer.blocks(saliency(r.layer))
         total = float(b.sum(dtype=np.float64)) or 1.0
@@ -204,8 +204,8 @@ def _shares(
             retained(rows[:, at], pattern.n, pattern.m)
             for rows, at in zip(grouped, _inner(moved, r.ids), strict=True)
         )  # fmt: skip
-        found.append((retained(b, pattern.n, pattern.m) / total, after / total))
-    before, now = np.mean(found, 0)
+        shares.append((retained(b, pattern.n, pattern.m) / total, after / total))
+    before, now = np.mean(shares, 0)
     return float(before), float(now)
 
 
@@ -234,10 +234,10 @@ class Places:
     def readers(self, group: ChannelGroup, layers: Sequence[Layer]) -> list[_Reader]:
         """The layers with units of the group along their reduction."""
         units = self.units(group)
-        held = {t.tensor for t in group.slices}
+        tensors = {t.tensor for t in group.slices}
         out = []
         for layer in layers:
-            if layer.weight not in held:
+            if layer.weight not in tensors:
                 continue
             ids = self.c.grouped.get(layer.weight)
             if ids is None:
@@ -257,8 +257,8 @@ class Places:
         np.add.at(signature, units[ids], number[self.axis_of(ids)])
         for block in self.c.blocks:
             for row in block.ids:
-                own = units[row]
-                np.add.at(signature, own[own >= 0], rng.integers(1, 1 << 63, dtype=np.uint64))
+                row_units = units[row]
+                np.add.at(signature, row_units[row_units >= 0], rng.integers(1, 1 << 63, dtype=np.uint64))
         return np.asarray(np.unique(signature, return_inverse=True)[1].ravel())
 
     def axis_of(self, ids: Ids) -> Ids:
@@ -272,10 +272,10 @@ class Places:
         key = self.axis_of(ids) * group.size + units[ids]
         by_key = np.argsort(key, kind="stable")
         ids, key = ids[by_key], key[by_key]
-        wanted = key - key % group.size + order[key % group.size]
-        at = np.searchsorted(key, wanted) + np.arange(len(key)) - np.searchsorted(key, key)
+        target = key - key % group.size + order[key % group.size]
+        at = np.searchsorted(key, target) + np.arange(len(key)) - np.searchsorted(key, key)
         moved = np.arange(self.c.size)
-        assert (key[np.minimum(at, len(key) - 1)] == wanted).all(), "units of one class occur equally often"
+        assert (key[np.minimum(at, len(key) - 1)] == target).all(), "units of one class occur equally often"
         moved[ids] = ids[at]
         return moved
 

@@ -84,13 +84,13 @@ def fold_batchnorm(model: Model) -> tuple[Model, int]:
     edit = Edit(model)
     out = edit.model
     nodes = list(walk(out.proto.graph, versions))
-    reads, made_by = read_counts(out.proto.graph), makers(nodes)
+    reads, maker_of = read_counts(out.proto.graph), makers(nodes)
     unread: set[str] = set()
     weights = Counter(layer.weight for layer in sparse_layers(model)[0] if layer.op == "Conv")
     overridable = {i.name for i in out.proto.graph.input}
     gone: dict[str, str] = {}  # output of a normalisation -> the convolution's former output
     for norm in nodes:
-        conv = made_by.get(norm.input(0)) if norm.op == "BatchNormalization" else None
+        conv = maker_of.get(norm.input(0)) if norm.op == "BatchNormalization" else None
         if conv is None or conv.op != "Conv":
             continue
         if reads[conv.outputs[0]] != 1 or weights[conv.input(1)] != 1 or reads[conv.input(1)] != 1:
@@ -99,8 +99,8 @@ def fold_batchnorm(model: Model) -> tuple[Model, int]:
             continue
         w = out.weights[conv.input(1)]
         names = [norm.input(i) for i in range(1, 5)] + ([conv.input(2)] if conv.input(2) else [])
-        own = [out.weights.get(n) for n in names if n not in overridable]
-        known = [v for v in own if v is not None and v.shape == w.shape[:1] and v.dtype == np.float32]
+        vectors = [out.weights.get(n) for n in names if n not in overridable]
+        known = [v for v in vectors if v is not None and v.shape == w.shape[:1] and v.dtype == np.float32]
         if len(known) < len(names):
             continue
         scale, shift, mean, variance, *rest = (v.astype(np.float64) for v in known)

@@ -66,21 +66,21 @@ def present(model: Model) -> list[Present]:
         w = model.weights[layer.weight]
         if key not in known:
             zeros = w.size - int(np.count_nonzero(w))
-            known[key] = zeros, *(_found(layer, w) if 4 * zeros >= w.size else ((), ()))
+            known[key] = zeros, *(_patterns_and_tiles(layer, w) if 4 * zeros >= w.size else ((), ()))
         rows = layer.shape[0]
         out.append(Present(layer.name, layer.op, layer.weight, rows, w.size // rows, *known[key]))
     return out
 
 
-def _found(layer: Layer, w: Array) -> tuple[tuple[str, ...], tuple[tuple[str, float], ...]]:
+def _patterns_and_tiles(layer: Layer, w: Array) -> tuple[tuple[str, ...], tuple[tuple[str, float], ...]]:
     """Patterns that hold, the denser ones first, and tile sizes that are mostly zero."""
     kept = w != 0
-    found: list[tuple[int, int]] = []
+    patterns: list[tuple[int, int]] = []
     for n, m in ((p.n, p.m) for p in patterns_of(layer, kept)):
-        if n / m <= EMPTY and all(n / m < a / b for a, b in found):
-            found = [*((a, b) for a, b in found if a < n), (n, m)]  # N of more than M is N of M as well
+        if n / m <= EMPTY and all(n / m < a / b for a, b in patterns):
+            patterns = [*((a, b) for a, b in patterns if a < n), (n, m)]  # N of more than M is N of M as well
     tiles = [(f"{r}x{c}", 1 - float(tiles_of(layer, kept, r, c).mean())) for r, c in SIZES]
-    return tuple(f"{n}:{m}" for n, m in found), tuple((tile, empty) for tile, empty in tiles if empty > EMPTY)
+    return tuple(f"{n}:{m}" for n, m in patterns), tuple((tile, empty) for tile, empty in tiles if empty > EMPTY)
 
 
 def packings(layer: Layer, w: Array, formats: Sequence[Format], values: str) -> list[Packing] | str:
@@ -96,13 +96,13 @@ def packings(layer: Layer, w: Array, formats: Sequence[Format], values: str) -> 
     size = VALUES[values].itemsize
     storages = [(row, row.storage) for row in formats if row.storage is not None]
     ways = [(row, storage.smallest(layer, kept, size)) for row, storage in storages]
-    found = sorted(((*way, row) for row, way in ways if way is not None), key=lambda x: x[0])
+    ranked = sorted(((*way, row) for row, way in ways if way is not None), key=lambda x: x[0])
     share = 1 - int(kept.sum()) / w.size
-    if not found:
+    if not ranked:
         return f"{storages[0][1].none}; {share:.0%} of its weights are zero"
-    if len(formats) == 1 and found[0][0] + NODE >= w.size * size:
+    if len(formats) == 1 and ranked[0][0] + NODE >= w.size * size:
         return f"as {formats[0].name} it would be no smaller: {share:.0%} of its weights are zero"
-    return [row.packing(pattern) for _, pattern, row in found]
+    return [row.packing(pattern) for _, pattern, row in ranked]
 
 
 __all__ = ["Present", "packings", "present"]

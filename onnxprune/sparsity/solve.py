@@ -80,6 +80,7 @@ class Job:
 
     @property
     def first(self) -> int:
+        """Index of the first of its layers among the nodes of the main graph."""
         return min(t.whole.index for t in self.tasks)
 
 
@@ -107,12 +108,12 @@ def solve(
                      progress)  # fmt: skip
     out, outcomes = None, list[LayerSolve]()
     plan = schedule(dict(counts), pattern, steps, GROWTH)
-    for k, (part, mine) in enumerate(plan):
+    for k, (part, reached) in enumerate(plan):
         folder = None if cache is None else cache / f"step-{k + 1}"
         identity = [str(pattern), sorted(counts.items()), vars(method), steps, k]
         kept = _Kept.open(folder, model, data, identity)
         counted = partial(_counted, progress, k, len(plan))
-        out, outcomes = _pass(model, out, layers, part, mine, data, method, kept, counted)
+        out, outcomes = _pass(model, out, layers, part, reached, data, method, kept, counted)
     assert out is not None, "a schedule has a last step"
     return out, outcomes
 
@@ -146,13 +147,13 @@ def _pass(
         progress(int(1000 * work[k] / work[-1]), 1000)
         if before is not None:
             job = replace(job, before=matrix(job.tasks[0].pruned, Values(edit.model)))
-        found = kept.read(job)
-        if found is None:
+        result = kept.read(job)
+        if result is None:
             whole.advance(job.first)
             small.advance(min(t.pruned.index for t in job.tasks))
-            found = _solve(job, pattern, whole, small, method)
-            kept.write(job, found)
-        weight, shift, outcome = found
+            result = _solve(job, pattern, whole, small, method)
+            kept.write(job, result)
+        weight, shift, outcome = result
         if outcome.reason:
             edit.model.weights[job.layer.weight] = by_magnitude(model, job.layer, pattern, job.count)
         else:
@@ -162,7 +163,7 @@ def _pass(
     return edit.model, [outcomes[key] for key in outcomes]
 
 
-def estimate(layers: Sequence[Layer], solver: str) -> float:
+def solver_seconds(layers: Sequence[Layer], solver: str) -> float:
     """Roughly how long the solver takes on two cores, in seconds; what runs the model comes on top."""
     once = {x.weight: x for x in layers}.values()
     return sum(x.group * seconds(x.shape[0] // x.group, int(np.prod(x.shape[1:])), SOLVERS[solver]) for x in once)
@@ -182,7 +183,7 @@ def by_magnitude(model: Model, layer: Layer, pattern: Pattern | Blocks | None, c
 
 
 def choices(layer: Layer, pattern: Pattern | Blocks | None, count: int) -> list[Choice]:
-    """What may stay of every group of a layer."""
+    """What may stay of every group of a layer, where `count` entries of the weight are to go."""
     g, o = layer.group, layer.shape[0] // layer.group
     d = int(np.prod(layer.shape[1:]))
     ends = np.round(count * np.arange(g + 1) / g).astype(int)
@@ -199,7 +200,7 @@ def jobs_of(
     constant = constant_names(model)
     reasons = {layer.name: unsolvable(layer, constant) for layer in layers}
     counterpart = {layer.key: layer for layer in linear_layers(edit.model)}
-    values, own = Values(model), Values(edit.model)
+    values, pruned_values = Values(model), Values(edit.model)
     readers = read_by(edit.model.proto)
     shapes = infer(model).shapes
     tasks: dict[str, list[Task]] = {}
@@ -213,12 +214,15 @@ def jobs_of(
                 if reasons[layer.name]:
                     raise Unsuitable(reasons[layer.name])
                 small = counterpart[layer.key]
-                task = _task(edit, layer, small, values, own, readers, shapes, len(sharing) > 1)
+                task = _task(edit, layer, small, values, pruned_values, readers, shapes, len(sharing) > 1)
                 tasks.setdefault(weight, []).append(task)
         except Unsuitable as e:
             tasks.pop(weight, None)
             outcomes.update((layer.name, LayerSolve(layer.name, 0.0, 0.0, 0, str(e))) for layer in sharing)
-    jobs = [Job(by_weight[w][0], found, [x.name for x in by_weight[w]], counts[w]) for w, found in tasks.items()]
+    jobs = [
+        Job(by_weight[w][0], sharing_tasks, [x.name for x in by_weight[w]], counts[w])
+        for w, sharing_tasks in tasks.items()
+    ]
     return sorted(jobs, key=lambda j: j.first), outcomes
 
 
@@ -232,15 +236,15 @@ def unsolvable(layer: Layer, constant: Container[str]) -> str:
 
 
 def _task(
-    edit: Edit, whole: Layer, small: Layer, values: Values, own: Values, readers: Any, shapes: Any, shared: bool
+    edit: Edit, whole: Layer, small: Layer, values: Values, current: Values, readers: Any, shapes: Any, shared: bool
 ) -> Task:
     m = matrix(whole, values)
     g, d, o = m.shape
-    tail = find_tail(small, edit.model, own, readers, g * o, shapes)
+    tail = find_tail(small, edit.model, current, readers, g * o, shapes)
     if shared:
         into = Parameters(small, Place(edit.model, small.node.input(1)), None)
     else:
-        into = parameters(edit, small, tail, own, readers)
+        into = parameters(edit, small, tail, current, readers)
     return Task(whole, small, np.ones((g, d), bool), np.ones((g, o), bool), tail, into, m, kernel_shape(whole, values))
 
 
@@ -256,10 +260,10 @@ def columns_of(layer: Layer, columns: int) -> Array:
     return np.arange(columns).reshape(layer.segment, -1).T.ravel()
 
 
-Found = tuple[Float, Float, LayerSolve]
+Solved = tuple[Float, Float, LayerSolve]
 
 
-def _solve(job: Job, pattern: Pattern | Blocks | None, whole: Stream, small: Stream, method: Method) -> Found:
+def _solve(job: Job, pattern: Pattern | Blocks | None, whole: Stream, small: Stream, method: Method) -> Solved:
     """Matrix `(groups, in, out)`, shift `(groups * out,)`, and what became of the layer."""
     first = job.tasks[0]
     g, d, o = first.matrix.shape
@@ -366,7 +370,7 @@ class _Kept:
         key = entries.digest("layer", self.key, job.layer.name, job.nodes, job.count, job.tasks[0].matrix.shape)
         return self.folder / f"sparse-{key[:24]}.npz", key
 
-    def read(self, job: Job) -> Found | None:
+    def read(self, job: Job) -> Solved | None:
         if self.folder is None:
             return None
         with entries.cache_errors(self.folder):
@@ -376,10 +380,10 @@ class _Kept:
         plain, error = z["errors"].tolist()
         return z["weight"], z["shift"], LayerSolve(job.layer.name, plain, error, int(z["rows"]), str(z["reason"]))
 
-    def write(self, job: Job, found: Found) -> None:
+    def write(self, job: Job, result: Solved) -> None:
         if self.folder is None:
             return
-        weight, shift, outcome = found
+        weight, shift, outcome = result
         errors = [outcome.plain, outcome.error]
         content = {"weight": weight, "shift": shift, "errors": errors, "rows": outcome.rows, "reason": outcome.reason}
         with entries.cache_errors(self.folder):

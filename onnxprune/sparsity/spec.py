@@ -40,7 +40,7 @@ class Spec:
     alone: bool = True
 
     @property
-    def made(self) -> bool:
+    def makes_zeros(self) -> bool:
         """Whether weights become zero."""
         if self.recorded is not None:
             return bool(self.recorded["solver"] != PRESENT)
@@ -50,13 +50,13 @@ class Spec:
     def present(self) -> bool:
         """Whether the zeros that the model has are stored."""
         if self.recorded is not None:
-            return not self.made
-        return not self.made and self.store.format not in (None, DENSE.name)
+            return not self.makes_zeros
+        return not self.makes_zeros and self.store.format not in (None, DENSE.name)
 
     @property
     def asked(self) -> bool:
         """Whether there is anything to do."""
-        return self.made or self.present
+        return self.makes_zeros or self.present
 
     @property
     def needs_data(self) -> str:
@@ -95,7 +95,7 @@ class Spec:
     def permutes(self) -> bool:
         """Whether channels may take another order."""
         allowed = self.zeros.permute if self.recorded is None else bool(self.recorded["permute"])
-        return allowed and self.made and isinstance(self.pattern, Pattern)
+        return allowed and self.makes_zeros and isinstance(self.pattern, Pattern)
 
     @property
     def asked_steps(self) -> int:
@@ -104,7 +104,7 @@ class Spec:
 
     def growth(self, data: bool) -> int:
         """Steps in which the zeros grow, of those that are asked for; data: whether there are samples."""
-        return 1 if not self.made or self._same(data) else taken(self.pattern, self.asked_steps)
+        return 1 if not self.makes_zeros or self._same(data) else taken(self.pattern, self.asked_steps)
 
     def _same(self, data: bool) -> bool:
         """Whether many steps choose the same weights as one."""
@@ -121,7 +121,7 @@ class Spec:
         """Raises `OptionError` where steps are for the zeros alone, which cannot grow in them; data: whether there are
         samples."""
         steps, alone = self.asked_steps, self.alone or self.recorded is not None
-        if not self.made or not alone or steps == 1:
+        if not self.makes_zeros or not alone or steps == 1:
             return
         if self.recorded is None and taken(self.pattern, steps) == 1:
             raise OptionError(
@@ -137,7 +137,7 @@ class Spec:
     def fewer(self, data: bool) -> list[str]:
         """A line where the zeros grow in fewer steps than were asked for; data: whether there are samples."""
         steps, now = self.asked_steps, self.growth(data)
-        if not self.made or self.recorded is not None or now == steps:
+        if not self.makes_zeros or self.recorded is not None or now == steps:
             return []
         same = f"{PLAIN_SOLVER} chooses the same weights"
         why = same if self._same(data) else f"--pattern {self.pattern} has no more"

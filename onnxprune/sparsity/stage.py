@@ -74,16 +74,16 @@ def sparsify(
         progress("verify")
         error, more = _verify(model, start, ordered, stored, feeds)
         notes += more
-    found = Sparsity(
+    outcome = Sparsity(
         spec.solver(data is not None), str(spec.pattern or ""), spec.form, _rows(ordered, masked, stored, spec),
         start.untouched, stored.speedup, stored.cpu, stored.threads, error, masked.solved, spec.values,
         rounding(masked.model, stored.plain, masked.layers), ordered.permuted, steps,
     )  # fmt: skip
     if spec.present and not stored.formats:
-        return Step(model, found, tuple(notes))
+        return Step(model, outcome, tuple(notes))
     if has_operators(spec.form):
-        _describe(stored.model, found)
-    return Step(stored.model, found, tuple(notes))
+        _describe(stored.model, outcome)
+    return Step(stored.model, outcome, tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ class _Start:
     permuted: tuple[Permuted, ...] = ()
 
     @property
-    def mine(self) -> list[Layer]:
+    def asked_layers(self) -> list[Layer]:
         """Layers of which anything is asked."""
         return [layer for layer in self.layers if self.ratios.get(layer.name, 0.0) > 0]
 
@@ -129,7 +129,7 @@ def _prepare(model: Model, spec: Spec) -> _Start:
         ratios = recorded_ratios(layers, spec.recorded)
     else:
         before = layer_names(model)
-        known = {w: before.get(w, set()) | found for w, found in names_of(prepared).items()}
+        known = {w: before.get(w, set()) | names for w, names in names_of(prepared).items()}
         ratios = ratios_of(known, layers, spec.zeros, spec.ratio, spec.ignore)
         if spec.present:
             ratios = {layer.name: ratios.get(layer.name, 1.0) for layer in layers}
@@ -144,15 +144,15 @@ def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress
     from onnxprune.sparsity.permute import permute
     from onnxprune.sparsity.survey import saliencies
 
-    model, layers, pattern = start.model, start.mine, spec.pattern
+    model, layers, pattern = start.model, start.asked_layers, spec.pattern
     assert isinstance(pattern, Pattern)
     known: dict[str, Array] = {}
     if data is not None:
         known = saliencies(model, layers, data, seed=spec.seed, progress=counting(progress, "survey"))
 
     def saliency(layer: Layer) -> Array:
-        found = known.get(layer.weight)
-        return np.square(model.weights[layer.weight]) if found is None else found
+        score = known.get(layer.weight)
+        return np.square(model.weights[layer.weight]) if score is None else score
 
     out, permuted, notes = permute(
         model, layers, pattern, saliency, seed=spec.seed, progress=counting(progress, "permute")
@@ -163,7 +163,7 @@ def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress
 def _mask(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -> _Masked:
     """The model with zeros where they are wanted."""
     model = start.model
-    by_weight = {layer.weight: layer for layer in start.mine}  # a shared weight is masked once
+    by_weight = {layer.weight: layer for layer in start.asked_layers}  # a shared weight is masked once
     chosen = [layer for layer in start.layers if layer.weight in by_weight]
     if spec.present:
         return _Masked(model, chosen, {w: x.size - int(np.count_nonzero(x)) for w, x in _weights(model, chosen)})
@@ -177,11 +177,11 @@ def _mask(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -
         counts = counts_of(model, once, start.ratios, spec.zeros, data, seed=spec.seed, progress=progress)
     if data is None:
         return _by_magnitude(model, chosen, counts, spec)
-    from onnxprune.sparsity.solve import Method, estimate, solve
+    from onnxprune.sparsity.solve import Method, solve, solver_seconds
 
     method = Method(spec.solver(True), spec.recover, seed=spec.seed)
     steps = spec.growth(True)
-    took = estimate(chosen, method.solver) * steps
+    took = solver_seconds(chosen, method.solver) * steps
     if took > LONG:
         progress("solve", note=f"solving {len(chosen)} layers with {method.solver}; about {took:.0f} s")
     out, solved = solve(
@@ -235,9 +235,9 @@ def _rows(start: _Start, masked: _Masked, stored: Stored, spec: Spec) -> tuple[L
     for layer in start.layers:
         size = int(np.prod(layer.shape))
         packing, zeros = stored.formats.get(layer.name, Packing(DENSE)), size - left[layer.name]
-        mine = layer.name in (stored.formats if spec.present else every)
+        asked = layer.name in (stored.formats if spec.present else every)
         row = LayerSparsity(
-            layer.name, layer.op, layer.weight, layer.shape[0], size // layer.shape[0], zeros, mine,
+            layer.name, layer.op, layer.weight, layer.shape[0], size // layer.shape[0], zeros, asked,
             packing.format.name, stored.reasons.get(layer.name, "" if layer.name in every else "not asked for"),
             zeros if nm else masked.counts.get(layer.weight, 0),
             "" if packing.pattern in (None, spec.pattern) else str(packing.pattern),
@@ -246,12 +246,12 @@ def _rows(start: _Start, masked: _Masked, stored: Stored, spec: Spec) -> tuple[L
     return tuple(rows)
 
 
-def _describe(model: Model, found: Sparsity) -> None:
+def _describe(model: Model, outcome: Sparsity) -> None:
     """What was chosen, and on which CPU, in the file's own metadata."""
     kept = [p for p in model.proto.metadata_props if p.key != METADATA]
     del model.proto.metadata_props[:]
     model.proto.metadata_props.extend(kept)
-    text = json.dumps(found.to_plan(), separators=(",", ":"))
+    text = json.dumps(outcome.to_plan(), separators=(",", ":"))
     model.proto.metadata_props.add(key=METADATA, value=text)
 
 

@@ -130,8 +130,8 @@ def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], spec: Spec
     out = plain
     if formats:
         out, notes = rewrite(plain, formats, spec.values)
-        made = {node.name for node in out.proto.graph.node if is_sparse(node)}
-        for name in [n for n in formats if n not in made]:
+        written = {node.name for node in out.proto.graph.node if is_sparse(node)}
+        for name in [n for n in formats if n not in written]:
             del formats[name]
             reasons.setdefault(name, INEXPRESSIBLE)
         if len(formats) < len(chosen.formats):

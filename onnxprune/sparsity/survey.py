@@ -35,8 +35,8 @@ TYPICAL = 0.03  # error of a layer at which its damage to the outputs is measure
 QUICK = 12  # iterations of the weights that errors are measured with
 
 
-def silent(done: int, total: int) -> None:
-    """Tells nobody."""
+def uncounted(done: int, total: int) -> None:
+    """`Steps` that tell nobody."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def survey(
     *,
     ridge: float = RIDGE,
     seed: int = 0,
-    progress: Steps = silent,
+    progress: Steps = uncounted,
 ) -> Iterator[Surveyed]:
     """The layers that are regressions, in order; those without data, or with constant inputs, are left out."""
     values, constant = Values(model), constant_names(model)
@@ -71,8 +71,8 @@ def survey(
         moments = [Moments() for _ in range(g)]
         stream.advance(layer.index)
         share = None
-        for found in stream.compute([layer.source]):
-            x = found[layer.source]
+        for batch in stream.compute([layer.source]):
+            x = batch[layer.source]
             n = positions(layer, x, kernel)
             share = sampled_share(n * len(stream.state), d, g) if share is None else share
             picked = None if share >= 1 else np.sort(rng.choice(n, max(1, round(n * share)), replace=False))
@@ -86,25 +86,25 @@ def survey(
 
 
 def saliencies(
-    model: Model, layers: Sequence[Layer], data: Batches, *, seed: int = 0, progress: Steps = silent
+    model: Model, layers: Sequence[Layer], data: Batches, *, seed: int = 0, progress: Steps = uncounted
 ) -> dict[str, Array]:
     """Weight -> w^2 / [H^-1]_jj float32 in the weight's own shape, where data reach it: the error that losing a weight
     leaves when the others of its row make up for it (Hassibi and Stork 1993)."""
     out = {}
-    for found in survey(model, layers, data, seed=seed, progress=progress):
+    for surveyed in survey(model, layers, data, seed=seed, progress=progress):
         with suppress(NotPositive):
-            scores = [np.square(p.original) / np.diag(inverse(p)) for p in found.problems]
-            out[found.layer.weight] = found.layer.unrows(np.stack(scores).astype(np.float32))
+            scores = [np.square(p.original) / np.diag(inverse(p)) for p in surveyed.problems]
+            out[surveyed.layer.weight] = surveyed.layer.unrows(np.stack(scores).astype(np.float32))
     return out
 
 
-def curvatures(model: Model, data: Batches, *, seed: int = 0, progress: Steps = silent) -> dict[str, Array]:
+def curvatures(model: Model, data: Batches, *, seed: int = 0, progress: Steps = uncounted) -> dict[str, Array]:
     """Weight -> mean square of the input that every entry meets, in the weight's own shape: the diagonal of the Hessian
     of the layer's error, where data reach it."""
     out = {}
-    for found in survey(model, sparse_layers(model)[0], data, seed=seed, progress=progress):
-        square = [np.broadcast_to(np.square(p.norms), p.original.shape) for p in found.problems]
-        out[found.layer.weight] = found.layer.unrows(np.stack(square))
+    for surveyed in survey(model, sparse_layers(model)[0], data, seed=seed, progress=progress):
+        square = [np.broadcast_to(np.square(p.norms), p.original.shape) for p in surveyed.problems]
+        out[surveyed.layer.weight] = surveyed.layer.unrows(np.stack(square))
     return out
 
 
@@ -116,7 +116,7 @@ def facts(
     *,
     errors: bool,
     seed: int = 0,
-    progress: Steps = silent,
+    progress: Steps = uncounted,
 ) -> dict[str, Facts]:
     """Weight -> what allocators want to know.
 
@@ -135,8 +135,8 @@ def facts(
         whole = Stream(model, data.held_out, threads=data.threads)
         measure = damage(model, whole.compute(names), names, data.unseen)
     learned = replace(data, source=data.learn or data.source)
-    for found in survey(model, layers, learned, seed=seed, progress=progress):
-        weight, problems = found.layer.weight, found.problems
+    for surveyed in survey(model, layers, learned, seed=seed, progress=progress):
+        weight, problems = surveyed.layer.weight, surveyed.problems
         size = sum(p.target.size for p in problems)
         scores = np.concatenate([np.abs(p.original) * p.norms for p in problems])
         outliers = float((scores > OUTLIER * scores.mean()).mean())
@@ -150,7 +150,7 @@ def facts(
         curve: list[float] = []
         tried: list[list[Float]] = []
         for level in LEVELS:
-            part = choices(found.layer, pattern, round(level * size))
+            part = choices(surveyed.layer, pattern, round(level * size))
             tried.append([_quick(p, c, s) for p, c, s in zip(problems, part, saliency, strict=True)])
             curve.append(float(np.mean([p.error(w) for p, w in zip(problems, tried[-1], strict=True)])))
         job = into.get(weight)
@@ -161,8 +161,8 @@ def facts(
             old = {p.name: edit.model.weights[p.name] for p in (place.weight, place.bias) if p is not None}
             new = np.zeros_like(job.tasks[0].matrix)
             for g, w in enumerate(tried[at]):
-                new[g][found.order] = w.T
-            lost = [m.x_mean @ (job.tasks[0].matrix[g] - new[g]) for g, m in enumerate(found.moments)]
+                new[g][surveyed.order] = w.T
+            lost = [m.x_mean @ (job.tasks[0].matrix[g] - new[g]) for g, m in enumerate(surveyed.moments)]
             place.write(new, np.concatenate(lost))
             tested.advance(job.first)
             factor = measure(joined(tested.compute(names), names)) / curve[at]
