@@ -64,7 +64,7 @@ from onnxprune.structure.check import check_file
 
 CLUSTERED = {op: t for op, t in TRAITS.items() if t.clustered}
 PER = ("tensor", "channel")
-STORAGES = ("auto", "uint8", "uint4", "packed")
+INDEX_TYPES = ("auto", "uint8", "uint4", "packed")
 MIN_OPSET = 7
 UINT4 = {"opset": 21, "ir_version": 10, "k": 16}
 CONTAINERS = ((np.uint8, 1 << 8), (np.uint16, 1 << 16), (np.int32, 1 << 31))  # of digits: type, numbers from 0 on
@@ -72,7 +72,7 @@ CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Weight:
+class Clusterable:
     """A weight that can be clustered. op: operator that reads it first; axis: of its output channels, which for a
     table that Gather reads are the columns; depthwise: a convolution with one input channel per output."""
 
@@ -203,14 +203,14 @@ def codebooks(
     return Step(out, found, tuple(notes))
 
 
-def find_weights(model: Model) -> tuple[dict[str, Weight], list[tuple[str, str]]]:
+def find_weights(model: Model) -> tuple[dict[str, Clusterable], list[tuple[str, str]]]:
     """Weights of MatMul, Gemm, Conv, ConvTranspose, recurrent layers, and tables of Gather: float32, of rank 2 or more,
     in the main graph; and `(name, reason)` for those that cannot be clustered."""
     proto = model.proto
     own = {t.name for t in proto.graph.initializer} | {name for name, _, _ in constants(proto.graph)}
     overridable = {i.name for i in proto.graph.input} if proto.ir_version >= 4 else set()
     outputs = {o.name for o in proto.graph.output}
-    found: dict[str, Weight] = {}
+    found: dict[str, Clusterable] = {}
     left: dict[str, str] = {}
     for node in walk(proto.graph, opsets(proto)):
         trait = CLUSTERED.get(node.op)
@@ -230,12 +230,12 @@ def find_weights(model: Model) -> tuple[dict[str, Weight], list[tuple[str, str]]
             else:
                 depthwise = node.op == "Conv" and w.shape[1] == 1 and node.attr("group", 1) > 1
                 assert trait is not None
-                found[name] = Weight(name, node.op, trait.axes(node, slot)[1] % w.ndim, w.shape, depthwise)
+                found[name] = Clusterable(name, node.op, trait.axes(node, slot)[1] % w.ndim, w.shape, depthwise)
     return found, list(left.items())
 
 
 def _check(model: Model, k: int, per: str, storage: str) -> None:
-    for option, value, allowed in (("per", per, PER), ("storage", storage, STORAGES)):
+    for option, value, allowed in (("per", per, PER), ("storage", storage, INDEX_TYPES)):
         if value not in allowed:
             raise OptionError(f"--cluster-{option} {value}: unknown; choose one of {', '.join(allowed)}")
     if not 2 <= k <= LARGEST:
@@ -278,7 +278,7 @@ def _fit(w: Array, axis: int, k: int, per: str, m: Array | None) -> tuple[Array,
     return codebook[:, : int(index.max()) + 1], index
 
 
-def _channels(weight: Weight) -> Array:
+def _channels(weight: Clusterable) -> Array:
     """The number of the output channel, in a shape that broadcasts to the weight's."""
     shape = [-1 if axis == weight.axis else 1 for axis in range(len(weight.shape))]
     return np.arange(weight.shape[weight.axis], dtype=np.int32).reshape(shape)
@@ -302,7 +302,7 @@ def _digits(k: int) -> tuple[Any, int]:
     return min(counts, key=lambda x: np.dtype(x[0]).itemsize / x[1])
 
 
-def _way(weight: Weight, k: int, per: str, storage: str) -> tuple[str, str] | None:
+def _way(weight: Clusterable, k: int, per: str, storage: str) -> tuple[str, str] | None:
     """`per` and storage, `tensor` where codebooks per channel take too much; None where nothing makes it smaller."""
     size = math.prod(weight.shape)
     forms = [storage] if storage != "auto" else ["uint8", "packed"]
@@ -335,10 +335,10 @@ class _Unfolding:
         self.edit = Edit(model)
         self.opset = opsets(model.proto).get("", 1)
         self.nodes: list[NodeProto] = []
-        self.done: list[Weight] = []
+        self.done: list[Clusterable] = []
         self.shared: dict[tuple[object, ...], str] = {}
 
-    def add(self, weight: Weight, codebook: Array, indices: Array, storage: str) -> None:
+    def add(self, weight: Clusterable, codebook: Array, indices: Array, storage: str) -> None:
         """Make `weight` the output of a Gather. codebook `(1 or channels, k)`; indices in its shape."""
         k = codebook.shape[1]
         if storage == "packed":
@@ -353,7 +353,7 @@ class _Unfolding:
         self.node("Gather", weight, "", table, index)
         self.done.append(weight)
 
-    def unpacked(self, weight: Weight, indices: Array, k: int) -> str:
+    def unpacked(self, weight: Clusterable, indices: Array, k: int) -> str:
         """The indices from numbers `(n, 1)` whose digits to the base k they are, the last digit first."""
         dtype, digits = _digits(k)
         places = k ** np.arange(digits, dtype=np.int32)
@@ -378,17 +378,17 @@ class _Unfolding:
         shape = self.common("shape_" + "x".join(map(str, weight.shape)), np.array(weight.shape, np.int64))
         return self.node("Reshape", weight, "unpacked", digit, shape)
 
-    def cut(self, weight: Weight, flat: str, size: int) -> str:
+    def cut(self, weight: Clusterable, flat: str, size: int) -> str:
         """The first `size` values."""
         if self.opset < 10:
             return self.node("Slice", weight, "cut", flat, axes=[0], starts=[0], ends=[size])
         start = self.common("start", np.array([0], np.int64))
         return self.node("Slice", weight, "cut", flat, start, self.common(f"size_{size}", np.array([size], np.int64)))
 
-    def cast(self, weight: Weight, name: str) -> str:
+    def cast(self, weight: Clusterable, name: str) -> str:
         return self.node("Cast", weight, "int32", name, to=TensorProto.INT32)
 
-    def node(self, op: str, weight: Weight, suffix: str, *inputs: str, **attributes: Any) -> str:
+    def node(self, op: str, weight: Clusterable, suffix: str, *inputs: str, **attributes: Any) -> str:
         """Add a node; its output, which is the weight itself without a suffix."""
         output = self.edit.fresh(f"{weight.name}_{suffix}") if suffix else weight.name
         name = self.edit.fresh_node(f"{weight.name}_{suffix or 'cluster'}")

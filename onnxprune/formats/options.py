@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnxprune.errors import OptionError
-from onnxprune.formats.codebook import PER, STORAGES
+from onnxprune.formats.codebook import INDEX_TYPES, PER
 from onnxprune.formats.patterns import Blocks, Pattern
 from onnxprune.formats.registry import AUTO, CHOICES, FORMATS, candidates
 from onnxprune.kernels.names import VALUES
@@ -42,7 +42,7 @@ class Store:
         help="One codebook for every tensor or channel.",
     )  # fmt: skip
     cluster_storage: str = option(
-        "auto", choice({v: "" for v in STORAGES}), panel=STORE, metavar="TYPE", needs=("no plan", "a cluster"),
+        "auto", choice({v: "" for v in INDEX_TYPES}), panel=STORE, metavar="TYPE", needs=("no plan", "a cluster"),
         help="How indices are stored. uint8, packed: every runtime from opset 7; uint4: opset 21 and onnxruntime 1.23; "
         "auto: the smaller of the first two.",
     )  # fmt: skip

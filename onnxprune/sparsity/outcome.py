@@ -19,6 +19,7 @@ from onnxprune.graph.io import Model
 from onnxprune.kernels.names import VALUES
 from onnxprune.layers.layer import Layer, node_names
 from onnxprune.solvers.masks import SOLVERS
+from onnxprune.sparsity.present import LayerZeros
 
 if TYPE_CHECKING:
     from onnxprune.sparsity.permute import Permuted
@@ -28,27 +29,16 @@ PRESENT = "present"  # in the place of a solver: the zeros that the model has, a
 
 
 @dataclass(frozen=True)
-class LayerSparsity:
-    """A layer: rows x columns of its weight as a matrix, entries of them that the written model has no value for or a
-    zero, whether they were asked for, format, why it is dense, how many zeros were asked for (whole tiles may be more),
-    and the pattern that it is stored by where that is its own."""
+class LayerSparsity(LayerZeros):
+    """What became of a layer. zeros: entries that the written model has no value for, or a zero; masked: whether they
+    were asked for; format: of its weight; reason: why it is dense; asked: how many zeros were asked for (whole tiles
+    may be more); pattern: by which it is stored, where that is its own."""
 
-    node: str
-    op: str
-    weight: str
-    rows: int
-    columns: int
-    zeros: int
     masked: bool
     format: str
     reason: str
     asked: int = 0
     pattern: str = ""
-
-    @property
-    def size(self) -> int:
-        """Weights of the layer."""
-        return self.rows * self.columns
 
 
 @dataclass(frozen=True)
@@ -100,7 +90,7 @@ class Sparsity:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
-        rows = [{**vars(x), "sparsity": x.zeros / max(x.size, 1)} for x in self.layers]
+        rows = [{**vars(x), "sparsity": x.share} for x in self.layers]
         untouched = [{"node": node, "reason": reason} for node, reason in self.untouched]
         return {
             "solver": self.solver, "pattern": self.pattern, "format": self.format, "zeros": self.zeros,

@@ -32,9 +32,8 @@ NODE = 300  # bytes that a sparse node takes beyond the dense one, about: attrib
 
 
 @dataclass(frozen=True)
-class Present:
-    """Zeros of a layer: rows x columns of its weight as a matrix; share: of them that are zero, 0 to 1; patterns: N:M
-    that hold, none that follows from another; tiles: sizes with the share of them that is zero, above `EMPTY`."""
+class LayerZeros:
+    """A layer, and how many of the rows x columns entries of its weight as a matrix are zero."""
 
     node: str
     op: str
@@ -42,13 +41,25 @@ class Present:
     rows: int
     columns: int
     zeros: int
-    patterns: tuple[str, ...]
-    tiles: tuple[tuple[str, float], ...]
+
+    @property
+    def size(self) -> int:
+        """Weights of the layer."""
+        return self.rows * self.columns
 
     @property
     def share(self) -> float:
         """Zeros per weight."""
-        return self.zeros / max(self.rows * self.columns, 1)
+        return self.zeros / max(self.size, 1)
+
+
+@dataclass(frozen=True)
+class Present(LayerZeros):
+    """Zeros that a layer has. patterns: N:M that hold, none that follows from another; tiles: sizes with the share of
+    them that is zero, above `EMPTY`."""
+
+    patterns: tuple[str, ...]
+    tiles: tuple[tuple[str, float], ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
