@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,18 @@ from onnx import ModelProto, numpy_helper
 from onnxprune import formats
 from onnxprune.errors import ModelFileError, OptionError
 from onnxprune.formats.densify import densify
-from onnxprune.formats.format import Packing
+from onnxprune.formats.format import Packed, Packing
 from onnxprune.formats.functions import function
 from onnxprune.formats.initializer import sparse_initializers
-from onnxprune.formats.operators import OPERATORS
+from onnxprune.formats.operators import OPERATORS, VERSION, least_version
 from onnxprune.formats.patterns import Blocks, Pattern
-from onnxprune.formats.registry import FORMATS
+from onnxprune.formats.registry import AUTO, CHOICES, FORMATS, candidates, storages
 from onnxprune.formats.rewrite import rewrite
 from onnxprune.formats.values import decode, encode, round_values
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load, save, to_proto
-from onnxprune.kernels.names import VALUES
+from onnxprune.graph.node import Node
+from onnxprune.kernels.names import STORAGES, VALUES
 from onnxprune.layers.layer import from_blocks, sparse_layers, to_blocks
 
 CSR = Packing(FORMATS["csr"])
@@ -44,6 +46,14 @@ def bsr(r: int, c: int) -> Packing:
     return Packing(FORMATS["bsr"], Blocks(r, c))
 
 
+PATTERNS: dict[str, list[Pattern | Blocks | None]] = {  # every format but dense -> patterns by which it is tried
+    "csr": [None],
+    "nm": [Pattern(2, 4), Pattern(3, 5)],
+    "bsr": [Blocks(1, 4), Blocks(4, 1), Blocks(4, 4), Blocks(3, 2)],
+    "columns": [Blocks(0, 1)],
+    "sparse-initializer": [None],
+}
+PACKINGS = [Packing(FORMATS[name], p) for name, each in PATTERNS.items() if FORMATS[name].storage for p in each]
 FLOATS = st.sampled_from([0.0, 0.0, 0.0, -0.0, 1.5, -2.0, float("nan"), float("inf"), 1e-40])
 
 
@@ -297,11 +307,11 @@ def prune(model: Model, form: Packing) -> Model:
     model = model.copy()
     for layer in sparse_layers(model)[0]:
         blocks = np.array(layer.blocks(model.weights[layer.weight]))
-        if form == CSR:
+        if form.pattern is None:
             blocks[rng.random(blocks.shape) < 0.6] = 0
         elif isinstance(form.pattern, Blocks):
-            r, c = form.pattern.rows, form.pattern.columns
             rows = layer.rows(model.weights[layer.weight])
+            r, c = form.pattern.rows or rows.shape[1], form.pattern.columns
             shape = len(rows), rows.shape[1], -1, layer.segment
             keep = (rng.random((*rows.shape, 1))[:, : rows.shape[1], : rows.shape[2]] < 0.5).reshape(shape)
             keep = keep[:, np.arange(shape[1]) // r][..., np.arange(shape[3]) // c]
@@ -369,7 +379,6 @@ TEXTS = {  # activation -> from `?` to `Y`
     "FastGelu": "a = Pow (?, three) b = Mul (a, cubic) c = Add (?, b) d = Mul (c, pi) e = Tanh (d) f = Add (one, e)"
     " h = Mul (half, ?) Y = Mul (h, f)",
 }
-TILES = [bsr(1, 4), bsr(4, 1), bsr(4, 4), bsr(3, 2)]
 
 
 SHAPES = {  # product -> text, X, Y, weight, bias of an Add
@@ -379,9 +388,78 @@ SHAPES = {  # product -> text, X, Y, weight, bias of an Add
 }
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_of_formats(name: str) -> None:
+    """A row of PATTERNS is all that a new format needs here."""
+    row = FORMATS[name]
+    assert row.name == name and CHOICES[name] == row.help and "\n" not in row.help + row.needs
+    assert row.dense == (row.storage is None and row.plain is None) == (name not in PATTERNS)
+    assert bool(row.needs) == bool(row.pattern or not row.present)
+    for pattern in PATTERNS.get(name, []):
+        assert row.serves(pattern) and row.packing(pattern).pattern in (None, pattern)
+        assert row in candidates(name, pattern, present=False)
+        assert not row.faster or row in candidates(AUTO, pattern, present=False)
+
+
+def test_kernels_are_of_storages() -> None:
+    """A storage may have none: then its functions compute it."""
+    names = [storage.name for storage in storages()]
+    assert set(STORAGES) <= set(names) and len(set(names)) == len(names)
+    assert [OPERATORS[f"{name}Conv"].storage.name for name in names] == names
+    assert max(least_version(o, float32=False) for o in OPERATORS.values()) == VERSION
+
+
+@pytest.mark.parametrize("values", ["float32", "int8"])
+@pytest.mark.parametrize("product", SHAPES)
+@pytest.mark.parametrize("form", PACKINGS, ids=str)
+def test_what_is_packed_is_unpacked(form: Packing, product: str, values: str) -> None:
+    """pack, check and unpack; names of arrays and attributes; bytes; all of them by the row alone."""
+    text, x, y, shape, _ = SHAPES[product]
+    graph = f"g (float[{x}] X) => (float[{y}] p) {{ {text} }}"
+    model = prune(model_of(graph, {"W": rand(*shape)}), form)
+    (layer,), storage = sparse_layers(model)[0], form.storage
+    codes, scale = encode(layer.matrix(model.weights["W"]), values)
+    packed = storage.pack(layer, layer.restore(codes), form.pattern)
+    arrays = dict(zip(storage.arrays, packed, strict=True))
+    assert storage.arrays[0] == "values" and arrays["values"].dtype == codes.dtype
+    weight = Packed(layer.shape, arrays, form.pattern, layer.group)
+    storage.check("node", weight, [codes.dtype])
+    assert np.ascontiguousarray(storage.unpack(weight)).tobytes() == codes.tobytes()
+    with pytest.raises(ModelFileError, match="^node: "):
+        storage.check("node", replace(weight, arrays={**arrays, "values": arrays["values"][:-1]}), [codes.dtype])
+    operator = OPERATORS[f"{storage.name}{'' if scale is None else 'Scaled'}{product}"]
+    assert operator.inputs == ("X", *storage.arrays, *([] if scale is None else ["scale"]), "bias")
+    given = storage.given(form.pattern)
+    assert list(given) == list(storage.attributes) and set(given) <= set(operator.attributes)
+    assert all(isinstance(given[name], kind) for name, kind in storage.attributes.items())
+    node = onnx.helper.make_node(str(operator), list(operator.inputs), ["Y"], domain="onnxprune", **given)
+    assert storage.read("node", Node(node, 1)) == form.pattern
+    smallest = storage.smallest(layer, layer.restore(codes) != 0, codes.itemsize)
+    if smallest is not None:
+        size, pattern = smallest
+        assert size == sum(array.nbytes for array in storage.pack(layer, layer.restore(codes), pattern))
+
+
+@pytest.mark.parametrize("name", [name for name, row in FORMATS.items() if row.plain is not None])
+def test_formats_of_standard_operators(name: str) -> None:
+    row = FORMATS[name]
+    assert row.plain is not None
+    for text, x, y, shape, _ in SHAPES.values():
+        graph = f"g (float[{x}] X) => (float[{y}] p) {{ {text} }}"
+        for pattern in PATTERNS[name]:
+            w = rand(*shape)
+            w[np.random.default_rng(1).random(shape) < 0.8] = 0
+            model = prune(model_of(graph, {"W": w}), Packing(row, pattern))
+            layers = sparse_layers(model)[0]
+            out, done, _ = row.plain.write(model, layers, 0.0)
+            assert done == [layer.name for layer in layers]
+            assert not sparse_ops(out) and not out.proto.functions
+            np.testing.assert_allclose(run(out)[0], run(model)[0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("opset", [12, 13, 17, 21])
 @pytest.mark.parametrize("product", SHAPES)
-@pytest.mark.parametrize("form", [CSR, nm(2, 4), *TILES], ids=str)
+@pytest.mark.parametrize("form", PACKINGS, ids=str)
 def test_every_operator(product: str, form: Packing, opset: int) -> None:
     text, x, y, shape, bias = SHAPES[product]
     for add, activation in itertools.product((False, True), TEXTS):
@@ -395,7 +473,7 @@ def test_every_operator(product: str, form: Packing, opset: int) -> None:
 
 @pytest.mark.parametrize("values", list(VALUES)[1:])
 @pytest.mark.parametrize("product", SHAPES)
-@pytest.mark.parametrize("form", [CSR, nm(2, 4), nm(3, 5), *TILES], ids=str)
+@pytest.mark.parametrize("form", PACKINGS, ids=str)
 def test_every_type_of_values(product: str, form: Packing, values: str) -> None:
     text, x, y, shape, bias = SHAPES[product]
     nodes = f"{text} q = Add (p, bias) r = Add (R, q) Y = Relu (r)"
@@ -406,7 +484,7 @@ def test_every_type_of_values(product: str, form: Packing, values: str) -> None:
         scaled = "Scaled" if values == "int8" else ""
         assert sparse_ops(sparse) == [f"{form.storage.name}{scaled}{product}AddRelu"]
         assert sparse.weights["W_values"].dtype == VALUES[values]
-        assert [o.version for o in sparse.proto.opset_import if o.domain] == [3 if form in TILES else 2]
+        assert [o.version for o in sparse.proto.opset_import if o.domain] == [max(2, form.storage.version)]
 
 
 def test_bfloat16_before_opset_13() -> None:
@@ -447,7 +525,7 @@ def test_functions_exist_for_all_operators() -> None:
 
 
 @pytest.mark.parametrize("opset", [12, 21])
-@pytest.mark.parametrize("form", [CSR, nm(2, 4), nm(3, 7), *TILES], ids=str)
+@pytest.mark.parametrize("form", [*PACKINGS, nm(3, 7)], ids=str)
 @pytest.mark.parametrize(
     ("x", "w", "attributes"),
     [
@@ -485,7 +563,7 @@ GEMM = [  # inputs of Gemm with attributes, shapes of X, W and C, what comes out
 
 
 @pytest.mark.parametrize(("inputs", "attributes", "x", "w", "c", "expected"), GEMM)
-@pytest.mark.parametrize("form", [CSR, nm(2, 4), TILES[0]], ids=str)
+@pytest.mark.parametrize("form", [CSR, nm(2, 4), bsr(1, 4)], ids=str)
 def test_gemm(
     inputs: str,
     attributes: str,
@@ -552,7 +630,7 @@ def test_orders_of_gelu(text: str) -> None:
     assert [n.op_type for n in sparse.proto.graph.node] == ["CsrMatMulGelu"]
 
 
-@pytest.mark.parametrize("form", [CSR, nm(2, 4), nm(1, 200), *TILES, bsr(64, 64), bsr(1, 1)], ids=str)
+@pytest.mark.parametrize("form", [*PACKINGS, nm(1, 200), bsr(64, 64), bsr(1, 1)], ids=str)
 def test_thin_weights(form: Packing) -> None:
     """Nothing left, rows without a weight, and a reduction shorter than a block."""
     text = "g (float[2,3] X) => (float[2,5] Y) { Y = MatMul (X, W) }"
