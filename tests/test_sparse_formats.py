@@ -816,7 +816,7 @@ def feed(slot: int, name: str) -> Callable[[ModelProto], object]:
         (rename_operator("NmConv"), "an attribute strides"),
         (feed(1, "X"), "values that is constant"),
         (feed(3, "W_values"), "bias of float32"),
-        (lambda proto: setattr(proto.opset_import[-1], "version", 4), "domain onnxprune 3"),
+        (lambda proto: setattr(proto.opset_import[-1], "version", VERSION + 1), f"domain onnxprune {VERSION}"),
         (rename_operator("BsrMatMul"), "inputs X, values, indices, indptr, bias"),
         (rename_operator("NmScaledMatMul"), "inputs X, values, positions, scale, bias"),
     ],
