@@ -425,7 +425,7 @@ def test_what_is_packed_is_unpacked(form: Packing, product: str, values: str) ->
     weight = Packed(layer.shape, arrays, form.pattern, layer.group)
     storage.check("node", weight, [codes.dtype])
     assert np.ascontiguousarray(storage.unpack(weight)).tobytes() == codes.tobytes()
-    with pytest.raises(ModelFileError, match="^node: "):
+    with pytest.raises(ModelFileError, match=r"^node: "):
         storage.check("node", replace(weight, arrays={**arrays, "values": arrays["values"][:-1]}), [codes.dtype])
     operator = OPERATORS[f"{storage.name}{'' if scale is None else 'Scaled'}{product}"]
     assert operator.inputs == ("X", *storage.arrays, *([] if scale is None else ["scale"]), "bias")

@@ -7,9 +7,9 @@ computes, not by how it is written: the nodes are evaluated on points, and compa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Uses:
         self.kept = {value.name for value in model.proto.graph.output}  # read from outside
         for graph in list(graphs(model.proto.graph))[1:]:
             self.kept.update(value.name for value in graph.output)
-            self.kept.update(chain.from_iterable(node.input for node in graph.node))
+            self.kept.update(itertools.chain.from_iterable(node.input for node in graph.node))
 
     def only(self, name: str) -> int | None:
         """The one node that reads a value, and reads it once."""
@@ -80,47 +80,47 @@ class Absorber:
         self.constants = constants
         self.opset = opset
 
-    def extend(self, found: Chain, product: str, m: int, spatial: int) -> None:
+    def extend(self, chain: Chain, product: str, m: int, spatial: int) -> None:
         """Add to a chain all that can be absorbed; product: MatMul, LeftMatMul or Conv; spatial: axes of a Conv."""
-        while self._add(found, product, m, spatial):
+        while self._add(chain, product, m, spatial):
             pass
-        if not self._clip(found):
-            self._cone(found)
+        if not self._clip(chain):
+            self._cone(chain)
 
-    def _take(self, found: Chain, nodes: Sequence[int], output: str) -> None:
-        found.nodes += nodes
-        found.output = output
+    def _take(self, chain: Chain, nodes: Sequence[int], output: str) -> None:
+        chain.nodes += nodes
+        chain.output = output
 
-    def _add(self, found: Chain, product: str, m: int, spatial: int) -> bool:
-        i = self.uses.only(found.output)
+    def _add(self, chain: Chain, product: str, m: int, spatial: int) -> bool:
+        i = self.uses.only(chain.output)
         node = self._node(i)
         if i is None or node is None or node.op != "Add":
             return False
-        other = node.input(1) if node.input(0) == found.output else node.input(0)
+        other = node.input(1) if node.input(0) == chain.output else node.input(0)
         if other in self.constants:
             bias = None
-            if found.bias is None:
-                bias = as_bias(self.constants[other], product, m, spatial, lambda: self.sizes.rank(found.output))
+            if chain.bias is None:
+                bias = as_bias(self.constants[other], product, m, spatial, lambda: self.sizes.rank(chain.output))
             if bias is None:
                 return False
-            found.bias = bias
-        elif found.residual or other in self.sizes.model.weights or not self.sizes.same(other, found.output):
+            chain.bias = bias
+        elif chain.residual or other in self.sizes.model.weights or not self.sizes.same(other, chain.output):
             return False
         else:
-            found.residual = other
-        self._take(found, [i], node.output(0))
+            chain.residual = other
+        self._take(chain, [i], node.output(0))
         return True
 
-    def _clip(self, found: Chain) -> bool:
-        i = self.uses.only(found.output)
+    def _clip(self, chain: Chain) -> bool:
+        i = self.uses.only(chain.output)
         node = self._node(i)
-        if i is None or node is None or node.op != "Clip" or node.input(0) != found.output:
+        if i is None or node is None or node.op != "Clip" or node.input(0) != chain.output:
             return False
         bounds = self._bounds(node)
         if bounds is None:
             return False
-        found.activation, found.bounds = "Clip", bounds
-        self._take(found, [i], node.output(0))
+        chain.activation, chain.bounds = "Clip", bounds
+        self._take(chain, [i], node.output(0))
         return True
 
     def _bounds(self, node: Node) -> tuple[float, float] | None:
@@ -133,9 +133,9 @@ class Absorber:
             low, high = (float(np.asarray(g).reshape(())) for g in given)
         return None if np.isnan([low, high]).any() else (low, high)
 
-    def _cone(self, found: Chain) -> None:
+    def _cone(self, chain: Chain) -> None:
         """Absorb an activation, written as one node or as several."""
-        uses, start = self.uses, found.output
+        uses, start = self.uses, chain.output
         values = {start: POINTS}
         inside: list[int] = []
         while len(inside) < MAX_CONE:
@@ -143,8 +143,8 @@ class Absorber:
             if len(live) == 1 and live[0] not in (start,):
                 name = recognise(values[live[0]])
                 if name:
-                    found.activation = name
-                    self._take(found, inside, live[0])
+                    chain.activation = name
+                    self._take(chain, inside, live[0])
                     return
             readers = {i for v in live for i in uses.readers[v]} - set(inside)
             if not readers or any(v in uses.kept for v in live):

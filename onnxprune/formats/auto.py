@@ -13,7 +13,8 @@ import numpy as np
 
 from onnxprune.errors import UserError
 from onnxprune.formats.format import Packing
-from onnxprune.formats.rewrite import rewrite
+from onnxprune.formats.operators import is_sparse
+from onnxprune.formats.rewrite import INEXPRESSIBLE, rewrite
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import readers
 from onnxprune.graph.node import opsets, walk
@@ -46,7 +47,7 @@ class Chosen:
 
 def choose(
     masked: Model,
-    wanted: Mapping[str, Packing],
+    formats: Mapping[str, Packing],
     layers: Sequence[Layer],
     feeds: Feeds,
     *,
@@ -57,7 +58,7 @@ def choose(
 ) -> Chosen:
     """Try growing sets of layers in whole sessions; the fastest set, or none where none is faster than dense.
 
-    masked: the dense model with zeros; wanted: the format of each layer that may be rewritten; values: type of stored
+    masked: the dense model with zeros; formats: of each layer that may be rewritten; values: type of stored
     values; seconds: for each set.
     Raises `UserError` where sparse operators cannot run here.
     """
@@ -70,32 +71,32 @@ def choose(
         )
     reasons: dict[str, str] = {}
     shapes = {layer.name: layer for layer in layers}
-    formats: dict[str, Packing] = {}
-    for name, packing in wanted.items():
+    able: dict[str, Packing] = {}
+    for name, packing in formats.items():
         w = masked.weights[shapes[name].weight]
         sparsity = 1 - np.count_nonzero(w) / w.size
         if sparsity < LEAST:
             reasons[name] = f"only {sparsity:.0%} of its weights are zero"
         else:
-            formats[name] = packing
-    rewritten, _ = rewrite(masked, formats, values)
-    present = {n.name for n in rewritten.proto.graph.node if n.domain == "onnxprune"}
-    for name in [n for n in formats if n not in present]:
-        reasons[name] = "cannot be expressed as a sparse operator"
-        del formats[name]
-    if not formats:
+            able[name] = packing
+    rewritten, _ = rewrite(masked, able, values)
+    present = {n.name for n in rewritten.proto.graph.node if is_sparse(n)}
+    for name in [n for n in able if n not in present]:
+        reasons[name] = INEXPRESSIBLE
+        del able[name]
+    if not able:
         return Chosen({}, reasons, 1.0, cpu(), threads)
     progress("timing each layer")
-    alone = _layer_speedups(masked, rewritten, list(formats), feeds, threads)
+    alone = _layer_speedups(masked, rewritten, list(able), feeds, threads)
     best: tuple[float, dict[str, Packing]] = (1.0, {})
     tried: list[tuple[int, float]] = []
     sizes: set[int] = set()
     for step in STEPS:
-        part = {n: f for n, f in formats.items() if alone[n] >= step}
+        part = {n: f for n, f in able.items() if alone[n] >= step}
         if not part or len(part) in sizes:
             continue
         sizes.add(len(part))
-        progress(f"timing {len(part)} of {len(formats)} layers sparse")
+        progress(f"timing {len(part)} of {len(able)} layers sparse")
         speedup = measure(masked, rewrite(masked, part, values)[0], feeds, threads, seconds)
         tried.append((len(part), speedup))
         if speedup > best[0]:
@@ -104,7 +105,7 @@ def choose(
         progress("confirming")
         again = measure(masked, rewrite(masked, best[1], values)[0], feeds, threads, 2 * seconds)
         best = (again, best[1]) if min(again, best[0]) >= LEVEL else (1.0, {})
-    for name in formats:
+    for name in able:
         if name not in best[1]:
             why = f"alone {alone[name]:.2f} times as fast as dense" if best[1] else "no set of sparse layers is faster"
             reasons[name] = f"{why}, with the whole session in view"
@@ -128,7 +129,7 @@ def quickest(
         progress("timing each format")
         round_ = {name: each[k] for name, each in several.items() if k < len(each)}
         rewritten, _ = rewrite(masked, round_, values)
-        present = {n.name for n in rewritten.proto.graph.node if n.domain == "onnxprune"}
+        present = {n.name for n in rewritten.proto.graph.node if is_sparse(n)}
         names = [name for name in round_ if name in present]
         for name, speedup in _layer_speedups(masked, rewritten, names, feeds, threads).items():
             best[name] = max(best[name], (speedup, round_[name]), key=lambda x: x[0])

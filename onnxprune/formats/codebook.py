@@ -126,37 +126,37 @@ def cluster(
     Raises OptionError for what cannot be meant or stored, NothingToPrune where no weight becomes smaller.
     """
     _check(model, k, per, storage)
-    found, left = find_weights(model)
-    reasons = dict(left)
-    names = list(found if weights is None else dict.fromkeys(weights))
+    clusterable, dense = find_weights(model)
+    reasons = dict(dense)
+    names = list(clusterable if weights is None else dict.fromkeys(weights))
     for name in names:
-        if name not in found:
+        if name not in clusterable:
             raise OptionError(f"weight {name!r} cannot be clustered: {reasons.get(name, 'no layer reads it')}")
-    notes = [f"{name}: stays dense: {reason}" for name, reason in left] if weights is None else []
+    notes = [f"{name}: stays dense: {reason}" for name, reason in dense] if weights is None else []
     unfolding = _Unfolding(model)
     rows = []
     for name in names:
-        weight = found[name]
-        own = LARGEST if weight.depthwise else k
-        way = _way(weight, own, per, storage)
-        if way is None:
+        weight = clusterable[name]
+        count = LARGEST if weight.depthwise else k
+        cheapest = _cheapest(weight, count, per, storage)
+        if cheapest is None:
             notes.append(f"{name}: stays dense: a codebook, indices and their nodes would be no smaller")
             continue
-        if weight.depthwise and own > k:
-            notes.append(f"{name}: {own} values: a depthwise convolution cannot do with {k}")
-        elif way[0] != per:
+        if weight.depthwise and count > k:
+            notes.append(f"{name}: {count} values: a depthwise convolution cannot do with {k}")
+        elif cheapest[0] != per:
             notes.append(
                 f"{name}: one codebook for the whole weight: one per channel would be no smaller than the weight"
             )
         progress(f"cluster {name}")
         w, m = np.asarray(model.weights[name]), (importance or {}).get(name)
         m = None if m is None else _importance(name, w.shape, m)
-        codebook, indices = _fit(w, weight.axis, own, way[0], m)
+        codebook, indices = _fit(w, weight.axis, count, cheapest[0], m)
         q = codebook[_channels(weight) if len(codebook) > 1 else 0, indices]
-        unfolding.add(weight, codebook, indices, way[1])
-        after = _bytes(way[1], codebook.shape, w.size)
+        unfolding.add(weight, codebook, indices, cheapest[1])
+        after = _bytes(cheapest[1], codebook.shape, w.size)
         error, zeros = _error(w, q, m), q.size - int(np.count_nonzero(q))
-        rows.append(Clustered(name, codebook.shape[1], *way, w.size, stored_size(w), after, error, zeros))
+        rows.append(Clustered(name, codebook.shape[1], *cheapest, w.size, stored_size(w), after, error, zeros))
     if not rows:
         why = "; ".join(dict.fromkeys(note.split(": ", 1)[1] for note in notes)) or "no layer has one"
         raise NothingToPrune(f"{model.path or 'the model'}: no weight can be clustered: {why}")
@@ -210,28 +210,35 @@ def find_weights(model: Model) -> tuple[dict[str, Clusterable], list[tuple[str, 
     own = {t.name for t in proto.graph.initializer} | {name for name, _, _ in constants(proto.graph)}
     overridable = {i.name for i in proto.graph.input} if proto.ir_version >= 4 else set()
     outputs = {o.name for o in proto.graph.output}
-    found: dict[str, Clusterable] = {}
-    left: dict[str, str] = {}
+    clusterable: dict[str, Clusterable] = {}
+    dense: dict[str, str] = {}
     for node in walk(proto.graph, opsets(proto)):
         trait = CLUSTERED.get(node.op)
         for slot in sorted(trait.slots) if trait is not None else ():
             name = node.input(slot)
             w = model.weights.get(name)
-            if w is None or w.ndim < 2 or w.dtype.kind in "iub" or name in found or name in left or name not in own:
+            if (
+                w is None
+                or w.ndim < 2
+                or w.dtype.kind in "iub"
+                or name in clusterable
+                or name in dense
+                or name not in own
+            ):
                 continue
             if w.dtype != np.float32:
-                left[name] = f"{w.dtype} weights are not clustered; convert to float32 first"
+                dense[name] = f"{w.dtype} weights are not clustered; convert to float32 first"
             elif name in overridable:
-                left[name] = "it is an input of the model as well, which may override it"
+                dense[name] = "it is an input of the model as well, which may override it"
             elif name in outputs:
-                left[name] = "it is an output of the model as well"
+                dense[name] = "it is an output of the model as well"
             elif not w.size or not np.isfinite(w).all():
-                left[name] = "it is empty, or holds NaN or infinity"
+                dense[name] = "it is empty, or holds NaN or infinity"
             else:
                 depthwise = node.op == "Conv" and w.shape[1] == 1 and node.attr("group", 1) > 1
                 assert trait is not None
-                found[name] = Clusterable(name, node.op, trait.axes(node, slot)[1] % w.ndim, w.shape, depthwise)
-    return found, list(left.items())
+                clusterable[name] = Clusterable(name, node.op, trait.axes(node, slot)[1] % w.ndim, w.shape, depthwise)
+    return clusterable, list(dense.items())
 
 
 def _check(model: Model, k: int, per: str, storage: str) -> None:
@@ -302,25 +309,25 @@ def _digits(k: int) -> tuple[Any, int]:
     return min(counts, key=lambda x: np.dtype(x[0]).itemsize / x[1])
 
 
-def _way(weight: Clusterable, k: int, per: str, storage: str) -> tuple[str, str] | None:
+def _cheapest(weight: Clusterable, k: int, per: str, storage: str) -> tuple[str, str] | None:
     """`per` and storage, `tensor` where codebooks per channel take too much; None where nothing makes it smaller."""
     size = math.prod(weight.shape)
-    forms = [storage] if storage != "auto" else ["uint8", "packed"]
+    storages = [storage] if storage != "auto" else ["uint8", "packed"]
     if k > UINT4["k"]:
-        forms = ["uint8" if form == "uint4" or _digits(k) == (np.uint8, 1) else form for form in forms]
-    for kind in dict.fromkeys((per, "tensor")):
-        books = (weight.shape[weight.axis] if kind == "channel" else 1, k)
-        cost, form = min((_bytes(form, books, size) + _nodes(form, kind), form) for form in forms)
+        storages = ["uint8" if s == "uint4" or _digits(k) == (np.uint8, 1) else s for s in storages]
+    for scope in dict.fromkeys((per, "tensor")):
+        shape = (weight.shape[weight.axis] if scope == "channel" else 1, k)
+        cost, cheapest = min((_bytes(s, shape, size) + _nodes(s, scope), s) for s in storages)
         if cost < 4 * size:
-            return kind, form
+            return scope, cheapest
     return None
 
 
-def _bytes(storage: str, books: tuple[int, ...], size: int) -> int:
-    """Bytes in the file of codebooks `(1 or channels, k)`, indices, and the starts of the channels."""
-    dtype, digits = _digits(books[1])
+def _bytes(storage: str, codebook: tuple[int, ...], size: int) -> int:
+    """Bytes in the file of codebooks of shape `(1 or channels, k)`, indices, and the starts of the channels."""
+    dtype, digits = _digits(codebook[1])
     indices = {"uint8": size, "uint4": -(-size // 2), "packed": -(-size // digits) * np.dtype(dtype).itemsize}[storage]
-    return int(indices + 4 * math.prod(books) + (4 * books[0] if books[0] > 1 else 0))
+    return int(indices + 4 * math.prod(codebook) + (4 * codebook[0] if codebook[0] > 1 else 0))
 
 
 def _nodes(storage: str, per: str) -> int:

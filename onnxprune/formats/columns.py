@@ -168,7 +168,7 @@ class _Planner:
             return window
         m, area = layer.shape[0], float(np.prod(window.strides))  # inputs per channel and output position
         dense, fixed = m * (kept[0].size + COPY), NODE * self.per_output(layer, node)
-        found, old = [], False
+        plans, old = [], False
         box = _box(kept)
         if not box.all():
             _, before, after = _cut(box, window)
@@ -176,7 +176,7 @@ class _Planner:
             cost = m * (box[0].sum() + COPY) + (cuts + (not channels.all())) * (fixed + COPY * area * channels.sum())
             old = cuts and self.opset < MIN_OPSET
             if not old:
-                found.append(_Plan(layer, "smaller", box, dense / cost, window=window))
+                plans.append(_Plan(layer, "smaller", box, dense / cost, window=window))
         level = _level(kept)
         if level[0, 0].size > 1 and not level.all():
             each, every = level.sum((0, 1)), _channels(np.ones_like(level)).sum()  # channels of a position, of all
@@ -186,12 +186,12 @@ class _Planner:
                 cost += fixed + COPY * area * every
             old |= self.opset < MIN_OPSET
             if self.opset >= MIN_OPSET:
-                found.append(_Plan(layer, "columns", level, dense / cost, window=window))
-        if not found and old:
+                plans.append(_Plan(layer, "columns", level, dense / cost, window=window))
+        if not plans and old:
             return f"opset {self.opset} is below {MIN_OPSET}, and its Pad and Slice take no inputs"
-        if not found:
+        if not plans:
             return "its columns of zeros are too few to leave out"
-        return max(found, key=lambda plan: plan.speedup)
+        return max(plans, key=lambda plan: plan.speedup)
 
     def window(self, layer: Layer, node: Node) -> _Window | str:
         """Attributes of a Conv, automatic padding resolved, or why that cannot be done."""
@@ -337,7 +337,7 @@ class _Builder:
         x = self.gather(i, layer, x, np.flatnonzero(channels), 1, channels.size)
         x = self.slice(i, layer, x, [max(0, -b) for b in before], [min(0, a) for a in after], [1] * len(after))
         grouped = w.reshape(layer.group, -1, *w.shape[1:])
-        picked = np.concatenate([part[:, mine] for part, mine in zip(grouped, channels, strict=True)])
+        picked = np.concatenate([part[:, picked] for part, picked in zip(grouped, channels, strict=True)])
         picked = picked[(slice(None), slice(None), *(_spaced(box, axis) for axis in range(2, box.ndim)))]
         return x, picked, {
             "kernel_shape": picked.shape[2:], "strides": window.strides, "dilations": dilations,

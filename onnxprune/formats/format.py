@@ -65,7 +65,8 @@ class Storage:
     smallest: of a layer whose weight is not zero where `kept` (bool, the initializer's layout), with values of so many
         bytes: bytes and pattern of the smallest way to hold it, None where there is none, for the reason `none`.
     body: product -> the nodes of a function, as text, from `values_float`, the other arrays and the attributes to
-        `decoded_all`, W without its scale; `functions.function` says which constants it finds.
+        `decoded_all`, W without its scale. It finds the constants of `functions.function`, and takes no name that the
+        rest of the function has.
     given: pattern -> the own attributes. read: node -> the pattern; raises `ModelFileError`, naming `where`.
     """
 

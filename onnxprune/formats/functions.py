@@ -85,7 +85,11 @@ def activation(name: str, opset: int) -> str:
 
 
 def function(operator: Operator, opset: int) -> FunctionProto | None:
-    """The function of an operator for models of this opset; None below MIN_OPSET."""
+    """The function of an operator for models of this opset; None below MIN_OPSET.
+
+    The body of its storage finds `values_float`, and of int64 `shape` and, each `[1]`, `zero`, `one`, `two`, `last`
+    (-1) and `far` (the end of any axis).
+    """
     if opset < MIN_OPSET:
         return None
     lines = [

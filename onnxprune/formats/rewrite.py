@@ -29,6 +29,8 @@ from onnxprune.graph.sizes import Sizes
 from onnxprune.kernels.names import DOMAIN
 from onnxprune.layers.layer import Layer, node_names, sparse_layers
 
+INEXPRESSIBLE = "cannot be expressed as a sparse operator"  # of layers that have no reason of their own
+
 
 def rewrite(
     model: Model,
@@ -89,8 +91,8 @@ class _Rewriter:
         self.operators: set[Operator] = set()
         self.notes: list[str] = []
 
-    def run(self, wanted: Iterable[tuple[Layer, Packing]]) -> tuple[Model, list[str]]:
-        for layer, packing in wanted:
+    def run(self, packings: Iterable[tuple[Layer, Packing]]) -> tuple[Model, list[str]]:
+        for layer, packing in packings:
             i = self.indices[layer.name]
             proto = self.uses.nodes[i]
             assert proto is not None
@@ -164,17 +166,17 @@ class _Rewriter:
         assert proto is not None
         w = self.model.weights[layer.weight]
         names = self.pack(layer, packing, w)
-        found = Chain(proto.output[0], [i], base.bias)
+        chain = Chain(proto.output[0], [i], base.bias)
         dynamic = base.extra not in self.model.weights
-        if base.extra and base.beta == 1 and dynamic and self.sizes.same(base.extra, found.output):
-            found.residual, base.extra = base.extra, ""
+        if base.extra and base.beta == 1 and dynamic and self.sizes.same(base.extra, chain.output):
+            chain.residual, base.extra = base.extra, ""
         if not base.extra:
-            self.absorber.extend(found, base.product, layer.shape[0], len(layer.shape) - 2)
-        end, old = max(found.nodes), [self.uses.nodes[k] for k in found.nodes]
+            self.absorber.extend(chain, base.product, layer.shape[0], len(layer.shape) - 2)
+        end, old = max(chain.nodes), [self.uses.nodes[k] for k in chain.nodes]
         read = [name for node in old if node is not None for name in node.input]
         self.unread.update(read)
         operator = Operator(
-            packing.storage, base.product, bool(found.residual), found.activation, self.values == "int8"
+            packing.storage, base.product, bool(chain.residual), chain.activation, self.values == "int8"
         )
         self.operators.add(operator)
         x = base.x
@@ -185,18 +187,18 @@ class _Rewriter:
             self.before.setdefault(end, []).append(flip)
         attributes: dict[str, Any] = {"shape": list(layer.shape), "alpha": base.alpha, **base.attributes}
         attributes |= packing.storage.given(packing.pattern)
-        if found.activation == "Clip":
-            attributes["min"], attributes["max"] = found.bounds
-        output = found.output
+        if chain.activation == "Clip":
+            attributes["min"], attributes["max"] = chain.bounds
+        output = chain.output
         if base.extra:
-            output = self.edit.fresh(f"{found.output}_product")
-            self.add_after(i, layer, base, output, found.output)
-        inputs = [x, *names, self.bias(layer, read, found.bias), *([found.residual] if found.residual else [])]
+            output = self.edit.fresh(f"{chain.output}_product")
+            self.add_after(i, layer, base, output, chain.output)
+        inputs = [x, *names, self.bias(layer, read, chain.bias), *([chain.residual] if chain.residual else [])]
         node = helper.make_node(str(operator), inputs, [output], name=layer.name, domain=DOMAIN)
         node.attribute.extend(helper.make_attribute(name, attributes[name]) for name in operator.attributes)
         node.doc_string = proto.doc_string
         node.metadata_props.extend(proto.metadata_props)
-        self.uses.replace(found.nodes, end, node)
+        self.uses.replace(chain.nodes, end, node)
         if base.flip:
             self.uses.readers[base.x].append(end)
 

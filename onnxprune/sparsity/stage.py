@@ -234,14 +234,20 @@ def _rows(start: _Start, masked: _Masked, stored: Stored, spec: Spec) -> tuple[L
     rows = []
     for layer in start.layers:
         size = int(np.prod(layer.shape))
-        packing, zeros = stored.formats.get(layer.name, Packing(DENSE)), size - left[layer.name]
-        asked = layer.name in (stored.formats if spec.present else every)
+        packing = stored.formats.get(layer.name, Packing(DENSE))
         row = LayerSparsity(
-            layer.name, layer.op, layer.weight, layer.shape[0], size // layer.shape[0], zeros, asked,
-            packing.format.name, stored.reasons.get(layer.name, "" if layer.name in every else "not asked for"),
-            zeros if nm else masked.counts.get(layer.weight, 0),
-            "" if packing.pattern in (None, spec.pattern) else str(packing.pattern),
-        )  # fmt: skip
+            layer.name,
+            layer.op,
+            layer.weight,
+            layer.shape[0],
+            size // layer.shape[0],
+            size - left[layer.name],
+            masked=layer.name in (stored.formats if spec.present else every),
+            format=packing.format.name,
+            reason=stored.reasons.get(layer.name, "" if layer.name in every else "not asked for"),
+            asked=size - left[layer.name] if nm else masked.counts.get(layer.weight, 0),
+            pattern="" if packing.pattern in (None, spec.pattern) else str(packing.pattern),
+        )
         rows.append(row)
     return tuple(rows)
 

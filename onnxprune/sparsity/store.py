@@ -2,7 +2,7 @@
 
 In goes a model whose layers have their zeros; out come the model as it is stored, the dense model that it must equal,
 and what every layer became. The zeros are those that were made, all by one pattern, or those that the model had, where
-`present.forms` finds what holds and pays.
+`present.packings` finds what holds and pays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from onnxprune.formats.format import Format, Packing
 from onnxprune.formats.operators import is_sparse
 from onnxprune.formats.patterns import parse_pattern
 from onnxprune.formats.registry import FORMATS, candidates
-from onnxprune.formats.rewrite import rewrite
+from onnxprune.formats.rewrite import INEXPRESSIBLE, rewrite
 from onnxprune.formats.values import round_values
 from onnxprune.graph.io import Model, weight_bytes
 from onnxprune.layers.layer import Layer
@@ -29,8 +29,6 @@ from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.timing import cpu
 from onnxprune.sparsity.present import packings
 from onnxprune.sparsity.spec import Spec
-
-INEXPRESSIBLE = "cannot be expressed as a sparse operator"
 
 
 @dataclass(frozen=True, eq=False)
