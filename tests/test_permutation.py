@@ -18,7 +18,7 @@ from models.nets import build, normal, run
 from models.random_graphs import models
 from models.topologies import TOPOLOGIES
 from models.topologies import random_feeds as topology_feeds
-from onnxprune.formats.patterns import Pattern
+from onnxprune.formats.patterns import NMPattern
 from onnxprune.graph.io import Model, load
 from onnxprune.graph.shapes import concrete_inputs, infer
 from onnxprune.layers.layer import sparse_layers
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 MODELS = sorted((ROOT / "models").glob("*.onnx"))
 SHARED = """resnet20_cifar10 mlptiny_resnet8_cifar10_qdq mobilenetv1_025_128_imagenet squeezenet10_imagenet_fp32
 yunet_n_dynamic ppocr_cls_v2 ultraface_rfb_320 nanodet_m_320""".split()
-TWO = Pattern(2, 4)
+TWO = NMPattern(2, 4)
 TOLERANCE = 1e-4
 
 
@@ -69,7 +69,7 @@ def test_search_gives_an_order_that_is_no_worse(
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "1:2", "3:7"])
 def test_retained_is_what_the_mask_keeps(pattern: str) -> None:
-    p, s = Pattern.parse(pattern), saliency(33, 26)
+    p, s = NMPattern(*map(int, pattern.split(":"))), saliency(33, 26)
     assert retained(s, p.n, p.m) == pytest.approx(float(s[n_of_m(s, p.n, p.m)].sum()), rel=1e-6)
 
 
@@ -169,13 +169,13 @@ def test_any_order_of_any_graph_is_exact(proto: Any, seed: int) -> None:
     assert error <= (QUANTIZED_TOLERANCE if any("Quantize" in op or "QLinear" in op for op in ops) else TOLERANCE)
 
 
-def permuted(model: Model, pattern: Pattern = TWO) -> tuple[Model, list[Permuted]]:
+def permuted(model: Model, pattern: NMPattern = TWO) -> tuple[Model, list[Permuted]]:
     found, _ = sparse_layers(model)
     other, done, _ = permute(model, found, pattern, lambda layer: np.abs(model.weights[layer.weight]))
     return other, done
 
 
-def share(model: Model, of: Model, pattern: Pattern = TWO) -> float:
+def share(model: Model, of: Model, pattern: NMPattern = TWO) -> float:
     """What N:M keeps of the layers, their mean."""
     shares = []
     for layer in sparse_layers(of)[0]:

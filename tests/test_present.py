@@ -18,7 +18,7 @@ from onnxprune.allocation.select import MAX_STEPS
 from onnxprune.cli.inspect import layer_table
 from onnxprune.formats import auto
 from onnxprune.formats.options import Store
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import BlockPattern, NMPattern
 from onnxprune.graph.io import load
 from onnxprune.kernels import available
 from onnxprune.layers.layer import sparse_layers
@@ -234,18 +234,18 @@ def test_plans_that_cannot_be(change: dict[str, Any]) -> None:
 def test_schedules_end_at_the_target() -> None:
     assert shares(4, linear) == (0.25, 0.5, 0.75, 1.0) and shares(2, cubic) == (0.875, 1.0)
     assert [c["w"] for c, _ in schedule({"w": 80}, None, 4, linear)] == [20, 40, 60, 80]
-    assert [str(p) for _, p in schedule({"w": 80}, Pattern(2, 8), 3, linear)] == ["6:8", "4:8", "2:8"]
-    assert [str(p) for _, p in schedule({"w": 80}, Pattern(2, 4), 9, linear)] == ["3:4", "2:4"]
+    assert [str(p) for _, p in schedule({"w": 80}, NMPattern(2, 8), 3, linear)] == ["6:8", "4:8", "2:8"]
+    assert [str(p) for _, p in schedule({"w": 80}, NMPattern(2, 4), 9, linear)] == ["3:4", "2:4"]
 
 
 @pytest.mark.parametrize("goes", [1, 2, 6, 15, 250])
 def test_steps_that_were_taken_are_the_same_schedule(goes: int) -> None:
     """What a plan records, replays."""
     for steps in (1, 2, 5, 6, 7, 100, MAX_STEPS):
-        pattern, now = Pattern(256 - goes, 256), taken(Pattern(256 - goes, 256), steps)
+        pattern, now = NMPattern(256 - goes, 256), taken(NMPattern(256 - goes, 256), steps)
         assert now == min(steps, goes)
         assert schedule({"w": 999}, pattern, now, linear) == schedule({"w": 999}, pattern, steps, linear)
-    assert taken(None, 7) == taken(Blocks(4, 4), 7) == 7
+    assert taken(None, 7) == taken(BlockPattern(4, 4), 7) == 7
 
 
 X = normal(96, 24, seed=5).astype(np.float32)

@@ -17,7 +17,7 @@ import onnxprune
 from models.nets import build, normal
 from onnxprune import OptionError, Result
 from onnxprune.cli.app import main
-from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.formats.patterns import BlockPattern, NMPattern, parse_pattern
 from onnxprune.graph.io import Model, load
 from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.solvers import permutation
@@ -96,7 +96,7 @@ def same(a: Result, b: Result) -> bool:
     return len(protos) == 2 and protos[0] == protos[1]
 
 
-def whole_tiles(gone: Array, layer: Layer, tile: Blocks) -> bool:
+def whole_tiles(gone: Array, layer: Layer, tile: BlockPattern) -> bool:
     """Whether tiles of `[o, d]` go as a whole."""
     segment = layer.segment if tile.rows else gone.shape[1]
     for s in range(0, gone.shape[1], segment):
@@ -119,15 +119,15 @@ def check(result: Result, ratio: float, form: str | None) -> None:
         assert np.isfinite(w).all()
         gone = layer.rows(w == 0)
         total, size = total + int(gone.sum()), size + w.size
-        if isinstance(pattern, Pattern):
+        if isinstance(pattern, NMPattern):
             for s in range(0, gone.shape[2], layer.segment):
                 for k in range(s, s + layer.segment, pattern.m):
                     block = gone[:, :, k : min(k + pattern.m, s + layer.segment)]
                     assert (block.sum(2) == max(block.shape[2] - pattern.n, 0)).all(), layer.name
-        elif isinstance(pattern, Blocks):
+        elif isinstance(pattern, BlockPattern):
             assert all(whole_tiles(g, layer, pattern) for g in gone), layer.name
             allowed += layer.group * (pattern.rows or gone.shape[1]) * pattern.columns
-    if not isinstance(pattern, Pattern):
+    if not isinstance(pattern, NMPattern):
         assert -1 - len(layers) <= total - ratio * size <= allowed + 1 + len(layers)
     assert result.report.sparsity.zeros == total and result.report.sparsity.size == size
     onnx.checker.check_model(onnxprune.to_proto(result.model), full_check=True)

@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune import OptionError
-from onnxprune.formats import patterns
-from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.formats.patterns import BlockPattern, NMPattern, Pattern, parse_pattern
 from onnxprune.solvers import masks as sparse
 from onnxprune.solvers import rows
 from onnxprune.solvers.masks import SOLVERS, NotPositive, Problem, inverse, obc, polish, refit, sparsegpt
@@ -504,10 +503,10 @@ def test_lamp_is_one_threshold_over_its_scores() -> None:
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("2:4", Pattern(2, 4)), (" 1:16 ", Pattern(1, 16)), ("255:256", Pattern(255, 256)), ("block:1x4", Blocks(1, 4)),
-     ("block:64x64", Blocks(64, 64)), ("column", Blocks(0, 1))],
+    [("2:4", NMPattern(2, 4)), (" 1:16 ", NMPattern(1, 16)), ("255:256", NMPattern(255, 256)),
+     ("block:1x4", BlockPattern(1, 4)), ("block:64x64", BlockPattern(64, 64)), ("column", BlockPattern(0, 1))],
 )  # fmt: skip
-def test_patterns(text: str, found: Pattern | Blocks) -> None:
+def test_patterns(text: str, found: Pattern) -> None:
     assert parse_pattern(text) == found
     assert str(found) == text.strip()
 
@@ -520,8 +519,3 @@ def test_bad_patterns(text: str) -> None:
     with pytest.raises(OptionError, match="--pattern") as found:
         parse_pattern(text)
     assert "\n" not in str(found.value)
-
-
-def test_a_pattern_of_tiles_is_no_n_of_m() -> None:
-    with pytest.raises(OptionError, match="N:M"):
-        patterns.Pattern.parse("block:1x4")

@@ -25,7 +25,7 @@ from onnxprune.formats.format import Packed, Packing
 from onnxprune.formats.functions import function
 from onnxprune.formats.initializer import sparse_initializers
 from onnxprune.formats.operators import OPERATORS, VERSION, least_version
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import BlockPattern, NMPattern, Pattern
 from onnxprune.formats.registry import AUTO, CHOICES, FORMATS, candidates, storages
 from onnxprune.formats.rewrite import rewrite
 from onnxprune.formats.values import decode, encode, round_values
@@ -39,18 +39,18 @@ CSR = Packing(FORMATS["csr"])
 
 
 def nm(n: int, m: int) -> Packing:
-    return Packing(FORMATS["nm"], Pattern(n, m))
+    return Packing(FORMATS["nm"], NMPattern(n, m))
 
 
 def bsr(r: int, c: int) -> Packing:
-    return Packing(FORMATS["bsr"], Blocks(r, c))
+    return Packing(FORMATS["bsr"], BlockPattern(r, c))
 
 
-PATTERNS: dict[str, list[Pattern | Blocks | None]] = {  # every format but dense -> patterns by which it is tried
+PATTERNS: dict[str, list[Pattern | None]] = {  # every format but dense -> patterns by which it is tried
     "csr": [None],
-    "nm": [Pattern(2, 4), Pattern(3, 5)],
-    "bsr": [Blocks(1, 4), Blocks(4, 1), Blocks(4, 4), Blocks(3, 2)],
-    "columns": [Blocks(0, 1)],
+    "nm": [NMPattern(2, 4), NMPattern(3, 5)],
+    "bsr": [BlockPattern(1, 4), BlockPattern(4, 1), BlockPattern(4, 4), BlockPattern(3, 2)],
+    "columns": [BlockPattern(0, 1)],
     "sparse-initializer": [None],
 }
 PACKINGS = [Packing(FORMATS[name], p) for name, each in PATTERNS.items() if FORMATS[name].storage for p in each]
@@ -309,7 +309,7 @@ def prune(model: Model, form: Packing) -> Model:
         blocks = np.array(layer.blocks(model.weights[layer.weight]))
         if form.pattern is None:
             blocks[rng.random(blocks.shape) < 0.6] = 0
-        elif isinstance(form.pattern, Blocks):
+        elif isinstance(form.pattern, BlockPattern):
             rows = layer.rows(model.weights[layer.weight])
             r, c = form.pattern.rows or rows.shape[1], form.pattern.columns
             shape = len(rows), rows.shape[1], -1, layer.segment
@@ -319,7 +319,7 @@ def prune(model: Model, form: Packing) -> Model:
                 layer.unrows(np.where(keep.reshape(rows.shape), rows, 0))
             )
             continue
-        elif isinstance(form.pattern, Pattern):
+        elif isinstance(form.pattern, NMPattern):
             n, m = form.pattern.n, form.pattern.m
             for k in range(0, blocks.shape[1], m):
                 part = blocks[:, k : k + m]

@@ -18,7 +18,7 @@ from onnxprune.cli.app import main
 from onnxprune.formats import auto
 from onnxprune.formats.csr import CSR
 from onnxprune.formats.format import Packing
-from onnxprune.formats.patterns import Pattern
+from onnxprune.formats.patterns import NMPattern, parse_pattern
 from onnxprune.graph.io import load
 from onnxprune.kernels import available
 from onnxprune.layers.layer import sparse_layers
@@ -84,7 +84,8 @@ def test_lowest_kept_removes_exactly_so_many_and_of_equals_the_first():
 
 @pytest.mark.parametrize(("text", "length"), [("2:4", 16), ("1:4", 18), ("4:8", 21), ("3:5", 5), ("1:16", 7)])
 def test_n_of_m_keeps_the_largest_of_every_block(text: str, length: int):
-    pattern = Pattern.parse(text)
+    pattern = parse_pattern(text)
+    assert isinstance(pattern, NMPattern)
     scores = np.abs(random(11, length))
     kept = n_of_m(scores, pattern.n, pattern.m)
     for start in range(0, length, pattern.m):

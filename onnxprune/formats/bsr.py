@@ -15,7 +15,7 @@ import numpy as np
 from onnxprune.errors import OptionError
 from onnxprune.formats.arrays import EXPORT, FLOATS, MAX_ELEMENTS, Types, bits_of, check_array, check_size, storable
 from onnxprune.formats.format import Format, Packed, Storage
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import BlockPattern, Pattern
 from onnxprune.formats.pointers import ARRAYS, SOURCES, check_columns, index_type
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.messages import fault, show
@@ -99,26 +99,26 @@ def tiles_of(layer: Layer, kept: Array, r: int, c: int) -> Array:
     return np.asarray(_tiles(layer.rows(kept), r, c, layer.segment).any(axis=(1, 3)))
 
 
-def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, Blocks] | None:
+def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, BlockPattern] | None:
     found = []
     for r, c in SIZES:
         tiles = tiles_of(layer, kept, r, c)
         if not tiles.all():
             each = r * c * size + index_type(tiles.shape[1]).itemsize
-            found.append((int(tiles.sum()) * each + 4 * (len(tiles) + 1), Blocks(r, c)))
+            found.append((int(tiles.sum()) * each + 4 * (len(tiles) + 1), BlockPattern(r, c)))
     return min(found, key=lambda x: x[0], default=None)
 
 
-def _given(pattern: Pattern | Blocks | None) -> dict[str, Any]:
-    assert isinstance(pattern, Blocks)
+def _given(pattern: Pattern | None) -> dict[str, Any]:
+    assert isinstance(pattern, BlockPattern)
     return {"block": [pattern.rows, pattern.columns]}
 
 
-def _read(where: str, node: Node) -> Blocks:
+def _read(where: str, node: Node) -> BlockPattern:
     block = node.attr("block")
     if len(block) != 2:
         raise fault(where, "a block of two integers", show(block), EXPORT)
-    return Blocks(*block)
+    return BlockPattern(*block)
 
 
 def _rows(packed: Packed) -> tuple[int, int, int]:
@@ -126,14 +126,14 @@ def _rows(packed: Packed) -> tuple[int, int, int]:
     return packed.group, packed.shape[0] // packed.group, math.prod(packed.shape[1:])
 
 
-def _pack(layer: Layer, codes: Array, pattern: Pattern | Blocks | None) -> tuple[Array, ...]:
-    assert isinstance(pattern, Blocks)
+def _pack(layer: Layer, codes: Array, pattern: Pattern | None) -> tuple[Array, ...]:
+    assert isinstance(pattern, BlockPattern)
     return pack_bsr(layer.rows(codes), pattern.rows, pattern.columns, layer.segment)
 
 
 def _check(where: str, packed: Packed, types: Types) -> None:
     pattern = packed.pattern
-    assert isinstance(pattern, Blocks)
+    assert isinstance(pattern, BlockPattern)
     arrays = (packed.arrays[name] for name in ARRAYS)
     check_bsr(where, _rows(packed), pattern.rows, pattern.columns, packed.shape[1], *arrays, types=types)
 

@@ -14,7 +14,7 @@ import numpy as np
 from onnxprune.errors import OptionError
 from onnxprune.formats.arrays import FLOATS, MAX_ELEMENTS, Types, bits_of, check_array, check_size, storable
 from onnxprune.formats.format import Format, Packed, Storage
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import Pattern
 from onnxprune.formats.pointers import ARRAYS, SOURCES, check_columns, index_type
 from onnxprune.graph.arrays import Array
 from onnxprune.layers.layer import Layer
@@ -61,7 +61,7 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def _pack(layer: Layer, codes: Array, pattern: Pattern | Blocks | None) -> tuple[Array, ...]:
+def _pack(layer: Layer, codes: Array, pattern: Pattern | None) -> tuple[Array, ...]:
     return pack_csr(layer.matrix(codes))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune.formats.arrays import Types
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
@@ -33,7 +33,7 @@ class Packed:
 
     shape: tuple[int, ...]
     arrays: Mapping[str, Array] = field(repr=False)
-    pattern: Pattern | Blocks | None
+    pattern: Pattern | None
     group: int
 
     @property
@@ -42,7 +42,7 @@ class Packed:
         return sum(array.nbytes for array in self.arrays.values())
 
 
-def no_attributes(pattern: Pattern | Blocks | None) -> dict[str, Any]:
+def no_attributes(pattern: Pattern | None) -> dict[str, Any]:
     """Of an operator whose arrays say all."""
     return {}
 
@@ -73,15 +73,15 @@ class Storage:
     name: str
     version: int
     arrays: tuple[str, ...]
-    pack: Callable[[Layer, Array, Pattern | Blocks | None], tuple[Array, ...]]
+    pack: Callable[[Layer, Array, Pattern | None], tuple[Array, ...]]
     check: Callable[[str, Packed, Types], None]
     unpack: Callable[[Packed], Array]
-    smallest: Callable[[Layer, Array, int], tuple[int, Pattern | Blocks | None] | None]
+    smallest: Callable[[Layer, Array, int], tuple[int, Pattern | None] | None]
     body: Callable[[str], str]
     none: str = ""
     attributes: Mapping[str, type[Any]] = field(default_factory=dict)
-    given: Callable[[Pattern | Blocks | None], dict[str, Any]] = no_attributes
-    read: Callable[[str, Node], Pattern | Blocks | None] = no_pattern
+    given: Callable[[Pattern | None], dict[str, Any]] = no_attributes
+    read: Callable[[str, Node], Pattern | None] = no_pattern
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,7 +104,7 @@ class Plain:
 class Format:
     """A row of FORMATS.
 
-    name, help: as `--format` has them. pattern: the kind (`Pattern.kind`) of the patterns by which its zeros lie, ""
+    name, help: as `--format` has them. pattern: the kind (`NMPattern.kind`) of the patterns by which its zeros lie, ""
     for any. present: whether it stores zeros that a model has, too. needs: the line that refuses it where zeros are
     made by another pattern, or not made and not `present`. advice: what the user should know who asks for it.
     storage, plain: how it holds weights; dense has neither.
@@ -129,11 +129,11 @@ class Format:
         """Whether the model may become faster, so that `auto` tries it."""
         return self.storage is not None or (self.plain is not None and bool(self.plain.gain))
 
-    def serves(self, pattern: Pattern | Blocks | None) -> bool:
+    def serves(self, pattern: Pattern | None) -> bool:
         """Whether it stores zeros that were made by this pattern."""
         return not self.pattern or (pattern is not None and pattern.kind == self.pattern)
 
-    def packing(self, pattern: Pattern | Blocks | None) -> Packing:
+    def packing(self, pattern: Pattern | None) -> Packing:
         """A layer in this format; the pattern goes along where the format stores by it."""
         return Packing(self, pattern if self.storage is not None and self.pattern else None)
 
@@ -142,13 +142,14 @@ class Format:
 class Packing:
     """The format of one layer, and the pattern that it is stored by, None for those that need none.
 
+    >>> from onnxprune.formats.patterns import NMPattern
     >>> from onnxprune.formats.registry import FORMATS
-    >>> str(Packing(FORMATS["csr"])), str(FORMATS["nm"].packing(Pattern(2, 4)))
+    >>> str(Packing(FORMATS["csr"])), str(FORMATS["nm"].packing(NMPattern(2, 4)))
     ('csr', 'nm 2:4')
     """
 
     format: Format
-    pattern: Pattern | Blocks | None = None
+    pattern: Pattern | None = None
 
     def __str__(self) -> str:
         return self.format.name if self.pattern is None else f"{self.format.name} {self.pattern}"

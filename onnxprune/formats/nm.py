@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.errors import OptionError
 from onnxprune.formats.arrays import EXPORT, FLOATS, Types, bits_of, check_array, check_size, storable
 from onnxprune.formats.format import Format, Packed, Storage
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import NMPattern, Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.messages import fault
 from onnxprune.graph.node import Node
@@ -113,7 +113,7 @@ def check_nm(
         raise fault(where, f"values that are 0 beyond the {length} weights of a row", "others", EXPORT)
 
 
-def patterns_of(layer: Layer, kept: Array) -> Iterator[Pattern]:
+def patterns_of(layer: Layer, kept: Array) -> Iterator[NMPattern]:
     """Patterns that a layer's zeros hold: the least N for every M, where it is below M.
 
     kept: bool in the weight's own shape, where it is not zero.
@@ -127,10 +127,10 @@ def patterns_of(layer: Layer, kept: Array) -> Iterator[Pattern]:
         padded[:, :length] = blocks
         n = max(1, int(padded.reshape(rows, -1, m).sum(2).max()))
         if n < m:
-            yield Pattern(n, m)
+            yield NMPattern(n, m)
 
 
-def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, Pattern] | None:
+def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, NMPattern] | None:
     """2:4 where it holds, else the smallest."""
     found = []
     for pattern in patterns_of(layer, kept):
@@ -140,30 +140,30 @@ def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, Pattern] | Non
     return min(found, key=lambda x: ((x[1].n, x[1].m) != READ, x[0]), default=None)
 
 
-def _given(pattern: Pattern | Blocks | None) -> dict[str, Any]:
-    assert isinstance(pattern, Pattern)
+def _given(pattern: Pattern | None) -> dict[str, Any]:
+    assert isinstance(pattern, NMPattern)
     return {"n": pattern.n, "m": pattern.m}
 
 
-def _read(where: str, node: Node) -> Pattern:
-    return Pattern(int(node.attr("n")), int(node.attr("m")))
+def _read(where: str, node: Node) -> NMPattern:
+    return NMPattern(int(node.attr("n")), int(node.attr("m")))
 
 
-def _pack(layer: Layer, codes: Array, pattern: Pattern | Blocks | None) -> tuple[Array, ...]:
-    assert isinstance(pattern, Pattern)
+def _pack(layer: Layer, codes: Array, pattern: Pattern | None) -> tuple[Array, ...]:
+    assert isinstance(pattern, NMPattern)
     return pack_nm(layer.blocks(codes), pattern.n, pattern.m)
 
 
 def _check(where: str, packed: Packed, types: Types) -> None:
     pattern, length = packed.pattern, packed.shape[1]
-    assert isinstance(pattern, Pattern)
+    assert isinstance(pattern, NMPattern)
     rows = math.prod(packed.shape) // length
     values, positions = (packed.arrays[name] for name in ARRAYS)
     check_nm(where, (rows, length), pattern.n, pattern.m, values, positions, types=types)
 
 
 def _unpack(packed: Packed) -> Array:
-    assert isinstance(packed.pattern, Pattern)
+    assert isinstance(packed.pattern, NMPattern)
     values, positions = (packed.arrays[name] for name in ARRAYS)
     return from_blocks(unpack_nm(values, positions, packed.pattern.m, packed.shape[1]), packed.shape)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnxprune.errors import OptionError
 from onnxprune.formats.codebook import INDEX_TYPES, PER
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import Pattern
 from onnxprune.formats.registry import AUTO, CHOICES, FORMATS, candidates
 from onnxprune.kernels.names import VALUES
 from onnxprune.options import STORE, choice, integer, option
@@ -47,7 +47,7 @@ class Store:
         "auto: the smaller of the first two.",
     )  # fmt: skip
 
-    def check(self, pattern: Pattern | Blocks | None, *, made: bool) -> None:
+    def check(self, pattern: Pattern | None, *, made: bool) -> None:
         """Raises `OptionError` where pattern, format and values do not go together; made: whether weights become
         zero."""
         row = FORMATS.get(self.format or AUTO)

@@ -10,7 +10,7 @@ from onnxprune.solvers.patterns import Choice, NofM, Tiles
 
 
 @dataclass(frozen=True)
-class Pattern:
+class NMPattern:
     """n of every m consecutive weights along the reduction stay."""
 
     n: int
@@ -27,19 +27,12 @@ class Pattern:
         return 1 - self.n / self.m
 
     def choice(self, rows: int, segment: int, columns: int, count: int) -> Choice:
+        """What may stay of a matrix of rows x columns, in segments that the pattern does not cross."""
         return NofM(self.n, self.m, segment)
-
-    @staticmethod
-    def parse(text: str) -> Pattern:
-        """`2:4`; raises `OptionError`."""
-        found = parse_pattern(text)
-        if not isinstance(found, Pattern):
-            raise OptionError(f"--pattern {text}: expected N:M, as 2:4")
-        return found
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockPattern:
     """Tiles of rows (outputs) x columns (of the reduction) stay or go as a whole; rows 0: all outputs of a group."""
 
     rows: int
@@ -56,21 +49,25 @@ class Blocks:
         return f"block:{self.rows}x{self.columns}" if self.rows else "column"
 
     def choice(self, rows: int, segment: int, columns: int, count: int) -> Choice:
+        """What may stay of a matrix of rows x columns, in segments that tiles do not cross; count: entries that go."""
         return Tiles(self.rows or rows, self.columns, count, segment if self.rows else columns)
 
 
-def parse_pattern(text: str) -> Pattern | Blocks:
+Pattern = NMPattern | BlockPattern
+
+
+def parse_pattern(text: str) -> Pattern:
     """`2:4`, `block:1x4` or `column`; raises `OptionError`."""
     found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text.strip())
     n, m = (int(x) for x in found.groups()) if found else (0, 0)
     if 1 <= n < m <= 256:
-        return Pattern(n, m)
+        return NMPattern(n, m)
     tile = re.fullmatch(r"block:(\d{1,3})x(\d{1,3})", text.strip())
     r, c = (int(x) for x in tile.groups()) if tile else (0, 0)
     if 1 <= r <= 64 and 1 <= c <= 64 and r * c > 1:
-        return Blocks(r, c)
+        return BlockPattern(r, c)
     if text.strip() == "column":
-        return Blocks(0, 1)
+        return BlockPattern(0, 1)
     raise OptionError(
         f"--pattern {text}: expected N:M with 1 <= N < M <= 256, of which N weights stay, as 2:4; or block:RxC with R "
         "outputs by C inputs up to 64, as block:1x4; or column"

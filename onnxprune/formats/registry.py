@@ -9,7 +9,7 @@ from onnxprune.formats.dense import DENSE
 from onnxprune.formats.format import Format, Storage
 from onnxprune.formats.initializer import SPARSE_INITIALIZER
 from onnxprune.formats.nm import NM
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import Pattern
 
 FORMATS: dict[str, Format] = {f.name: f for f in (DENSE, CSR, NM, BSR, COLUMNS, SPARSE_INITIALIZER)}
 
@@ -30,7 +30,7 @@ def has_operators(name: str) -> bool:
     return name == AUTO or FORMATS[name].storage is not None
 
 
-def candidates(name: str, pattern: Pattern | Blocks | None, *, present: bool) -> list[Format]:
+def candidates(name: str, pattern: Pattern | None, *, present: bool) -> list[Format]:
     """The formats that a choice of --format stands for, in the order of FORMATS.
 
     pattern: by which zeros are made, None for none; present: the model's own zeros are stored, and none made.

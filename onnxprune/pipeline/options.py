@@ -16,6 +16,7 @@ from onnxprune.errors import NothingAsked, OptionError
 from onnxprune.evaluation.measure import Check
 from onnxprune.evaluation.metrics import Scoring, is_function
 from onnxprune.formats.options import Store
+from onnxprune.formats.patterns import NMPattern
 from onnxprune.importance.score import CRITERIA
 from onnxprune.options import Option, closest, declared, record
 from onnxprune.recovery.recover import RECOVERIES, Recovering
@@ -221,7 +222,7 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "zeros": Condition(lambda o: o.sparse, f"needs {ZEROS}"),
     "an N:M pattern": Condition(
-        lambda o: o.zeros.pattern is not None and ":" in o.zeros.pattern and "block" not in o.zeros.pattern,
+        lambda o: isinstance(o.zeros.shape, NMPattern),
         "needs --pattern N:M",
     ),
     "zeros or a format": Condition(

@@ -10,7 +10,7 @@ from onnxprune.allocation.outcome import CLOSE, Got, cut_got, ratio_got, targets
 from onnxprune.evaluation.fidelity import Fidelity
 from onnxprune.evaluation.measure import file_bytes, latencies
 from onnxprune.evaluation.metrics import Drop
-from onnxprune.formats.patterns import Blocks
+from onnxprune.formats.patterns import BlockPattern
 from onnxprune.graph.cost import trained
 from onnxprune.pipeline.prepare import ignored
 from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
@@ -112,7 +112,7 @@ def zeros_got(setup: Setup, outcome: Sparsity, *, clustered: bool) -> Got:
             causes.append(f"{before:.1%} were zero already")
         if o.cut.ignore or o.spec.ratio:
             causes.append("layers that --ignore or --ratio names are others")
-        if isinstance(pattern, Blocks):
+        if isinstance(pattern, BlockPattern):
             causes.append("tiles go as a whole")
         if clustered:
             causes.append("clustering made some of the smallest zero")

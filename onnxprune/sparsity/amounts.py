@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.allocation.kinds import ZEROS
 from onnxprune.calibration.calibration import Batches
 from onnxprune.errors import OptionError
-from onnxprune.formats.patterns import Pattern
+from onnxprune.formats.patterns import NMPattern
 from onnxprune.graph.io import Model
 from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.progress import Progress, counting
@@ -92,7 +92,7 @@ def counts_of(
     if zeros.quality is not None:
         return below(weights, float(zeros.quality))
     asked = {layer.weight: ratios[layer.name] for layer in layers}
-    default = EVEN_ALLOCATION if data is None or isinstance(zeros.shape, Pattern) else BEST_ALLOCATION
+    default = EVEN_ALLOCATION if data is None or isinstance(zeros.shape, NMPattern) else BEST_ALLOCATION
     allocator = ZERO_ALLOCATORS[zeros.sparsity_allocate or default]
     if not allocator.needs_data:
         return allocator.allocate({name: np.abs(w) for name, w in weights.items()}, asked)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import NMPattern, Pattern
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.solvers.masks import (
     SOLVERS,
@@ -50,28 +50,28 @@ def shares(steps: int, growth: Growth) -> tuple[float, ...]:
 
 
 def schedule(
-    counts: Counts, pattern: Pattern | Blocks | None, steps: int, growth: Growth
-) -> list[tuple[Counts, Pattern | Blocks | None]]:
+    counts: Counts, pattern: Pattern | None, steps: int, growth: Growth
+) -> list[tuple[Counts, Pattern | None]]:
     """Counts and pattern of every step; an N:M pattern loses whole weights of every M, in M - N steps at most, so that
     as many steps as it has (`taken`) give it again."""
-    if isinstance(pattern, Pattern):
+    if isinstance(pattern, NMPattern):
         steps = min(steps, pattern.m - pattern.n)
-    out: list[tuple[Counts, Pattern | Blocks | None]] = []
+    out: list[tuple[Counts, Pattern | None]] = []
     for share in shares(steps, growth):
-        part: Pattern | Blocks | None = pattern
-        if isinstance(pattern, Pattern):
+        part: Pattern | None = pattern
+        if isinstance(pattern, NMPattern):
             n = pattern.m - round((pattern.m - pattern.n) * share)
-            if n == pattern.m or (out and out[-1][1] == Pattern(n, pattern.m)):
+            if n == pattern.m or (out and out[-1][1] == NMPattern(n, pattern.m)):
                 continue
-            part = Pattern(n, pattern.m)
+            part = NMPattern(n, pattern.m)
         out.append(({name: round(count * share) for name, count in counts.items()}, part))
     return out
 
 
-def taken(pattern: Pattern | Blocks | None, steps: int) -> int:
+def taken(pattern: Pattern | None, steps: int) -> int:
     """How many steps the zeros grow in where so many are asked for.
 
-    >>> taken(Pattern(2, 8), 10), taken(Pattern(3, 4), 10), taken(None, 10)
+    >>> taken(NMPattern(2, 8), 10), taken(NMPattern(3, 4), 10), taken(None, 10)
     (6, 1, 10)
     """
     return len(schedule({}, pattern, steps, GROWTH))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxprune.errors import OptionError
-from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.formats.patterns import BlockPattern, NMPattern, Pattern, parse_pattern
 from onnxprune.options import SPARSE, choice, number, option, switch
 from onnxprune.solvers.masks import SOLVERS, needs_data
 from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
@@ -66,7 +66,7 @@ class Zeros:
         return any(x is not None for x in (self.sparsity, self.pattern, self.quality))
 
     @property
-    def shape(self) -> Pattern | Blocks | None:
+    def shape(self) -> Pattern | None:
         """The pattern."""
         return None if self.pattern is None else parse_pattern(self.pattern)
 
@@ -86,12 +86,12 @@ class Zeros:
                 "and use --ignore for layers that stay dense"
             )
         spread = not ZERO_ALLOCATORS[self.sparsity_allocate or EVEN_ALLOCATION].even
-        if spread and (isinstance(pattern, Pattern) or self.quality is not None):
+        if spread and (isinstance(pattern, NMPattern) or self.quality is not None):
             raise OptionError(
                 f"--sparsity-allocate {self.sparsity_allocate} spreads --sparsity over the layers; leave it out with "
                 f"{'--pattern N:M' if pattern is not None else '--quality'}"
             )
-        if isinstance(pattern, Pattern):
+        if isinstance(pattern, NMPattern):
             if ratios or (self.sparsity is not None and abs(float(self.sparsity) - pattern.ratio) > 1e-9):
                 raise OptionError(
                     f"--pattern {pattern} makes {pattern.ratio:.0%} of the weights zero; leave out --sparsity and "
@@ -99,7 +99,7 @@ class Zeros:
                 )
         elif pattern is not None and self.sparsity is None and not ratios:
             raise OptionError(f"--pattern {pattern} says where zeros lie; say how many with --sparsity 0.7")
-        if isinstance(pattern, Blocks) and not SOLVERS[self.solver or PLAIN_SOLVER].tiles:
+        if isinstance(pattern, BlockPattern) and not SOLVERS[self.solver or PLAIN_SOLVER].tiles:
             raise OptionError(
                 f"--solver {self.solver} removes weights one by one; with --pattern {pattern} choose {BEST_SOLVER}"
             )

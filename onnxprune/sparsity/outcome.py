@@ -12,7 +12,7 @@ import numpy as np
 from onnxprune.allocation.select import MAX_STEPS
 from onnxprune.errors import OptionError
 from onnxprune.formats.operators import is_sparse
-from onnxprune.formats.patterns import Blocks, parse_pattern
+from onnxprune.formats.patterns import BlockPattern, parse_pattern
 from onnxprune.formats.registry import CHOICES, FORMATS
 from onnxprune.formats.weight import read_weight
 from onnxprune.graph.io import Model
@@ -139,7 +139,7 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
             f"{where}: unknown solver {out['solver']!r}, format {out['format']!r} or values {out['values']!r}"
         )
     pattern = parse_pattern(out["pattern"]) if out["pattern"] else None
-    if isinstance(pattern, Blocks) and out["solver"] in SOLVERS and not SOLVERS[out["solver"]].tiles:
+    if isinstance(pattern, BlockPattern) and out["solver"] in SOLVERS and not SOLVERS[out["solver"]].tiles:
         raise OptionError(f"{where}: solver {out['solver']} removes weights one by one, not as {out['pattern']}")
     if not 1 <= out["steps"] <= MAX_STEPS:
         raise OptionError(f"{where}: {out['steps']} steps; expected 1 to {MAX_STEPS}")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.formats.patterns import Pattern
+from onnxprune.formats.patterns import NMPattern
 from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
@@ -69,7 +69,7 @@ class _Reader:
 def permute(
     model: Model,
     layers: Sequence[Layer],
-    pattern: Pattern,
+    pattern: NMPattern,
     saliency: Callable[[Layer], Array],
     *,
     input_shapes: dict[str, tuple[int, ...]] | None = None,
@@ -132,8 +132,9 @@ def _inner(moved: Ids, ids: Ids) -> Ids:
 
 
 def _order(
-    readers: Sequence[_Reader], size: int, classes: Ids, pattern: Pattern, saliency: Callable[[Layer], Array], seed: int
-) -> Ids | None:
+    readers: Sequence[_Reader], size: int, classes: Ids, pattern: NMPattern, saliency: Callable[[Layer], Array],
+    seed: int,
+) -> Ids | None:  # fmt: skip
     """New unit u is old unit `order[u]`, `(size,)`; None where no layer could gain."""
     n, m = pattern.n, pattern.m
     columns: list[int] = []  # units in the order in which layers read them: the columns of the search
@@ -192,7 +193,7 @@ def _stacked(
 
 
 def _shares(
-    readers: Sequence[_Reader], moved: Ids, pattern: Pattern, saliency: Callable[[Layer], Array]
+    readers: Sequence[_Reader], moved: Ids, pattern: NMPattern, saliency: Callable[[Layer], Array]
 ) -> tuple[float, float]:
     """What N:M keeps of the layers, before and after: means of shares."""
     shares = []

@@ -20,7 +20,7 @@ from scipy.linalg import cho_solve
 
 from onnxprune import cache as entries
 from onnxprune.calibration.calibration import Batches
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, to_proto
@@ -88,7 +88,7 @@ def solve(
     model: Model,
     layers: Sequence[Layer],
     counts: Mapping[str, int],
-    pattern: Pattern | Blocks | None,
+    pattern: Pattern | None,
     data: Batches,
     method: Method,
     *,
@@ -128,7 +128,7 @@ def _pass(
     before: Model | None,
     layers: Sequence[Layer],
     counts: Mapping[str, int],
-    pattern: Pattern | Blocks | None,
+    pattern: Pattern | None,
     data: Batches,
     method: Method,
     kept: _Kept,
@@ -169,7 +169,7 @@ def solver_seconds(layers: Sequence[Layer], solver: str) -> float:
     return sum(x.group * seconds(x.shape[0] // x.group, int(np.prod(x.shape[1:])), SOLVERS[solver]) for x in once)
 
 
-def by_magnitude(model: Model, layer: Layer, pattern: Pattern | Blocks | None, count: int) -> Array:
+def by_magnitude(model: Model, layer: Layer, pattern: Pattern | None, count: int) -> Array:
     """The weight, float32 and read-only, with zeros where |w| is smallest."""
     w = model.weights[layer.weight]
     if pattern is None:
@@ -182,7 +182,7 @@ def by_magnitude(model: Model, layer: Layer, pattern: Pattern | Blocks | None, c
     return out
 
 
-def choices(layer: Layer, pattern: Pattern | Blocks | None, count: int) -> list[Choice]:
+def choices(layer: Layer, pattern: Pattern | None, count: int) -> list[Choice]:
     """What may stay of every group of a layer, where `count` entries of the weight are to go."""
     g, o = layer.group, layer.shape[0] // layer.group
     d = int(np.prod(layer.shape[1:]))
@@ -263,7 +263,7 @@ def columns_of(layer: Layer, columns: int) -> Array:
 Solved = tuple[Float, Float, LayerSolve]
 
 
-def _solve(job: Job, pattern: Pattern | Blocks | None, whole: Stream, small: Stream, method: Method) -> Solved:
+def _solve(job: Job, pattern: Pattern | None, whole: Stream, small: Stream, method: Method) -> Solved:
     """Matrix `(groups, in, out)`, shift `(groups * out,)`, and what became of the layer."""
     first = job.tasks[0]
     g, d, o = first.matrix.shape

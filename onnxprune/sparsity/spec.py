@@ -10,7 +10,7 @@ from typing import Any
 from onnxprune.errors import OptionError
 from onnxprune.formats.dense import DENSE
 from onnxprune.formats.options import Store
-from onnxprune.formats.patterns import Blocks, Pattern, parse_pattern
+from onnxprune.formats.patterns import NMPattern, Pattern, parse_pattern
 from onnxprune.formats.registry import AUTO
 from onnxprune.solvers.masks import needs_data
 from onnxprune.sparsity.grow import taken
@@ -79,7 +79,7 @@ class Spec:
         return self.store.values if self.recorded is None else str(self.recorded.get("values", "float32"))
 
     @property
-    def pattern(self) -> Pattern | Blocks | None:
+    def pattern(self) -> Pattern | None:
         """The pattern by which zeros are made."""
         if self.recorded is None:
             return self.zeros.shape
@@ -95,7 +95,7 @@ class Spec:
     def permutes(self) -> bool:
         """Whether channels may take another order."""
         allowed = self.zeros.permute if self.recorded is None else bool(self.recorded["permute"])
-        return allowed and self.makes_zeros and isinstance(self.pattern, Pattern)
+        return allowed and self.makes_zeros and isinstance(self.pattern, NMPattern)
 
     @property
     def asked_steps(self) -> int:

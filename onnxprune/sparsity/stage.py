@@ -18,7 +18,7 @@ from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.formats.dense import DENSE
 from onnxprune.formats.format import Packing
 from onnxprune.formats.operators import METADATA, is_sparse
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import NMPattern, Pattern
 from onnxprune.formats.registry import has_operators
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
@@ -145,7 +145,7 @@ def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress
     from onnxprune.sparsity.survey import saliencies
 
     model, layers, pattern = start.model, start.asked_layers, spec.pattern
-    assert isinstance(pattern, Pattern)
+    assert isinstance(pattern, NMPattern)
     known: dict[str, Array] = {}
     if data is not None:
         known = saliencies(model, layers, data, seed=spec.seed, progress=counting(progress, "survey"))
@@ -206,11 +206,11 @@ def _weights(model: Model, layers: Sequence[Layer]) -> list[tuple[str, Array]]:
     return [(name, model.weights[name]) for name in dict.fromkeys(layer.weight for layer in layers)]
 
 
-def _torn(layers: Sequence[Layer], pattern: Pattern | Blocks | None) -> list[str]:
+def _torn(layers: Sequence[Layer], pattern: Pattern | None) -> list[str]:
     """A line for the layers that a pattern does not divide."""
     if pattern is None:
         return []
-    down, across = (1, pattern.m) if isinstance(pattern, Pattern) else (pattern.rows or 1, pattern.columns)
+    down, across = (1, pattern.m) if isinstance(pattern, NMPattern) else (pattern.rows or 1, pattern.columns)
     torn = [x.name for x in layers if x.segment % across or x.shape[0] // x.group % down]
     if not torn:
         return []
@@ -230,7 +230,7 @@ def _rows(start: _Start, masked: _Masked, stored: Stored, spec: Spec) -> tuple[L
     """What became of every layer, its zeros counted in the model that is written."""
     every = {layer.name for layer in masked.layers}
     left = weights_left(stored.model, start.layers)
-    nm = isinstance(spec.pattern, Pattern)
+    nm = isinstance(spec.pattern, NMPattern)
     rows = []
     for layer in start.layers:
         size = int(np.prod(layer.shape))

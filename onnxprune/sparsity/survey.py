@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.calibration.calibration import Batches
 from onnxprune.evaluation.damage import damage, joined
-from onnxprune.formats.patterns import Blocks, Pattern
+from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
@@ -111,7 +111,7 @@ def curvatures(model: Model, data: Batches, *, seed: int = 0, progress: Steps = 
 def facts(
     model: Model,
     layers: Sequence[Layer],
-    pattern: Pattern | Blocks | None,
+    pattern: Pattern | None,
     data: Batches,
     *,
     errors: bool,
