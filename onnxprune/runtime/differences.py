@@ -31,9 +31,9 @@ def differences(
     """
     out: list[Difference | None] = []
     notes = []
-    for label, own, values in zip(labels, names, outputs, strict=True):
-        if set(own) == set(names[0]):
-            by_name = dict(zip(own, values, strict=True))
+    for label, own_names, values in zip(labels, names, outputs, strict=True):
+        if set(own_names) == set(names[0]):
+            by_name = dict(zip(own_names, values, strict=True))
             values = [by_name[n] for n in names[0]]
         difference, problem = None, "it has other outputs"
         if len(values) == len(names[0]):

@@ -41,8 +41,8 @@ def align(paths: Sequence[str], models: Sequence[Model], input_shape: Mapping[st
         for info in graph_inputs(model):
             if not _narrow(ours[info.name], info):
                 taken = f"where the files before it take {signature(ours[info.name])}"
-                found = f"input {info.name!r} is {signature(info)}, {taken}"
-                raise OptionError(f"{path}: {found}; compare models of equal inputs")
+                mismatch = f"input {info.name!r} is {signature(info)}, {taken}"
+                raise OptionError(f"{path}: {mismatch}; compare models of equal inputs")
     for name, shape in input_shape.items():
         given = helper.make_tensor_value_info(name, ours[name].type.tensor_type.elem_type, shape)
         _narrow(ours[name], given)
@@ -118,8 +118,8 @@ def given_feeds(inputs: str | os.PathLike[str] | Mapping[str, Array], first: Mod
         )
         text = dtype.kind == "O" and x.dtype.kind in "OSU"
         if not fits or not (x.dtype == dtype or text):
-            found = f"{x.dtype} {','.join(map(str, x.shape))}"
-            raise OptionError(f"{where}: {name!r} is {found}, the models take {signature(info)}")
+            given = f"{x.dtype} {','.join(map(str, x.shape))}"
+            raise OptionError(f"{where}: {name!r} is {given}, the models take {signature(info)}")
         feeds[name] = x.astype(object) if text else np.ascontiguousarray(x)
     return feeds, notes
 

@@ -92,7 +92,7 @@ def read_profile(events: Events, *, runs: int, threads: int) -> Profile | None:
     if not whole:
         return None
     begin, end = whole[0][0], sum(whole[-1])
-    own: dict[tuple[str, str], float] = defaultdict(float)
+    self_times: dict[tuple[str, str], float] = defaultdict(float)
     calls: dict[tuple[str, str], int] = defaultdict(int)
     stack: list[tuple[float, tuple[str, str]]] = []  # (end, node) of the events that are open
     counted = [e for e in reversed(nodes) if begin <= e.begin <= end]  # an outer node is written after its bodies'
@@ -101,12 +101,12 @@ def read_profile(events: Events, *, runs: int, threads: int) -> Profile | None:
         while stack and e.begin >= stack[-1][0]:
             stack.pop()
         if stack:
-            own[stack[-1][1]] -= e.length
-        own[node] += e.length
+            self_times[stack[-1][1]] -= e.length
+        self_times[node] += e.length
         calls[node] += 1
         stack.append((e.begin + e.length, node))
     scale = 1e-6 / len(whole)
-    times = [NodeTime(*node, max(0.0, us) * scale, calls[node] / len(whole)) for node, us in own.items()]
+    times = [NodeTime(*node, max(0.0, us) * scale, calls[node] / len(whole)) for node, us in self_times.items()]
     times.sort(key=lambda n: -n.seconds)
     return Profile(threads, len(whole), sum(dur for _, dur in whole) * scale, tuple(times))
 

@@ -77,23 +77,23 @@ class Stream:
         Raises ORT_ERRORS where onnxruntime cannot run what lies between.
         """
         names = list(dict.fromkeys(names))
-        held = set(self.state[0]) if self.state else set()
-        missing = [n for n in names if n not in held]
+        known = set(self.state[0]) if self.state else set()
+        missing = [n for n in names if n not in known]
         if not missing:
             yield from ({n: values[n] for n in names} for values in self.state)
             return
-        part, needed = self.between(held, missing)
+        part, needed = self.between(known, missing)
         with session(part, threads=self.threads) as s:
             for values in self.state:
-                made = s.run(missing, {n: values[n] for n in needed})
-                yield {**{n: values[n] for n in names if n in held}, **dict(zip(missing, made, strict=True))}
+                outputs = s.run(missing, {n: values[n] for n in needed})
+                yield {**{n: values[n] for n in names if n in known}, **dict(zip(missing, outputs, strict=True))}
 
-    def between(self, held: set[str], names: Sequence[str]) -> tuple[Model, list[str]]:
-        """The nodes that make `names` of the tensors `held`, as a model, and which of those are its inputs."""
+    def between(self, known: set[str], names: Sequence[str]) -> tuple[Model, list[str]]:
+        """The nodes that make `names` of the tensors `known`, as a model, and which of those are its inputs."""
         todo, chosen, needed, used = list(names), set(), set(), set()
         while todo:
             name = todo.pop()
-            if name in held and name not in names:
+            if name in known and name not in names:
                 needed.add(name)
             elif name in self.at:
                 if self.at[name] not in chosen:
