@@ -85,6 +85,23 @@ def test_every_module_says_what_it_is(name: str) -> None:
     assert ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8")))
 
 
+def without_docstring(body: list[ast.stmt], owner: str = "") -> Iterator[str]:
+    """Public functions, classes and methods of a module that have no docstring, but for functions inside functions."""
+    for node in body:
+        if isinstance(node, ast.If | ast.Try):
+            yield from without_docstring([*node.body, *node.orelse], owner)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            if not ast.get_docstring(node):
+                yield f"line {node.lineno}: {owner}{node.name}"
+            if isinstance(node, ast.ClassDef):
+                yield from without_docstring(node.body, f"{owner}{node.name}.")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_everything_public_says_what_it_is(name: str) -> None:
+    assert list(without_docstring(ast.parse(FILES[name].read_text(encoding="utf-8")).body)) == []
+
+
 def test_the_version_stands_in_one_place() -> None:
     """`onnxprune.__version__`; packaging reads it from there, the changelog names every one."""
     documents = [p for p in ROOT.glob("*.*") if p.suffix in (".toml", ".py", ".md") and p.name != "CHANGELOG.md"]

@@ -22,6 +22,7 @@ Types = Sequence[np.dtype[Any]]
 
 
 def storable(w: Array) -> Array:
+    """The weight, if operators of ours can store it: a matrix of one of VALUES. Raises `OptionError`."""
     if w.dtype not in VALUES.values() or w.ndim != 2:
         raise OptionError(f"a sparse weight must be {' or '.join(VALUES)} of rank 2, not {w.dtype} of rank {w.ndim}")
     return w
@@ -33,11 +34,13 @@ def bits_of(w: Array) -> Array:
 
 
 def check_size(where: str, shape: Sequence[int]) -> None:
+    """Raise `ModelFileError` for a weight whose shape is empty or beyond MAX_ELEMENTS; where: the node, for messages."""
     if min(shape) < 1 or math.prod(shape) >= MAX_ELEMENTS:
         raise fault(where, f"a shape of 1 to {MAX_ELEMENTS - 1} weights", list(shape), EXPORT)
 
 
 def check_array(where: str, name: str, array: Array, types: Types, shape: tuple[int, ...]) -> None:
+    """Raise `ModelFileError` where an array of a file is of another type or shape; where: the node, for messages."""
     if array.dtype not in types or array.shape != shape:
         expected = f"{name} of {' or '.join(map(str, types))} {list(shape)}"
         raise fault(where, expected, f"{array.dtype} {list(array.shape)}", EXPORT)

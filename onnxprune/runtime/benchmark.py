@@ -192,7 +192,9 @@ def _thread_counts(threads: Sequence[int]) -> tuple[int, ...]:
 
 def _row(label: str, model: Model, file: ModelFile) -> ModelBench:
     data_files = {str(w.filename) for w in model.weights.values() if isinstance(w, np.memmap) and w.filename}
-    return ModelBench(label, file.path, sum(os.path.getsize(p) for p in (file.path, *data_files)), tuple(sorted(data_files)))
+    return ModelBench(
+        label, file.path, sum(os.path.getsize(p) for p in (file.path, *data_files)), tuple(sorted(data_files))
+    )
 
 
 def _labels(files: Sequence[ModelFile]) -> list[str]:
