@@ -34,7 +34,7 @@ def bits_of(w: Array) -> Array:
 
 
 def check_size(where: str, shape: Sequence[int]) -> None:
-    """Raise `ModelFileError` for a weight whose shape is empty or beyond MAX_ELEMENTS; where: the node, for messages."""
+    """Raise `ModelFileError` for a weight that is empty or has MAX_ELEMENTS or more; where: the node, for messages."""
     if min(shape) < 1 or math.prod(shape) >= MAX_ELEMENTS:
         raise fault(where, f"a shape of 1 to {MAX_ELEMENTS - 1} weights", list(shape), EXPORT)
 
