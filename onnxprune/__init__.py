@@ -68,6 +68,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
+    if name == "ops":  # the operators, as users know the room
+        return importlib.import_module("onnxprune.kernels")
     if not name.startswith("_") and importlib.util.find_spec(f"onnxprune.{name}"):
         return importlib.import_module(f"onnxprune.{name}")
     raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
@@ -175,18 +177,18 @@ def get_library_path() -> str:
 
     The first call on a machine compiles the kernels, which takes a while. Raises `UserError` where they cannot run.
     """
-    from onnxprune import kernels as ops  # loads numba
+    from onnxprune import kernels  # loads numba
 
-    return ops.get_library_path()
+    return kernels.get_library_path()
 
 
 def session(
     path: str | os.PathLike[str] | bytes, options: ort.SessionOptions | None = None, **arguments: Any
 ) -> ort.InferenceSession:
-    """`onnxruntime.InferenceSession` with the sparse operators registered; see `onnxprune.kernels.session`."""
-    from onnxprune import kernels as ops
+    """`onnxruntime.InferenceSession` with the sparse operators registered; see `onnxprune.ops.session`."""
+    from onnxprune import kernels
 
-    return ops.session(path, options, **arguments)
+    return kernels.session(path, options, **arguments)
 
 
 __all__ = [

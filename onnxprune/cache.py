@@ -58,7 +58,7 @@ def _plain(value: object) -> object:
 
 def cache_errors(folder: Path) -> AbstractContextManager[None]:
     """What the system refuses of the cache's files inside is an error of the option."""
-    return blamed(f"--cache {folder}", "cannot be used", "; name another folder")
+    return blamed(f"--cache {folder}", "cannot be used", "; name another folder", refusals=(OSError,))
 
 
 def write_json(path: Path, key: str, content: Mapping[str, Any]) -> None:

@@ -56,10 +56,16 @@ class VerificationError(InternalError):
 
 
 @contextmanager
-def blamed(what: str, problem: str = "cannot be written", way: str = "") -> Iterator[None]:
+def blamed(
+    what: str,
+    problem: str = "cannot be written",
+    way: str = "",
+    *,
+    refusals: tuple[type[Exception], ...] = (OSError, ValueError),
+) -> Iterator[None]:
     """What the system refuses inside raises an OptionError: `what` (an option and its value), the problem, the reason
-    in parentheses, and the way out."""
+    in parentheses, and the way out. refusals: a ValueError is of a name with a null byte, or of a closed stream."""
     try:
         yield
-    except (OSError, ValueError) as e:  # ValueError: a name with a null byte, a stream that is closed
+    except refusals as e:
         raise OptionError(f"{what}: {problem} ({getattr(e, 'strerror', None) or e}){way}") from e

@@ -410,7 +410,7 @@ def show(console: Console, renderable: RenderableType) -> None:
 SMALLER = 0.995  # of the bytes: what is above is no smaller
 
 
-def worth(before: Cost, after: Cost, *, cut: bool, sparsity: Sparsity | None, asked: Mapping[str, Any]) -> list[str]:
+def worth(before: Cost, after: Cost, *, cut: bool, sparsity: Sparsity | None) -> list[str]:
     """A line where the result is neither smaller nor shown to be faster, with the option that would make it so."""
     if after.bytes is None or before.bytes is None or after.bytes < SMALLER * before.bytes:
         return []

@@ -20,10 +20,10 @@ from onnxprune.calibration import files, images
 from onnxprune.calibration.guess import _moments, guess
 from onnxprune.calibration.images import decode_image, image_format
 from onnxprune.calibration.leaves import dead_leaves, pink
-from onnxprune.calibration.presets import PRESETS, Preprocess
+from onnxprune.calibration.presets import PRESETS, Preprocess, looks_like_image
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import spread
-from onnxprune.calibration.synthetic import coloured, looks_like_image, synthetic
+from onnxprune.calibration.synthetic import coloured, synthetic
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model, load
 from onnxprune.graph.shapes import graph_inputs

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import onnxprune
 from conftest import ROOT
 from onnxprune import __version__
 
@@ -116,3 +117,13 @@ def test_examples_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     ran = doctest.testmod(importlib.import_module(f"onnxprune.{name}".rstrip(".")), optionflags=doctest.ELLIPSIS)
     assert ran.attempted and not ran.failed
+
+
+@pytest.mark.parametrize("name", onnxprune.__all__)
+def test_public_names_are_there(name: str) -> None:
+    assert getattr(onnxprune, name) is not None
+
+
+@pytest.mark.parametrize("name", onnxprune.formats.__all__)
+def test_public_names_of_formats_are_there(name: str) -> None:
+    assert getattr(onnxprune.formats, name) is not None

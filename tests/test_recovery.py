@@ -15,7 +15,7 @@ from models.rules import ROWS, Row
 from models.rules import build as from_text
 from onnxprune import Plan
 from onnxprune.importance.weights import score
-from onnxprune.recovery import bias_shifts
+from onnxprune.recovery.bias import bias_shifts
 from onnxprune.structure.check import check_file
 from onnxprune.structure.surgery import prune_model
 

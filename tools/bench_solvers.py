@@ -297,7 +297,7 @@ def grams(model: str, calibration: str, heldout: str, out: str, rows: int, batch
 
 
 def regressions(model: Any) -> dict[str, Any]:
-    """`calibration.layers.Linear` of every layer that onnxprune can make sparse, by its node's key."""
+    """The `Layer` of everything that onnxprune can make sparse, by its node's key."""
     from onnxprune.layers.layer import linear_layers, node_names, sparse_layers
 
     names = node_names(model.proto)

@@ -168,25 +168,26 @@ def fitting_batch(samples: Samples, model: Model, *, option: str = "--calibratio
     """How many samples the model can run at once; 1 where its graph has a batch of one baked in."""
     if not samples.count:
         raise OptionError(f"{option}: there is no sample in it")
+    alone = samples.count < 2 or not samples.stackable
+    feeds = [samples.feeds(indices) for indices in ([[0]] if alone else [[0], [1], [0, 1]])]
     both: list[Array] = []
     try:
         with session(model) as s:
-            one = s.run(None, samples.feeds([0]))
-            if not samples.stackable or samples.count < 2:
+            one = s.run(None, feeds[0])
+            if alone:
                 return 1
-            bytes_each = sum(
-                v.size * EMBEDDED if v.dtype.kind in "iu" and v.itemsize > 1 else v.nbytes
-                for v in samples.feeds([0]).values()
-            )
-            batch = int(min(BATCH, max(2, BATCH_BYTES // max(bytes_each, 1)), samples.count))
-            other = s.run(None, samples.feeds([1]))
+            other = s.run(None, feeds[1])
             with suppress(*ORT_ERRORS):  # a batch of one may be baked into the graph
-                both = s.run(None, samples.feeds([0, 1]))
+                both = s.run(None, feeds[2])
     except ORT_ERRORS as e:
         why = one_line(e, 200)
         raise OptionError(f"{option}: onnxruntime cannot run the model on the first samples: {why}") from e
     if not both:
         return 1
+    bytes_each = sum(
+        v.size * EMBEDDED if v.dtype.kind in "iu" and v.itemsize > 1 else v.nbytes for v in feeds[0].values()
+    )
+    batch = int(min(BATCH, max(2, BATCH_BYTES // max(bytes_each, 1)), samples.count))
     alike = all(
         b.shape[:1] == (2,) and a.shape == b[:1].shape and _close(b[:1], a) and _close(b[1:], c)
         for a, b, c in zip(one, both, other, strict=True)

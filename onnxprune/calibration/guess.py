@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from onnxprune.calibration.leaves import dead_leaves, pink
 from onnxprune.calibration.presets import (
     PRESETS,
     Preset,
@@ -91,8 +92,6 @@ def _weight(model: Model, name: str, maker_of: dict[str, Node]) -> Array | None:
 @functools.cache
 def _probes(channels: int) -> Array:
     """Made-up images `(n, channels, h, w)`, 0 to 255."""
-    from onnxprune.calibration.leaves import dead_leaves, pink  # which normalises with this module
-
     count, side = PROBES
     textures = [pink((side, side), np.random.default_rng([0, k])) for k in range(8)]
     x = np.stack([dead_leaves((side, side), np.random.default_rng([1, k]), textures) for k in range(count)])

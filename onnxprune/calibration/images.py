@@ -27,7 +27,6 @@ from onnxprune.calibration.presets import (
     Preprocess,
     dims_of,
     image_axes,
-    looks_like_image,
     per_channel,
 )
 from onnxprune.errors import OptionError
@@ -222,17 +221,3 @@ def decode_image(data: bytes, name: str, form: ImageFormat, rng: np.random.Gener
         image = image.resize((form.width, form.height), Image.Resampling.BILINEAR, box=box)
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-__all__ = [
-    "CACHED",
-    "PRESETS",
-    "ImageFormat",
-    "Preprocess",
-    "decode_image",
-    "guess",
-    "image_axes",
-    "image_format",
-    "looks_like_image",
-    "sizing",
-]

@@ -23,7 +23,7 @@ USED = ("data or samples to score",)  # what the options of images need
 
 @dataclass(frozen=True)
 class Preset:
-    """scale, mean, std: see the module's docstring; order: of colours."""
+    """x = (pixels * scale - mean) / std, pixels 0 to 255, per channel; order: of colours."""
 
     scale: float
     mean: tuple[float, ...]

@@ -145,6 +145,3 @@ def _noise(
         return feeds
 
     return load
-
-
-__all__ = ["coloured", "dead_leaves", "looks_like_image", "pink", "synthetic"]

@@ -36,6 +36,7 @@ from onnxprune.cli.screen import (
 )
 from onnxprune.errors import NothingAsked, OnnxPruneError, OptionError
 from onnxprune.formats.densify import densify as to_dense
+from onnxprune.formats.operators import is_sparse
 from onnxprune.graph.io import INLINE_LIMIT, Model, load, save, to_proto, weight_bytes
 from onnxprune.options import declared
 from onnxprune.pipeline.options import OPTIONS, Options
@@ -179,7 +180,7 @@ def densify(values: CommandValues) -> None:
     with hushed(), progress_bar(values["quiet"]) as progress:
         progress("load")
         loaded = load(model)
-        count = sum(node.domain == "onnxprune" for node in loaded.proto.graph.node)
+        count = sum(is_sparse(node) for node in loaded.proto.graph.node)
         if not count:
             raise OptionError(f"{model}: there is no sparse operator in it; nothing was written")
         spare_data(loaded, {"-o": target})

@@ -1,4 +1,4 @@
-"""`onnxprune evaluate` and `onnxprune sensitivity`: the commands, and what they print."""
+"""`onnxprune evaluate`: the command, and what it prints."""
 
 from __future__ import annotations
 

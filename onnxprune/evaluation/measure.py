@@ -6,18 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxprune.errors import ModelFileError
 from onnxprune.graph.io import Model, stored_bytes, weight_bytes
 from onnxprune.graph.messages import one_line
-from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, switch
 from onnxprune.runtime.memory import too_large
-from onnxprune.runtime.session import Feeds
+from onnxprune.runtime.session import UNRUNNABLE, Feeds
 from onnxprune.runtime.timing import Latency, latency
 
 SECONDS = 2.0  # of timing, both models together
-# ours: a large model goes to onnxruntime through a folder, where there may be no room
-FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, ModelFileError)
 _SHAPE = "NAME:1,3,224,224, sizes above 0"
 
 
@@ -72,6 +68,6 @@ def latencies(
         try:
             models, feeds = {"before": original, "after": written}, {"before": before, "after": after}
             return latency(models, feeds, threads=threads, seconds=SECONDS), []
-        except FAILURES as e:
+        except UNRUNNABLE as e:
             problem = problem or one_line(e, 120)
     return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune import kernels
 from onnxprune.errors import UserError
 from onnxprune.formats.format import Packing
 from onnxprune.formats.operators import is_sparse
@@ -62,8 +63,6 @@ def choose(
     values; seconds: for each set.
     Raises `UserError` where sparse operators cannot run here.
     """
-    from onnxprune import kernels
-
     missing = kernels.available()
     if missing:
         raise UserError(

@@ -41,8 +41,8 @@ def rewrite(
 ) -> tuple[Model, list[str]]:
     """A copy of the model in which the named layers are sparse operators, and what the user should know.
 
-    formats: key of a layer (see `layers.keys`) -> a format with operators; its weight must conform to an N:M pattern
-        already, tiles are stored where they hold anything but +0.0.
+    formats: name of a layer (see `layers.layer.node_names`) -> a format with operators; its weight must conform to
+        an N:M pattern already, tiles are stored where they hold anything but +0.0.
     values: how its weights are stored, see `formats.values`; `round_values` tells what they become.
     input_shape: input name -> concrete shape, for the shape inference that residuals and SAME padding need.
     Raises OptionError where there is no such layer, a block of a weight holds more than n weights, or `values` cannot

@@ -19,8 +19,6 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.messages import show
 from onnxprune.kernels.names import VALUES
 
-__all__ = ["VALUES", "decode", "encode", "round_values"]
-
 LARGEST = 127  # of an int8 code; -128 is not used
 SMALLEST = np.finfo(np.float32).tiny  # scale of a row: below it, float32 loses digits
 SPARE = np.uint32(0xFF)  # bits that a scale leaves 0, so that the product with a code is exact

@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
+OWN_DOMAIN = "onnxprune"  # of our sparse operators, whose functions are never inlined
 
 
 class Node:

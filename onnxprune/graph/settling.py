@@ -20,13 +20,12 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, helper
 from onnxprune.graph.limits import LIMIT, RATIO
 from onnxprune.graph.links import made_at
 from onnxprune.graph.messages import REPAIR, fault, label, show
-from onnxprune.graph.node import DEFAULT_DOMAINS
+from onnxprune.graph.node import DEFAULT_DOMAINS, OWN_DOMAIN
 from onnxprune.graph.protos import bodies, defined, graphs, rename
 
 MAX_NODES = 1 << 20  # nodes after inlining
 MAX_BYTES = LIMIT  # of these nodes
 MAX_CALLS = 100  # functions calling one another
-OWN_DOMAIN = "onnxprune"  # functions of our sparse operators: never inlined
 
 _FIELDS = ["f", "i", "s", "t", "g", "floats", "ints", "strings", "tensors", "graphs"]
 _TYPE_OF_FIELD: dict[str, Any] = {name: number for number, name in enumerate(_FIELDS, AttributeProto.FLOAT)}

@@ -20,20 +20,21 @@ from typing import BinaryIO
 if sys.platform != "win32":
     import fcntl
 
+LONGEST = 240  # bytes of a name; file systems take 255, with a dot, digits and .tmp
+
 
 @contextlib.contextmanager
 def staged(path: Path, data: bytes | memoryview, *, age: float = 0.0) -> Iterator[Callable[[], None]]:
     """Write `data` beside `path`; what is yielded puts it in its place, where without it no trace stays behind.
 
-    A file that is replaced hands on its permission bits. age: of leftovers that are swept, in seconds.
+    It gets the permission bits that new files get. age: of leftovers that are swept, in seconds.
     """
     with contextlib.suppress(OSError):  # a folder that may be written and not listed
         sweep(path, age=age)
-    mode = permissions(path)
-    with temporary(path, mode) as file:
+    with temporary(path, None) as file:
         file.write(data)
         flush(file)
-        yield lambda: rename(file, path, mode)
+        yield lambda: rename(file, path, None)
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def temporary(path: Path, mode: int | None) -> Iterator[BinaryIO]:
     created: list[Path] = []
     try:
         while True:
-            name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+            name = path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.tmp")
             with open(name, "xb", opener=lambda new, flags: os.open(new, flags, bits)) as file:
                 created.append(name)
                 if sys.platform != "win32":
@@ -64,7 +65,7 @@ def sweep(path: Path, *, age: float = 0.0) -> None:
 
     age: in seconds; younger ones stay, for a folder of several machines, where a lock may not tell.
     """
-    pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
+    pattern = re.compile(re.escape(f".{_stem(path)}.") + r"([0-9a-f]{8}){1,2}\.tmp")  # 16 digits: of version 0.6
     for name in filter(pattern.fullmatch, os.listdir(path.parent)):
         with contextlib.suppress(OSError), open(path.with_name(name), "r+b") as file:
             if age and time.time() - os.fstat(file.fileno()).st_mtime <= age:
@@ -74,6 +75,14 @@ def sweep(path: Path, *, age: float = 0.0) -> None:
             else:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.with_name(name).unlink()
+
+
+def _stem(path: Path) -> str:
+    """As much of a file's name as leaves room for the rest of a temporary one."""
+    name = path.name
+    while len(os.fsencode(name)) > LONGEST:
+        name = name[:-1]
+    return name
 
 
 def permissions(path: Path) -> int | None:

@@ -219,7 +219,7 @@ MATRIX = Trait(product_macs, reduction=-2, outputs=-1, last=True)
 RECURRENT = Trait(recurrent_macs, weights=(1, 2), bias=3, reduction=2, outputs=1, last=True, rows="steps")
 TRAITS: dict[str, Trait] = {
     "Conv": replace(CONVOLUTION, rows="patches", sparse=True, clustered=True),
-    "com.microsoft::FusedConv": replace(CONVOLUTION, rows="patches", added=(3, 4)),
+    "com.microsoft::FusedConv": replace(CONVOLUTION, rows="patches", added=(3,)),
     "ConvTranspose": Trait(convolution_macs, rows="spread patches", clustered=True),
     "ConvInteger": replace(CONVOLUTION, bias=None, scales=(3,)),
     "QLinearConv": replace(CONVOLUTION, weights=(3,), bias=8, scales=(4, 5)),

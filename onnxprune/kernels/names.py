@@ -7,7 +7,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-DOMAIN = "onnxprune"
+from onnxprune.graph.node import OWN_DOMAIN
+
+DOMAIN = OWN_DOMAIN
 
 # {Csr|Nm|Bsr}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
 STORAGES = ("Csr", "Nm", "Bsr")

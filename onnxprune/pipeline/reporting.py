@@ -50,9 +50,7 @@ def report_of(
     others = [g for g in analysis.groups if g.kind not in kinds]
     share = None if after.bytes is None or before.bytes is None else after.bytes / before.bytes
     got = got_of(setup, pruning, share, verdict)
-    notes += notes_of(setup, pruning, close) + worth(
-        before, after, cut=bool(plan.keep), sparsity=outcome, asked=o.asked
-    )
+    notes += notes_of(setup, pruning, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome)
     return Report(
         model=str(analysis.model.path or ""), output="", before=before, after=after,
         groups=tuple(

@@ -255,7 +255,7 @@ def _profile(files: Sequence[ModelFile], feeds: Feeds, threads: int, seconds: fl
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         sessions = [file_session(f, threads, profile=os.path.join(folder, str(k))) for k, f in enumerate(files)]
         most = max(MIN_ROUNDS, PROFILED_EVENTS // max(1, *(f.nodes for f in files)))
-        rounds = len(timed(sessions, [feeds] * len(sessions), seconds, most=most))
+        rounds = len(timed(sessions, [feeds] * len(sessions), seconds, most=most, warm_up=0.0))
         events = [events_of(s) for s in sessions]
     profiles = (read_profile(e, runs=rounds, threads=threads) for e in events)
     return [[] if p is None else [p] for p in profiles]

@@ -1,4 +1,4 @@
-"""The one maker of sessions: of a model in memory and of a file, with the sparse operators where there are any."""
+"""The one maker of sessions for whole models: in memory or in a file, with the sparse operators where there are any."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune import kernels
+from onnxprune.errors import ModelFileError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, graphs, save, to_proto, weight_bytes
 from onnxprune.graph.messages import fault
 from onnxprune.graph.ort import ORT_ERRORS, base_options, open_session
+from onnxprune.kernels.library import LibraryMissing
 from onnxprune.kernels.names import DOMAIN
 
+# why a model does not run: ours are a temporary folder without room, and a library of another version
+UNRUNNABLE: tuple[type[Exception], ...] = (*ORT_ERRORS, ModelFileError, LibraryMissing)
 INLINE = 1 << 30  # bytes; larger models go to onnxruntime through a temporary folder
 Feeds = dict[str, Array]
 
@@ -68,7 +72,7 @@ def session(
 
     threads: intra-op threads, 0 for onnxruntime's default; optimize: graph optimisations (off for comparisons);
     profile: how the file starts that the session's `end_profiling` writes. Sparse operators run through the library
-    where it is available, else through their functions. Raises ORT_ERRORS where the model does not load.
+    where it is available, else through their functions. Raises UNRUNNABLE where the model does not load.
     """
     sparse = any(opset.domain == DOMAIN for opset in model.proto.opset_import)
     options = session_options(threads, optimize=optimize, exact=_integer_kernels(model), profile=profile, sparse=sparse)
@@ -96,7 +100,7 @@ def file_session(file: ModelFile, threads: int, *, profile: str = "") -> ort.Inf
 
 
 def run(model: Model, feeds: Feeds, inner: Iterable[str] = (), *, optimize: bool = True) -> dict[str, Array]:
-    """Outputs of one run by name, and the tensors `inner` of the main graph; raises ORT_ERRORS."""
+    """Outputs of one run by name, and the tensors `inner` of the main graph; raises UNRUNNABLE."""
     probed = model.copy()
     present = {o.name for o in model.proto.graph.output}
     for name in dict.fromkeys(inner):

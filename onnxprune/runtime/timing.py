@@ -53,16 +53,18 @@ def timed(
     *,
     least: int = MIN_ROUNDS,
     most: int = MAX_ROUNDS,
+    warm_up: float = 0.1,
 ) -> Array:
     """Seconds of every run, `(rounds, models)`: each round runs every model once, the next begins one model later, so
     that whatever else the machine does hits all alike.
 
-    feeds: of each session; seconds: time budget, all sessions together, a tenth more to warm up; least, most: rounds.
+    feeds: of each session; seconds: time budget, all sessions together; least, most: rounds; warm_up: part of the
+    budget that goes to rounds before, at least two.
     Raises ORT_ERRORS where a model does not run.
     """
     start = time.perf_counter()
     warm = 0
-    while warm < 2 or (time.perf_counter() - start < seconds / 10 and warm < most):
+    while warm < 2 or (time.perf_counter() - start < warm_up * seconds and warm < most):
         for s, f in zip(sessions, feeds, strict=True):
             s.run(None, f)
         warm += 1

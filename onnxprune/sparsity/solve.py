@@ -388,6 +388,3 @@ class _Kept:
         content = {"weight": weight, "shift": shift, "errors": errors, "rows": outcome.rows, "reason": outcome.reason}
         with entries.cache_errors(self.folder):
             entries.write_arrays(*self._entry(job), content)
-
-
-__all__ = ["Batches", "LayerSolve", "Method", "by_magnitude", "choices", "problem_of", "solve"]

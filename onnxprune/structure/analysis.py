@@ -34,7 +34,7 @@ class Slice:
 class ChannelGroup:
     """Units that can be removed one by one, each through the whole graph.
 
-    kind:   channels, heads, head_dim, hidden or experts.
+    kind:   channels, heads, head_dim, hidden, layers or experts.
     labels: component of every unit, `(size,)`.
     blocks: constraints of equal survivors: how often a unit occurs in each block, `(blocks, size)`; what is kept must
             have the same sum in every block.

@@ -13,8 +13,7 @@ from onnxprune.graph.io import Model, to_proto, weight_bytes
 from onnxprune.graph.links import makers
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import opsets, walk
-from onnxprune.graph.ort import ORT_ERRORS
-from onnxprune.runtime.session import Feeds, run, session
+from onnxprune.runtime.session import UNRUNNABLE, Feeds, run, session
 
 SMALLEST_SCALE = 1e-3  # outputs below this are compared as if they reached it
 PROTO_LIMIT = 2**31 - 2**20  # bytes
@@ -33,7 +32,7 @@ def running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
             with session(model) as s:
                 s.run(None, feeds)
             return feeds
-        except ORT_ERRORS as e:
+        except UNRUNNABLE as e:
             first = first or one_line(e)
     where = f"{model.path or 'the model'}: onnxruntime cannot run it"
     if measured:
@@ -57,7 +56,7 @@ def check_same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) ->
     expected = run(a, feeds, inner.values())
     try:
         actual = run(b, feeds, inner.values())
-    except ORT_ERRORS as e:
+    except UNRUNNABLE as e:
         raise VerificationError(f"{what} broke it: {one_line(e)}; nothing was written") from e
     try:
         worst, notes = compare(a, expected, actual, inner)

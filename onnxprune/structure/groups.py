@@ -16,7 +16,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.limits import PER_INDEX
 from onnxprune.graph.links import read_counts
 from onnxprune.graph.node import Node, walk_all
-from onnxprune.graph.shapes import Shapes, fixed, graph_inputs, infer
+from onnxprune.graph.shapes import fixed, graph_inputs, infer
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Pinned, Slice, weight_axes
 from onnxprune.structure.coupling import Components, Computed, Coupling, Pin
 from onnxprune.structure.depth import Block, find_blocks
@@ -260,6 +260,3 @@ def _pinned(c: Coupling, s: Components) -> tuple[Pinned, ...]:
             pin: Pin = s.pins[int(np.bincount(pinned).argmax())]
             out.append(Pinned(p.weight, p.axis, int(pinned.size), pin.node, pin.op, pin.reason))
     return tuple(out)
-
-
-__all__ = ["Analysis", "ChannelGroup", "Pinned", "Shapes", "Slice", "analyze"]

@@ -54,7 +54,7 @@ def prune_model(
 ) -> Model:
     """A new model without the ids that are False in `keep`, bool `(ids,)`.
 
-    shifts: node key -> what is added to its bias, `(out channels of the original,)`; see `recovery.bias_shifts`.
+    shifts: node key -> what is added to its bias, `(out channels of the original,)`.
     sliced: what `slice_weights` gave, where several models share it.
     Raises `InternalError` where a shape does not come out as the number of survivors.
     """

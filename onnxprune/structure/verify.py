@@ -19,10 +19,9 @@ from onnxprune.graph.edit import as_float32
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import Node
-from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import concrete_inputs, fixed, graph_inputs
 from onnxprune.runtime.feeds import random_feeds
-from onnxprune.runtime.session import Feeds, run
+from onnxprune.runtime.session import UNRUNNABLE, Feeds, run
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.check import before_last_step, check_file, compare
 from onnxprune.structure.masked import masked_model
@@ -77,7 +76,7 @@ def verify(
         second = random_feeds(original, analysis.coupling.shapes, larger, seed=seed + 1)
         try:
             expected = _run(masked_model(analysis, keep), second, inner)
-        except ORT_ERRORS as e:
+        except UNRUNNABLE as e:
             notes.append(f"the original does not run with a batch of 2, so one sample was verified ({one_line(e, 80)})")
         else:
             other, _ = compare(
@@ -143,17 +142,17 @@ def _run_masked(
     for feeds, shapes in guesses:
         try:
             return _run(masked, feeds, inner), feeds, shapes, False
-        except ORT_ERRORS as e:
+        except UNRUNNABLE as e:
             first = first or e
     feeds, shapes = guesses[0]
     assert first is not None
     try:
         _run(original, feeds, {})
-    except ORT_ERRORS as e:
+    except UNRUNNABLE as e:
         small = {k: v.astype(np.float32) if v.dtype.kind in "fV" else v for k, v in feeds.items()}
         try:
             expected = _run(as_float32(masked), small, inner)
-        except ORT_ERRORS:
+        except UNRUNNABLE:
             raise OptionError(
                 f"{original.path or 'the model'}: onnxruntime cannot run the original, so the result cannot be "
                 f"verified ({one_line(e)}); pass --no-verify to write it unverified, or --input-shape if the guessed "
@@ -176,7 +175,7 @@ def _run_pruned(pruned: Model, feeds: Feeds, probes: Mapping[str, str]) -> dict[
     """Outputs and probes by name; VerificationError where it does not run."""
     try:
         return _run(pruned, feeds, probes)
-    except ORT_ERRORS as e:
+    except UNRUNNABLE as e:
         raise VerificationError(f"the pruned model does not run: {one_line(e)}; nothing was written") from e
 
 
