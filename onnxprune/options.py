@@ -35,7 +35,8 @@ class Option:
     name: the keyword; flag: of the command line, "" for an option of Python alone; off: the flag that says no;
     short: one letter; metavar, unit: of its value; type: as annotated; otherwise: what None stands for;
     choices: what it may be; needs: names of conditions that must hold (`CONDITIONS` of pipeline/options.py);
-    many: repeatable; main: on the first screen of help; effect: "" where it changes what is written or reported, else why it need not.
+    many: repeatable; main: on the first screen of help; effect: "" where it changes what is written or reported, else
+    why it need not.
     """
 
     name: str
