@@ -25,6 +25,12 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture
+def brief_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundredth of the proposals where channels are reordered for N:M: for tests that need some order only."""
+    monkeypatch.setattr("onnxprune.solvers.permutation.PROPOSALS", 1000)
+
+
 def reasons(config: pytest.Config) -> Counter[str]:
     """How many tests were skipped for each reason."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")

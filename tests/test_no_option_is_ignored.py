@@ -24,6 +24,7 @@ from onnxprune.pipeline.options import OPTIONS, Options
 from onnxprune.pipeline.recipe import run
 from onnxprune.structure.groups import analyze
 
+pytestmark = pytest.mark.usefixtures("brief_search")
 FOLDER = Path(tempfile.mkdtemp(prefix="onnxprune-"))  # of pictures, made once
 
 

@@ -47,7 +47,7 @@ def saliency(*shape: int, seed: int = 0) -> Any:
 # the search
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("brief_search")
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     pattern=st.sampled_from([(2, 4), (1, 4), (3, 4), (4, 8), (1, 2), (2, 7)]), rows=st.integers(1, 40),
@@ -184,11 +184,6 @@ def share(model: Model, of: Model, pattern: NMPattern = TWO) -> float:
     return float(np.mean(shares))
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(permutation, "PROPOSALS", 1000)
-
-
 def check(path: Path, tolerance: float = TOLERANCE) -> tuple[list[Permuted], float]:
     """Permute a model, compare, and return what was permuted and the gain."""
     model = load(path)
@@ -205,20 +200,20 @@ def check(path: Path, tolerance: float = TOLERANCE) -> tuple[list[Permuted], flo
     return done, share(other, model) / share(model, model) - 1 if done else 0.0
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("brief_search")
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_trained_models_compute_the_same_and_gain(path: Path) -> None:
     done, gain = check(path)
     assert done and gain > 0.005
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("brief_search")
 @pytest.mark.parametrize("name", SHARED)
 def test_shared_models_compute_the_same(name: str, shared: Path) -> None:
     check(shared / "models" / f"{name}.onnx", QUANTIZED_TOLERANCE if "qdq" in name else 1e-3)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("brief_search")
 def test_a_residual_stream_shares_one_order() -> None:
     nodes = """a = Conv(x, wa) r = Relu(a) b = Conv(r, wb) s = Add(r, b) c = Conv(s, wc) u = Add(s, c)
     y = Conv(u, wd)"""
@@ -231,7 +226,7 @@ def test_a_residual_stream_shares_one_order() -> None:
     np.testing.assert_allclose(run(other, x)[0], run(model, x)[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("brief_search")
 def test_units_of_a_grouped_convolution_stay_in_their_group() -> None:
     nodes = "a = Conv(x, wa) r = Relu(a) b = Conv<group=2>(r, wb) y = Conv(b, wc)"
     model = load(build(nodes, wa=normal(32, 3, 1, 1), wb=normal(32, 16, 1, 1, seed=1), wc=normal(2, 32, 1, 1, seed=2)))
@@ -244,7 +239,7 @@ def test_units_of_a_grouped_convolution_stay_in_their_group() -> None:
     np.testing.assert_allclose(run(other, x)[0], run(model, x)[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("brief_search")
 @pytest.mark.parametrize(("first", "layers"), [(16, 2), (18, 1)])
 def test_joined_channels_are_permuted_where_they_begin_a_stripe(first: int, layers: int) -> None:
     nodes = "a = Conv(x, wa) b = Conv(x, wb) c = Concat<axis=1>(a, b) y = Conv(c, wc)"
@@ -282,7 +277,7 @@ def test_an_order_that_a_grouped_convolution_would_break_is_named() -> None:
     assert "groups" in places.problem(places.move(group, np.roll(np.arange(8), 1)))
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("brief_search")
 def test_heads_are_left_alone() -> None:
     model = load(ROOT / "models" / "digits_vit.onnx")
     analysis = analyze(model)
