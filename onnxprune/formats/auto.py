@@ -157,6 +157,6 @@ def _layer_speedups(
         while chain[-1].output(0) != ends[name] and len(read_by.get(chain[-1].output(0), ())) == 1:
             chain += read_by[chain[-1].output(0)]
         spent = sum(dense.pop(node.proto.name, 0.0) for node in chain)
-        own = sparse.get(name, 0.0)
-        out[name] = spent / own if spent and own else 1.0
+        alone = sparse.get(name, 0.0)
+        out[name] = spent / alone if spent and alone else 1.0
     return out

@@ -100,13 +100,13 @@ def tiles_of(layer: Layer, kept: Array, r: int, c: int) -> Array:
 
 
 def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, BlockPattern] | None:
-    found = []
+    candidates = []
     for r, c in SIZES:
         tiles = tiles_of(layer, kept, r, c)
         if not tiles.all():
             each = r * c * size + index_type(tiles.shape[1]).itemsize
-            found.append((int(tiles.sum()) * each + 4 * (len(tiles) + 1), BlockPattern(r, c)))
-    return min(found, key=lambda x: x[0], default=None)
+            candidates.append((int(tiles.sum()) * each + 4 * (len(tiles) + 1), BlockPattern(r, c)))
+    return min(candidates, key=lambda x: x[0], default=None)
 
 
 def _given(pattern: Pattern | None) -> dict[str, Any]:

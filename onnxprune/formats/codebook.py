@@ -199,15 +199,15 @@ def codebooks(
     out, rows, notes = cluster(model, k=k, per=per, storage=storage, importance=importance, progress=progress)
     notes += check_file(model, out)
     progress("zip")
-    found = Codebooks(k, per, storage, tuple(rows), zipped_bytes(model), zipped_bytes(out))
-    return Step(out, found, tuple(notes))
+    outcome = Codebooks(k, per, storage, tuple(rows), zipped_bytes(model), zipped_bytes(out))
+    return Step(out, outcome, tuple(notes))
 
 
 def find_weights(model: Model) -> tuple[dict[str, Clusterable], list[tuple[str, str]]]:
     """Weights of MatMul, Gemm, Conv, ConvTranspose, recurrent layers, and tables of Gather: float32, of rank 2 or more,
     in the main graph; and `(name, reason)` for those that cannot be clustered."""
     proto = model.proto
-    own = {t.name for t in proto.graph.initializer} | {name for name, _, _ in constants(proto.graph)}
+    initializers = {t.name for t in proto.graph.initializer} | {name for name, _, _ in constants(proto.graph)}
     overridable = {i.name for i in proto.graph.input} if proto.ir_version >= 4 else set()
     outputs = {o.name for o in proto.graph.output}
     clusterable: dict[str, Clusterable] = {}
@@ -223,7 +223,7 @@ def find_weights(model: Model) -> tuple[dict[str, Clusterable], list[tuple[str, 
                 or w.dtype.kind in "iub"
                 or name in clusterable
                 or name in dense
-                or name not in own
+                or name not in initializers
             ):
                 continue
             if w.dtype != np.float32:

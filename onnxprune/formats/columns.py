@@ -409,7 +409,7 @@ class _Builder:
         key = op, *inputs, *attributes.items()
         if key not in self.known:
             self.known[key] = self.edit.fresh(base)
-            made = helper.make_node(op, inputs, [self.known[key]], name=self.edit.fresh_node(base))
-            made.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
-            self.nodes[i].insert(-1, made)
+            proto = helper.make_node(op, inputs, [self.known[key]], name=self.edit.fresh_node(base))
+            proto.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+            self.nodes[i].insert(-1, proto)
         return self.known[key]

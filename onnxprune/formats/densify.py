@@ -33,8 +33,8 @@ def densify(model: Model) -> Model:
     Raises ModelFileError, one line that names node and array, where the file breaks the format, or its weights would
     unfold to more than 1 GiB and 64 times what is stored.
     """
-    found = [node for graph in graphs(model.proto.graph) for node in graph.node if is_sparse(node)]
-    if not found and not any(o.domain == DOMAIN for o in model.proto.opset_import):
+    sparse_nodes = [node for graph in graphs(model.proto.graph) for node in graph.node if is_sparse(node)]
+    if not sparse_nodes and not any(o.domain == DOMAIN for o in model.proto.opset_import):
         return model.copy()
     where = model.path or "model"
     version = opsets(model.proto).get(DOMAIN, 1)
@@ -43,7 +43,7 @@ def densify(model: Model) -> Model:
     weights: dict[str, Weight] = {}
     dense = stored = 0
     read: set[int] = set()
-    for node in found:
+    for node in sparse_nodes:
         weight = weights[node.output[0] if node.output else ""] = read_weight(model, node)
         if id(weight.arrays["values"]) not in read:
             read.add(id(weight.arrays["values"]))
@@ -58,7 +58,7 @@ def densify(model: Model) -> Model:
     del model.proto.metadata_props[:]
     model.proto.metadata_props.extend(kept)
     plain = _Densifier(model, weights, arrays, lambda name: False).run()
-    if not any(Node(node, 1).attr("dense") == "Gemm" for node in found):
+    if not any(Node(node, 1).attr("dense") == "Gemm" for node in sparse_nodes):
         return plain
     sizes = Sizes(plain)  # which knows the standard operators only
     return _Densifier(model, weights, arrays, lambda name: sizes.rank(name) == 2).run()

@@ -112,5 +112,5 @@ def function(operator: Operator, opset: int) -> FunctionProto | None:
     lines.append(activation(operator.activation, opset))
     head = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>'
     call = f"{operator} <{', '.join(operator.attributes)}> ({', '.join(operator.inputs)}) => (Y)"
-    made: FunctionProto = onnx.parser.parse_function(f"{head} {call} {{ {' '.join(lines)} }}")
-    return made
+    proto: FunctionProto = onnx.parser.parse_function(f"{head} {call} {{ {' '.join(lines)} }}")
+    return proto

@@ -54,8 +54,8 @@ def pack_nm(blocks: Array, n: int, m: int) -> tuple[Array, Array]:
     free = n - np.count_nonzero(chosen, axis=2, keepdims=True)
     if (free < 0).any():
         row, block, _ = np.argwhere(free < 0)[0]
-        found = n - int(free[row, block, 0])
-        raise OptionError(f"pattern {n}:{m}: block {block} of row {row} holds {found} weights that are not +0.0")
+        filled = n - int(free[row, block, 0])
+        raise OptionError(f"pattern {n}:{m}: block {block} of row {row} holds {filled} weights that are not +0.0")
     for i in range(m):  # the first `free` places without a weight
         place = chosen[:, :, i]
         free -= ~place[:, :, None]
@@ -132,12 +132,12 @@ def patterns_of(layer: Layer, kept: Array) -> Iterator[NMPattern]:
 
 def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, NMPattern] | None:
     """2:4 where it holds, else the smallest."""
-    found = []
+    candidates = []
     for pattern in patterns_of(layer, kept):
         count = -(-layer.shape[1] // pattern.m) * pattern.n
         each = count * size + -(-count * position_bits(pattern.m) // 8)
-        found.append((math.prod(layer.shape) // layer.shape[1] * each, pattern))
-    return min(found, key=lambda x: ((x[1].n, x[1].m) != READ, x[0]), default=None)
+        candidates.append((math.prod(layer.shape) // layer.shape[1] * each, pattern))
+    return min(candidates, key=lambda x: ((x[1].n, x[1].m) != READ, x[0]), default=None)
 
 
 def _given(pattern: Pattern | None) -> dict[str, Any]:

@@ -57,8 +57,8 @@ class Operator:
     def attributes(self) -> tuple[str, ...]:
         """Names of the attributes, all of which are always written."""
         clip = ("min", "max") if self.activation == "Clip" else ()
-        own = ("strides", "pads", "dilations", "group") if self.product == "Conv" else ("weight",)
-        return ("shape", "alpha", *self.storage.attributes, *clip, *own, "dense")
+        product_attributes = ("strides", "pads", "dilations", "group") if self.product == "Conv" else ("weight",)
+        return ("shape", "alpha", *self.storage.attributes, *clip, *product_attributes, "dense")
 
 
 OPERATORS = {

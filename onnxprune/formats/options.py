@@ -47,20 +47,20 @@ class Store:
         "auto: the smaller of the first two.",
     )  # fmt: skip
 
-    def check(self, pattern: Pattern | None, *, made: bool) -> None:
-        """Raises `OptionError` where pattern, format and values do not go together; made: whether weights become
+    def check(self, pattern: Pattern | None, *, zeros: bool) -> None:
+        """Raises `OptionError` where pattern, format and values do not go together; zeros: whether weights become
         zero."""
         row = FORMATS.get(self.format or AUTO)
         if row is not None:
             clustered = row.dense and self.cluster is not None
-            if not (row.serves(pattern) if made else row.present or clustered):
+            if not (row.serves(pattern) if zeros else row.present or clustered):
                 raise OptionError(row.needs)
         if self.cluster is not None:
             if self.values != "float32":
                 raise OptionError(f"--values {self.values} is for sparse operators, and --cluster stores dense weights")
             if row is not None and not row.dense:
                 raise OptionError(f"--cluster stores dense weights, zeros among them; leave out --format {row.name}")
-        tried = candidates(self.format or AUTO, pattern, present=not made)
+        tried = candidates(self.format or AUTO, pattern, present=not zeros)
         if self.values == "float32" or any(f.storage is not None for f in tried):
             return
         if row is None:

@@ -58,8 +58,8 @@ Pattern = NMPattern | BlockPattern
 
 def parse_pattern(text: str) -> Pattern:
     """`2:4`, `block:1x4` or `column`; raises `OptionError`."""
-    found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text.strip())
-    n, m = (int(x) for x in found.groups()) if found else (0, 0)
+    match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text.strip())
+    n, m = (int(x) for x in match.groups()) if match else (0, 0)
     if 1 <= n < m <= 256:
         return NMPattern(n, m)
     tile = re.fullmatch(r"block:(\d{1,3})x(\d{1,3})", text.strip())

@@ -220,8 +220,8 @@ class _Rewriter:
         if bias is None:
             return self.edit.zeros(layer.shape[0])
         for name in read:
-            own = self.constants.get(name)
-            if own is not None and own.shape == bias.shape and own.dtype == bias.dtype and np.shares_memory(own, bias):
+            old = self.constants.get(name)
+            if old is not None and old.shape == bias.shape and old.dtype == bias.dtype and np.shares_memory(old, bias):
                 return name
         return self.edit.constant(f"{layer.name}_bias", bias)
 
@@ -258,8 +258,8 @@ class _Rewriter:
         least_of = [least_version(o, float32=self.values == "float32") for o in self.operators]
         versions[DOMAIN].version = max(versions[DOMAIN].version, *least_of)
         least = MIN_BFLOAT16 if self.values == "bfloat16" else MIN_OPSET
-        made = [function(o, self.opset) for o in sorted(self.operators, key=str)] if self.opset >= least else []
-        functions = {f.name: f for f in made if f is not None}
+        bodies = [function(o, self.opset) for o in sorted(self.operators, key=str)] if self.opset >= least else []
+        functions = {f.name: f for f in bodies if f is not None}
         if not functions:
             self.notes.append(
                 f"opset {self.opset} is below {least}: the model has no functions for its sparse layers, and runs "

@@ -102,11 +102,11 @@ def unpack(source: Any, node: str) -> Array:
     raise OptionError(f"no sparse node {show(node)}")
 
 
-def _check_attribute(where: str, node: Node, name: str, own: type[Any] | None) -> None:
-    """Type of an attribute, and the words that it may be. own: its type, where it is one of the storage's own."""
+def _check_attribute(where: str, node: Node, name: str, storage_type: type[Any] | None) -> None:
+    """Type of an attribute, and the words that it may be. storage_type: of one of the storage's own attributes."""
     types = {"alpha": float, "min": float, "max": float, "group": int, "weight": str, "dense": str}
     words = {"weight": ("MK", "KM"), "dense": DENSE}
-    value, kind = node.attr(name), own or types.get(name, list)
+    value, kind = node.attr(name), storage_type or types.get(name, list)
     whole = kind is not list or (isinstance(value, list) and all(isinstance(v, int) for v in value))
     if not isinstance(value, kind) or not whole or value not in words.get(name, (value,)):
         expected = " or ".join(words[name]) if name in words else "integers" if kind is list else kind.__name__

@@ -163,7 +163,7 @@ class Options:
                     raise OptionError(without_effect(known[name], value, need))
         self.cut.check()
         self.zeros.check(bool(self._pairs[1]))
-        self.store.check(self.zeros.shape, made=self.sparse)
+        self.store.check(self.zeros.shape, zeros=self.sparse)
         self.data.check(self.check.threads)
         if self.amounts.get("layers") == "auto" and not self.targeted:
             raise OptionError("--layers auto needs a target: --target-macs, --target-params or --target-bytes")
