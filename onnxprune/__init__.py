@@ -133,9 +133,9 @@ def evaluate(
 ) -> Score:
     """How good a model is on data: what `prune(evaluate=...)` takes, samples with labels or a function.
 
-    metric: top1, top5, loss, agreement or mse; against: the model that agreement and mse compare with. `Score.value` is
-    the mean. A function, or "module:function", gets the path of the model and says its own figure, without the other
-    arguments. Raises `OptionError`, also for an argument that would have no effect.
+    metric: as `onnxprune evaluate --metric list` has them; against: the model that outputs are compared with.
+    `Score.value` is the mean. A function, or "module:function", gets the path of the model and says its own figure,
+    without the other arguments. Raises `OptionError`, also for an argument that would have no effect.
     """
     from onnxprune.calibration.presets import Preprocess
     from onnxprune.calibration.read import read

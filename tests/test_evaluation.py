@@ -530,7 +530,7 @@ FUNCTION = "has no effect: data is a function, which says its own figure"
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        ("data.npz", {"metric": "magic"}, "metric='magic': unknown; choose one of top1, top5, agreement, loss, mse"),
+        ("data.npz", {"metric": "magic"}, f"metric='magic': unknown; choose one of {', '.join(METRICS)}"),
         ("data.npz", {"preprocess": onnxprune.Preprocess(crop=7)}, "crop=7: data holds arrays of float32"),
         ("data.npz", {"preprocess": onnxprune.Preprocess(preset="magic")}, "preset='magic': unknown"),
         ("data.npz", {"against": "net.onnx"}, "against has no effect: metric='top1' compares with labels"),

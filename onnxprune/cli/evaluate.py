@@ -56,7 +56,7 @@ SAMPLED = ("labels", "metric", "samples", "input_shape", *IMAGE_OPTIONS)  # what
 
 
 def evaluate(values: CommandValues) -> None:
-    """Measure how good a model is on data: top1, top5, loss; with --against also agreement, mse.
+    """Measure how good a model is on data, by its labels or, with --against, by the outputs of another model.
 
     onnxprune evaluate small.onnx photos/ --against model.onnx says how much worse the first is, and how sure that is.
     """

@@ -19,6 +19,7 @@ from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
+from onnxprune.kernels.names import STORAGES
 from onnxprune.layers.layer import Layer
 
 
@@ -126,8 +127,10 @@ class Format:
 
     @property
     def faster(self) -> bool:
-        """Whether the model may become faster, so that `auto` tries it."""
-        return self.storage is not None or (self.plain is not None and bool(self.plain.gain))
+        """Whether the model may become faster, so that `auto` tries it: a format with kernels, or less work."""
+        if self.storage is not None:
+            return self.storage.name in STORAGES
+        return self.plain is not None and bool(self.plain.gain)
 
     def serves(self, pattern: Pattern | None) -> bool:
         """Whether it stores zeros that were made by this pattern."""
