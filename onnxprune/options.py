@@ -119,7 +119,7 @@ def declared(cls: type[Any]) -> tuple[Option, ...]:
 
 
 def text(value: Any) -> str:
-    """Any text."""
+    """Any text; raises `ValueError` for what is none."""
     if not isinstance(value, str):
         raise ValueError(f"expected a text, found {type(value).__name__}")
     return value
@@ -134,12 +134,12 @@ def path(value: Any) -> Path:
 
 
 def anything(value: Any) -> Any:
-    """What the stage reads itself."""
+    """The value as it is, for a stage that reads it itself."""
     return value
 
 
 def switch(value: Any) -> bool:
-    """On or off."""
+    """True or False; raises `ValueError` for anything else."""
     if not isinstance(value, bool):
         raise ValueError(f"expected True or False, found {value!r:.40}")
     return value

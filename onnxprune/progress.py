@@ -33,7 +33,7 @@ class Clock:
         self.stage, self.start = "", time.perf_counter()
 
     def note(self, text: str) -> None:
-        """Tell the caller a line."""
+        """Tell the caller a line of text, without a step."""
         self.progress(self.stage, note=text)
 
     def __call__(self, stage: str) -> None:

@@ -156,7 +156,7 @@ def show_bytes(b: float) -> str:
 
 
 def render(report: Report, *, verbose: bool = False) -> RenderableType:
-    """The tables of one pruning."""
+    """The tables of one pruning; verbose: also every group, layer and pinned axis, and the seconds of the stages."""
     b, a = report.before, report.after
     table = Table(title=None, show_edge=False, pad_edge=False, box=None)
     for column in ("", "before", "after", "left"):

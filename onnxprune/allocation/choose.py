@@ -341,7 +341,7 @@ def choose_by_ratio(
 
 
 def named(request: CutRequest) -> str:
-    """What may go, in a message."""
+    """The options that say what may go, in a message: `--channels, --ratio`."""
     return ", ".join([*(flag(kind) for kind in request.amounts), *["--ratio"] * bool(request.pairs)]) or "--channels"
 
 

@@ -63,13 +63,13 @@ class Levels:
         return Levels(kept, {n: d[: len(kept[n])] for n, d in self.damage.items()}, self.scores)
 
     def to_json(self) -> str:
-        """As text for a cache; `from_json` reads it."""
+        """What the cache keeps of the levels, as JSON text; `from_json` reads it."""
         scores = {k: v.tolist() for k, v in self.scores.items()}
         return json.dumps({"kept": self.kept, "damage": self.damage, "scores": scores})
 
     @staticmethod
     def from_json(text: str) -> Levels:
-        """What `to_json` wrote."""
+        """The levels that `to_json` wrote."""
         data = json.loads(text)
         return Levels(data["kept"], data["damage"], {k: np.array(v) for k, v in data["scores"].items()})
 

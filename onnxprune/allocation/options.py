@@ -151,7 +151,7 @@ class Cut:
 
     @cached_property
     def pairs(self) -> tuple[tuple[str, float], ...]:
-        """`ratio`, as it was read."""
+        """Glob and fraction of every `--ratio`."""
         return tuple(self.ratio)  # type: ignore[arg-type]
 
     @cached_property

@@ -147,7 +147,7 @@ class Taker:
 
     @property
     def description(self) -> str:
-        """Of the pixels, for the report."""
+        """What is done to the pixels, for the report: size, order of colours, layout, normalisation."""
         assert self.form is not None
         text = self.form.description
         size = f"{self.form.height}x{self.form.width}"

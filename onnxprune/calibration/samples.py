@@ -67,7 +67,7 @@ class Samples:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """How many samples there are."""
         return len(self.chosen)
 
     @cached_property

@@ -53,7 +53,7 @@ class Main(TyperGroup):
     """The first word may name a subcommand; anything else is a model to prune."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the subcommand first."""
+        """The words that are left once options of the app were read, the subcommand first."""
         options = {name for p in self.params for name in p.opts} - {"--help", "-h"}
         return super().parse_args(ctx, args if not args or args[0].partition("=")[0] in options else self.routed(args))
 
@@ -207,7 +207,7 @@ def inspect(values: CommandValues) -> None:
 
 
 def show_groups(values: CommandValues, out: Output) -> None:
-    """What `inspect` shows."""
+    """Print, or write as JSON, what `inspect` shows: groups, what is pinned, layers with zeros."""
     model = Path(values["model"])
     check_outputs(model, None, {"--json": out.json_file})
     with hushed(), progress_bar(out.quiet) as progress:

@@ -77,7 +77,7 @@ def main_screen(options: Sequence[Option]) -> str:
 
 
 def all_options(options: Sequence[Option]) -> str:
-    """All subcommands and options."""
+    """Every subcommand and every option of prune by panel, as --help-all shows them."""
     lines = [*_usage(), "", *_subcommands(), "", *_panels(options), "", _styled("Help", "bold")]
     for name, what in ABOUT.items():
         lines += _row(name, what)

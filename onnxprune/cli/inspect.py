@@ -65,7 +65,7 @@ def layer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def constraint(group: ChannelGroup) -> str:
-    """Constraints in words."""
+    """The constraints of a group in words, "" for none: `equal in 4 blocks; 2 channels per unit`."""
     words = [f"equal in {len(b)} blocks" for b in group.blocks]
     if group.width > 1:
         words.append(f"{group.width} channels per unit")

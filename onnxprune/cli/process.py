@@ -39,7 +39,7 @@ class Interruption:
         self.outputs |= {str(p): _identity(str(p)) for p in paths}
 
     def line(self) -> str:
-        """What to tell the user."""
+        """The line for the user: interrupted, and which files were written by then."""
         written = [path for path, before in self.outputs.items() if _identity(path) != before]
         return f"interrupted; written: {', '.join(written)}" if written else "interrupted, nothing was written"
 

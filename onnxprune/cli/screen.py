@@ -90,7 +90,7 @@ def same_file(a: Path, b: Path) -> bool:
 
 
 def write_out(data: bytes) -> None:
-    """A model to standard output."""
+    """Write a model to standard output. Raises `OptionError` where the system refuses."""
     with printing():
         sys.stdout.flush()
         sys.stdout.buffer.write(data)

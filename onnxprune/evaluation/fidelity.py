@@ -34,11 +34,11 @@ class Fidelity:
 
     @property
     def costly(self) -> bool:
-        """Whether much was lost."""
+        """Whether much was lost: agreement below COSTLY, or of other models an error above 1 - COSTLY."""
         return self.kl > 1 - COSTLY if self.agreement is None else self.agreement < COSTLY
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The fields as plain data for JSON."""
         return asdict(self)
 
 

@@ -314,7 +314,7 @@ class Drop:
     samples: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The fields as plain data for JSON, with the confidence of the bound."""
         return {
             "metric": self.metric, "before": self.before, "after": self.after, "drop": self.drop,
             "bound": self.bound, "confidence": CONFIDENCE, "samples": self.samples,

@@ -39,7 +39,7 @@ class Packed:
 
     @property
     def stored(self) -> int:
-        """Bytes in the file."""
+        """Bytes of the arrays in the file."""
         return sum(array.nbytes for array in self.arrays.values())
 
 

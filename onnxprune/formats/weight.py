@@ -35,7 +35,7 @@ class Weight(Packed):
     operator: Operator
 
     def dense(self) -> Array:
-        """W float32 of `shape`."""
+        """The weight as it computes, float32 of `shape`."""
         codes = self.operator.storage.unpack(self)
         return np.ascontiguousarray(decode(codes, self.arrays.get("scale")))
 

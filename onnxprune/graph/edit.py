@@ -33,11 +33,11 @@ class Edit:
         return self.model.proto.graph
 
     def fresh(self, base: str) -> str:
-        """A name for a value."""
+        """A name for a value that no value of the model has, `base` or `base_1`, ...; it is taken from now on."""
         return _fresh(base, self.names)
 
     def fresh_node(self, base: str) -> str:
-        """A name for a node."""
+        """A name for a node that no node of the model has; it is taken from now on."""
         return _fresh(base, self.node_names)
 
     def constant(self, base: str, array: Array) -> str:

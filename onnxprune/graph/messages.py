@@ -37,5 +37,5 @@ def show(name: object) -> str:
 
 
 def label(node: NodeProto) -> str:
-    """Operator and name of a node."""
+    """Operator and quoted name of a node, for messages: `Conv 'stem'`."""
     return f"{show(node.op_type)[1:-1]} {show(node.name)}"

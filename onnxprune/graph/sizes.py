@@ -55,7 +55,7 @@ class Sizes:
         )
 
     def rank(self, name: str) -> int | None:
-        """Rank of a tensor."""
+        """Rank of a tensor; None where it is not known for certain."""
         shape = self.shape(name)
         return None if shape is None else len(shape)
 

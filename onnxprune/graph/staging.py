@@ -101,13 +101,13 @@ def rename(file: BinaryIO, target: Path, mode: int | None) -> None:
 
 
 def flush(file: BinaryIO) -> None:
-    """Put a file's data on disk."""
+    """Put a file's data on disk, past the caches of Python and the system."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def flush_folder(folder: Path) -> None:
-    """Put renames on disk."""
+    """Put renames inside a folder on disk, where the system has a way to."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -117,7 +117,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def discard(files: Iterable[Path]) -> None:
-    """Delete what can be deleted."""
+    """Delete the files that can be deleted; what the system refuses is left."""
     for file in files:
         with contextlib.suppress(OSError):
             file.unlink(missing_ok=True)

@@ -46,7 +46,7 @@ class Layer:
 
     @property
     def op(self) -> str:
-        """The operator."""
+        """The operator's name, with the domain in front where it is not ONNX's own."""
         return self.node.op
 
     @property
@@ -93,7 +93,7 @@ class Layer:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of W: `(M, K)`, `(M, C/group, kw)` or `(M, C/group, kh, kw)`."""
+        """Shape of W: `(M, K)`, `(M, C/group, kw)` or `(M, C/group, kh, kw)`."""
         return self.array_shape if self.transposed else self.array_shape[::-1]
 
     def matrix(self, array: Array) -> Array:

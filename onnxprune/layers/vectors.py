@@ -25,7 +25,7 @@ def matrix(n: Node, w: Float) -> Float:
 
 
 def weight_of(n: Node, m: Float, shape: tuple[int, ...]) -> Float:
-    """The inverse of `matrix`."""
+    """The inverse of `matrix`: the weight `(in, out)`, either way round."""
     w = m[0] / float(n.attr("alpha", 1.0))
     return np.asarray(w.T if n.attr("transB", 0) else w)
 

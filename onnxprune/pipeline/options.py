@@ -92,7 +92,7 @@ class Options:
 
     @property
     def cuts(self) -> tuple[tuple[str, float], ...]:
-        """Ratios of groups."""
+        """Glob and fraction of every `--ratio` that is for units, not for zeros."""
         return self._pairs[0]
 
     @property

@@ -40,7 +40,7 @@ class Recovery:
 
 
 def leave(model: CutModel) -> Recovered:
-    """The recovery `none`."""
+    """The recovery `none`: the cut model as it is."""
     return Step(model.cut.model, ())
 
 

@@ -24,7 +24,7 @@ class Difference:
 def differences(
     labels: Sequence[str], names: Sequence[Sequence[str]], outputs: Sequence[Sequence[Any]]
 ) -> tuple[list[Difference | None], list[str]]:
-    """Of every model to the first, None where outputs do not compare, and notes on what the figures cannot tell.
+    """Difference of every model to the first, None where outputs do not compare, and notes on what figures cannot tell.
 
     labels: what models are called; names, outputs: of each model, in its order; they are paired by name, or by
     position where the names differ.

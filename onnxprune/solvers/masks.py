@@ -311,7 +311,7 @@ def exchanged_exactly(mask: Mask) -> bool:
 
 
 def most_exchanges(columns: int) -> int:
-    """Exchanges of a row, at most."""
+    """How many exchanges a row of so many columns may make."""
     return max(1, round(EXCHANGES * columns))
 
 

@@ -37,7 +37,7 @@ class Reader:
 
     @property
     def energy(self) -> float:
-        """Variance of the outputs."""
+        """Variance of the outputs, summed over them."""
         return float(np.einsum("do,do->", self.weight, self.gram @ self.weight))
 
 

@@ -49,7 +49,7 @@ def n_of_m(scores: Array, n: int, m: int) -> Mask:
 
 
 class Choice(Protocol):
-    """What may stay of a matrix."""
+    """What may stay of a matrix `[rows, columns]`: how many entries, and where."""
 
     def keep(self, scores: Array, share: float = 1.0) -> Mask:
         """The entries that stay, bool of the scores' shape; share: of those that shall go, only so many go yet."""

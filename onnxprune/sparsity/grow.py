@@ -85,15 +85,15 @@ class Left:
     gone: Mask
 
     def keep(self, scores: Array, share: float = 1.0) -> Mask:
-        """See `Choice`: what is gone goes first, and stays gone."""
+        """See `Choice.keep`: what is gone goes first, and stays gone."""
         return np.asarray(self.choice.keep(np.where(self.gone, -1.0, scores), share) & ~self.gone)
 
     def slabs(self, columns: int, width: int) -> Iterator[tuple[int, int]]:
-        """See `Choice`."""
+        """Those of `choice`; see `Choice.slabs`."""
         yield from self.choice.slabs(columns, width)
 
     def part(self, scores: Array, start: int, gone: int, columns: int) -> Mask:
-        """See `Choice`; what is gone already is among the `gone` that are counted."""
+        """See `Choice.part`; what is gone already is among the `gone` that are counted."""
         before = self.gone[:, start : start + scores.shape[1]]
         return np.asarray(self.choice.part(np.where(before, -1.0, scores), start, gone, columns) & ~before)
 

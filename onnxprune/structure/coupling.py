@@ -64,7 +64,7 @@ class EvenRows:
 
 @dataclass(frozen=True)
 class Pin:
-    """Why ids cannot be removed."""
+    """Why ids cannot be removed: the node and tensor that say so, and the reason for the user."""
 
     node: str
     op: str

@@ -64,7 +64,7 @@ class Surgeon:
     # what rules read
 
     def keep(self, ids: Ids) -> Keep:
-        """Which of the ids survive."""
+        """Which of the ids survive, bool of their shape."""
         return self.alive[ids]
 
     def count(self, ids: Axis) -> int:
@@ -186,7 +186,7 @@ class Surgeon:
         n.proto.output[0] = n.outputs[0] = inner
 
     def fresh(self, base: str) -> str:
-        """A name that nothing has."""
+        """A name that no value or weight of the cut has, `base` or `base_1`, ...; it is taken from now on."""
         name, k = base, 1
         while name in self.names or name in self.model.weights:
             name, k = f"{base}_{k}", k + 1
