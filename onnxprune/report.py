@@ -402,7 +402,7 @@ def render_inspection(rows: Sequence[Mapping[str, Any]], analysis: Analysis, *, 
     return Group(*parts)
 
 
-def show(console: Console, renderable: RenderableType) -> None:
+def print_on(console: Console, renderable: RenderableType) -> None:
     """Print without cutting lines off when piped."""
     console.print(renderable, soft_wrap=not console.is_terminal)
 

@@ -24,7 +24,7 @@ from onnxprune.errors import OptionError, blamed
 from onnxprune.graph.io import Model
 from onnxprune.graph.staging import staged
 from onnxprune.progress import Progress, silent
-from onnxprune.report import show
+from onnxprune.report import print_on
 
 STAGES = {
     "load": "reading the model",
@@ -103,7 +103,7 @@ def show_on(carried: str | None, renderable: RenderableType) -> None:
     if not console.is_terminal:
         console.width = 10_000  # a name that is cut in two cannot be searched for
     with printing():
-        show(console, renderable)
+        print_on(console, renderable)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from onnxprune.runtime.timing import cpu, latency
 LEAST = 0.15  # sparsity below which a layer is not tried
 LEVEL = 1.02  # speed-up of the whole session below which it stays dense
 STEPS = (0.0, 0.8, 1.0, 1.15, 1.4, 1.8, 2.5)  # speed-ups of single layers from which sets are tried
-Progress = Callable[[str], None]
+Tell = Callable[[str], None]  # takes a line on what is done now
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def choose(
     values: str = "float32",
     threads: int = 0,
     seconds: float = 1.5,
-    progress: Progress = lambda text: None,
+    progress: Tell = lambda text: None,
 ) -> Chosen:
     """Try growing sets of layers in whole sessions; the fastest set, or none where none is faster than dense.
 
@@ -118,7 +118,7 @@ def quickest(
     *,
     values: str = "float32",
     threads: int = 0,
-    progress: Progress = lambda text: None,
+    progress: Tell = lambda text: None,
 ) -> dict[str, Packing]:
     """The format with which every layer alone is fastest. formats: node -> those that hold, the first where none can
     be measured."""

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from onnx import NodeProto, helper
 
 from onnxprune.formats.format import Format, Plain
@@ -31,8 +30,7 @@ from onnxprune.graph.links import read_counts
 from onnxprune.graph.node import Node, opsets
 from onnxprune.graph.sizes import Sizes
 from onnxprune.layers.layer import Layer, node_names
-
-Mask = npt.NDArray[np.bool_]
+from onnxprune.solvers.patterns import Mask
 
 ALIGN = 8  # channels of a block of onnxruntime's convolutions, with AVX2
 COPY = 20.0  # multiplications in the time in which a float is copied in a run of many

@@ -139,7 +139,7 @@ def has_data(tensor: TensorProto) -> bool:
     return 0 in tensor.dims or tensor.HasField("raw_data") or any(len(getattr(tensor, name)) for name in _TYPED)
 
 
-def store(name: str, tensor: TensorProto, array: Array) -> None:
+def set_tensor(name: str, tensor: TensorProto, array: Array) -> None:
     """Make a tensor describe `array`; up to SMALL bytes it holds the data too. One that does already is left alone."""
     code, small = type_code(name, array), stored_size(array) <= SMALL
     alike = tensor.data_type == code and tuple(tensor.dims) == array.shape

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxprune.graph.arrays import Array, store
+from onnxprune.graph.arrays import Array, set_tensor
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import read_counts
 from onnxprune.graph.protos import is_constant
@@ -49,7 +49,7 @@ class Edit:
         array = array.view()
         array.flags.writeable = False
         self.model.weights[name] = array
-        store(name, self.graph.initializer.add(name=name), array)
+        set_tensor(name, self.graph.initializer.add(name=name), array)
         if self.model.proto.ir_version < 4:  # there an initializer must be listed
             kind = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             self.graph.input.add(name=name, type=kind)

@@ -24,7 +24,7 @@ from google.protobuf.message import Error as ProtobufError
 from onnx import AttributeProto, ModelProto
 
 from onnxprune.errors import InternalError
-from onnxprune.graph.arrays import SMALL, Large, has_data, same, set_data, store, stored_size, type_code
+from onnxprune.graph.arrays import SMALL, Large, has_data, same, set_data, set_tensor, stored_size, type_code
 from onnxprune.graph.messages import REPAIR, fault, show
 from onnxprune.graph.protos import constants, graphs, scalar, scalars, tensors
 from onnxprune.graph.reading import Sparse, TensorReader, Weights
@@ -111,14 +111,14 @@ def sync(model: Model) -> None:
     """Make dims, type and small data of the tensors in the proto follow `weights`; `save` does it, on a copy."""
     for name, tensor in tensors(model.proto):
         if name in model.weights:
-            store(name, tensor, model.weights[name])
+            set_tensor(name, tensor, model.weights[name])
         elif not has_data(tensor):
             raise InternalError(f"tensor {show(name)} has neither data nor an entry in Model.weights")
     for name, node, attribute in list(scalars(model.proto)):
         array = model.weights.get(name)
         if array is not None and not same(array, scalar(attribute)):
             node.attribute.remove(attribute)
-            store(name, node.attribute.add(name="value", type=AttributeProto.TENSOR).t, array)
+            set_tensor(name, node.attribute.add(name="value", type=AttributeProto.TENSOR).t, array)
 
 
 def to_proto(model: Model | Source) -> ModelProto:

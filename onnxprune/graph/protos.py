@@ -100,7 +100,7 @@ def defined(graph: GraphProto) -> Iterator[str]:
     yield from (name for node in graph.node for name in node.output if name)
 
 
-def rename(graph: GraphProto, names: dict[str, str]) -> None:
+def rename_values(graph: GraphProto, names: dict[str, str]) -> None:
     """Rename values in one graph, without the bodies nested in it."""
     for value in chain(graph.input, graph.output, graph.value_info, graph.initializer):
         if value.name in names:

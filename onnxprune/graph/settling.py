@@ -21,7 +21,7 @@ from onnxprune.graph.limits import LIMIT, RATIO
 from onnxprune.graph.links import made_at
 from onnxprune.graph.messages import REPAIR, fault, label, show
 from onnxprune.graph.node import DEFAULT_DOMAINS, OWN_DOMAIN
-from onnxprune.graph.protos import bodies, defined, graphs, rename
+from onnxprune.graph.protos import bodies, defined, graphs, rename_values
 
 MAX_NODES = 1 << 20  # nodes after inlining
 MAX_BYTES = LIMIT  # of these nodes
@@ -174,7 +174,7 @@ def _name_uniquely(scope: _Scope, where: str, notes: list[str]) -> None:
             taken.add(names[name])
         seen.update(values)
         if names:
-            rename(scope.graph, names)
+            rename_values(scope.graph, names)
         for inner in scope.inner():
             visit(inner, dict(names))
 

@@ -17,8 +17,6 @@ from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import made_at, reads
 from onnxprune.runtime.session import Feeds, session
 
-Source = Sequence[Feeds]  # inputs of one run each
-
 
 class Stream:
     """See the module's docstring.
@@ -28,7 +26,7 @@ class Stream:
     limit: bytes that the values at the cut may take; threads: of onnxruntime, 0 for its default.
     """
 
-    def __init__(self, model: Model, source: Source, *, limit: float = float("inf"), threads: int = 0) -> None:
+    def __init__(self, model: Model, source: Sequence[Feeds], *, limit: float = float("inf"), threads: int = 0) -> None:
         self.model, self.limit, self.threads = model, limit, threads
         graph = model.proto.graph
         self.nodes = list(graph.node)
