@@ -74,7 +74,7 @@ def store(
 def rounding(exact: Model, stored: Model, layers: Sequence[Layer]) -> float:
     """Squared error of the weights as they are stored, over their squares."""
     error = total = 0.0
-    for name in {layer.weight for layer in layers}:
+    for name in dict.fromkeys(layer.weight for layer in layers):
         a, b = exact.weights[name], stored.weights[name]
         if a is not b:
             error += float(np.square(a - b, dtype=np.float64).sum())
@@ -184,7 +184,7 @@ def _plain(
 def _positive(model: Model, layers: Sequence[Layer]) -> Model:
     """A copy in which -0.0, which computes what +0.0 computes, is +0.0 in these layers, so that it can be left out."""
     out = model.copy()
-    for name in {layer.weight for layer in layers}:
+    for name in dict.fromkeys(layer.weight for layer in layers):
         w = model.weights[name]
         if (np.signbit(w) & (w == 0)).any():
             out.weights[name] = w = np.where(w == 0, np.float32(0), w)
