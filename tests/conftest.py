@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -23,6 +27,54 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is absent")
     return SHARED
+
+
+class Outcome(NamedTuple):
+    """Of a command: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Run the command line in this process, with words as in a shell, or a list of them."""
+    from onnxprune.cli import app
+
+    def run(words: str | list[str]) -> Outcome:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            app.main(shlex.split(words) if isinstance(words, str) else words)
+        printed = capfd.readouterr()
+        assert isinstance(exit_.value.code, int)
+        return Outcome(exit_.value.code, printed.out, printed.err)
+
+    return run
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run `work` in a fork; its exit status, negative for the signal that killed it."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except SystemExit as e:
+            code = int(e.code or 0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.fixture

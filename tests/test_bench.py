@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,9 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from conftest import ROOT
+from conftest import ROOT, Cli
 from models.nets import build, normal
 from onnxprune import ModelFileError, OptionError, kernels
-from onnxprune.cli import app as cli
 from onnxprune.runtime import benchmark
 from onnxprune.runtime.benchmark import Benchmark
 from onnxprune.runtime.differences import Difference
@@ -51,27 +47,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Callable[[str], Outcome]:
-    def run(words: str) -> Outcome:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(["bench", *shlex.split(words)])
-        printed = capfd.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return Outcome(exit_.value.code, printed.out, printed.err)
-
-    return run
-
-
-Call = Callable[[str], Outcome]
+def call(call: Cli) -> Cli:
+    """`onnxprune bench` with these words."""
+    return lambda words: call(f"bench {words}")
 
 
 # what is measured
@@ -266,7 +245,7 @@ def test_the_library_is_registered_for_models_that_need_it(folder: Path, monkeyp
 # the command
 
 
-def test_the_command(call: Call, folder: Path) -> None:
+def test_the_command(call: Cli, folder: Path) -> None:
     result = call("a.onnx b.onnx --seconds 0.1 --threads 1,2 --no-memory --profile -v --json out.json")
     assert result.code == 0, result.err
     assert result.err == ""
@@ -278,7 +257,7 @@ def test_the_command(call: Call, folder: Path) -> None:
     assert json.loads(Path("out.json").read_text())["threads"] == [1, 2]
 
 
-def test_json_to_standard_output(call: Call, folder: Path) -> None:
+def test_json_to_standard_output(call: Cli, folder: Path) -> None:
     result = call("a.onnx --seconds 0.02 --threads 1 --threads 0 --no-memory --json - -q")
     assert result.code == 0, result.err
     assert result.err == ""
@@ -288,7 +267,7 @@ def test_json_to_standard_output(call: Call, folder: Path) -> None:
     assert data["models"][0]["peak_memory"] is None
 
 
-def test_brackets_in_names_are_no_markup(call: Call, folder: Path) -> None:
+def test_brackets_in_names_are_no_markup(call: Cli, folder: Path) -> None:
     os.rename("a.onnx", "[red]a.onnx")
     assert "[red]a.onnx" in call("'[red]a.onnx' --seconds 0.02 --threads 1 --no-memory --profile").out
 
@@ -333,7 +312,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "expected"), REFUSED, ids=[words for words, _ in REFUSED])
-def test_refused_in_one_line(call: Call, folder: Path, words: str, expected: list[str]) -> None:
+def test_refused_in_one_line(call: Cli, folder: Path, words: str, expected: list[str]) -> None:
     Path("text.onnx").write_text("<html>")
     onnx.save(linear(name="z"), "other.onnx")
     onnx.save(build("y = Relu(x)", "float[n,9]"), "wide.onnx")

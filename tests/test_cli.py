@@ -15,52 +15,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from conftest import Cli, Outcome, in_child
 from models.nets import build, normal
+from models.small import BRACKETS, ODD_INPUT, ODD_TENSOR, odd_names
 from models.topologies import TOPOLOGIES, UNRUNNABLE
 from onnxprune import OptionError, VerificationError
 from onnxprune.cli import app as cli
 from onnxprune.cli import screen
 from onnxprune.cli.command import DECLARED
 from onnxprune.structure import cut
-
-ODD_INPUT, ODD_TENSOR, BRACKETS = "serving_default_input_2:0", "onnx::Relu_0", "block[0]/conv=1"
-
-
-def net(x: str = "float[n,3,8,8]") -> ModelProto:
-    """Groups of 16 and 24 channels, with names that need care."""
-    nodes = "h = Conv(x, stem, b) r = Relu(h) k = Conv(r, body) t = Relu(k) y = Conv(t, head)"
-    proto = build(nodes, x, stem=normal(16, 3, 3, 3), b=normal(16), body=normal(24, 16, 1, 1), head=normal(2, 24, 1, 1))
-    for old, new in ("x", ODD_INPUT), ("h", ODD_TENSOR):
-        for names in (n for node in proto.graph.node for n in (node.input, node.output)):
-            names[:] = [new if name == old else name for name in names]
-    proto.graph.input[0].name = ODD_INPUT
-    for node, name in zip(proto.graph.node, ["stem conv", "relu", BRACKETS, "act", "head"], strict=True):
-        node.name = name
-    return proto
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def report(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)
@@ -70,26 +42,11 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Run the command line in this process, with words as in a shell."""
-
-    def run(words: str | list[str]) -> Outcome:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(shlex.split(words) if isinstance(words, str) else words)
-        printed = capfd.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return Outcome(exit_.value.code, printed.out, printed.err)
-
-    return run
-
-
-@pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with net.onnx in it."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    onnx.save(net(), "net.onnx")
+    onnx.save(odd_names(), "net.onnx")
     return tmp_path / "work"
 
 
@@ -182,7 +139,7 @@ def test_out_lies_beside_the_input_and_is_replaced(call: Cli, folder: Path) -> N
 
 
 def test_versions_are_kept(call: Cli, folder: Path) -> None:
-    proto = net()
+    proto = odd_names()
     proto.ir_version = 7
     proto.opset_import[0].version = 13
     proto.opset_import.append(helper.make_opsetid("com.example", 2))
@@ -297,7 +254,7 @@ def test_globs(words: str, expected: list[int] | None, call: Cli, folder: Path) 
 
 
 def test_input_shapes_are_split_at_the_last_colon(call: Cli, folder: Path) -> None:
-    onnx.save(net("float[n,3,h,w]"), "net.onnx")
+    onnx.save(odd_names("float[n,3,h,w]"), "net.onnx")
     small, large = (
         call(f"net.onnx {CUT} --input-shape {ODD_INPUT}:1,3,{n},{n} --json -").report["before"]["macs"] for n in (4, 10)
     )
@@ -421,7 +378,7 @@ def test_mistakes_in_subcommands(words: str, call: Cli, folder: Path) -> None:
 
 
 def external(folder: Path) -> Path:
-    onnx.save(net(), folder / "ext.onnx", save_as_external_data=True, location="ext.bin", size_threshold=0)
+    onnx.save(odd_names(), folder / "ext.onnx", save_as_external_data=True, location="ext.bin", size_threshold=0)
     return folder / "ext.onnx"
 
 
@@ -604,20 +561,6 @@ def test_full_devices(call: Cli, folder: Path) -> None:
     assert contents(folder) == before
     result = call(f"net.onnx {CUT} --json /dev/full")
     assert_refused(result, "--json /dev/full", "No space left on device", "the model is in net.pruned.onnx")
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run the work in a fork; its exit status, negative for a signal."""
-    pid = os.fork()
-    if pid == 0:
-        code = 70
-        try:
-            work()
-        except SystemExit as e:
-            code = int(e.code or 0)
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.parametrize("words", ["-o out.onnx", "-o net.onnx --force", "--save-plan plan.json --json report.json"])
@@ -827,7 +770,7 @@ def test_verbose_names_everything(call: Cli, folder: Path) -> None:
 
 
 def test_names_are_not_cut_in_two_when_piped(call: Cli, folder: Path) -> None:
-    proto = net()
+    proto = odd_names()
     name = "a/very/long/scope" * 20
     proto.graph.node[0].name = name
     onnx.save(proto, "net.onnx")
@@ -933,11 +876,11 @@ def test_progress_is_a_line_per_long_stage_when_piped(call: Cli, folder: Path, m
 
 def test_errors_from_python_name_the_keyword() -> None:
     with pytest.raises(OptionError, match=r"^channels=3: expected a fraction in \[0, 1\)"):
-        onnxprune.prune(net(), channels=3)
+        onnxprune.prune(odd_names(), channels=3)
 
 
 def test_float16_and_unusual_types_through_the_command_line(call: Cli, folder: Path) -> None:
-    proto = net("float16[n,3,8,8]")
+    proto = odd_names("float16[n,3,8,8]")
     proto.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
     for tensor in proto.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))

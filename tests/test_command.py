@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import Cli
 from kinds import KINDS, proto, prune
 from law import data, same_weights
 from models.forms import TRANSFORMERS
-from onnxprune.cli import app as cli
 from onnxprune.graph.io import load
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Run words in a folder with m.onnx (a BERT), moe.onnx and cache.onnx: code, standard output and error."""
+def call(call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """In a folder with m.onnx (a BERT), moe.onnx and cache.onnx."""
     monkeypatch.chdir(tmp_path)
     for file, name in (("m", "encoder_post_norm"), ("moe", "moe_dense"), ("cache", "onnx_attention_gqa_cache")):
         Path(f"{file}.onnx").write_bytes(proto(name).SerializeToString())
-
-    def run(words: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(shlex.split(words))
-        printed = capfd.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, printed.out, printed.err
-
-    return run
+    return call
 
 
 QUICK = "-q --no-latency --recover none"
@@ -50,7 +39,7 @@ QUICK = "-q --no-latency --recover none"
          {"heads": 0.5, "allow_io_change": True}),
     ],
 )  # fmt: skip
-def test_the_command_line_says_the_same(words: str, name: str, options: dict[str, Any], call: Any) -> None:
+def test_the_command_line_says_the_same(words: str, name: str, options: dict[str, Any], call: Cli) -> None:
     code, out, err = call(f"{words} {QUICK} -o out.onnx --save-plan plan.json")
     assert (code, out, err) == (0, "", "")
     written = Path("out.onnx").read_bytes()
@@ -82,7 +71,7 @@ def test_the_command_line_says_the_same(words: str, name: str, options: dict[str
         ("cache.onnx --heads 0.5", "--allow-io-change"),
     ],
 )
-def test_bad_words_are_refused_in_one_line(words: str, text: str, call: Any) -> None:
+def test_bad_words_are_refused_in_one_line(words: str, text: str, call: Cli) -> None:
     code, out, err = call(f"{words} --no-latency")
     assert (code, out) == (2, ""), err
     assert err.startswith("onnxprune: ")
@@ -91,7 +80,7 @@ def test_bad_words_are_refused_in_one_line(words: str, text: str, call: Any) -> 
     assert sorted(p.name for p in Path().iterdir()) == ["cache.onnx", "m.onnx", "moe.onnx"]
 
 
-def test_inspect_names_the_kinds(call: Any) -> None:
+def test_inspect_names_the_kinds(call: Cli) -> None:
     code, out, _ = call("inspect moe.onnx --json moe.json")
     assert code == 0
     for kind in KINDS:
@@ -111,7 +100,7 @@ def test_inspect_names_the_kinds(call: Any) -> None:
     assert len([r for r in opened["groups"] if r["kind"] == "heads"]) == 2
 
 
-def test_the_report_names_the_kinds(call: Any) -> None:
+def test_the_report_names_the_kinds(call: Cli) -> None:
     code, out, err = call("m.onnx --heads 0.5 --layers 0.5 --no-latency --recover none --json report.json")
     assert code == 0, err
     report = json.loads(Path("report.json").read_text())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,11 @@ import pytest
 from onnx import ModelProto
 
 import onnxprune
+from conftest import Cli
 from models.nets import Array, build, normal, run
+from models.small import classifier
 from onnxprune import load
 from onnxprune.calibration.read import read
-from onnxprune.cli import app as cli
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.metrics import (
     CONFIDENCE,
@@ -324,9 +323,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "judge_of_tests.py").write_text(MODULE)
     monkeypatch.delitem(sys.modules, "judge_of_tests", raising=False)
-    onnx.save(net(), "net.onnx")
-    onnx.save(net(0.02), "other.onnx")
-    best = run_net(net()).argmax(1)
+    onnx.save(classifier(), "net.onnx")
+    onnx.save(classifier(0.02), "other.onnx")
+    best = run_net(classifier()).argmax(1)
     np.savez("data.npz", x=IMAGES, labels=np.where(np.arange(80) % 4, best, (best + 1) % 5))
     np.save("plain.npy", IMAGES)
     np.save("labels.npy", np.zeros(80, int))
@@ -336,18 +335,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 IMAGES = normal(80, 3, 6, 6, seed=4).astype(np.float32)
 
 
-def net(noise: float = 0.0) -> ModelProto:
-    w = normal(12, 3, 3, 3) + noise * normal(12, 3, 3, 3, seed=9)
-    nodes = "h = Conv(x, w) r = Relu(h) g = GlobalAveragePool(r) f = Flatten(g) y = Gemm(f, v)"
-    return build(nodes, "float[n,3,6,6]", "float[n,5]", w=w, v=normal(12, 5, seed=1))
-
-
 def run_net(proto: ModelProto) -> Array:
     return run(proto, IMAGES)[0]
 
 
 def test_functions_judge_models(folder: Path) -> None:
-    model = load(net())
+    model = load(classifier())
     assert Function("judge_of_tests:size")(model).value == pytest.approx((12 * 27 + 60) / 1000)
     score = Function("judge_of_tests:each")(model)
     assert score.samples == 3 and score.value == pytest.approx(2 / 3)
@@ -365,7 +358,7 @@ def test_functions_judge_models(folder: Path) -> None:
 )
 def test_functions_that_go_wrong_are_named(folder: Path, name: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        Function(f"judge_of_tests:{name}")(load(net()))
+        Function(f"judge_of_tests:{name}")(load(classifier()))
 
 
 @pytest.mark.parametrize("name", ["judge_of_tests:absent", "no_such_module_anywhere:f"])
@@ -394,7 +387,7 @@ def test_models_that_are_judged_on_different_samples_are_refused() -> None:
 
 def test_max_drop_keeps_its_word(folder: Path) -> None:
     result = onnxprune.prune(
-        net(), max_drop=0.2, evaluate="data.npz", calibration=IMAGES, round_to=1, verify=False, measure=False
+        classifier(), max_drop=0.2, evaluate="data.npz", calibration=IMAGES, round_to=1, verify=False, measure=False
     )
     verdict = result.report.evaluation
     assert verdict is not None and verdict.bound is not None and verdict.bound <= 0.2 and verdict.metric == "top1"
@@ -404,36 +397,11 @@ def test_max_drop_keeps_its_word(folder: Path) -> None:
 
 def test_max_drop_of_a_function(folder: Path) -> None:
     result = onnxprune.prune(
-        net(), max_drop=0.15, evaluate="judge_of_tests:size", recover="none", importance="l2", round_to=1, verify=False,
-        measure=False,
+        classifier(), max_drop=0.15, evaluate="judge_of_tests:size", recover="none", importance="l2", round_to=1,
+        verify=False, measure=False,
     )  # fmt: skip
     verdict = result.report.evaluation
     assert verdict is not None and 0.1 < verdict.drop <= 0.15 and verdict.bound is None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[[str], Outcome]
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Run the command line in this process, with words as in a shell."""
-
-    def run_words(words: str) -> Outcome:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(shlex.split(words))
-        printed = capfd.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return Outcome(exit_.value.code, printed.out, printed.err)
-
-    return run_words
 
 
 @pytest.mark.parametrize(
@@ -463,7 +431,7 @@ def test_evaluate(folder: Path, call: Cli, words: str, metric: str, value: float
 
 def test_evaluate_compares_in_pairs(folder: Path, call: Cli) -> None:
     report = json.loads(call("evaluate other.onnx data.npz --against net.onnx --json - -q").out)
-    hits = [run_net(p).argmax(1) == np.load("data.npz")["labels"] for p in (net(), net(0.02))]
+    hits = [run_net(p).argmax(1) == np.load("data.npz")["labels"] for p in (classifier(), classifier(0.02))]
     assert report["against"]["drop"] == pytest.approx(hits[0].mean() - hits[1].mean())
     assert report["against"]["bound"] > report["against"]["drop"] and report["against"]["model"] == "net.onnx"
 

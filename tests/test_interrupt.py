@@ -14,8 +14,9 @@ from typing import Any
 import onnx
 import pytest
 
+from conftest import Outcome, in_child
+from models.small import odd_names
 from onnxprune import __main__
-from test_cli import Outcome, in_child, net
 
 NOTHING = "onnxprune: interrupted, nothing was written\n"
 CUT = ["net.onnx", "--channels", "0.3", "--recover", "bias", "--no-latency", "-o", "out.onnx"]
@@ -24,7 +25,7 @@ CUT = ["net.onnx", "--channels", "0.3", "--recover", "bias", "--no-latency", "-o
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    onnx.save(net(), "net.onnx")
+    onnx.save(odd_names(), "net.onnx")
     Path("out.onnx").write_bytes(b"an older result")
     return tmp_path
 

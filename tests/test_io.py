@@ -7,7 +7,6 @@ import os
 import re
 import resource
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from conftest import in_child
 from onnxprune.errors import InternalError, ModelFileError
 from onnxprune.graph import arrays, io, protos, writing
 
@@ -986,19 +986,6 @@ def replacing(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, io.
     new = old.copy()
     new.weights["w0"] = np.full(1024, 9, np.float32)
     return path, old, new, limits[0]
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run `work` in a fork; its exit status, negative for the signal that killed it."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def before_call(at: int, strike: Callable[[], None], patch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 import onnxprune
 from models.nets import build, normal
+from models.small import mlp
 from onnxprune.errors import OptionError
 from onnxprune.importance.score import CRITERIA
 from onnxprune.pipeline.options import OPTIONS
@@ -26,6 +28,7 @@ MODELS = ROOT / "models"
 MLP, LABELLED = MODELS / "digits_mlp.onnx", MODELS / "digits_mlp.npz"
 DIGITS, HELD_OUT = MODELS / "digits_resnet_bn.onnx", MODELS / "digits_heldout.npz"
 CALIBRATION = MODELS / "digits_calibration.npz"
+tiny = partial(mlp, 12, 16, 16, 4, seed=1)
 BRIEF: dict[str, Any] = {"measure": False, "threads": 1}
 MOST_LINES, MOST_PARAMETERS = 120, 15
 
@@ -218,12 +221,6 @@ def test_plans_belong_to_their_model(tmp_path: Path) -> None:
 
 
 # Steps
-
-
-def tiny() -> Any:
-    weights: dict[str, Any] = {"a": normal(12, 16, seed=1), "b": normal(16, 16, seed=2), "c": normal(16, 4, seed=3)}
-    nodes = "h = MatMul(x, a) r = Relu(h) k = MatMul(r, b) t = Relu(k) y = MatMul(t, c)"
-    return build(nodes, "float[n,12]", "float[n,4]", **weights)
 
 
 @pytest.mark.parametrize("importance", CRITERIA)

@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 import onnxprune
 from models.nets import Array, build, normal
+from models.small import cnn
 from onnxprune import load
 from onnxprune.allocation.budget import Usage, least_damage
 from onnxprune.allocation.levels import Levels, level_database
@@ -28,19 +29,6 @@ from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
 
 X = normal(60, 3, 8, 8, seed=5).astype(np.float32)
-NODES = """h = Conv(x, w, a) r = Relu(h) k = Conv<pads = [1, 1, 1, 1]>(r, v, b) t = Relu(k) m = Conv(t, u)
-    s = Relu(m) g = GlobalAveragePool(s) f = Flatten(g) y = Gemm(f, q, c)"""
-
-
-def cnn(dead: tuple[int, ...] = ()) -> ModelProto:
-    """Groups of 8, 10 and 12 channels; dead: units of the second one that nothing hears."""
-    v = normal(12, 10, 3, 3, seed=2)
-    v[:, list(dead)] = 0
-    return build(
-        NODES, y="float[n,4]",
-        w=normal(8, 3, 3, 3), a=normal(8, seed=1), v=normal(10, 8, 3, 3, seed=3), b=normal(10, seed=4), u=v,
-        q=normal(12, 4, seed=6) / 150, c=normal(4, seed=7),
-    )  # fmt: skip
 
 
 def batches(x: Array, size: int = 20) -> list[dict[str, Array]]:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import onnxprune
-from models.nets import build, normal
+from models.small import residual_pictures
 from onnxprune import kernels
 from onnxprune.errors import UserError
 from onnxprune.options import Option
@@ -26,25 +26,6 @@ from onnxprune.structure.groups import analyze
 
 pytestmark = pytest.mark.usefixtures("brief_search")
 FOLDER = Path(tempfile.mkdtemp(prefix="onnxprune-"))  # of pictures, made once
-
-
-def net(*, zeros: bool = False) -> Any:
-    """A small network of two residual blocks with a batch normalisation for pictures of 3 x 8 x 8, five classes."""
-    nodes = """
-        a = Conv<pads=[1,1,1,1]>(x, w0, b0) n = BatchNormalization(a, s, t, m, v) r = Relu(n)
-        c = Conv(r, w1, b1) d = Relu(c) e = Conv(d, w2, b2) q = Add(r, e)
-        c2 = Conv(q, w5, b5) d2 = Relu(c2) e2 = Conv(d2, w6, b6) f = Add(q, e2)
-        g = Conv<strides=[2,2]>(f, w3, b3) h = Relu(g) k = GlobalAveragePool(h) l = Flatten(k) y = Gemm(l, w4, b4)
-    """
-    wide = 64 if zeros else 16
-    shapes = {"w0": (8, 3, 3, 3), "w1": (16, 8, 1, 1), "w2": (8, 16, 1, 1), "w3": (wide, 8, 1, 1), "w4": (wide, 5)}
-    shapes |= {"w5": (8, 8, 1, 1), "w6": (8, 8, 1, 1)}
-    weights: dict[str, Any] = {k: normal(*s, seed=i) * 0.2 for i, (k, s) in enumerate(shapes.items())}
-    if zeros:
-        weights = {k: np.where(np.abs(w) > 0.42, w, 0) for k, w in weights.items()}
-    biases: dict[str, Any] = {f"b{i}": normal(n, seed=9 + i) * 0.1 for i, n in enumerate((8, 16, 8, wide, 5, 8, 8))}
-    norm: dict[str, Any] = {"s": 1 + normal(8) * 0.1, "t": normal(8) * 0.1, "m": normal(8) * 0.1, "v": np.full(8, 1.5)}
-    return build(nodes, "float[n,3,8,8]", "float[n,5]", **weights, **biases, **norm)
 
 
 @functools.cache
@@ -62,7 +43,7 @@ def pictures(count: int = 15, *, odd: bool = False) -> Path:
 @functools.cache
 def plan(**options: Any) -> Path:
     path = FOLDER / f"plan{len(options)}{sorted(options)[0]}.json"
-    path.write_text(run(net(), Options.of({**QUICK, **options})).plan.to_json())
+    path.write_text(run(residual_pictures(), Options.of({**QUICK, **options})).plan.to_json())
     return path
 
 
@@ -73,7 +54,7 @@ def labels() -> Path:
 
 def scores() -> dict[str, Any]:
     rng = np.random.default_rng(3)
-    return {g.name: rng.random(g.size) for g in analyze(onnxprune.load(net())).groups}
+    return {g.name: rng.random(g.size) for g in analyze(onnxprune.load(residual_pictures())).groups}
 
 
 QUICK: dict[str, Any] = {"measure": False, "verify": False, "threads": 1}
@@ -118,7 +99,7 @@ def outcome(mode: str, option: str | None) -> tuple[bytes, Any] | UserError:
         value = VALUES[option]
         asked |= {option: value() if callable(value) else value}
     try:
-        result = run(net(zeros=mode in ("format", "cluster")), Options.of(asked))
+        result = run(residual_pictures(zeros=mode in ("format", "cluster")), Options.of(asked))
     except UserError as e:
         return e
     proto = onnxprune.to_proto(result.model)

@@ -20,6 +20,7 @@ import onnxprune
 from conftest import ROOT
 from law import data, proto_of
 from models.nets import build, normal, run
+from models.small import three_groups
 from models.topologies import TOPOLOGIES
 from onnxprune import ModelFileError, NothingToPrune, OptionError, Plan, Result
 from onnxprune.allocation.options import parse_limit
@@ -30,20 +31,6 @@ import score
 
 MODELS = sorted(p.stem for p in (ROOT / "models").glob("*.onnx") if not p.stem.endswith(".pruned"))
 FIXED = [name for name in MODELS if name.startswith("digits_")]  # of one length of sequence
-
-
-def net(x: str = "float[n,3,8,8]") -> ModelProto:
-    """Two convolutions and a Gemm: groups of 16, 32 and 24 channels."""
-    nodes = """h = Conv<pads = [1, 1, 1, 1]>(x, stem, b0) n = BatchNormalization(h, g, o, m, s) r = Relu(n)
-               k = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(r, body, b1) a = Relu(k) p = GlobalAveragePool(a)
-               f = Flatten(p) l = Gemm(f, wide, b2) t = Relu(l) y = Gemm(t, head, b3)"""
-    return build(
-        nodes, x, "float[n,10]",
-        stem=normal(16, 3, 3, 3), b0=normal(16, seed=1), g=normal(16, seed=2), o=normal(16, seed=3),
-        m=normal(16, seed=4), s=normal(16, seed=5) ** 2 + 0.1, body=normal(32, 16, 3, 3, seed=6),
-        b1=normal(32, seed=7), wide=normal(32, 24, seed=8), b2=normal(24, seed=9), head=normal(24, 10, seed=10),
-        b3=normal(10, seed=11),
-    )  # fmt: skip
 
 
 STEM, BODY, WIDE = "Conv(h)", "Conv(k)", "Gemm(l)"
@@ -101,18 +88,18 @@ def count(proto: ModelProto) -> tuple[int, int]:
 
 def sources(folder: Path) -> dict[str, Any]:
     path = folder / "net.onnx"
-    onnx.save(net(), path)
+    onnx.save(three_groups(), path)
     onnx.save(
-        net(), folder / "external.onnx", save_as_external_data=True, location="net.bin", size_threshold=0
+        three_groups(), folder / "external.onnx", save_as_external_data=True, location="net.bin", size_threshold=0
     )  # of net.bin nothing is copied
     return {
         "path": path,
         "str": str(path),
         "external": folder / "external.onnx",
         "bytes": path.read_bytes(),
-        "ModelProto": net(),
+        "ModelProto": three_groups(),
         "Model": onnxprune.load(path),
-        "Graph": gs.import_onnx(net()),
+        "Graph": gs.import_onnx(three_groups()),
     }
 
 
@@ -138,7 +125,9 @@ def test_every_source_gives_the_same_model_and_is_not_changed(kind: str, tmp_pat
     assert fingerprint(source) == mark
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
     assert data(result) == data(again)
-    expected = {t.name: numpy_helper.to_array(t) for t in proto_of(prune(net(), channels=0.4)).graph.initializer}
+    expected = {
+        t.name: numpy_helper.to_array(t) for t in proto_of(prune(three_groups(), channels=0.4)).graph.initializer
+    }
     found = {t.name: numpy_helper.to_array(t) for t in proto_of(result).graph.initializer}
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], w) for name, w in expected.items())
@@ -175,7 +164,7 @@ WORDS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", WORDS)
 def test_command_line_and_python_agree(name: str, tmp_path: Path) -> None:
     words, options = WORDS[name]
-    onnx.save(net(), tmp_path / "net.onnx")
+    onnx.save(three_groups(), tmp_path / "net.onnx")
     with pytest.raises(SystemExit) as exit_:
         main(
             [
@@ -213,25 +202,25 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_same_words_same_bytes(name: str) -> None:
-    assert data(prune(net(), **CHOICES[name])) == data(prune(net(), **CHOICES[name]))
+    assert data(prune(three_groups(), **CHOICES[name])) == data(prune(three_groups(), **CHOICES[name]))
 
 
 def test_another_seed_another_model() -> None:
-    first, second = (prune(net(), channels=0.4, importance="random", seed=s) for s in (0, 1))
+    first, second = (prune(three_groups(), channels=0.4, importance="random", seed=s) for s in (0, 1))
     assert kept(first) == kept(second)
     assert data(first) != data(second)
 
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_plans_replay_to_the_same_bytes(name: str, tmp_path: Path) -> None:
-    first = prune(net(), **CHOICES[name])
+    first = prune(three_groups(), **CHOICES[name])
     file = tmp_path / "plan.json"
     file.write_text(first.plan.to_json())
-    replayed = prune(net(), plan=file)
+    replayed = prune(three_groups(), plan=file)
     assert data(replayed) == data(first)
     assert kept(replayed) == kept(first)
     assert replayed.plan.to_json() == first.plan.to_json()
-    assert data(prune(net(), plan=first.plan)) == data(first)
+    assert data(prune(three_groups(), plan=first.plan)) == data(first)
 
 
 def test_plans_of_models_with_constraints_replay(tmp_path: Path) -> None:
@@ -243,7 +232,7 @@ def test_plans_of_models_with_constraints_replay(tmp_path: Path) -> None:
 
 
 def edited(**changes: Any) -> str:
-    plan = json.loads(prune(net(), channels=0.4).plan.to_json())
+    plan = json.loads(prune(three_groups(), channels=0.4).plan.to_json())
     for path, value in changes.items():
         at = plan
         *outer, last = path.split("__")
@@ -281,7 +270,7 @@ def test_bad_plans(name: str, tmp_path: Path) -> None:
     make, words = BAD_PLANS[name]
     (tmp_path / "plan.json").write_text(make())
     with pytest.raises(OptionError) as caught:
-        prune(net(), plan=tmp_path / "plan.json")
+        prune(three_groups(), plan=tmp_path / "plan.json")
     assert words in str(caught.value)
     assert str(tmp_path / "plan.json") in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -302,18 +291,18 @@ def test_a_plan_that_is_uneven_over_blocks(tmp_path: Path) -> None:
 
 
 def test_a_ratio_is_taken_from_every_group() -> None:
-    assert kept(prune(net(), channels=0.25)) == {STEM: 12, BODY: 24, WIDE: 16}
-    assert kept(prune(net(), channels=0.5, round_to=1)) == {STEM: 8, BODY: 16, WIDE: 12}
-    assert kept(prune(net(), channels=0.5, max_ratio=0.25)) == {STEM: 12, BODY: 24, WIDE: 20}
-    assert kept(prune(net(), ratio={"body": 0.5})) == {STEM: 16, BODY: 16, WIDE: 24}
-    assert kept(prune(net(), channels=0.5, ignore=["stem", WIDE])) == {STEM: 16, BODY: 16, WIDE: 24}
-    whole = prune(net(), channels=0.0)
+    assert kept(prune(three_groups(), channels=0.25)) == {STEM: 12, BODY: 24, WIDE: 16}
+    assert kept(prune(three_groups(), channels=0.5, round_to=1)) == {STEM: 8, BODY: 16, WIDE: 12}
+    assert kept(prune(three_groups(), channels=0.5, max_ratio=0.25)) == {STEM: 12, BODY: 24, WIDE: 20}
+    assert kept(prune(three_groups(), ratio={"body": 0.5})) == {STEM: 16, BODY: 16, WIDE: 24}
+    assert kept(prune(three_groups(), channels=0.5, ignore=["stem", WIDE])) == {STEM: 16, BODY: 16, WIDE: 24}
+    whole = prune(three_groups(), channels=0.0)
     assert kept(whole) == {STEM: 16, BODY: 32, WIDE: 24}
-    assert data(whole) == data(prune(net(), plan=whole.plan))
+    assert data(whole) == data(prune(three_groups(), plan=whole.plan))
 
 
 def test_global_takes_the_fraction_of_all_units() -> None:
-    found = kept(prune(net(), channels=0.25, allocate="global", round_to=1))
+    found = kept(prune(three_groups(), channels=0.25, allocate="global", round_to=1))
     assert sum(found.values()) == 72 - 18
     assert found != {STEM: 12, BODY: 24, WIDE: 18}
 
@@ -335,8 +324,8 @@ def test_global_takes_the_fraction_of_all_units() -> None:
 )
 def test_targets_hold(target: Any, macs: float, params: float, steps: int, allocate: str) -> None:
     """In the model, counted again, and the search does not overshoot by more than a few units."""
-    whole = count(net())
-    result = prune(net(), steps=steps, allocate=allocate, round_to=1, verify=steps == 1, **target)
+    whole = count(three_groups())
+    result = prune(three_groups(), steps=steps, allocate=allocate, round_to=1, verify=steps == 1, **target)
     found = count(proto_of(result))
     limits = [limit if limit > 1 else limit * total for limit, total in zip((params, macs), whole, strict=True)]
     assert all(x <= limit for x, limit in zip(found, limits, strict=True))
@@ -345,43 +334,43 @@ def test_targets_hold(target: Any, macs: float, params: float, steps: int, alloc
 
 @pytest.mark.parametrize("options", [{"allocate": "global"}, {"target_macs": 0.9}])
 def test_a_ratio_above_the_default_of_the_most_is_taken(options: dict[str, Any]) -> None:
-    found = kept(prune(net(), channels=0.9, round_to=1, **options))
+    found = kept(prune(three_groups(), channels=0.9, round_to=1, **options))
     assert sum(found.values()) <= 0.1 * 72 + len(found)  # every group keeps whole units
 
 
 def test_a_target_that_holds_already_changes_nothing() -> None:
-    assert kept(prune(net(), target_macs=1.0)) == {STEM: 16, BODY: 32, WIDE: 24}
+    assert kept(prune(three_groups(), target_macs=1.0)) == {STEM: 16, BODY: 32, WIDE: 24}
 
 
 def test_a_fixed_ratio_comes_before_a_target() -> None:
     fixed = {"channels": 0.25, "round_to": 1}
-    ratio = count(proto_of(prune(net(), **fixed)))[1]
-    weak = prune(net(), target_macs=0.9, **fixed)
+    ratio = count(proto_of(prune(three_groups(), **fixed)))[1]
+    weak = prune(three_groups(), target_macs=0.9, **fixed)
     assert kept(weak) == {STEM: 12, BODY: 24, WIDE: 18}  # more than the target needs
-    strong = prune(net(), target_macs=0.3, **fixed)
-    assert count(proto_of(strong))[1] <= 0.3 * count(net())[1] < ratio
+    strong = prune(three_groups(), target_macs=0.3, **fixed)
+    assert count(proto_of(strong))[1] <= 0.3 * count(three_groups())[1] < ratio
     assert all(n <= m for n, m in zip(kept(strong).values(), (12, 24, 18), strict=True))
 
 
 def test_groups_with_their_own_ratio_keep_it_under_a_target() -> None:
-    result = prune(net(), ratio={"stem": 0.25}, ignore=["wide"], target_macs=0.5, round_to=1)
+    result = prune(three_groups(), ratio={"stem": 0.25}, ignore=["wide"], target_macs=0.5, round_to=1)
     found = kept(result)
     assert (found[STEM], found[WIDE]) == (12, 24)
     assert found[BODY] < 32
-    assert count(proto_of(result))[1] <= 0.5 * count(net())[1]
+    assert count(proto_of(result))[1] <= 0.5 * count(three_groups())[1]
 
 
 def test_targets_out_of_reach() -> None:
     with pytest.raises(OptionError, match=r"target_macs=0.01 cannot be reached by channels.*max_ratio=0.8.*% of macs"):
-        prune(net(), target_macs=0.01)
+        prune(three_groups(), target_macs=0.01)
     with pytest.raises(OptionError, match="cannot be reached"):
-        prune(net(), target_macs=0.5, ignore=[STEM, BODY])
+        prune(three_groups(), target_macs=0.5, ignore=[STEM, BODY])
 
 
 @pytest.mark.parametrize("text", ["0", "-0.5", "120%", "1.2G", "abc", "", "%", "M", "nan", "inf"])
 def test_targets_that_make_no_sense(text: str) -> None:
     with pytest.raises(OptionError, match="target_macs"):
-        prune(net(), target_macs=text)
+        prune(three_groups(), target_macs=text)
 
 
 def test_parse_target() -> None:
@@ -392,7 +381,7 @@ def test_parse_target() -> None:
 
 def test_steps_score_again() -> None:
     """As many units go, but others: what a layer no longer reads does not count the second time."""
-    once, often = (prune(net(), channels=0.5, round_to=1, importance="l1", steps=n) for n in (1, 4))
+    once, often = (prune(three_groups(), channels=0.5, round_to=1, importance="l1", steps=n) for n in (1, 4))
     assert kept(once) == kept(often)
     assert any((once.plan.keep[n] != often.plan.keep[n]).any() for n in (BODY, WIDE))
     assert (once.plan.keep[STEM] == often.plan.keep[STEM]).all()  # it reads the image
@@ -444,7 +433,7 @@ def test_what_went_in_a_step_does_not_come_back() -> None:
     ],
 )
 def test_refused_options(options: dict[str, Any], words: str) -> None:
-    proto = net()
+    proto = three_groups()
     with pytest.raises(OptionError) as caught:
         prune(proto, **options)
     assert words in str(caught.value)
@@ -479,7 +468,9 @@ def test_other_kinds_are_left_alone_not_pinned() -> None:
 
 @pytest.mark.parametrize("name", ["net", *FIXED, "resnext", "unet", "mobilenet_v2", "densenet"])
 def test_the_report_is_what_the_file_holds(name: str, tmp_path: Path) -> None:
-    source = net() if name == "net" else ROOT / "models" / f"{name}.onnx" if name in MODELS else TOPOLOGIES[name]()
+    source = (
+        three_groups() if name == "net" else ROOT / "models" / f"{name}.onnx" if name in MODELS else TOPOLOGIES[name]()
+    )
     before = count(source if isinstance(source, ModelProto) else onnx.load(source))
     result = prune(source, channels=0.4, recover="none")
     report = result.save(tmp_path / "out.onnx")
@@ -503,7 +494,7 @@ def test_biases_that_compensation_adds_are_counted() -> None:
 
 
 def test_bytes_with_external_data(tmp_path: Path) -> None:
-    onnx.save(net(), tmp_path / "net.onnx", save_as_external_data=True, location="net.bin", size_threshold=0)
+    onnx.save(three_groups(), tmp_path / "net.onnx", save_as_external_data=True, location="net.bin", size_threshold=0)
     (tmp_path / "out").mkdir()
     report = prune(tmp_path / "net.onnx", channels=0.4).save(tmp_path / "out" / "net.onnx")
     held = sum(p.stat().st_size for p in (tmp_path / "out").iterdir())
@@ -513,7 +504,7 @@ def test_bytes_with_external_data(tmp_path: Path) -> None:
 
 
 def test_an_input_shape_counts() -> None:
-    proto = net("float[n,3,h,w]")
+    proto = three_groups("float[n,3,h,w]")
     small, large = (
         prune(proto, channels=0.3, input_shape={"x": (1, 3, n, n)}, verify=False).report.before.macs for n in (8, 16)
     )
@@ -522,7 +513,7 @@ def test_an_input_shape_counts() -> None:
 
 
 def test_a_dry_run_chooses_the_same_and_makes_nothing() -> None:
-    dry, wet = (prune(net(), channels=0.4, dry_run=d) for d in (True, False))
+    dry, wet = (prune(three_groups(), channels=0.4, dry_run=d) for d in (True, False))
     assert dry.plan.to_json() == wet.plan.to_json()
     assert dry.model is None
     assert (dry.report.after.parameters, dry.report.after.macs) == (
@@ -542,7 +533,7 @@ def test_measurement_and_progress() -> None:
         stages.append(stage)
 
     report = onnxprune.prune(
-        net(), channels=0.4, threads=1, input_shape={"x": (1, 3, 8, 8)}, recover="bias", progress=progress
+        three_groups(), channels=0.4, threads=1, input_shape={"x": (1, 3, 8, 8)}, recover="bias", progress=progress
     ).report
     assert stages == ["load", "analyze", "plan", "cut", "verify", "recover", "measure"]
     assert set(report.seconds) == set(stages)
@@ -553,13 +544,13 @@ def test_measurement_and_progress() -> None:
     assert report.verification is not None
     assert report.verification.error <= report.verification.tolerance
     assert report.verification.runs == 2  # a dynamic batch is tried with two samples
-    unverified = prune(net(), channels=0.4, verify=False).report
+    unverified = prune(three_groups(), channels=0.4, verify=False).report
     assert unverified.verification is None
     assert unverified.after.latency is None
 
 
 def test_what_is_no_weight_stays_as_it_is() -> None:
-    proto = net()
+    proto = three_groups()
     proto.ir_version = 8
     proto.opset_import.append(helper.make_opsetid("com.example", 3))
     proto.producer_name, proto.producer_version, proto.domain, proto.model_version = "exporter", "1.2", "org.example", 7

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
 
 import onnxprune
 from conftest import ROOT
 from models.nets import build, normal
+from models.small import residual_vectors
 from onnxprune import OptionError, Plan
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.recipe import DEFAULTS, recipe_of
@@ -31,24 +31,11 @@ from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
 from onnxprune.sparsity.grow import grown
 from onnxprune.sparsity.options import BEST_ALLOCATION, BEST_SOLVER, EVEN_ALLOCATION, PLAIN_SOLVER
 
-
-def net() -> ModelProto:
-    """Vectors of 6, through a layer of 8 units, a normalisation and two residual blocks, to five classes."""
-    nodes = """a = Gemm(x, w0, b0) n = BatchNormalization(a, s, t, m, v) r = Relu(n)
-               h = Gemm(r, w1, b1) q = Relu(h) k = Gemm(q, w2, b2) f = Add(r, k)
-               i = Gemm(f, w3, b1) j = Relu(i) l = Gemm(j, w4, b3) g = Add(f, l) y = Gemm(g, w5, b4)"""
-    shapes = {"w0": (6, 8), "b0": (8,), "w1": (8, 8), "b1": (8,), "w2": (8, 8), "b2": (8,), "m": (8,)}
-    shapes |= {"w3": (8, 8), "w4": (8, 8), "b3": (8,), "w5": (8, 5), "b4": (5,)}
-    weights: dict[str, Any] = {name: normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
-    norm: dict[str, Any] = {"s": 1 + normal(8) * 0.1, "t": normal(8) * 0.1, "v": np.full(8, 1.5)}
-    return build(nodes, "float[n,6]", "float[n,5]", **weights, **norm)
-
-
 X = normal(80, 6, seed=9).astype(np.float32)
 
 
 def prune(**options: Any) -> onnxprune.Result:
-    return onnxprune.prune(net(), **{"measure": False, "threads": 1, **options})
+    return onnxprune.prune(residual_vectors(), **{"measure": False, "threads": 1, **options})
 
 
 def arrays(result: onnxprune.Result) -> list[bytes]:
@@ -188,7 +175,7 @@ def test_allocator(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name, row in ALLOCATORS.items() if row.by_ratio is not None])
 def test_the_most_of_a_group(name: str) -> None:
     """Where scores would take all of one group and nothing of another, an allocator stops at what its row says."""
-    groups = [g for g in onnxprune.analyze(net()).of_kind("channels") if g.size == 8]
+    groups = [g for g in onnxprune.analyze(residual_vectors()).of_kind("channels") if g.size == 8]
     scores = {g.name: np.full(g.size, float(i > 0)) for i, g in enumerate(groups)}
     found = prune(channels=1 / len(groups), scores=scores, allocate=name, recover="none", round_to=1)
     gone = max(float((~keep).mean()) for keep in found.plan.keep.values())
@@ -324,14 +311,16 @@ def test_metric(name: str) -> None:
     if row.reference:  # the original is as good as can be
         assert found.before == (1.0 if row.better == 1 else 0.0) and found.drop > 0
         with pytest.raises(OptionError, match=f"^metric='{name}' compares with another model"):
-            onnxprune.evaluate(net(), X, metric=name)
-        assert onnxprune.evaluate(net(), X, metric=name, against=net()).value == found.before
+            onnxprune.evaluate(residual_vectors(), X, metric=name)
+        assert onnxprune.evaluate(residual_vectors(), X, metric=name, against=residual_vectors()).value == found.before
         with pytest.raises(OptionError, match=r"^labels has no effect"):
-            onnxprune.evaluate(net(), X, metric=name, labels=CLASSES, against=net())
+            onnxprune.evaluate(residual_vectors(), X, metric=name, labels=CLASSES, against=residual_vectors())
     else:
-        assert onnxprune.evaluate(net(), X, metric=name, labels=CLASSES).value == pytest.approx(found.before)
+        assert onnxprune.evaluate(residual_vectors(), X, metric=name, labels=CLASSES).value == pytest.approx(
+            found.before
+        )
         with pytest.raises(OptionError, match=r"^against has no effect"):
-            onnxprune.evaluate(net(), X, metric=name, labels=CLASSES, against=net())
+            onnxprune.evaluate(residual_vectors(), X, metric=name, labels=CLASSES, against=residual_vectors())
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -353,6 +342,6 @@ def test_every_case_has_a_metric() -> None:
 
 
 def test_a_plan_names_a_recovery_that_is_there() -> None:
-    (group, *_) = onnxprune.analyze(net()).of_kind("channels")
+    (group, *_) = onnxprune.analyze(residual_vectors()).of_kind("channels")
     with pytest.raises(OptionError, match=r"^the plan: recovery 'magic' is unknown; it is one of least-squares, "):
         prune(plan=Plan({group.name: np.arange(group.size) > 1}, "magic"))

@@ -12,11 +12,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import ModelProto
 
 import onnxprune
+from conftest import Cli
 from models.nets import build, normal
+from models.small import grouped, mlp
 from onnxprune import OptionError, Result
-from onnxprune.cli.app import main
 from onnxprune.formats.patterns import BlockPattern, NMPattern, parse_pattern
 from onnxprune.graph.io import Model, load
 from onnxprune.layers.layer import Layer, sparse_layers
@@ -60,20 +62,9 @@ def run(model: Model | onnx.ModelProto, feeds: dict[str, Array]) -> Array:
     return np.asarray(session.run(None, feeds)[0])
 
 
-def two(**extra: Any) -> onnx.ModelProto:
+def two(**weights: Any) -> ModelProto:
     """Two layers with a Relu between them."""
-    weights = {"w": normal(16, 24), "v": normal(24, 8, seed=1)} | extra
-    return build("h = MatMul(x, w) r = Relu(h) y = MatMul(r, v)", "float[n,16]", "float[n,8]", **weights)
-
-
-def convolutions() -> onnx.ModelProto:
-    """A convolution, a grouped one and a Gemm."""
-    nodes = """h = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(h) g = Conv<group=2>(r, v) q = Relu(g)
-               p = GlobalAveragePool(q) f = Flatten(p) y = Gemm<transB=1>(f, u, c)"""
-    return build(
-        nodes, "float[n,8,5,5]", "float[n,6]", w=normal(16, 8, 3, 3), b=normal(16), v=normal(12, 8, 1, 1),
-        u=normal(6, 12), c=normal(6),
-    )  # fmt: skip
+    return mlp(16, 24, 8, names="wv", **weights)
 
 
 X = normal(64, 16, seed=2).astype(np.float32)
@@ -147,7 +138,7 @@ def in_order(form: str | None) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("solver", "ratio", "form"), GRID)
 def test_every_solver_and_pattern(solver: str, ratio: float | None, form: str | None) -> None:
-    result = small(convolutions(), IMAGES, sparsity=ratio, pattern=form, solver=solver, sparsity_allocate="uniform",
+    result = small(grouped(), IMAGES, sparsity=ratio, pattern=form, solver=solver, sparsity_allocate="uniform",
                    **in_order(form))  # fmt: skip
     check(result, ratio or 0.5, form)
     found = result.report.sparsity
@@ -157,7 +148,7 @@ def test_every_solver_and_pattern(solver: str, ratio: float | None, form: str | 
     if solver in ("obc", "admm"):  # others may choose worse than magnitude in one layer, not in all of them
         assert all(x.error < x.plain for x in found.solved)
     assert sum(x.error for x in found.solved) < sum(x.plain for x in found.solved)
-    raw = small(convolutions(), IMAGES, sparsity=ratio, pattern=form, solver=solver, sparsity_allocate="uniform",
+    raw = small(grouped(), IMAGES, sparsity=ratio, pattern=form, solver=solver, sparsity_allocate="uniform",
                 **in_order(form), recover="none")  # fmt: skip
     check(raw, ratio or 0.5, form)
     assert raw.report.sparsity is not None
@@ -324,11 +315,11 @@ def test_a_plan_replays_with_the_same_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("solver", ["wanda", "sparsegpt", "admm"])
 def test_a_plan_of_tiles_replays_to_the_same_zeros(solver: str, tmp_path: Path) -> None:
     """Whole tiles are more zeros than were asked for, and the plan holds what became of it."""
-    first = small(convolutions(), IMAGES, sparsity=0.37, pattern="block:2x4", solver=solver,
+    first = small(grouped(), IMAGES, sparsity=0.37, pattern="block:2x4", solver=solver,
                   sparsity_allocate="uniform")  # fmt: skip
     path = tmp_path / "p.json"
     path.write_text(first.plan.to_json())
-    again = onnxprune.prune(convolutions(), plan=path, calibration={"x": IMAGES}, measure=False, threads=1)
+    again = onnxprune.prune(grouped(), plan=path, calibration={"x": IMAGES}, measure=False, threads=1)
     assert same(first, again)
 
 
@@ -350,11 +341,11 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_finished_layers_are_not_solved_again(tmp_path: Path, solved: list[str]) -> None:
-    plain = small(convolutions(), IMAGES)
+    plain = small(grouped(), IMAGES)
     del solved[:]
-    first = small(convolutions(), IMAGES, cache=tmp_path / "new" / "folder")
+    first = small(grouped(), IMAGES, cache=tmp_path / "new" / "folder")
     assert len(solved) == 3
-    second = small(convolutions(), IMAGES, cache=tmp_path / "new" / "folder")
+    second = small(grouped(), IMAGES, cache=tmp_path / "new" / "folder")
     assert len(solved) == 3
     assert same(plain, first) and same(first, second)
     assert first.report.sparsity is not None and second.report.sparsity is not None
@@ -370,7 +361,7 @@ def test_reasons_are_kept_too(tmp_path: Path, solved: list[str]) -> None:
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path, solved: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = small(convolutions(), IMAGES)
+    whole = small(grouped(), IMAGES)
     del solved[:]
     recorded = stage._solve
 
@@ -381,9 +372,9 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, solved: list[str], monke
 
     monkeypatch.setattr(stage, "_solve", stopped)
     with pytest.raises(KeyboardInterrupt):
-        small(convolutions(), IMAGES, cache=tmp_path)
+        small(grouped(), IMAGES, cache=tmp_path)
     monkeypatch.setattr(stage, "_solve", recorded)
-    assert same(small(convolutions(), IMAGES, cache=tmp_path), whole)
+    assert same(small(grouped(), IMAGES, cache=tmp_path), whole)
     assert len(solved) == 3 and len(set(solved)) == 3
 
 
@@ -450,12 +441,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def call(capsys: pytest.CaptureFixture[str], words: str) -> tuple[int, str, str]:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(["net.onnx", *words.split(), "-q", "--no-latency"])
-    printed = capsys.readouterr()
-    return int(stop.value.code or 0), printed.out, printed.err
+@pytest.fixture
+def call(call: Cli) -> Cli:
+    return lambda words: call(f"net.onnx {words} -q --no-latency")
 
 
 @pytest.mark.parametrize(
@@ -499,15 +487,15 @@ def call(capsys: pytest.CaptureFixture[str], words: str) -> tuple[int, str, str]
         ("--sparsity 0.5 --calibration none.npz", "--calibration"),
     ],
 )
-def test_what_cannot_be_meant(words: str, says: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = call(capsys, words)
+def test_what_cannot_be_meant(words: str, says: str, folder: Path, call: Cli) -> None:
+    code, out, err = call(words)
     assert code == 2 and out == "" and says in err
     assert err.startswith("onnxprune: ") and err.count("\n") == 1, err
     assert sorted(p.name for p in folder.iterdir()) == ["c.npz", "net.onnx"]
 
 
-def test_the_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, "--sparsity 0.5 --format dense --calibration c.npz --cluster 16 --cache k --json -")
+def test_the_report(folder: Path, call: Cli) -> None:
+    code, out, _ = call("--sparsity 0.5 --format dense --calibration c.npz --cluster 16 --cache k --json -")
     data = json.loads(out)
     assert code == 0 and data["sparsity"]["solver"] == "admm" and len(data["sparsity"]["solved"]) == 2
     for row in data["sparsity"]["solved"]:
@@ -517,8 +505,8 @@ def test_the_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(folder.rglob("*.tmp*")) == []
 
 
-def test_clustering_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = call(capsys, "--cluster 16")
+def test_clustering_alone(folder: Path, call: Cli) -> None:
+    code, _, err = call("--cluster 16")
     assert code == 0, err
     assert (folder / "net.pruned.onnx").is_file()
 

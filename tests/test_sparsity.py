@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from conftest import Cli
 from onnxprune import formats
-from onnxprune.cli.app import main
 from onnxprune.formats import auto
 from onnxprune.formats.csr import CSR
 from onnxprune.formats.format import Packing
@@ -62,11 +62,9 @@ def zeros(model: onnxprune.Model) -> dict[str, float]:
     return {x.name: float((model.weights[x.weight] == 0).mean()) for x in sparse_layers(model)[0]}
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    out = capsys.readouterr()
-    return int(stop.value.code or 0), out.out, out.err
+@pytest.fixture
+def call(call: Cli) -> Cli:
+    return lambda *words: call([str(w) for w in words])
 
 
 # masks
@@ -255,12 +253,12 @@ def test_channels_then_sparsity():
         "--channels 0.25 --recover none --quality 0.7 --format csr",
     ],
 )
-def test_plan_replays_to_the_same_bytes(options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_plan_replays_to_the_same_bytes(options: str, tmp_path: Path, call: Cli):
     a, b, plan = tmp_path / "a.onnx", tmp_path / "b.onnx", tmp_path / "p.json"
-    assert run(capsys, RESNET, *options.split(), "-o", a, "--save-plan", plan, "--no-latency")[0] == 0
-    assert run(capsys, RESNET, "--plan", plan, "-o", b, "--no-latency")[0] == 0
+    assert call(RESNET, *options.split(), "-o", a, "--save-plan", plan, "--no-latency")[0] == 0
+    assert call(RESNET, "--plan", plan, "-o", b, "--no-latency")[0] == 0
     assert a.read_bytes() == b.read_bytes()
-    assert run(capsys, MLP, "--plan", plan, "-o", b, "--no-latency")[0] == 2
+    assert call(MLP, "--plan", plan, "-o", b, "--no-latency")[0] == 2
 
 
 def test_plan_leaves_ignored_layers_alone_whatever_zeros_they_hold(tmp_path: Path):
@@ -386,11 +384,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("options", "says"), BAD, ids=[" ".join(o) for o, _ in BAD])
-def test_bad_options_are_one_line_and_write_nothing(
-    options: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_bad_options_are_one_line_and_write_nothing(options: list[str], says: str, tmp_path: Path, call: Cli):
     out = tmp_path / "out.onnx"
-    code, _, error = run(capsys, RESNET, *options, "-o", out)
+    code, _, error = call(RESNET, *options, "-o", out)
     assert code == 2 and says in error and len(error.strip().splitlines()) == 1, error
     assert not list(tmp_path.iterdir())
 
@@ -417,20 +413,20 @@ def test_model_without_layers(tmp_path: Path):
         onnxprune.sparsify(net([helper.make_node("Relu", ["x"], ["y"])], {}, [2, 8]), 0.5, **QUICK)
 
 
-def test_densify_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_densify_command(tmp_path: Path, call: Cli):
     sparse, dense = tmp_path / "s.onnx", tmp_path / "d.onnx"
-    assert run(capsys, RESNET, "-s", "0.8", "--format", "csr", "-o", sparse, "--no-latency")[0] == 0
+    assert call(RESNET, "-s", "0.8", "--format", "csr", "-o", sparse, "--no-latency")[0] == 0
     before = sparse.read_bytes()
-    assert run(capsys, "densify", sparse, "-o", sparse)[0] == 2 and sparse.read_bytes() == before
-    assert run(capsys, "densify", sparse, "-o", dense)[0] == 0
+    assert call("densify", sparse, "-o", sparse)[0] == 2 and sparse.read_bytes() == before
+    assert call("densify", sparse, "-o", dense)[0] == 0
     assert not any(n.domain == "onnxprune" for n in onnx.load(dense).graph.node)
     assert not onnx.load(dense).functions
-    code, _, error = run(capsys, "densify", dense, "-o", tmp_path / "e.onnx")
+    code, _, error = call("densify", dense, "-o", tmp_path / "e.onnx")
     assert code == 2 and "no sparse operator" in error
 
 
-def test_report_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    code, out, _ = run(capsys, MLP, "-s", "0.8", "--format", "csr", "-o", tmp_path / "o.onnx", "--json", "-", "-q")
+def test_report_as_json(tmp_path: Path, call: Cli):
+    code, out, _ = call(MLP, "-s", "0.8", "--format", "csr", "-o", tmp_path / "o.onnx", "--json", "-", "-q")
     data = json.loads(out)["sparsity"]
     assert code == 0 and data["format"] == "csr" and all(x["format"] == "csr" for x in data["layers"])
     assert data["zeros"] == sum(x["zeros"] for x in data["layers"])
