@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 import onnxprune
+from models.nets import noise, of_nodes
 from onnxprune.formats.columns import shrink, speedups
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.shapes import concrete_inputs, infer
@@ -23,30 +24,19 @@ MODELS = Path(__file__).parent.parent / "models"
 ALWAYS: dict[str, Any] = {"least": 0.0}
 
 
-def random(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
-def net(nodes: list[Any], arrays: dict[str, np.ndarray], shape: list[Any], opset: int = 17, ir: int = 8) -> Model:
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
-    if ir < 4:
-        inputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in arrays.items()]
-    graph = helper.make_graph(
-        nodes, "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(a, n) for n, a in arrays.items()],
-    )  # fmt: skip
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
-    return load(onnx.shape_inference.infer_shapes(proto))  # the full check wants shapes of outputs
+def net(*args: Any, **options: Any) -> Model:
+    """`of_nodes` with inferred shapes."""
+    return load(onnx.shape_inference.infer_shapes(of_nodes(*args, **options)))  # the full check wants shapes of outputs
 
 
 def conv(w: np.ndarray, shape: list[Any], *, bias: bool = True, opset: int = 17, **attributes: Any) -> Model:
-    arrays = {"w": w, **({"b": random(len(w), seed=9)} if bias else {})}
+    arrays = {"w": w, **({"b": noise(len(w), seed=9)} if bias else {})}
     return net([helper.make_node("Conv", ["x", *arrays], ["y"], name="c", **attributes)], arrays, shape, opset)
 
 
 def scattered(shape: tuple[int, ...], group: int = 1, ratio: float = 0.7, seed: int = 1) -> np.ndarray:
     """A weight of which that fraction of the columns is zero, of every group as many but for one."""
-    w = random(*shape, seed=seed).reshape(group, shape[0] // group, -1)
+    w = noise(*shape, seed=seed).reshape(group, shape[0] // group, -1)
     rng = np.random.default_rng(seed)
     for k, part in enumerate(w):
         part[:, rng.permutation(w.shape[2])[: round(ratio * w.shape[2]) - k % 2]] = 0
@@ -89,7 +79,7 @@ FLAT = [
 @pytest.mark.parametrize("attributes", FLAT, ids=str)
 def test_conv_of_scattered_columns(attributes: dict[str, Any], group: int):
     w = scattered((12, 12, 3, 3) if group == 1 else (12, 8, 3, 3), group)
-    x = random(2, w.shape[1] * group, 11, 14)
+    x = noise(2, w.shape[1] * group, 11, 14)
     out = same(conv(w, list(x.shape), group=group, **attributes), ["c"], x)
     assert ops(out).count("Slice") == np.count_nonzero(w.any((0, 1))) and "w" not in out.weights
     assert {a.shape[2:] for n, a in out.weights.items() if n.startswith("w_kept")} == {(1, 1)}
@@ -101,7 +91,7 @@ def test_conv_of_scattered_columns(attributes: dict[str, Any], group: int):
     {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER", "strides": [3]},
 ], ids=str)  # fmt: skip
 def test_conv_in_one_dimension(attributes: dict[str, Any], bias: bool):
-    x = random(3, 16, 23)
+    x = noise(3, 16, 23)
     same(conv(scattered((8, 16, 5)), list(x.shape), bias=bias, **attributes), ["c"], x)
     same(conv(scattered((8, 4, 5), 4), list(x.shape), bias=bias, group=4, **attributes), ["c"], x)
 
@@ -111,7 +101,7 @@ def test_conv_in_one_dimension(attributes: dict[str, Any], bias: bool):
 ], ids=str)  # fmt: skip
 def test_conv_of_dynamic_batch_and_size(attributes: dict[str, Any]):
     model = conv(scattered((8, 16, 3, 3)), ["N", 16, "H", "W"], **attributes)
-    same(model, ["c"], random(1, 16, 9, 12), random(3, 16, 20, 7))
+    same(model, ["c"], noise(1, 16, 9, 12), noise(3, 16, 20, 7))
 
 
 def test_automatic_padding_of_an_unknown_size_stays_dense():
@@ -123,10 +113,10 @@ def test_automatic_padding_of_an_unknown_size_stays_dense():
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5,)])
 @pytest.mark.parametrize("group", [1, 2])
 def test_whole_channels_are_gathered(kernel: tuple[int, ...], group: int):
-    w = random(8, 32, *kernel)
+    w = noise(8, 32, *kernel)
     w[:4, 5:29] = 0
     w[4:, 5 if group == 1 else 1 : 29] = 0
-    x = random(2, 32 * group, *[9] * len(kernel))
+    x = noise(2, 32 * group, *[9] * len(kernel))
     model = conv(w, list(x.shape), group=group, pads=[k // 2 for k in kernel] * 2, strides=[2] * len(kernel))
     out = same(model, ["c"], x)
     assert ops(out) == ["Gather", "Conv"] and out.weights["w_kept"].shape == (8, 8, *kernel)
@@ -139,9 +129,9 @@ def test_whole_channels_are_gathered(kernel: tuple[int, ...], group: int):
 ])  # fmt: skip
 @pytest.mark.parametrize("more", [{}, {"strides": [2, 3]}, {"dilations": [2, 1]}], ids=str)
 def test_rows_of_the_window_are_cut_off(rows: list[int], pads: list[int], kernel: Any, found: Any, more: Any):
-    w = random(8, 16, 3, 3)
+    w = noise(8, 16, 3, 3)
     w[:, :, [k for k in range(3) if k not in rows]] = 0
-    x = random(2, 16, 12, 10)
+    x = noise(2, 16, 12, 10)
     out = same(conv(w, list(x.shape), pads=pads, **more), ["c"], x)
     node = out.proto.graph.node[-1]
     attributes = {a.name: list(a.ints) for a in node.attribute}
@@ -151,7 +141,7 @@ def test_rows_of_the_window_are_cut_off(rows: list[int], pads: list[int], kernel
 
 
 def test_shares_what_layers_have_in_common():
-    x, w = random(1, 16, 8, 8), scattered((8, 16, 3, 3))
+    x, w = noise(1, 16, 8, 8), scattered((8, 16, 3, 3))
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], name="c", pads=[1] * 4),
         helper.make_node("Conv", ["x", "v"], ["b"], name="d", pads=[1] * 4),
@@ -163,33 +153,33 @@ def test_shares_what_layers_have_in_common():
 
 @pytest.mark.parametrize("shape", [(20,), (3, 20), (2, 3, 20)])
 def test_matmul(shape: tuple[int, ...]):
-    w = random(20, 7)
+    w = noise(20, 7)
     w[np.arange(20) % 3 > 0] = 0
     model = net([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"w": w}, list(shape))
-    out = same(model, ["m"], random(*shape))
+    out = same(model, ["m"], noise(*shape))
     assert ops(out) == ["Gather", "MatMul"] and out.weights["w_kept"].shape == (7, 7)
 
 
 @pytest.mark.parametrize("shape", [(20,), (20, 3), (2, 20, 3)])
 def test_matmul_from_the_left(shape: tuple[int, ...]):
-    w = random(7, 20)
+    w = noise(7, 20)
     w[:, 3:15] = 0
     model = net([helper.make_node("MatMul", ["w", "x"], ["y"], name="m")], {"w": w}, list(shape))
-    assert same(model, ["m"], random(*shape)).weights["w_kept"].shape == (7, 8)
+    assert same(model, ["m"], noise(*shape)).weights["w_kept"].shape == (7, 8)
 
 
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("a", [0, 1])
 @pytest.mark.parametrize("b", [0, 1])
 def test_gemm(a: int, b: int, left: bool):
-    w, x = random(20, 7), random(5, 20)
+    w, x = noise(20, 7), noise(5, 20)
     w[::2] = 0
     w = w.T if left else w  # [outputs, inputs] or its transpose
     x = x.T if left else x
     flip = a if left else b
     w, x = (w.T if flip else w), (x.T if (b if left else a) else x)
     attributes: dict[str, Any] = {"transA": a, "transB": b, "alpha": 0.5, "beta": 2.0}
-    bias = random(5) if left else random(7)
+    bias = noise(5) if left else noise(7)
     names = ["w", "x", "b"] if left else ["x", "w", "b"]
     w, x = np.ascontiguousarray(w), np.ascontiguousarray(x)
     node = helper.make_node("Gemm", names, ["y"], name="m", **attributes)
@@ -205,19 +195,19 @@ def test_stays_dense_with_a_reason():
 
     shape = [1, 16, 8, 8]
     assert "all its weights are zero" in note(conv(np.zeros((4, 16, 3, 3), np.float32), shape))
-    assert "no column of zeros" in note(conv(random(4, 16, 3, 3), shape))
+    assert "no column of zeros" in note(conv(noise(4, 16, 3, 3), shape))
     assert "below 11" in note(conv(scattered((4, 16, 3, 3)), shape, opset=10))
-    few = random(4, 16, 1, 1)
+    few = noise(4, 16, 1, 1)
     few[:, 3] = 0
     assert "too few" in note(conv(few, shape))
-    w = random(16, 16)
+    w = noise(16, 16)
     w[:9] = 0
     twice = [helper.make_node("MatMul", [x, "w"], [y], name=y) for x, y in (("x", "h"), ("h", "y"))]
     assert "shared" in note(net(twice, {"w": w}, [3, 16]))
 
 
 def test_only_what_is_estimated_to_pay_and_only_what_is_asked_for():
-    w, v = random(256, 256), random(256, 256, seed=1)
+    w, v = noise(256, 256), noise(256, 256, seed=1)
     w[:200], v[5] = 0, 0
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], name="a"),
@@ -233,7 +223,7 @@ def test_only_what_is_estimated_to_pay_and_only_what_is_asked_for():
 
 
 def test_old_files_list_their_constants():
-    w = random(20, 7)
+    w = noise(20, 7)
     w[4:] = 0
     model = net([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"w": w}, [3, 20], opset=8, ir=3)
     layers = sparse_layers(model)[0]

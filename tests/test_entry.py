@@ -35,7 +35,7 @@ from test_sparse_runtime import (
     close,
     dense,
     model_of,
-    normal,
+    noise,
     run,
     session_of,
     weight,
@@ -170,7 +170,7 @@ OVERRUNS: list[tuple[str, Callable[[Entry], Entry], str]] = [
 @pytest.mark.parametrize("form", [0.5, (2, 4), (0.5, 4, 4)])
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_an_overrun_is_an_error(around: Callable[[Entry], Entry], what: str, form: Form, count: int) -> None:
-    w, x = weight((130, 300), form), normal(count, 300)
+    w, x = weight((130, 300), form), noise(count, 300)
     session = session_of(model_of(w, form))
     with entry_of(around):
         for _ in range(2):
@@ -251,7 +251,7 @@ def layers(draw: st.DrawFn, largest: int) -> Layer:
     if not isinstance(form, tuple):
         rng = np.random.default_rng(seed)
         densities = draw(st.lists(st.sampled_from([0.0, 0.02, 0.2, 0.5, 1.0]), min_size=1, max_size=8))
-        w = normal(*shape, seed=seed)
+        w = noise(*shape, seed=seed)
         w[rng.random(shape) >= np.resize(densities, (len(w), *[1] * (w.ndim - 1)))] = 0
         w[rng.random(shape) < draw(st.sampled_from([0.0, 0.3]))] *= np.float32(0)
     values = draw(st.sampled_from(list(VALUES)))

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from models.nets import noise
 from onnxprune import formats
 from onnxprune.formats.functions import function
 from onnxprune.formats.operators import OPERATORS, least_version
@@ -43,17 +44,13 @@ CONV = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1
 # weights, models, and what they should compute
 
 
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
 def storage_of(form: Form) -> str:
     return ("Nm" if len(form) == 2 else "Bsr") if isinstance(form, tuple) else "Csr"
 
 
 def weight(shape: Sequence[int], form: Form, seed: int = 0) -> Array:
     """A weight that conforms to a form; CSR has an empty row where there is more than one."""
-    w = normal(*shape, seed=seed)
+    w = noise(*shape, seed=seed)
     if isinstance(form, tuple) and len(form) == 3:
         share, r, c = form
         rows = to_rows(w, 1)[0].reshape(shape[0], -1, shape[1])
@@ -187,10 +184,10 @@ def close(got: Array, expected: Array) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("m", "k"), [(1, 1), (1, 70), (70, 1), (33, 47), (65, 130), (600, 300)])
 def test_matmul(m: int, k: int, form: Form) -> None:
-    w, bias = weight((m, k), form), normal(m, seed=3)
+    w, bias = weight((m, k), form), noise(m, seed=3)
     session = session_of(model_of(w, form, bias=bias))
     for leading in [(), (1,), (2,), (3,), (5,), (2, 3), (2, 1, 9), (1, 1), (17,), (40,), (131,)]:
-        x = normal(*leading, k, seed=len(leading))
+        x = noise(*leading, k, seed=len(leading))
         close(run(session, x), dense(w, x) + bias)
 
 
@@ -199,7 +196,7 @@ def test_every_count_of_tokens_and_columns(form: Form) -> None:
     w = weight((37, 61), form)
     right, left = session_of(model_of(w, form)), session_of(model_of(w, form, "LeftMatMul"))
     for count in range(1, 41):
-        x = normal(count, 61, seed=count)
+        x = noise(count, 61, seed=count)
         close(run(right, x), dense(w, x))
         close(run(left, np.ascontiguousarray(x.T)), dense(w, x).T)
 
@@ -207,10 +204,10 @@ def test_every_count_of_tokens_and_columns(form: Form) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("m", "k"), [(1, 1), (1, 33), (70, 1), (65, 130)])
 def test_left_matmul(m: int, k: int, form: Form) -> None:
-    w, bias = weight((m, k), form), normal(m, seed=3)
+    w, bias = weight((m, k), form), noise(m, seed=3)
     session = session_of(model_of(w, form, "LeftMatMul", bias=bias))
     for leading, n in [((), 1), ((2,), 7), ((2, 3), 16), ((1, 1, 2), 70), ((), 131)]:
-        x = normal(*leading, k, n, seed=n)
+        x = noise(*leading, k, n, seed=n)
         close(run(session, x), dense(w, x, "LeftMatMul") + bias[:, None])
 
 
@@ -236,7 +233,7 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [ 
 @pytest.mark.parametrize("form", [0.0, 0.1, 0.5, 1.0, *PATTERNS, *TILES])
 def test_conv(form: Form) -> None:
     for x_shape, w_shape, attributes in CONVOLUTIONS:
-        w, bias, x = weight(w_shape, form), normal(w_shape[0], seed=3), normal(*x_shape, seed=4)
+        w, bias, x = weight(w_shape, form), noise(w_shape[0], seed=3), noise(*x_shape, seed=4)
         got = run(session_of(model_of(w, form, "Conv", bias=bias, **attributes)), x)
         close(got, dense(w, x, "Conv", **attributes) + bias.reshape(-1, *[1] * (w.ndim - 2)))
 
@@ -248,11 +245,11 @@ HALVES = tuple(VALUES)[1:]
 @pytest.mark.parametrize("form", FORMS)
 def test_values_of_matmul(form: Form, values: str) -> None:
     for m, k in ((1, 1), (1, 70), (33, 47), (65, 130), (300, 200)):
-        w, bias = round_values(weight((m, k), form), values), normal(m, seed=3)
+        w, bias = round_values(weight((m, k), form), values), noise(m, seed=3)
         right = session_of(model_of(w, form, bias=bias, values=values, alpha=-0.5))
         left = session_of(model_of(w, form, "LeftMatMul", bias=bias, values=values, alpha=-0.5))
         for count in (1, 2, 3, 4, 5, 17, 40):
-            x = normal(count, k, seed=count)
+            x = noise(count, k, seed=count)
             close(run(right, x), bias - 0.5 * dense(w, x))
             close(run(left, np.ascontiguousarray(x.T)), (bias - 0.5 * dense(w, x)).T)
 
@@ -261,7 +258,7 @@ def test_values_of_matmul(form: Form, values: str) -> None:
 @pytest.mark.parametrize("form", [0.1, 0.5, (2, 4), (3, 5), TILES[2]])
 def test_values_of_conv(form: Form, values: str) -> None:
     for x_shape, w_shape, attributes in CONVOLUTIONS:
-        w, x = round_values(weight(w_shape, form), values), normal(*x_shape, seed=4)
+        w, x = round_values(weight(w_shape, form), values), noise(*x_shape, seed=4)
         close(
             run(session_of(model_of(w, form, "Conv", values=values, **attributes)), x),
             dense(w, x, "Conv", **attributes),
@@ -295,7 +292,7 @@ def test_values_take_fewer_bytes_in_a_session() -> None:
     for values in ("float32", "int8"):
         session = session_of(model_of(round_values(w, values), (2, 4), values=values))
         before = resident()
-        run(session, normal(1, 2048))
+        run(session, noise(1, 2048))
         used[values] = resident() - before
         del session
     assert used["int8"] < 0.5 * used["float32"]
@@ -313,10 +310,10 @@ def test_activations_and_residual(product: str, form: Form, alpha: float) -> Non
         shape = (count, 21) if product == "MatMul" else INPUTS[product]
         if product != "MatMul" and count > 1:
             continue
-        x = 3 * normal(*shape, seed=5)
+        x = 3 * noise(*shape, seed=5)
         attributes: dict[str, Any] = {"pads": [1, 0, 1, 0]} if product == "Conv" else {}
         expected = alpha * dense(w, x, product, **attributes)
-        residual = normal(*expected.shape, seed=6) if add else None
+        residual = noise(*expected.shape, seed=6) if add else None
         expected = expected if residual is None else expected + residual
         session = session_of(model_of(w, form, product, add=add, activation=activation, alpha=alpha, **attributes))
         close(run(session, x, residual), activated(expected, activation))
@@ -329,7 +326,7 @@ def test_bounds_of_clip(low: float, high: float) -> None:
     w = weight((19, 21), 0.4)
     session = session_of(model_of(w, 0.4, activation="Clip", min=low, max=high))
     for count in (1, 30):
-        x = normal(count, 21)
+        x = noise(count, 21)
         close(run(session, x), activated(dense(w, x), "Clip", low, high))
 
 
@@ -338,12 +335,12 @@ def test_nothing_comes_of_nothing(form: Form) -> None:
     w, w4 = weight((9, 12), form), weight((9, 12, 3, 1), form)
     right, left, conv = (session_of(model_of(w4 if product == "Conv" else w, form, product)) for product in PRODUCTS)
     for shape in ((0, 12), (2, 0, 12), (0, 3, 12)):
-        assert run(right, normal(*shape)).shape == (*shape[:-1], 9)
+        assert run(right, noise(*shape)).shape == (*shape[:-1], 9)
     for shape in ((12, 0), (0, 12, 5), (2, 12, 0)):
-        assert run(left, normal(*shape)).shape == (*shape[:-2], 9, shape[-1])
-    assert run(conv, normal(0, 12, 5, 4)).shape == (0, 9, 3, 4)
+        assert run(left, noise(*shape)).shape == (*shape[:-2], 9, shape[-1])
+    assert run(conv, noise(0, 12, 5, 4)).shape == (0, 9, 3, 4)
     with pytest.raises(Exception, match="larger than the padded X"):  # as the dense Conv
-        run(conv, normal(2, 12, 5, 0))
+        run(conv, noise(2, 12, 5, 0))
 
 
 @pytest.mark.parametrize("form", [0.05, 0.5, (2, 4), (3, 5), *TILES[:3]])
@@ -352,7 +349,7 @@ def test_nan_and_infinity_spread_where_weights_are_stored(form: Form, bad: float
     """A row that stores no weight there may or may not show them; other tokens never do."""
     w = weight((37, 61), form)
     for activation, count in itertools.product(ACTIVATIONS, (2, 9, 30)):
-        x = normal(count, 61)
+        x = noise(count, 61)
         x[1, 17] = bad
         got = run(session_of(model_of(w, form, activation=activation)), x)
         shows = w[:, 17] != 0
@@ -379,7 +376,7 @@ def test_more_columns_than_uint16_can_tell_apart(form: Form) -> None:
     assert numpy_helper.to_array(model.graph.initializer[1]).dtype == (np.uint16 if form == (0.1, 1, 4) else np.int32)
     session = session_of(model)
     for count in (1, 5):
-        x = normal(count, 70000)
+        x = noise(count, 70000)
         close(run(session, x), dense(w, x))
 
 
@@ -397,7 +394,7 @@ def test_threads_give_the_same_bytes(product: str, form: Form) -> None:
     }
     sessions = [session_of(model_of(w, form, product, activation="Silu"), threads) for threads in (1, 2, 4)]
     for shape in shapes[product]:
-        x = normal(*shape)
+        x = noise(*shape)
         one, *others = (run(session, x).tobytes() for session in sessions)
         assert all(other == one for other in others)
 
@@ -405,7 +402,7 @@ def test_threads_give_the_same_bytes(product: str, form: Form) -> None:
 def test_many_threads_call_one_session() -> None:
     w = weight((130, 300), 0.2)
     session = session_of(model_of(w, 0.2, activation="Relu"), threads=2)
-    inputs = [normal(count, 300, seed=count) for count in (1, 2, 3, 17, 64, 200)]
+    inputs = [noise(count, 300, seed=count) for count in (1, 2, 3, 17, 64, 200)]
     expected = [activated(dense(w, x), "Relu") for x in inputs]
     with ThreadPoolExecutor(8) as pool:  # the first runs race for the packing of the weight
         for i, got in enumerate(pool.map(lambda i: run(session, inputs[i % 6]), range(240))):
@@ -414,7 +411,7 @@ def test_many_threads_call_one_session() -> None:
 
 def test_many_sessions_at_once() -> None:
     weights = [weight((40 + i, 100), 0.3, seed=i) for i in range(20)]
-    x = normal(9, 100)
+    x = noise(9, 100)
 
     def work(i: int) -> None:
         session = session_of(model_of(weights[i], 0.3), threads=1 + i % 3)
@@ -434,7 +431,7 @@ def test_batch_changes_from_run_to_run(product: str) -> None:
     session = session_of(model_of(w, 0.3, product), threads=2)
     one = {"MatMul": (72,), "LeftMatMul": (72, 5), "Conv": (8, 9, 10)}[product]
     for batch in (1, 64, 1, 3, 64, 2):
-        x = normal(batch, *one, seed=batch)
+        x = noise(batch, *one, seed=batch)
         close(run(session, x), dense(w, x, product))
 
 
@@ -451,11 +448,11 @@ def test_x_that_does_not_fit() -> None:
     for session, shapes in wrong:
         for shape in shapes:
             with pytest.raises(Exception, match="onnxprune: node layer: "):
-                run(session, normal(*shape))
+                run(session, noise(*shape))
     for shape in ((3, 9), (2, 8), (9,), (1, 2, 9)):
         with pytest.raises(Exception, match="node layer: residual must"):
-            run(added, normal(2, 12), normal(*shape))
-    assert run(right, normal(2, 12)).shape == (2, 9)
+            run(added, noise(2, 12), noise(*shape))
+    assert run(right, noise(2, 12)).shape == (2, 9)
 
 
 # bad weights
@@ -508,9 +505,9 @@ BAD_CSR: list[tuple[dict[str, Any], str]] = [
     ({"values": CSR["values"].astype(np.float64)}, "values"),
     ({"values": put(CSR["values"], 2, np.nan)}, r"values\[2\] is not finite"),
     ({"values": put(CSR["values"], 0, np.inf)}, r"values\[0\] is not finite"),
-    ({"bias": normal(5)}, "bias has length 5"),
-    ({"bias": put(normal(4), 3, -np.inf)}, r"bias\[3\] is not finite"),
-    ({"bias": put(normal(4), 1, np.nan)}, r"bias\[1\] is not finite"),
+    ({"bias": noise(5)}, "bias has length 5"),
+    ({"bias": put(noise(4), 3, -np.inf)}, r"bias\[3\] is not finite"),
+    ({"bias": put(noise(4), 1, np.nan)}, r"bias\[1\] is not finite"),
     ({"shape": [4, 7]}, "indices"),
     ({"shape": [5, 8]}, "indptr has length 5"),
     ({"shape": [-4, 8]}, "shape holds -4"),
@@ -536,7 +533,7 @@ BAD_NM: list[tuple[dict[str, Any], str]] = [
     ({"values": NM["values"][:, :1]}, "values has length 1"),
     ({"values": put(NM["values"], (0, 0, 0), np.nan)}, r"values\[0\] is not finite"),
     ({"values": put(NM["values"], (3, 1, 1), -np.inf)}, r"values\[15\] is not finite"),
-    ({"bias": put(normal(4), 1, np.nan)}, r"bias\[1\] is not finite"),
+    ({"bias": put(noise(4), 1, np.nan)}, r"bias\[1\] is not finite"),
     ({"n": 3}, "values has length 2"),
     ({"n": 0}, "n is 0"),
     ({"n": -1}, "n is -1"),
@@ -728,7 +725,7 @@ def test_names_that_are_no_text(odd: bytes) -> None:
 
 
 def test_the_library_wins_over_a_function() -> None:
-    w, x = weight((9, 12), 0.4), normal(3, 12)
+    w, x = weight((9, 12), 0.4), noise(3, 12)
     model = model_of(w, 0.4, body=True)
     close(run(session_of(model, ours=False), x), dense(w, x))
     body = model.functions[0]
@@ -747,11 +744,11 @@ def test_the_library_wins_over_a_function() -> None:
 @pytest.mark.parametrize("values", VALUES)
 def test_functions_and_kernels_agree(product: str, form: Form, values: str) -> None:
     w = weight((19, 7, 3, 1) if product == "Conv" else (19, 21), form)
-    options: dict[str, Any] = {"alpha": 0.5, "bias": normal(19), "values": values, "body": True}
+    options: dict[str, Any] = {"alpha": 0.5, "bias": noise(19), "values": values, "body": True}
     for activation in ACTIVATIONS if values in ("float32", "int8") else ("", "Gelu"):
         model = model_of(w, form, product, add=True, activation=activation, **options)
-        x = normal(*INPUTS[product])
-        residual = normal(*dense(w, x, product).shape)
+        x = noise(*INPUTS[product])
+        residual = noise(*dense(w, x, product).shape)
         close(run(session_of(model), x, residual), run(session_of(model, ours=False), x, residual))
 
 
@@ -766,8 +763,8 @@ HEAD = """
 import sys, threading, time
 import numpy as np
 sys.path.insert(0, {tests!r})
-from test_sparse_runtime import dense, model_of, normal, run, session_of, weight
-w, x = weight((130, 300), 0.2), normal(20, 300)
+from test_sparse_runtime import dense, model_of, noise, run, session_of, weight
+w, x = weight((130, 300), 0.2), noise(20, 300)
 model = model_of(w, 0.2)
 def check(session):
     np.testing.assert_allclose(run(session, x), dense(w, x), rtol=1e-4, atol=1e-4)
@@ -798,7 +795,7 @@ thread = threading.Thread(target=work); thread.start(); thread.join(); check(ses
 # in a kernel when the interpreter ends; one that comes back to Python by then aborts in onnxruntime, also without us
 w = weight((2048, 2048), 1.0)
 session = session_of(model_of(w, 1.0))
-run(session, normal(9, 2048))
+run(session, noise(9, 2048))
 x = np.ones((20000, 2048), np.float32)
 threading.Thread(target=lambda: run(session, x), daemon=True).start()
 time.sleep(0.3)
@@ -894,7 +891,7 @@ def resident() -> float:
 
 def test_memory_does_not_grow() -> None:
     w = weight((512, 512), 0.3)
-    model, x = model_of(w, 0.3), normal(64, 512)
+    model, x = model_of(w, 0.3), noise(64, 512)
 
     def cycle() -> None:
         session = session_of(model, 2)
@@ -917,7 +914,7 @@ def test_memory_does_not_grow() -> None:
 def test_scratch_memory_goes_with_the_last_session() -> None:
     memory = sys.modules["onnxprune.kernels._entry"].memory
     session = session_of(model_of(weight((64, 512), 0.3), 0.3))
-    run(session, normal(20000, 512))
+    run(session, noise(20000, 512))
     assert memory() > 30 << 20
     del session
     assert memory() == 0

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 import onnxprune
 from conftest import Cli
+from models.nets import noise, of_nodes
 from onnxprune import formats
 from onnxprune.formats import auto
 from onnxprune.formats.csr import CSR
@@ -33,23 +34,6 @@ pytestmark = pytest.mark.usefixtures("brief_search")
 MODELS = Path(__file__).parent.parent / "models"
 RESNET, MLP, VIT = (str(MODELS / f"digits_{name}.onnx") for name in ("resnet_bn", "mlp", "vit"))
 QUICK: dict[str, Any] = {"measure": False, "format": "dense"}
-
-
-def net(
-    nodes: list[Any], arrays: dict[str, np.ndarray], shape: list[Any], opset: int = 17, **extra: Any
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(a, n) for n, a in arrays.items()],
-    )  # fmt: skip
-    for name in extra.get("inputs", ()):
-        graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, arrays[name].shape))
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-
-
-def random(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def outcome(result: onnxprune.Result) -> Sparsity:
@@ -74,7 +58,7 @@ def test_lowest_kept_removes_exactly_so_many_and_of_equals_the_first():
     scores = np.array([[3, 1, 1], [1, 2, 1]], np.float32)
     assert lowest_kept(scores, 2).tolist() == [[True, False, False], [True, True, True]]
     assert lowest_kept(scores, 0).all() and not lowest_kept(scores, 6).any()
-    big = random(100, 100)
+    big = noise(100, 100)
     for count in (1, 17, 5000, 9999):
         kept = lowest_kept(np.abs(big), count)
         assert (~kept).sum() == count
@@ -85,7 +69,7 @@ def test_lowest_kept_removes_exactly_so_many_and_of_equals_the_first():
 def test_n_of_m_keeps_the_largest_of_every_block(text: str, length: int):
     pattern = parse_pattern(text)
     assert isinstance(pattern, NMPattern)
-    scores = np.abs(random(11, length))
+    scores = np.abs(noise(11, length))
     kept = n_of_m(scores, pattern.n, pattern.m)
     for start in range(0, length, pattern.m):
         block, mask = scores[:, start : start + pattern.m], kept[:, start : start + pattern.m]
@@ -104,8 +88,8 @@ def test_allocators_count():
 
 
 def test_conv_pattern_runs_along_the_input_channels():
-    w = random(6, 8, 3, 3)
-    model = net([helper.make_node("Conv", ["x", "w"], ["y"], name="c")], {"w": w}, [1, 8, 9, 9])
+    w = noise(6, 8, 3, 3)
+    model = of_nodes([helper.make_node("Conv", ["x", "w"], ["y"], name="c")], {"w": w}, [1, 8, 9, 9])
     masked = onnxprune.sparsify(model, pattern="2:4", **QUICK).model.weights["w"]
     assert ((masked.reshape(6, 2, 4, 3, 3) != 0).sum(2) == 2).all()
     assert np.array_equal(masked[masked != 0], w[masked != 0])
@@ -116,12 +100,12 @@ def test_shared_weight_is_masked_once():
         helper.make_node("MatMul", ["x", "w"], ["h"], name="a"),
         helper.make_node("MatMul", ["h", "w"], ["y"], name="b"),
     ]
-    result = onnxprune.sparsify(net(nodes, {"w": random(12, 12)}, [3, 12]), 0.5, **QUICK)
+    result = onnxprune.sparsify(of_nodes(nodes, {"w": noise(12, 12)}, [3, 12]), 0.5, **QUICK)
     assert (result.model.weights["w"] == 0).sum() == 72
-    both = onnxprune.sparsify(net(nodes, {"w": random(12, 12)}, [3, 12]), 0.5, measure=False, format="csr")
+    both = onnxprune.sparsify(of_nodes(nodes, {"w": noise(12, 12)}, [3, 12]), 0.5, measure=False, format="csr")
     names = [n.input[1] for n in both.model.proto.graph.node]
     assert names[0] == names[1]
-    one = onnxprune.prune(net(nodes, {"w": random(12, 12)}, [3, 12]), ratio={"sparsity:a": 0.5}, **QUICK)
+    one = onnxprune.prune(of_nodes(nodes, {"w": noise(12, 12)}, [3, 12]), ratio={"sparsity:a": 0.5}, **QUICK)
     assert (one.model.weights["w"] == 0).sum() == 72
     assert (outcome(one).zeros, outcome(one).size) == (72, 144)
 
@@ -130,26 +114,26 @@ def test_shared_weight_is_masked_once():
 
 
 def test_batchnorm_is_folded_and_listed_weights_become_constants():
-    w, v = random(8, 4, 3, 3), np.abs(random(4, 8)) + 0.5
+    w, v = noise(8, 4, 3, 3), np.abs(noise(4, 8)) + 0.5
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["h"], name="c"),
         helper.make_node("BatchNormalization", ["h", "s", "b", "m", "v"], ["n"], name="n"),
         helper.make_node("Relu", ["n"], ["y"]),
     ]
     arrays = {"w": w, **{name: v[i] for i, name in enumerate("sbmv")}}
-    proto = net(nodes, arrays, [1, 4, 7, 7], inputs=("w",))
+    proto = of_nodes(nodes, arrays, [1, 4, 7, 7], inputs=("w",))
     model = load(proto)
     out, notes = prepare(model, functions=False)
     assert [n.op_type for n in out.proto.graph.node] == ["Conv", "Relu"]
     assert len(notes) == 2 and [i.name for i in out.proto.graph.input] == ["x"]
-    x = random(1, 4, 7, 7)
+    x = noise(1, 4, 7, 7)
     a, b = (ort.InferenceSession(p.SerializeToString()) for p in (proto, onnxprune.to_proto(out)))
     np.testing.assert_allclose(a.run(None, {"x": x})[0], b.run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)
     assert np.array_equal(model.weights["w"], w)  # the input is not touched
 
 
 def test_old_opset_is_raised_for_the_functions():
-    proto = net([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"w": random(8, 8)}, [2, 8], opset=9)
+    proto = of_nodes([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"w": noise(8, 8)}, [2, 8], opset=9)
     result = onnxprune.sparsify(proto, 0.5, measure=False, format="csr")
     assert {o.domain: o.version for o in result.model.proto.opset_import}[""] == 13
     assert [f.name for f in result.model.proto.functions] == ["CsrMatMul"]
@@ -165,7 +149,7 @@ def test_old_opset_is_raised_for_the_functions():
      ({"sparsity": 0.9, "format": "sparse-initializer"}, "sparse-initializer"),
      ({"quality": 0.6, "format": "dense"}, "dense")],
 )  # fmt: skip
-@pytest.mark.parametrize("path", [RESNET, MLP, VIT])
+@pytest.mark.parametrize("path", [RESNET, MLP, VIT], ids=["resnet", "mlp", "vit"])
 def test_every_format_computes_what_the_masked_model_computes(
     path: str, options: dict[str, Any], kind: str, tmp_path: Path
 ):
@@ -186,7 +170,7 @@ def test_every_format_computes_what_the_masked_model_computes(
         assert np.array_equal(formats.unpack(str(out), node).reshape(expected[node].shape), expected[node])
         plain = ort.InferenceSession(str(out))  # no library: the functions
         dense = ort.InferenceSession(onnxprune.to_proto(masked).SerializeToString())
-        feeds = {i.name: random(*(d if isinstance(d, int) else 2 for d in i.shape)) for i in dense.get_inputs()}
+        feeds = {i.name: noise(*(d if isinstance(d, int) else 2 for d in i.shape)) for i in dense.get_inputs()}
         for a, b in zip(dense.run(None, feeds), plain.run(None, feeds), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
@@ -215,7 +199,7 @@ def two(**arrays: np.ndarray) -> onnx.ModelProto:
         helper.make_node("MatMul", ["x", "w"], ["h"], name="a"),
         helper.make_node("MatMul", ["h", "v"], ["y"], name="b"),
     ]
-    return net(nodes, {"w": random(16, 16), "v": random(16, 16, seed=1)} | arrays, [3, 16])
+    return of_nodes(nodes, {"w": noise(16, 16), "v": noise(16, 16, seed=1)} | arrays, [3, 16])
 
 
 def test_names_from_before_the_preparation_match():
@@ -225,7 +209,7 @@ def test_names_from_before_the_preparation_match():
         helper.make_node("BatchNormalization", ["before", "s", "s", "s", "s"], ["after"]),
         helper.make_node("Relu", ["after"], ["y"]),
     ]
-    proto = net(nodes, {"w": random(8, 4, 3, 3), "s": np.ones(8, np.float32)}, [1, 4, 7, 7], inputs=("w",))
+    proto = of_nodes(nodes, {"w": noise(8, 4, 3, 3), "s": np.ones(8, np.float32)}, [1, 4, 7, 7], inputs=("w",))
     for name in ("before", "after", "w"):
         found = outcome(onnxprune.prune(proto, ratio={f"sparsity:{name}": 0.5}, **QUICK))
         assert found.zeros == 144, name
@@ -262,7 +246,7 @@ def test_plan_replays_to_the_same_bytes(options: str, tmp_path: Path, call: Cli)
 
 
 def test_plan_leaves_ignored_layers_alone_whatever_zeros_they_hold(tmp_path: Path):
-    v = random(16, 16, seed=1)
+    v = noise(16, 16, seed=1)
     v[0, 0], v[1, :8] = 0, -0.0
     for options in ({"pattern": "2:4", "ignore": ["b"]}, {"sparsity": 0.01, "ignore": ["a"]}):
         first = onnxprune.sparsify(two(v=v), measure=False, format="csr", **options)
@@ -311,10 +295,10 @@ def test_plan_replays_what_auto_chose_without_measuring(tmp_path: Path, monkeypa
 
 @pytest.mark.skipif(bool(available()), reason=available())
 def test_auto_measures_and_gives_reasons():
-    wide = net(
+    wide = of_nodes(
         [helper.make_node("MatMul", ["x", "w"], ["h"], name="wide"),
          helper.make_node("MatMul", ["h", "v"], ["y"], name="thin")],
-        {"w": random(512, 1024), "v": random(1024, 2)}, [64, 512],
+        {"w": noise(512, 1024), "v": noise(1024, 2)}, [64, 512],
     )  # fmt: skip
     found = outcome(onnxprune.sparsify(wide, 0.95, threads=1))
     assert found.cpu and found.speedup is not None and found.speedup >= 1
@@ -339,7 +323,7 @@ def test_a_change_of_the_outputs_is_found(good: str, bad: str, monkeypatch: pyte
             helper.make_node("Sub", ["s", "one"], [inner]),  # below 0, of which Log is NaN
             helper.make_node(last, [inner], ["y"], **extra),
         ]
-        proto = net(nodes, {"w": random(16, 16), "one": np.ones(1, np.float32)}, [3, 16])
+        proto = of_nodes(nodes, {"w": noise(16, 16), "one": np.ones(1, np.float32)}, [3, 16])
         proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64 if extra else TensorProto.FLOAT
         return proto
 
@@ -402,15 +386,15 @@ def test_a_glob_that_matches_no_layer_is_said_as_typed(glob: str):
 
 
 def test_weights_that_are_not_finite_are_refused():
-    w = random(8, 8)
+    w = noise(8, 8)
     w[3, 3] = np.nan
     with pytest.raises(onnxprune.OptionError, match="NaN"):
-        onnxprune.sparsify(net([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": w}, [2, 8]), 0.5, **QUICK)
+        onnxprune.sparsify(of_nodes([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": w}, [2, 8]), 0.5, **QUICK)
 
 
 def test_model_without_layers(tmp_path: Path):
     with pytest.raises(onnxprune.NothingToPrune, match="no layer"):
-        onnxprune.sparsify(net([helper.make_node("Relu", ["x"], ["y"])], {}, [2, 8]), 0.5, **QUICK)
+        onnxprune.sparsify(of_nodes([helper.make_node("Relu", ["x"], ["y"])], {}, [2, 8]), 0.5, **QUICK)
 
 
 def test_densify_command(tmp_path: Path, call: Cli):

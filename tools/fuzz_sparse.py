@@ -499,7 +499,7 @@ def cold() -> int:
         "import sys, os, time; sys.path[:0] = [{tests!r}, {tools!r}]\n"
         "os.environ['ONNXPRUNE_CACHE_DIR'] = {cache!r}; start = time.perf_counter()\n"
         "from test_sparse_runtime import *\n"
-        "w, x = weight((130, 300), 0.2), normal(20, 300)\n"
+        "w, x = weight((130, 300), 0.2), noise(20, 300)\n"
         "close(run(session_of(model_of(w, 0.2)), x), dense(w, x)); print(round(time.perf_counter() - start, 1))\n"
     )
     with tempfile.TemporaryDirectory() as folder:

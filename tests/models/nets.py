@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx.parser
 import onnxruntime as ort
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnxprune
 
@@ -18,7 +18,8 @@ PICTURES, VECTORS, SERIES = (24, 3, 8, 8), (200, 5), (6, 20, 5)  # shapes of sam
 
 def build(nodes: str, x: str = "float[n,3,8,8]", y: str = "float[n,2,h,w]", *, opset: int = 17, **weights: Any) -> Any:
     """A model of one input `x` and one output `y`; weights in float64 become float32."""
-    proto = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : {opset}]> g ({x} x) => ({y} y) {{ {nodes} }}')
+    imports = f'"" : {opset}' + (', "com.microsoft" : 1' if "com.microsoft." in nodes else "")
+    proto = onnx.parser.parse_model(f"<ir_version: 9, opset_import: [{imports}]> g ({x} x) => ({y} y) {{ {nodes} }}")
     for name, value in weights.items():
         w = np.asarray(value)
         proto.graph.initializer.append(numpy_helper.from_array(w.astype(np.float32) if w.dtype == float else w, name))
@@ -37,6 +38,25 @@ def fixed(shape: tuple[int, ...]) -> str:
 
 def normal(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=shape)
+
+
+def noise(*shape: int, seed: int = 0) -> Array:
+    """float32 at once, other numbers than those of `normal`."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def of_nodes(
+    nodes: Sequence[NodeProto], weights: Mapping[str, Array], x: Sequence[Any], opset: int = 17, *, ir: int = 8,
+    inputs: Collection[str] = (),
+) -> ModelProto:  # fmt: skip
+    """A model of nodes from `x` of a shape to `y`; inputs: weights that are graph inputs as well, all before IR 4."""
+    listed = [n for n in weights if n in inputs or ir < 4]
+    infos = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)]
+    infos += [helper.make_tensor_value_info(n, TensorProto.FLOAT, weights[n].shape) for n in listed]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    stored = [numpy_helper.from_array(w, n) for n, w in weights.items()]
+    graph = helper.make_graph(nodes, "g", infos, [y], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
 
 
 def run(source: Any, *feeds: Array | dict[str, Array], optimise: bool = False) -> list[Array]:
