@@ -12,7 +12,7 @@ from onnxprune.graph.node import OWN_DOMAIN
 DOMAIN = OWN_DOMAIN
 
 # {Csr|Nm|Bsr}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
-STORAGES = ("Csr", "Nm", "Bsr")
+STORAGES = ("Csr", "Nm", "Bsr")  # that have kernels; rows of formats.registry.FORMATS say what they hold
 PRODUCTS = ("MatMul", "LeftMatMul", "Conv")
 ACTIVATIONS = ("", "Relu", "Clip", "HardSwish", "Silu", "Gelu", "FastGelu")
 
