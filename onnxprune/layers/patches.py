@@ -63,14 +63,19 @@ def spread_weight_of(n: Node, m: Float, shape: tuple[int, ...]) -> Float:
     return np.asarray(np.flip(w, tuple(range(2, w.ndim))))
 
 
+def _attributes(n: Node, kernel: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], list[int], str, list[int]]:
+    """strides, dilations, pads (heads, then tails), auto_pad, and how far a kernel reaches, per spatial axis."""
+    rank = len(kernel)
+    dilations = tuple(n.attr("dilations", [1] * rank))
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    pads = list(n.attr("pads", [0] * 2 * rank))
+    return tuple(n.attr("strides", [1] * rank)), dilations, pads, n.attr("auto_pad", "NOTSET"), spans
+
+
 def window(n: Node, kernel: tuple[int, ...], size: tuple[int, ...]) -> Window:
     """Attributes of a convolution for inputs of the spatial size `size`, automatic padding resolved."""
     rank = len(kernel)
-    strides = tuple(n.attr("strides", [1] * rank))
-    dilations = tuple(n.attr("dilations", [1] * rank))
-    pads = list(n.attr("pads", [0] * 2 * rank))
-    auto = n.attr("auto_pad", "NOTSET")
-    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    strides, dilations, pads, auto, spans = _attributes(n, kernel)
     if auto.startswith("SAME"):
         total = [max((math.ceil(s / t) - 1) * t + k - s, 0) for s, t, k in zip(size, strides, spans, strict=True)]
         heads = [p - p // 2 if auto == "SAME_LOWER" else p // 2 for p in total]
@@ -83,11 +88,7 @@ def window(n: Node, kernel: tuple[int, ...], size: tuple[int, ...]) -> Window:
 def spread_window(n: Node, kernel: tuple[int, ...], size: tuple[int, ...]) -> Window:
     """As `window`, of a ConvTranspose: as a convolution, with stride 1, of inputs that were spread."""
     rank = len(kernel)
-    strides = tuple(n.attr("strides", [1] * rank))
-    dilations = tuple(n.attr("dilations", [1] * rank))
-    pads = list(n.attr("pads", [0] * 2 * rank))
-    auto = n.attr("auto_pad", "NOTSET")
-    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    strides, dilations, pads, auto, spans = _attributes(n, kernel)
     extra = list(n.attr("output_padding", [0] * rank))
     asked = n.attr("output_shape")
     if asked is not None or auto.startswith("SAME"):
