@@ -73,7 +73,7 @@ def test_every_operator_with_weights_has_its_row_and_its_rule() -> None:
 def test_facts_go_together(op: str) -> None:
     t = TRAITS[op]
     assert not t.rows or t.rows in MAKERS
-    slots = [*t.slots, *t.scales, *t.added, *([] if t.bias is None else [t.bias]), t.source]
+    slots = [*t.slots, *t.steps, *t.added, *([] if t.bias is None else [t.bias]), t.source]
     assert len(set(slots)) == len(slots) - (t.swaps == t.source)
     assert not t.sparse or t.rows
     assert t.attends in ("", "fused", "product")

@@ -144,7 +144,9 @@ class Trait:
     source:    the input that is multiplied with the weight
     weights:   inputs that hold weights; the first is multiplied with the source
     bias:      input that is added to every output channel, None where the operator has none
-    scales:    inputs that hold scale and zero point of the weight, scalars or vectors over its outputs
+    scales:    inputs that hold the scales of `weights`, one for each, scalars or vectors over its outputs
+    zeros:     the same for zero points
+    packed:    several values of a weight share a byte or a block (graph/quantized.py)
     reduction: axis of the weight that is summed over (of a convolution, within a group)
     outputs:   axis of the weight that makes the output channels (of ConvTranspose, within a group)
     last:      channels are the last axis of source and output, else axis 1
@@ -162,6 +164,8 @@ class Trait:
     weights: tuple[int, ...] = (1,)
     bias: int | None = 2
     scales: tuple[int, ...] = ()
+    zeros: tuple[int, ...] = ()
+    packed: bool = False
     reduction: int = 0
     outputs: int = 1
     last: bool = False
@@ -193,6 +197,11 @@ class Trait:
         """Whether its outputs come in again at the next step."""
         return self.rows == "steps"
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Every input that says what the integers of a weight mean."""
+        return (*self.scales, *self.zeros)
+
     def inner(self, n: Node, rank: int) -> int:
         """Axis of the source, of this rank, that holds what is multiplied with the rows of the weight."""
         if n.attr("transA", 0):
@@ -221,15 +230,18 @@ TRAITS: dict[str, Trait] = {
     "Conv": replace(CONVOLUTION, rows="patches", sparse=True, clustered=True),
     "com.microsoft::FusedConv": replace(CONVOLUTION, rows="patches", added=(3,)),
     "ConvTranspose": Trait(convolution_macs, rows="spread patches", clustered=True),
-    "ConvInteger": replace(CONVOLUTION, bias=None, scales=(3,)),
-    "QLinearConv": replace(CONVOLUTION, weights=(3,), bias=8, scales=(4, 5)),
+    "ConvInteger": replace(CONVOLUTION, bias=None, zeros=(3,)),
+    "QLinearConv": replace(CONVOLUTION, weights=(3,), bias=8, scales=(4,), zeros=(5,)),
     "DeformConv": replace(CONVOLUTION, bias=3),
     "Gemm": replace(MATRIX, rows="vectors", swaps=0, sparse=True, clustered=True),
     "com.microsoft::FusedGemm": MATRIX,
     "MatMul": replace(MATRIX, bias=None, rows="vectors", swaps=0, sparse=True, clustered=True, attends="product"),
     "com.microsoft::FusedMatMul": replace(MATRIX, bias=None, attends="product"),
-    "MatMulInteger": replace(MATRIX, bias=None, scales=(3,)),
-    "QLinearMatMul": replace(MATRIX, weights=(3,), bias=None, scales=(4, 5)),
+    "MatMulInteger": replace(MATRIX, bias=None, zeros=(3,)),
+    "QLinearMatMul": replace(MATRIX, weights=(3,), bias=None, scales=(4,), zeros=(5,)),
+    "com.microsoft::QGemm": replace(MATRIX, weights=(3,), bias=6, scales=(4,), zeros=(5,)),
+    "com.microsoft::DynamicQuantizeMatMul": replace(MATRIX, bias=4, scales=(2,), zeros=(3,)),
+    "com.microsoft::MatMulIntegerToFloat": replace(MATRIX, bias=6, scales=(3,), zeros=(5,)),
     "Einsum": Trait(einsum_macs, weights=(), bias=None, attends="product"),  # weights anywhere
     "LSTM": replace(RECURRENT, gates=4, clustered=True),
     "GRU": replace(RECURRENT, gates=3, clustered=True),

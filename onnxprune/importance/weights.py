@@ -21,6 +21,7 @@ from onnxprune.graph.constants import Constants
 from onnxprune.graph.limits import LIMIT
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import SCALE, VARIANCE, batchnorm_factor
+from onnxprune.graph.quantized import numbers
 from onnxprune.importance.criterion import Criterion, Scores, summary
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
@@ -195,7 +196,7 @@ class WeightValues:
         for p in self.coupling.produces:
             axes = self.coupling.axes(p.weight)
             ids = axes[p.axis] if axes else None
-            w = None if ids is None or not scored(labels[ids]) else self._alive(p.weight, p.axis, keep)
+            w = None if ids is None or not scored(labels[ids]) else self._alive(p.node, p.weight, p.axis, keep)
             if w is None or ids is None:
                 continue
             rows = np.moveaxis(w, p.axis, 0).reshape(w.shape[p.axis], -1)
@@ -219,26 +220,23 @@ class WeightValues:
                     continue
                 grouped = self.coupling.grouped.get(name)
                 if grouped is not None:
-                    w = self._alive(name, 1, keep)
+                    w = self._alive(consume.node, name, 1, keep)
                     if w is not None:  # (O, I/g, ...) -> one row per group and inner index
                         rows = np.moveaxis(w.reshape(len(grouped), -1, *w.shape[1:]), 2, 1)
                         yield Site(consume.node.label, rows.reshape(grouped.size, -1), labels[grouped.ravel()], None)
                     continue
                 for axis, other in enumerate(self.coupling.axes(name)):
                     if other is not None and ids is not None and np.array_equal(labels[other], labels[ids]):
-                        w = self._alive(name, axis, keep)
+                        w = self._alive(consume.node, name, axis, keep)
                         if w is not None:
                             rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
                             yield Site(consume.node.label, rows, labels[other], None)
                         break
 
-    def _alive(self, name: str, axis: int, keep: Keep | None) -> Array | None:
-        """The weight in float32; what is gone along its other axes counts as zero."""
-        w = self.value(name)
-        if w is None:
-            return None
-        w = np.asarray(w).astype(np.float32, copy=False)
-        if keep is not None:
+    def _alive(self, node: Node, name: str, axis: int, keep: Keep | None) -> Array | None:
+        """The weight of a node in float32; what is gone along its other axes counts as zero."""
+        w = numbers(node, name, self.value)
+        if w is not None and keep is not None:
             for k, ids in enumerate(self.coupling.axes(name)):
                 if ids is not None and k != axis and not keep[ids].all():
                     shape = [1] * w.ndim

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from onnxprune.graph.arrays import Array, Float
+from onnxprune.graph.arrays import Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
 from onnxprune.graph.normalisation import MEAN
+from onnxprune.graph.quantized import along
 from onnxprune.layers.layer import Layer
 from onnxprune.layers.rows import matrix, weight_of
 from onnxprune.layers.tail import Tail
@@ -66,18 +67,13 @@ def place_of(edit: Edit, node: Node, slot: int, values: Values, readers: Readers
             and not maker.attr("block_size", 0)
         ):
             rank, axis = model.weights[stored_as].ndim, int(maker.attr("axis", 1))
-            scale = _along(values(maker.input(1)), rank, axis)
-            return Place(
-                model, stored_as, scale, _along(values(maker.input(2)), rank, axis) if maker.input(2) else None
+            scale, zero = (
+                along(values(i).astype(np.float64), rank, axis) if i else None for i in (maker.input(1), maker.input(2))
             )
+            return Place(model, stored_as, scale, zero)
     fresh = edit.constant(f"{name}_own", values(name))
     node.proto.input[slot] = node.inputs[slot] = fresh
     return Place(model, fresh)
-
-
-def _along(value: Array, rank: int, axis: int) -> Float:
-    v = value.astype(np.float64)
-    return v.reshape(()) if v.size == 1 else v.reshape([-1 if k == axis % rank else 1 for k in range(rank)])
 
 
 @dataclass(frozen=True, eq=False)

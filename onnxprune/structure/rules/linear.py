@@ -95,7 +95,7 @@ def conv_integer(c: Coupling, n: Node) -> None:
 def scales_follow(c: Coupling, n: Node) -> None:
     """Scale and zero point of the weight are scalars, or vectors over its outputs."""
     t = TRAITS[n.op]
-    for i in t.scales:
+    for i in t.steps:
         tie_per_channel(c, n, i, c.axes(n.input(t.weight))[t.outputs])
 
 
@@ -160,10 +160,11 @@ def deform_conv(c: Coupling, n: Node) -> None:
     c.consume(n, 0, 1)
 
 
-@rule("Gemm", "com.microsoft::FusedGemm")
-def gemm(c: Coupling, n: Node) -> None:
-    """(M, K) x (K, N) + C, either operand transposed, C broadcast from scalar, [N], [1,N], [M,1]"""
-    a, b, y = c.axes(n.input(0)), c.axes(n.input(1)), c.axes(n.output(0))
+def couple_gemm(c: Coupling, n: Node, zero: str = "") -> None:
+    """(M, K) x (K, N) + C, either operand transposed. zero: the zero point of the source."""
+    t = TRAITS[n.op]
+    i, j, bias = t.source, t.weight, n.input(t.bias or 0)
+    a, b, y = c.axes(n.input(i)), c.axes(n.input(j)), c.axes(n.output(0))
     if len(a) != 2 or len(b) != 2 or len(y) != 2:
         c.pin_all(n, "rank is unknown")
         return
@@ -172,15 +173,27 @@ def gemm(c: Coupling, n: Node) -> None:
     c.tie(a[ka], b[kb])
     c.tie(a[1 - ka], y[0])
     c.tie(b[1 - kb], y[1])
-    if n.input(2):
-        for ids, out in zip(c.axes(n.input(2))[::-1], y[::-1], strict=False):
-            if ids is not None:
-                c.tie(ids, out)
-    c.consume(n, 0, ka)
-    if c.is_constant(n.input(1)):
-        c.produce(n, n.input(1), 1 - kb)
-    if c.is_constant(n.input(0)):
-        c.produce(n, n.input(0), 1 - ka)
+    for ids, out in zip(c.axes(bias)[::-1] if bias else (), y[::-1], strict=False):
+        if ids is not None:
+            c.tie(ids, out)
+    c.consume(n, i, ka, zero)
+    if c.is_constant(n.input(j)):
+        c.produce(n, n.input(j), 1 - kb)
+    if c.is_constant(n.input(i)):
+        c.produce(n, n.input(i), 1 - ka)
+
+
+@rule("Gemm", "com.microsoft::FusedGemm")
+def gemm(c: Coupling, n: Node) -> None:
+    """(M, K) x (K, N) + C, either operand transposed, C broadcast from scalar, [N], [1,N], [M,1]"""
+    couple_gemm(c, n)
+
+
+@rule("com.microsoft::QGemm")
+def qgemm(c: Coupling, n: Node) -> None:
+    """as Gemm; scale and zero point of B follow its outputs"""
+    couple_gemm(c, n, zero=n.input(2))
+    quantized_operand(c, n, 3, TRAITS[n.op].steps, -2 if n.attr("transB", 0) else -1)
 
 
 def couple_matmul(c: Coupling, n: Node, zero: str = "") -> None:
@@ -239,7 +252,7 @@ def matmul_integer(c: Coupling, n: Node) -> None:
     """as MatMul; zero points follow the rows of A and the columns of B"""
     couple_matmul(c, n, zero=n.input(2))
     quantized_operand(c, n, 0, (2,), -2)
-    quantized_operand(c, n, 1, TRAITS[n.op].scales, -1)
+    quantized_operand(c, n, 1, TRAITS[n.op].steps, -1)
 
 
 @rule("QLinearMatMul")
@@ -247,11 +260,26 @@ def qlinear_matmul(c: Coupling, n: Node) -> None:
     """as MatMul; scales and zero points follow the rows of A and the columns of B"""
     couple_matmul(c, n, zero=n.input(2))
     quantized_operand(c, n, 0, (1, 2), -2)
-    quantized_operand(c, n, 3, TRAITS[n.op].scales, -1)
+    quantized_operand(c, n, 3, TRAITS[n.op].steps, -1)
+
+
+@rule("com.microsoft::DynamicQuantizeMatMul")
+def dynamic_quantize_matmul(c: Coupling, n: Node) -> None:
+    """as MatMul; the range of A includes zero, scale, zero point and bias follow the columns of B"""
+    couple_matmul(c, n)
+    quantized_operand(c, n, 1, (*TRAITS[n.op].steps, 4), -1)
+
+
+@rule("com.microsoft::MatMulIntegerToFloat")
+def matmul_integer_to_float(c: Coupling, n: Node) -> None:
+    """as MatMul; scales and zero points follow the rows of A and the columns of B, the bias those of B"""
+    couple_matmul(c, n, zero=n.input(4))
+    quantized_operand(c, n, 0, (2, 4), -2)
+    quantized_operand(c, n, 1, (*TRAITS[n.op].steps, 6), -1)
 
 
 def quantized_operand(c: Coupling, n: Node, operand: int, inputs: tuple[int, ...], axis: int) -> None:
-    """Scale and zero point of a matrix: scalars, or vectors along `axis`."""
+    """Scale and zero point of a matrix, or a bias: scalars, or vectors along `axis`."""
     axes = c.axes(n.input(operand))
     if len(axes) >= 2:
         for i in inputs:

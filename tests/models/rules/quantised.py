@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.rules.elementwise import _P
 from models.rules.layout import _LAST
-from models.rules.row import conv, gemm, matmul
+from models.rules.row import Q8, conv, gemm, matmul
 
 # fmt: off
 
@@ -54,3 +54,23 @@ for _op, _kernel in (("QLinearGlobalAveragePool", ""), ("QLinearAveragePool", "k
 conv("com.microsoft::QLinearConcat", _PAIR.format("g = Conv(x, w3) t = QuantizeLinear(g, s, z) "
      "c = com.microsoft.QLinearConcat<axis = 1>(s, z, q, s, z, t, s, z)"), "8 channels: b1:0 w1:0 w2:1[8]",
      "6 channels: w2:1[6] w3:0", w2="4,14,1,1", also=f"{_SCALAR}, float[6,3,1,1] w3")
+
+_NEXT = ("8 channels: b1:0 w1:1 w3:1", "6 channels: b3:0 v3:0 w2:0 w3:0 z3:0")
+_INT8 = "int8[6,8] w3, float[6] v3, int8[6] z3 = {1,2,3,4,5,6}, int32[6] b3, float big = {90.0}"
+gemm("com.microsoft::QGemm", f"{Q8} c = com.microsoft.QGemm<transB = 1>(q, s, z, w3, v3, z3, b3, big, z) "
+     "k = DequantizeLinear(c, big, z)", *_NEXT, form="eight bits out", also=_INT8, w2="6,4")
+gemm("com.microsoft::QGemm", f"{Q8} k = com.microsoft.QGemm<transB = 1>(q, s, z, w3, v3, z3, b3)", *_NEXT,
+     form="floats out", also=_INT8, w2="6,4")
+gemm("com.microsoft::QGemm", f"{Q8} k = com.microsoft.QGemm(q, s, z, w3, s3, z)", "8 channels: b1:0 w1:1 w3:0",
+     "6 channels: w2:0 w3:1", form="per tensor", also="uint8[8,6] w3, float s3 = {0.01}", w2="6,4")
+_NEXT = ("8 channels: w1:1 w3:0", "6 channels: b3:0 v3:0 w2:0 w3:1 z3:0")
+_INT8 = "int8[8,6] w3, float[6] v3, int8[6] z3 = {1,2,3,4,5,6}, float[6] b3"
+matmul("com.microsoft::DynamicQuantizeMatMul", "k = com.microsoft.DynamicQuantizeMatMul(h, w3, v3, z3, b3)", *_NEXT,
+       form="per column", also=_INT8, w2="6,4")
+matmul("com.microsoft::DynamicQuantizeMatMul", "k = com.microsoft.DynamicQuantizeMatMul(h, w3, s3)",
+       "8 channels: w1:1 w3:0", "6 channels: w2:0 w3:1", form="per tensor", also="int8[8,6] w3, float s3 = {0.01}",
+       w2="6,4")
+matmul("com.microsoft::MatMulIntegerToFloat", f"{Q8} k = com.microsoft.MatMulIntegerToFloat(q, w3, s, v3, z, z3, b3)",
+       *_NEXT, form="per column", also=_INT8, w2="6,4")
+matmul("com.microsoft::MatMulIntegerToFloat", f"{Q8} k = com.microsoft.MatMulIntegerToFloat(q, w3, s, s, z)",
+       "8 channels: w1:1 w3:0", "6 channels: w2:0 w3:1", form="per tensor", also="int8[8,6] w3", w2="6,4")

@@ -1,0 +1,52 @@
+"""Quantized weights: what their integers stand for, and that units without weight are the first to go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from law import cut
+from models.rules.row import build, text
+from onnxprune.graph.io import Model, load
+from onnxprune.runtime.session import run
+
+Q8 = "s = Constant<value = float {0.02}>() z = Constant<value = uint8 {120}>()"
+INT8 = "int8[4,8] w1, float[8] v1, int8[8] z1 = {90,-92,93,-94,95,-96,97,-98}, int8[8,3] w2, float s2 = {0.01}"
+UNITS = {  # two layers, of w1's eight units along axis 1
+    "DynamicQuantizeMatMul": (
+        "h = com.microsoft.DynamicQuantizeMatMul(x, w1, v1, z1) r = Relu(h) "
+        "y = com.microsoft.DynamicQuantizeMatMul(r, w2, s2)"
+    ),
+    "QGemm": (
+        f"{Q8} q = QuantizeLinear(x, s, z) h = com.microsoft.QGemm(q, s, z, w1, v1, z1, b, s, z) "
+        "y = com.microsoft.QGemm(h, s, z, w2, s2, z2)"
+    ),
+    "MatMulIntegerToFloat": (
+        f"{Q8} q = QuantizeLinear(x, s, z) h = com.microsoft.MatMulIntegerToFloat(q, w1, s, v1, z, z1) "
+        "p = QuantizeLinear(h, s, z) y = com.microsoft.MatMulIntegerToFloat(p, w2, s, s2, z)"
+    ),
+    "QLinearMatMul": (
+        f"{Q8} q = QuantizeLinear(x, s, z) h = QLinearMatMul(q, s, z, w1, v1, z1, s, z) "
+        "p = QLinearMatMul(h, s, z, w2, s2, z2, s, z) y = DequantizeLinear(p, s, z)"
+    ),
+}
+
+
+def outputs(model: Model) -> list[np.ndarray]:
+    """What a model gives for one input."""
+    return [
+        *run(model, {"x": np.random.default_rng(3).standard_normal((5, 4), np.float32)}, (), optimize=False).values()
+    ]
+
+
+@pytest.mark.parametrize("op", UNITS)
+def test_units_that_are_their_zero_point_go_first(op: str) -> None:
+    model = load(build(text("float[5,4] x", f"{INT8}, int32[8] b = {{0,0,0,0,0,0,0,0}}, int8 z2 = {{0}}", UNITS[op])))
+    w, dead = model.weights["w1"].copy(), [1, 2, 5, 7]
+    w[:, dead] = model.weights["z1"][dead]
+    model.weights["w1"] = w
+    result = cut(model, 0.5, importance="path")
+    assert result.pruned.weights["w2"].shape == (4, 3)
+    for before, after in zip(outputs(model), outputs(result.pruned), strict=True):
+        assert np.ptp(before) > 0
+        np.testing.assert_allclose(after, before, rtol=1e-5)
