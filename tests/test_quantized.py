@@ -8,6 +8,8 @@ import pytest
 from law import cut
 from models.rules.row import build, text
 from onnxprune.graph.io import Model, load
+from onnxprune.graph.node import walk_all
+from onnxprune.graph.quantized import numbers, packed, unpacked
 from onnxprune.runtime.session import run
 
 Q8 = "s = Constant<value = float {0.02}>() z = Constant<value = uint8 {120}>()"
@@ -50,3 +52,31 @@ def test_units_that_are_their_zero_point_go_first(op: str) -> None:
     for before, after in zip(outputs(model), outputs(result.pruned), strict=True):
         assert np.ptp(before) > 0
         np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "inputs", "attributes"),
+    [
+        ("uint8[6,4,8] w, float[6,4] v, uint8[6,2] z", "v, z", "bits = 4, K = 64"),
+        ("uint8[6,3,4] w, float[6,3] v, uint8[6,1] z", "v, z", "bits = 2, K = 48"),
+        ("uint8[6,3,8] w, float[18] v", "v", "bits = 4, K = 40"),
+        ("uint8[6,2,16] w, float[6,2] v, float[6,2] z", "v, z", "bits = 8, K = 32"),
+    ],
+)
+def test_what_the_blocks_of_a_product_stand_for(weights: str, inputs: str, attributes: str) -> None:
+    k = int(attributes.split()[-1])
+    nodes = f"y = com.microsoft.MatMulNBits<N = 6, block_size = 16, {attributes}>(x, w, {inputs})"
+    model = load(build(text(f"float[{k},{k}] x", weights, nodes)))
+    (node,) = walk_all(model.proto.graph, {})
+    found = numbers(node, "w", model.weights.get)
+    assert found is not None and found.shape[:3] == model.weights["w"].shape
+    (expected,) = run(model, {"x": np.eye(k, dtype=np.float32)}, (), optimize=False).values()
+    rows = found.reshape(6, -1)
+    np.testing.assert_allclose(rows[:, :k].T, expected, rtol=1e-6)
+    assert not rows[:, k:].any()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_values_in_bytes_come_back(bits: int) -> None:
+    values = np.random.default_rng(0).integers(0, 1 << bits, (3, 2, 7), np.uint8)
+    np.testing.assert_array_equal(unpacked(packed(values, bits), bits).reshape(3, 2, -1)[..., :7], values)

@@ -1,7 +1,7 @@
 """What the integers of a quantized weight stand for: (integer - zero point) * scale.
 
 The table of facts says which inputs hold scales and zero points (`Trait.scales`, `Trait.zeros`). Where an input is
-absent, the scale is one and the zero point zero.
+absent, the scale is one and the zero point zero; where bytes hold several values each, it is the middle of their range.
 """
 
 from __future__ import annotations
@@ -24,17 +24,56 @@ def numbers(n: Node, name: str, value: Value) -> Array | None:
     slot = n.inputs.index(name) if name in n.inputs else -1
     if w is None or trait is None or slot not in trait.weights or not trait.steps:
         return None if w is None else np.asarray(w).astype(np.float32, copy=False)
-    k, (_, outputs) = trait.weights.index(slot), trait.axes(n, slot)
-    out = np.asarray(w).astype(np.float32)
-    for slots, sign in ((trait.zeros, -1), (trait.scales, 1)):
-        if k >= len(slots) or not n.input(slots[k]):
-            continue
-        step = value(n.input(slots[k]))
-        if step is None:
-            return None
-        step = along(np.asarray(step).astype(np.float32), out.ndim, outputs)
-        out = out - step if sign < 0 else out * step
-    return out
+    k = trait.weights.index(slot)
+    held = [n.input(slots[k]) if k < len(slots) else "" for slots in (trait.scales, trait.zeros)]
+    scale, zero = (value(i) if i else None for i in held)
+    if any(i and v is None for i, v in zip(held, (scale, zero), strict=True)):
+        return None
+    return LAYOUTS.get(n.op, plain)(n, slot, np.asarray(w), scale, zero)
+
+
+def plain(n: Node, slot: int, w: Array, scale: Array | None, zero: Array | None) -> Array:
+    """Integers of their own, with a scale and a zero point for all or for every output."""
+    outputs = TRAITS[n.op].axes(n, slot)[1]
+    out = w.astype(np.float32)
+    if zero is not None:
+        out = out - along(np.asarray(zero).astype(np.float32), out.ndim, outputs)
+    return out if scale is None else out * along(np.asarray(scale).astype(np.float32), out.ndim, outputs)
+
+
+def blocks(n: Node, slot: int, w: Array, scale: Array | None, zero: Array | None) -> Array:
+    """MatMulNBits, (outputs, blocks, bytes): a scale and a zero point for every block; zeros behind the last input."""
+    bits, (outputs, count, size) = int(n.attr("bits", 4)), w.shape
+    middle = np.full((outputs, count), 1 << (bits - 1), np.float32)
+    offset = middle if zero is None else block_zeros(np.asarray(zero), bits, outputs, count).astype(np.float32)
+    out = unpacked(w, bits).astype(np.float32) - offset[:, :, None, None]
+    out = out * (1 if scale is None else np.asarray(scale).astype(np.float32).reshape(outputs, count, 1, 1))
+    out.reshape(outputs, -1)[:, int(n.attr("K")) :] = 0
+    return out.reshape(outputs, count, size, -1)
+
+
+LAYOUTS = {"com.microsoft::MatMulNBits": blocks}  # operators whose weights are stored in another way than `plain`
+
+
+def block_zeros(zero: Array, bits: int, outputs: int, count: int) -> Array:
+    """Zero points of MatMulNBits, `(outputs, count)`, of bytes that hold several or of values of their own."""
+    if zero.dtype == np.uint8 and bits < 8:
+        return unpacked(zero.reshape(outputs, -1), bits).reshape(outputs, -1)[:, :count]
+    return zero.reshape(outputs, count)
+
+
+def unpacked(w: Array, bits: int) -> Array:
+    """The values that bytes `(...)` hold, the low bits first, `(..., 8 // bits)`."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return (w[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+
+
+def packed(values: Array, bits: int) -> Array:
+    """Bytes of the values along the last axis, uint8, the low bits first; zeros fill the last byte."""
+    count = 8 // bits
+    padded = np.pad(values.astype(np.uint8), [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % count)])
+    parts = padded.reshape(*padded.shape[:-1], -1, count) << np.arange(0, 8, bits, dtype=np.uint8)
+    return np.asarray(np.bitwise_or.reduce(parts, -1))
 
 
 def along(vector: Array, rank: int, axis: int) -> Array:

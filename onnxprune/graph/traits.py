@@ -146,7 +146,6 @@ class Trait:
     bias:      input that is added to every output channel, None where the operator has none
     scales:    inputs that hold the scales of `weights`, one for each, scalars or vectors over its outputs
     zeros:     the same for zero points
-    packed:    several values of a weight share a byte or a block (graph/quantized.py)
     reduction: axis of the weight that is summed over (of a convolution, within a group)
     outputs:   axis of the weight that makes the output channels (of ConvTranspose, within a group)
     last:      channels are the last axis of source and output, else axis 1
@@ -165,7 +164,6 @@ class Trait:
     bias: int | None = 2
     scales: tuple[int, ...] = ()
     zeros: tuple[int, ...] = ()
-    packed: bool = False
     reduction: int = 0
     outputs: int = 1
     last: bool = False
@@ -242,6 +240,9 @@ TRAITS: dict[str, Trait] = {
     "com.microsoft::QGemm": replace(MATRIX, weights=(3,), bias=6, scales=(4,), zeros=(5,)),
     "com.microsoft::DynamicQuantizeMatMul": replace(MATRIX, bias=4, scales=(2,), zeros=(3,)),
     "com.microsoft::MatMulIntegerToFloat": replace(MATRIX, bias=6, scales=(3,), zeros=(5,)),
+    "com.microsoft::MatMulNBits": Trait(
+        product_macs, bias=5, scales=(2,), zeros=(3,), reduction=1, outputs=0, last=True
+    ),
     "Einsum": Trait(einsum_macs, weights=(), bias=None, attends="product"),  # weights anywhere
     "LSTM": replace(RECURRENT, gates=4, clustered=True),
     "GRU": replace(RECURRENT, gates=3, clustered=True),

@@ -22,6 +22,7 @@ from onnxprune.graph.limits import LIMIT
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import SCALE, VARIANCE, batchnorm_factor
 from onnxprune.graph.quantized import numbers
+from onnxprune.graph.traits import TRAITS
 from onnxprune.importance.criterion import Criterion, Scores, summary
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
@@ -169,6 +170,11 @@ def _by_blocks(function: RowScore, site: Site, rng: np.random.Generator) -> Floa
     return np.concatenate(parts)
 
 
+def _same(rows: Array, read: Array) -> bool:
+    """Whether the rows of a weight are what is read, one for each or in blocks of several."""
+    return np.array_equal(rows, read) or np.array_equal(rows, read[np.flatnonzero(np.diff(read, prepend=-1))])
+
+
 class WeightValues:
     """Values of weights, also of those that constant nodes compute (Reshape, Transpose, DequantizeLinear)."""
 
@@ -218,6 +224,8 @@ class WeightValues:
             for name in consume.node.inputs if ids is not None and scored(labels[ids]) else ():
                 if not name or name not in self.coupling.shapes.constant or len(self.coupling.axes(name)) < 2:
                     continue
+                if consume.node.op in TRAITS and consume.node.inputs.index(name) in TRAITS[consume.node.op].steps:
+                    continue
                 grouped = self.coupling.grouped.get(name)
                 if grouped is not None:
                     w = self._alive(consume.node, name, 1, keep)
@@ -226,7 +234,7 @@ class WeightValues:
                         yield Site(consume.node.label, rows.reshape(grouped.size, -1), labels[grouped.ravel()], None)
                     continue
                 for axis, other in enumerate(self.coupling.axes(name)):
-                    if other is not None and ids is not None and np.array_equal(labels[other], labels[ids]):
+                    if other is not None and ids is not None and _same(labels[other], labels[ids]):
                         w = self._alive(consume.node, name, axis, keep)
                         if w is not None:
                             rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)

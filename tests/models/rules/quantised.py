@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.rules.elementwise import _P
 from models.rules.layout import _LAST
-from models.rules.row import Q8, conv, gemm, matmul
+from models.rules.row import Q8, conv, free, gemm, matmul
 
 # fmt: off
 
@@ -74,3 +74,36 @@ matmul("com.microsoft::MatMulIntegerToFloat", f"{Q8} k = com.microsoft.MatMulInt
        *_NEXT, form="per column", also=_INT8, w2="6,4")
 matmul("com.microsoft::MatMulIntegerToFloat", f"{Q8} k = com.microsoft.MatMulIntegerToFloat(q, w3, s, s, z)",
        "8 channels: w1:1 w3:0", "6 channels: w2:0 w3:1", form="per tensor", also="int8[8,6] w3", w2="6,4")
+
+
+def nbits(form: str, weights: str, inputs: str, *expect: str, bits: int = 4, k: int = 64, nodes: str = "") -> None:
+    """A row with MatMulNBits of `k` inputs in blocks of 16 and of six outputs between two MatMul."""
+    blocks = -(-k // 16)
+    attributes = f"N = 6, K = {k}, bits = {bits}, block_size = 16"
+    free("com.microsoft::MatMulNBits", form, "float[2,5,3] x",
+         f"float[3,{k}] w1, uint8[6,{blocks},{2 * bits}] w3, {weights}, float[6,4] w2",
+         f"h = MatMul(x, w1) {nodes} k = com.microsoft.MatMulNBits<{attributes}>(h, w3, {inputs}) y = MatMul(k, w2)",
+         *expect)
+
+
+_IN = "4 channels: v3:1 w1:1x16 w3:1"
+_OUT = "6 channels: {}v3:0 w2:0 w3:0{}"
+nbits("zero points in half bytes, bias", "float[6,4] v3, uint8[6,2] z3, float[6] b3", "v3, z3, , b3", _IN,
+      _OUT.format("b3:0 ", " z3:0"))
+nbits("no zero points", "float[6,4] v3", "v3", _IN, _OUT.format("", ""))
+nbits("floats as zero points", "float[6,4] v3, float[6,4] z3", "v3, z3", "4 channels: v3:1 w1:1x16 w3:1 z3:1",
+      _OUT.format("", " z3:0"))
+nbits("8 bits", "float[6,4] v3, uint8[6,4] z3", "v3, z3", "4 channels: v3:1 w1:1x16 w3:1 z3:1",
+      _OUT.format("", " z3:0"), bits=8)
+nbits("2 bits", "float[6,4] v3, uint8[6,1] z3", "v3, z3", _IN, _OUT.format("", " z3:0"), bits=2)
+nbits("outputs and blocks in one axis", "float[24] v3, uint8[12] z3", "v3, z3", "4 channels: w1:1x16 w3:1",
+      "6 channels: w2:0 w3:0")
+nbits("a last block that is not full", "float[6,4] v3, uint8[6,2] z3", "v3, z3", "4 channels: v3:1 w1:1x14 w3:1",
+      _OUT.format("", " z3:0"), k=56)
+nbits("one block", "float[6,1] v3, uint8[6,1] z3", "v3, z3", _OUT.format("", " z3:0"),
+      "w1:1 pinned: all of it is quantized in one block", k=16)
+nbits("zero points that are computed", "float[6,4] v3, uint8[6,2] z4", "v3, z3", _OUT.format("", " z4:0"),
+      "w1:1 pinned: zero points that are computed and do not lie by output and block", nodes="z3 = Identity(z4)")
+_GROUPS = f"int32[64] g = {{{', '.join(str(i % 4) for i in range(64))}}}"
+nbits("blocks by g_idx", f"float[6,4] v3, {_GROUPS}", "v3, , g", _OUT.format("", ""),
+      "w1:1 pinned: inputs that are assigned to blocks by g_idx")
