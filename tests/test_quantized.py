@@ -60,7 +60,8 @@ def test_units_that_are_their_zero_point_go_first(op: str) -> None:
         ("uint8[6,4,8] w, float[6,4] v, uint8[6,2] z", "v, z", "bits = 4, K = 64"),
         ("uint8[6,3,4] w, float[6,3] v, uint8[6,1] z", "v, z", "bits = 2, K = 48"),
         ("uint8[6,3,8] w, float[18] v", "v", "bits = 4, K = 40"),
-        ("uint8[6,2,16] w, float[6,2] v, float[6,2] z", "v, z", "bits = 8, K = 32"),
+        ("uint8[6,2,8] w, float[6,2] v, float[6,2] z", "v, z", "bits = 4, K = 32"),
+        ("uint8[6,2,16] w, float[6,2] v, uint8[6,2] z", "v, z", "bits = 8, K = 32"),
     ],
 )
 def test_what_the_blocks_of_a_product_stand_for(weights: str, inputs: str, attributes: str) -> None:
