@@ -11,7 +11,7 @@ of no other, `rows` names a new maker (layers/rows.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,15 +94,35 @@ def product_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:
 
 
 def einsum_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:
-    """MACs of an Einsum: one for every combination of labels; nothing where the equation has an ellipsis."""
-    if "." in n.attr("equation", "."):
-        return []
-    terms = n.attr("equation").replace(" ", "").partition("->")[0].split(",")
+    """MACs of an Einsum: one for every combination of labels."""
+    terms, _ = einsum_labels(n.attr("equation", ""), [len(s.axes(name)) for name in n.inputs])
     labels: dict[str, Ids | None] = {}
     for name, term in zip(n.inputs, terms, strict=True):
         for label, ids in zip(term, s.axes(name), strict=False):
             labels[label] = ids if ids is not None else labels.get(label)
     return [product(n.label, 1.0, [(i, 1) for i in labels.values()])]
+
+
+def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+    """Labels of the axes of every input, whose ranks are given, and of the output; the axes of an ellipsis are aligned
+    from the right.
+
+    >>> einsum_labels("...c,cd", (3, 2))
+    ([('.1', '.0', 'c'), ('c', 'd')], ('.1', '.0', 'd'))
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow:
+        right = "".join(sorted(ch for ch in set(left) if ch.isalpha() and left.count(ch) == 1))
+        right = ("..." if "..." in left else "") + right
+
+    def spread(term: str, covered: int) -> tuple[str, ...]:
+        before, dots, after = term.partition("...")
+        return (*before, *(f".{k}" for k in reversed(range(covered if dots else 0))), *after)
+
+    covered = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    most = max((k for term, k in zip(terms, covered, strict=True) if "..." in term), default=0)
+    return [spread(term, k) for term, k in zip(terms, covered, strict=True)], spread(right, most)
 
 
 def recurrent_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:

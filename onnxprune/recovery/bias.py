@@ -26,9 +26,9 @@ from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
 from onnxprune.structure.surgery import prune_model
 
 PASSING = {
-    "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "Expand", "Tile",
-    "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "AveragePool", "MaxPool", "GlobalAveragePool",
-    "GlobalMaxPool", *FIRST_ONLY,
+    "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "GatherND",
+    "GatherElements", "Expand", "Tile", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "AveragePool", "MaxPool",
+    "GlobalAveragePool", "GlobalMaxPool", *FIRST_ONLY,
 }  # fmt: skip
 REDUCING = {"ReduceMean", "ReduceMax", "ReduceMin"}
 FOLDING = {op for op, t in TRAITS.items() if t.rows and not t.recurs}  # whose biases can take what went

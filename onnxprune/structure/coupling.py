@@ -323,6 +323,8 @@ class Coupling:
     def view(self, node: Node, x: str, y: str) -> None:
         """`y` is `x` in row-major order under another shape: axes are tied, or split into common factors (`View`)."""
         xs, ys = self.shape(x), self.shape(y)
+        if xs is not None and ys is not None and xs.count(0) == ys.count(0) == 1:  # of no elements: as if of one there
+            xs, ys = tuple(1 if d == 0 else d for d in xs), tuple(1 if d == 0 else d for d in ys)
         if xs is None or ys is None or None in xs or None in ys or 0 in xs or math.prod(xs) != math.prod(ys):  # type: ignore[arg-type]
             for name in (x, y):
                 for ids in self.axes(name):

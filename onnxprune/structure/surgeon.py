@@ -77,9 +77,12 @@ class Surgeon:
         return ids is not None and not bool(self.alive[ids].all())
 
     def new_size(self, name: str, axis: int) -> int:
-        """Size of an axis after the cut."""
+        """Size of an axis after the cut; one without ids stays what it is, one or empty."""
         axes = self.coupling.axes(name)
-        return self.count(axes[axis]) if axes else 0
+        if not axes:
+            return 0
+        ids = axes[axis]
+        return (self.coupling.shapes.shapes[name][axis] or 0) if ids is None else self.count(ids)
 
     # what rules change
 
@@ -167,7 +170,7 @@ class Surgeon:
             k = i + offset
             if v == -1 or before[k] is None:
                 continue
-            size = self.count(y[k])
+            size = self.new_size(n.output(0), k)
             if n.op == "Reshape" and v == 0 and not n.attr("allowzero", 0) and (old is None or old[i] == 0):
                 v = x[k] if k < len(x) else 0  # as written; a quotient that came down to zero means something else
             elif n.op == "Expand" and v == 1:

@@ -36,7 +36,7 @@ def control_flow(c: Coupling, n: Node) -> None:
 
 barrier(
     "addresses elements by index",
-    *"GatherND Scatter ScatterND Compress TensorScatter Unique NonZero".split(),
+    *"Compress Unique NonZero".split(),
 )
 barrier("its indices count elements across channels", "MaxUnpool")
 barrier("attention as one operator: its heads are not split", "LinearAttention", "com.microsoft::PackedAttention")

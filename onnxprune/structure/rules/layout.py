@@ -205,6 +205,8 @@ def resize_slice(s: Surgeon, n: Node) -> None:
             keep = s.keep(ids)
             starts[i] = int(keep[:start].sum()) if step == 1 else start
             ends[i] = int(keep[: max(stop, start)].sum()) if step == 1 else int(keep.sum())
+            if not ids[cut].size:
+                starts[i] = ends[i] = 0
     s.patch(n, "starts", 1, starts)
     s.patch(n, "ends", 2, ends)
 
@@ -225,6 +227,8 @@ def slice_(c: Coupling, n: Node) -> None:
         part, step = p[cuts[k]], cuts[k].step
         start, stop, _ = cuts[k].indices(p.size)
         whole = step > 1 and p.size % step == 0 and start < step and stop > p.size - step + start and q is not None
+        if not part.size:  # nothing of the axis is left, so nothing is tied
+            continue
         if step != 1 and not whole:
             pin_partial(c, p, q, "sliced with a stride")
         elif step != 1:  # neighbours go together, so that the stride still hits the same one of them
@@ -341,25 +345,76 @@ def pad(c: Coupling, n: Node) -> None:
 BY_INDEX = "addresses elements by index"
 
 
-@rule("GatherElements", "ScatterElements")
+@rule("GatherElements", "ScatterElements", "Scatter")
 def elements(c: Coupling, n: Node) -> None:
-    """everything is pinned, but the axis of experts that the indices choose from"""
+    """the axis of the indices is pinned, but for experts that they choose from; the others are tied to theirs"""
     data, y = c.axes(n.input(0)), c.axes(n.output(0))
-    scatter = n.op == "ScatterElements"
-    ids = c.follow(n.input(1)) if data and len(y) == len(data) else None
+    scatter = n.op != "GatherElements"
+    addressing = n.inputs[1:] if scatter else [n.input(1), n.output(0)]  # tensors of the shape of the indices
+    chosen = c.follow(n.input(1))
     axis = n.attr("axis", 0) % max(len(data), 1)
-    for name in (*n.inputs[1:], "" if scatter else n.output(0)):
-        for other in c.axes(name) if name else []:
-            c.pin(other, BY_INDEX)
     for k, p in enumerate(data):
-        if k != axis or ids is None or p is None:
-            c.pin(p, BY_INDEX)
-            if scatter:
-                c.pin(y[k], BY_INDEX)
-            continue
-        c.tie(p, ids)
-        if scatter:
+        sides = [c.axes(name)[k] for name in addressing]
+        if scatter and p is not None:
             c.tie(y[k], p)
+        if k != axis:
+            if p is not None:  # the indices may address a part, the first of them
+                part = p[: (c.shape(n.input(1)) or ())[k]]
+                for other in sides:
+                    c.tie(part, other, BY_INDEX)
+            continue
+        if not scatter and sides[0] is not None:
+            c.tie(sides[0], sides[1])
+        for other in sides if scatter else ():
+            c.pin(other, BY_INDEX)
+        if chosen is not None and p is not None:
+            c.tie(p, chosen)
+        else:
+            c.pin(p, BY_INDEX)
+
+
+@rule("GatherND")
+def gather_nd(c: Coupling, n: Node) -> None:
+    """axes that the indices address are pinned; those of the batch, of the indices and the trailing ones are tied"""
+    data, indices, y = c.axes(n.input(0)), c.axes(n.input(1)), c.axes(n.output(0))
+    batch, depth = int(n.attr("batch_dims", 0)), (c.shape(n.input(1)) or (0,))[-1] or 0
+    c.pin(indices[-1], BY_INDEX)
+    for k, p in enumerate(data):
+        if batch <= k < batch + depth:
+            c.pin(p, BY_INDEX)
+        elif p is not None:
+            c.tie(p, y[k if k < batch else len(indices) - 1 + k - batch - depth])
+    for p, q in zip(indices[:-1], y, strict=False):
+        if p is not None:
+            c.tie(p, q)
+
+
+@rule("ScatterND")
+def scatter_nd(c: Coupling, n: Node) -> None:
+    """axes that the indices address are pinned, the trailing ones of data, updates and output are tied"""
+    data, indices, updates, y = (c.axes(name) for name in (*n.inputs[:3], n.output(0)))
+    depth = (c.shape(n.input(1)) or (0,))[-1] or 0
+    for ids in (*indices, *updates[: len(indices) - 1], *data[:depth], *y[:depth]):
+        c.pin(ids, BY_INDEX)
+    for p, u, q in zip(data[depth:], updates[len(indices) - 1 :], y[depth:], strict=True):
+        if p is not None:
+            c.tie(p, u)
+            c.tie(p, q)
+
+
+@rule("TensorScatter")
+def tensor_scatter(c: Coupling, n: Node) -> None:
+    """the axis that is written at an index is pinned, the others of cache, update and output are tied"""
+    cache, update, y = c.axes(n.input(0)), c.axes(n.input(1)), c.axes(n.output(0))
+    for k, sides in enumerate(zip(cache, update, y, strict=True)):
+        if k == n.attr("axis", -2) % len(cache):
+            for ids in sides:
+                c.pin(ids, BY_INDEX)
+        elif sides[0] is not None:
+            c.tie(sides[0], sides[1])
+            c.tie(sides[0], sides[2])
+    if n.input(2) and cache[0] is not None:
+        c.tie(cache[0], c.axes(n.input(2))[0])
 
 
 def resize_one_hot(s: Surgeon, n: Node) -> None:

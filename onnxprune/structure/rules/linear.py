@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxprune.graph.node import Node
-from onnxprune.graph.traits import TRAITS
+from onnxprune.graph.traits import TRAITS, einsum_labels
 from onnxprune.structure.coupling import Axis, Coupling
 from onnxprune.structure.rules.registry import rule
 
@@ -289,14 +289,7 @@ def quantized_operand(c: Coupling, n: Node, operand: int, inputs: tuple[int, ...
 @rule("Einsum")
 def einsum(c: Coupling, n: Node) -> None:
     """all axes with one label are tied; labels that are summed over are consumers"""
-    equation = n.attr("equation", "").replace(" ", "")
-    if "." in equation:
-        c.pin_all(n, "Einsum with an ellipsis")
-        return
-    left, arrow, right = equation.partition("->")
-    terms = left.split(",")
-    if not arrow:
-        right = "".join(sorted(ch for ch in set(left) if ch.isalpha() and left.count(ch) == 1))
+    terms, right = einsum_labels(n.attr("equation", ""), [len(c.axes(i)) for i in n.inputs])
     axes: dict[str, Axis] = {}
     tensors = [*zip(n.inputs, terms, strict=True), (n.output(0), right)]
     for name, labels in tensors:
@@ -313,7 +306,7 @@ def einsum(c: Coupling, n: Node) -> None:
             c.consume(n, i, k)
     constant = [c.is_constant(i) for i in n.inputs]
     for i, labels in enumerate(terms):
-        for label in labels if constant[i] else "":
+        for label in labels if constant[i] else ():
             if label in right and not any(label in t for j, t in enumerate(terms) if j != i):
                 c.produce(n, n.inputs[i], labels.index(label))
     if sum(not k for k in constant) > 1:

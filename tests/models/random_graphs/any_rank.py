@@ -57,11 +57,13 @@ def concat(b: Net, x: str) -> str:
     fitting = [p for p in older if (*b.shape(p)[:axis], *b.shape(p)[axis + 1 :]) == rest]
     parts = [x]
     for _ in range(b.draw.integer(1, 2)):
-        form = b.draw.pick(("older", "computed", "itself", "constant"))
+        form = b.draw.pick(("older", "computed", "itself", "constant", "empty"))
         if form == "older" and fitting:
             parts.append(b.draw.pick(fitting[::-1]))
         elif form == "itself":
             parts.append(x)
+        elif form == "empty":
+            parts.append(b.slice(x, shape[axis] // 2, shape[axis] // 2, axis))
         elif form == "constant" and not b.dynamic:
             parts.append(b.param(b.normal(*shape)))
         else:
@@ -284,14 +286,26 @@ def logic(b: Net, x: str) -> str:
 
 @block(2, 4)
 def addressed(b: Net, x: str) -> str:
-    """Operators that pick elements by index: they pin what they touch."""
+    """Operators that pick elements by index, and pin the axes along which they do."""
     shape = b.shape(x)
     axis = b.draw.integer(1, len(shape) - 1)
-    form = b.draw.pick(("GatherElements", "OneHot", "ScatterND"))
+    form = b.draw.pick(("GatherElements", "OneHot", "ScatterND", "ScatterElements", "GatherND"))
+    part = (*shape[:axis], b.draw.integer(1, shape[axis]), *shape[axis + 1 :])
     if form == "GatherElements" and not b.dynamic:
-        return b.op(form, x, b.rng.integers(0, shape[axis], shape), axis=axis)
+        return b.op(form, x, b.rng.integers(0, shape[axis], part), axis=axis)
+    if form == "ScatterElements" and not b.dynamic and b.opset >= 11:
+        indices = np.broadcast_to(b.rng.permutation(shape[axis])[: part[axis]].reshape(along(part, axis)), part)
+        return b.op(form, x, indices, b.param(b.normal(*part)), axis=axis)
     if form == "ScatterND" and not b.dynamic:
-        return b.op(form, x, np.zeros((1, 1), np.int64), np.ones((1, *shape[1:]), np.float32))
+        if b.opset >= 11 and b.draw.chance(2):
+            return b.op(form, x, np.array([[0, shape[1] - 1]]), b.param(b.normal(1, *shape[2:])))
+        return b.op(form, x, np.zeros((1, 1), np.int64), b.param(b.normal(1, *shape[1:])))
+    if form == "GatherND" and b.opset >= 12 and not b.dynamic:
+        batch = b.draw.integer(0, 1)
+        sizes = (shape[0], 3) if batch else (shape[0],)
+        indices = b.rng.integers(0, shape[1] if batch else shape[0], (*sizes, 1))
+        y = b.op(form, x, indices, batch_dims=batch)
+        return y if b.fits(*b.shape(y)[1:]) else x
     if form == "OneHot" and len(shape) < 4:
         return b.op("OneHot", b.op("ArgMax", x, axis=axis, keepdims=0), 4, np.array([0, 1], np.float32), axis=1)
     return x

@@ -311,7 +311,7 @@ class Net:
         elif form == "batched" and len(shape) > 2:
             y = self.op("MatMul", x, self.weight(*[1] * (len(shape) - 2), k, n, fan_in=k))
         elif form == "einsum" and self.opset >= 12:
-            letters = "abefg"[: len(shape) - 1]
+            letters = "..." if self.draw.chance(2) else "abefg"[: len(shape) - 1]
             y = self.op("Einsum", x, self.weight(k, n, fan_in=k), equation=f"{letters}c,cd->{letters}d")
         else:
             y = self.op("MatMul", x, self.weight(k, n, fan_in=k))

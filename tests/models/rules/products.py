@@ -87,8 +87,16 @@ matmul("Einsum", 'k = Einsum<equation = "btc->bct">(h)', "8 channels: w1:1 w2:1"
        tail="y = MatMul(w2, k)", w2="4,8")
 matmul("Einsum", 'k = Einsum<equation = "btc,c->btc">(h, p)', "8 channels: p:0 w1:1 w2:0", form="scale",
        also="float[8] p")
-matmul("Einsum", 'k = Einsum<equation = "...c,cd->...d">(h, w3)', "w1:1 pinned: Einsum with an ellipsis",
-       form="ellipsis", also="float[8,6] w3", w2="6,4")
+for _form, _equation in (("ellipsis", "...c,cd->...d"), ("ellipsis, implicit output", "...c,cd"),
+                         ("ellipsis in the middle", "b...c,cd->b...d")):
+    matmul("Einsum", f'k = Einsum<equation = "{_equation}">(h, w3)', *_NEXT, form=_form, also="float[8,6] w3", w2="6,4")
+matmul("Einsum", 'k = Einsum<equation = "...c,...cd->...d">(h, w3)', "8 channels: w1:1 w3:2", "6 channels: w2:0 w3:3",
+       form="ellipsis everywhere", also="float[1,5,8,6] w3", w2="6,4")
+matmul("Einsum", 'k = Einsum<equation = "b...,...d->b...d">(h, w3)', "8 channels: w1:1 w2:0 w3:1",
+       form="channels under an ellipsis", also="float[5,8,1] w3, int64[1] a = {3}",
+       tail="s = Squeeze(k, a) y = MatMul(s, w2)")
+matmul("Einsum", 'k = Einsum<equation = "a...,...a->...">(h, w3)', "8 channels: w1:1 w2:0 w3:1",
+       form="ellipsis that is broadcast", also="float[1,8,2] w3")
 matmul("Einsum", 'g = Einsum<equation = "btc,bsc->bts">(h, h) k = MatMul(g, h)', "8 head_dim: w1:1 w2:0",
        form="two activations")
 matmul("Einsum", 'g = MatMul(h, w3) k = Einsum<equation = "btt->bt">(g)', "8 channels: w1:1 w3:0",

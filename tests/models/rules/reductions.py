@@ -131,8 +131,6 @@ for _op in ("ArgMax", "ArgMin"):
            tail="y = Gemm(k, w2)")
     conv(_op, f"i = {_op}<axis = 1>(h) y = Cast<to = 1>(i)", f"w1:0 pinned: {_op} returns indices of this axis",
          form="channels", tail="")
-free("GatherElements", "experts that are chosen", "float[5,3] x", "float[3,8] w1, int64[1] n = {2}",
-     """h = MatMul(x, w1) v, i = TopK(h, n) p = Softmax(h) y = GatherElements<axis = 1>(p, i)""", "8 experts: w1:1")
 conv("TopK", "k, i = TopK<axis = 2>(h, n)", form="rows", also="int64[1] n = {2}")
 conv("TopK", "k, i = TopK<k = 2>(h)", form="attribute", opset=9)
 conv("TopK", "k, i = TopK<axis = 1>(h, n)", "w1:0 pinned: TopK returns indices of this axis", form="channels",
