@@ -17,6 +17,7 @@ IF = """c = ReduceMax<keepdims = 0>(x) p = Greater(c, zero)
     k = If(p) <then_branch = t () => (float[n,4,6,6] u) { a0 = Add(r, own) u = Conv(a0, v) },
               else_branch = e () => (float[n,4,6,6] o) { q0 = Relu(h) o = Identity(q0) }>"""
 OWN = "<float[1] own = {2}>"
+STARTS = {"zero": 0, "two": 2, "four": 4}
 
 STREAMS: dict[str, tuple[str, dict[str, Any]]] = {
     "chain": ("h = Conv(x, w) r = Relu(h) y = Conv(r, v)", {"v": normal(2, 4, 1, 1)}),
@@ -44,6 +45,13 @@ STREAMS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "integers and shapes": (
         "h = Conv(x, w) s = Shape(h) r = Relu(h) t = Transpose<perm = [0, 2, 3, 1]>(r) y = Reshape(t, s)", {},
+    ),
+    "a resize to computed sizes": (  # sixteen channels become a block, so that onnxruntime knows the rank, no size
+        """h = Conv(x, w) r = Relu(h) d = Conv<strides = [2, 2]>(r, v) e = Relu(d) f = Conv(e, v) g = Add(f, e)
+        i = Conv(g, v) j = Conv(r, v) l = Add(j, r) p = Shape(i) a = Slice(p, zero, two, zero) q = Shape(l)
+        b = Slice(q, two, four, zero) c = Concat<axis = 0>(a, b) k = Resize<mode = "linear">(i, , , c) m = Add(k, l)
+        y = Conv(m, v)""",
+        {"w": normal(16, 3, 3, 3), "v": normal(16, 16, 1, 1) / 16, **{n: np.array([i]) for n, i in STARTS.items()}},
     ),
 }  # fmt: skip
 BATCHES = [{"x": normal(n, 3, 8, 8, seed=n).astype(np.float32)} for n in (2, 1, 2)]

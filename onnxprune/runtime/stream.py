@@ -4,6 +4,9 @@ A `Stream` keeps the values of all tensors that cross one place in the graph (th
 runs only the nodes between; asking for a tensor runs what lies between the cut and it. Where the values that would
 cross a cut do not fit into the limit, the cut stays where it is, and what lies behind it is run again for every
 question: less memory, more passes. Weights may change between two questions; only nodes behind the cut see it.
+
+What runs alone declares its inputs as they are, and of what is inside the rank that the model declares: operators may
+need it to load (Resize with computed sizes).
 """
 
 from __future__ import annotations
@@ -43,6 +46,11 @@ class Stream:
                 self.last[name] = i
         self.last.update(dict.fromkeys(self.outputs, len(self.nodes)))
         self.initializers = {t.name: t for g in graphs(graph) for t in g.initializer}
+        self.declared = {
+            v.name: v.type.tensor_type
+            for v in (*graph.value_info, *graph.output, *graph.input)
+            if v.type.tensor_type.elem_type and v.type.tensor_type.HasField("shape")
+        }
         self.cut = 0
         self.state: list[Feeds] = list(source)
 
@@ -103,12 +111,39 @@ class Stream:
         graph.node.extend(self.nodes[i] for i in sorted(chosen))
         graph.initializer.extend(self.initializers[n] for n in sorted(used))
         inside = sorted(needed)
-        for name in inside:
-            graph.input.add(name=name).type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(
-                np.asarray(self.state[0][name]).dtype
-            )
+        graph.input.extend(self.taken(name) for name in inside)
+        made = {o for i in chosen for o in self.nodes[i].output}.difference(names, inside)
+        graph.value_info.extend(self.ranked(name) for name in sorted(made & self.declared.keys()))
         graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
         proto = onnx.ModelProto(ir_version=max(self.model.proto.ir_version, 4), graph=graph)
         proto.opset_import.extend(self.model.proto.opset_import)
         proto.functions.extend(self.model.proto.functions)
         return Model(proto, dict(self.model.weights)), inside
+
+    def taken(self, name: str) -> onnx.ValueInfoProto:
+        """What a part declares of an input: type, rank and sizes of the values at the cut; of a size that is not the
+        same in every batch the symbol that the model declares."""
+        values = [np.asarray(batch[name]) for batch in self.state]
+        info = onnx.ValueInfoProto(name=name)
+        own = info.type.tensor_type
+        own.elem_type = onnx.helper.np_dtype_to_tensor_dtype(values[0].dtype)
+        if len({v.ndim for v in values}) > 1:
+            return info
+        declared = self.declared[name].shape.dim if name in self.declared else ()
+        own.shape.SetInParent()
+        for axis in range(values[0].ndim):
+            dim, sizes = own.shape.dim.add(), {v.shape[axis] for v in values}
+            if len(sizes) == 1:
+                dim.dim_value = sizes.pop()
+            elif len(declared) == values[0].ndim and declared[axis].dim_param:
+                dim.dim_param = declared[axis].dim_param
+        return info
+
+    def ranked(self, name: str) -> onnx.ValueInfoProto:
+        """Type and rank that the model declares of a tensor inside a part; its sizes may be those of other batches."""
+        info = onnx.ValueInfoProto(name=name)
+        info.type.tensor_type.elem_type = self.declared[name].elem_type
+        info.type.tensor_type.shape.SetInParent()
+        for _ in self.declared[name].shape.dim:
+            info.type.tensor_type.shape.dim.add()
+        return info
