@@ -255,7 +255,7 @@ def _quality(report: Report) -> list[str]:
         lines.append(f"outputs against the original's: {agree}{name} {f.kl:.3g} ({f.samples} {kind})")
     e = report.evaluation
     if e is None:
-        lines.append("accuracy: not measured (--evaluate SRC does)")
+        lines.append("accuracy: not measured" + ("" if "evaluate" in report.asked else " (--evaluate SRC does)"))
     else:
         sure = "" if e.bound is None else f", at most {e.bound:.4f} with {CONFIDENCE:.0%} confidence"
         count = "" if e.samples is None else f" on {e.samples} samples"

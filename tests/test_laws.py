@@ -13,11 +13,12 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 import onnxprune
 from models.nets import build, normal
 from models.small import mlp
-from onnxprune.errors import OptionError
+from onnxprune.errors import InternalError, OptionError
 from onnxprune.importance.score import CRITERIA
 from onnxprune.pipeline.options import OPTIONS
 from onnxprune.pipeline.recipe import run
@@ -153,6 +154,50 @@ BREAKING: list[dict[str, Any]] = [
 def test_zeros_that_break_the_bound_alone_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"alone cost .* no cut can hold it"):
         onnxprune.prune(MLP, max_drop=0.02, evaluate=LABELLED, recover="none", **BRIEF, **options)
+
+
+MEASURED = {  # what only measures or compares, and how the line starts that says it failed
+    "onnxprune.pipeline.prepare.estimated_seconds": "the time was not estimated (",
+    "onnxprune.evaluation.measure.latency": "latency not measured",
+    "onnxprune.evaluation.measure.too_large": "latency not measured (",
+    "onnxprune.evaluation.fidelity.Stream": "outputs not compared with the original's (",
+    "onnxprune.pipeline.recipe.drop": "the result was not scored (",
+    "onnxprune.pipeline.reporting.parameters_of": "parameters counted as of the cut (",
+}
+FAILURES = (onnxruntime_pybind11_state.Fail("no kernel"), MemoryError(), InternalError("ours"), IndexError(3))
+
+
+@pytest.mark.parametrize("place", MEASURED)
+def test_what_only_measures_keeps_no_file_from_being_written(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise FAILURES[list(MEASURED).index(place) % len(FAILURES)]
+
+    monkeypatch.setattr(place, fail)
+    pixels = np.load(LABELLED)["pixels"][:80]
+    result = onnxprune.prune(
+        MLP, channels=0.3, recover="none", importance="l2", calibration=pixels, evaluate=pixels, threads=1
+    )  # fmt: skip
+    report = result.save(tmp_path / "out.onnx")
+    assert accuracy(tmp_path / "out.onnx", LABELLED) >= 0
+    assert report.after.parameters < report.before.parameters
+    assert sum(note.startswith(MEASURED[place]) for note in report.notes) == 1
+    assert MEASURED[place] in str(report)
+
+
+def test_what_decides_still_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check, and the score that a bound is for."""
+    scores = iter([1.0, 0.9])
+    with pytest.raises(OptionError, match="raised StopIteration"):
+        onnxprune.prune(tiny(), max_drop=0.5, evaluate=lambda path: next(scores), recover="none", **BRIEF)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise onnxruntime_pybind11_state.Fail("no kernel")
+
+    monkeypatch.setattr("onnxprune.structure.verify._run_pruned", fail)
+    with pytest.raises(onnxruntime_pybind11_state.Fail):
+        onnxprune.prune(tiny(), channels=0.5, recover="none", **BRIEF)
 
 
 def test_latency_has_an_interval() -> None:

@@ -310,7 +310,7 @@ def run(arguments: Sequence[str]) -> int:
             raise
         where = traceback.extract_tb(e.__traceback__)[-1]
         return _complain(
-            f"internal error, nothing was written: {type(e).__name__}: {e} (in {Path(where.filename).name}, line "
+            f"internal error{interruption.written()}: {type(e).__name__}: {e} (in {Path(where.filename).name}, line "
             f"{where.lineno}); please report it with the model (-v shows the traceback)",
             1,
         )

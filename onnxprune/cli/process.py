@@ -40,8 +40,12 @@ class Interruption:
 
     def line(self) -> str:
         """The line for the user: interrupted, and which files were written by then."""
+        return f"interrupted{self.written()}"
+
+    def written(self) -> str:
+        """Which files were written by now, to be appended to what happened."""
         written = [path for path, before in self.outputs.items() if _identity(path) != before]
-        return f"interrupted; written: {', '.join(written)}" if written else "interrupted, nothing was written"
+        return f"; written: {', '.join(written)}" if written else ", nothing was written"
 
     def leave(self) -> None:
         """End the process at once."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from onnxprune.graph.io import Model, stored_bytes, weight_bytes
 from onnxprune.graph.messages import one_line
@@ -13,6 +14,7 @@ from onnxprune.runtime.memory import too_large
 from onnxprune.runtime.session import UNRUNNABLE, Feeds
 from onnxprune.runtime.timing import Latency, latency
 
+Measured = TypeVar("Measured")
 SECONDS = 2.0  # of timing, both models together
 _SHAPE = "NAME:1,3,224,224, sizes above 0"
 
@@ -48,6 +50,18 @@ class Check:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Input name -> concrete shape."""
         return dict(self.input_shape)
+
+
+def told(missing: str, measure: Callable[[], Measured], notes: list[str]) -> Measured | None:
+    """What is measured or compared; where that fails, whatever the reason, None, and a line more in the notes.
+
+    missing: what the line says is not there. What only measures keeps no file from being written.
+    """
+    try:
+        return measure()
+    except Exception as e:  # of onnxruntime, of the user's function, of ours
+        notes.append(f"{missing} ({one_line(e, 200) or type(e).__name__})")
+        return None
 
 
 def file_bytes(model: Model, path: Path | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from onnxprune.calibration.calibration import (
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import unused
 from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.evaluation.measure import told
 from onnxprune.evaluation.metrics import Evaluator, Function, default_metric, is_function
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
@@ -104,12 +106,19 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
     if spec.asked:
         spec.check(data is not None)
     refuse_unused(options, recorded, spec, recipe, data, evaluator)
+    scored = evaluator is not None and (not options.check.dry_run or options.scoring.max_drop is not None)
+    score = evaluator(analysis.model) if evaluator is not None and scored else None  # what does not fit is refused now
     if data is not None:
         notes += scarce(data)
         levels = ALLOCATORS[recipe.allocate].by_levels is not None and recorded is None
-        seconds = estimated_seconds(analysis, data, len(groups_of(analysis, options)), levels=levels)
-        clock.note(f"{describe(data)}; about {seconds:.0f} s{instead(options)}")
-    return Setup(options, analysis, analysis.costs(), recorded, spec, data, evaluator, recipe, clock, tuple(notes))
+        groups = len(groups_of(analysis, options))
+        estimate = partial(estimated_seconds, analysis, data, groups, levels=levels)
+        seconds = told("the time was not estimated", estimate, notes)
+        about = "" if seconds is None else f"; about {seconds:.0f} s{instead(options)}"
+        clock.note(describe(data) + about)
+    return Setup(
+        options, analysis, analysis.costs(), recorded, spec, data, evaluator, score, recipe, clock, tuple(notes)
+    )  # fmt: skip
 
 
 def chosen_recipe(options: Options, recorded: Plan | None, data: Calibration | None) -> Recipe:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from onnxprune.calibration.calibration import Batches, solve_data
 from onnxprune.calibration.files import load_npz
 from onnxprune.errors import NothingToPrune, OnnxPruneError, OptionError, Unreachable
 from onnxprune.evaluation.fidelity import Fidelity, fidelity
-from onnxprune.evaluation.measure import file_bytes
+from onnxprune.evaluation.measure import file_bytes, told
 from onnxprune.evaluation.metrics import Drop, Score, drop
 from onnxprune.evaluation.smallest import smallest
 from onnxprune.formats.codebook import Codebooks
@@ -116,7 +117,8 @@ def run(source: Any, options: Options, *, progress: Progress = silent) -> Result
     else:
         keeps: KeptUnits = {} if chooser is None else chooser.choose(limits_of(setup))
         pruning = make(setup, setup.recorded or plan_of(setup, keeps))
-    close, verdict = compared(setup, pruning, verdict)
+    close, verdict, notes = compared(setup, pruning, verdict)
+    pruning = replace(pruning, notes=(*pruning.notes, *notes))
     report = report_of(setup, chooser, pruning, close, verdict)
     clock("")
     report = replace(report, seconds=dict(clock.seconds))
@@ -168,7 +170,7 @@ def make(setup: Setup, plan: Plan) -> Pruning:
 
 def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Pruning, Drop]:
     """The smallest model whose metric falls by at most `limit`, and by how much it does: `make` in a loop."""
-    assert setup.evaluator is not None
+    assert setup.evaluator is not None and setup.score is not None
     evaluator, o, total = setup.evaluator, setup.options, setup.costs.macs(setup.analysis.keep_ids({}))
     wet = replace(o, check=replace(o.check, dry_run=False))  # what is scored is what would be written
     limits, quiet = limits_of(setup), replace(setup, clock=Clock(silent), options=wet)
@@ -198,7 +200,7 @@ def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Pruning, Drop]
         alone = evaluator(model)
     try:
         best = smallest(
-            build, evaluator(setup.analysis.model), limit, alone=alone, whole=later and not limits, seed=o.check.seed,
+            build, setup.score, limit, alone=alone, whole=later and not limits, seed=o.check.seed,
             progress=lambda done, total: setup.clock.progress("search", done, total),
         )  # fmt: skip
     except OptionError:
@@ -294,15 +296,21 @@ def clustered(
     return step
 
 
-def compared(setup: Setup, pruning: Pruning, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None]:
-    """How close the outputs of the model that is written are to the original's on the samples, and how it scores."""
-    if pruning.model is None or setup.dry or (setup.data is None and setup.evaluator is None):
-        return None, verdict
+def compared(setup: Setup, pruning: Pruning, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None, list[str]]:
+    """How close the outputs of the model that is written are to the original's on the samples, how it scores, and what
+    of that cannot be said."""
+    model, data, evaluator, score = pruning.model, setup.data, setup.evaluator, setup.score
+    notes: list[str] = []
+    if model is None or setup.dry or (data is None and evaluator is None):
+        return None, verdict, notes
     setup.clock("compare")
-    close = None if setup.data is None else fidelity(setup.analysis, pruning.keep, pruning.model, setup.data)
-    if verdict is None and setup.evaluator is not None:
-        verdict = drop(setup.evaluator(setup.analysis.model), setup.evaluator(pruning.model))
-    return close, verdict
+    close = None
+    if data is not None:
+        compare = partial(fidelity, setup.analysis, pruning.keep, model, data)
+        close = told("outputs not compared with the original's", compare, notes)
+    if verdict is None and evaluator is not None and score is not None:
+        verdict = told("the result was not scored", lambda: drop(score, evaluator(model)), notes)
+    return close, verdict, notes
 
 
 def as_given(source: Any, model: Model | None) -> Any:

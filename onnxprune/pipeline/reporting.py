@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from onnxprune import __version__
 from onnxprune.allocation.choose import Chooser
 from onnxprune.allocation.outcome import CLOSE, Got, cut_got, ratio_got, targets_got
 from onnxprune.evaluation.fidelity import Fidelity
-from onnxprune.evaluation.measure import file_bytes, latencies
+from onnxprune.evaluation.measure import file_bytes, latencies, told
 from onnxprune.evaluation.metrics import Drop
 from onnxprune.formats.patterns import BlockPattern
 from onnxprune.graph.cost import trained
@@ -35,14 +37,16 @@ def report_of(
     if o.check.measure and written is not None:
         setup.clock("measure")
         pairs = [(feeds, analysis.narrow(feeds, pruning.keep)) for feeds in pruning.feeds]
-        times, more = latencies(analysis.model, written, pairs, o.check.threads)
+        timing = partial(latencies, analysis.model, written, pairs, o.check.threads)
+        times, more = told("latency not measured", timing, notes) or ({}, [])
         notes += more
     before = Cost(
         round(setup.costs.parameters(whole)), round(setup.costs.macs(whole)),
         file_bytes(analysis.model, analysis.model.path), times.get("before"),
     )  # fmt: skip
     after = Cost(
-        parameters_of(setup, pruning), round(setup.costs.macs(pruning.keep)),
+        told("parameters counted as of the cut", partial(parameters_of, setup, pruning), notes)
+        or round(setup.costs.parameters(pruning.keep)), round(setup.costs.macs(pruning.keep)),
         None if pruning.model is None else file_bytes(pruning.model, None), times.get("after"),
     )  # fmt: skip
     kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxprune.allocation.recipe import Recipe
 from onnxprune.calibration.calibration import Calibration
-from onnxprune.evaluation.metrics import Evaluator, Function
+from onnxprune.evaluation.metrics import Evaluator, Function, Score
 from onnxprune.formats.codebook import Codebooks
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
@@ -26,8 +26,8 @@ from onnxprune.structure.cut import Cutting
 class Setup:
     """What the stages work on: what was asked, the analysed model, and what choosing and recovering rest on.
 
-    recorded: the plan that is replayed; data, evaluator: None without samples; recipe: how units are scored, what goes
-    of each group, and how the loss is made up for.
+    recorded: the plan that is replayed; data, evaluator: None without samples; score: of the original, None where none
+    is needed; recipe: how units are scored, what goes of each group, and how the loss is made up for.
     """
 
     options: Options
@@ -37,6 +37,7 @@ class Setup:
     spec: Spec
     data: Calibration | None
     evaluator: Evaluator | Function | None
+    score: Score | None
     recipe: Recipe
     clock: Clock
     notes: tuple[str, ...]
