@@ -81,3 +81,23 @@ def test_what_the_blocks_of_a_product_stand_for(weights: str, inputs: str, attri
 def test_values_in_bytes_come_back(bits: int) -> None:
     values = np.random.default_rng(0).integers(0, 1 << bits, (3, 2, 7), np.uint8)
     np.testing.assert_array_equal(unpacked(packed(values, bits), bits).reshape(3, 2, -1)[..., :7], values)
+
+
+@pytest.mark.parametrize(
+    ("weights", "inputs", "more"),
+    [
+        ("uint8[2,32,16] w1, float[2,32] v1, uint8[2,32,16] w2, float[2,32] v2, uint8[2,16] z", ", , , , , z, z", ""),
+        ("uint8[2,32,8] w1, float[2,32,2] v1, uint8[2,32,8] w2, float[2,32,2] v2, uint8[2,32,1] z", ", , , , , z, z",
+         ", block_size = 16, expert_weight_bits = 2"),
+    ],
+)  # fmt: skip
+def test_what_the_weights_of_experts_stand_for(weights: str, inputs: str, more: str) -> None:
+    nodes = f'y = com.microsoft.QMoE<k = 1, activation_type = "identity"{more}>(x, r, w1, v1, , w2, v2{inputs})'
+    model = load(build(text("float[32,32] x, float[32,2] r", weights, nodes)))
+    (node,) = walk_all(model.proto.graph, {})
+    first, second = (numbers(node, w, model.weights.get) for w in ("w1", "w2"))
+    assert first is not None and second is not None
+    router = np.tile(np.array([0.0, 50.0], np.float32), (32, 1))  # the second expert, alone
+    (found,) = run(model, {"x": np.eye(32, dtype=np.float32), "r": router}, (), optimize=False).values()
+    expected = first[1].reshape(32, 32).T @ second[1].reshape(32, 32).T
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

@@ -52,7 +52,31 @@ def blocks(n: Node, slot: int, w: Array, scale: Array | None, zero: Array | None
     return out.reshape(outputs, count, size, -1)
 
 
-LAYOUTS = {"com.microsoft::MatMulNBits": blocks}  # operators whose weights are stored in another way than `plain`
+def experts(n: Node, slot: int, w: Array, scale: Array | None, zero: Array | None) -> Array:
+    """QMoE, (experts, outputs, bytes): a scale and a zero point for every output, or for every block of its inputs."""
+    bits = expert_bits(n, TRAITS[n.op].weights.index(slot))
+    values = unpacked(w, bits).astype(np.float32).reshape(*w.shape[:2], -1)
+    size = max(0, int(n.attr("block_size", 0)))
+    count = values.shape[2] // size if size else 1
+
+    def spread(step: Array) -> Array:
+        step = step.astype(np.float32).reshape(*w.shape[:2], count)
+        return np.repeat(step, values.shape[2] // count, 2)
+
+    if zero is None:
+        values = values - (1 << (bits - 1))
+    else:
+        stored = unpacked(np.asarray(zero), bits).reshape(*zero.shape[:-1], -1)
+        values = values - spread(stored[..., : count if size else w.shape[1]])
+    return (values if scale is None else values * spread(np.asarray(scale))).reshape(*w.shape, -1)
+
+
+def expert_bits(n: Node, layer: int) -> int:
+    """Bits of a value of the first, second or third layer of all experts of QMoE."""
+    return int(n.attr(f"fc{layer + 1}_expert_weight_bits", n.attr("expert_weight_bits", 4)))
+
+
+LAYOUTS = {"com.microsoft::MatMulNBits": blocks, "com.microsoft::QMoE": experts}  # else `plain`
 
 
 def block_zeros(zero: Array, bits: int, outputs: int, count: int) -> Array:

@@ -263,6 +263,9 @@ TRAITS: dict[str, Trait] = {
     "com.microsoft::MatMulNBits": Trait(
         product_macs, bias=5, scales=(2,), zeros=(3,), reduction=1, outputs=0, last=True
     ),
+    "com.microsoft::QMoE": Trait(  # how many experts run depends on the data
+        no_macs, weights=(2, 5, 8), bias=None, scales=(3, 6, 9), zeros=(11, 12, 13), reduction=2, outputs=1, last=True
+    ),
     "Einsum": Trait(einsum_macs, weights=(), bias=None, attends="product"),  # weights anywhere
     "LSTM": replace(RECURRENT, gates=4, clustered=True),
     "GRU": replace(RECURRENT, gates=3, clustered=True),

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxprune.graph.arrays import Array
+from onnxprune.graph.arrays import Array, set_tensor
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.node import Node
 from onnxprune.structure.analysis import Analysis, Keep
@@ -37,7 +37,7 @@ def masked_model(analysis: Analysis, keep: Keep) -> Model:
         for proto in graph.node:
             node = Node(proto, 1)
             for consume in consumes.get(node.key, []):
-                placed += _mask(analysis, keep, proto, consume, len(placed))
+                placed += _mask(analysis, keep, model, proto, consume, len(placed))
             for block in closed.get(node.key, ()):
                 placed += _close(proto, block)
             after: list[onnx.NodeProto] = []
@@ -98,7 +98,9 @@ def _close(proto: onnx.NodeProto, block: Block) -> list[onnx.NodeProto]:
     return nodes
 
 
-def _mask(analysis: Analysis, keep: Keep, proto: onnx.NodeProto, consume: Consume, serial: int) -> list[onnx.NodeProto]:
+def _mask(
+    analysis: Analysis, keep: Keep, model: Model, proto: onnx.NodeProto, consume: Consume, serial: int
+) -> list[onnx.NodeProto]:
     name = consume.node.input(consume.input)
     current = proto.input[consume.input]  # an input masked along two axes: chained
     ids = analysis.coupling.axes(name)[consume.axis]
@@ -111,6 +113,11 @@ def _mask(analysis: Analysis, keep: Keep, proto: onnx.NodeProto, consume: Consum
     out = f"{proto.output[0]}:masked{serial}:{consume.input}:{consume.axis}"
     alive = keep[ids].reshape(shape)
     proto.input[consume.input] = out
+    zero = model.weights.get(consume.zero) if consume.zero else np.full((), consume.neutral, dtype)
+    if current in model.weights and zero is not None and model.proto.ir_version >= 4:  # kernels may want a constant
+        model.weights[out] = np.where(alive, model.weights[current], zero).astype(dtype)
+        set_tensor(out, model.proto.graph.initializer.add(name=out), model.weights[out])
+        return []
 
     def constant(value: Array, suffix: str) -> onnx.NodeProto:
         tensor = numpy_helper.from_array(np.asarray(value, order="C"), out + suffix)

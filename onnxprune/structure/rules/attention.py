@@ -12,8 +12,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from onnxprune.graph.node import Node
+from onnxprune.graph.quantized import expert_bits, packed, unpacked
 from onnxprune.structure.coupling import Axis, Coupling
+from onnxprune.structure.rules.quantized import tie_blocks
 from onnxprune.structure.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -289,29 +293,111 @@ def rotary_embedding(c: Coupling, n: Node) -> None:
         c.tie(c.axes(sin)[-1], angles)
 
 
+EXPERTS = {  # weight, scale, bias and zero point of the three layers of all experts; no input where they have none
+    "com.microsoft::MoE": ((2, -1, 3, -1), (4, -1, 5, -1), (6, -1, 7, -1)),
+    "com.microsoft::QMoE": ((2, 3, 4, 11), (5, 6, 7, 12), (8, 9, 10, 13)),
+}
+
+
 @rule("com.microsoft::MoE")
 def mixture_of_experts(c: Coupling, n: Node) -> None:
     """weights (experts, out, in): experts go with their column of the router, inner widths are those of all experts"""
+    couple_experts(c, n)
+
+
+def resize_experts(s: Surgeon, n: Node) -> None:
+    """Zero points that share bytes are packed anew."""
+    for k, (w, _, _, zero) in enumerate(EXPERTS[n.op]):
+        name, bits = n.input(zero), expert_bits(n, k)
+        if name not in s.coupling.model.weights or bits == 8:
+            continue
+        experts, out, _ = s.coupling.axes(n.input(w))
+        old = np.asarray(s.coupling.model.weights[name])
+        size = s.coupling.shapes.shapes[n.input(w)][1] or 0
+        values = unpacked(old, bits).reshape(*old.shape[:-1], -1)
+        along: list[Axis] = [experts, out]
+        if old.ndim == 3:
+            blocks = s.coupling.axes(n.input(w + 1))[2]
+            values, along = values[..., : 1 if blocks is None else blocks.size], [*along, blocks]
+        else:
+            values = values[:, :size]
+        kept = [np.ones(d, bool) if a is None else s.keep(a) for d, a in zip(values.shape, along, strict=True)]
+        s.set_input(n, zero, packed(values[np.ix_(*kept)], bits))
+
+
+@rule("com.microsoft::QMoE", resize=resize_experts)
+def quantized_experts(c: Coupling, n: Node) -> None:
+    """as MoE; widths that are summed over go in whole bytes and whole blocks, with scales and zero points"""
+    kind, bits = str(n.attr("quant_type", "int")), [expert_bits(n, k) for k in range(3)]
+    for w, *_ in EXPERTS[n.op]:
+        if n.input(w):
+            c.produce(n, n.input(w), 0)
+    if kind != "int" or any(n.inputs[15:]) or n.attr("weights_prepacked", -1) == 1 or not {2, 4, 8}.issuperset(bits):
+        c.pin_all(n, f"experts of type {kind} and {bits[0]} bits, or in the order of one device")
+        return
+    computed = [i for w, _, _, i in EXPERTS[n.op] if n.input(i) and n.input(i) not in c.model.weights]
+    if computed:
+        c.pin_all(n, "zero points that are computed")
+        return
+    couple_experts(c, n)
+
+
+def couple_experts(c: Coupling, n: Node) -> None:
+    """Layers from the input's width to the inner one and back; the third, where there is one, is the gate's."""
     x, router = c.axes(n.input(0)), c.axes(n.input(1))
     experts = router[-1] if router else None
     y = c.axes(n.output(0))
-    if experts is None or not x or len(y) != len(x) or int(n.attr("use_sparse_mixer", 0)) or any(n.inputs[8:]):
-        c.pin_all(n, "a MoE of one expert, with a sparse mixer or quantized")
+    if experts is None or not x or len(y) != len(x) or int(n.attr("use_sparse_mixer", 0)):
+        c.pin_all(n, "a mixture of one expert or with a sparse mixer")
         return
     for ids in (*x[:-1], *y[:-1], *router[:-1]):
         c.pin(ids, "batch and sequence")
-    inner = c.axes(n.input(4))[2]
-    if "swiglu" in n.attr("activation_type", "relu"):
-        c.pin(inner, "gate and value are interleaved inside one axis")
-    widths = {2: (inner, x[-1]), 3: (inner,), 4: (y[-1], inner), 5: (y[-1],), 6: (inner, x[-1]), 7: (inner,)}
-    for i, expected in widths.items():
-        axes = c.axes(n.input(i)) if n.input(i) else []
-        for p, q in zip(axes, (experts, *expected), strict=False):
-            c.tie(p, q, "a width that a MoE does not expect")
-        for k in range(min(len(axes), 2) if i in (2, 4, 6) else 0):
-            c.produce(n, n.input(i), k)
+    layers = EXPERTS[n.op]
+    first, gated = layers[0][0], "glu" in str(n.attr("activation_type", "relu"))
+    form = int(n.attr("swiglu_fusion", 0)) if gated else 0
+    inner = c.fresh(((c.shape(n.input(first)) or (0, 0))[1] or 0) // (2 if form else 1))
+    if gated and not form and not n.input(layers[2][0]):
+        c.pin(c.axes(n.input(first))[1], "gate and value lie in one axis, and swiglu_fusion does not say how")
+    made = {0: inner, 1: np.repeat(inner, 2), 2: np.tile(inner, 2)}[form]
+    for k, (outs, ins) in enumerate(((made, x[-1]), (y[-1], inner), (inner, x[-1]))):
+        couple_expert_layer(c, n, k, experts, outs, ins)
+    if x[-1] is not None and y[-1] is not None:
+        c.even(n, np.stack([x[-1], y[-1]]))  # both are the width of the model
     c.mark("experts", experts)
     c.least(experts, int(n.attr("k", 1)))
     c.consume(n, 0, len(x) - 1)
-    c.consume(n, 4, 2)
     c.consume(n, 1, len(router) - 1, neutral=-math.inf)
+    if n.input(14):
+        c.tie(c.axes(n.input(14))[-1], experts)
+    # the inner width counts as zero where it is read; of bytes, where it is made: activations of zero are zero
+    if n.op.endswith("::MoE"):
+        c.consume(n, layers[1][0], 2)
+        return
+    for slot in (i for _, scale, bias, _ in layers[::2] for i in (scale, bias)):
+        if n.input(slot):
+            c.consume(n, slot, 1)
+
+
+def couple_expert_layer(c: Coupling, n: Node, k: int, experts: Axis, outs: Axis, ins: Axis) -> None:
+    """One layer of all experts, (experts, outs, ins), with what belongs to it."""
+    weight, scale, bias, zero = EXPERTS[n.op][k]
+    if not n.input(weight):
+        return
+    w = c.axes(n.input(weight))
+    for slot in (weight, scale, bias, zero):
+        axes = c.axes(n.input(slot)) if slot >= 0 and n.input(slot) else []
+        packs = slot == zero and expert_bits(n, k) < 8
+        for at, (p, q) in enumerate(zip(axes, (experts, outs), strict=False)):
+            if p is not None and not (packs and at == len(axes) - 1):
+                c.tie(p, q, "a width that a mixture of experts does not expect")
+    for axis in (0, 1):
+        c.produce(n, n.input(weight), axis)
+    if scale < 0:
+        c.tie(w[2], ins, "a width that a mixture of experts does not expect")
+        return
+    tie_blocks(c, ins, w[2], 8 // expert_bits(n, k))
+    size = int(n.attr("block_size", 0))
+    for slot in (scale, zero) if size > 0 else ():
+        axes = c.axes(n.input(slot)) if n.input(slot) else []
+        if len(axes) == 3 and not (slot == zero and expert_bits(n, k) < 8):
+            tie_blocks(c, ins, axes[2], size)

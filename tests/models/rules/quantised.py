@@ -107,3 +107,35 @@ nbits("zero points that are computed", "float[6,4] v3, uint8[6,2] z4", "v3, z3",
 _GROUPS = f"int32[64] g = {{{', '.join(str(i % 4) for i in range(64))}}}"
 nbits("blocks by g_idx", f"float[6,4] v3, {_GROUPS}", "v3, , g", _OUT.format("", ""),
       "w1:1 pinned: inputs that are assigned to blocks by g_idx")
+
+
+def experts(form: str, weights: str, inputs: str, *expect: str, more: str = "", bits: int = 4, out: int = 32,
+            nodes: str = "") -> None:
+    """A row with a QMoE of four experts, of width 32 and inner width 32 (or, gated, half of `out`)."""
+    nodes += f""" h = Gemm(x, w1) r = MatMul(h, wr) k = com.microsoft.QMoE<k = 2, expert_weight_bits = {bits}{more}>
+        (h, r, w3, v3, {inputs}) y = MatMul(k, w2)"""
+    free("com.microsoft::QMoE", form, "float[5,3] x",
+         f"float[3,32] w1, float[32,4] wr, uint8[4,{out},{4 * bits}] w3, uint8[4,32,{4 * bits}] w4, {weights}, "
+         "float[32,4] w2", nodes, *expect)
+
+
+_BIAS = "float[4,32] b3, float[4,32] b4"
+_SCALES = "float[4,32] v3, float[4,32] v4"
+experts("a scale per output", f"{_SCALES}, {_BIAS}, uint8[4,16] z3, uint8[4,16] z4", "b3, w4, v4, b4, , , , z3, z4",
+        "48 channels: b4:1 v4:1 w1:1 w2:0 w3:2 w4:1 wr:0, even over 2",
+        "4 experts: b3:0 b4:0 v3:0 v4:0 w3:0 w4:0 wr:1 z3:0 z4:0", "16 channels: b3:1x2 v3:1x2 w3:1x2 w4:2")
+experts("no zero points, 8 bits", _SCALES, ", w4, v4",
+        "64 channels: v4:1 w1:1 w2:0 w3:2 w4:1 wr:0, even over 2", "4 experts: v3:0 v4:0 w3:0 w4:0 wr:1",
+        "32 channels: v3:1 w3:1 w4:2", bits=8)
+experts("blocks", "float[4,32,2] v3, float[4,32,2] v4, uint8[4,32,1] z3, uint8[4,32,1] z4", ", w4, v4, , , , , z3, z4",
+        "34 channels: v3:2 v4:1 w1:1 w2:0 w3:2 w4:1 wr:0 z4:1, even over 2",
+        "4 experts: v3:0 v4:0 w3:0 w4:0 wr:1 z3:0 z4:0", "2 channels: v3:1x16 v4:2 w3:1x16 w4:2x8 z3:1x16",
+        more=", block_size = 16")
+experts("gate and value interleaved", "float[4,64] v3, float[4,32] v4, float[4,64] b3", "b3, w4, v4",
+        "48 channels: v4:1 w1:1 w2:0 w3:2 w4:1 wr:0, even over 2", "4 experts: b3:0 v3:0 v4:0 w3:0 w4:0 wr:1",
+        "16 channels: b3:1x4 v3:1x4 w3:1x4 w4:2", out=64,
+        more=', activation_type = "swiglu", swiglu_fusion = 1')
+experts("zero points that are computed", f"{_SCALES}, uint8[4,16] z3, uint8[4,16] z5",
+        ", w4, v4, , , , , z3, z4",
+        *(f"{w} pinned: zero points that are computed" for w in ("w1:1", "wr:1", "w3:0", "w4:0")),
+        nodes="z4 = Identity(z5)")
