@@ -9,7 +9,7 @@ from law import cut
 from models.rules import build, describe, text
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import load
-from onnxprune.graph.shapes import Shapes, infer
+from onnxprune.graph.shapes import Shapes, concrete_inputs, infer
 
 
 def shapes(
@@ -80,6 +80,26 @@ def test_an_operator_that_nobody_can_run_leaves_its_shape_unknown() -> None:
 def test_dynamic_axes_get_sizes_with_which_the_graph_is_consistent() -> None:
     found = shapes("float[8,3,1,1] w1, float[8,32,32] p", "h = Conv(x, w1) y = Add(h, p)", "float[N,3,H,W] x")
     assert (found.shapes["x"], found.shapes["y"], found.problems) == ((1, 3, 32, 32), (1, 8, 32, 32), [])
+
+
+SHARED = "float[T,B,8] x, int32[B] lengths, float[2,?,?] state"
+
+
+def test_a_symbol_has_one_size_in_all_inputs() -> None:
+    model = load(build(text(SHARED, "float[8,4] w", "y = MatMul(x, w)")))
+    assert next(concrete_inputs(model)) == {"x": (1, 24, 8), "lengths": (24,), "state": (2, 1, 24)}
+    sizes = next(concrete_inputs(model, {"x": (5, 2, 8)}))
+    assert sizes["lengths"] == (2,)
+    assert {"x": (1, 24, 8), "lengths": (1,), "state": (2, 1, 24)} in list(concrete_inputs(model))  # of no symbols
+    with pytest.raises(OptionError, match=r"x:5,2,8 and --input-shape lengths:3: the axis B would have 2 and 3"):
+        next(concrete_inputs(model, {"x": (5, 2, 8), "lengths": (3,)}))
+
+
+def test_lengths_of_a_cache_that_are_given_are_kept() -> None:
+    inputs = "int64[1,S] ids, float[1,2,P,8] past, int64[1,T] mask"
+    model = load(build(text(inputs, "float[9,4] w", "y = Gather(w, ids)")))
+    assert next(concrete_inputs(model)) == {"ids": (1, 24), "past": (1, 2, 7, 8), "mask": (1, 31)}
+    assert next(concrete_inputs(model, {"past": (1, 2, 3, 8)}))["mask"] == (1, 27)
 
 
 @pytest.mark.parametrize(

@@ -389,19 +389,65 @@ def concrete_inputs(
 ) -> Iterator[dict[str, tuple[int, ...]]]:
     """Concrete shapes for all inputs, guess after guess where axes are dynamic; at least one.
 
-    batch: size of dynamic batch axes.
+    A symbol has one size wherever it stands; where it stands more than once, guesses without this come last, for what
+    exporters write as a symbol may be none. batch: size of dynamic batch axes.
     Raises `OptionError` where a given shape does not fit.
     """
     given = dict(input_shapes or {})
     inputs = graph_inputs(model)
-    for name in given:
-        if name not in {i.name for i in inputs}:
-            raise OptionError(f"--input-shape {name}: no such input; the model has {', '.join(i.name for i in inputs)}")
-    for attempt in range(len(SIZES)):
-        shapes = [(i.name, *_concrete(i, given.get(i.name), attempt, batch)) for i in inputs]
-        yield _with_caches(inputs, given, {name: shape for name, shape, _ in shapes if shape is not None})
-        if not any(guessed for _, _, guessed in shapes):
-            return
+    sizes = given_sizes(inputs, given)
+    symbols = [symbol for i in inputs for symbol in map(symbol_of, i.type.tensor_type.shape.dim) if symbol]
+    done: list[dict[str, tuple[int, ...]]] = []
+    for tied in (True, False) if len(set(symbols)) < len(symbols) else (True,):
+        for attempt in range(len(SIZES)):
+            known = {symbol: (size, False) for symbol, size in sizes.items()} if tied else None
+            shapes = [(i.name, *_concrete(i, given.get(i.name), attempt, batch, known)) for i in inputs]
+            guess = {name: shape for name, shape, _ in shapes if shape is not None}
+            guess = _with_caches(inputs, given, sizes, guess)
+            if guess not in done:
+                yield guess
+            done.append(guess)
+            if not any(guessed for _, _, guessed in shapes):
+                break
+
+
+def given_sizes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Symbol -> its size, as the shapes say that are given for inputs.
+
+    Raises `OptionError` for a shape that does not fit its input, and for two that give one symbol different sizes.
+    """
+    infos = {i.name: i for i in inputs}
+    said: dict[str, tuple[int, str]] = {}
+    for name, shape in given.items():
+        if name not in infos:
+            raise OptionError(f"--input-shape {name}: no such input; the model has {', '.join(infos)}")
+        typed = f"--input-shape {name}:{','.join(map(str, shape))}"
+        t = infos[name].type.tensor_type
+        if not infos[name].type.HasField("tensor_type") or not t.HasField("shape"):
+            continue
+        dims = t.shape.dim
+        fits = len(shape) == len(dims) and all(
+            not fixed(d) or d.dim_value == g for d, g in zip(dims, shape, strict=True)
+        )
+        if not fits:
+            declared = ",".join(str(d.dim_value) if fixed(d) else d.dim_param or "?" for d in dims)
+            raise OptionError(f"{typed} does not fit the model's {declared}")
+        for d, size in zip(dims, shape, strict=True):
+            before, where = said.setdefault(symbol_of(d), (size, typed)) if symbol_of(d) else (size, typed)
+            if before != size:
+                both = where if where == typed else f"{where} and {typed}"
+                raise OptionError(
+                    f"{both}: the axis {d.dim_param} would have {before} and {size}, and a symbol has one size"
+                )
+    return {symbol: size for symbol, (size, _) in said.items()}
+
+
+NO_SYMBOL = {"?", "*", "-1", "None", "none"}  # what exporters write for axes of which they know nothing
+
+
+def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """The symbol of a dynamic axis, "" where it has none."""
+    return "" if fixed(dim) or dim.dim_param in NO_SYMBOL else dim.dim_param
 
 
 PAST = 7  # positions in a key-value cache, where that is dynamic
@@ -410,10 +456,11 @@ PAST = 7  # positions in a key-value cache, where that is dynamic
 def _with_caches(
     inputs: Sequence[onnx.ValueInfoProto],
     given: Mapping[str, tuple[int, ...]],
+    known: Mapping[str, int],
     shapes: dict[str, tuple[int, ...]],
 ) -> dict[str, tuple[int, ...]]:
     """Lengths that fit each other where keys and values of earlier steps are inputs, (..., heads, past, dimensions):
-    that of the new tokens, that of the past, and their sum for a mask over both."""
+    that of the new tokens, that of the past, and their sum for a mask over both. known: sizes that are given."""
     dims = {i.name: i.type.tensor_type.shape.dim for i in inputs}
 
     def is_cache(d: Sequence[onnx.TensorShapeProto.Dimension]) -> bool:
@@ -424,16 +471,16 @@ def _with_caches(
         i.name for i in inputs
         if len(dims[i.name]) == 2 and i.type.tensor_type.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
     ]  # fmt: skip
-    if not caches or not tokens or given or tokens[0] not in shapes:
+    if not caches or not tokens or tokens[0] not in shapes:
         return shapes
     new = shapes[tokens[0]][1]
-    sizes = dict.fromkeys(caches, PAST) | {dims[tokens[0]][1].dim_param: new}
+    sizes = dict.fromkeys(caches, PAST) | {dims[tokens[0]][1].dim_param: new} | dict(known)
     for name in tokens:
         symbol = dims[name][1].dim_param
         if symbol and symbol not in sizes:
-            sizes[symbol] = PAST + new
+            sizes[symbol] = max(sizes[cache] for cache in caches) + new
     return {
-        name: tuple(sizes.get(d.dim_param, n) if k and d.dim_param else n for k, (d, n) in
+        name: shape if name in given else tuple(sizes.get(d.dim_param, n) if k and d.dim_param else n for k, (d, n) in
                     enumerate(zip(dims[name], shape, strict=True)))
         for name, shape in shapes.items()
     }  # fmt: skip
@@ -450,34 +497,35 @@ def fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
 
 
 def _concrete(
-    info: onnx.ValueInfoProto, given: tuple[int, ...] | None, attempt: int, batch: int
+    info: onnx.ValueInfoProto,
+    given: tuple[int, ...] | None,
+    attempt: int,
+    batch: int,
+    known: dict[str, tuple[int, bool]] | None,
 ) -> tuple[tuple[int, ...] | None, bool]:
-    """A concrete shape for an input (or None), and whether any axis had to be guessed."""
+    """A concrete shape for an input (or None), and whether any axis had to be guessed.
+
+    known: symbol -> size, and whether that was guessed; what is guessed is added. None: every axis is on its own.
+    """
     t = info.type.tensor_type
     if not info.type.HasField("tensor_type") or not t.HasField("shape"):
         return given, given is None
     dims = t.shape.dim
     if given is not None:
-        fits = len(given) == len(dims) and all(
-            not fixed(d) or d.dim_value == g for d, g in zip(dims, given, strict=True)
-        )
-        if not fits:
-            declared = ",".join(str(d.dim_value) if fixed(d) else d.dim_param or "?" for d in dims)
-            raise OptionError(
-                f"--input-shape {info.name}:{','.join(map(str, given))} does not fit the model's {declared}"
-            )
         return given, False
     sizes = SIZES if len(dims) >= 4 else SEQUENCE_SIZES
     shape = []
     guessed = False
     for k, d in enumerate(dims):
-        if fixed(d):
-            shape.append(d.dim_value)
-        elif k == 0 or "batch" in d.dim_param.lower() or (k == 1 and len(dims) == 3 and fixed(dims[0])):
-            shape.append(batch)  # also of a recurrent state, (layers, batch, hidden)
-        else:
-            guessed = True
-            shape.append(sizes[min(attempt, len(sizes) - 1)])
+        size, unsure = d.dim_value, False
+        if not fixed(d):
+            # a batch also of a recurrent state, (layers, batch, hidden)
+            first = k == 0 or "batch" in d.dim_param.lower() or (k == 1 and len(dims) == 3 and fixed(dims[0]))
+            size, unsure = (batch, False) if first else (sizes[min(attempt, len(sizes) - 1)], True)
+            if known is not None and symbol_of(d):
+                size, unsure = known.setdefault(symbol_of(d), (size, unsure))
+        shape.append(size)
+        guessed |= unsure
     return tuple(shape), guessed
 
 

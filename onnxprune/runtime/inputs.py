@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.graph.shapes import concrete_inputs, fixed, graph_inputs, infer
+from onnxprune.graph.shapes import concrete_inputs, fixed, graph_inputs, infer, symbol_of
 from onnxprune.runtime.feeds import random_feeds
 from onnxprune.runtime.session import Feeds
 
@@ -37,6 +37,7 @@ def align(paths: Sequence[str], models: Sequence[Model], input_shape: Mapping[st
             next(concrete_inputs(model, input_shape))
         except OptionError as e:
             raise OptionError(f"{path}: {e}") from e
+    symbols = {name: list(map(symbol_of, info.type.tensor_type.shape.dim)) for name, info in ours.items()}
     for path, model in zip(paths, models, strict=True):
         for info in graph_inputs(model):
             if not _narrow(ours[info.name], info):
@@ -46,6 +47,11 @@ def align(paths: Sequence[str], models: Sequence[Model], input_shape: Mapping[st
     for name, shape in input_shape.items():
         given = helper.make_tensor_value_info(name, ours[name].type.tensor_type.elem_type, shape)
         _narrow(ours[name], given)
+    axes = [x for name, info in ours.items() for x in zip(symbols[name], info.type.tensor_type.shape.dim, strict=False)]
+    sizes = {symbol: d.dim_value for symbol, d in axes if symbol and fixed(d)}
+    for symbol, d in axes:
+        if symbol in sizes and not fixed(d):
+            d.dim_value = sizes[symbol]  # what became fixed in one input is so in all
     return first
 
 

@@ -115,8 +115,11 @@ def _larger(
     model: Model, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]] | None
 ) -> dict[str, tuple[int, ...]]:
     """The same shapes with a batch of two."""
-    ones, twos = concrete_inputs(model, given), concrete_inputs(model, given, batch=2)
-    return next(two for one, two in zip(ones, twos, strict=True) if one == shapes)
+    ones, twos = next(concrete_inputs(model, given)), next(concrete_inputs(model, given, batch=2))
+    return {
+        name: tuple(2 if ones[name][k] != twos[name][k] else size for k, size in enumerate(shape))
+        for name, shape in shapes.items()
+    }
 
 
 def _dynamic_batch(info: onnx.ValueInfoProto) -> bool:
