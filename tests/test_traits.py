@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from conftest import ROOT
 from onnxprune.graph.io import load
-from onnxprune.graph.traits import LINEAR, TRAITS
+from onnxprune.graph.traits import LINEAR, TRAITS, recurrent_macs
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.rows import MAKERS, kernel_shape, matrix, output_rows, rows, weight_of
 from onnxprune.layers.values import Values
@@ -77,7 +77,7 @@ def test_facts_go_together(op: str) -> None:
     assert len(set(slots)) == len(slots) - (t.swaps == t.source)
     assert not t.sparse or t.rows
     assert t.attends in ("", "fused", "product")
-    assert t.gates == 1 or t.recurs
+    assert t.gates == 1 or t.macs is recurrent_macs
 
 
 # operator -> shape of the source, shape of the weight, length of the bias, attributes: one row for each with `rows`

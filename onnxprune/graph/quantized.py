@@ -76,7 +76,33 @@ def expert_bits(n: Node, layer: int) -> int:
     return int(n.attr(f"fc{layer + 1}_expert_weight_bits", n.attr("expert_weight_bits", 4)))
 
 
-LAYOUTS = {"com.microsoft::MatMulNBits": blocks, "com.microsoft::QMoE": experts}  # else `plain`
+def table(n: Node, slot: int, w: Array, scale: Array | None, zero: Array | None) -> Array:
+    """GatherBlockQuantized, (rows, width or bytes): a scale and a zero point for every block of the width."""
+    bits, middle = int(n.attr("bits", 4)), 0
+    values, size = w, int(n.attr("block_size", 128))
+    if w.dtype == np.uint8:
+        values, middle = unpacked(w, bits).reshape(len(w), -1), 1 << (bits - 1)
+        zero = None if zero is None else unpacked(np.asarray(zero), bits).reshape(len(w), -1)
+    at = np.arange(values.shape[1]) // size
+    out = values.astype(np.float32) - (middle if zero is None else np.asarray(zero).astype(np.float32)[:, at])
+    out = out if scale is None else out * np.asarray(scale).astype(np.float32)[:, at]
+    return out.reshape(*w.shape, -1) if values.shape != w.shape else out
+
+
+def directions(n: Node, slot: int, w: Array, scale: Array | None, zero: Array | None) -> Array:
+    """DynamicQuantizeLSTM, (directions, inputs, outputs): a scale and a zero point for all of one, or every output."""
+    out = w.astype(np.float32)
+    if zero is not None:
+        out = out - np.asarray(zero).astype(np.float32).reshape(len(w), 1, -1)
+    return out if scale is None else out * np.asarray(scale).astype(np.float32).reshape(len(w), 1, -1)
+
+
+LAYOUTS = {
+    "com.microsoft::DynamicQuantizeLSTM": directions,
+    "com.microsoft::GatherBlockQuantized": table,
+    "com.microsoft::MatMulNBits": blocks,
+    "com.microsoft::QMoE": experts,
+}  # else `plain`
 
 
 def block_zeros(zero: Array, bits: int, outputs: int, count: int) -> Array:

@@ -268,11 +268,21 @@ TRAITS: dict[str, Trait] = {
     ),
     "Einsum": Trait(einsum_macs, weights=(), bias=None, attends="product"),  # weights anywhere
     "LSTM": replace(RECURRENT, gates=4, clustered=True),
+    "com.microsoft::DynamicQuantizeLSTM": replace(
+        RECURRENT, gates=4, scales=(8, 10), zeros=(9, 11), reduction=1, outputs=2, rows=""
+    ),
     "GRU": replace(RECURRENT, gates=3, clustered=True),
     "RNN": replace(RECURRENT, clustered=True),
     "Gather": Trait(no_macs, source=1, weights=(0,), bias=None, reduction=0, outputs=-1, last=True, clustered=True),
+    "com.microsoft::GatherBlockQuantized": Trait(
+        no_macs, source=1, weights=(0,), bias=None, scales=(2,), zeros=(3,), reduction=0, outputs=-1, last=True
+    ),
+    "com.microsoft::QEmbedLayerNormalization": Trait(
+        no_macs, weights=(2, 3, 4), bias=None, scales=(8, 9, 10), zeros=(13, 14, 15), outputs=-1, last=True
+    ),
     "Attention": Trait(attention_macs, weights=(), bias=None, attends="fused"),
     "com.microsoft::Attention": Trait(attention_macs, attends="fused"),
+    "com.microsoft::QAttention": Trait(attention_macs, scales=(4,), zeros=(7,), attends="fused"),
     "com.microsoft::MultiHeadAttention": Trait(attention_macs, weights=(), bias=None, attends="fused"),
     "com.microsoft::GroupQueryAttention": Trait(attention_macs, weights=(), bias=None, attends="fused"),
 }

@@ -16,7 +16,9 @@ import numpy as np
 
 from onnxprune.graph.node import Node
 from onnxprune.graph.quantized import expert_bits, packed, unpacked
+from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.coupling import Axis, Coupling
+from onnxprune.structure.rules.linear import tie_per_channel
 from onnxprune.structure.rules.quantized import tie_blocks
 from onnxprune.structure.rules.registry import rule
 
@@ -142,20 +144,46 @@ def resize_packed(s: Surgeon, n: Node) -> None:
 @rule("com.microsoft::Attention", resize=resize_packed)
 def packed_attention(c: Coupling, n: Node) -> None:
     """input (batch, sequence, width), weight (width, q + k + v): heads go through q, k and v of weight and bias"""
+    pin_axes(c, n, (3, 6))
+    h, dq, dv = couple_packed(c, n)
+    mask(c, n.input(5), h)
+    for name in (n.input(4), n.output(1)):
+        cache(c, name, h, dq)
+        if name and len(c.axes(name)) == 5:
+            c.tie(dv, dq)
+
+
+@rule("com.microsoft::QAttention", resize=resize_heads)
+def quantized_attention(c: Coupling, n: Node) -> None:
+    """as com.microsoft Attention; q, k and v have one width, so that dimensions of a head go through all three"""
+    pin_axes(c, n, (5,))
+    h, dq, dv = couple_packed(c, n, n.input(6), n.input(7))
+    c.tie(dv, dq)
+    for slot in TRAITS[n.op].steps:
+        tie_per_channel(c, n, slot, c.axes(n.input(1))[-1])
+    for name in (n.input(8), n.output(1)):
+        cache(c, name, h, dq)
+
+
+def couple_packed(c: Coupling, n: Node, zero: str = "", weight_zero: str = "") -> tuple[Axis, Axis, Axis]:
+    """Tie input, weight, bias and output; heads, and dimensions of a head of queries and keys, and of values.
+
+    zero, weight_zero: the zero points of input and weight.
+    """
     x, w = c.axes(n.input(0)), c.axes(n.input(1))
     count = int(n.attr("num_heads", 0))
     if len(x) != 3 or len(w) != 2 or w[1] is None or n.attr("do_rotary", 0):
         c.pin_all(n, "an Attention of unknown shape or with rotary embedding")
-        return
+        return None, None, None
     sizes = [int(d) for d in n.attr("qkv_hidden_sizes", [])] or [w[1].size // 3] * 3
     if sum(sizes) != w[1].size:
         c.pin_all(n, "sizes of q, k and v that are not those of the weight")
-        return
+        return None, None, None
     for ids in x[:2]:
         c.pin(ids, SEQUENCE)
     c.tie(x[2], w[0])
-    c.consume(n, 0, 2)
-    c.consume(n, 1, 1)  # the product of queries and keys is inside
+    c.consume(n, 0, 2, zero)
+    c.consume(n, 1, 1, weight_zero)  # the product of queries and keys is inside
     c.produce(n, n.input(1), 1)
     if n.input(2):
         c.tie(c.axes(n.input(2))[0], w[1])
@@ -171,13 +199,8 @@ def packed_attention(c: Coupling, n: Node) -> None:
             c.tie(other, h)
     c.tie(dk, dq)
     c.tie(do, dv)
-    pin_axes(c, n, (3, 6))
-    mask(c, n.input(5), h)
-    for name in (n.input(4), n.output(1)):
-        cache(c, name, h, dq)
-        if name and len(c.axes(name)) == 5:
-            c.tie(dv, dq)
     count_heads(c, n, {"num_heads": h}, dq)
+    return h, dq, dv
 
 
 @rule("com.microsoft::GroupQueryAttention", resize=resize_heads)

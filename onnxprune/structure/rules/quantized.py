@@ -5,21 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxprune.graph.node import Node
-from onnxprune.graph.quantized import block_zeros, packed
+from onnxprune.graph.quantized import block_zeros, packed, unpacked
 from onnxprune.structure.coupling import Axis, Coupling
 from onnxprune.structure.rules.elementwise import broadcast_together
 from onnxprune.structure.rules.layout import couple_concat
-from onnxprune.structure.rules.registry import rule
+from onnxprune.structure.rules.reduction import along
+from onnxprune.structure.rules.registry import barrier, rule
 
 if TYPE_CHECKING:
     from onnxprune.structure.surgeon import Surgeon
 
 
+def tie_blocks(c: Coupling, ids: Axis, blocks: Axis, size: int) -> None:
+    """The `ids` that are quantized in one block of `size` live or die together; the last block may be shorter."""
+    if blocks is None:
+        c.pin(ids, "all of it is quantized in one block")
+    elif ids is not None and -(-ids.size // size) == blocks.size:
+        c.tie(ids, blocks[np.arange(ids.size) // size])
+    else:
+        for axis in (ids, blocks):
+            c.pin(axis, "blocks of the quantization that do not divide the axis")
+
+
 @rule("QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")
 def quantize(c: Coupling, n: Node) -> None:
-    """per tensor, per axis (scale and zero point follow the axis) or blocked (the blocked axis is pinned)"""
+    """per tensor, per axis (scale and zero point follow the axis) or in blocks, which go whole"""
     broadcast_together(c, [n.input(0)], [n.output(0)])
     x = c.axes(n.input(0))
     axis = n.attr("axis", 1)
@@ -32,8 +45,7 @@ def quantize(c: Coupling, n: Node) -> None:
         elif len(scale) == len(x) and len(x) > 1:
             for k, (p, q) in enumerate(zip(scale, x, strict=True)):
                 if k == axis % len(x):
-                    c.pin(p, "a blocked quantisation axis")
-                    c.pin(q, "a blocked quantisation axis")
+                    tie_blocks(c, q, p, int(n.attr("block_size", 0)) or (q.size if q is not None else 1))
                 elif p is not None:
                     c.tie(p, q)
 
@@ -59,11 +71,25 @@ def qlinear_unary(c: Coupling, n: Node) -> None:
     broadcast_together(c, [n.input(0)], [n.output(0)])
 
 
-@rule("com.microsoft::QLinearGlobalAveragePool", "com.microsoft::QLinearAveragePool")
+@rule("com.microsoft::QLinearWhere")
+def qlinear_where(c: Coupling, n: Node) -> None:
+    """inputs 0, 1 and 4 are aligned from the right; scales are scalars"""
+    broadcast_together(c, [n.input(i) for i in (0, 1, 4)], [n.output(0)])
+
+
+@rule("com.microsoft::QLinearSoftmax")
+def qlinear_softmax(c: Coupling, n: Node) -> None:
+    """the axis is mixed and pinned (of `opset` 12 and older: it and all that follow)"""
+    rank, old = len(c.axes(n.input(0))), int(n.attr("opset", 13)) < 13
+    axis = n.attr("axis", 1 if old else -1) % max(rank, 1)
+    along(c, n, list(range(axis, rank)) if old else [axis], "mixed by QLinearSoftmax")
+
+
+@rule("com.microsoft::QLinearGlobalAveragePool", "com.microsoft::QLinearAveragePool", "com.microsoft::NhwcMaxPool")
 def qlinear_pool(c: Coupling, n: Node) -> None:
     """batch and channels are tied (also channels last), spatial axes pinned"""
     x, y = c.axes(n.input(0)), c.axes(n.output(0))
-    channel = len(x) - 1 if n.attr("channels_last", 0) else 1
+    channel = len(x) - 1 if n.attr("channels_last", n.op.endswith("::NhwcMaxPool")) else 1
     for k, (p, q) in enumerate(zip(x, y, strict=False)):
         if k in (0, channel):
             c.tie(p, q)
@@ -76,17 +102,6 @@ def qlinear_pool(c: Coupling, n: Node) -> None:
 def qlinear_concat(c: Coupling, n: Node) -> None:
     """as Concat over inputs 2, 5, 8, ..."""
     couple_concat(c, n.inputs[2::3], n.output(0), n.attr("axis", 0))
-
-
-def tie_blocks(c: Coupling, ids: Axis, blocks: Axis, size: int) -> None:
-    """The `ids` that are quantized in one block of `size` live or die together; the last block may be shorter."""
-    if blocks is None:
-        c.pin(ids, "all of it is quantized in one block")
-    elif ids is not None and -(-ids.size // size) == blocks.size:
-        c.tie(ids, blocks[np.arange(ids.size) // size])
-    else:
-        for axis in (ids, blocks):
-            c.pin(axis, "blocks of the quantization that do not divide the axis")
 
 
 def resize_nbits(s: Surgeon, n: Node) -> None:
@@ -146,3 +161,45 @@ def matmul_nbits(c: Coupling, n: Node) -> None:
     tie_blocks(c, x[-1], b[1], size)
     c.pin(b[2], "inside of a block")
     c.consume(n, 0, len(x) - 1)
+
+
+def resize_table(s: Surgeon, n: Node) -> None:
+    """Zero points that share bytes are packed anew."""
+    name, bits = n.input(3), int(n.attr("bits", 4))
+    if packs(s.coupling, n) and name in s.coupling.model.weights:
+        blocks = s.coupling.axes(n.input(2))[-1]
+        old = np.asarray(s.coupling.model.weights[name])
+        values = unpacked(old, bits).reshape(len(old), -1)
+        kept = np.ones(1, bool) if blocks is None else s.keep(blocks)
+        s.set_input(n, 3, packed(values[:, : kept.size][:, kept], bits))
+
+
+def packs(c: Coupling, n: Node) -> bool:
+    """Whether a byte of GatherBlockQuantized's table holds several values."""
+    return c.shapes.types.get(n.input(0)) == TensorProto.UINT8 and int(n.attr("bits", 4)) < 8
+
+
+@rule("com.microsoft::GatherBlockQuantized", resize=resize_table)
+def gather_blocks(c: Coupling, n: Node) -> None:
+    """a table (rows, width) in blocks along the width, which go whole; the rows are pinned"""
+    x, y, scale, zero = c.axes(n.input(0)), c.axes(n.output(0)), c.axes(n.input(2)), n.input(3)
+    size = int(n.attr("block_size", 128))
+    if len(x) != 2 or n.attr("gather_axis", 0) % 2 or n.attr("quantize_axis", 1) % 2 != 1 or not size or not y:
+        c.pin_all(n, "a table that is not in blocks along its width")
+        return
+    for ids in (x[0], scale[0], *y[:-1], *c.axes(n.input(1))):
+        c.pin(ids, "looked up with computed indices")
+    c.produce(n, n.input(0), 1, table=True)
+    if packs(c, n):
+        tie_blocks(c, y[-1], x[1], 8 // int(n.attr("bits", 4)))
+    else:
+        c.tie(y[-1], x[1])
+    tie_blocks(c, y[-1], scale[1], size)
+    if zero and not packs(c, n):
+        tie_blocks(c, y[-1], c.axes(zero)[1], size)
+    elif zero and zero not in c.model.weights:
+        c.pin(y[-1], "zero points that are computed")
+
+
+barrier("its blocks of values run through the whole weight", "com.microsoft::MatMulBnb4")
+barrier("its weight is in the order of one machine", "com.microsoft::MatMulFpQ4")

@@ -15,22 +15,47 @@ if TYPE_CHECKING:
 
 def resize_hidden(s: Surgeon, n: Node) -> None:
     """`hidden_size` is the width of the recurrence."""
-    s.set_attr(n, "hidden_size", s.count(s.coupling.axes(n.input(2))[2]))
+    s.set_attr(n, "hidden_size", s.count(s.coupling.axes(n.input(2))[TRAITS[n.op].reduction]))
 
 
 @rule("LSTM", "GRU", "RNN", resize=resize_hidden)
 def recurrent(c: Coupling, n: Node) -> None:
     """W (D, g*H, I), R (D, g*H, H), B, P: hidden units are tied through gates, recurrence, states, directions"""
+    couple_recurrent(c, n)
+
+
+@rule("com.microsoft::DynamicQuantizeLSTM", resize=resize_hidden)
+def quantized_recurrent(c: Coupling, n: Node) -> None:
+    """as LSTM, with W (D, I, g*H) and R (D, H, g*H); scales and zero points are of directions or follow g*H"""
+    t = TRAITS[n.op]
+    zero = c.known(n.input(t.zeros[1]))
+    alone = (c.shape(n.input(2)) or (0,))[0] == 1
+    if not alone and (zero is None or zero.any()):
+        c.pin_all(n, "a zero point of its own for every direction")
+        return
+    couple_recurrent(c, n, zero=n.input(t.zeros[1]) if alone else "")
+    hidden = c.axes(n.input(2))[1]
+    for slot in t.steps:
+        axes = c.axes(n.input(slot))
+        c.pin(axes[0], "directions of a recurrent layer")
+        if len(axes) == 2 and axes[1] is not None and hidden is not None:
+            c.tie(axes[1].reshape(t.gates, -1), hidden[None])
+
+
+def couple_recurrent(c: Coupling, n: Node, zero: str = "") -> None:
+    """Tie hidden units through weights, bias, states and directions. zero: the zero point of the recurrence."""
     x, w, r = c.axes(n.input(0)), c.axes(n.input(1)), c.axes(n.input(2))
-    if len(x) != 3 or len(w) != 3 or len(r) != 3 or r[2] is None or w[1] is None or r[1] is None:
+    t = TRAITS[n.op]
+    if len(x) != 3 or len(w) != 3 or len(r) != 3 or any(i is None for i in (r[1], r[2], w[t.outputs])):
         c.pin_all(n, "a recurrent layer of unknown shape or of one unit")
         return
-    hidden, gates = r[2], TRAITS[n.op].gates
+    hidden, made, again, gates = r[t.reduction], w[t.outputs], r[t.outputs], t.gates
+    assert hidden is not None and made is not None and again is not None
     for axis in (w[0], r[0]):
         c.pin(axis, "directions of a recurrent layer")
-    c.tie(x[2], w[2])
-    c.tie(w[1].reshape(gates, -1), hidden[None])
-    c.tie(r[1].reshape(gates, -1), hidden[None])
+    c.tie(x[2], w[t.reduction])
+    c.tie(made.reshape(gates, -1), hidden[None])
+    c.tie(again.reshape(gates, -1), hidden[None])
     # B (D, 2*g*H), initial states (D, batch, H), P (D, 3*H)
     layout = n.attr("layout", 0)
     for i, blocks in ((3, 2 * gates), (7, 3)):
@@ -55,6 +80,6 @@ def recurrent(c: Coupling, n: Node) -> None:
     for axis in x[:2]:
         c.pin(axis, "time and batch of a recurrent layer")
     c.consume(n, 0, 2)
-    c.consume(n, 2, 2)
-    c.produce(n, n.input(1), 1)
-    c.produce(n, n.input(2), 1)
+    c.consume(n, 2, t.reduction, zero)
+    c.produce(n, n.input(1), t.outputs)
+    c.produce(n, n.input(2), t.outputs)

@@ -178,7 +178,7 @@ def skip_layer_normalization(c: Coupling, n: Node) -> None:
         c.norm(n, c.axes(n.input(0))[-1], dict.fromkeys(range(5), -1), {0: -1, 3: -1})
 
 
-@rule("com.microsoft::EmbedLayerNormalization")
+@rule("com.microsoft::EmbedLayerNormalization", "com.microsoft::QEmbedLayerNormalization")
 def embed_layer_normalization(c: Coupling, n: Node) -> None:
     """tables of words, positions and segments, summed and normalised: their widths are tied, their rows pinned"""
     y = c.axes(n.output(0))

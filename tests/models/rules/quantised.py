@@ -25,8 +25,14 @@ gemm("QuantizeLinear", "q = QuantizeLinear<axis = 0, block_size = 5>(h, vs) "
      "k = DequantizeLinear<axis = 0, block_size = 5>(q, vs)", "8 channels: b1:0 vs:1 w1:1 w2:0",
      form="blocks along the batch", also="float[1,8] vs")
 gemm("DequantizeLinear", "v = DequantizeLinear<axis = 0, block_size = 4>(w3, vs) k = Gemm(h, v)",
-     "6 channels: vs:1 w2:0 w3:1", "w1:1 pinned: a blocked quantisation axis", form="weight in blocks along its inputs",
+     "2 channels: b1:0x4 vs:0 w1:1x4 w3:0x4", "6 channels: vs:1 w2:0 w3:1", form="weight in blocks along its inputs",
      also="int8[8,6] w3, float[2,6] vs", w2="6,4")
+gemm("DequantizeLinear", "v = DequantizeLinear<axis = 1, block_size = 2>(w3, vs, z3) k = Gemm<transB = 1>(h, v)",
+     "4 channels: b1:0x2 vs:1 w1:1x2 w3:1x2 z3:1", "6 channels: vs:0 w2:0 w3:0 z3:0", form="4 bits in blocks",
+     also="int4[6,8] w3, float[6,4] vs, int4[6,4] z3", w2="6,4")
+gemm("DequantizeLinear", "v = DequantizeLinear<axis = 0, block_size = 8>(w3, vs) k = Gemm(h, v)",
+     "6 channels: vs:1 w2:0 w3:1", "w1:1 pinned: all of it is quantized in one block", form="one block",
+     also="uint8[8,6] w3, float[1,6] vs", w2="6,4")
 gemm("DequantizeLinear", "v = DequantizeLinear(w3, vs) k = Gemm(h, v)", "8 channels: b1:0 w1:1 w3:0",
      "6 channels: vs:0 w2:0 w3:1", form="weight with a scale per output", also="int8[8,6] w3, float[6] vs", w2="6,4")
 gemm("DequantizeLinear", "v = DequantizeLinear<axis = 0>(w3, vs, z3) k = Gemm<transB = 1>(h, v)",
@@ -139,3 +145,59 @@ experts("zero points that are computed", f"{_SCALES}, uint8[4,16] z3, uint8[4,16
         ", w4, v4, , , , , z3, z4",
         *(f"{w} pinned: zero points that are computed" for w in ("w1:1", "wr:1", "w3:0", "w4:0")),
         nodes="z4 = Identity(z5)")
+
+conv("com.microsoft::QLinearWhere", _PAIR.format("r = Relu(h) t = QuantizeLinear(r, s, z) b = Greater(h, zero) "
+     "c = com.microsoft.QLinearWhere(b, q, s, z, t, s, z, s, z)"), also=f"{_SCALAR}, float zero = {{0.0}}")
+conv("com.microsoft::QLinearSoftmax", _PAIR.format("c = com.microsoft.QLinearSoftmax<axis = 3, opset = 13>"
+     "(q, s, z, s, z)"), form="along another axis", also=_SCALAR)
+conv("com.microsoft::QLinearSoftmax", _PAIR.format("c = com.microsoft.QLinearSoftmax<axis = 1, opset = 12>"
+     "(q, s, z, s, z)"), "w1:0 pinned: mixed by QLinearSoftmax", form="from an axis on", also=_SCALAR)
+conv("com.microsoft::NhwcMaxPool", "q = QuantizeLinear(h, s, z) t = Transpose<perm = [0,2,3,1]>(q) "
+     "c = com.microsoft.NhwcMaxPool<kernel_shape = [2,2]>(t) k = DequantizeLinear(c, s, z)", _LAST, also=_SCALAR,
+     w2="8,4", tail="y = MatMul(k, w2)")
+
+_W = "int8[1,8,24] w3, int8[1,6,24] r3, float[1,48] b3"
+_LSTM = "k, f, g = com.microsoft.DynamicQuantizeLSTM<hidden_size = 6>(h, w3, r3, b3, , , , , {}) y = MatMul(k, w2)"
+free("com.microsoft::DynamicQuantizeLSTM", "per tensor", "float[5,2,3] x",
+     f"float[3,8] w1, {_W}, float[1] s3 = {{0.01}}, int8[1] z3 = {{3}}, float[6,4] w2",
+     f"h = MatMul(x, w1) {_LSTM.format('s3, z3, s3, z3')}", "8 channels: w1:1 w3:1",
+     "6 channels: b3:1x8 r3:1 r3:2x4 w2:0 w3:2x4")
+free("com.microsoft::DynamicQuantizeLSTM", "per output", "float[5,2,3] x",
+     f"float[3,8] w1, {_W}, float[1,24] v3, int8[1,24] z3 = {{{', '.join(['0'] * 24)}}}, float[6,4] w2",
+     f"h = MatMul(x, w1) {_LSTM.format('v3, z3, v3, z3')}", "8 channels: w1:1 w3:1",
+     "6 channels: b3:1x8 r3:1 r3:2x4 v3:1x4 w2:0 w3:2x4 z3:1x4")
+free("com.microsoft::DynamicQuantizeLSTM", "both directions", "float[5,2,3] x",
+     "float[3,8] w1, int8[2,8,24] w3, int8[2,6,24] r3, float[2] s3 = {0.01, 0.02}, int8[2] z3 = {0, 0}",
+     'h = MatMul(x, w1) y = com.microsoft.DynamicQuantizeLSTM<hidden_size = 6, direction = "bidirectional">'
+     "(h, w3, r3, , , , , , s3, z3, s3, z3)", "8 channels: w1:1 w3:1")
+
+_QKV = "float[3,8] w1, uint8[8,24] wa, float[24] ba, float[8,4] w2, float s = {0.05}, uint8 z = {120}"
+_ATT = """h = MatMul(x, w1) q = QuantizeLinear(h, s, z)
+    k = com.microsoft.QAttention<num_heads = 4>(q, wa, ba, s, {}, , z, {}) y = MatMul(k, w2)"""
+free("com.microsoft::QAttention", "per tensor", "float[2,5,3] x", f"{_QKV}, float s3 = {{0.01}}, uint8 z3 = {{70}}",
+     _ATT.format("s3", "z3"), "8 channels: w1:1 wa:0", "4 heads: ba:0x6 w2:0x2 wa:1x6",
+     "2 head_dim: ba:0x12 w2:0x4 wa:1x12")
+free("com.microsoft::QAttention", "per column", "float[2,5,3] x",
+     f"{_QKV.replace('uint8[8', 'int8[8')}, float[24] va, int8[24] za", _ATT.format("va", "za"),
+     "8 channels: w1:1 wa:0", "4 heads: ba:0x6 va:0x6 w2:0x2 wa:1x6 za:0x6",
+     "2 head_dim: ba:0x12 va:0x12 w2:0x4 wa:1x12 za:0x12")
+
+
+def table(form: str, weights: str, inputs: str, *expect: str, bits: int = 4, nodes: str = "") -> None:
+    """A row with a table of nine rows, of width 64 in blocks of 16."""
+    free("com.microsoft::GatherBlockQuantized", form, "int64[2,5] x", f"{weights}, float[64,4] w2",
+         f"{nodes} k = com.microsoft.GatherBlockQuantized<bits = {bits}, block_size = 16>({inputs}) y = MatMul(k, w2)",
+         *expect)
+
+
+table("half bytes", "uint8[9,32] w, float[9,4] v, uint8[9,2] z", "w, x, v, z",
+      "4 channels: v:1 w2:0x16 w:1x8")
+table("bytes", "uint8[9,64] w, float[9,4] v, uint8[9,4] z", "w, x, v, z",
+      "4 channels: v:1 w2:0x16 w:1x16 z:1", bits=8)
+table("4 bits", "int4[9,64] w, float[9,4] v", "w, x, v", "4 channels: v:1 w2:0x16 w:1x16")
+table("zero points that are computed", "uint8[9,32] w, float[9,4] v, uint8[9,2] z4", "w, x, v, z",
+      "w:1 pinned: zero points that are computed", nodes="z = Identity(z4)")
+free("com.microsoft::QEmbedLayerNormalization", "words and positions", "int32[2,5] x",
+     """uint8[9,8] w, uint8[5,8] p, uint8[8] g, uint8[8] b, float s = {0.05}, uint8 z = {100}, float[8,4] w2""",
+     "k, m = com.microsoft.QEmbedLayerNormalization(x, , w, p, , g, b, , s, s, , s, s, z, z, , z, z) y = MatMul(k, w2)",
+     "8 hidden: b:0 g:0 p:1 w2:0 w:1")
