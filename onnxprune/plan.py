@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune import __version__
 from onnxprune.errors import OptionError
-from onnxprune.graph.io import Model
+from onnxprune.graph.io import Model, unfolded
 from onnxprune.graph.protos import graphs
 from onnxprune.graph.step import Step
 from onnxprune.recovery.recover import RECOVERIES
@@ -140,6 +140,7 @@ class Plan:
 def fingerprint(model: Model) -> str:
     """16 hexadecimal digits that stand for a graph and its weights, wherever these lie; of weights above a megabyte
     evenly spread pieces are read."""
+    model = unfolded(model)
     digest = hashlib.sha256()
     for graph in graphs(model.proto.graph):
         digest.update(repr([v.name for v in (*graph.input, *graph.output)]).encode())

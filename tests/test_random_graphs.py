@@ -18,7 +18,7 @@ from models.random_graphs import Draws, models, simplest
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.select import rounded
 from onnxprune.errors import VerificationError
-from onnxprune.graph.io import Model, load, to_proto
+from onnxprune.graph.io import Model, load, to_proto, unfolded
 from onnxprune.graph.node import walk_all
 from onnxprune.importance.weights import score
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
@@ -94,7 +94,7 @@ def check(proto: onnx.ModelProto, cut: Cut) -> Outcome:
     keep = analysis.keep_ids(keeps)
     pruned = prune_model(analysis, keep)
     if keep.all():
-        check_identity(model, pruned)
+        check_identity(model, unfolded(pruned))
     out = Outcome(Counter(g.kind for g in analysis.groups), sum(int((~k).sum()) for k in keeps.values()))
     out.pinned.update(p.reason for p in analysis.pinned if "axis of the graph" not in p.reason)
     for node in walk_all(model.proto.graph, analysis.coupling.shapes.opsets):

@@ -52,10 +52,10 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.arrays import Array, stored_size
-from onnxprune.graph.edit import Edit, place
+from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, save
 from onnxprune.graph.node import opsets, walk
-from onnxprune.graph.protos import all_tensors, constants, is_constant
+from onnxprune.graph.protos import all_tensors, constants, is_constant, place
 from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
 from onnxprune.progress import Progress

@@ -24,10 +24,11 @@ from onnx import NodeProto, helper
 
 from onnxprune.formats.format import Format, Plain
 from onnxprune.graph.arrays import Array
-from onnxprune.graph.edit import Edit, place
+from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import read_counts
 from onnxprune.graph.node import Node, opsets
+from onnxprune.graph.protos import place
 from onnxprune.graph.sizes import Sizes
 from onnxprune.layers.layer import Layer, node_names
 from onnxprune.solvers.patterns import Mask

@@ -18,10 +18,11 @@ from onnxprune.formats.functions import activation
 from onnxprune.formats.operators import METADATA, VERSION, is_sparse
 from onnxprune.formats.weight import Weight, read_weight
 from onnxprune.graph.arrays import Array
-from onnxprune.graph.edit import Edit, place
+from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.messages import fault
 from onnxprune.graph.node import Node, opsets
+from onnxprune.graph.protos import place
 from onnxprune.graph.reading import DENSE_LIMIT, DENSE_RATIO
 from onnxprune.graph.sizes import Sizes
 from onnxprune.kernels.names import DOMAIN

@@ -21,10 +21,11 @@ from onnxprune.formats.functions import MIN_BFLOAT16, MIN_IR, MIN_OPSET, functio
 from onnxprune.formats.operators import Operator, least_version
 from onnxprune.formats.values import encode
 from onnxprune.graph.arrays import Array
-from onnxprune.graph.edit import Edit, place
+from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.messages import show
 from onnxprune.graph.node import Node, opsets
+from onnxprune.graph.protos import place
 from onnxprune.graph.sizes import Sizes
 from onnxprune.kernels.names import DOMAIN
 from onnxprune.layers.layer import Layer, node_names, sparse_layers

@@ -27,7 +27,7 @@ class Constants:
         """The value of a tensor; None where it has none that may be computed."""
         if name in self.model.weights:
             return self.model.weights[name]
-        nodes = self._needed(name)
+        nodes = self.needed(name)
         if nodes is None:
             return None
         last = {i: node.key for node in nodes for i in node.inputs} | {name: ""}
@@ -44,7 +44,7 @@ class Constants:
             values = {n: v for n, v in (values | outputs).items() if n in last and last[n] != node.key}
         return values[name]
 
-    def _needed(self, name: str) -> list[Node] | None:
+    def needed(self, name: str) -> list[Node] | None:
         """The nodes that a tensor is computed by, in order; None where one of them reads what is no constant."""
         needed: set[int] = set()
         pending = [name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, TensorProto, helper, numpy_helper
 
 from onnxprune.graph.arrays import Array, set_tensor
 from onnxprune.graph.io import Model, graphs
@@ -96,13 +96,6 @@ def as_float32(model: Model) -> Model:
                 if a.type == AttributeProto.TENSOR and a.t.data_type in wide and node.output[0] not in out.weights:
                     a.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(a.t).astype(np.float32), a.t.name))
     return out
-
-
-def place(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
-    """Make these the nodes of a graph; they may be nodes of it."""
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
 
 
 def _keep(field: object, kept: list[object]) -> None:

@@ -25,6 +25,7 @@ from onnx import AttributeProto, ModelProto
 
 from onnxprune.errors import InternalError
 from onnxprune.graph.arrays import SMALL, Large, has_data, same, set_data, set_tensor, stored_size, type_code
+from onnxprune.graph.folds import Folds, unfold
 from onnxprune.graph.messages import REPAIR, fault, show
 from onnxprune.graph.protos import constants, graphs, scalar, scalars, tensors
 from onnxprune.graph.reading import Sparse, TensorReader, Weights
@@ -42,6 +43,7 @@ __all__ = [
     "sync",
     "tensors",
     "to_proto",
+    "unfolded",
     "weight_bytes",
 ]
 
@@ -65,12 +67,15 @@ class Model:
     external: bool = False  # the input kept weights outside its file
     notes: tuple[str, ...] = ()  # what load changed
     sparse: Sparse = field(default_factory=dict)  # as stored, and as loaded
+    folds: Folds = field(default_factory=dict)  # weights that the file computes of constants (folding.py)
 
     def copy(self) -> Model:
         """A new proto and new dicts over the same arrays."""
         proto = ModelProto()
         proto.CopyFrom(self.proto)
-        return Model(proto, dict(self.weights), self.path, self.external, self.notes, dict(self.sparse))
+        return Model(
+            proto, dict(self.weights), self.path, self.external, self.notes, dict(self.sparse), dict(self.folds)
+        )
 
     def elem_type(self, name: str) -> int:
         """ONNX type (`TensorProto.FLOAT`, ...) of a weight."""
@@ -137,6 +142,16 @@ def to_proto(model: Model | Source) -> ModelProto:
     return proto
 
 
+def unfolded(model: Model) -> Model:
+    """The model in the form of its file: what was folded and is as it was is computed by nodes again."""
+    if not model.folds:
+        return model
+    out = model.copy()
+    unfold(out.proto, out.weights, out.folds)
+    out.folds = {}
+    return out
+
+
 def stored_bytes(model: Model) -> int:
     """Bytes that `save` would write; above a gigabyte, and for weights in a file of their own, without the few bytes
     per tensor that separate them."""
@@ -161,7 +176,7 @@ def save(model: Model, path: str | os.PathLike[str], *, inline_limit: int = INLI
 
 def _outgoing(model: Model) -> tuple[ModelProto, Large]:
     """A copy of the proto that follows the weights, and the tensors in it that still need their data."""
-    model = model.copy()
+    model = unfolded(model).copy()
     sync(model)
     untouched = {name: kept for name, (kept, array) in model.sparse.items() if model.weights.get(name) is array}
     for graph in graphs(model.proto.graph) if untouched else ():

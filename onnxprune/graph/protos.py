@@ -5,7 +5,7 @@ In go protos, whatever is in them; out come the parts of them themselves, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -98,6 +98,13 @@ def defined(graph: GraphProto) -> Iterator[str]:
     initializers = dict.fromkeys(t.name for t in graph.initializer if t.name not in inputs)
     yield from (name for name in chain((value.name for value in graph.input), initializers) if name)
     yield from (name for node in graph.node for name in node.output if name)
+
+
+def place(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Make these the nodes of a graph; they may be nodes of it."""
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def rename_values(graph: GraphProto, names: dict[str, str]) -> None:

@@ -29,7 +29,7 @@ from onnxprune.evaluation.metrics import Drop, Score, drop
 from onnxprune.evaluation.smallest import smallest
 from onnxprune.formats.codebook import Codebooks
 from onnxprune.formats.codebook import codebooks as with_codebooks
-from onnxprune.graph.io import Model, load, save, to_proto
+from onnxprune.graph.io import Model, load, save, to_proto, unfolded
 from onnxprune.graph.shapes import concrete_inputs
 from onnxprune.graph.step import Step
 from onnxprune.options import in_python
@@ -122,7 +122,7 @@ def run(source: Any, options: Options, *, progress: Progress = silent) -> Result
     report = report_of(setup, chooser, pruning, close, verdict)
     clock("")
     report = replace(report, seconds=dict(clock.seconds))
-    written = None if setup.dry else pruning.model
+    written = None if setup.dry or pruning.model is None else unfolded(pruning.model)
     return Result(as_given(source, written), pruning.plan, report, analysis, written)
 
 

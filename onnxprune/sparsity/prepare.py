@@ -16,12 +16,13 @@ from onnx import version_converter
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.formats.functions import MIN_OPSET
-from onnxprune.graph.edit import Edit, place
+from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, load, to_proto
 from onnxprune.graph.links import makers, read_counts
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.normalisation import batchnorm_factor
+from onnxprune.graph.protos import place
 from onnxprune.layers.layer import sparse_layers
 
 REFUSALS = (version_converter.ConvertError, RuntimeError, ValueError, LookupError, AttributeError)

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.graph.arrays import Ids
+from onnxprune.graph.folding import fold
 from onnxprune.graph.io import Model
 from onnxprune.graph.limits import PER_INDEX
 from onnxprune.graph.links import read_counts
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import fixed, graph_inputs, infer
+from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Pinned, Slice, weight_axes
-from onnxprune.structure.coupling import Components, Computed, Coupling, Pin
+from onnxprune.structure.coupling import Components, Computed, Consume, Coupling, Pin
 from onnxprune.structure.depth import Block, find_blocks
 from onnxprune.structure.rules import BARRIERS, RULES
 
@@ -34,7 +36,7 @@ def analyze(
     allow_io_change: bool = False,
     whole_layers: bool = False,
 ) -> Analysis:
-    """Find every group of removable units.
+    """Find every group of removable units; `Analysis.model` has weights that are computed of constants folded.
 
     input_shapes: input name -> concrete shape, where the declared one is dynamic.
     allow_io_change: axes of the model's inputs and outputs that hold heads or their dimensions (key-value caches,
@@ -42,6 +44,9 @@ def analyze(
     Raises `OptionError` where a given shape does not fit.
     """
     shapes = infer(model, input_shapes)
+    folded = fold(shapes)
+    if folded is not model:
+        model, shapes = folded, infer(folded, input_shapes)
     shapes.forget_long(shapes.allowance // PER_INDEX)
     coupling = Coupling(model, shapes, read_counts(model.proto.graph))
     nodes = list(walk_all(model.proto.graph, shapes.opsets))
@@ -93,14 +98,23 @@ def couple(c: Coupling, node: Node) -> None:
     elif unknown is not None and node.op not in ("Shape", "Size", "Constant", "If", "Loop", "Scan"):
         c.pin_all(node, f"the shape of {unknown} is not known")
     else:
+        before = len(c.consumes)
         try:
             RULES[node.op].couple(c, node)
             if node.op in PASSING:
                 c.follow(node.input(0), node.output(0))
+            pin_statistics(c, node, c.consumes[before:])
         except Computed as e:
             c.pin_all(node, str(e))
         except (IndexError, TypeError, ValueError) as e:  # ranks and attributes that contradict each other
             c.pin_all(node, f"malformed for its rule: {e}")
+
+
+def pin_statistics(c: Coupling, node: Node, consumes: Sequence[Consume]) -> None:
+    """A norm or a mean of constants stays what it is: what it is taken over goes only where it could be folded."""
+    if c.is_constant(node.key) and node.op not in TRAITS:
+        for consume in consumes:
+            c.pin(c.axes(node.input(consume.input))[consume.axis], f"{node.op} over constants that are not folded")
 
 
 def incomplete(c: Coupling, node: Node) -> str | None:
