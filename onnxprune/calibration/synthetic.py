@@ -26,7 +26,7 @@ from onnxprune.calibration.samples import Samples, stackable, uses_of
 from onnxprune.graph.arrays import FLOAT_TYPES, Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs, infer
-from onnxprune.runtime.feeds import random_feeds
+from onnxprune.runtime.feeds import filled, fills_at, random_feeds
 from onnxprune.runtime.session import Feeds
 
 APART = 1_000_003  # between the seeds of two inputs
@@ -135,8 +135,10 @@ def _noise(
         i.name: tuple(1 if d is None else d for d in shapes.shapes.get(i.name, ())) for i in graph_inputs(model)
     }
 
+    fills = fills_at(model, shapes, concrete, seed=seed)
+
     def load(i: int) -> Feeds:
-        feeds = random_feeds(model, shapes, concrete, seed=seed + i)
+        feeds = filled(random_feeds(model, shapes, concrete, seed=seed + i), fills, concrete)
         rng = np.random.default_rng([seed, 3, i])
         for info in inputs:
             if info.type.tensor_type.elem_type in FLOAT_TYPES:

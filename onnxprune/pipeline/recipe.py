@@ -30,7 +30,6 @@ from onnxprune.evaluation.smallest import smallest
 from onnxprune.formats.codebook import Codebooks
 from onnxprune.formats.codebook import codebooks as with_codebooks
 from onnxprune.graph.io import Model, load, save, to_proto, unfolded
-from onnxprune.graph.shapes import concrete_inputs
 from onnxprune.graph.step import Step
 from onnxprune.options import in_python
 from onnxprune.pipeline.options import OPTIONS, Options
@@ -41,7 +40,7 @@ from onnxprune.plan import Plan, fingerprint, stamp
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.recovery.recover import RECOVERIES, recover
 from onnxprune.report import Report
-from onnxprune.runtime.feeds import random_feeds
+from onnxprune.runtime.feeds import likely_feeds
 from onnxprune.runtime.session import Feeds
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.stage import sparsify
@@ -271,10 +270,7 @@ def feeds_of(setup: Setup, cutting: Cutting | None) -> list[Feeds]:
     if cutting is not None and cutting.verification is not None:
         return [cutting.verification.feeds]
     check, model = setup.options.check, setup.analysis.model
-    return [
-        random_feeds(model, setup.analysis.coupling.shapes, shapes, seed=check.seed)
-        for shapes in concrete_inputs(model, check.shapes or None)
-    ]
+    return likely_feeds(model, setup.analysis.coupling.shapes, check.shapes or None, seed=check.seed)
 
 
 def clustered(

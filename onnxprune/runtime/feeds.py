@@ -1,8 +1,16 @@
-"""Inputs that a model runs with, where nobody gives any."""
+"""Inputs that a model runs with, where nobody gives any.
+
+Values are random. Of integers that index nothing and are compared with nothing, onnxruntime may refuse those (lengths
+of sequences, of a cache): then these inputs get other values, of a short list, and the first with which it runs the
+model are used wherever the model is run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations, islice, product
 from typing import Any
 
 import numpy as np
@@ -10,12 +18,147 @@ from onnx import TensorProto, helper
 
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
+from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import walk_all
-from onnxprune.graph.shapes import Shapes, graph_inputs
-from onnxprune.runtime.session import Feeds
+from onnxprune.graph.shapes import Shapes, concrete_inputs, fixed, graph_inputs
+from onnxprune.runtime.session import UNRUNNABLE, Feeds, session
+
+Sizes = Mapping[str, tuple[int, ...]]  # input -> its concrete shape
 
 
-def random_feeds(model: Model, shapes: Shapes, inputs: Mapping[str, tuple[int, ...]], *, seed: int = 0) -> Feeds:
+@dataclass(frozen=True)
+class Fill:
+    """What an integer input holds: the sum of the sizes of some axes of inputs, and a number more; counted: and its
+    place along the last axis."""
+
+    axes: tuple[tuple[str, int], ...] = ()
+    plus: int = 0
+    counted: bool = False
+
+    def values(self, shape: tuple[int, ...], sizes: Sizes) -> Array:
+        """An array of int64 of this shape."""
+        value = sum(sizes[name][axis] for name, axis in self.axes) + self.plus
+        last = np.arange(shape[-1]) if self.counted and shape else 0
+        return np.asarray(np.broadcast_to(value + last, shape), np.int64)
+
+
+Fills = Mapping[str, Fill]
+CONSTANT = (None, Fill(plus=1), Fill(), Fill(counted=True))  # None: as `random_feeds` has it
+MOST_AXES, MOST_EACH, MOST = 12, 32, 400  # sizes that are tried, ways to give them to several inputs, tries in all
+
+
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """Inputs to try: shapes of all, what integer inputs hold beside random values, and the values."""
+
+    sizes: Sizes
+    fills: Fills
+    feeds: Feeds
+
+
+def guesses(
+    model: Model, shapes: Shapes, input_shapes: Sizes | None, *, seed: int = 0, refill: bool = True
+) -> Iterator[Guess]:
+    """Inputs at the sizes with which the graph is consistent, with `refill` also with other values in the integer
+    inputs that are free; then at all other sizes that come to mind, and with `refill` with other values, small first.
+
+    shapes: of the model's tensors; input_shapes: given by the user. Raises `OptionError` where these do not fit.
+    """
+    names = [i.name for i in graph_inputs(model)]
+    best = {n: tuple(d or 1 for d in shapes.shapes[n]) for n in names if n in shapes.shapes}
+    every = [best, *(sizes for sizes in concrete_inputs(model, input_shapes) if sizes != best)]
+    free = free_inputs(model, shapes) if refill else []
+
+    def other(sizes: Sizes) -> Iterator[Guess]:
+        return refilled(model, free, sizes, random_feeds(model, shapes, sizes, seed=seed)) if free else iter(())
+
+    for sizes in every:
+        yield Guess(sizes, {}, random_feeds(model, shapes, sizes, seed=seed))
+        if sizes is best:
+            yield from other(sizes)
+    small = sorted(every[1:], key=lambda sizes: sum(math.prod(shape) for shape in sizes.values()))
+    yield from islice(chain.from_iterable(map(other, small)), MOST)
+
+
+def refilled(model: Model, free: Sequence[str], sizes: Sizes, feeds: Feeds) -> Iterator[Guess]:
+    """Inputs with other values in the free ones: ones, zeros, places, sizes of axes and of two axes together, which
+    lengths are, and one less, which the last position is."""
+    rungs: list[tuple[Fill | None, ...]] = [CONSTANT]
+    rungs += [(None, Fill(axes), Fill(axes, plus=-1)) for axes in lengths(model, sizes)]
+    for rung in rungs:
+        for chosen in islice(product(rung, repeat=len(free)), 1, MOST_EACH):
+            fills = {name: fill for name, fill in zip(free, chosen, strict=True) if fill is not None}
+            yield Guess(sizes, fills, filled(feeds, fills, sizes))
+
+
+def filled(feeds: Feeds, fills: Fills, sizes: Sizes) -> Feeds:
+    """The inputs with what some of them hold instead."""
+    return feeds | {n: f.values(feeds[n].shape, sizes).astype(feeds[n].dtype) for n, f in fills.items()}
+
+
+def free_inputs(model: Model, shapes: Shapes) -> list[str]:
+    """Inputs of integers or booleans that index nothing and are compared with nothing; bytes hold data."""
+    limits, choices = _integer_ranges(model, shapes)
+    free = []
+    for info in graph_inputs(model):
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type or TensorProto.FLOAT))
+        whole = dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize > 1)
+        if whole and info.name not in limits and info.name not in choices:
+            free.append(info.name)
+    return free
+
+
+def lengths(model: Model, sizes: Sizes) -> list[tuple[tuple[str, int], ...]]:
+    """Axes of inputs whose sizes a length may have, and pairs of axes whose sizes it may have together; each value
+    once, dynamic axes first."""
+    infos = {i.name: i.type.tensor_type.shape.dim for i in graph_inputs(model)}
+    axes = [(name, k) for name, dims in infos.items() if name in sizes for k in range(min(len(dims), len(sizes[name])))]
+    dynamic = [(name, k) for name, k in axes if not fixed(infos[name][k])]
+    pairs = combinations(dynamic, 2)
+    still = [axis for axis in axes if axis not in dynamic]
+    found: dict[int, tuple[tuple[str, int], ...]] = {}
+    for chosen in (*((axis,) for axis in dynamic), *pairs, *((axis,) for axis in still)):
+        found.setdefault(sum(sizes[name][k] for name, k in chosen), chosen)
+    return list(found.values())[:MOST_AXES]
+
+
+def first_running(model: Model, tried: Iterable[Guess]) -> tuple[Guess | None, str]:
+    """The first inputs with which onnxruntime runs the model; else None, and onnxruntime's reason for the first."""
+    reason = ""
+    try:
+        with session(model, optimize=False) as s:
+            for guess in tried:
+                try:
+                    s.run(None, guess.feeds)
+                except UNRUNNABLE as e:
+                    reason = reason or one_line(e)
+                else:
+                    return guess, ""
+    except UNRUNNABLE as e:  # it does not load
+        reason = reason or one_line(e)
+    return None, reason
+
+
+def likely_feeds(model: Model, shapes: Shapes, input_shapes: Sizes | None, *, seed: int = 0) -> list[Feeds]:
+    """Inputs to try: where integer inputs are free those with which the model runs, else guesses of the sizes."""
+    if free_inputs(model, shapes):
+        found, _ = first_running(model, guesses(model, shapes, input_shapes, seed=seed))
+        if found is not None:
+            return [found.feeds]
+    return [guess.feeds for guess in guesses(model, shapes, input_shapes, seed=seed, refill=False)]
+
+
+def fills_at(model: Model, shapes: Shapes, sizes: Sizes, *, seed: int = 0) -> Fills:
+    """What the integer inputs that are free must hold for the model to run at these sizes; {} for random values."""
+    free = free_inputs(model, shapes)
+    if not free:
+        return {}
+    feeds = random_feeds(model, shapes, sizes, seed=seed)
+    found, _ = first_running(model, chain([Guess(sizes, {}, feeds)], refilled(model, free, sizes, feeds)))
+    return {} if found is None else found.fills
+
+
+def random_feeds(model: Model, shapes: Shapes, inputs: Sizes, *, seed: int = 0) -> Feeds:
     """Seeded inputs: normal floats, integers inside the axis that they index, booleans all true.
 
     inputs: concrete shape per input, as `concrete_inputs` gives them.

@@ -13,7 +13,7 @@ from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import concrete_inputs, fixed, graph_inputs, infer, symbol_of
-from onnxprune.runtime.feeds import random_feeds
+from onnxprune.runtime.feeds import guesses
 from onnxprune.runtime.session import Feeds
 
 
@@ -86,14 +86,9 @@ def signature(info: onnx.ValueInfoProto) -> str:
 
 
 def random_candidates(first: Model, input_shape: Mapping[str, tuple[int, ...]] | None, seed: int) -> Iterator[Feeds]:
-    """Random inputs at the sizes with which the graph is consistent, then at all others that come to mind."""
-    shapes = infer(first, input_shape)
-    names = [i.name for i in graph_inputs(first)]
-    best = {n: tuple(d or 1 for d in shapes.shapes[n]) for n in names if n in shapes.shapes}
-    yield random_feeds(first, shapes, best, seed=seed)
-    for concrete in concrete_inputs(first, input_shape):
-        if concrete != best:
-            yield random_feeds(first, shapes, concrete, seed=seed)
+    """Random inputs to try, one after the other."""
+    for guess in guesses(first, infer(first, input_shape), input_shape, seed=seed):
+        yield guess.feeds
 
 
 def given_feeds(inputs: str | os.PathLike[str] | Mapping[str, Array], first: Model) -> tuple[Feeds, list[str]]:

@@ -7,7 +7,7 @@ model also passes onnx's checker and full shape inference, and its inputs and ou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from onnxprune.graph.edit import as_float32
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.shapes import concrete_inputs, fixed, graph_inputs
-from onnxprune.runtime.feeds import random_feeds
+from onnxprune.runtime.feeds import Guess, filled, first_running, guesses, random_feeds
 from onnxprune.runtime.session import UNRUNNABLE, Feeds, run
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.check import before_last_step, check_file, compare
@@ -62,18 +62,19 @@ def verify(
     original = analysis.model
     notes = check_file(original, pruned, allowed=lambda info: shrunk(analysis, keep, info))
     inner = probes(analysis, keep)
-    expected, feeds, shapes, float32 = _run_masked(analysis, keep, inner, input_shapes, seed)
+    expected, guess, float32 = _run_masked(analysis, keep, inner, input_shapes, seed)
     if float32:
         notes.append("verified on a float32 copy: onnxruntime has no kernels for the model's type")
 
-    expected, small = analysis.narrow(expected, keep), analysis.narrow(feeds, keep)
+    expected, small = analysis.narrow(expected, keep), analysis.narrow(guess.feeds, keep)
     actual = _run_pruned(as_float32(pruned) if float32 else pruned, small, inner)
     error, more = compare(original, expected, actual, inner)
     notes += more
     runs = 1
     if not float32 and any(_dynamic_batch(i) for i in graph_inputs(original)):
-        larger = _larger(original, shapes, input_shapes)
+        larger = _larger(original, guess.sizes, input_shapes)
         second = random_feeds(original, analysis.coupling.shapes, larger, seed=seed + 1)
+        second = filled(second, guess.fills, larger)
         try:
             expected = _run(masked_model(analysis, keep), second, inner)
         except UNRUNNABLE as e:
@@ -93,7 +94,7 @@ def verify(
             f"please report this with the plan (--save-plan) and the model"
         )
     finite = all(map(_finite, expected.values()))
-    return Verification(error, limit, runs, tuple(notes), feeds, float32, finite, small)
+    return Verification(error, limit, runs, tuple(notes), guess.feeds, float32, finite, small)
 
 
 def check_recovered(analysis: Analysis, keep: Keep, recovered: Model, checked: Verification) -> None:
@@ -133,36 +134,35 @@ def _run_masked(
     inner: Mapping[str, str],
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     seed: int,
-) -> tuple[dict[str, Array], Feeds, dict[str, tuple[int, ...]], bool]:
-    """Outputs of the masked model, for the first guess of the dynamic axes with which it runs; those inputs and their
-    shapes; whether a float32 copy was run."""
-    original, masked = analysis.model, masked_model(analysis, keep)
-    guesses = [
-        (random_feeds(original, analysis.coupling.shapes, shapes, seed=seed), shapes)
-        for shapes in concrete_inputs(original, input_shapes)
-    ]
-    first: Exception | None = None
-    for feeds, shapes in guesses:
-        try:
-            return _run(masked, feeds, inner), feeds, shapes, False
-        except UNRUNNABLE as e:
-            first = first or e
-    feeds, shapes = guesses[0]
-    assert first is not None
+) -> tuple[dict[str, Array], Guess, bool]:
+    """Outputs of the masked model, for the first inputs with which it runs; those; whether a float32 copy was run."""
+    original, masked, shapes = analysis.model, masked_model(analysis, keep), analysis.coupling.shapes
+    likely = next(guesses(original, shapes, input_shapes, seed=seed))
     try:
-        _run(original, feeds, {})
-    except UNRUNNABLE as e:
-        small = {k: v.astype(np.float32) if v.dtype.kind in "fV" else v for k, v in feeds.items()}
-        try:
-            expected = _run(as_float32(masked), small, inner)
-        except UNRUNNABLE:
-            raise OptionError(
-                f"{original.path or 'the model'}: onnxruntime cannot run the original, so the result cannot be "
-                f"verified ({one_line(e)}); pass --no-verify to write it unverified, or --input-shape if the guessed "
-                f"shapes are at fault"
-            ) from e
-        return expected, small, shapes, True
-    raise VerificationError(f"the masked model does not run: {one_line(first)}") from first
+        return _run(masked, likely.feeds, inner), likely, False
+    except UNRUNNABLE:
+        reason = ""  # of the original, which is asked now
+    for float32 in (False, True):
+        tried = guesses(original, shapes, input_shapes, seed=seed)
+        whole, zeroed = (as_float32(original), as_float32(masked)) if float32 else (original, masked)
+        found, why = first_running(whole, map(_small, tried) if float32 else tried)
+        reason = reason or why
+        if found is not None:
+            try:
+                return _run(zeroed, found.feeds, inner), found, float32
+            except UNRUNNABLE as e:
+                raise VerificationError(f"the masked model does not run: {one_line(e)}; nothing was written") from e
+    raise OptionError(
+        f"{original.path or 'the model'}: onnxruntime cannot run the original, so the result cannot be verified "
+        f"({reason}); pass --no-verify to write it unverified, or --input-shape if the guessed shapes are at fault"
+    )
+
+
+def _small(guess: Guess) -> Guess:
+    """The inputs as a float32 copy takes them."""
+    return replace(guess, feeds={
+        k: v.astype(np.float32) if v.dtype.kind in "fV" else v for k, v in guess.feeds.items()
+    })  # fmt: skip
 
 
 def tolerance(analysis: Analysis) -> float:
