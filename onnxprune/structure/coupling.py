@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -23,8 +24,9 @@ from scipy.sparse.csgraph import connected_components
 from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.io import Model
 from onnxprune.graph.limits import PER_INDEX
-from onnxprune.graph.node import Node
+from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Shapes
+from onnxprune.structure.signs import signs_of
 from onnxprune.structure.transforms import fixed_transform
 
 Axis = Ids | None  # None: an axis of size one, or of unknown size
@@ -176,6 +178,11 @@ class Coupling:
     def is_constant(self, name: str) -> bool:
         """True where the tensor depends on constants alone."""
         return name in self.shapes.constant
+
+    @cached_property
+    def signs(self) -> dict[str, int]:
+        """Tensor -> whether it is never negative, or never positive (`structure.signs`)."""
+        return signs_of(walk_all(self.model.proto.graph, self.shapes.opsets), self.shapes)
 
     def ints(self, node: Node, attribute: str, input: int | None = None) -> list[int] | None:
         """A list that moved from attribute to input over the opsets; `None` where absent, raises where computed."""

@@ -12,6 +12,7 @@ from onnxprune.graph.node import Node
 from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.elementwise import broadcast_together
 from onnxprune.structure.rules.registry import rule
+from onnxprune.structure.signs import NEVER_NEGATIVE, NEVER_POSITIVE
 
 if TYPE_CHECKING:
     from onnxprune.structure.surgeon import Surgeon
@@ -49,7 +50,7 @@ def reduce_axes(c: Coupling, n: Node, gone: list[int], *, keepdims: bool) -> lis
     return [k for k in gone if x[k] is not None]
 
 
-@rule("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+@rule("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
 def reduce_sum(c: Coupling, n: Node) -> None:
     """reduced axes are consumers: what is removed counts as zero"""
     for k in couple_reduce(c, n):
@@ -92,10 +93,31 @@ def mean_of(c: Coupling, n: Node, axes: list[int]) -> None:
         c.consume(n, 0, k)
 
 
-@rule("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+def zero_is_neutral(c: Coupling, n: Node) -> bool:
+    """Whether a maximum is over values that are never negative, or a minimum over values that are never positive."""
+    return bool(c.signs.get(n.input(0), 0) & (NEVER_POSITIVE if n.op == "ReduceMin" else NEVER_NEGATIVE))
+
+
+@rule("ReduceMax", "ReduceMin")
+def reduce_extreme(c: Coupling, n: Node) -> None:
+    """reduced axes are consumers of values that are never negative (ReduceMin: never positive), else pinned"""
+    axes = couple_reduce(c, n)
+    if axes and zero_is_neutral(c, n):
+        for k in axes:
+            c.consume(n, 0, k)
+    else:
+        pin_reduced(c, n, axes)
+
+
+@rule("ReduceProd", "ReduceLogSumExp")
 def reduce_other(c: Coupling, n: Node) -> None:
     """reduced axes are pinned: zero is not neutral"""
-    for k in couple_reduce(c, n):
+    pin_reduced(c, n, couple_reduce(c, n))
+
+
+def pin_reduced(c: Coupling, n: Node, axes: list[int]) -> None:
+    """Pin axes that a reduction takes away."""
+    for k in axes:
         c.pin(c.axes(n.input(0))[k], f"reduced by {n.op}, for which zero is not neutral")
 
 
@@ -279,10 +301,33 @@ def global_average_pool(c: Coupling, n: Node) -> None:
 POOLS = ["AveragePool", "MaxPool", "LpPool", "GlobalMaxPool", "GlobalLpPool"]
 
 
-@rule(*POOLS)
+def whole_axes(c: Coupling, n: Node) -> list[int]:
+    """Axes that a pooling takes as a whole, where what is removed can count as zero."""
+    rank = len(c.axes(n.input(0)))
+    if n.op in ("MaxPool", "GlobalMaxPool") and (c.readers[n.output(1)] or not zero_is_neutral(c, n)):
+        return []
+    if n.op.startswith("Global"):
+        return list(range(2, rank))
+    kernel, plain = n.attr("kernel_shape", []), n.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    if not plain or any(n.attr("pads", [])) or any(d != 1 for d in n.attr("dilations", [])):
+        return []
+    return [k for k, d in enumerate(kernel, 2) if d == (c.shape(n.input(0)) or ())[k]]
+
+
+def resize_pool(s: Surgeon, n: Node) -> None:
+    """The window is as long as an axis that it takes as a whole; a mean keeps its divisor."""
+    if "kernel_shape" in n.attributes:
+        x = n.input(0)
+        kernel = [s.new_size(x, k) if s.shrinks(x, k) else d for k, d in enumerate(n.attr("kernel_shape"), 2)]
+        s.set_attr(n, "kernel_shape", kernel)
+    resize_mean(s, n)
+
+
+@rule(*POOLS, resize=resize_pool)
 def pool(c: Coupling, n: Node) -> None:
-    """batch and channels are tied, spatial axes pinned"""
+    """batch and channels are tied, spatial axes pinned; one that is pooled as a whole is a consumer, as when reduced"""
     x = c.axes(n.input(0))
+    whole = [k for k in whole_axes(c, n) if x[k] is not None]
     for o in n.outputs:
         y = c.axes(o) if o else []
         if not o:
@@ -292,8 +337,15 @@ def pool(c: Coupling, n: Node) -> None:
             return
         c.tie(x[0], y[0])
         c.tie(x[1], y[1])
-        for ids in (*x[2:], *y[2:]):
-            c.pin(ids, "a spatial axis of a convolution or pooling")
+        for k in range(2, len(x)):
+            if k not in whole:
+                c.pin(x[k], "a spatial axis of a convolution or pooling")
+                c.pin(y[k], "a spatial axis of a convolution or pooling")
+    if n.op == "AveragePool":
+        mean_of(c, n, whole)
+    else:
+        for k in whole:
+            c.consume(n, 0, k)
     if n.op == "MaxPool" and c.readers[n.output(1)]:
         c.pin(x[1], "MaxPool indices count across channels")
 

@@ -37,8 +37,19 @@ for _op, _call, _also, _opset, _reason in (
     _uses, _type = (f"{Q8} y =", "uint8[] y") if "QLinear" in _op else ("y =", "float[] y")
     put(_op, "columns are made by a layer", text("float[2,4,6,5] x", f"float[5,8] w1{', ' * bool(_also)}{_also}",
         f"h = MatMul(x, w1) {_uses} {_call}", opset=_opset, outputs=_type),
-        ("8 channels: w1:1",) if _op == "GlobalAveragePool" else (f"w1:1 pinned: {_reason}",), _opset,
+        ("8 channels: w1:1",) if _op in ("GlobalAveragePool", "GlobalLpPool") else (f"w1:1 pinned: {_reason}",), _opset,
         "onnxruntime", "")
+_SIGNED = "h = MatMul(x, w1) r = Relu(h)"
+for _op, _call in (("GlobalMaxPool", "GlobalMaxPool(r)"), ("MaxPool", "MaxPool<kernel_shape = [1,8]>(r)"),
+                   ("MaxPool", "MaxPool<kernel_shape = [6,8], strides = [1,2]>(r)"),
+                   ("LpPool", "LpPool<kernel_shape = [2,8]>(h)"),
+                   ("AveragePool", "AveragePool<kernel_shape = [6,8]>(h)")):
+    free(_op, f"columns are made by a layer and pooled as a whole, {_call}", "float[2,4,6,5] x", "float[5,8] w1",
+         f"{_SIGNED} y = {_call}", "8 channels: w1:1")
+for _call in ("MaxPool<kernel_shape = [1,8], pads = [0,0,0,1]>(r)", "MaxPool<kernel_shape = [1,8]>(h)",
+              "MaxPool<kernel_shape = [1,4], dilations = [1,2]>(r)"):
+    free("MaxPool", f"columns are made by a layer, {_call}", "float[2,4,6,5] x", "float[5,8] w1",
+         f"{_SIGNED} y = {_call}", f"w1:1 pinned: {_GRID}")
 free("LSTM", "time is made by a layer", "float[5,6] x", """float[8,5] w1, int64[3] s = {8,2,3}, float[1,16,3] w,
      float[1,16,4] r""", "g = MatMul(w1, x) h = Reshape(g, s) y = LSTM<hidden_size = 4>(h, w, r)",
      "w1:0 pinned: time and batch of a recurrent layer")

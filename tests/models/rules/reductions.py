@@ -7,7 +7,7 @@ from models.rules.row import conv, free, gemm, matmul
 # fmt: off
 
 _POSITIVE = "e = Abs(h) p = Add(e, one)"
-for _op in "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceMean".split():  # what is gone counts as zero
+for _op in "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceMean ReduceLogSum".split():  # gone counts as zero
     _opset = 13 if _op == "ReduceSum" else 18
     conv(_op, f"{_POSITIVE} k = {_op}<keepdims = 0, axes = [1]>(p)", "8 channels: b1:0 w1:0", tail="y = Neg(k)",
          form="channels, attribute, no keepdims", opset=_opset - 2, also="float one = {1}")
@@ -19,14 +19,22 @@ for _op in "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceMean".split():  # 
          also="float one = {1}, int64[2] a = {2,3}")
     conv(_op, f"{_POSITIVE} k = {_op}<noop_with_empty_axes = 1>(p)", form="no axes, no-op", opset=_opset,
          also="float one = {1}")
-for _op in "ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp".split():
+for _op, _signed in (("ReduceMax", "p = Neg(h)"), ("ReduceMin", _POSITIVE), ("ReduceProd", _POSITIVE),
+                     ("ReduceLogSumExp", _POSITIVE)):
     _pinned = f"w1:0 pinned: reduced by {_op}, for which zero is not neutral"
-    conv(_op, f"{_POSITIVE} k = {_op}<keepdims = 0, axes = [1]>(p)", _pinned, tail="y = Neg(k)",
+    conv(_op, f"{_signed} k = {_op}<keepdims = 0, axes = [1]>(p)", _pinned, tail="y = Neg(k)",
          form="channels, attribute, no keepdims", opset=17, also="float one = {1}")
-    conv(_op, f"{_POSITIVE} k = {_op}(p, a)", _pinned, tail="y = Neg(k)", form="channels, input, keepdims", opset=18,
+    conv(_op, f"{_signed} k = {_op}(p, a)", _pinned, tail="y = Neg(k)", form="channels, input, keepdims", opset=18,
          also="float one = {1}, int64[1] a = {-3}")
-    conv(_op, f"{_POSITIVE} k = {_op}(p, a)", form="rows and columns", opset=18,
+    conv(_op, f"{_signed} k = {_op}(p, a)", form="rows and columns", opset=18,
          also="float one = {1}, int64[2] a = {2,3}")
+for _op, _signed in (("ReduceMax", "p = Relu(h)"), ("ReduceMax", "s = Sigmoid(h) r = Relu(h) p = Mul(r, s)"),
+                     ("ReduceMin", "a = Abs(h) p = Neg(a)")):
+    conv(_op, f"{_signed} k = {_op}<axes = [1,2]>(p)", "8 channels: b1:0 w1:0", tail="y = Neg(k)", opset=17,
+         form=f"channels and rows of one sign, {_signed}")
+matmul("ReduceMax", "r = Relu(h) m = ReduceMax<axes = [2]>(r) a = ReduceMean<axes = [2]>(r) t = Concat<axis = 2>(m, a) "
+       "g = MatMul(t, w3) k = Mul(r, g)", "8 channels: w1:1 w2:0", form="beside a mean", opset=17,
+       also="float[2,1] w3")
 free("ReduceSum", "axes at run time", "float[2,3,6,6] x, int64[1] a", "float[8,3,1,1] w1",
      "h = Conv(x, w1) k = ReduceSum(h, a) y = Neg(k)", "w1:0 pinned: the shape of k is not known")
 conv("ReduceMean", "i = Cast<to = 6>(h) m = ReduceMean(i, a) y = Cast<to = 1>(m)",
