@@ -89,6 +89,18 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Contraction:
+    """A product of `operands`: batch axes, and those that it sums over or makes; they are heads and the dimensions of a
+    head where it turns out to be attention. computed: two operands at least are no constants."""
+
+    node: Node
+    operands: tuple[str, ...]
+    batch: tuple[Axis, ...]
+    inner: tuple[Axis, ...]
+    computed: bool
+
+
+@dataclass(frozen=True)
 class View:
     """One axis that is the row-major product of several factors: one of them can shrink, or heads and head_dim both."""
 
@@ -127,6 +139,8 @@ class Coupling:
     followed: Counter[str] = field(default_factory=Counter)  # such a tensor -> readers that follow the axis
     leasts: list[tuple[Ids, int]] = field(default_factory=list)  # ids of which so many must survive
     gates: dict[str, Ids] = field(default_factory=dict)  # node key -> id of the residual block that alone needs it
+    contractions: dict[str, Contraction] = field(default_factory=dict)  # node key -> a product that may be attention
+    attention: set[str] = field(default_factory=set)  # node keys of those that are
     _ties: list[tuple[Ids, Ids, str]] = field(default_factory=list)
     _pins: list[tuple[Ids, Pin]] = field(default_factory=list)
     _conditional: list[tuple[Ids, Pin, tuple[str, ...]]] = field(default_factory=list)
@@ -273,6 +287,14 @@ class Coupling:
             transform = fixed_transform(self.model.weights[weight], axis)
             if transform:
                 self.pin(self.axes(weight)[axis], f"{transform}, not trained weights")
+
+    def contract(self, node: Node, operands: Sequence[str], batch: Sequence[Axis], inner: Sequence[Axis]) -> None:
+        """The node multiplies the operands; see `Contraction`. With one that is no constant, batch axes must be there:
+        what has none is a layer."""
+        computed = sum(not self.is_constant(name) for name in operands) > 1
+        if computed or any(ids is not None for ids in batch):
+            contraction = Contraction(node, tuple(operands), tuple(batch), tuple(inner), computed)
+            self.contractions[node.key] = contraction
 
     def even(self, node: Node, rows: Ids) -> None:
         """Every row of `rows`, shape `(blocks, width)`, must keep the same number of units."""

@@ -94,9 +94,8 @@ def find_blocks(c: Coupling, *, whole_layers: bool = False) -> list[Block]:
 
 
 def _attends(c: Coupling, n: Node) -> bool:
-    """Whether a node multiplies activations with activations."""
-    attends = TRAITS[n.op].attends if n.op in TRAITS else ""
-    return attends == "fused" or (attends == "product" and sum(not c.is_constant(i) for i in n.inputs) > 1)
+    """Whether a node is attention, or a product of it."""
+    return n.key in c.attention or (n.op in TRAITS and TRAITS[n.op].attends == "fused")
 
 
 def _depends(

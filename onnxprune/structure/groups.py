@@ -20,6 +20,7 @@ from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import fixed, graph_inputs, infer
 from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Pinned, Slice, weight_axes
+from onnxprune.structure.attends import mark_attention
 from onnxprune.structure.coupling import Components, Computed, Consume, Coupling, Pin
 from onnxprune.structure.depth import Block, find_blocks
 from onnxprune.structure.rules import BARRIERS, RULES
@@ -53,6 +54,7 @@ def analyze(
     for node in nodes:
         couple(coupling, node)
     coupling.node = None
+    mark_attention(coupling, nodes)
     for what, infos in (("input", graph_inputs(model)), ("output", model.proto.graph.output)):
         for info in infos:
             for k, ids in enumerate(coupling.axes(info.name)):

@@ -177,6 +177,7 @@ def couple_gemm(c: Coupling, n: Node, zero: str = "") -> None:
         if ids is not None:
             c.tie(ids, out)
     c.consume(n, i, ka, zero)
+    c.contract(n, (n.input(i), n.input(j)), (), (a[ka], a[1 - ka], b[1 - kb]))
     if c.is_constant(n.input(j)):
         c.produce(n, n.input(j), 1 - kb)
     if c.is_constant(n.input(i)):
@@ -215,16 +216,16 @@ def couple_matmul(c: Coupling, n: Node, zero: str = "") -> None:
         c.tie(b[-1], y.pop())
     if len(a) > 1:
         c.tie(a[-2], y.pop())
-    both = not c.is_constant(n.input(i)) and not c.is_constant(n.input(j))
     for operand in (a, b):
         for ids, out in zip(operand[-3::-1], y[::-1], strict=False):
             if ids is not None:
                 c.tie(ids, out)
-    if both and len(a) > 1 and len(b) > 1:
-        for ids in (*a[:-2], *b[:-2]):
-            c.mark("heads", ids)
-        for ids in (a[-1], a[-2], b[-1]):
-            c.mark("head_dim", ids)
+    if len(a) > 1 and len(b) > 1:
+        batch = [*a[:-2], *b[:-2]]
+        if c.is_constant(n.input(i)) or c.is_constant(n.input(j)):  # learned queries have the axes of what they meet
+            pairs = zip(a[-3::-1], b[-3::-1], strict=False)
+            batch = [ids for pair in pairs if all(p is not None for p in pair) for ids in pair]
+        c.contract(n, (n.input(i), n.input(j)), batch, (a[-1], a[-2], b[-1]))
     c.consume(n, i, k_axis, zero)
     if c.is_constant(n.input(j)) and len(b) > 1:
         c.produce(n, n.input(j), -2 if n.attr("transB", 0) else -1)
@@ -234,7 +235,7 @@ def couple_matmul(c: Coupling, n: Node, zero: str = "") -> None:
 
 @rule("MatMul")
 def matmul(c: Coupling, n: Node) -> None:
-    """contraction of K; a product of two activations makes its batch axes heads and K, N head_dim"""
+    """contraction of K; in attention (`structure.attends`) the batch axes are heads, K, M and N head_dim"""
     couple_matmul(c, n)
 
 
@@ -309,10 +310,10 @@ def einsum(c: Coupling, n: Node) -> None:
         for label in labels if constant[i] else ():
             if label in right and not any(label in t for j, t in enumerate(terms) if j != i):
                 c.produce(n, n.inputs[i], labels.index(label))
-    if sum(not k for k in constant) > 1:
-        activations = [t for t, k in zip(terms, constant, strict=True) if not k]
-        for label, ids in axes.items():
-            holders = [t for t in activations if label in t]
-            if len(holders) > 1 or len(activations) == len(terms):
-                shared = len(holders) == len(activations)
-                c.mark("heads" if shared and label in right else "head_dim", ids)
+    operands = [t for t, k in zip(terms, constant, strict=True) if not k]
+    if len(operands) < 2:  # a layer, or learned queries
+        operands = terms
+    held = {label: sum(label in t for t in operands) for label in axes}
+    batch = [label for label, times in held.items() if times == len(operands) > 1 and label in right]
+    inner = [label for label, times in held.items() if label not in batch and (times > 1 or operands == terms)]
+    c.contract(n, n.inputs, [axes[label] for label in batch], [axes[label] for label in inner])

@@ -102,7 +102,7 @@ matmul("Einsum", 'g = Einsum<equation = "btc,bsc->bts">(h, h) k = MatMul(g, h)',
 matmul("Einsum", 'g = MatMul(h, w3) k = Einsum<equation = "btt->bt">(g)', "8 channels: w1:1 w3:0",
        "w3:1 pinned: Einsum with a diagonal or of unknown rank", form="diagonal", also="float[8,5] w3", w2="5,4")
 free("Einsum", "broadcast along a label", "float[5,3] x", "float[3,8] w1, float[3,1] w2, float[4,8] w3",
-     'h = MatMul(x, w1) g = MatMul(x, w2) y = Einsum<equation = "bi,bi,oi->bo">(g, h, w3)', "8 head_dim: w1:1 w3:1")
+     'h = MatMul(x, w1) g = MatMul(x, w2) y = Einsum<equation = "bi,bi,oi->bo">(g, h, w3)', "8 channels: w1:1 w3:1")
 free("Einsum", "bilinear", "float[5,3] x", "float[3,8] w1, float[3,6] w2, float[4,8,6] w3",
      'h = MatMul(x, w1) g = MatMul(x, w2) y = Einsum<equation = "bi,oij,bj->bo">(h, w3, g)', "8 channels: w1:1 w3:1",
      "6 channels: w2:1 w3:2")
