@@ -19,7 +19,7 @@ Value = Callable[[str], Array | None]  # of a constant by its name
 
 def numbers(n: Node, name: str, value: Value) -> Array | None:
     """The weight `name` of a node in float32, as the node reads it, of the constant's shape; where a byte holds several
-    values, these are one axis more, the last. None where the weight, a scale or a zero point has no value."""
+    values, these are one axis more, the last. None where weight, scale or zero point has no value, or does not fit."""
     w, trait = value(name), TRAITS.get(n.op)
     slot = n.inputs.index(name) if name in n.inputs else -1
     if w is None or trait is None or slot not in trait.weights or not trait.steps:
@@ -29,7 +29,10 @@ def numbers(n: Node, name: str, value: Value) -> Array | None:
     scale, zero = (value(i) if i else None for i in held)
     if any(i and v is None for i, v in zip(held, (scale, zero), strict=True)):
         return None
-    return LAYOUTS.get(n.op, plain)(n, slot, np.asarray(w), scale, zero)
+    try:
+        return LAYOUTS.get(n.op, plain)(n, slot, np.asarray(w), scale, zero)
+    except ValueError:  # there are not as many as the weight needs
+        return None
 
 
 def plain(n: Node, slot: int, w: Array, scale: Array | None, zero: Array | None) -> Array:

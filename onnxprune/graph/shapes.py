@@ -194,6 +194,9 @@ class Shapes:
     def _infer(self, node: Node) -> Mapping[str, onnx.TypeProto]:
         proto, domain = node.proto, node.proto.domain
         version = self.opsets.get("" if domain == "ai.onnx" else domain, 1)
+        if node.op in WIDTHS and node.input(0) in self.shapes:
+            shape = (*self.shapes[node.input(0)][:-1], int(node.attr(WIDTHS[node.op], 0)))
+            return {node.key: onnx.helper.make_tensor_type_proto(self.types[node.input(0)], shape)}
         like = LIKE.get(node.op)
         if like is not None:
             proto, domain, version = onnx.NodeProto(), "", self.opsets.get("", 1)
@@ -283,11 +286,13 @@ LIKE = {  # operators whose shapes onnx cannot infer -> one with the same shapes
     "com.microsoft::FastGelu": ("Relu", 1),
     "com.microsoft::QuickGelu": ("Relu", 1),
     "com.microsoft::Gelu": ("Relu", 1),
+    "com.microsoft::QMoE": ("Relu", 1),
     "com.microsoft::DequantizeLinear": ("DequantizeLinear", 3),
     "com.microsoft::QuantizeLinear": ("QuantizeLinear", 3),
     "ImageScaler": ("Identity", 1),
     "Affine": ("Identity", 1),
 }
+WIDTHS = {"com.microsoft::MatMulNBits": "N"}  # operators that change the last axis alone -> attribute that has its size
 
 
 def infer_nodes(shapes: Shapes, graph: onnx.GraphProto) -> None:

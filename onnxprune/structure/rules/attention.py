@@ -332,7 +332,7 @@ def resize_experts(s: Surgeon, n: Node) -> None:
     """Zero points that share bytes are packed anew."""
     for k, (w, _, _, zero) in enumerate(EXPERTS[n.op]):
         name, bits = n.input(zero), expert_bits(n, k)
-        if name not in s.coupling.model.weights or bits == 8:
+        if name not in s.coupling.model.weights or bits == 8 or not any(s.shrinks(n.input(w), k) for k in range(3)):
             continue
         experts, out, _ = s.coupling.axes(n.input(w))
         old = np.asarray(s.coupling.model.weights[name])
@@ -358,9 +358,12 @@ def quantized_experts(c: Coupling, n: Node) -> None:
     if kind != "int" or any(n.inputs[15:]) or n.attr("weights_prepacked", -1) == 1 or not {2, 4, 8}.issuperset(bits):
         c.pin_all(n, f"experts of type {kind} and {bits[0]} bits, or in the order of one device")
         return
+    if any(n.input(w) and not n.input(scale) for w, scale, *_ in EXPERTS[n.op]):
+        c.pin_all(n, "experts without scales")
+        return
     computed = [i for w, _, _, i in EXPERTS[n.op] if n.input(i) and n.input(i) not in c.model.weights]
     if computed:
-        c.pin_all(n, "zero points that are computed")
+        c.pin_all(n, "zero points that are not constant")
         return
     couple_experts(c, n)
 

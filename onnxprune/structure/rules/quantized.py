@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,6 +108,8 @@ def qlinear_concat(c: Coupling, n: Node) -> None:
 def resize_nbits(s: Surgeon, n: Node) -> None:
     """`N` and `K` follow, and what is stored in one axis for outputs and blocks, or several in a byte."""
     b = s.coupling.axes(n.input(1))
+    if not any(s.shrinks(n.input(1), k) for k in range(len(b))):
+        return
     bits, (outputs, count, _) = int(n.attr("bits", 4)), s.coupling.shapes.shapes[n.input(1)]
     s.set_attr(n, "N", s.count(b[0]))
     s.set_attr(n, "K", s.new_size(n.input(0), -1))
@@ -132,7 +135,10 @@ def matmul_nbits(c: Coupling, n: Node) -> None:
     if bits not in (2, 4, 8) or n.attr("weight_prepacked", 0):
         c.pin_all(n, f"weights of {bits} bits" if bits not in (2, 4, 8) else "weights in the order of one device")
         return
-    if len(shape) != 3 or shape[:1] != (n.attr("N"),) or shape[2] != size * bits // 8 or not x or len(x) != len(y):
+    blocks = -(-int(n.attr("K", 0)) // max(size, 1))
+    outputs = int(n.attr("N", 0))
+    expected = (outputs, blocks, size * bits // 8)
+    if len(shape) != 3 or shape != expected or (c.shape(n.input(0)) or (0,))[-1] != n.attr("K") or len(x) != len(y):
         c.pin_all(n, "a weight whose shape is not what N, K, bits and block_size say")
         return
     for p, q in zip(x[:-1], y[:-1], strict=True):
@@ -142,16 +148,18 @@ def matmul_nbits(c: Coupling, n: Node) -> None:
         name = n.input(slot)
         if not name:
             continue
-        stored = c.shape(name) or ()
+        what, stored = "scales" if slot == 2 else "zero points", c.shape(name) or ()
+        if math.prod(d or 0 for d in stored) not in (outputs * blocks, outputs * -(-blocks * bits // 8)):
+            c.pin_all(n, f"{what} that are not as many as outputs times blocks")
+            return
         if len(stored) == 2 and b[0] is not None:
             c.tie(b[0], c.axes(name)[0])
         if stored == shape[:2]:
             if b[1] is not None:
                 c.tie(b[1], c.axes(name)[1])
         elif name not in c.model.weights:
-            what = "scales" if slot == 2 else "zero points"
             for ids in b[:2] if len(stored) == 1 else b[1:2]:
-                c.pin(ids, f"{what} that are computed and do not lie by output and block")
+                c.pin(ids, f"{what} that are not constant and do not lie by output and block")
     if b[0] is not None:
         c.tie(b[0], y[-1])
     if n.input(5):
@@ -166,12 +174,12 @@ def matmul_nbits(c: Coupling, n: Node) -> None:
 def resize_table(s: Surgeon, n: Node) -> None:
     """Zero points that share bytes are packed anew."""
     name, bits = n.input(3), int(n.attr("bits", 4))
-    if packs(s.coupling, n) and name in s.coupling.model.weights:
+    if packs(s.coupling, n) and name in s.coupling.model.weights and s.shrinks(n.input(2), -1):
         blocks = s.coupling.axes(n.input(2))[-1]
         old = np.asarray(s.coupling.model.weights[name])
         values = unpacked(old, bits).reshape(len(old), -1)
-        kept = np.ones(1, bool) if blocks is None else s.keep(blocks)
-        s.set_input(n, 3, packed(values[:, : kept.size][:, kept], bits))
+        assert blocks is not None
+        s.set_input(n, 3, packed(values[:, : blocks.size][:, s.keep(blocks)], bits))
 
 
 def packs(c: Coupling, n: Node) -> bool:
@@ -198,7 +206,7 @@ def gather_blocks(c: Coupling, n: Node) -> None:
     if zero and not packs(c, n):
         tie_blocks(c, y[-1], c.axes(zero)[1], size)
     elif zero and zero not in c.model.weights:
-        c.pin(y[-1], "zero points that are computed")
+        c.pin(y[-1], "zero points that are not constant")
 
 
 barrier("its blocks of values run through the whole weight", "com.microsoft::MatMulBnb4")

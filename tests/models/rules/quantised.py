@@ -109,10 +109,12 @@ nbits("a last block that is not full", "float[6,4] v3, uint8[6,2] z3", "v3, z3",
 nbits("one block", "float[6,1] v3, uint8[6,1] z3", "v3, z3", _OUT.format("", " z3:0"),
       "w1:1 pinned: all of it is quantized in one block", k=16)
 nbits("zero points that are computed", "float[6,4] v3, uint8[6,2] z4", "v3, z3", _OUT.format("", " z4:0"),
-      "w1:1 pinned: zero points that are computed and do not lie by output and block", nodes="z3 = Identity(z4)")
+      "w1:1 pinned: zero points that are not constant and do not lie by output and block", nodes="z3 = Identity(z4)")
 _GROUPS = f"int32[64] g = {{{', '.join(str(i % 4) for i in range(64))}}}"
 nbits("blocks by g_idx", f"float[6,4] v3, {_GROUPS}", "v3, , g", _OUT.format("", ""),
       "w1:1 pinned: inputs that are assigned to blocks by g_idx")
+nbits("scales that are too few", "float[6,3] v3", "v3", *(f"{w} pinned: scales that are not as many as outputs times "
+      "blocks" for w in ("w1:1", "w3:0")))
 
 
 def experts(form: str, weights: str, inputs: str, *expect: str, more: str = "", bits: int = 4, out: int = 32,
@@ -143,7 +145,7 @@ experts("gate and value interleaved", "float[4,64] v3, float[4,32] v4, float[4,6
         more=', activation_type = "swiglu", swiglu_fusion = 1')
 experts("zero points that are computed", f"{_SCALES}, uint8[4,16] z3, uint8[4,16] z5",
         ", w4, v4, , , , , z3, z4",
-        *(f"{w} pinned: zero points that are computed" for w in ("w1:1", "wr:1", "w3:0", "w4:0")),
+        *(f"{w} pinned: zero points that are not constant" for w in ("w1:1", "wr:1", "w3:0", "w4:0")),
         nodes="z4 = Identity(z5)")
 
 conv("com.microsoft::QLinearWhere", _PAIR.format("r = Relu(h) t = QuantizeLinear(r, s, z) b = Greater(h, zero) "
@@ -196,7 +198,7 @@ table("bytes", "uint8[9,64] w, float[9,4] v, uint8[9,4] z", "w, x, v, z",
       "4 channels: v:1 w2:0x16 w:1x16 z:1", bits=8)
 table("4 bits", "int4[9,64] w, float[9,4] v", "w, x, v", "4 channels: v:1 w2:0x16 w:1x16")
 table("zero points that are computed", "uint8[9,32] w, float[9,4] v, uint8[9,2] z4", "w, x, v, z",
-      "w:1 pinned: zero points that are computed", nodes="z = Identity(z4)")
+      "w:1 pinned: zero points that are not constant", nodes="z = Identity(z4)")
 free("com.microsoft::QEmbedLayerNormalization", "words and positions", "int32[2,5] x",
      """uint8[9,8] w, uint8[5,8] p, uint8[8] g, uint8[8] b, float s = {0.05}, uint8 z = {100}, float[8,4] w2""",
      "k, m = com.microsoft.QEmbedLayerNormalization(x, , w, p, , g, b, , s, s, , s, s, z, z, , z, z) y = MatMul(k, w2)",
