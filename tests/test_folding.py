@@ -86,6 +86,10 @@ def test_what_is_zero_goes_and_nothing_else_changes(form: Callable[..., str]) ->
     for name, value in before.items():
         np.testing.assert_allclose(after[name], value, atol=1e-5 * np.abs(value).max())
     assert any("nodes compute" in note for note in result.report.notes)
+    stored = [
+        sum(w.size for w in m.weights.values() if w.dtype.kind == "f" and w.size > 1) for m in (model, result.model)
+    ]
+    assert [result.report.before.parameters, result.report.after.parameters] == pytest.approx(stored, abs=8)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: f.__name__)

@@ -14,6 +14,7 @@ from onnxprune.evaluation.measure import file_bytes, latencies, told
 from onnxprune.evaluation.metrics import Drop
 from onnxprune.formats.patterns import BlockPattern
 from onnxprune.graph.cost import trained
+from onnxprune.graph.io import Model, unfolded
 from onnxprune.pipeline.prepare import ignored
 from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
 from onnxprune.recovery.recover import RECOVERIES
@@ -41,7 +42,7 @@ def report_of(
         times, more = told("latency not measured", timing, notes) or ({}, [])
         notes += more
     before = Cost(
-        round(setup.costs.parameters(whole)), round(setup.costs.macs(whole)),
+        round(setup.costs.parameters(whole)) + stored_more(analysis.model), round(setup.costs.macs(whole)),
         file_bytes(analysis.model, analysis.model.path), times.get("before"),
     )  # fmt: skip
     after = Cost(
@@ -146,13 +147,19 @@ def notes_of(setup: Setup, pruning: Pruning, close: Fidelity | None) -> list[str
 
 def parameters_of(setup: Setup, pruning: Pruning) -> int:
     """Trained numbers of the model that is written, biases that compensate among them."""
-    analysis = setup.analysis
-    if pruning.recovered is not None and any(not pruning.keep[b.gate].any() for b in analysis.blocks):
-        again = analyze(pruning.recovered)  # also what several blocks shared
-        return round(again.costs().parameters(again.keep_ids({})))
-    new = (
-        ()
-        if pruning.recovered is None
-        else (w for n, w in pruning.recovered.weights.items() if n not in analysis.model.weights)
+    analysis, recovered = setup.analysis, pruning.recovered
+    if recovered is None:
+        return round(setup.costs.parameters(pruning.keep))
+    if any(not pruning.keep[b.gate].any() for b in analysis.blocks):
+        again = analyze(recovered)  # also what several blocks shared
+        return round(again.costs().parameters(again.keep_ids({}))) + stored_more(recovered)
+    new = sum(w.size for n, w in recovered.weights.items() if n not in analysis.model.weights and trained(w))
+    return round(setup.costs.parameters(pruning.keep)) + new + stored_more(recovered)
+
+
+def stored_more(model: Model) -> int:
+    """Trained numbers that the file stores where weights are folded, less those that it computes of them."""
+    stored, folded = unfolded(model).weights, model.weights
+    return sum(w.size for n, w in stored.items() if n not in folded and trained(w)) - sum(
+        w.size for n, w in folded.items() if n not in stored
     )
-    return round(setup.costs.parameters(pruning.keep)) + sum(w.size for w in new if trained(w))
