@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+import onnxprune
 from kinds import FORMS, analysis_of, gone, random_keeps
 from models.forms import Form
 from models.forms.form import HEADS
 from models.rules import build, text
-from onnxprune import ChannelGroup, VerificationError
+from onnxprune import ChannelGroup, OptionError, VerificationError
 from onnxprune.graph.io import load
 from onnxprune.importance.weights import score
 from onnxprune.structure.groups import analyze
@@ -46,6 +49,38 @@ def test_random_mixtures_hold_the_law(form: Form) -> None:
     keep = analysis.keep_ids(keeps)
     pruned = prune_model(analysis, keep)
     assert verify(analysis, keep, pruned).error <= form.tolerance / 10, {n: int(k.sum()) for n, k in keeps.items()}
+
+
+DROPS = "h = Conv(x, w1) k = Dropout(h, ratio, on) y = Conv(k, w2)"
+DRAWS = "h = Conv(x, w1) k = Relu(h) z = Conv(k, w2) r = RandomNormalLike(z) y = Add(z, r)"
+CHANCES = {DROPS: "Dropout 'Dropout.k.' has training_mode true", DRAWS: "RandomNormalLike 'RandomNormalLike.r.' draws"}
+
+
+def chance(nodes: str, inputs: str = "") -> onnx.ModelProto:
+    """Convolutions with something random in front of them or between."""
+    weights = "float[8,3,1,1] w1, float[4,8,1,1] w2, float ratio = {0.5}" + ("" if inputs else ", bool on = {1}")
+    return build(text(f"float[2,3,6,6] x{inputs}", weights, nodes))
+
+
+def cut_of(model: onnx.ModelProto, **options: Any) -> onnxprune.Result:
+    return onnxprune.prune(model, recover="none", measure=False, threads=1, **options)
+
+
+ZEROS: dict[str, Any] = {"sparsity": 0.5, "format": "csr"}
+
+
+@pytest.mark.parametrize(("nodes", "options"), [(DROPS, {"channels": 0.5}), (DRAWS, {"channels": 0.5}), (DRAWS, ZEROS)])
+def test_what_is_random_is_said_to_be_so(nodes: str, options: dict[str, Any]) -> None:
+    """Two runs differ, which no check can tell from a mistake; without the check the model is written."""
+    with pytest.raises(OptionError, match=CHANCES[nodes]):
+        cut_of(chance(nodes), **options)
+    assert cut_of(chance(nodes), verify=False, **options).model is not None
+
+
+def test_what_is_random_by_a_seed_or_not_at_all_is_verified() -> None:
+    for model in (chance(DRAWS.replace("Like(", "Like<seed = 1.0>(")), chance(DROPS, ", bool on")):
+        checked = cut_of(model, channels=0.5).report.verification
+        assert checked is not None and checked.error <= 1e-5
 
 
 def test_a_broken_cut_is_noticed() -> None:

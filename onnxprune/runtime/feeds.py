@@ -182,7 +182,7 @@ def _values(
     rng: np.random.Generator, shape: Sequence[int], dtype: np.dtype[Any], limit: int | None, choices: list[int] | None
 ) -> Array:
     if dtype == np.bool_:
-        return np.ones(shape, dtype)
+        return np.full(shape, choices[0] if choices else True, dtype)
     if dtype.kind in "iu":
         if choices:
             return rng.choice(np.array(choices, dtype), shape)
@@ -224,6 +224,8 @@ def _integer_ranges(model: Model, shapes: Shapes) -> tuple[dict[str, int], dict[
             bound, name = int(shapes.known[node.input(1)].ravel()[0]), source[first]
         if bound:
             limits[name] = min(limits.get(name, bound), bound)
+        if node.op == "Dropout" and node.input(2) in source:
+            choices.setdefault(source[node.input(2)], []).append(0)  # in training mode it is random
         if node.op == "Equal":
             for a, b in (node.inputs, node.inputs[::-1]):
                 value = shapes.known.get(b)

@@ -99,15 +99,22 @@ def file_session(file: ModelFile, threads: int, *, profile: str = "") -> ort.Inf
         raise fault(file.path, "a model that onnxruntime loads", e, way) from e
 
 
-def run(model: Model, feeds: Feeds, inner: Iterable[str] = (), *, optimize: bool = True) -> dict[str, Array]:
-    """Outputs of one run by name, and the tensors `inner` of the main graph; raises UNRUNNABLE."""
+def run(
+    model: Model, feeds: Feeds, inner: Iterable[str] = (), *, optimize: bool = True, times: int = 1
+) -> dict[str, Array]:
+    """Outputs of one run by name, the last of so many in one session, and the tensors `inner` of the main graph.
+
+    Raises UNRUNNABLE.
+    """
     probed = model.copy()
     present = {o.name for o in model.proto.graph.output}
     for name in dict.fromkeys(inner):
         if name not in present:
             probed.proto.graph.output.add(name=name)
     with session(probed, optimize=optimize) as s:
-        return {o.name: np.asarray(v) for o, v in zip(s.get_outputs(), s.run(None, feeds), strict=True)}
+        for _ in range(times):
+            values = s.run(None, feeds)
+        return {o.name: np.asarray(v) for o, v in zip(s.get_outputs(), values, strict=True)}
 
 
 def _integer_kernels(model: Model) -> bool:

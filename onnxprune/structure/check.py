@@ -9,6 +9,7 @@ import onnx
 
 from onnxprune.errors import OptionError, VerificationError
 from onnxprune.graph.arrays import Array
+from onnxprune.graph.chance import drawing
 from onnxprune.graph.io import Model, to_proto, weight_bytes
 from onnxprune.graph.links import makers
 from onnxprune.graph.messages import one_line
@@ -61,12 +62,39 @@ def check_same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) ->
     try:
         worst, notes = compare(a, expected, actual, inner)
     except VerificationError as e:
+        refuse_random(a, feeds, tolerance)
         raise VerificationError(f"{what} changed the model: {e}; nothing was written") from e
     if not worst <= tolerance:
+        refuse_random(a, feeds, tolerance)
         raise VerificationError(
             f"{what} changed the outputs by {worst:.1e} of the largest, allowed {tolerance:.0e}; nothing was written"
         )
     return worst, notes
+
+
+def refuse_random(original: Model, feeds: Feeds, tolerance: float) -> None:
+    """Raises `OptionError` where a model's outputs are random, so that no other can be compared with it: two runs
+    differ by more than is tolerated."""
+    drawn = list(drawing(original))
+    if _same_twice(original, feeds, tolerance, fresh=not drawn):
+        return
+    what, way = drawn[0] if drawn else ("two runs on the same inputs differ", "make it the same every time")
+    raise OptionError(
+        f"{original.path or 'the model'}: {what}, so that the result cannot be verified; {way}, or pass --no-verify to "
+        f"write it unverified"
+    )
+
+
+def _same_twice(model: Model, feeds: Feeds, tolerance: float, *, fresh: bool) -> bool:
+    """Whether two runs give the same; fresh: each in a session of its own, where what has a seed starts anew."""
+    try:
+        first = run(model, feeds, optimize=False)
+        again = run(model, feeds, optimize=False) if fresh else run(model, feeds, optimize=False, times=2)
+        return compare(model, first, again, {})[0] <= tolerance
+    except VerificationError:
+        return False
+    except UNRUNNABLE:  # which says nothing of chance
+        return True
 
 
 def before_last_step(model: Model, usable: Callable[[str], bool]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxprune.graph.chance import DRAWING
 from onnxprune.graph.node import Node
 from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.registry import barrier, rule
@@ -49,7 +50,7 @@ barrier(
 )
 barrier(
     "random: pruned and masked model would draw different numbers",
-    *"Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split(),
+    *DRAWING,
 )
 barrier("a training loss", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
 barrier("selects boxes", "NonMaxSuppression")
