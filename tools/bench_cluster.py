@@ -16,7 +16,6 @@ mobilenetv2 was quantised to 8 bits when it was trained: k = 256 loses nothing o
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
@@ -27,12 +26,9 @@ from typing import Any
 import numpy as np
 
 import common
-
-sys.modules.setdefault("coverage", None)  # type: ignore[arg-type]  # numba would take coverage.py for the package
-
-import onnxprune  # noqa: E402
-from onnxprune.formats.codebook import PER, cluster, zipped_bytes  # noqa: E402
-from onnxprune.graph.io import Model, load, save  # noqa: E402
+import onnxprune
+from onnxprune.formats.codebook import PER, cluster, zipped_bytes
+from onnxprune.graph.io import Model, load, save
 
 MODELS = common.REPO / "models"
 REAL = ("resnet20_cifar10", "mobilenetv2_100_224_imagenet")

@@ -12,7 +12,6 @@ windows of 12 it does not escape.
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from functools import cache
 from typing import Any
@@ -20,10 +19,7 @@ from typing import Any
 import numpy as np
 
 import common
-
-sys.modules.setdefault("coverage", None)  # type: ignore[arg-type]  # numba would take our coverage.py for it
-
-from onnxprune.solvers.permutation import best_order, retained  # noqa: E402
+from onnxprune.solvers.permutation import best_order, retained
 
 Array = np.ndarray[Any, Any]
 ESCAPES = {8: 100, 12: 0}  # by window

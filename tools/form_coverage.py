@@ -88,8 +88,9 @@ def cut(path: str, amounts: dict[str, Any], io: bool, given: bool, shapes: Shape
     from onnxprune import OptionError, prune
 
     def done(given: dict[str, tuple[int, ...]] | None) -> Row:
+        scored = {} if set(amounts) == {"layers"} else {"importance": "l2"}  # blocks go by what they change
         report = prune(
-            path, **amounts, round_to=1, importance="l2", recover="none", measure=False, allow_io_change=io,
+            path, **amounts, **scored, round_to=1, recover="none", measure=False, allow_io_change=io,
             input_shape=given or {},
         ).report  # fmt: skip
         assert report.verification
@@ -197,7 +198,7 @@ def rival(python: Path, source: Source, folder: Path, heads: float, seconds: flo
         return {"status": "failed", "message": run.problem}
     left: list[int] = last_line(run)["parameters"]
     given = (source.path, out, source.feeds, source.shapes)
-    answer = common.call("coverage:compared", *given, seconds=seconds, gigabytes=GIGABYTES)
+    answer = common.call("form_coverage:compared", *given, seconds=seconds, gigabytes=GIGABYTES)
     if answer.problem:
         return {"status": "failed", "parameters": left, "message": f"not compared: {answer.problem}"}
     status = answer.value["status"] or ("untouched" if left[0] == left[2] else "changed")
@@ -205,7 +206,7 @@ def rival(python: Path, source: Source, folder: Path, heads: float, seconds: flo
 
 
 def row_of(source: Source, python: Path | None, folder: Path, seconds: float) -> Row:
-    answer = common.call("coverage:ours", source.path, source.shapes, seconds=seconds, gigabytes=GIGABYTES)
+    answer = common.call("form_coverage:ours", source.path, source.shapes, seconds=seconds, gigabytes=GIGABYTES)
     row: Row = answer.value or last_line(answer.run) or {"groups": {}, "cuts": {}, "io": False, "reason": ""}
     row |= {"name": source.name, "problem": answer.problem, "seconds": answer.run.seconds}
     if python:
