@@ -88,9 +88,10 @@ def cut(path: str, amounts: dict[str, Any], io: bool, given: bool, shapes: Shape
     from onnxprune import OptionError, prune
 
     def done(given: dict[str, tuple[int, ...]] | None) -> Row:
-        scored = {} if set(amounts) == {"layers"} else {"importance": "l2"}  # blocks go by what they change
+        # blocks go by what they change in the stream, one by one
+        chosen: dict[str, Any] = {} if set(amounts) == {"layers"} else {"importance": "l2", "round_to": 1}
         report = prune(
-            path, **amounts, **scored, round_to=1, recover="none", measure=False, allow_io_change=io,
+            path, **amounts, **chosen, recover="none", measure=False, allow_io_change=io,
             input_shape=given or {},
         ).report  # fmt: skip
         assert report.verification
