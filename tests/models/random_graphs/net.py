@@ -139,6 +139,11 @@ class Net:
         )
         return outputs
 
+    def add_domain(self, domain: str) -> None:
+        """Let the model import a domain of other operators."""
+        if all(o.domain != domain for o in self.imports):
+            self.imports.append(helper.make_opsetid(domain, 1))
+
     def op(self, kind: str, *operands: Operand, shape: Shape | None = None, **attributes: Any) -> str:
         return self.ops(kind, *operands, shape=shape, **attributes)[0]
 
@@ -241,9 +246,13 @@ class Net:
             q = self.param(self.rng.integers(-127, 128, shape).astype(np.int8))
             axis = draw.integer(0, len(shape) - 1)
             sizes = shape[axis : axis + 1] if draw.chance(2) else ()
+            size = draw.pick((2, 3, 4)) if self.opset >= 21 and draw.chance(2) else 0  # of a block
+            if size:
+                sizes = (*shape[:axis], -(-shape[axis] // size), *shape[axis + 1 :])
             scale = self.param(np.asarray(self.positive(*sizes) / 60 / fan_in**0.5))
             zero = self.param(self.rng.integers(-3, 4, self.shape(scale)).astype(np.int8)) if draw.chance(2) else None
-            w = self.op("DequantizeLinear", q, scale, zero, axis=axis)
+            blocks: dict[str, Any] = {"block_size": size} if size else {}
+            w = self.op("DequantizeLinear", q, scale, zero, axis=axis, **blocks)
         elif form == "scaled":
             w = self.op("Mul", self.param(value), self.param(self.positive(shape[0], *[1] * (len(shape) - 1))))
         elif form == "normalised":
