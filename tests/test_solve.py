@@ -104,7 +104,8 @@ def check(result: Result, ratio: float, form: str | None) -> None:
     assert result.model is not None and result.report.sparsity is not None
     pattern = parse_pattern(form) if form else None
     total = size = allowed = 0
-    layers = {x.weight: x for x in sparse_layers(result.model)[0]}.values()
+    taken = {x.node for x in result.report.sparsity.layers}
+    layers = {x.weight: x for x in sparse_layers(result.model)[0] if x.name in taken}.values()
     for layer in layers:
         w = result.model.weights[layer.weight]
         assert np.isfinite(w).all()
@@ -158,8 +159,8 @@ def test_every_solver_and_pattern(solver: str, ratio: float | None, form: str | 
 @pytest.mark.parametrize(
     ("name", "solver", "ratio", "form", "layers"),
     [("mlp", "obc", None, "2:4", 4), ("mlp", "wanda", 0.7, "block:4x1", 4), ("vit", "admm", None, "2:4", 17),
-     ("vit", "ria", 0.7, "column", 17), ("gru", "admm", 0.7, None, 2), ("gru", "sparsegpt", 0.7, "block:1x4", 2),
-     ("unet", "admm", 0.7, "block:4x1", 10)],
+     ("vit", "ria", 0.7, "column", 18), ("gru", "admm", 0.7, None, 6), ("gru", "sparsegpt", 0.7, "block:1x4", 6),
+     ("unet", "admm", 0.7, "block:4x1", 13)],
 )  # fmt: skip
 def test_digits(name: str, solver: str, ratio: float | None, form: str | None, layers: int) -> None:
     options = {"solver": solver, "sparsity_allocate": "uniform", **in_order(form)}
@@ -168,7 +169,7 @@ def test_digits(name: str, solver: str, ratio: float | None, form: str | None, l
     found = result.report.sparsity
     assert found is not None and len(found.solved) == layers
     for x in found.solved:
-        assert not x.reason and x.error < x.plain, x
+        assert x.error < x.plain or "a step before" in x.reason, x
 
 
 @pytest.mark.parametrize(("name", "gain"), [("mlp", 0.05), ("mobile_se", 0.1)])

@@ -21,7 +21,7 @@ from onnx import ModelProto, numpy_helper
 from onnxprune import formats
 from onnxprune.errors import ModelFileError, OptionError
 from onnxprune.formats.densify import densify
-from onnxprune.formats.format import Packed, Packing
+from onnxprune.formats.format import Packed, Packing, no_operator
 from onnxprune.formats.functions import function
 from onnxprune.formats.initializer import sparse_initializers
 from onnxprune.formats.operators import OPERATORS, VERSION, least_version
@@ -683,7 +683,8 @@ LAYERS = [
     ("Y = MatMul (X, X)", "no constant weight"),
     ("Y = MatMul (W, W)", "both inputs are constant"),
     ("Y = MatMul (X, H)", "rank 3"),
-    ("a = Cast <to = 10> (X) b = MatMul (a, F) Y = Cast <to = 1> (b)", "float16 weights stay dense; convert"),
+    ("a = Cast <to = 10> (X) b = MatMul (a, F) Y = Cast <to = 1> (b)", "no sparse operator takes float16"),
+    ("w = Cast <to = 1> (F) Y = MatMul (X, w)", "comes through Cast"),
     ("a = MatMul (X, W) Y = Add (a, W)", "read by other nodes"),
     ("a = MatMul (X, W) Y = MatMul (W, a)", "another orientation"),
     ("a = MatMul (X, V) Y = Identity (a)", "an input of the model as well"),
@@ -705,7 +706,8 @@ def test_layers_that_stay_dense(text: str, reason: str) -> None:
     }
     graph = f"g (float[6,6] X, float[6,6] V, float[1,6,9] K) => (float[6,6] Y) {{ {text} }}"
     layers, dense = sparse_layers(model_of(graph, weights))
-    assert bool(layers) == (not reason)
+    dense += [(layer.name, no_operator(layer)) for layer in layers if no_operator(layer)]
+    assert (len(dense) == 0) == (not reason)
     if reason:
         assert all(reason in why for _, why in dense) and dense
 

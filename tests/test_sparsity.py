@@ -159,12 +159,13 @@ def test_every_format_computes_what_the_masked_model_computes(
     assert any(x.format == kind for x in found.layers)
     out = tmp_path / "out.onnx"
     result.save(out)
-    masked = onnxprune.prune(path, measure=False, **{**options, "format": "dense"}).model
+    ignore = () if kind == "dense" else tuple(node for node, reason in found.untouched if "no constant" not in reason)
+    masked = onnxprune.prune(path, measure=False, **{**options, "format": "dense", "ignore": ignore}).model
     back = onnxprune.densify(onnxprune.load(out))
     expected, got = ({x.name: x.matrix(m.weights[x.weight]) for x in sparse_layers(m)[0]} for m in (masked, back))
     assert expected.keys() == got.keys()
-    for name, w in expected.items():
-        assert w.tobytes() == got[name].tobytes(), name  # bit for bit
+    for name in (x.node for x in found.layers):
+        assert expected[name].tobytes() == got[name].tobytes(), name  # bit for bit
     if kind in ("csr", "nm"):
         node = next(n.name for n in onnx.load(out).graph.node if n.domain == "onnxprune")
         assert np.array_equal(formats.unpack(str(out), node).reshape(expected[node].shape), expected[node])

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper
 
-from onnxprune.formats.format import Format, Plain
+from onnxprune.formats.format import Format, Plain, no_operator
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
@@ -125,12 +125,15 @@ class _Planner:
         self.model = model
         self.opset = opsets(model.proto).get("", 1)
         self.index = {key: i for i, key in enumerate(node_names(model.proto))}
-        self.ordered = sorted(layers, key=lambda layer: self.index[layer.name])
+        self.ordered = sorted(layers, key=lambda layer: layer.index)
         self.sizes = Sizes(model, input_shape)
         self.reads = read_counts(model.proto.graph)
 
     def plan(self, layer: Layer) -> _Plan | str:
         """What a layer becomes, or why it stays dense."""
+        reason = no_operator(layer)
+        if reason:
+            return reason
         node = Node(self.model.proto.graph.node[self.index[layer.name]], self.opset)
         if self.opset < 7:
             return f"opset {self.opset} is below 7, and broadcasts by other rules"
@@ -311,7 +314,7 @@ class _Builder:
         new.CopyFrom(proto)
         if layer.op != "Conv":
             x = self.gather(i, layer, x, np.flatnonzero(plan.kept), plan.axis)
-            w = layer.restore(layer.matrix(w)[:, plan.kept])
+            w = np.compress(plan.kept, w, layer.axes[0])
         else:
             build = self.smaller if plan.form == "smaller" else self.columns
             x, w, attributes = build(plan, i, x, w)

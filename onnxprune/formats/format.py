@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from onnxprune.formats.arrays import Types
 from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.arrays import Array
@@ -101,6 +103,28 @@ class Plain:
     inferred: bool = True
 
 
+def no_operator(layer: Layer) -> str:
+    """Why no operator of ours, nor any that takes its place, stands for a layer; "" where one does."""
+    rank, trait = len(layer.array_shape), layer.trait
+    if layer.inside:
+        return f"inside the {layer.inside}"
+    if not trait.sparse:
+        return f"no sparse operator stands for {layer.op}"
+    if layer.stored is not None and layer.stored.dtype != np.float32:
+        return f"no sparse operator takes {layer.stored.dtype} weights"
+    if layer.stored is not None and layer.stored.steps:
+        return f"its weight comes through {', '.join(step.op for step in layer.stored.steps)}"
+    if layer.turned:
+        return f"its weight {layer.initializer} is read in another orientation as well"
+    if not trait.kernel:
+        return "" if rank == 2 else f"its weight is of rank {rank}, not 2"
+    if rank > 4:
+        return f"convolution in {rank - 2} dimensions stays dense"
+    if layer.segment == 1:
+        return f"{'depthwise convolution' if layer.group > 1 else 'convolution of one channel'} stays dense"
+    return ""
+
+
 @dataclass(frozen=True, eq=False)
 class Format:
     """A row of FORMATS.
@@ -108,7 +132,7 @@ class Format:
     name, help: as `--format` has them. pattern: the kind (`NMPattern.kind`) of the patterns by which its zeros lie, ""
     for any. present: whether it stores zeros that a model has, too. needs: the line that refuses it where zeros are
     made by another pattern, or not made and not `present`. advice: what the user should know who asks for it.
-    storage, plain: how it holds weights; dense has neither.
+    refuses: why it cannot store a layer, "" where it can. storage, plain: how it holds weights; dense has neither.
     """
 
     name: str
@@ -117,6 +141,7 @@ class Format:
     present: bool = False
     needs: str = ""
     advice: str = ""
+    refuses: Callable[[Layer], str] = no_operator
     storage: Storage | None = None
     plain: Plain | None = None
 

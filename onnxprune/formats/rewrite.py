@@ -16,7 +16,7 @@ from onnx import NodeProto, helper
 
 from onnxprune.errors import OptionError
 from onnxprune.formats.absorb import Absorber, Chain, Uses, as_bias
-from onnxprune.formats.format import Packing
+from onnxprune.formats.format import Packing, no_operator
 from onnxprune.formats.functions import MIN_BFLOAT16, MIN_IR, MIN_OPSET, function
 from onnxprune.formats.operators import Operator, least_version
 from onnxprune.formats.values import encode
@@ -49,7 +49,7 @@ def rewrite(
     Raises OptionError where there is no such layer, a block of a weight holds more than n weights, or `values` cannot
     hold a weight.
     """
-    layers = {layer.name: layer for layer in sparse_layers(model)[0]}
+    layers = {layer.name: layer for layer in sparse_layers(model)[0] if not no_operator(layer)}
     unknown = [key for key in formats if key not in layers]
     if unknown:
         raise OptionError(f"{show(unknown[0])} is no layer that can be sparse")

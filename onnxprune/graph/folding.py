@@ -29,8 +29,8 @@ from onnxprune.graph.shapes import Shapes
 T = TypeVar("T", NodeProto, TensorProto, TensorProto | NodeProto)
 
 MOVING = frozenset(
-    """Cast CastLike DequantizeLinear Dropout Expand Flatten Gather Identity Reshape Slice Split Squeeze Tile Transpose
-    Unsqueeze com.microsoft::DequantizeLinear""".split()
+    """Cast CastLike DequantizeLinear Dropout Expand Flatten Gather Identity QuantizeLinear Reshape Slice Split Squeeze
+    Tile Transpose Unsqueeze com.microsoft::DequantizeLinear com.microsoft::QuantizeLinear""".split()
 )
 
 

@@ -206,6 +206,16 @@ class Trait:
         return self.weights if self.swaps is None else (*self.weights, self.swaps)
 
     @property
+    def multiplies(self) -> bool:
+        """Whether what costs is a product with its weights."""
+        return bool(self.weights) and self.macs is not no_macs
+
+    @property
+    def kernel(self) -> bool:
+        """Whether its weight has axes of a kernel."""
+        return self.macs is convolution_macs
+
+    @property
     def convolves(self) -> bool:
         """Whether its rows are patches of the source."""
         return self.rows.endswith("patches")

@@ -2,35 +2,39 @@
 
 As a regression (layers/rows.py) its outputs are rows of its source times a matrix. As a weight that may hold zeros it
 is the matrix W `[M, K]` of docs/sparse-format.md: M outputs, K the length of the reduction, with the way from the
-initializer's array and back.
+array that the node reads and back; from there to what is stored leads layers/stored.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import GraphProto, ModelProto
 
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, graphs
-from onnxprune.graph.links import made_at, read_counts
+from onnxprune.graph.links import made_at, readers
 from onnxprune.graph.node import Node, opsets, walk
 from onnxprune.graph.traits import LINEAR, TRAITS, Trait
-from onnxprune.layers.values import constant_names
+from onnxprune.layers.stored import CHAIN, Stored, integral, stored_weight
+from onnxprune.layers.values import Values, constant_names
 
-SPARSE = tuple(op for op, t in TRAITS.items() if t.sparse)
+WEIGHTED = {op for op, t in TRAITS.items() if t.multiplies}
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A node with a constant weight.
 
-    node: in `Model.proto`; index: its position among the nodes of the main graph; slot: its input that holds the
-    weight; name: what plans and reports call it, see `node_names`; array_shape: of the weight's initializer, () where
-    nodes compute the weight.
+    node: in `Model.proto`; index: its position among the nodes of the main graph, or that of the node whose body it is
+    in; slot: its input that holds the weight; name: what plans and reports call it, see `node_names`; array_shape: of
+    the weight as the node reads it, () where that is not known. Of a weight that may hold zeros, stored: how it lies in
+    the file; inside: the label of the node whose body the layer is in, "" for none; turned: whether others read the
+    same initializer as another matrix.
     """
 
     node: Node
@@ -38,6 +42,9 @@ class Layer:
     slot: int
     name: str
     array_shape: tuple[int, ...] = ()
+    stored: Stored | None = None
+    inside: str = ""
+    turned: bool = False
 
     @property
     def key(self) -> str:
@@ -67,24 +74,49 @@ class Layer:
     @property
     def left(self) -> bool:
         """Whether the weight is the left operand: W X instead of X W."""
-        return self.slot != self.trait.weight
+        return self.slot == self.trait.swaps
 
     @property
     def group(self) -> int:
-        """Groups of a convolution; 1 for other layers."""
-        return int(self.node.attr("group", 1)) if self.trait.convolves else 1
+        """Groups of a convolution, matrices of a stack whose outputs are apart; 1 for other layers."""
+        if self.convolves:
+            return int(self.node.attr("group", 1))
+        return 1 if self.trait.recurs else math.prod(self.array_shape[:-2])
 
     # as a weight that may hold zeros
 
     @property
+    def initializer(self) -> str:
+        """The initializer that holds the weight: layers with the same one share their zeros."""
+        return self.weight if self.stored is None else self.stored.name
+
+    def read(self, model: Model) -> Array:
+        """The weight float32 as the node reads it, of `array_shape`."""
+        assert self.stored is not None, "a weight that may hold zeros is stored somewhere"
+        return self.stored.read(model)
+
+    def write(self, model: Model, array: Array) -> None:
+        """Put a weight float32 of `array_shape` in the place of the one that the model has."""
+        assert self.stored is not None, "a weight that may hold zeros is stored somewhere"
+        self.stored.write(model, array)
+
+    @property
     def convolves(self) -> bool:
         """Whether its weight has axes of a kernel."""
-        return self.trait.convolves
+        return self.trait.kernel
+
+    @property
+    def axes(self) -> tuple[int, int]:
+        """(reduction, outputs) of the weight, counted from 0."""
+        rank = len(self.array_shape)
+        reduction, outputs = self.trait.axes(self.node, self.slot)
+        return (reduction % rank, outputs % rank) if rank > 1 else (0, -1)
 
     @property
     def transposed(self) -> bool:
-        """Whether the weight is stored as W itself, `[M, K]` (orientation MK); else as `[K, M]` (KM)."""
-        return self.convolves or self.trait.axes(self.node, self.slot)[1] == -2
+        """Whether the weight is read as W itself, `[M, K]` (orientation MK); else as `[K, M]` (KM)."""
+        reduction, outputs = self.axes
+        return outputs < reduction
 
     @property
     def orientation(self) -> str:
@@ -93,52 +125,70 @@ class Layer:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of W: `(M, K)`, `(M, C/group, kw)` or `(M, C/group, kh, kw)`."""
-        return self.array_shape if self.transposed else self.array_shape[::-1]
+        """Shape of W: `(M, K)`, or `(M, C/group, *kernel)`."""
+        array, (reduction, outputs) = self.array_shape, self.axes
+        if not self.convolves:
+            return math.prod(array) // array[reduction], array[reduction]
+        if self.transposed:
+            return array
+        return array[outputs] * self.group, array[reduction] // self.group, *array[2:]
+
+    def upright(self, array: Array) -> Array:
+        """W of `shape` from the array that the node reads, a view wherever that is possible."""
+        if self.transposed:
+            return array.reshape(self.shape)
+        if not self.convolves:
+            return np.swapaxes(array, -1, -2).reshape(self.shape)
+        turned = np.flip(array, tuple(range(2, array.ndim)))  # as a convolution of inputs that are spread
+        parts = turned.reshape(self.group, -1, *array.shape[1:])  # (g, C/g, M/g, *kernel)
+        return np.moveaxis(parts, 2, 1).reshape(self.shape)
+
+    def lying(self, w: Array) -> Array:
+        """The array that the node reads from W of `shape`; the inverse of `upright`."""
+        array = self.array_shape
+        if self.transposed:
+            return w.reshape(array)
+        if not self.convolves:
+            return np.swapaxes(w.reshape(*array[:-2], array[-1], array[-2]), -1, -2)
+        parts = w.reshape(self.group, -1, *self.shape[1:])
+        return np.flip(np.moveaxis(parts, 2, 1).reshape(array), tuple(range(2, len(array))))
 
     def matrix(self, array: Array) -> Array:
-        """W `[M, K]` from the initializer's array, a view wherever that is possible."""
-        if self.convolves:
-            return array.reshape(self.shape[0], -1)
-        return array if self.transposed else array.T
+        """W `[M, K]` from the array that the node reads, a view wherever that is possible."""
+        return self.upright(array).reshape(self.shape[0], -1)
 
     def restore(self, matrix: Array) -> Array:
-        """The initializer's array from W `[M, K]`."""
-        if self.convolves:
-            return matrix.reshape(self.shape)
-        return matrix if self.transposed else matrix.T
+        """The array that the node reads from W `[M, K]`."""
+        return self.lying(matrix.reshape(self.shape))
 
     def blocks(self, array: Array) -> Array:
-        """The initializer's array as `[S, L]`: N:M runs along L, the reduction of a matrix, the channels of a Conv.
+        """The array that the node reads as `[S, L]`: N:M runs along L, the reduction of a matrix, the channels of a
+        convolution.
 
         A Conv `[M, C/group, kh, kw]` gives `[M * kh * kw, C/group]`, a copy unless the kernel is 1x1.
         """
-        if self.convolves:
-            return to_blocks(array.reshape(self.shape))
-        return self.matrix(array)
+        w = self.upright(array)
+        return to_blocks(w) if self.convolves else w
 
     def unblocks(self, blocks: Array) -> Array:
-        """The initializer's array from `[S, L]`."""
-        return from_blocks(blocks, self.shape) if self.convolves else self.restore(blocks)
+        """The array that the node reads from `[S, L]`."""
+        return self.lying(from_blocks(blocks, self.shape) if self.convolves else blocks)
 
     def rows(self, array: Array) -> Array:
-        """The initializer's array as `[group, M/group, K]`, columns by kernel position, then channel.
+        """The array that the node reads as `[group, M/group, K]`, columns by kernel position, then channel.
 
         This is the order of patterns: what they call consecutive lies together, `segment` columns at a time.
         """
-        if not self.convolves:
-            return self.matrix(array)[None]
-        return to_rows(array.reshape(self.shape), self.group)
+        w = self.upright(array)
+        return to_rows(w, self.group) if self.convolves else w.reshape(self.group, -1, w.shape[1])
 
     def unrows(self, rows: Array) -> Array:
-        """The initializer's array from `rows`."""
-        if not self.convolves:
-            return self.restore(rows[0])
-        return from_rows(rows, self.shape)
+        """The array that the node reads from `rows`."""
+        return self.lying(from_rows(rows, self.shape) if self.convolves else rows.reshape(self.shape))
 
     @property
     def segment(self) -> int:
-        """Columns of `rows` that patterns do not cross: the channels of a Conv, all of a matrix."""
+        """Columns of `rows` that patterns do not cross: the channels of a convolution, all of a matrix."""
         return self.shape[1]
 
 
@@ -179,6 +229,26 @@ def node_names(proto: ModelProto) -> list[str]:
     return unique_names
 
 
+def _named(proto: ModelProto) -> Iterator[tuple[Node, int, str, str]]:
+    """Every node in order, those of bodies before their owner, with its index (see `Layer`), the label of the node
+    whose body it is in, and its name: as in `node_names`, in a body where no node of any graph has it, else the owner's
+    label before the first output."""
+    versions, every = opsets(proto), [node for graph in graphs(proto.graph) for node in graph.node]
+    counts = Counter([*(node.name for node in every), *(o for node in every for o in node.output)])
+
+    def inside(graph: GraphProto, index: int, owner: str) -> Iterator[tuple[Node, int, str, str]]:
+        for node in walk(graph, versions):
+            for body in node.bodies():
+                yield from inside(body, index, node.label)
+            name = node.proto.name
+            yield node, index, owner, name if name and counts[name] == 1 else f"{owner}/{node.key}"
+
+    for index, (node, name) in enumerate(zip(walk(proto.graph, versions), node_names(proto), strict=True)):
+        for body in node.bodies():
+            yield from inside(body, index, node.label)
+        yield node, index, "", name
+
+
 def linear_layers(model: Model) -> list[Layer]:
     """The layers of the main graph that are regressions, in order: a constant weight, and a source that is not."""
     constant, names = constant_names(model), node_names(model.proto)
@@ -195,62 +265,67 @@ def linear_layers(model: Model) -> list[Layer]:
 
 
 def sparse_layers(model: Model) -> tuple[list[Layer], list[tuple[str, str]]]:
-    """The layers of the main graph whose weight can be sparse, in order: MatMul, Gemm and Conv with a float32 weight of
-    their own; and `(node, reason)` for each that stays dense."""
-    graph = model.proto.graph
-    versions = opsets(model.proto)
-    names = node_names(model.proto)
+    """The weights that may hold zeros, in order: of every operator that multiplies with one, in any graph, stored in an
+    initializer that nothing else reads; and `(node, reason)` for each that stays as it is. Which of them a file can
+    store sparse is what each format says (`formats.format.Format.refuses`)."""
     layers: list[Layer] = []
     dense: list[tuple[str, str]] = []
-    for index, (node, name) in enumerate(zip(walk(graph, versions), names, strict=True)):
-        for body in node.bodies():
-            dense += [(inner, f"inside the {node.op} {node.label}") for inner in _products(body, versions)]
-        if node.op in SPARSE:
-            result = _layer(model, node, index, name)
-            if isinstance(result, Layer):
-                layers.append(result)
-            else:
-                dense.append((name, result))
+    values = Values(model)
+    for node, index, inside, name in _named(model.proto):
+        if node.op in WEIGHTED:
+            for result in _layers(node, index, inside, name, values):
+                if isinstance(result, Layer):
+                    layers.append(result)
+                else:
+                    dense.append((name, result))
     return _drop_shared(model, layers, dense)
 
 
-def _products(body: GraphProto, versions: dict[str, int]) -> Iterator[str]:
-    for graph in graphs(body):
-        yield from (node.label for node in walk(graph, versions) if node.op in SPARSE)
+def _layers(node: Node, index: int, inside: str, name: str, values: Values) -> Iterator[Layer | str]:
+    """The layers that a node is, one per weight, or why it has none."""
+    trait, weights = TRAITS[node.op], values.model.weights
+    found = {slot: stored_weight(node, slot, values) for slot in trait.slots}
+    reasons = [x for x in found.values() if isinstance(x, str) and x]
+    stored = {slot: x for slot, x in found.items() if isinstance(x, Stored)}
+    if not stored:
+        constant = trait.source not in trait.slots and node.input(trait.source) in weights
+        own = "its input is constant, its weight is not" if constant else "no constant weight"
+        yield next(iter(reasons), own)
+        return
+    if trait.swaps is not None and len(stored) > 1:
+        yield "both inputs are constant"
+        return
+    for slot, weight in stored.items():
+        own = name if slot in (trait.weight, trait.swaps) else f"{name}:{slot}"
+        yield _unfit(node, slot, weight) or Layer(node, index, slot, own, weight.shape, weight, inside)
 
 
-def _layer(model: Model, node: Node, index: int, name: str) -> Layer | str:
-    """The layer that a node is, or why it stays dense."""
-    weights = model.weights
-    constant = [node.input(i) in weights for i in (0, 1)]
-    if not any(constant):
-        return "no constant weight"
-    if all(constant):
-        return "both inputs are constant"
-    if node.op == "Conv" and constant[0]:
-        return "its input is constant, its weight is not"
-    slot = 1 if constant[1] else 0
-    weight = node.input(slot)
-    w = weights[weight]
-    if w.dtype != np.float32:
-        return f"{w.dtype} weights stay dense; convert to float32 first"
-    if w.size == 0:
+def _unfit(node: Node, slot: int, weight: Stored) -> str:
+    """Why a weight stays as it is."""
+    trait, rank = TRAITS[node.op], len(weight.shape)
+    if integral(weight.dtype) or weight.dtype.kind not in "fV":
+        return f"its weights are {weight.dtype}, no numbers that are small or large"
+    if 0 in weight.shape:
         return "its weight is empty"
-    reason = _conv(node, w) if node.op == "Conv" else "" if w.ndim == 2 else f"its weight is of rank {w.ndim}, not 2"
-    return reason or Layer(node, index, slot, name, tuple(w.shape))
+    if trait.kernel:
+        return _conv(node, weight.shape)
+    if rank > 2 and node.attr("transBatchB", 0):
+        return "the batch axes of its weight are transposed"
+    if rank < (3 if trait.recurs else 1) or (rank == 1 and trait.swaps is None):
+        return f"its weight is of rank {rank}"
+    return ""
 
 
-def _conv(node: Node, w: Array) -> str:
-    """Why a convolution stays dense."""
-    if w.ndim not in (3, 4):
-        return f"convolution in {max(w.ndim - 2, 0)} dimensions stays dense"
+def _conv(node: Node, shape: tuple[int, ...]) -> str:
+    """Why a convolution stays as it is."""
+    if len(shape) < 3:
+        return f"its weight is of rank {len(shape)}"
     group = int(node.attr("group", 1))
-    if group < 1 or w.shape[0] % group:
-        return f"group {group} does not divide its {w.shape[0]} output channels"
-    if w.shape[1] == 1:
-        return "depthwise convolution stays dense" if group > 1 else "convolution of one channel stays dense"
-    if list(node.attr("kernel_shape", w.shape[2:])) != list(w.shape[2:]):
-        return f"kernel_shape is not that of its weight, {list(w.shape[2:])}"
+    if group < 1 or shape[0] % group:
+        channels = "output" if TRAITS[node.op].outputs == 0 else "input"
+        return f"group {group} does not divide its {shape[0]} {channels} channels"
+    if list(node.attr("kernel_shape", shape[2:])) != list(shape[2:]):
+        return f"kernel_shape is not that of its weight, {list(shape[2:])}"
     return ""
 
 
@@ -258,26 +333,53 @@ def _drop_shared(
     model: Model, layers: list[Layer], dense: list[tuple[str, str]]
 ) -> tuple[list[Layer], list[tuple[str, str]]]:
     """Leave out layers whose weight is not theirs alone: what one of them stores must do for all that read it."""
-    by_weight = defaultdict(list)
+    sharing = defaultdict(list)
     for layer in layers:
-        by_weight[layer.weight].append(layer)
-    reads = read_counts(model.proto.graph)
-    outputs = {output.name for graph in graphs(model.proto.graph) for output in graph.output}
-    overridable = {i.name for i in model.proto.graph.input} if model.proto.ir_version >= 4 else set()
+        sharing[layer.initializer].append(layer)
+    foreign = _Foreign(model, layers)
     kept = []
     for layer in layers:
-        shared = by_weight[layer.weight]
-        reason = ""
-        if layer.weight in outputs:
-            reason = f"its weight {layer.weight} is an output of the model"
-        elif layer.weight in overridable:
-            reason = f"its weight {layer.weight} is an input of the model as well, which may override it"
-        elif len({(other.convolves, other.transposed, other.group) for other in shared}) > 1:
-            reason = f"its weight {layer.weight} is read in another orientation as well"
-        elif reads[layer.weight] != len(shared):
-            reason = f"its weight {layer.weight} is read by other nodes as well"
+        shared = sharing[layer.initializer]
+        reason = foreign(layer.initializer)
+        if not reason and len({other.stored.grid for other in shared if other.stored is not None}) > 1:
+            reason = f"its weight {layer.initializer} is read with another scale or zero point as well"
         if reason:
             dense.append((layer.name, reason))
         else:
-            kept.append(layer)
+            views = {_view(other) for other in shared}
+            kept.append(replace(layer, turned=True) if len(views) > 1 else layer)
     return kept, dense
+
+
+def _view(layer: Layer) -> tuple[object, ...]:
+    """How the initializer becomes W: alike for layers of which one mask does for all."""
+    assert layer.stored is not None
+    turns = tuple(step.perm for step in layer.stored.steps if step.perm)
+    return layer.convolves, layer.transposed, layer.group, layer.array_shape, turns
+
+
+class _Foreign:
+    """Why an initializer is not of these layers alone."""
+
+    def __init__(self, model: Model, layers: list[Layer]) -> None:
+        graph = model.proto.graph
+        self.outputs = {output.name for inner in graphs(graph) for output in inner.output}
+        self.overridable = {i.name for i in graph.input} if model.proto.ir_version >= 4 else set()
+        every = [Node(proto, 1) for inner in graphs(graph) for proto in inner.node]
+        self.readers = readers(every)
+        self.uses = Counter(layer.weight for layer in layers)
+
+    def __call__(self, initializer: str) -> str:
+        if initializer in self.overridable:
+            return f"its weight {initializer} is an input of the model as well, which may override it"
+        pending = [initializer]
+        while pending:
+            name = pending.pop()
+            if name in self.outputs:
+                return f"its weight {name} is an output of the model"
+            read = self.readers.get(name, [])
+            through = [n for n in read if n.op in CHAIN and n.inputs.index(name) == 0]
+            if len(read) - len(through) != self.uses[name]:
+                return f"its weight {name} is read by other nodes as well"
+            pending += [o for n in through for o in n.outputs if o]
+        return ""

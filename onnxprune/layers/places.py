@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 
 from onnxprune.graph.arrays import Float
@@ -13,9 +12,9 @@ from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
 from onnxprune.graph.normalisation import MEAN
-from onnxprune.graph.quantized import along
 from onnxprune.layers.layer import Layer
-from onnxprune.layers.rows import matrix, weight_of
+from onnxprune.layers.rows import MAKERS, matrix, weight_of
+from onnxprune.layers.stored import Stored, plainly, stored_weight
 from onnxprune.layers.tail import Tail
 from onnxprune.layers.values import Unsuitable, Values
 
@@ -24,56 +23,40 @@ Readers = Mapping[str, Sequence[Node]]
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A constant of a model that one node alone reads, directly or through DequantizeLinear (scales are kept)."""
+    """A constant of a model that one node alone reads, directly or through nodes of constants (scales are kept)."""
 
     model: Model
-    name: str
-    scale: Float | None = None  # broadcasts against the value
-    zero: Float | None = None
+    stored: Stored
+
+    @property
+    def name(self) -> str:
+        """The initializer."""
+        return self.stored.name
 
     def read(self) -> Float:
-        """The value, float64, of the constant's shape; of a quantized one dequantized."""
-        value = np.asarray(self.model.weights[self.name]).astype(np.float64)
-        return value if self.scale is None else (value - (0.0 if self.zero is None else self.zero)) * self.scale
+        """The value, float64, as the node reads it."""
+        return self.stored.read(self.model, np.float64)
 
     def write(self, value: Float) -> None:
         """Put a value, of as many elements, in its place: in its type and shape, quantized with the scale that is there
         and clipped to the type's range."""
-        old = self.model.weights[self.name]
-        if self.scale is not None:
-            limits = ml_dtypes.iinfo(old.dtype)  # type: ignore[no-untyped-call]
-            value = np.rint(value / self.scale) + (0.0 if self.zero is None else self.zero)
-            value = np.clip(value, limits.min, limits.max)
-        new = np.ascontiguousarray(value.astype(old.dtype).reshape(old.shape))
-        new.flags.writeable = False
-        self.model.weights[self.name] = new
+        self.stored.write(self.model, value.reshape(self.stored.shape))
 
 
 def place_of(edit: Edit, node: Node, slot: int, values: Values, readers: Readers) -> Place:
-    """The place of input `slot` of a node; what several nodes read, or nodes compute, is given a place of its own.
+    """The place of input `slot` of a node; what several nodes read, or other nodes compute, is given a place of its
+    own.
 
     readers: tensor -> nodes that read it, of the edited model. Raises `Unsuitable` where the input is no constant.
     """
     name, model = node.input(slot), edit.model
-    if name in model.weights and len(readers.get(name, ())) == 1:
-        return Place(model, name)
-    maker = values.makers.get(name)
-    if maker is not None and maker.op == "DequantizeLinear" and len(readers.get(name, ())) == 1:
-        stored_as = maker.input(0)
-        if (
-            stored_as in model.weights
-            and model.weights[stored_as].dtype.kind in "iu"
-            and len(readers.get(stored_as, ())) == 1
-            and not maker.attr("block_size", 0)
-        ):
-            rank, axis = model.weights[stored_as].ndim, int(maker.attr("axis", 1))
-            scale, zero = (
-                along(values(i).astype(np.float64), rank, axis) if i else None for i in (maker.input(1), maker.input(2))
-            )
-            return Place(model, stored_as, scale, zero)
-    fresh = edit.constant(f"{name}_own", values(name))
+    stored = stored_weight(node, slot, values)
+    if isinstance(stored, Stored) and all(len(readers.get(link, ())) == 1 for link in stored.links):
+        return Place(model, stored)
+    array = values(name)
+    fresh = edit.constant(f"{name}_own", array)
     node.proto.input[slot] = node.inputs[slot] = fresh
-    return Place(model, fresh)
+    return Place(model, plainly(fresh, array))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +73,20 @@ class Parameters:
     factor: float = 1.0
     own_bias: bool = True  # the bias is the layer's, and not of a node behind it
 
+    def rounded(self, m: Float) -> Float:
+        """A matrix as it will be once it is in the place of the layer's, where that holds less than float32."""
+        stored = self.weight.stored
+        if not stored.steps and stored.held.itemsize >= 4:
+            return m
+        w = weight_of(self.layer, m, stored.shape).reshape(stored.shape)
+        return MAKERS[self.layer.trait.rows].matrix(self.layer.node, stored.rounded(self.weight.model, w))
+
     def write(self, m: Float, shift: Float) -> None:
         """Put a matrix in the place of the layer's, and a shift into its bias, where there is one.
 
         m: `(groups, in, out)`; shift: what is added to the outputs, `(groups * out,)`.
         """
-        self.weight.write(weight_of(self.layer, m, self.weight.model.weights[self.weight.name].shape))
+        self.weight.write(weight_of(self.layer, m, self.weight.stored.shape))
         if self.bias is not None:
             old = self.bias.read()
             if self.layer.trait.recurs:  # (D, 2 * gates * H): of the input, then of the recurrence
@@ -127,13 +118,13 @@ def parameters(edit: Edit, layer: Layer, tail: Tail, values: Values, readers: Re
         if values(n.input(slot)).size == width and beta:
             return with_bias(n, slot, 1 / beta)
     elif slot is not None and tail.norm is None and beta == 1:
-        dtype = np.float32 if weight.scale is not None else weight.model.weights[weight.name].dtype
-        name = edit.constant(f"{n.key}_bias", np.zeros(width, dtype))
+        zeros = np.zeros(width, weight.stored.dtype)
+        name = edit.constant(f"{n.key}_bias", zeros)
         while len(n.proto.input) <= slot:
             n.proto.input.append("")
         n.proto.input[slot] = name
         n.inputs[:] = list(n.proto.input)
-        return Parameters(layer, weight, Place(edit.model, name))
+        return Parameters(layer, weight, Place(edit.model, plainly(name, zeros)))
     if tail.norm is not None:
         return with_bias(tail.norm, MEAN, -1.0)
     if tail.added is not None and values(tail.added[0].input(tail.added[1])).size == width:

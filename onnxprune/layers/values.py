@@ -7,7 +7,7 @@ import numpy as np
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import makers
-from onnxprune.graph.node import opsets, walk
+from onnxprune.graph.node import opsets, walk, walk_all
 from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import run_node
 
@@ -30,7 +30,7 @@ class Values:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.makers = makers(walk(model.proto.graph, opsets(model.proto)))
+        self.makers = makers(walk_all(model.proto.graph, opsets(model.proto)))
 
     def __call__(self, name: str) -> Array:
         """The value of a tensor. Raises `Unsuitable` where it is no constant, or cannot be computed."""

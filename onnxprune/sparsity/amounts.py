@@ -34,7 +34,8 @@ def names_of(model: Model) -> Names:
     out: Names = {}
     for layer in sparse_layers(model)[0]:
         node = layer.node
-        out.setdefault(layer.weight, set()).update((layer.name, layer.weight, node.proto.name, *node.outputs))
+        names = (layer.name, layer.weight, layer.initializer, node.proto.name, *node.outputs)
+        out.setdefault(layer.initializer, set()).update(names)
     return out
 
 
@@ -63,7 +64,7 @@ def ratios_of(
             if not matched:
                 some = ", ".join(layer.name for layer in layers[:3])
                 raise OptionError(f"{option} {glob!r} matches no layer that can be sparse; there are {some}, ...")
-            out.update({layer.name: r for layer in layers if layer.weight in matched})
+            out.update({layer.name: r for layer in layers if layer.initializer in matched})
     return out
 
 
@@ -88,10 +89,10 @@ def counts_of(
     progress: Progress,
 ) -> Counts:
     """Weight -> entries that go, of layers with a weight each."""
-    weights = {layer.weight: model.weights[layer.weight] for layer in layers}
+    weights = {layer.initializer: layer.read(model) for layer in layers}
     if zeros.quality is not None:
         return below(weights, float(zeros.quality))
-    asked = {layer.weight: ratios[layer.name] for layer in layers}
+    asked = {layer.initializer: ratios[layer.name] for layer in layers}
     default = EVEN_ALLOCATION if data is None or isinstance(zeros.shape, NMPattern) else BEST_ALLOCATION
     allocator = ZERO_ALLOCATORS[zeros.sparsity_allocate or default]
     if not allocator.needs_data:

@@ -108,13 +108,17 @@ def weights_left(written: Model, layers: Sequence[Layer]) -> dict[str, int]:
     """
     nodes = dict(zip(node_names(written.proto), written.proto.graph.node, strict=True))
     named = {node.name: node for node in written.proto.graph.node}
+    made = {o: node for node in written.proto.graph.node for o in node.output}
     out = {}
     for layer in layers:
-        node = nodes.get(layer.name) or named[layer.name]
+        if layer.stored is not None and (layer.inside or layer.stored.steps):
+            out[layer.name] = int(np.count_nonzero(layer.read(written)))
+            continue
+        node = nodes.get(layer.name) or named.get(layer.name) or made[layer.key]
         if is_sparse(node):
             stored = read_weight(written, node).arrays["values"]
         else:
-            stored = written.weights[node.input[1 if not layer.left else 0]]
+            stored = written.weights[node.input[layer.slot]]
         out[layer.name] = int(np.count_nonzero(stored))
     return out
 

@@ -84,7 +84,7 @@ def permute(
     analysis = analyze(model, input_shapes)
     places = Places(analysis)
     groups = [g for g in analysis.groups if g.kind in PERMUTED_KINDS]
-    once = list({layer.weight: layer for layer in layers}.values())
+    once = list({layer.initializer: layer for layer in layers if not layer.inside and not layer.turned}.values())
     moved = np.arange(analysis.coupling.size)  # id -> the id whose elements take its place
     done: list[Permuted] = []
     notes: list[str] = []
@@ -238,12 +238,13 @@ class Places:
         tensors = {t.tensor for t in group.slices}
         out = []
         for layer in layers:
-            if layer.weight not in tensors:
+            if layer.initializer not in tensors:
                 continue
-            ids = self.c.grouped.get(layer.weight)
+            ids = self.c.grouped.get(layer.weight) if layer.transposed else None
             if ids is None:
-                axis = self.c.axes(layer.weight)[1 if layer.transposed else 0]
-                ids = None if axis is None else axis[None]
+                axis = self.c.axes(layer.weight)[layer.axes[0]]
+                groups = 1 if layer.transposed or not layer.convolves else layer.group
+                ids = None if axis is None else axis.reshape(groups, -1)
             if ids is not None and (units[ids] >= 0).any():
                 out.append(_Reader(layer, ids, units[ids]))
         return out

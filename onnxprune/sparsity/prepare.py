@@ -9,6 +9,7 @@ raise_opset      old opsets lack what the functions of the sparse operators are 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,15 +24,22 @@ from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.graph.protos import place
-from onnxprune.layers.layer import sparse_layers
+from onnxprune.layers.layer import Layer, sparse_layers
 
 REFUSALS = (version_converter.ConvertError, RuntimeError, ValueError, LookupError, AttributeError)
 RAISED = 13  # the opset that older ones are raised to; every onnxruntime since 1.8 runs it
 
 
-def prepare(model: Model, *, functions: bool, fold: bool = True) -> tuple[Model, list[str]]:
+def anything(layer: Layer) -> bool:
+    """Every layer."""
+    return True
+
+
+def prepare(
+    model: Model, *, functions: bool, fold: bool = True, takes: Callable[[Layer], bool] = anything
+) -> tuple[Model, list[str]]:
     """A model ready to be masked, and what was changed; functions: sparse operators will need their functions; fold:
-    BatchNormalization, which changes weights."""
+    BatchNormalization, which changes weights; takes: whether a layer is to be masked."""
     notes = []
     model, freed = free_weights(model)
     if freed:
@@ -39,7 +47,7 @@ def prepare(model: Model, *, functions: bool, fold: bool = True) -> tuple[Model,
     if functions and opsets(model.proto).get("", 1) < MIN_OPSET:
         model, note = raise_opset(model)
         notes.append(note)
-    model, folded = fold_batchnorm(model) if fold else (model, 0)
+    model, folded = fold_batchnorm(model, takes) if fold else (model, 0)
     if folded:
         notes.append(f"{folded} BatchNormalization nodes folded into the convolutions before them")
     return model, notes
@@ -76,8 +84,9 @@ def raise_opset(model: Model) -> tuple[Model, str]:
     return replace(converted, path=model.path, external=model.external), f"opset raised from {old} to {RAISED}"
 
 
-def fold_batchnorm(model: Model) -> tuple[Model, int]:
-    """A copy without the BatchNormalization nodes that follow a convolution with a weight of its own, and their number.
+def fold_batchnorm(model: Model, takes: Callable[[Layer], bool] = anything) -> tuple[Model, int]:
+    """A copy without the BatchNormalization nodes that follow a convolution with a float32 weight of its own, of those
+    that `takes` names, and their number.
 
     y = (conv(x, W) + b - mean) * scale / sqrt(var + epsilon) + shift, exact up to rounding.
     """
@@ -87,7 +96,7 @@ def fold_batchnorm(model: Model) -> tuple[Model, int]:
     nodes = list(walk(out.proto.graph, versions))
     reads, maker_of = read_counts(out.proto.graph), makers(nodes)
     unread: set[str] = set()
-    weights = Counter(layer.weight for layer in sparse_layers(model)[0] if layer.op == "Conv")
+    weights = Counter(layer.weight for layer in sparse_layers(model)[0] if layer.op == "Conv" and takes(layer))
     overridable = {i.name for i in out.proto.graph.input}
     gone: dict[str, str] = {}  # output of a normalisation -> the convolution's former output
     for norm in nodes:
@@ -98,7 +107,9 @@ def fold_batchnorm(model: Model) -> tuple[Model, int]:
             continue
         if norm.attr("training_mode", 0) or len([o for o in norm.outputs if o]) > 1:
             continue
-        w = out.weights[conv.input(1)]
+        w = out.weights.get(conv.input(1))
+        if w is None or w.dtype != np.float32:
+            continue
         names = [norm.input(i) for i in range(1, 5)] + ([conv.input(2)] if conv.input(2) else [])
         vectors = [out.weights.get(n) for n in names if n not in overridable]
         known = [v for v in vectors if v is not None and v.shape == w.shape[:1] and v.dtype == np.float32]

@@ -68,18 +68,18 @@ class Present(LayerZeros):
 
 
 def present(model: Model) -> list[Present]:
-    """A row for every MatMul, Gemm and Conv of which `sparse_layers` finds the weight, in order."""
+    """A row for every layer of which `sparse_layers` finds the weight, in order."""
     model, _ = free_weights(model)
     known: dict[Any, tuple[int, tuple[str, ...], tuple[tuple[str, float], ...]]] = {}
     out = []
     for layer in sparse_layers(model)[0]:
-        key = layer.weight, layer.op, layer.transposed, layer.group
-        w = model.weights[layer.weight]
+        key = layer.initializer, layer.op, layer.transposed, layer.group
+        w = layer.read(model)
         if key not in known:
             zeros = w.size - int(np.count_nonzero(w))
             known[key] = zeros, *(_patterns_and_tiles(layer, w) if 4 * zeros >= w.size else ((), ()))
         rows = layer.shape[0]
-        out.append(Present(layer.name, layer.op, layer.weight, rows, w.size // rows, *known[key]))
+        out.append(Present(layer.name, layer.op, layer.initializer, rows, w.size // rows, *known[key]))
     return out
 
 
@@ -97,9 +97,9 @@ def _patterns_and_tiles(layer: Layer, w: Array) -> tuple[tuple[str, ...], tuple[
 def packings(layer: Layer, w: Array, formats: Sequence[Format], values: str) -> list[Packing] | str:
     """The ways to store a layer's zeros in operators of ours, the smallest first, or why it stays dense.
 
-    w: float32, as the initializer; formats: those that may be used, one way of each; a single one must be smaller than
-    the dense weight, of several time is to choose. values: type of the stored values; the dense weight is counted in
-    the same type.
+    w: float32, as the layer reads it; formats: those that may be used, one way of each; a single one must be smaller
+    than the dense weight, of several time is to choose. values: type of the stored values; the dense weight is counted
+    in the same type.
     """
     kept = w != 0
     if kept.all():

@@ -139,7 +139,7 @@ def _pass(
     jobs, outcomes = jobs_of(model, edit, layers, counts)
     for layer in layers:
         if layer.name in outcomes:
-            edit.model.weights[layer.weight] = by_magnitude(model, layer, pattern, counts[layer.weight])
+            layer.write(edit.model, by_magnitude(model, layer, pattern, counts[layer.initializer]))
     whole = Stream(model, data.source, limit=data.memory / 2, threads=data.threads)
     small = Stream(edit.model, data.source, limit=data.memory / 2, threads=data.threads)
     work = np.cumsum([0.0, *(_work(j) for j in jobs)])
@@ -155,7 +155,7 @@ def _pass(
             kept.write(job, result)
         weight, shift, outcome = result
         if outcome.reason:
-            edit.model.weights[job.layer.weight] = by_magnitude(model, job.layer, pattern, job.count)
+            job.layer.write(edit.model, by_magnitude(model, job.layer, pattern, job.count))
         else:
             job.tasks[0].into.write(weight, shift)
         outcomes |= {node: replace(outcome, node=node) for node in job.nodes}
@@ -165,21 +165,19 @@ def _pass(
 
 def solver_seconds(layers: Sequence[Layer], solver: str) -> float:
     """Roughly how long the solver takes on two cores, in seconds; what runs the model comes on top."""
-    once = {x.weight: x for x in layers}.values()
+    once = {x.initializer: x for x in layers}.values()
     return sum(x.group * seconds(x.shape[0] // x.group, int(np.prod(x.shape[1:])), SOLVERS[solver]) for x in once)
 
 
 def by_magnitude(model: Model, layer: Layer, pattern: Pattern | None, count: int) -> Array:
-    """The weight, float32 and read-only, with zeros where |w| is smallest."""
-    w = model.weights[layer.weight]
+    """The weight float32, as the layer reads it, with zeros where |w| is smallest."""
+    w = layer.read(model)
     if pattern is None:
         mask = Count(count).keep(np.abs(w))
     else:
         scores = layer.rows(np.abs(w))
         mask = layer.unrows(np.stack([c.keep(s) for c, s in zip(choices(layer, pattern, count), scores, strict=True)]))
-    out = np.ascontiguousarray(np.where(mask & (w != 0), w, np.float32(0)))  # +0.0, also instead of -0.0
-    out.flags.writeable = False
-    return out
+    return np.ascontiguousarray(np.where(mask & (w != 0), w, np.float32(0)))  # +0.0, also instead of -0.0
 
 
 def choices(layer: Layer, pattern: Pattern | None, count: int) -> list[Choice]:
@@ -207,7 +205,7 @@ def jobs_of(
     outcomes: dict[str, LayerSolve] = {}
     by_weight: dict[str, list[Layer]] = {}
     for layer in layers:
-        by_weight.setdefault(layer.weight, []).append(layer)
+        by_weight.setdefault(layer.initializer, []).append(layer)
     for weight, sharing in by_weight.items():
         try:
             for layer in sharing:
@@ -228,8 +226,18 @@ def jobs_of(
 
 def unsolvable(layer: Layer, constant: Container[str]) -> str:
     """Why outputs are not rows of inputs times the weight, "" where they are; constant: names that no input reaches."""
+    if layer.inside:
+        return f"it is inside the {layer.inside}, where no data are seen"
+    if not layer.trait.rows:
+        return f"{layer.op} is no regression that is solved"
+    if layer.slot not in (layer.trait.weight, layer.trait.swaps):
+        return f"it multiplies what {layer.op} gave a step before"
+    if layer.turned:
+        return f"its weight {layer.initializer} is read in another orientation as well"
     if layer.left:
         return "its weight is the left operand"
+    if not layer.convolves and not layer.trait.recurs and len(layer.array_shape) != 2:
+        return "its weight is no matrix"
     if layer.source in constant:
         return "its input is constant"
     return "" if float(layer.node.attr("alpha", 1.0)) else "alpha is 0, so that its weight does nothing"
@@ -242,7 +250,8 @@ def _task(
     g, d, o = m.shape
     tail = find_tail(small, edit.model, current, readers, g * o, shapes)
     if shared:
-        into = Parameters(small, Place(edit.model, small.node.input(1)), None)
+        assert whole.stored is not None, "it may hold zeros"
+        into = Parameters(small, Place(edit.model, whole.stored), None)
     else:
         into = parameters(edit, small, tail, current, readers)
     return Task(whole, small, np.ones((g, d), bool), np.ones((g, o), bool), tail, into, m, kernel_shape(whole, values))
@@ -255,7 +264,7 @@ def _work(job: Job) -> int:
 
 def columns_of(layer: Layer, columns: int) -> Array:
     """The columns of a regression (channel, then kernel position) in the order of `Layer.rows`."""
-    if layer.op != "Conv":
+    if not layer.convolves:
         return np.arange(columns)
     return np.arange(columns).reshape(layer.segment, -1).T.ravel()
 
@@ -290,12 +299,14 @@ def _solve(job: Job, pattern: Pattern | None, whole: Stream, small: Stream, meth
             return new, shift.ravel(), LayerSolve(job.layer.name, 0.0, 0.0, moments[0].count, str(e))
         masks.append(mask)
         new[k][order] = np.where(mask, w, 0.0).T
-        shift[k] = moments[k].t_mean - moments[k].x_mean @ new[k] if moments[k].intercept else 0.0
         kept = choice.keep(np.abs(problem.original))
         base = np.zeros((d, o))
         base[order] = np.where(kept, problem.original, 0.0).T
         plain += unexplained(moments[k], base) / g
-        error += unexplained(moments[k], new[k]) / g
+    new = first.into.rounded(new)
+    for k, m in enumerate(moments):
+        shift[k] = m.t_mean - m.x_mean @ new[k] if m.intercept else 0.0
+        error += unexplained(m, new[k]) / g
     if method.recover and first.tail.bounds is not None and len(job.tasks) == 1:
 
         def fit(k: int, m: Moments, now: Fit) -> Fit:

@@ -74,6 +74,11 @@ class Spec:
         return self.store.format or (AUTO if self.store.cluster is None else DENSE.name)
 
     @property
+    def dense(self) -> bool:
+        """Whether zeros lie in a plain file."""
+        return self.form == DENSE.name
+
+    @property
     def values(self) -> str:
         """Type of the values that operators store."""
         return self.store.values if self.recorded is None else str(self.recorded.get("values", "float32"))

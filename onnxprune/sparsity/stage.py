@@ -8,7 +8,7 @@ plan's are made again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from onnxprune.formats.dense import DENSE
 from onnxprune.formats.format import Packing
 from onnxprune.formats.operators import METADATA, is_sparse
 from onnxprune.formats.patterns import NMPattern, Pattern
-from onnxprune.formats.registry import has_operators
+from onnxprune.formats.registry import candidates, has_operators
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.step import Step
@@ -117,14 +117,20 @@ class _Masked:
 
 def _prepare(model: Model, spec: Spec) -> _Start:
     """The model as masks and operators want it; where its own zeros are stored, weights stay as they are."""
-    prepared, notes = prepare(model, functions=has_operators(spec.form), fold=not spec.present)
-    layers, untouched = sparse_layers(prepared)
+    refuses = refusal(spec)
+    prepared, notes = prepare(
+        model, functions=has_operators(spec.form), fold=not spec.present, takes=lambda layer: not refuses(layer)
+    )
+    every, untouched = sparse_layers(prepared)
+    layers = [layer for layer in every if not refuses(layer)]
+    untouched += [(layer.name, refuses(layer)) for layer in every if refuses(layer)]
     if not layers:
         none = "it has no MatMul, Gemm or Conv"
         if any(is_sparse(node) for node in model.proto.graph.node):
             none = "its layers are sparse already; onnxprune densify MODEL first"
         why = "; ".join(dict.fromkeys(reason for _, reason in untouched)) or none
-        raise NothingToPrune(f"{model.path or 'the model'}: no layer can be sparse: {why}")
+        way = "; --format dense makes zeros in a plain file" if every and spec.makes_zeros and not spec.dense else ""
+        raise NothingToPrune(f"{model.path or 'the model'}: no layer can be sparse: {why}{way}")
     if spec.recorded is not None:
         ratios = recorded_ratios(layers, spec.recorded)
     else:
@@ -134,6 +140,24 @@ def _prepare(model: Model, spec: Spec) -> _Start:
         if spec.present:
             ratios = {layer.name: ratios.get(layer.name, 1.0) for layer in layers}
     return _Start(prepared, layers, tuple(untouched), ratios, tuple(notes))
+
+
+def refusal(spec: Spec) -> Callable[[Layer], str]:
+    """Layer -> why what is wanted cannot be had of it, "" where it can: by none of the formats, or not by the
+    pattern."""
+    formats, pattern = candidates(spec.form, spec.pattern, present=spec.present), spec.pattern
+
+    def why(layer: Layer) -> str:
+        reasons = [row.refuses(layer) for row in formats]
+        if all(reasons):
+            return reasons[0]
+        if pattern is not None and layer.turned:
+            return f"its weight {layer.initializer} is read in another orientation as well"
+        if isinstance(pattern, NMPattern) and layer.segment == 1:
+            return f"it has one input{' channel' * layer.convolves} per output, of which {pattern} can leave out none"
+        return ""
+
+    return why
 
 
 def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -> _Start:
@@ -151,8 +175,8 @@ def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress
         known = saliencies(model, layers, data, seed=spec.seed, progress=counting(progress, "survey"))
 
     def saliency(layer: Layer) -> Array:
-        score = known.get(layer.weight)
-        return np.square(model.weights[layer.weight]) if score is None else score
+        score = known.get(layer.initializer)
+        return np.square(layer.read(model)) if score is None else score
 
     out, permuted, notes = permute(
         model, layers, pattern, saliency, seed=spec.seed, progress=counting(progress, "permute")
@@ -163,8 +187,8 @@ def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress
 def _mask(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -> _Masked:
     """The model with zeros where they are wanted."""
     model = start.model
-    by_weight = {layer.weight: layer for layer in start.asked_layers}  # a shared weight is masked once
-    chosen = [layer for layer in start.layers if layer.weight in by_weight]
+    by_weight = {layer.initializer: layer for layer in start.asked_layers}  # a shared weight is masked once
+    chosen = [layer for layer in start.layers if layer.initializer in by_weight]
     if spec.present:
         return _Masked(model, chosen, {w: x.size - int(np.count_nonzero(x)) for w, x in _weights(model, chosen)})
     for name, w in _weights(model, chosen):
@@ -172,7 +196,7 @@ def _mask(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -
             raise OptionError(f"weight {name!r} holds NaN or infinity, which have no order; leave it out with --ignore")
     once = list(by_weight.values())
     if spec.recorded is not None:
-        counts = {x.weight: int(spec.recorded["layers"][x.name]["zeros"]) for x in once}
+        counts = {x.initializer: int(spec.recorded["layers"][x.name]["zeros"]) for x in once}
     else:
         counts = counts_of(model, once, start.ratios, spec.zeros, data, seed=spec.seed, progress=progress)
     if data is None:
@@ -197,13 +221,13 @@ def _by_magnitude(model: Model, chosen: list[Layer], counts: Counts, spec: Spec)
     from onnxprune.sparsity.solve import by_magnitude
 
     out = model.copy()
-    for layer in {x.weight: x for x in chosen}.values():
-        out.weights[layer.weight] = by_magnitude(model, layer, spec.pattern, counts[layer.weight])
+    for layer in {x.initializer: x for x in chosen}.values():
+        layer.write(out, by_magnitude(model, layer, spec.pattern, counts[layer.initializer]))
     return _Masked(out, chosen, counts, notes=tuple(_torn(chosen, spec.pattern)))
 
 
 def _weights(model: Model, layers: Sequence[Layer]) -> list[tuple[str, Array]]:
-    return [(name, model.weights[name]) for name in dict.fromkeys(layer.weight for layer in layers)]
+    return [(name, layer.read(model)) for name, layer in {x.initializer: x for x in layers}.items()]
 
 
 def _torn(layers: Sequence[Layer], pattern: Pattern | None) -> list[str]:
@@ -238,14 +262,14 @@ def _rows(start: _Start, masked: _Masked, stored: Stored, spec: Spec) -> tuple[L
         row = LayerSparsity(
             layer.name,
             layer.op,
-            layer.weight,
+            layer.initializer,
             layer.shape[0],
             size // layer.shape[0],
             size - left[layer.name],
             masked=layer.name in (stored.formats if spec.present else every),
             format=packing.format.name,
             reason=stored.reasons.get(layer.name, "" if layer.name in every else "not asked for"),
-            asked=size - left[layer.name] if nm else masked.counts.get(layer.weight, 0),
+            asked=size - left[layer.name] if nm else masked.counts.get(layer.initializer, 0),
             pattern="" if packing.pattern in (None, spec.pattern) else str(packing.pattern),
         )
         rows.append(row)

@@ -74,10 +74,10 @@ def store(
 def rounding(exact: Model, stored: Model, layers: Sequence[Layer]) -> float:
     """Squared error of the weights as they are stored, over their squares."""
     error = total = 0.0
-    for name in dict.fromkeys(layer.weight for layer in layers):
-        a, b = exact.weights[name], stored.weights[name]
-        if a is not b:
-            error += float(np.square(a - b, dtype=np.float64).sum())
+    for name, layer in {x.initializer: x for x in layers}.items():
+        a = layer.read(exact)
+        if exact.weights[name] is not stored.weights[name]:
+            error += float(np.square(a - layer.read(stored), dtype=np.float64).sum())
         total += float(np.square(a, dtype=np.float64).sum())
     return error / total if total else 0.0
 
@@ -94,9 +94,10 @@ def _choose(
     every: dict[str, list[Packing]] = {}
     reasons: dict[str, str] = {}
     for layer in layers:
-        ways: list[Packing] | str = [row.packing(spec.pattern) for row in formats]
+        taken = [row for row in formats if not row.refuses(layer)]
+        ways: list[Packing] | str = [row.packing(spec.pattern) for row in taken]
         if spec.present:
-            ways = packings(layer, model.weights[layer.weight], formats, spec.values)
+            ways = packings(layer, layer.read(model), taken, spec.values)
         if isinstance(ways, str):
             reasons[layer.name] = ways
         else:
@@ -149,7 +150,7 @@ def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], spec: Spec
 def _exact_where(model: Model, exact: Model, layers: Sequence[Layer], formats: Mapping[str, Packing]) -> Model:
     """A copy in which layers that stay dense have their weights as they were before they were rounded."""
     out = model.copy()
-    dense = {layer.weight for layer in layers if layer.name not in formats}
+    dense = {layer.initializer for layer in layers if layer.name not in formats}
     out.weights.update({name: exact.weights[name] for name in dense if name in out.weights})
     return out
 
@@ -184,24 +185,22 @@ def _plain(
 def _positive(model: Model, layers: Sequence[Layer]) -> Model:
     """A copy in which -0.0, which computes what +0.0 computes, is +0.0 in these layers, so that it can be left out."""
     out = model.copy()
-    for name in dict.fromkeys(layer.weight for layer in layers):
-        w = model.weights[name]
+    for layer in {x.initializer: x for x in layers}.values():
+        w = layer.read(model)
         if (np.signbit(w) & (w == 0)).any():
-            out.weights[name] = w = np.where(w == 0, np.float32(0), w)
-            w.flags.writeable = False
+            layer.write(out, np.where(w == 0, np.float32(0), w))
     return out
 
 
 def _rounded(model: Model, layers: Sequence[Layer], values: str) -> Model:
     """A copy whose layers have weights as they will be stored."""
     out = model.copy()
-    for layer in {x.weight: x for x in layers}.values() if values != "float32" else ():
+    for layer in {x.initializer: x for x in layers}.values() if values != "float32" else ():
         try:
-            w = layer.restore(round_values(layer.matrix(model.weights[layer.weight]), values))
+            w = layer.restore(round_values(layer.matrix(layer.read(model)), values))
         except OptionError as e:
             raise OptionError(f"--values {values}: {layer.name!r}: {e}; leave it out with --ignore") from e
-        out.weights[layer.weight] = w = np.ascontiguousarray(w)
-        w.flags.writeable = False
+        layer.write(out, w)
     return out
 
 

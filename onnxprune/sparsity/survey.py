@@ -88,23 +88,23 @@ def survey(
 def saliencies(
     model: Model, layers: Sequence[Layer], data: Batches, *, seed: int = 0, progress: Steps = uncounted
 ) -> dict[str, Array]:
-    """Weight -> w^2 / [H^-1]_jj float32 in the weight's own shape, where data reach it: the error that losing a weight
-    leaves when the others of its row make up for it (Hassibi and Stork 1993)."""
+    """Initializer -> w^2 / [H^-1]_jj float32 in the weight's own shape, where data reach it: the error that losing a
+    weight leaves when the others of its row make up for it (Hassibi and Stork 1993)."""
     out = {}
     for surveyed in survey(model, layers, data, seed=seed, progress=progress):
         with suppress(NotPositive):
             scores = [np.square(p.original) / np.diag(inverse(p)) for p in surveyed.problems]
-            out[surveyed.layer.weight] = surveyed.layer.unrows(np.stack(scores).astype(np.float32))
+            out[surveyed.layer.initializer] = surveyed.layer.unrows(np.stack(scores).astype(np.float32))
     return out
 
 
 def curvatures(model: Model, data: Batches, *, seed: int = 0, progress: Steps = uncounted) -> dict[str, Array]:
-    """Weight -> mean square of the input that every entry meets, in the weight's own shape: the diagonal of the Hessian
-    of the layer's error, where data reach it."""
+    """Initializer -> mean square of the input that every entry meets, in the weight's own shape: the diagonal of the
+    Hessian of the layer's error, where data reach it."""
     out = {}
     for surveyed in survey(model, sparse_layers(model)[0], data, seed=seed, progress=progress):
         square = [np.broadcast_to(np.square(p.norms), p.original.shape) for p in surveyed.problems]
-        out[surveyed.layer.weight] = surveyed.layer.unrows(np.stack(square))
+        out[surveyed.layer.initializer] = surveyed.layer.unrows(np.stack(square))
     return out
 
 
@@ -118,7 +118,7 @@ def facts(
     seed: int = 0,
     progress: Steps = uncounted,
 ) -> dict[str, Facts]:
-    """Weight -> what allocators want to know.
+    """Initializer -> what allocators want to know.
 
     errors: also the error at every level, of a quick solver, in units of the damage that the layer alone does to the
     outputs on samples that were held out, measured where the error is typical (without such samples relative to the
@@ -126,8 +126,8 @@ def facts(
     """
     out: dict[str, Facts] = {}
     edit = Edit(model)
-    jobs, _ = jobs_of(model, edit, layers, dict.fromkeys((x.weight for x in layers), 0))
-    into = {j.layer.weight: j for j in jobs}
+    jobs, _ = jobs_of(model, edit, layers, dict.fromkeys((x.initializer for x in layers), 0))
+    into = {j.layer.initializer: j for j in jobs}
     names = [o.name for o in model.proto.graph.output]
     tested = Stream(edit.model, data.held_out, limit=data.memory, threads=data.threads)
     measure = None
@@ -136,7 +136,7 @@ def facts(
         measure = damage(model, whole.compute(names), names, data.unseen)
     learned = replace(data, source=data.learn or data.source)
     for surveyed in survey(model, layers, learned, seed=seed, progress=progress):
-        weight, problems = surveyed.layer.weight, surveyed.problems
+        weight, problems = surveyed.layer.initializer, surveyed.problems
         size = sum(p.target.size for p in problems)
         scores = np.concatenate([np.abs(p.original) * p.norms for p in problems])
         outliers = float((scores > OUTLIER * scores.mean()).mean())
