@@ -43,16 +43,7 @@ class Edit:
     def constant(self, base: str, array: Array) -> str:
         """Add an initializer to the main graph; its name."""
         name = self.fresh(base)
-        array = np.asarray(array)
-        if not array.flags.c_contiguous:  # ascontiguousarray makes a vector of a scalar
-            array = np.ascontiguousarray(array)
-        array = array.view()
-        array.flags.writeable = False
-        self.model.weights[name] = array
-        set_tensor(name, self.graph.initializer.add(name=name), array)
-        if self.model.proto.ir_version < 4:  # there an initializer must be listed
-            kind = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            self.graph.input.add(name=name, type=kind)
+        add_initializer(self.model, name, array)
         return name
 
     def zeros(self, count: int) -> str:
@@ -76,6 +67,21 @@ class Edit:
             known = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
             known.update(output for node in graph.node for output in node.output)
             _keep(graph.value_info, [i for i in graph.value_info if i.name in known])
+
+
+def add_initializer(model: Model, name: str, array: Array) -> None:
+    """Add an initializer of a new name to the main graph, where bodies can read it too. No `Constant` node: tools that
+    quantize look for biases among the initializers."""
+    array = np.asarray(array)
+    if not array.flags.c_contiguous:  # ascontiguousarray makes a vector of a scalar
+        array = np.ascontiguousarray(array)
+    array = array.view()
+    array.flags.writeable = False
+    model.weights[name] = array
+    set_tensor(name, model.proto.graph.initializer.add(name=name), array)
+    if model.proto.ir_version < 4:  # there an initializer must be listed
+        kind = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        model.proto.graph.input.add(name=name, type=kind)
 
 
 def as_float32(model: Model) -> Model:

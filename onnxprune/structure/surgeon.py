@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnxprune.graph.arrays import Array, Ids
+from onnxprune.graph.edit import add_initializer
 from onnxprune.graph.io import graphs
 from onnxprune.graph.links import makers
 from onnxprune.graph.node import Node, walk_all
@@ -97,7 +98,7 @@ class Surgeon:
         n.attributes = {a.name: a for a in n.proto.attribute}
 
     def set_input(self, n: Node, slot: int, value: Array) -> None:
-        """Make input `slot` the constant `value`: in place where only this node reads it, else a new Constant."""
+        """Make input `slot` the constant `value`: in place where only this node reads it, else a new initializer."""
         old = n.input(slot)
         if old in self.model.weights and self.readers[old] == 1:
             self._replace(old, value)
@@ -201,22 +202,13 @@ class Surgeon:
         proto = helper.make_node(op, inputs, [output], name=self.fresh(f"{output}_node"), **attributes)
         self.inserted.append(proto)
         self.readers.update(inputs)
-        if op != "Constant":
-            self.shapes.step(Node(proto, self.shapes.opsets.get("", 1)))
+        self.shapes.step(Node(proto, self.shapes.opsets.get("", 1)))
 
     # inside
 
     def _constant(self, value: Array, base: str) -> str:
         name = self.fresh(base)
-        tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
-        if self.shapes.opsets.get("", 1) >= 9 or value.dtype.kind == "f":
-            self.insert("Constant", [], name, value=tensor)
-        else:  # before opset 9 a Constant holds nothing but floats
-            proto = self.model.proto
-            proto.graph.initializer.append(tensor)
-            if proto.ir_version < 4:
-                proto.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, value.shape))
-        self.model.weights[name] = value
+        add_initializer(self.model, name, value)
         self.shapes.known[name], self.shapes.shapes[name] = value, value.shape
         self.shapes.types[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
         self.shapes.constant.add(name)
