@@ -125,13 +125,14 @@ class Surgeon:
         if name in self.shapes.constant:
             self.set_input(n, slot, target)
             return
-        # computed: multiply the entries by zero and add the new ones, which every opset can
-        zero, plus = np.ones_like(now), np.zeros_like(now)
+        # computed: make the entries zero and add the new ones, which every opset can; not by Mul and Add, which
+        # onnxruntime's quantizers take for arithmetic on activations
+        by, minus = np.ones_like(now), np.zeros_like(now)
         for i, v in entries.items():
-            zero[i], plus[i] = 0, v
+            by[i], minus[i] = np.iinfo(now.dtype).max if now.dtype.kind in "iu" else np.inf, -v
         scaled, shifted = self.fresh(f"{name}_scaled"), self.fresh(f"{name}_patched")
-        self.insert("Mul", [name, self._constant(zero, f"{name}_mask")], scaled)
-        self.insert("Add", [scaled, self._constant(plus, f"{name}_sizes")], shifted)
+        self.insert("Div", [name, self._constant(by, f"{name}_mask")], scaled)
+        self.insert("Sub", [scaled, self._constant(minus, f"{name}_sizes")], shifted)
         self._connect(n, slot, shifted)
 
     def set_shape_input(self, n: Node, slot: int) -> None:
