@@ -9,28 +9,22 @@ approximation elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from onnxprune.graph.arrays import Array, Float, Ids
+from onnxprune.graph.arrays import Float
 from onnxprune.graph.node import Node, walk_all
-from onnxprune.graph.normalisation import MEAN, batchnorm_factor
-from onnxprune.graph.ort import ORT_ERRORS
-from onnxprune.graph.shapes import run_node
+from onnxprune.graph.normalisation import MEAN
 from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
+from onnxprune.importance.constant import Guess, Known
 from onnxprune.importance.weights import WeightValues
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.structure.analysis import Analysis, Keep
-from onnxprune.structure.coupling import Axis, Coupling, Produce
-from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
+from onnxprune.structure.coupling import Axis, Coupling
 from onnxprune.structure.surgery import prune_model
 
-PASSING = {
-    "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "GatherND",
-    "GatherElements", "Expand", "Tile", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "AveragePool", "MaxPool",
-    "GlobalAveragePool", "GlobalMaxPool", *FIRST_ONLY,
-}  # fmt: skip
-REDUCING = {"ReduceMean", "ReduceMax", "ReduceMin"}
 FOLDING = {op for op, t in TRAITS.items() if t.rows and not t.recurs}  # whose biases can take what went
 
 
@@ -49,7 +43,7 @@ def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Float]:
     keep: ids that survive, `(ids,)`. Nodes whose bias would not change are left out.
     """
     c = analysis.coupling
-    constants = constant_channels(analysis, keep)
+    constants = Known(analysis, ~keep, guesses(analysis)).value
     weights = WeightValues(analysis)
     shifts: dict[str, Float] = {}
     for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
@@ -102,55 +96,9 @@ def _contribution(node: Node, w: Float, value: Float) -> Float | None:
     return np.asarray(np.einsum("goi,gi->go", taps, value.reshape(g, -1)).ravel())
 
 
-def constant_channels(analysis: Analysis, keep: Keep) -> Float:
-    """The constant that stands for every removed id, float64 `(ids,)`; NaN where none is known."""
-    c = analysis.coupling
-    value: Float = np.full(c.size, np.nan)
-    weights = WeightValues(analysis)
-    ties = c.ties_of()
-    produced = {p.node.key: p for p in c.produces}
-    means = _running_means(analysis, weights)
-    touched = {n for n, axes in c.base.items() if any(ids is not None and not keep[ids].all() for ids in axes)}
-    for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
-        if not any(o in touched for o in node.outputs):
-            continue
-        if node.key in produced and node.op in FOLDING:
-            produce, ids = produced[node.key], outer(c, node)
-            rows = c.axes(produce.weight)[
-                produce.axis
-            ]  # not so where the weight is on the left, or holds outputs per group
-            if produce.weight == node.input(1) and ids is not None and rows is not None and ids.size == rows.size:
-                _set(value, keep, ids, _producer(produce, weights, c, value, means))
-        elif node.op == "BatchNormalization":
-            axes = c.axes(node.key)
-            parts = [weights.value(i) for i in node.inputs[1:5]]
-            x = c.axes(node.input(0))[1]
-            if len(axes) > 1 and x is not None and all(p is not None for p in parts):
-                gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parts)
-                _set(value, keep, axes[1], (value[x] - mean) * batchnorm_factor(node, gamma, variance) + beta)
-        elif node.op == "InstanceNormalization":  # a constant is normalised to zero
-            bias = weights.value(node.input(2))
-            if bias is not None:
-                _set(value, keep, c.axes(node.key)[1], np.asarray(bias, np.float64))
-        elif node.op in UNARY or node.op in BROADCAST:
-            _elementwise(analysis, node, value, keep, weights)
-        elif (node.op in PASSING or node.op in REDUCING) and node.key in ties:
-            a, b = ties[node.key]
-            for _ in range(2):  # a view goes through the ids of its factors
-                for source, target in ((a, b), (b, a)):
-                    fresh = np.isnan(value[target]) & ~np.isnan(value[source]) & ~keep[target]
-                    value[target[fresh]] = value[source[fresh]]
-    return value
-
-
-def _set(value: Float, keep: Keep, ids: Ids | None, constant: Float | None) -> None:
-    if ids is not None and constant is not None:
-        gone = ~keep[ids]
-        value[ids[gone]] = np.broadcast_to(constant, ids.shape)[gone]
-
-
-def _running_means(analysis: Analysis, weights: WeightValues) -> dict[str, Float]:
+def _running_means(analysis: Analysis) -> dict[str, Float]:
     """Tensor -> mean that the BatchNormalization behind it has recorded."""
+    weights = WeightValues(analysis)
     out: dict[str, Float] = {}
     for node in walk_all(analysis.model.proto.graph, {}):
         if node.op == "BatchNormalization":
@@ -160,16 +108,32 @@ def _running_means(analysis: Analysis, weights: WeightValues) -> dict[str, Float
     return out
 
 
-def _producer(p: Produce, weights: WeightValues, c: Coupling, value: Float, means: dict[str, Float]) -> Float | None:
+def guesses(analysis: Analysis) -> Guess:
     """What is known of the mean of a layer's outputs: recorded by BatchNormalization, or told by the bias."""
-    node, taps = p.node, weights.value(p.weight)
-    if taps is None or TRAITS[node.op].added:
-        return None
-    rows = np.moveaxis(np.asarray(taps, np.float64), p.axis, 0).reshape(taps.shape[p.axis], -1)
+    means = _running_means(analysis)
+    produced = {p.node.key: p for p in analysis.coupling.produces}
+
+    def guess(known: Known, node: Node) -> Float | None:
+        p = produced.get(node.key)
+        # not so where the weight is on the left, or holds outputs per group
+        if p is None or node.op not in FOLDING or p.weight != node.input(1) or TRAITS[node.op].added:
+            return None
+        ids, axes = outer(known.c, node), known.c.axes(p.weight)
+        rows, taps = axes[p.axis], known.weights(p.weight)
+        if ids is None or rows is None or ids.size != rows.size or taps is None:
+            return None
+        made = _mean(known, node, np.moveaxis(np.asarray(taps, np.float64), p.axis, 0).reshape(ids.size, -1), means)
+        return made
+
+    return guess
+
+
+def _mean(known: Known, node: Node, rows: Float, means: Mapping[str, Float]) -> Float | None:
+    """The same; rows: of the weight, `(out, d)`."""
     bias: Float = np.zeros(len(rows))
     slot = TRAITS[node.op].bias
     if slot is not None and node.input(slot):
-        b = weights.value(node.input(slot))
+        b = known.weights(node.input(slot))
         if b is None:
             return None
         # Gemm: (N), (1, N), or another one for every row
@@ -178,65 +142,13 @@ def _producer(p: Produce, weights: WeightValues, c: Coupling, value: Float, mean
     mean = means.get(node.key)
     if mean is not None and len(mean) == len(rows):
         return np.where(rows.any(1), mean, bias)
-    ids = c.axes(node.input(0))[1] if TRAITS[node.op].rows == "patches" else None
-    if ids is not None and node.attr("group", 1) == ids.size and c.axes(p.weight)[1] is None:
-        source = np.repeat(value[ids], len(rows) // ids.size)
+    source = known.of(node.input(0), 1) if TRAITS[node.op].rows == "patches" else None
+    if source is not None and node.attr("group", 1) == source.size and known.c.axes(node.input(1))[1] is None:
+        source = np.repeat(source, len(rows) // source.size)
         if not np.isnan(source).all():  # depthwise: a constant channel stays constant
             return np.asarray(rows.sum(1) * np.nan_to_num(source) + bias)
     # of a channel with large weights the bias says little: it counts as far as the weights are small
     return np.asarray(bias / (1 + np.square(rows).sum(1)))
 
 
-def _elementwise(analysis: Analysis, node: Node, value: Float, keep: Keep, weights: WeightValues) -> None:
-    """Apply the operator to the constants of its inputs."""
-    c = analysis.coupling
-    y = c.axes(node.key)
-    for axis, ids in enumerate(y):
-        if ids is None or keep[ids].all():
-            continue
-        gone = np.flatnonzero(~keep[ids])
-        feeds: dict[str, Array] = {}
-        for name in dict.fromkeys(i for i in node.inputs if i):
-            column = _column(c, name, axis - len(y), gone, value, weights)
-            if column is None:
-                break
-            dtype = np.float32 if c.shapes.types.get(name, 1) != 9 else np.bool_
-            feeds[name] = np.asarray(column).astype(dtype)
-        else:
-            known = np.ones(len(gone), bool)
-            for column in feeds.values():
-                if column.dtype != np.bool_:
-                    known &= ~np.isnan(np.broadcast_to(column, gone.shape))
-            if node.op in ("Cast", "CastLike"):
-                result = next(iter(feeds.values()))
-            else:
-                try:
-                    result = run_node(node, {k: v.astype(np.float32) for k, v in feeds.items()}, analysis.model.proto)[
-                        0
-                    ]
-                except ORT_ERRORS:  # types that the operator does not take: nothing is known, nothing is folded
-                    continue
-            result = np.broadcast_to(np.asarray(result, np.float64), gone.shape)
-            known &= np.isfinite(result)
-            value[ids[gone[known]]] = result[known]
-
-
-def _column(c: Coupling, name: str, axis: int, gone: Ids, value: Float, weights: WeightValues) -> Array | None:
-    """Values of one input at the removed places of an axis counted from the right; None where it varies."""
-    if c.is_constant(name):
-        w = weights.value(name)
-        if w is None:
-            return None
-        if w.size == 1:
-            return np.asarray(w).reshape(())
-        if w.ndim >= -axis and w.size == w.shape[axis]:
-            return np.asarray(w).reshape(-1)[gone]
-        return None
-    axes = c.axes(name)
-    if len(axes) < -axis:
-        return None
-    ids = axes[axis]
-    return None if ids is None else value[ids][gone]
-
-
-__all__ = ["bias_shifts", "constant_channels"]
+__all__ = ["bias_shifts"]

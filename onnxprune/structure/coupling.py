@@ -359,7 +359,7 @@ class Coupling:
                 for ids in self.axes(name):
                     self.pin(ids, "reshaped to a shape that is not known")
             return
-        for tensor_x, tensor_y in _segments(xs, ys):  # type: ignore[arg-type]
+        for tensor_x, tensor_y in axis_segments(xs, ys):  # type: ignore[arg-type]
             self._segment(node, x, y, tensor_x, tensor_y)
 
     def _segment(self, node: Node, x: str, y: str, i: range, j: range) -> None:
@@ -369,7 +369,7 @@ class Coupling:
             self.tie(self.axes(x)[xa[0]], self.axes(y)[ya[0]])
             return
         sizes_x, sizes_y = [self.shapes.shapes[x][k] for k in xa], [self.shapes.shapes[y][k] for k in ya]
-        factors = _factors(sizes_x, sizes_y)  # type: ignore[arg-type]
+        factors = common_factors(sizes_x, sizes_y)  # type: ignore[arg-type]
         if factors is None:
             for name, axes in ((x, xa), (y, ya)):
                 for k in axes:
@@ -650,7 +650,7 @@ def _broadcastable(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return math.prod(np.broadcast_shapes(a, b)) == max(math.prod(a), math.prod(b))
 
 
-def _segments(xs: Sequence[int], ys: Sequence[int]) -> Iterator[tuple[range, range]]:
+def axis_segments(xs: Sequence[int], ys: Sequence[int]) -> Iterator[tuple[range, range]]:
     """Shortest runs of axes with equal products: (2, 12, 5), (2, 3, 4, 5) -> 0|0, 1|1:3, 2|3."""
     i = j = 0
     while i < len(xs) or j < len(ys):
@@ -668,7 +668,7 @@ def _segments(xs: Sequence[int], ys: Sequence[int]) -> Iterator[tuple[range, ran
         yield range(i0, i), range(j0, j)
 
 
-def _factors(xs: Sequence[int], ys: Sequence[int]) -> list[int] | None:
+def common_factors(xs: Sequence[int], ys: Sequence[int]) -> list[int] | None:
     """Common refinement: (6, 4), (2, 12) -> [2, 3, 4]; None where none exists, as for (6, 4), (8, 3)."""
     bounds = sorted({math.prod(xs[: k + 1]) for k in range(len(xs))} | {math.prod(ys[: k + 1]) for k in range(len(ys))})
     out, last = [], 1

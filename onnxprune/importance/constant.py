@@ -1,0 +1,378 @@
+"""What is constant along an index of an axis: a channel that nothing makes is zero, or what its bias tells.
+
+The graph is walked once. A weight whose rows are zero makes what its bias says; from there operators carry constants
+on: activations map them, products with zero are zero, views and pools move them. What is not known is NaN. All that is
+known holds for any input; a guess, where one is given, fills in what a layer makes on average (recovery/bias.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnxprune.graph.arrays import FLOAT_TYPES, Array, Float, Ids
+from onnxprune.graph.constants import Constants
+from onnxprune.graph.node import Node, walk_all
+from onnxprune.graph.normalisation import batchnorm_factor
+from onnxprune.graph.ort import ORT_ERRORS
+from onnxprune.graph.shapes import run_node
+from onnxprune.graph.traits import TRAITS, Trait
+from onnxprune.structure.analysis import Analysis, Keep
+from onnxprune.structure.coupling import Axis, Coupling, axis_segments, common_factors
+from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
+
+VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+MOVING = {
+    "Transpose", "Concat", "Split", "Slice", "Gather", "GatherND", "GatherElements", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "MaxPool",
+    "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin",
+}  # fmt: skip
+# carry zeros, other constants only about: at borders, or in sums
+ZEROS = {
+    "AveragePool", "LpPool", "GlobalLpPool", "Resize", "Upsample", "Pad", "ReduceSum", "ReduceL1", "ReduceL2",
+    "ReduceSumSquare", "CumSum", "Trilu", *FIRST_ONLY,
+}  # fmt: skip
+GUESSED = {"AveragePool", "Resize", "Upsample", *FIRST_ONLY}  # of these, guesses go through as well
+QUANTIZES = {"QuantizeLinear", "com.microsoft::QuantizeLinear"}
+DEQUANTIZES = {"DequantizeLinear", "com.microsoft::DequantizeLinear"}
+PRODUCTS = {"MatMul", "com.microsoft::FusedMatMul"}
+
+Guess = Callable[["Known", Node], Float | None]  # a layer -> what its outputs are on average `(out,)`; None: unknown
+
+
+class Known:
+    """value: the constant that all elements of an index of an axis are, float64 `(ids,)`; NaN where none is known.
+
+    asked: ids that are asked for, bool `(ids,)`, no others are looked at; guess: for layers of which nothing is known.
+    """
+
+    def __init__(self, analysis: Analysis, asked: Keep, guess: Guess | None = None) -> None:
+        self.analysis, self.asked, self.guess = analysis, asked, guess
+        self.c: Coupling = analysis.coupling
+        self.value: Float = np.full(self.c.size, np.nan)
+        exact = None if guess is None else Known(analysis, asked).value
+        self.weights = Constants(self.c.shapes)
+        self._loaded: set[str] = set()
+        self._ties = self.c.ties_of()
+        for node in walk_all(analysis.model.proto.graph, self.c.shapes.opsets):
+            if any(self._is_asked(ids) for o in node.outputs if o for ids in self.c.axes(o)):
+                self._step(node)
+                if exact is not None:  # no guess where something is known
+                    for ids in (ids for o in node.outputs for ids in self.c.axes(o)):
+                        self._set(ids, exact[ids])
+
+    def _is_asked(self, ids: Axis) -> bool:
+        return ids is not None and bool(self.asked[ids].any())
+
+    def of(self, name: str, axis: int) -> Float | None:
+        """Constants along an axis of a tensor, `(size,)`; None where it has no ids there."""
+        axes = self.c.axes(name)
+        if not -len(axes) <= axis < len(axes):
+            return None
+        ids = axes[axis]
+        if ids is not None and self.c.is_constant(name):
+            self._load(name)
+        return None if ids is None else self.value[ids]
+
+    def vector(self, name: str) -> Float | None:
+        """A constant of one number, or of one along a single axis, float64; None for what is none."""
+        w = self.weights(name) if name else None
+        if w is None or w.dtype.kind not in "fiu" or w.size != max(w.shape, default=1):
+            return None
+        return np.asarray(w, np.float64).ravel()
+
+    def zero_of(self, node: Node, slot: int, output: bool = False) -> Float | None:
+        """What counts as zero in a weight of the node (or in its output): zero, or its zero point, a number or one for
+        every output; None where it is not known."""
+        types = self.c.shapes.types
+        name = node.output(0) if output else node.input(slot)
+        if types.get(name, 1) in FLOAT_TYPES:
+            return np.zeros(1)
+        among = node.inputs if output else [node.input(i) for i in TRAITS[node.op].scales]
+        alike = [i for i in among if i and types.get(i) == types.get(name) and i not in (node.input(slot), "")]
+        return self.vector(alike[-1]) if alike else np.zeros(1)
+
+    def zero_slices(self, node: Node, slot: int, axis: int) -> Keep | None:
+        """Where the weight at an input is zero along an axis, bool `(size,)`; None for what is not known."""
+        name = node.input(slot)
+        w = self.weights(name) if self.c.is_constant(name) else None
+        zero = self.zero_of(node, slot) if w is not None else None
+        if w is None or zero is None or not w.ndim or not -w.ndim <= axis < w.ndim:
+            return None
+        outputs = TRAITS[node.op].axes(node, slot)[1] % w.ndim
+        if zero.size == w.shape[outputs] and zero.any():
+            zero = np.moveaxis(zero.reshape(-1, *[1] * (w.ndim - 1)), 0, outputs)
+        elif zero.size > 1 and zero.any():
+            return None
+        filled = w != zero.astype(w.dtype) if zero.any() else w.astype(bool)
+        return ~filled.any(tuple(k for k in range(w.ndim) if k != axis % w.ndim))
+
+    # the walk
+
+    def _load(self, name: str) -> None:
+        """Constants along the axes of a constant tensor."""
+        if name in self._loaded:
+            return
+        self._loaded.add(name)
+        axes = self.c.axes(name)
+        w = self.weights(name) if any(self._is_asked(ids) for ids in axes) else None
+        if w is None or w.dtype.kind not in "fiu":
+            return
+        for k, ids in enumerate(axes):
+            if ids is not None and self._is_asked(ids):
+                rest = tuple(j for j in range(w.ndim) if j != k)
+                first = w[tuple(slice(None) if j == k else slice(1) for j in range(w.ndim))]
+                self._set(ids, np.where((w == first).all(rest), first.ravel().astype(np.float64), np.nan))
+
+    def _set(self, ids: Axis, constant: Float | None) -> None:
+        if ids is None or constant is None:
+            return
+        fresh = self.asked[ids] & ~np.isnan(np.broadcast_to(constant, ids.shape))
+        self.value[ids[fresh]] = np.broadcast_to(constant, ids.shape)[fresh]
+
+    def _step(self, node: Node) -> None:
+        trait = TRAITS.get(node.op)
+        if self.c.is_constant(node.key):
+            return
+        if trait is not None and trait.weights and not (trait.recurs or trait.attends == "fused" or node.op == "Gather"):
+            self._layer(node, trait)
+        elif node.op in ("BatchNormalization", "InstanceNormalization"):
+            self._normalised(node)
+        elif node.op in QUANTIZES | DEQUANTIZES:
+            self._quantized(node)
+        elif node.op in UNARY or node.op in BROADCAST:
+            self._elementwise(node)
+        elif node.op in VIEWS:
+            self._viewed(node)
+        elif node.op == "Einsum":
+            self._einsum(node)
+        elif node.op in MOVING or node.op in ZEROS:
+            self._moved(node)
+
+    def _layer(self, node: Node, trait: Trait) -> None:
+        """A layer makes its bias where the rows of its weight are zero, or where a depthwise one reads zeros."""
+        y = self.c.axes(node.key)
+        ids = y[trait.outer(len(y))] if y else None
+        if ids is not None and self._is_asked(ids):
+            self._set(ids, self._made(node, trait, ids.size) if self.guess is None else self.guess(self, node))
+        if node.op in PRODUCTS:
+            self._tied(node, node.inputs[:2], each=True)
+
+    def _made(self, node: Node, trait: Trait, size: int) -> Float:
+        made: Float = np.full(size, np.nan)
+        bias = self._bias(node, trait, size)
+        rows = self.zero_slices(node, trait.weight, trait.axes(node, trait.weight)[1])
+        if bias is not None and rows is not None and rows.size == size:
+            made = np.where(rows, bias, np.nan)
+        if bias is not None and trait.convolves:
+            self._depthwise(node, trait, made, bias)
+        return made
+
+    def _bias(self, node: Node, trait: Trait, size: int) -> Float | None:
+        """What a layer adds to its outputs, `(size,)`; None where that is not one number for each."""
+        out = self.zero_of(node, trait.weight, output=True)
+        if out is None or out.size != 1 or any(node.input(i) for i in trait.added):
+            return None
+        activation = node.attr("activation", "")
+        if activation not in ("", "Relu"):
+            return None
+        bias: Float = np.full(size, out[0])
+        if trait.bias is not None and node.input(trait.bias):
+            b = self.weights(node.input(trait.bias))
+            if b is None or b.dtype.kind not in "fiu" or (b.dtype.kind != "f" and b.any()):
+                return None
+            rows = np.asarray(b, np.float64).reshape(-1, b.shape[-1] if b.ndim else 1)
+            if (rows != rows[:1]).any() or rows.shape[1] not in (1, size):
+                return None
+            bias = bias + rows[0] * float(node.attr("beta", 1.0))
+        return np.maximum(bias, 0.0) if activation == "Relu" else bias
+
+    def _depthwise(self, node: Node, trait: Trait, made: Float, bias: Float) -> None:
+        """What a depthwise convolution makes of zeros is its bias, of other constants the sum of its taps times them."""
+        source = self.of(node.input(trait.source), 1)
+        shape = self.c.shape(node.input(trait.weight))
+        per_output = trait.rows == "patches"
+        if source is None or shape is None or node.attr("group", 1) != source.size or shape[int(per_output)] != 1:
+            return
+        source = np.repeat(source, made.size // source.size)
+        made[source == 0] = bias[source == 0]
+        known = np.isnan(made) & ~np.isnan(source)
+        w = self.weights(node.input(trait.weight)) if known.any() and per_output else None
+        if w is not None and not padded(node):
+            made[known] = (np.asarray(w, np.float64).reshape(made.size, -1).sum(1) * source + bias)[known]
+
+    def _normalised(self, node: Node) -> None:
+        """Recorded statistics map a constant; those of the channel itself make it zero before the shift."""
+        source, y = self.of(node.input(0), 1), self.c.axes(node.key)
+        parts = [self.vector(i) for i in node.inputs[1:5]]
+        if source is None or any(p is None for p in parts) or node.attr("training_mode", 0):
+            return
+        scale, shift = (np.asarray(p, np.float64) for p in parts[:2])
+        if node.op == "InstanceNormalization":
+            constant = np.isfinite(source) | (scale == 0) | (self.guess is not None)
+            self._set(y[1], np.where(constant, shift, np.nan))
+            return
+        mean, variance = (np.asarray(p, np.float64) for p in parts[2:])
+        factor = batchnorm_factor(node, scale, variance)
+        self._set(y[1], np.where(factor == 0, shift, (source - mean) * factor + shift))
+
+    def _quantized(self, node: Node) -> None:
+        """Zero becomes the zero point, and the zero point zero."""
+        zero, scale = self.vector(node.input(2)), self.vector(node.input(1))
+        if node.input(2) and zero is None:
+            return
+        zero = np.zeros(1) if zero is None else zero
+        for k, ids in enumerate(self.c.axes(node.key)):
+            x = self.of(node.input(0), k)
+            if ids is None or x is None or zero.size not in (1, x.size):
+                continue
+            if node.op in QUANTIZES:
+                self._set(ids, np.where(x == 0, zero, np.nan))
+            else:
+                exact = scale if scale is not None and scale.size in (1, x.size) else np.full(1, np.nan)
+                self._set(ids, np.where(x == zero, 0.0, (x - zero) * exact))
+
+    def _elementwise(self, node: Node) -> None:
+        """Apply the operator to the constants of its inputs."""
+        y = self.c.axes(node.key)
+        for axis, ids in enumerate(y):
+            if ids is None or not self._is_asked(ids):
+                continue
+            columns = [self._column(i, axis - len(y), ids.size) for i in node.inputs if i]
+            result: Float = np.full(ids.size, np.nan)
+            known = ~np.isnan(columns).any(0)
+            if known.any():
+                result[known] = self._run(node, [column[known] for column in columns])
+            zeros = columns if node.op == "Mul" else columns[:1] if node.op in ("Div", "PRelu") else []
+            for column in zeros:
+                result[column == 0] = 0.0
+            self._set(ids, result)
+
+    def _column(self, name: str, axis: int, size: int) -> Float:
+        """Constants of one input along an axis counted from the right, `(size,)`; NaN where it varies."""
+        if self.c.is_constant(name):
+            single = self.vector(name)
+            if single is not None and single.size == 1:
+                return np.full(size, single[0])
+        column = self.of(name, axis)
+        return np.full(size, np.nan) if column is None else column
+
+    def _run(self, node: Node, columns: list[Float]) -> Float:
+        """The operator on vectors, NaN where it does not give finite numbers."""
+        nothing: Float = np.full(len(columns[0]), np.nan)
+        names = [i for i in node.inputs if i]
+        types = [self.c.shapes.types.get(name, 1) for name in (*names, node.key)]
+        if node.op in ("Cast", "CastLike"):
+            return columns[0] if all(t in FLOAT_TYPES for t in types) else np.where(columns[0] == 0, 0.0, np.nan)
+        if not all(t in FLOAT_TYPES for t in types):
+            return nothing
+        feeds: dict[str, Array] = {n: np.asarray(x, np.float32) for n, x in zip(names, columns, strict=True)}
+        scalars = {n for n in names if not self.c.axes(n)}  # bounds of Clip
+        try:
+            result = run_node(
+                node, {n: x[0] if n in scalars else x for n, x in feeds.items()}, self.analysis.model.proto
+            )[0]
+        except ORT_ERRORS:  # types that the operator does not take
+            return nothing
+        result = np.broadcast_to(np.asarray(result, np.float64), nothing.shape)
+        return np.where(np.isfinite(result), result, np.nan)
+
+    def _viewed(self, node: Node) -> None:
+        """An axis is split into factors and merged of factors: an index of a factor is constant where all of it is,
+        and an index of a product where one of its factors is."""
+        x, y = node.input(0), node.output(0)
+        xs, ys = self.c.shape(x), self.c.shape(y)
+        if not self.c.complete(x) or not self.c.complete(y) or 0 in xs:  # type: ignore[operator]
+            return
+        for i, j in axis_segments(xs, ys):  # type: ignore[arg-type]
+            xa, ya = [k for k in i if xs[k] > 1], [k for k in j if ys[k] > 1]  # type: ignore[index, operator]
+            sizes = common_factors([xs[k] for k in xa], [ys[k] for k in ya])  # type: ignore[index, misc]
+            if sizes is None:
+                continue
+            parts: list[Float] = []
+            for k in xa:
+                whole = self.of(x, k)
+                whole = np.full(xs[k], np.nan) if whole is None else whole  # type: ignore[index]
+                parts += split(whole, sizes[len(parts) :])
+            at = 0
+            for k in ya:
+                merged = parts[at]
+                at += 1
+                while merged.size < ys[k]:  # type: ignore[index, operator]
+                    outer, inner = np.broadcast_arrays(merged[:, None], parts[at])
+                    merged = np.where(np.isnan(outer), inner, outer).ravel()
+                    at += 1
+                self._set(self.c.axes(y)[k], merged)
+
+    def _einsum(self, node: Node) -> None:
+        """Zero along a label of any operand is zero along it in the output."""
+        left, _, right = node.attr("equation", "").replace(" ", "").partition("->")
+        y = self.c.axes(node.key)
+        for name, term in zip(node.inputs, left.split(","), strict=False):
+            for k, label in enumerate(term):
+                zero = self.of(name, k) if len(term) == len(self.c.axes(name)) and label in right else None
+                if zero is not None and len(right) == len(y):
+                    self._set(y[right.index(label)], np.where(zero == 0, 0.0, np.nan))
+
+    def _moved(self, node: Node) -> None:
+        if node.op == "Resize" and node.attr("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+            return
+        if node.op == "Pad" and not self._pads_zeros(node):
+            return
+        every = node.op in MOVING or (self.guess is not None and node.op in GUESSED)
+        self._tied(node, node.inputs if node.op == "Concat" else node.inputs[:1], zeros=not every)
+
+    def _pads_zeros(self, node: Node) -> bool:
+        fill = self.vector(node.input(2)) if node.input(2) else np.full(1, float(node.attr("value", 0.0)))
+        return node.attr("mode", "constant") == "constant" and fill is not None and not fill.any()
+
+    def _tied(self, node: Node, inputs: list[str], *, zeros: bool = False, each: bool = False) -> None:
+        """Constants go from inputs to outputs by the ties of the node: where all that meet in an index are the same.
+
+        zeros: only zeros do; each: a zero in one of them is enough.
+        """
+        if node.key not in self._ties:
+            return
+        role = np.zeros(self.c.size, np.int8)
+        for t, names in ((1, inputs), (2, node.outputs)):
+            for name in filter(None, names):
+                if t == 1 and self.c.is_constant(name):
+                    self._load(name)
+                for ids in self.c.axes(name):
+                    if ids is not None:
+                        role[ids] = t
+        a, b = self._ties[node.key]
+        source, target = np.concatenate([a, b]), np.concatenate([b, a])
+        pairs = (role[source] == 1) & (role[target] == 2) & self.asked[target]
+        source, target = source[pairs], target[pairs]
+        found = self.value[source]
+        if each:
+            self.value[target[found == 0]] = 0.0
+            return
+        found = np.where(found == 0, 0.0, np.nan) if zeros else found
+        low, high = np.full(self.c.size, np.inf), np.full(self.c.size, -np.inf)
+        np.minimum.at(low, target, found)
+        np.maximum.at(high, target, found)
+        same = np.unique(target[low[target] == high[target]])
+        self.value[same] = low[same]
+
+
+def split(whole: Float, sizes: list[int]) -> list[Float]:
+    """Constants along the first factors of an axis, whose sizes are the first that make it up."""
+    count = 1
+    while int(np.prod(sizes[:count])) < whole.size:
+        count += 1
+    grid = whole.reshape(sizes[:count])
+    out = []
+    for k in range(count):
+        rows = np.moveaxis(grid, k, 0).reshape(sizes[k], -1)
+        out.append(np.where((rows == rows[:, :1]).all(1), rows[:, 0], np.nan))
+    return out
+
+
+def padded(node: Node) -> bool:
+    """Whether a convolution may read zeros around its input."""
+    return any(node.attr("pads", [])) or node.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+
+
+__all__ = ["Guess", "Known", "padded"]
