@@ -10,7 +10,7 @@ from law import cut, shrink
 from models.rules import build, describe, text
 from models.rules.products import ATTENTION, ATTENTION_WEIGHTS
 from onnxprune.graph.io import load
-from onnxprune.structure.coupling import _factors, _segments
+from onnxprune.structure.coupling import axis_segments, common_factors
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import verify
@@ -31,7 +31,7 @@ from onnxprune.structure.verify import verify
     ],
 )
 def test_segments(xs: tuple[int, ...], ys: tuple[int, ...], runs: list[tuple[tuple[int, int], ...]]) -> None:
-    found = list(_segments(xs, ys))
+    found = list(axis_segments(xs, ys))
     assert [((i.start, i.stop), (j.start, j.stop)) for i, j in found] == runs
     for i, j in found:
         assert np.prod([xs[k] for k in i]) == np.prod([ys[k] for k in j])
@@ -49,7 +49,7 @@ def test_segments(xs: tuple[int, ...], ys: tuple[int, ...], runs: list[tuple[tup
     ],
 )
 def test_factors(xs: tuple[int, ...], ys: tuple[int, ...], factors: list[int] | None) -> None:
-    assert _factors(xs, ys) == factors == _factors(ys, xs)
+    assert common_factors(xs, ys) == factors == common_factors(ys, xs)
 
 
 def found(weights: str, nodes: str, x: str = "float[2,3,6,6] x") -> tuple[str, ...]:

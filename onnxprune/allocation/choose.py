@@ -21,7 +21,7 @@ from onnxprune.calibration.calibration import Calibration
 from onnxprune.errors import OptionError, Unreachable
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
-from onnxprune.importance.criterion import Scores
+from onnxprune.importance.criterion import GONE, Scores
 from onnxprune.importance.score import CRITERIA, data_scores, given_scores, losses_of_gates, scores_of_weights
 from onnxprune.progress import Clock
 from onnxprune.structure.analysis import Analysis, ChannelGroup
@@ -105,18 +105,21 @@ class Chooser:
             streams = {g.name for g in w.groups if g.kind == "hidden"}  # these have no gates
             gone = {name: kept for name, kept in keeps.items() if not kept.all() and name not in streams}
             scores = losses_of_gates(
-                w.analysis, w.groups, w.data, self.recipe.importance, gone=gone, progress=self.clock.progress
-            )
+                w.analysis, w.groups, w.data, self.recipe.importance, gone=gone, folded=self.recipe.folded,
+                progress=self.clock.progress,
+            )  # fmt: skip
         elif w.data is None and criterion is not None:
             alive = w.analysis.keep_ids(keeps)
             again = self.seed + sum(int((~k).sum()) for k in keeps.values())  # of `random`, anew after each step
-            scores = scores_of_weights(w.analysis, w.groups, self.recipe.importance, keep=alive, seed=again)
+            scores = scores_of_weights(
+                w.analysis, w.groups, self.recipe.importance, keep=alive, folded=self.recipe.folded, seed=again
+            )
         elif first:
             scores = self._of(w)
         else:
             left = self._left(keeps)
             known = {name: s for name, s in self._of(left).items() if len(s) == keeps[name].sum()}
-            scores = {g.name: np.full(g.size, -1.0) for g in w.groups}
+            scores = {g.name: np.full(g.size, GONE) for g in w.groups}
             for name, kept in keeps.items():
                 before = (self.scores or {}).get(name, np.zeros(len(kept)))
                 scores[name][kept] = known.get(name, before[kept])  # a group of one unit is no group any more
@@ -135,8 +138,9 @@ class Chooser:
         assert subject.data is not None
         recipe = self.recipe
         return data_scores(
-            subject.analysis, subject.groups, subject.data, recipe.importance, recipe.prior, self.clock.progress
-        )
+            subject.analysis, subject.groups, subject.data, recipe.importance, recipe.prior, self.clock.progress,
+            folded=recipe.folded,
+        )  # fmt: skip
 
     def _left(self, keeps: KeptUnits) -> Subject:
         """What is left of the model, recovered, with its own groups and costs."""
@@ -310,7 +314,7 @@ def choose_by_ratio(
         share = step / steps
         scores = scored(keeps)
         for name, kept in keeps.items():
-            scores[name][~kept] = -1.0  # what is gone stays gone
+            scores[name][~kept] = GONE  # what is gone stays gone
 
         def at(r: float, share: float = share, scores: Scores = scores) -> KeptUnits:
             goal = {g.name: ratios.get(g.name, 0.0) * share for g in groups}

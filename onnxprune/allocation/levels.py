@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune import cache
-from onnxprune.allocation.select import rounded, select
+from onnxprune.allocation.select import rounded, select, without_loss
 from onnxprune.evaluation.damage import damage, joined
 from onnxprune.graph.arrays import Array, Float, Ids
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.links import read_by
 from onnxprune.graph.traits import TRAITS
-from onnxprune.importance.criterion import Scores
+from onnxprune.importance.criterion import DEAD, Scores
 from onnxprune.importance.data import (
     DATA_CRITERIA,
     RIDGE,
@@ -32,6 +32,7 @@ from onnxprune.importance.data import (
     measured,
 )
 from onnxprune.importance.gates import Gated
+from onnxprune.importance.score import ordered
 from onnxprune.importance.weights import score
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.places import Parameters, parameters
@@ -83,6 +84,7 @@ def level_database(
     *,
     importance: str = "obs",
     given: Scores | None = None,
+    folded: bool = False,
     ridge: float = RIDGE,
     jobs: int = 1,
     round_to: int = 1,
@@ -95,8 +97,9 @@ def level_database(
     """What the outputs suffer at each level of each group, its readers refitted as far as they lose inputs.
 
     source: for the moments; held_out: `samples` others, on which the damage is measured; importance: of
-    `WEIGHT_CRITERIA` or `DATA_CRITERIA`, by which units go; given: scores in their place; ridge: in mean variances;
-    jobs: groups that are scored at a time; max_ratio: the most that is removed of a group; memory: bytes.
+    `WEIGHT_CRITERIA` or `DATA_CRITERIA`, by which units go; given: scores in their place; folded: see
+    `score.ordered`; ridge: in mean variances; jobs: groups that are scored at a time; max_ratio: the most that is
+    removed of a group; memory: bytes.
     """
     readings = find_readings(analysis, groups)
     by_name = {g.name: g for g in groups}
@@ -118,6 +121,7 @@ def level_database(
         scores = dict(given)
     elif by_data is None:
         scores = score(analysis, [g for g in groups if g.name not in blocks], importance=importance, seed=seed) | blocks
+        scores = ordered(analysis, scores, importance, folded=folded)
     reading_nodes, recurrences = consumers(analysis, groups)
     total, done = 2 * len(groups), 0
     for names in group_batches(readings, memory):
@@ -130,7 +134,8 @@ def level_database(
         done += len(names)
         if by_data is not None:
             units = [by_name[n] for n in names if n not in blocks]
-            scores |= measured(analysis, units, readings, importance, ridge=ridge, jobs=jobs) | blocks
+            found = measured(analysis, units, readings, importance, ridge=ridge, jobs=jobs)
+            scores |= ordered(analysis, found | blocks, importance, folded=folded, seed=seed)
         stream = Stream(edit.model, held_out, limit=memory, threads=threads)
         first = {
             n: min(
@@ -144,7 +149,7 @@ def level_database(
             group = by_name[name]
             read = reading_nodes[name] & layers
             whole = not all(key in places or key in recurrences for key in read) or not (read or gated.names[name])
-            kept[name] = [group.size] if whole else kept_counts(group, round_to, max_ratio)
+            kept[name] = [group.size] if whole else kept_counts(group, scores[name], round_to, max_ratio)
             stream.advance(first[name])
             loss[name] = [0.0]
             for k in kept[name][1:]:
@@ -152,6 +157,9 @@ def level_database(
                     loss[name].append(loss[name][-1] * 2)
                     continue
                 alive = select(group, scores[name], k)
+                if (scores[name][~alive] <= DEAD).all():
+                    loss[name].append(0.0)
+                    continue
                 fits = [
                     (p, *compensated(those, group, alive, analysis, ridge))
                     for p, those in _used(places, readings[name])
@@ -177,17 +185,18 @@ def level_database(
     return Levels(kept, loss, scores)
 
 
-def kept_counts(group: ChannelGroup, round_to: int, max_ratio: float) -> list[int]:
-    """Units kept at every level, from all to few."""
+def kept_counts(group: ChannelGroup, scores: Float, round_to: int, max_ratio: float) -> list[int]:
+    """Units kept at every level, from all to few; one level is that of the units that change nothing."""
     if group.kind == "layers":
         return [1, 0]
     counts = [rounded(group, r, round_to, max_ratio=max_ratio) for r in REMOVED if r <= max_ratio + 1e-9]
-    return sorted({group.size, *counts}, reverse=True)
+    free = without_loss(group, int((scores <= DEAD).sum()), round_to, max_ratio=max_ratio)
+    return sorted({group.size, *counts, *([] if free is None else [free])}, reverse=True)
 
 
 def error_levels(groups: Sequence[ChannelGroup], scores: Scores, *, round_to: int, max_ratio: float) -> Levels:
     """Levels whose damage is what the scores say of the units that go: of group OBS the error of the readers."""
-    kept = {g.name: kept_counts(g, round_to, max_ratio) for g in groups}
+    kept = {g.name: kept_counts(g, scores[g.name], round_to, max_ratio) for g in groups}
     damage = {}
     for g in groups:
         gone = [~select(g, scores[g.name], k) for k in kept[g.name]]

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.allocation.kinds import flag, split_kind
 from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Float
-from onnxprune.importance.criterion import Scores
+from onnxprune.importance.criterion import DEAD, Scores
 from onnxprune.structure.analysis import ChannelGroup, Keep
 
 ROUND_TO = 8  # tools/bench_round.py: what onnxruntime's kernels like
@@ -95,6 +95,23 @@ def rounded(group: ChannelGroup, removed: float, round_to: int, *, max_ratio: fl
         step = max(1, step // 2)
 
 
+def counted(group: ChannelGroup, scores: Float, removed: float, round_to: int, *, max_ratio: float = 1.0) -> int:
+    """As `rounded`, but that not more go than change nothing, where these are as many as are asked for."""
+    kept = rounded(group, removed, round_to, max_ratio=max_ratio)
+    dead = int((scores <= DEAD).sum())
+    if group.size - kept <= dead or dead < group.size * removed - 0.5:
+        return kept
+    return without_loss(group, dead, round_to, max_ratio=max_ratio) or kept
+
+
+def without_loss(group: ChannelGroup, dead: int, round_to: int, *, max_ratio: float) -> int | None:
+    """The fewest units that may stay where `dead` change nothing and no others go; None where all stay."""
+    for n in range(dead, 0, -1):
+        if rounded(group, n / group.size, round_to, max_ratio=max_ratio) == group.size - n:
+            return group.size - n
+    return None
+
+
 def select(group: ChannelGroup, scores: Float, kept: int) -> Keep:
     """Keep the best `kept` units under the group's constraints.
 
@@ -121,18 +138,26 @@ def _select_exactly(group: ChannelGroup, scores: Float, kept: int) -> Keep:
     from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and seldom needed
 
     equal = np.concatenate([counts[1:] - counts[:1] for counts in group.blocks])  # every block as many as the first
+    lives = scores > DEAD
+    worth = np.where(lives, scores, scores[lives].min(initial=0.0) - 1.0)
     for slack in range(group.size):  # the nearest count that the constraints allow
         for count in sorted({kept - slack, kept + slack}):
             if not 0 < count < group.size:
                 continue
-            result = milp(
-                -scores,
-                constraints=[LinearConstraint(equal, 0, 0), LinearConstraint(np.ones((1, group.size)), count, count)],
-                integrality=np.ones(group.size, np.int64),
-                bounds=Bounds(0, 1),
-            )
-            if result.x is not None:
-                return np.asarray(result.x > 0.5)
+            most = min(count, int(lives.sum()))  # of those that are worth something, so that the others go first
+            for least in sorted({0, most * (not lives.all())}, reverse=True):
+                result = milp(
+                    -worth,
+                    constraints=[
+                        LinearConstraint(equal, 0, 0),
+                        LinearConstraint(np.ones((1, group.size)), count, count),
+                        LinearConstraint(lives[None].astype(float), least, np.inf),
+                    ],
+                    integrality=np.ones(group.size, np.int64),
+                    bounds=Bounds(0, 1),
+                )
+                if result.x is not None:
+                    return np.asarray(result.x > 0.5)
     return np.ones(group.size, bool)
 
 
@@ -141,7 +166,9 @@ def uniform(
 ) -> KeptUnits:
     """the same fraction of every group"""
     return {
-        g.name: select(g, scores[g.name], rounded(g, ratios.get(g.name, 0.0), round_to, max_ratio=max_ratio))
+        g.name: select(
+            g, scores[g.name], counted(g, scores[g.name], ratios.get(g.name, 0.0), round_to, max_ratio=max_ratio)
+        )
         for g in groups
     }
 
@@ -159,7 +186,8 @@ def global_(
         goal = round(r * sum(g.size for g in alike))
         lowest = np.argsort(np.concatenate(offers), kind="stable")[:goal]
         for g, gone in zip(alike, np.bincount(owner[lowest], minlength=len(alike)), strict=True):
-            out[g.name] = select(g, scores[g.name], rounded(g, gone / g.size, round_to, max_ratio=max_ratio))
+            kept = counted(g, scores[g.name], gone / g.size, round_to, max_ratio=max_ratio)
+            out[g.name] = select(g, scores[g.name], kept)
     return {g.name: out[g.name] for g in groups}
 
 

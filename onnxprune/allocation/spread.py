@@ -36,7 +36,9 @@ def levels_by_error(
 ) -> tuple[Levels, bool | None]:
     """What the layers that read each group suffer at each level, as far as scores tell; arguments and result are those
     of `levels_by_outputs`, and nothing is kept in the cache."""
-    scores = given or data_scores(analysis, groups, calibration, recipe.importance, recipe.prior, progress)
+    scores = given or data_scores(
+        analysis, groups, calibration, recipe.importance, recipe.prior, progress, folded=recipe.folded
+    )
     return error_levels(groups, scores, round_to=round_to, max_ratio=max_ratio), None
 
 
@@ -69,12 +71,14 @@ def levels_by_outputs(
     def make() -> Levels:
         scores = given
         if given is None and CRITERIA[recipe.importance].by == "gates":
-            scores = losses_of_gates(analysis, groups, calibration, recipe.importance, progress=progress)
+            scores = losses_of_gates(
+                analysis, groups, calibration, recipe.importance, folded=recipe.folded, progress=progress
+            )
         return level_database(
             analysis, groups, calibration.runs(learn), calibration.runs(held_out), len(held_out),
-            importance=recipe.importance, given=scores, ridge=recipe.prior, jobs=calibration.jobs, round_to=round_to,
-            max_ratio=max_ratio, memory=calibration.memory, threads=calibration.threads, seed=calibration.seed,
-            progress=counting(progress, "levels"),
+            importance=recipe.importance, given=scores, folded=recipe.folded, ridge=recipe.prior, jobs=calibration.jobs,
+            round_to=round_to, max_ratio=max_ratio, memory=calibration.memory, threads=calibration.threads,
+            seed=calibration.seed, progress=counting(progress, "levels"),
         )  # fmt: skip
 
     levels, was_cached = cached(cache, key, [g.name for g in groups], make)

@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from onnx import TensorProto
 
-from onnxprune.graph.arrays import FLOAT_TYPES, Array, Float, Ids
+from onnxprune.graph.arrays import FLOAT_TYPES, Array, Float
 from onnxprune.graph.constants import Constants
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.graph.ort import ORT_ERRORS
+from onnxprune.graph.quantized import numbers
 from onnxprune.graph.shapes import run_node
 from onnxprune.graph.traits import TRAITS, Trait
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.coupling import Axis, Coupling, axis_segments, common_factors
 from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
 
+BYTES = (TensorProto.UINT8, TensorProto.INT8)
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 MOVING = {
     "Transpose", "Concat", "Split", "Slice", "Gather", "GatherND", "GatherElements", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "MaxPool",
@@ -81,31 +84,24 @@ class Known:
             return None
         return np.asarray(w, np.float64).ravel()
 
-    def zero_of(self, node: Node, slot: int, output: bool = False) -> Float | None:
-        """What counts as zero in a weight of the node (or in its output): zero, or its zero point, a number or one for
-        every output; None where it is not known."""
-        types = self.c.shapes.types
-        name = node.output(0) if output else node.input(slot)
-        if types.get(name, 1) in FLOAT_TYPES:
-            return np.zeros(1)
-        among = node.inputs if output else [node.input(i) for i in TRAITS[node.op].scales]
-        alike = [i for i in among if i and types.get(i) == types.get(name) and i not in (node.input(slot), "")]
-        return self.vector(alike[-1]) if alike else np.zeros(1)
+    def zero_slices(self, node: Node, name: str, axis: int) -> Keep | None:
+        """Where a weight of the node is zero along an axis, of integers equal to their zero point, bool `(size,)`; None
+        where it is not known."""
+        rank = len(self.c.axes(name))
+        w = numbers(node, name, self.weights) if self.c.is_constant(name) and -rank <= axis < rank else None
+        if w is None or w.ndim < rank:
+            return None
+        return np.asarray(~w.any(tuple(k for k in range(w.ndim) if k != axis % rank)))
 
-    def zero_slices(self, node: Node, slot: int, axis: int) -> Keep | None:
-        """Where the weight at an input is zero along an axis, bool `(size,)`; None for what is not known."""
-        name = node.input(slot)
-        w = self.weights(name) if self.c.is_constant(name) else None
-        zero = self.zero_of(node, slot) if w is not None else None
-        if w is None or zero is None or not w.ndim or not -w.ndim <= axis < w.ndim:
-            return None
-        outputs = TRAITS[node.op].axes(node, slot)[1] % w.ndim
-        if zero.size == w.shape[outputs] and zero.any():
-            zero = np.moveaxis(zero.reshape(-1, *[1] * (w.ndim - 1)), 0, outputs)
-        elif zero.size > 1 and zero.any():
-            return None
-        filled = w != zero.astype(w.dtype) if zero.any() else w.astype(bool)
-        return ~filled.any(tuple(k for k in range(w.ndim) if k != axis % w.ndim))
+    def zero_of_output(self, node: Node) -> float | None:
+        """What zero is in the output of the node: of integers its zero point; None where it is not known."""
+        types = self.c.shapes.types
+        kind = types.get(node.key, 1)
+        if kind not in BYTES:
+            return 0.0
+        alike = [i for i in node.inputs if i and types.get(i) == kind]
+        zero = self.vector(alike[-1]) if alike else None  # the last of them
+        return float(zero[0]) if zero is not None and zero.size == 1 else None
 
     # the walk
 
@@ -134,7 +130,7 @@ class Known:
         trait = TRAITS.get(node.op)
         if self.c.is_constant(node.key):
             return
-        if trait is not None and trait.weights and not (trait.recurs or trait.attends == "fused" or node.op == "Gather"):
+        if trait is not None and trait.weights and not (trait.recurs or trait.attends == "fused" or trait.source):
             self._layer(node, trait)
         elif node.op in ("BatchNormalization", "InstanceNormalization"):
             self._normalised(node)
@@ -161,7 +157,7 @@ class Known:
     def _made(self, node: Node, trait: Trait, size: int) -> Float:
         made: Float = np.full(size, np.nan)
         bias = self._bias(node, trait, size)
-        rows = self.zero_slices(node, trait.weight, trait.axes(node, trait.weight)[1])
+        rows = self.zero_slices(node, node.input(trait.weight), trait.axes(node, trait.weight)[1])
         if bias is not None and rows is not None and rows.size == size:
             made = np.where(rows, bias, np.nan)
         if bias is not None and trait.convolves:
@@ -170,13 +166,13 @@ class Known:
 
     def _bias(self, node: Node, trait: Trait, size: int) -> Float | None:
         """What a layer adds to its outputs, `(size,)`; None where that is not one number for each."""
-        out = self.zero_of(node, trait.weight, output=True)
-        if out is None or out.size != 1 or any(node.input(i) for i in trait.added):
+        zero = self.zero_of_output(node)
+        if zero is None or any(node.input(i) for i in trait.added):
             return None
         activation = node.attr("activation", "")
         if activation not in ("", "Relu"):
             return None
-        bias: Float = np.full(size, out[0])
+        bias: Float = np.full(size, zero)
         if trait.bias is not None and node.input(trait.bias):
             b = self.weights(node.input(trait.bias))
             if b is None or b.dtype.kind not in "fiu" or (b.dtype.kind != "f" and b.any()):
@@ -188,7 +184,7 @@ class Known:
         return np.maximum(bias, 0.0) if activation == "Relu" else bias
 
     def _depthwise(self, node: Node, trait: Trait, made: Float, bias: Float) -> None:
-        """What a depthwise convolution makes of zeros is its bias, of other constants the sum of its taps times them."""
+        """A depthwise convolution makes its bias of zeros, of other constants these times the sum of its taps."""
         source = self.of(node.input(trait.source), 1)
         shape = self.c.shape(node.input(trait.weight))
         per_output = trait.rows == "patches"

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from onnxprune.graph.arrays import Float
 
 Scores = dict[str, Float]  # group name -> float64 (size,); larger matters more
+DEAD = -1e300  # score of a unit that changes nothing (dead.py)
+GONE = -np.inf  # of one that went already
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Criterion:
     rowwise: by weights, whether the score of a row depends on that row alone.
     measures: by data, what is measured beside the moments: "ranks" of feature maps, "energy" of a unit.
     blocks: whether it scores residual blocks, too, which else go by what they change in the stream.
+    blind: whether it does not look at units, so that those that change nothing do not go first.
     """
 
     help: str
@@ -32,6 +37,7 @@ class Criterion:
     rowwise: bool = False
     measures: tuple[str, ...] = ()
     blocks: bool = False
+    blind: bool = False
 
     @property
     def needs_data(self) -> bool:
@@ -44,4 +50,4 @@ def summary(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").strip()
 
 
-__all__ = ["Criterion", "Scores", "summary"]
+__all__ = ["DEAD", "GONE", "Criterion", "Scores", "summary"]

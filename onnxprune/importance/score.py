@@ -13,6 +13,7 @@ from onnxprune.evaluation.damage import damage
 from onnxprune.importance.criterion import Criterion, Scores
 from onnxprune.importance.data import DATA_CRITERIA
 from onnxprune.importance.data import score as score_by_data
+from onnxprune.importance.dead import by_weights_where_equal, dead_first
 from onnxprune.importance.depth import closeness, gains
 from onnxprune.importance.gates import GATE_CRITERIA
 from onnxprune.importance.weights import WEIGHT_CRITERIA
@@ -68,13 +69,35 @@ def given_scores(
     return out
 
 
+def ordered(analysis: Analysis, scores: Scores, importance: str, *, folded: bool = False, seed: int = 0) -> Scores:
+    """Scores by a criterion in the order in which units go: first those that change nothing, and of those that data or
+    gates cannot tell apart (all that are silent on them) the smaller weights.
+
+    folded: whether the recovery folds constants into biases exactly, so that constant units change nothing either.
+    """
+    criterion = CRITERIA[importance]
+    if criterion.blind:
+        return scores
+    if criterion.needs_data:
+        units = [g for g in analysis.groups if g.name in scores and g.kind != "layers"]
+        scores = by_weights_where_equal(scores, lambda: score_by_weights(analysis, units, seed=seed))
+    return dead_first(analysis, scores, folded=folded)
+
+
 def scores_of_weights(
-    analysis: Analysis, groups: Sequence[ChannelGroup], importance: str, *, keep: Keep | None = None, seed: int = 0
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    importance: str,
+    *,
+    keep: Keep | None = None,
+    folded: bool = False,
+    seed: int = 0,
 ) -> Scores:
-    """Scores without data; of residual blocks the gains of their weights."""
+    """Scores without data; of residual blocks the gains of their weights. folded: see `ordered`."""
     units = [g for g in groups if g.kind != "layers"]
     scores = score_by_weights(analysis, units, importance=importance, keep=keep, seed=seed) if units else {}
-    return scores | gains(analysis, [g for g in groups if g.kind == "layers"])
+    scores |= gains(analysis, [g for g in groups if g.kind == "layers"])
+    return ordered(analysis, scores, importance, folded=folded)
 
 
 def data_scores(
@@ -84,22 +107,26 @@ def data_scores(
     importance: str,
     prior: float,
     progress: Progress,
+    *,
+    folded: bool = False,
 ) -> Scores:
     """Scores of the units by any criterion, where there are data; of residual blocks what they change in the stream,
-    unless the criterion scores them. prior: ridge, in mean variances."""
+    unless the criterion scores them. prior: ridge, in mean variances; folded: see `ordered`."""
     count = counting(progress, "score")
     blocks = [g for g in groups if g.kind == "layers"]
     criterion = CRITERIA[importance]
     if criterion.by == "gates":
-        return losses_of_gates(analysis, groups, data, importance, progress=progress)
+        return losses_of_gates(analysis, groups, data, importance, folded=folded, progress=progress)
     scores = closeness(analysis, blocks, data.runs(), memory=data.memory, threads=data.threads) if blocks else {}
     units = [g for g in groups if g.kind != "layers"]
     if criterion.by == "weights":
-        return scores | score_by_weights(analysis, units, importance=importance, seed=data.seed)
-    return scores | score_by_data(
-        analysis, units, data.runs(), importance=importance, ridge=prior, jobs=data.jobs, memory=data.memory,
-        threads=data.threads, seed=data.seed, progress=count,
-    )  # fmt: skip
+        scores |= score_by_weights(analysis, units, importance=importance, seed=data.seed)
+    else:
+        scores |= score_by_data(
+            analysis, units, data.runs(), importance=importance, ridge=prior, jobs=data.jobs, memory=data.memory,
+            threads=data.threads, seed=data.seed, progress=count,
+        )  # fmt: skip
+    return ordered(analysis, scores, importance, folded=folded, seed=data.seed)
 
 
 def losses_of_gates(
@@ -109,11 +136,12 @@ def losses_of_gates(
     importance: str,
     *,
     gone: Mapping[str, Keep] | None = None,
+    folded: bool = False,
     progress: Progress,
 ) -> Scores:
     """Scores by a criterion that closes gates, on a part of the data; of widths of streams, which have no gate, obs.
 
-    gone: group -> units that are closed already.
+    gone: group -> units that are closed already; folded: see `ordered`.
     """
     streams = [g for g in groups if g.kind == "hidden"]
     gated = [g for g in groups if g.kind != "hidden"]
@@ -131,4 +159,4 @@ def losses_of_gates(
         scores |= score_by_data(
             analysis, streams, data.runs(), importance="obs", memory=data.memory, threads=data.threads
         )
-    return scores
+    return ordered(analysis, scores, importance, folded=folded, seed=data.seed)

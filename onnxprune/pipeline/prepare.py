@@ -130,7 +130,9 @@ def chosen_recipe(options: Options, recorded: Plan | None, data: Calibration | N
     recipe = recipe_of(
         cut.criterion, cut.allocate, options.recovery.recover, data=kind, targeted=options.targeted and free
     )
-    return recipe if options.structural or options.sparse else replace(recipe, recover="none")
+    if not (options.structural or options.sparse):
+        recipe = replace(recipe, recover="none")
+    return replace(recipe, folded=RECOVERIES[recipe.recover].folds)
 
 
 def instead(options: Options) -> str:

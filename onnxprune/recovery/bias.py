@@ -19,13 +19,12 @@ from onnxprune.graph.normalisation import MEAN
 from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
 from onnxprune.importance.constant import Guess, Known
+from onnxprune.importance.dead import FOLDING, takes_bias
 from onnxprune.importance.weights import WeightValues
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.coupling import Axis, Coupling
 from onnxprune.structure.surgery import prune_model
-
-FOLDING = {op for op, t in TRAITS.items() if t.rows and not t.recurs}  # whose biases can take what went
 
 
 def compensate(model: CutModel) -> Recovered:
@@ -54,7 +53,7 @@ def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Float]:
         if ids is None or keep[ids].all() or not c.is_constant(node.input(1)):
             continue
         value = np.where(keep[ids], 0.0, np.nan_to_num(constants[ids]))
-        if not value.any() or not _takes_bias(analysis, node):
+        if not value.any() or not takes_bias(analysis, node):
             continue
         w = weights.value(node.input(1))
         shift = None if w is None else _contribution(node, np.asarray(w, np.float64), value)
@@ -68,15 +67,6 @@ def outer(c: Coupling, node: Node) -> Axis:
     """Ids of the output channels of a node with a trait."""
     y = c.axes(node.key)
     return y[TRAITS[node.op].outer(len(y))]
-
-
-def _takes_bias(analysis: Analysis, node: Node) -> bool:
-    """True where a stored bias can grow, or a new one be added."""
-    slot, beta = TRAITS[node.op].bias, float(node.attr("beta", 1.0))
-    if slot is None:
-        return True  # an Add behind it
-    bias = node.input(slot)
-    return bias in analysis.model.weights and beta != 0 if bias else beta == 1
 
 
 def _contribution(node: Node, w: Float, value: Float) -> Float | None:

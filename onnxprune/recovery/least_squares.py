@@ -19,6 +19,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.links import read_by
 from onnxprune.graph.node import walk
 from onnxprune.graph.step import Step
+from onnxprune.importance.dead import without_dead
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.places import parameters
 from onnxprune.layers.regression import (
@@ -75,12 +76,13 @@ def least_squares(
 ) -> tuple[Model, list[LayerFit]]:
     """The pruned model with refitted layers, and what became of each layer that lost inputs.
 
-    keep: ids that survive, bool `(ids,)`; pruned: what surgery made of it, without shifts of biases.
+    keep: ids that survive, bool `(ids,)`; pruned: what surgery made of it, without shifts of biases. A layer that lost
+    nothing but units that change nothing stays as it is.
     source: inputs of both models, batch by batch. memory: bytes for activations.
     method: "least-squares", or "mean-std", which only scales and shifts every output.
     """
     edit = Edit(pruned)
-    tasks, fits = find_tasks(analysis, keep, edit)
+    tasks, fits = find_tasks(analysis, keep, without_dead(analysis, keep), edit)
     whole = Stream(analysis.model, source, limit=memory / 2, threads=threads)
     narrow = [analysis.narrow(feeds, keep) for feeds in source]
     small = Stream(edit.model, narrow, limit=memory / 2, threads=threads)
@@ -122,8 +124,10 @@ def _plain_error(m: Moments, weight: Float) -> float:
     return (max(rest, 0.0) + float(np.square(off).sum())) / total if total > 0 else 0.0
 
 
-def find_tasks(analysis: Analysis, keep: Keep, edit: Edit) -> tuple[list[Task], list[LayerFit]]:
+def find_tasks(analysis: Analysis, keep: Keep, worth: Keep, edit: Edit) -> tuple[list[Task], list[LayerFit]]:
     """Layers to solve, in order; the others that lost inputs, with the reason why they stay.
+
+    worth: ids that survive, or whose loss changes nothing.
 
     Behind a block that is gone, layers that are added to the stream make up for it, though they lost nothing.
     """
@@ -133,7 +137,7 @@ def find_tasks(analysis: Analysis, keep: Keep, edit: Edit) -> tuple[list[Task], 
     counterpart = {layer.key: layer for layer in linear_layers(edit.model)}
     tasks, left = [], []
     closed = [b for b in analysis.blocks if not keep[b.gate].any()]
-    gone, sums = {n.key for b in closed for n in b.inside}, {b.node.key for b in closed}
+    gone, sums = {n.key for b in closed for n in b.inside}, {b.node.key for b in closed if not worth[b.gate].any()}
     nodes = enumerate(walk(analysis.model.proto.graph, {}))
     first_gone = next((i for i, n in nodes if n.key in sums), None)
     for layer in linear_layers(analysis.model):
@@ -142,7 +146,7 @@ def find_tasks(analysis: Analysis, keep: Keep, edit: Edit) -> tuple[list[Task], 
         try:
             inside, outside = surviving(c, layer, keep, matrix(layer, values))
             alike = (inside == inside[:, :1]).all() and layer.group > 1  # whole groups go: depthwise
-            whole = bool(inside.all())
+            whole = bool(surviving(c, layer, worth, matrix(layer, values))[0].all())
             if not inside.any() or not outside.any() or alike:
                 continue
             if whole and (first_gone is None or layer.index < first_gone):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from onnxprune.graph.links import read_by
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.normalisation import MEAN, STATISTICS, VARIANCE
 from onnxprune.graph.step import Step
+from onnxprune.importance.dead import changed, without_dead
 from onnxprune.layers.places import place_of
 from onnxprune.layers.values import Values, constant_names
 from onnxprune.progress import Steps
@@ -25,9 +26,10 @@ def renormalise(model: CutModel) -> Recovered:
     """The recovery `batchnorm`. Raises `OptionError` where the model has no BatchNormalization."""
     data = model.data
     assert data is not None
+    fresh = changed(model.analysis, without_dead(model.analysis, model.keep))
     narrow = [model.analysis.narrow(feeds, model.keep) for feeds in data.runs()]
     out, count = batch_statistics(
-        model.cut.model, narrow, memory=data.memory, threads=data.threads, progress=model.progress
+        model.cut.model, narrow, only=fresh, memory=data.memory, threads=data.threads, progress=model.progress
     )
     return Step(out, (), (f"statistics of {count} BatchNormalization nodes estimated anew",))
 
@@ -36,13 +38,14 @@ def batch_statistics(
     pruned: Model,
     source: Sequence[Feeds],
     *,
+    only: Container[str],
     memory: float = 2e9,
     threads: int = 0,
     progress: Steps = lambda done, total: None,
 ) -> tuple[Model, int]:
-    """The model with running mean and variance of every BatchNormalization as on the data; how many there are.
+    """The model with running mean and variance of every BatchNormalization as on the data; how many these are.
 
-    Raises `OptionError` where the model has none (exporters fold them into convolutions).
+    only: outputs of those of which anything that they read has changed. Raises `OptionError` where the model has none (exporters fold them into convolutions).
     """
     edit = Edit(pruned)
     values, readers, constant = Values(edit.model), read_by(edit.model.proto), constant_names(edit.model)
@@ -56,6 +59,7 @@ def batch_statistics(
             "--recover batchnorm: the model has no BatchNormalization, exporters fold it into convolutions; "
             "use mean-std or least-squares"
         )
+    norms = [(i, n) for i, n in norms if n.key in only]
     places = [
         (i, n, place_of(edit, n, MEAN, values, readers), place_of(edit, n, VARIANCE, values, readers)) for i, n in norms
     ]

@@ -28,7 +28,8 @@ class Recovery:
     """One way to make up for what is lost.
 
     recover: what it does after a cut; needs_data: calibration samples; cuts, zeros: whether it makes up for units that
-    went and for weights that became zero (sparsity/solve.py does the latter); instant: takes no time.
+    went and for weights that became zero (sparsity/solve.py does the latter); instant: takes no time; folds: whether
+    what a constant unit gave goes into biases exactly, where it can.
     """
 
     help: str
@@ -37,6 +38,7 @@ class Recovery:
     cuts: bool = True
     zeros: bool = False
     instant: bool = False
+    folds: bool = False
 
 
 def leave(model: CutModel) -> Recovered:
@@ -48,7 +50,9 @@ RECOVERIES: dict[str, Recovery] = {
     "least-squares": Recovery("refit every layer that lost inputs, on data", refit, needs_data=True, zeros=True),
     "mean-std": Recovery("match means and deviations of layers that lost inputs, on data", rescale, needs_data=True),
     "batchnorm": Recovery("estimate the statistics of BatchNormalization anew, on data", renormalise, needs_data=True),
-    "bias": Recovery("fold the constant part of what went into biases, without data", compensate, needs_data=False),
+    "bias": Recovery(
+        "fold the constant part of what went into biases, without data", compensate, needs_data=False, folds=True
+    ),
     "none": Recovery("instant", leave, needs_data=False, cuts=False, instant=True),
 }
 

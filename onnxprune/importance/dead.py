@@ -1,0 +1,214 @@
+"""Units that change nothing when they go: what a cut takes first, and what no recovery has to make up for.
+
+A cut model computes what the original computes with the removed units at zero where they are read, see
+structure/masked.py. So a unit changes nothing if at each of these places it is zero already (`Known`), or what it is
+multiplied with is. A normalisation over units counts them, and a caller sees what goes in and out: these never change
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from onnxprune.graph.arrays import FLOAT_TYPES, Float, Ids
+from onnxprune.graph.links import made_at
+from onnxprune.graph.node import Node, walk_all
+from onnxprune.graph.quantized import numbers
+from onnxprune.graph.shapes import graph_inputs
+from onnxprune.graph.traits import TRAITS
+from onnxprune.importance.constant import Known, padded
+from onnxprune.importance.criterion import DEAD, Scores
+from onnxprune.structure.analysis import Analysis, Keep
+from onnxprune.structure.coupling import Consume
+
+Dead = Mapping[str, Keep]  # group name -> units that change nothing, bool (size,)
+FOLDING = {op for op, t in TRAITS.items() if t.rows and not t.recurs}  # whose biases can take what went
+
+
+def dead_units(analysis: Analysis, *, folded: bool = False) -> Dead:
+    """Units that change nothing, of all groups. folded: also those whose constant goes into biases exactly."""
+    known = _CACHE.setdefault(analysis, {})
+    if folded not in known:
+        lives = _living(analysis, folded)
+        known[folded] = {g.name: ~lives[g.labels] for g in analysis.groups}
+    return known[folded]
+
+
+_CACHE: WeakKeyDictionary[Analysis, dict[bool, Dead]] = WeakKeyDictionary()
+
+
+def without_dead(analysis: Analysis, keep: Keep, *, folded: bool = False) -> Keep:
+    """Ids that survive, `(ids,)`, and those that went and change nothing: what is False was worth something."""
+    dead = dead_units(analysis, folded=folded)
+    return keep | ~analysis.keep_ids({name: ~units for name, units in dead.items()})
+
+
+def changed(analysis: Analysis, worth: Keep) -> set[str]:
+    """Tensors that are others when only the ids of `worth`, `(ids,)`, are left, but for what these lose themselves."""
+    c = analysis.coupling
+    lose = {b.node.key for b in analysis.blocks if not worth[b.gate].any()}
+    lose |= {norm.node.key for norm in c.norms if not worth[norm.ids].all()}
+    for consume in c.consumes:
+        axes = c.axes(consume.node.input(consume.input))
+        ids = axes[consume.axis] if axes else None
+        if ids is not None and not worth[ids].all():
+            lose.add(consume.node.key)
+    out: set[str] = set()
+    for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
+        if node.key in lose or not out.isdisjoint(node.inputs):
+            out.update(o for o in node.outputs if o)
+    return out
+
+
+def dead_first(analysis: Analysis, scores: Scores, *, folded: bool = False) -> Scores:
+    """The scores, with `DEAD` for every unit that changes nothing."""
+    dead = dead_units(analysis, folded=folded)
+    return {name: np.where(dead[name], DEAD, s) if name in dead else s for name, s in scores.items()}
+
+
+def by_weights_where_equal(scores: Scores, weights: Callable[[], Scores]) -> Scores:
+    """The scores, equal ones of a group in the order of the weights: they differ in the last digits.
+
+    weights: makes the scores by weights, where they are needed.
+    """
+    tied = {name: s for name, s in scores.items() if np.unique(s).size < s.size}
+    if not tied:
+        return scores
+    by = weights()
+    out = dict(scores)
+    for name, s in tied.items():
+        if name in by:
+            order = np.lexsort((by[name], s))
+            ordered = s[order]
+            for k in range(1, len(ordered)):
+                if ordered[k] <= ordered[k - 1]:
+                    ordered[k] = np.nextafter(ordered[k - 1], np.inf)
+            out[name] = np.empty_like(s)
+            out[name][order] = ordered
+    return out
+
+
+def _living(analysis: Analysis, folded: bool) -> Keep:
+    """Components that change something, bool `(components + 1,)`, with those of heads and dimensions inside them."""
+    c, s = analysis.coupling, analysis.components
+    asked = np.zeros(len(s.reason) + 1, bool)
+    for g in analysis.groups:
+        asked[g.labels] = True
+    asked_ids: Keep = np.asarray(asked[s.homes[s.labels]].any(1)) if c.size else np.zeros(0, bool)
+    if analysis.blocks:  # whose branch may be of any width
+        asked_ids[:] = True
+    known = Known(analysis, asked_ids)
+    alive_ids: Keep = np.zeros(c.size, bool)
+    makers = _makers(analysis)
+    for consume in c.consumes:
+        axes = c.axes(consume.node.input(consume.input))
+        ids = axes[consume.axis] if axes else None
+        if ids is not None and asked_ids[ids].any():
+            alive_ids[ids[~_silent(known, consume, ids, makers, folded)]] = True
+            if consume.node.key in c.statistics:
+                alive_ids[ids] = True
+    for norm in c.norms:
+        alive_ids[norm.ids] = True
+    for info in (*graph_inputs(analysis.model), *analysis.model.proto.graph.output):
+        for ids in c.axes(info.name):
+            if ids is not None:
+                alive_ids[ids] = True
+    for block in analysis.blocks:
+        slots = [block.branch] + [4] * bool(block.node.input(4))
+        alive_ids[block.gate] = not all(_all_zero(known, block.node.input(i)) for i in slots)
+    alive = np.zeros(len(s.reason) + 1, bool)
+    alive[s.homes[s.labels[alive_ids]].ravel()] = True
+    return alive
+
+
+def _makers(analysis: Analysis) -> dict[str, Node]:
+    """Output -> the node that makes it."""
+    nodes = list(walk_all(analysis.model.proto.graph, analysis.coupling.shapes.opsets))
+    return {name: nodes[i] for name, i in made_at(n.proto for n in nodes).items()}
+
+
+def _silent(known: Known, consume: Consume, ids: Ids, makers: Mapping[str, Node], folded: bool) -> Keep:
+    """Where the units that enter a reader add nothing, bool `(ids,)`."""
+    value = known.of(consume.node.input(consume.input), consume.axis)
+    assert value is not None
+    out = _enters_zero(known, consume, value, makers) | _meets_zero(known, consume, ids)
+    if folded and folds(known, consume.node) and not padded(consume.node):
+        out |= np.isfinite(value)
+    return np.asarray(out)
+
+
+def _enters_zero(known: Known, consume: Consume, value: Float, makers: Mapping[str, Node]) -> Keep:
+    """Where it is what a removed unit counts as."""
+    if not consume.zero:
+        return np.asarray(value == consume.neutral)
+    zero = known.vector(consume.zero)
+    if zero is not None:
+        return np.asarray(value == zero) if zero.size in (1, value.size) else np.zeros(value.shape, bool)
+    maker = makers.get(consume.node.input(consume.input))
+    if maker is None or maker.op != "DynamicQuantizeLinear" or maker.output(2) != consume.zero:
+        return np.zeros(value.shape, bool)
+    before = known.of(maker.input(0), consume.axis)  # its range holds zero, which becomes the zero point
+    return np.zeros(value.shape, bool) if before is None else np.asarray(before == 0)
+
+
+def _meets_zero(known: Known, consume: Consume, ids: Ids) -> Keep:
+    """Where what it is multiplied with is zero."""
+    node, none = consume.node, np.zeros(ids.shape, bool)
+    trait = TRAITS.get(node.op)
+    if node.op == "Einsum":
+        return _meets_zero_of_einsum(known, consume, ids)
+    if trait is None or not trait.weights or consume.input != trait.source:
+        return none
+    name = node.input(trait.weight)
+    axis = trait.axes(node, trait.weight)[0]
+    grouped = known.c.grouped.get(name)
+    if trait.convolves and int(node.attr("group", 1)) > 1 and trait.rows == "patches":
+        w = numbers(node, name, known.weights) if grouped is not None else None
+        if w is None or grouped is None or grouped.size != ids.size:
+            return none
+        rows = w.reshape(len(grouped), -1, *w.shape[1:])  # (g, O/g, I/g, k...)
+        return np.asarray(~rows.any((1, *range(3, rows.ndim)))).ravel()
+    if known.c.is_constant(name):
+        zero = known.zero_slices(node, name, axis)
+    else:
+        other = known.of(name, axis) if known.c.shapes.types.get(name, 1) in FLOAT_TYPES else None
+        zero = None if other is None else np.asarray(other == 0)
+    return none if zero is None or zero.shape != ids.shape else zero
+
+
+def _meets_zero_of_einsum(known: Known, consume: Consume, ids: Ids) -> Keep:
+    out = np.zeros(ids.shape, bool)
+    terms = consume.node.attr("equation", "").replace(" ", "").partition("->")[0].split(",")
+    if "." in "".join(terms) or consume.axis >= len(terms[consume.input]):
+        return out
+    label = terms[consume.input][consume.axis]
+    for name, term in zip(consume.node.inputs, terms, strict=False):
+        zero = known.of(name, term.index(label)) if label in term else None
+        if zero is not None and zero.shape == ids.shape:
+            out |= zero == 0
+    return out
+
+
+def folds(known: Known, node: Node) -> bool:
+    """Whether what constant inputs give can go into the bias of a node exactly."""
+    trait = TRAITS.get(node.op)
+    if node.op not in FOLDING or trait is None or trait.rows == "spread patches":
+        return False
+    return known.c.is_constant(node.input(trait.weight)) and takes_bias(known.analysis, node)
+
+
+def takes_bias(analysis: Analysis, node: Node) -> bool:
+    """True where a stored bias can grow, or a new one be added."""
+    slot, beta = TRAITS[node.op].bias, float(node.attr("beta", 1.0))
+    if slot is None:
+        return True  # an Add behind it
+    bias = node.input(slot)
+    return bias in analysis.model.weights and beta != 0 if bias else beta == 1
+
+
+def _all_zero(known: Known, name: str) -> bool:
+    values = (known.of(name, k) for k in range(len(known.c.axes(name))))
+    return any(v is not None and bool((v == 0).all()) for v in values)
