@@ -54,8 +54,8 @@ class Subject:
 class Chooser:
     """Chooses what stays, for one target or for many; scores and level database of the whole model are made once.
 
-    cut, recipe: how; request: what of; build: the cut model, recovered, for what stays of every group; shapes: of
-    dynamic inputs; cache: folder for level databases.
+    cut, recipe: how; request: what of; build: the cut model, recovered, for what stays of every group; folded: see
+    `score.ordered`; shapes: of dynamic inputs; cache: folder for level databases.
     """
 
     def __init__(
@@ -67,12 +67,13 @@ class Chooser:
         clock: Clock,
         *,
         build: Callable[[KeptUnits], Model],
+        folded: bool,
         cache: Path | None,
         seed: int,
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         self.whole, self.cut, self.request, self.recipe, self.clock = whole, cut, request, recipe, clock
-        self.build, self.cache, self.seed, self.shapes = build, cache, seed, shapes
+        self.build, self.folded, self.cache, self.seed, self.shapes = build, folded, cache, seed, shapes
         self.scores: Scores | None = None
         self.levels: dict[tuple[str, ...], Levels] = {}
         self.cached: bool | None = None  # whether the level database came from the cache
@@ -105,14 +106,14 @@ class Chooser:
             streams = {g.name for g in w.groups if g.kind == "hidden"}  # these have no gates
             gone = {name: kept for name, kept in keeps.items() if not kept.all() and name not in streams}
             scores = losses_of_gates(
-                w.analysis, w.groups, w.data, self.recipe.importance, gone=gone, folded=self.recipe.folded,
+                w.analysis, w.groups, w.data, self.recipe.importance, gone=gone, folded=self.folded,
                 progress=self.clock.progress,
             )  # fmt: skip
         elif w.data is None and criterion is not None:
             alive = w.analysis.keep_ids(keeps)
             again = self.seed + sum(int((~k).sum()) for k in keeps.values())  # of `random`, anew after each step
             scores = scores_of_weights(
-                w.analysis, w.groups, self.recipe.importance, keep=alive, folded=self.recipe.folded, seed=again
+                w.analysis, w.groups, self.recipe.importance, keep=alive, folded=self.folded, seed=again
             )
         elif first:
             scores = self._of(w)
@@ -139,7 +140,7 @@ class Chooser:
         recipe = self.recipe
         return data_scores(
             subject.analysis, subject.groups, subject.data, recipe.importance, recipe.prior, self.clock.progress,
-            folded=recipe.folded,
+            folded=self.folded,
         )  # fmt: skip
 
     def _left(self, keeps: KeptUnits) -> Subject:
@@ -225,8 +226,8 @@ class Chooser:
         by_levels = ALLOCATORS[self.recipe.allocate].by_levels
         assert by_levels is not None
         levels, cached = by_levels(
-            subject.analysis, free, subject.data, recipe=self.recipe, given=given, round_to=self.cut.round_to,
-            max_ratio=cap, cache=self.cache, progress=self.clock.progress,
+            subject.analysis, free, subject.data, recipe=self.recipe, given=given, folded=self.folded,
+            round_to=self.cut.round_to, max_ratio=cap, cache=self.cache, progress=self.clock.progress,
         )  # fmt: skip
         if cached is not None:
             self.cached = cached if self.cached is None else self.cached and cached

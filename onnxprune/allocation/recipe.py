@@ -13,8 +13,7 @@ GIVEN = "given"  # importance of a recipe whose scores come from the caller
 class Recipe:
     """importance: of `importance.score.CRITERIA`, or `GIVEN`; allocate: of `ALLOCATORS`; recover: of `RECOVERIES`.
 
-    ridge: of the fits; prior: of the scores, larger for data that say little; both in mean variances. folded: whether
-    the recovery folds constants into biases exactly.
+    ridge: of the fits; prior: of the scores, larger for data that say little; both in mean variances.
     """
 
     importance: str
@@ -22,7 +21,6 @@ class Recipe:
     recover: str
     ridge: float = 0.0
     prior: float = 0.0
-    folded: bool = False
 
 
 # by what there is to calibrate on; ways to allocate that need a target are for targets alone (tools/bench_accuracy.py)

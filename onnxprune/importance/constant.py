@@ -80,7 +80,7 @@ class Known:
     def vector(self, name: str) -> Float | None:
         """A constant of one number, or of one along a single axis, float64; None for what is none."""
         w = self.weights(name) if name else None
-        if w is None or w.dtype.kind not in "fiu" or w.size != max(w.shape, default=1):
+        if w is None or w.dtype.kind not in "fiuV" or w.size != max(w.shape, default=1):
             return None
         return np.asarray(w, np.float64).ravel()
 
@@ -112,7 +112,7 @@ class Known:
         self._loaded.add(name)
         axes = self.c.axes(name)
         w = self.weights(name) if any(self._is_asked(ids) for ids in axes) else None
-        if w is None or w.dtype.kind not in "fiu":
+        if w is None or w.dtype.kind not in "fiuV":
             return
         for k, ids in enumerate(axes):
             if ids is not None and self._is_asked(ids):
@@ -130,6 +130,8 @@ class Known:
         trait = TRAITS.get(node.op)
         if self.c.is_constant(node.key):
             return
+        if trait is not None and trait.recurs:
+            self._recurrent(node, trait)
         if trait is not None and trait.weights and not (trait.recurs or trait.attends == "fused" or trait.source):
             self._layer(node, trait)
         elif node.op in ("BatchNormalization", "InstanceNormalization"):
@@ -175,10 +177,12 @@ class Known:
         bias: Float = np.full(size, zero)
         if trait.bias is not None and node.input(trait.bias):
             b = self.weights(node.input(trait.bias))
-            if b is None or b.dtype.kind not in "fiu" or (b.dtype.kind != "f" and b.any()):
+            if b is None or b.dtype.kind not in "fiuV":
                 return None
             rows = np.asarray(b, np.float64).reshape(-1, b.shape[-1] if b.ndim else 1)
-            if (rows != rows[:1]).any() or rows.shape[1] not in (1, size):
+            if b.dtype.kind in "iu":  # in steps of its own: of these zero alone is known
+                rows = np.where((rows == 0).all(0, keepdims=True), 0.0, np.nan)
+            if (rows[1:] != rows[:-1]).any() or rows.shape[1] not in (1, size):
                 return None
             bias = bias + rows[0] * float(node.attr("beta", 1.0))
         return np.maximum(bias, 0.0) if activation == "Relu" else bias
@@ -196,6 +200,23 @@ class Known:
         w = self.weights(node.input(trait.weight)) if known.any() and per_output else None
         if w is not None and not padded(node):
             made[known] = (np.asarray(w, np.float64).reshape(made.size, -1).sum(1) * source + bias)[known]
+
+    def _recurrent(self, node: Node, trait: Trait) -> None:
+        """A unit whose gates are all made of nothing, and that starts at zero, stays there: tanh and relu keep it."""
+        weight = node.input(trait.weight)
+        size = (self.c.shape(weight) or (0, 0))[1] or 0
+        if node.attr("activations") is not None or node.attr("hidden_size", 0) * trait.gates != size:
+            return
+        hidden = size // trait.gates
+        empty = np.ones(hidden, bool)
+        for name in filter(None, (node.input(i) for i in (*trait.weights, trait.bias or 0))):
+            rows = self.zero_slices(node, name, 1)
+            empty &= False if rows is None else rows.reshape(-1, hidden).all(0)
+        for state in filter(None, (node.input(5), node.input(6))):
+            start = self.of(state, -1)
+            empty &= False if start is None else start == 0
+        for o in filter(None, node.outputs):
+            self._set(self.c.axes(o)[-1], np.where(empty, 0.0, np.nan))
 
     def _normalised(self, node: Node) -> None:
         """Recorded statistics map a constant; those of the channel itself make it zero before the shift."""
@@ -347,8 +368,9 @@ class Known:
             return
         found = np.where(found == 0, 0.0, np.nan) if zeros else found
         low, high = np.full(self.c.size, np.inf), np.full(self.c.size, -np.inf)
-        np.minimum.at(low, target, found)
-        np.maximum.at(high, target, found)
+        with np.errstate(invalid="ignore"):
+            np.minimum.at(low, target, found)
+            np.maximum.at(high, target, found)
         same = np.unique(target[low[target] == high[target]])
         self.value[same] = low[same]
 

@@ -160,6 +160,9 @@ def _meets_zero(known: Known, consume: Consume, ids: Ids) -> Keep:
     trait = TRAITS.get(node.op)
     if node.op == "Einsum":
         return _meets_zero_of_einsum(known, consume, ids)
+    if trait is not None and trait.recurs and consume.input in trait.weights[1:]:  # it reads what it made before
+        before = known.of(node.key, -1)
+        return none if before is None or before.shape != ids.shape else np.asarray(before == 0)
     if trait is None or not trait.weights or consume.input != trait.source:
         return none
     name = node.input(trait.weight)

@@ -130,9 +130,7 @@ def chosen_recipe(options: Options, recorded: Plan | None, data: Calibration | N
     recipe = recipe_of(
         cut.criterion, cut.allocate, options.recovery.recover, data=kind, targeted=options.targeted and free
     )
-    if not (options.structural or options.sparse):
-        recipe = replace(recipe, recover="none")
-    return replace(recipe, folded=RECOVERIES[recipe.recover].folds)
+    return recipe if options.structural or options.sparse else replace(recipe, recover="none")
 
 
 def instead(options: Options) -> str:

@@ -236,7 +236,7 @@ def chooser_of(setup: Setup) -> Chooser:
     if isinstance(chosen.scores, Path):
         chosen = replace(chosen, scores=load_npz(chosen.scores, f"--scores {chosen.scores}"))
     return Chooser(
-        whole, chosen, request, setup.recipe, setup.clock, build=build,
+        whole, chosen, request, setup.recipe, setup.clock, build=build, folded=RECOVERIES[setup.recipe.recover].folds,
         cache=None if o.data.cache is None else Path(o.data.cache), seed=o.check.seed, shapes=o.check.shapes,
     )  # fmt: skip
 

@@ -45,7 +45,8 @@ def batch_statistics(
 ) -> tuple[Model, int]:
     """The model with running mean and variance of every BatchNormalization as on the data; how many these are.
 
-    only: outputs of those of which anything that they read has changed. Raises `OptionError` where the model has none (exporters fold them into convolutions).
+    only: outputs of those of which anything that they read has changed. Raises `OptionError` where the model has none
+    (exporters fold them into convolutions).
     """
     edit = Edit(pruned)
     values, readers, constant = Values(edit.model), read_by(edit.model.proto), constant_names(edit.model)
