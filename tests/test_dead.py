@@ -10,7 +10,6 @@ from onnx import ModelProto
 
 import onnxprune
 from models.nets import PICTURES, Array, data_of, net_of, normal, run
-from onnxprune import Plan
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.importance.score import CRITERIA
 from onnxprune.recovery.recover import RECOVERIES

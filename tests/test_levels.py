@@ -38,7 +38,7 @@ def batches(x: Array, size: int = 20) -> list[dict[str, Array]]:
 def database(proto: ModelProto, **options: Any) -> tuple[Levels, Analysis]:
     analysis = analyze(load(proto))
     found = level_database(
-        analysis, analysis.of_kind("channels"), batches(X[:40]), batches(X[40:]), 20, round_to=1, **options
+        analysis, analysis.of_kind("channels"), batches(X[:40]), (batches(X[40:]), 20), round_to=1, **options
     )
     return found, analysis
 

@@ -79,8 +79,7 @@ def level_database(
     analysis: Analysis,
     groups: Sequence[ChannelGroup],
     source: Sequence[Feeds],
-    held_out: Sequence[Feeds],
-    samples: int,
+    held_out: tuple[Sequence[Feeds], int],
     *,
     importance: str = "obs",
     given: Scores | None = None,
@@ -96,11 +95,12 @@ def level_database(
 ) -> Levels:
     """What the outputs suffer at each level of each group, its readers refitted as far as they lose inputs.
 
-    source: for the moments; held_out: `samples` others, on which the damage is measured; importance: of
+    source: for the moments; held_out: others, on which the damage is measured, and how many; importance: of
     `WEIGHT_CRITERIA` or `DATA_CRITERIA`, by which units go; given: scores in their place; folded: see
     `score.ordered`; ridge: in mean variances; jobs: groups that are scored at a time; max_ratio: the most that is
     removed of a group; memory: bytes.
     """
+    fresh, samples = held_out
     readings = find_readings(analysis, groups)
     by_name = {g.name: g for g in groups}
     kept: dict[str, list[int]] = {}
@@ -112,9 +112,7 @@ def level_database(
     edit = gated.edit
     places = find_places(edit, [r for those in readings.values() for r in those], analysis.coupling.shapes.shapes)
     outputs = [o.name for o in analysis.model.proto.graph.output]
-    measure = damage(
-        analysis.model, Stream(analysis.model, held_out, threads=threads).compute(outputs), outputs, samples
-    )
+    measure = damage(analysis.model, Stream(analysis.model, fresh, threads=threads).compute(outputs), outputs, samples)
     blocks: Scores = {g.name: np.zeros(1) for g in groups if g.kind == "layers"}
     by_data = DATA_CRITERIA.get(importance) if given is None else None
     if given is not None:
@@ -136,7 +134,7 @@ def level_database(
             units = [by_name[n] for n in names if n not in blocks]
             found = measured(analysis, units, readings, importance, ridge=ridge, jobs=jobs)
             scores |= ordered(analysis, found | blocks, importance, folded=folded, seed=seed)
-        stream = Stream(edit.model, held_out, limit=memory, threads=threads)
+        stream = Stream(edit.model, fresh, limit=memory, threads=threads)
         first = {
             n: min(
                 [stream.position(r.layer.key) for r in readings[n]] + [gated.first(n, stream)] * bool(gated.names[n])

@@ -81,7 +81,7 @@ def levels_by_outputs(
         if given is None and CRITERIA[recipe.importance].by == "gates":
             scores = losses_of_gates(analysis, groups, calibration, recipe.importance, folded=folded, progress=progress)
         return level_database(
-            analysis, groups, calibration.runs(learn), calibration.runs(held_out), len(held_out),
+            analysis, groups, calibration.runs(learn), (calibration.runs(held_out), len(held_out)),
             importance=recipe.importance, given=scores, folded=folded, ridge=recipe.prior, jobs=calibration.jobs,
             round_to=round_to, max_ratio=max_ratio, memory=calibration.memory, threads=calibration.threads,
             seed=calibration.seed, progress=counting(progress, "levels"),

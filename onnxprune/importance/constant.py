@@ -19,7 +19,7 @@ from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.quantized import numbers
 from onnxprune.graph.shapes import run_node
-from onnxprune.graph.traits import TRAITS, Trait
+from onnxprune.graph.traits import TRAITS, Trait, einsum_labels
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.coupling import Axis, Coupling, axis_segments, common_factors
 from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
@@ -27,8 +27,8 @@ from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
 BYTES = (TensorProto.UINT8, TensorProto.INT8)
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 MOVING = {
-    "Transpose", "Concat", "Split", "Slice", "Gather", "GatherND", "GatherElements", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "MaxPool",
-    "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin",
+    "Transpose", "Concat", "Split", "Slice", "Gather", "GatherND", "GatherElements", "Expand", "Tile", "DepthToSpace",
+    "SpaceToDepth", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin",
 }  # fmt: skip
 # carry zeros, other constants only about: at borders, or in sums
 ZEROS = {
@@ -36,6 +36,7 @@ ZEROS = {
     "ReduceSumSquare", "CumSum", "Trilu", *FIRST_ONLY,
 }  # fmt: skip
 GUESSED = {"AveragePool", "Resize", "Upsample", *FIRST_ONLY}  # of these, guesses go through as well
+SCATTERS = {"ScatterND", "ScatterElements", "Scatter"}
 QUANTIZES = {"QuantizeLinear", "com.microsoft::QuantizeLinear"}
 DEQUANTIZES = {"DequantizeLinear", "com.microsoft::DequantizeLinear"}
 PRODUCTS = {"MatMul", "com.microsoft::FusedMatMul"}
@@ -144,6 +145,8 @@ class Known:
             self._viewed(node)
         elif node.op == "Einsum":
             self._einsum(node)
+        elif node.op in SCATTERS:
+            self._scattered(node)
         elif node.op in MOVING or node.op in ZEROS:
             self._moved(node)
 
@@ -323,13 +326,28 @@ class Known:
 
     def _einsum(self, node: Node) -> None:
         """Zero along a label of any operand is zero along it in the output."""
-        left, _, right = node.attr("equation", "").replace(" ", "").partition("->")
+        terms, right = einsum_labels(node.attr("equation", ""), [len(self.c.axes(i)) for i in node.inputs])
         y = self.c.axes(node.key)
-        for name, term in zip(node.inputs, left.split(","), strict=False):
+        for name, term in zip(node.inputs, terms, strict=True):
             for k, label in enumerate(term):
-                zero = self.of(name, k) if len(term) == len(self.c.axes(name)) and label in right else None
-                if zero is not None and len(right) == len(y):
-                    self._set(y[right.index(label)], np.where(zero == 0, 0.0, np.nan))
+                zero = self.of(name, k) if label in right and len(right) == len(y) else None
+                ids = None if zero is None else y[right.index(label)]
+                if zero is not None and ids is not None and ids.size == zero.size:
+                    self._set(ids, np.where(zero == 0, 0.0, np.nan))
+
+    def _scattered(self, node: Node) -> None:
+        """Zeros among zeros stay zeros, along axes that the indices do not address."""
+        y, indices = self.c.axes(node.key), self.c.shape(node.input(1)) or ()
+        for k, ids in enumerate(y):
+            if node.op == "ScatterND":
+                free, axis = bool(indices) and k >= (indices[-1] or len(y)), k - len(y)
+            else:
+                free, axis = k != node.attr("axis", 0) % len(y), k
+            below, above = (self.of(node.input(i), axis) if free else None for i in (0, 2))
+            if below is not None and above is not None and below.size >= above.size:
+                zero = below == 0
+                zero[: above.size] &= above == 0
+                self._set(ids, np.where(zero, 0.0, np.nan))
 
     def _moved(self, node: Node) -> None:
         if node.op == "Resize" and node.attr("coordinate_transformation_mode", "") == "tf_crop_and_resize":

@@ -18,7 +18,7 @@ from onnxprune.graph.links import made_at
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.quantized import numbers
 from onnxprune.graph.shapes import graph_inputs
-from onnxprune.graph.traits import TRAITS
+from onnxprune.graph.traits import TRAITS, einsum_labels
 from onnxprune.importance.constant import Known, padded
 from onnxprune.importance.criterion import DEAD, Scores
 from onnxprune.structure.analysis import Analysis, Keep
@@ -184,11 +184,10 @@ def _meets_zero(known: Known, consume: Consume, ids: Ids) -> Keep:
 
 def _meets_zero_of_einsum(known: Known, consume: Consume, ids: Ids) -> Keep:
     out = np.zeros(ids.shape, bool)
-    terms = consume.node.attr("equation", "").replace(" ", "").partition("->")[0].split(",")
-    if "." in "".join(terms) or consume.axis >= len(terms[consume.input]):
-        return out
+    node = consume.node
+    terms, _ = einsum_labels(node.attr("equation", ""), [len(known.c.axes(i)) for i in node.inputs])
     label = terms[consume.input][consume.axis]
-    for name, term in zip(consume.node.inputs, terms, strict=False):
+    for name, term in zip(node.inputs, terms, strict=True):
         zero = known.of(name, term.index(label)) if label in term else None
         if zero is not None and zero.shape == ids.shape:
             out |= zero == 0
