@@ -46,23 +46,6 @@ def without_dead(analysis: Analysis, keep: Keep, *, folded: bool = False) -> Kee
     return keep | ~analysis.keep_ids({name: ~units for name, units in dead.items()})
 
 
-def changed(analysis: Analysis, worth: Keep) -> set[str]:
-    """Tensors that are others when only the ids of `worth`, `(ids,)`, are left, but for what these lose themselves."""
-    c = analysis.coupling
-    lose = {b.node.key for b in analysis.blocks if not worth[b.gate].any()}
-    lose |= {norm.node.key for norm in c.norms if not worth[norm.ids].all()}
-    for consume in c.consumes:
-        axes = c.axes(consume.node.input(consume.input))
-        ids = axes[consume.axis] if axes else None
-        if ids is not None and not worth[ids].all():
-            lose.add(consume.node.key)
-    out: set[str] = set()
-    for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
-        if node.key in lose or not out.isdisjoint(node.inputs):
-            out.update(o for o in node.outputs if o)
-    return out
-
-
 def dead_first(analysis: Analysis, scores: Scores, *, folded: bool = False) -> Scores:
     """The scores, with `DEAD` for every unit that changes nothing."""
     dead = dead_units(analysis, folded=folded)

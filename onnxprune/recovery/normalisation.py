@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,10 +10,10 @@ from onnxprune.errors import OptionError
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import read_by
-from onnxprune.graph.node import opsets, walk
+from onnxprune.graph.node import Node, opsets, walk
 from onnxprune.graph.normalisation import MEAN, STATISTICS, VARIANCE
 from onnxprune.graph.step import Step
-from onnxprune.importance.dead import changed, without_dead
+from onnxprune.importance.dead import without_dead
 from onnxprune.layers.places import place_of
 from onnxprune.layers.values import Values, constant_names
 from onnxprune.progress import Steps
@@ -23,44 +23,48 @@ from onnxprune.runtime.stream import Stream
 
 
 def renormalise(model: CutModel) -> Recovered:
-    """The recovery `batchnorm`. Raises `OptionError` where the model has no BatchNormalization."""
+    """The recovery `batchnorm`; statistics stay where all that went changes nothing. Raises `OptionError` where the
+    model has no BatchNormalization."""
     data = model.data
     assert data is not None
-    fresh = changed(model.analysis, without_dead(model.analysis, model.keep))
+    if normalisations(model.cut.model) and without_dead(model.analysis, model.keep).all():
+        return Step(model.cut.model, ())
     narrow = [model.analysis.narrow(feeds, model.keep) for feeds in data.runs()]
     out, count = batch_statistics(
-        model.cut.model, narrow, only=fresh, memory=data.memory, threads=data.threads, progress=model.progress
+        model.cut.model, narrow, memory=data.memory, threads=data.threads, progress=model.progress
     )
     return Step(out, (), (f"statistics of {count} BatchNormalization nodes estimated anew",))
+
+
+def normalisations(model: Model) -> list[tuple[int, Node]]:
+    """The BatchNormalization nodes with recorded statistics, each with its index among the nodes of the main graph."""
+    constant = constant_names(model)
+    return [
+        (i, n)
+        for i, n in enumerate(walk(model.proto.graph, opsets(model.proto)))
+        if n.op == "BatchNormalization" and all(n.input(k) in constant for k in STATISTICS)
+    ]
 
 
 def batch_statistics(
     pruned: Model,
     source: Sequence[Feeds],
     *,
-    only: Container[str],
     memory: float = 2e9,
     threads: int = 0,
     progress: Steps = lambda done, total: None,
 ) -> tuple[Model, int]:
-    """The model with running mean and variance of every BatchNormalization as on the data; how many these are.
+    """The model with running mean and variance of every BatchNormalization as on the data; how many there are.
 
-    only: outputs of those of which anything that they read has changed. Raises `OptionError` where the model has none
-    (exporters fold them into convolutions).
+    Raises `OptionError` where the model has none (exporters fold them into convolutions).
     """
     edit = Edit(pruned)
-    values, readers, constant = Values(edit.model), read_by(edit.model.proto), constant_names(edit.model)
-    norms = [
-        (i, n)
-        for i, n in enumerate(walk(edit.model.proto.graph, opsets(edit.model.proto)))
-        if n.op == "BatchNormalization" and all(x in constant for x in [n.input(i) for i in STATISTICS])
-    ]
+    values, readers, norms = Values(edit.model), read_by(edit.model.proto), normalisations(edit.model)
     if not norms:
         raise OptionError(
             "--recover batchnorm: the model has no BatchNormalization, exporters fold it into convolutions; "
             "use mean-std or least-squares"
         )
-    norms = [(i, n) for i, n in norms if n.key in only]
     places = [
         (i, n, place_of(edit, n, MEAN, values, readers), place_of(edit, n, VARIANCE, values, readers)) for i, n in norms
     ]
