@@ -141,7 +141,7 @@ def evaluate(
     from onnxprune.calibration.read import read
     from onnxprune.calibration.samples import unused
     from onnxprune.errors import OptionError
-    from onnxprune.evaluation.metrics import METRICS, Evaluator, Function, Scoring, default_metric, is_function
+    from onnxprune.evaluation.metrics import METRICS, Evaluator, Function, Scoring, is_function, metric_of
     from onnxprune.graph.io import load
     from onnxprune.options import declared
 
@@ -162,13 +162,11 @@ def evaluate(
         samples = read(data, base, preprocess=preprocess, labels=labels, option="data")
         if line := unused(preprocess, samples):
             raise OptionError(line)
-        chosen = metric or default_metric(base, samples)
+        chosen = metric_of(base, samples, metric, labels)
         if against is not None and not METRICS[chosen].reference:
             raise OptionError(f"against has no effect: --metric {chosen} compares with labels")
         if against is None and METRICS[chosen].reference:
             raise OptionError(f"--metric {chosen} compares with another model: give against=MODEL, or labels")
-        if labels is not None and not METRICS[chosen].labels:
-            raise OptionError(f"labels has no effect: --metric {chosen} compares with another model")
         return Evaluator(base, samples, chosen)(model)
 
 

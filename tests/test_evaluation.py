@@ -199,6 +199,10 @@ def test_evaluate_compares_in_pairs(folder: Path, call: Cli) -> None:
             )
         ),
         ("sensitivity net.onnx --calibration plain.npy --crop 7", "--crop 7: --calibration holds arrays of float32"),
+        (
+            "net.onnx -o small.onnx --channels 0.3 --evaluate plain.npy --labels labels.npy --metric mse",
+            "--labels has no effect: --metric mse",
+        ),
         ("sensitivity net.onnx", "--calibration"),
         ("sensitivity net.onnx --calibration absent", "absent"),
         ("sensitivity net.onnx --calibration plain.npy --plot p.txt", "expected a name that ends in"),

@@ -446,6 +446,10 @@ def test_nothing_to_prune_names_what_pins() -> None:
         prune(TOPOLOGIES["nothing_hidden_is_output"](), channels=0.3)
     with pytest.raises(NothingToPrune, match="nothing can be pruned: it has no weights"):
         prune(TOPOLOGIES["nothing_stored"](), channels=0.3)
+    square = build("h = MatMul(x, w) y = MatMul(h, v)", "float[n,n]", "float[n,3]", w=normal(6, 16), v=normal(16, 3))
+    with pytest.raises(NothingToPrune, match=r"with x:1,1: MatMul\(h\): .*Incompatible.*give input_shape"):
+        prune(square, channels=0.3)
+    assert prune(square, channels=0.3, input_shape={"x": (6, 6)}).model is not None
 
 
 def only_hidden() -> ModelProto:

@@ -340,3 +340,12 @@ def test_little_memory_gives_the_same_weights() -> None:
     a, b = (cut(proto, x, "least-squares", (4, 5), memory=m).model.weights for m in (2e9, 1.0))
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_cut_that_leaves_nothing_to_fit_says_so() -> None:
+    """What went fed a sum over channels, and no layer."""
+    model = build("h = MatMul(x, w) r = Relu(h) y = ReduceSum<keepdims = 1>(r, last)", "float[n,4]", "float[n,1]",
+                  w=normal(4, 16), last=np.array([1]))  # fmt: skip
+    data = normal(80, 4, seed=1).astype(np.float32)
+    notes = onnxprune.prune(model, channels=0.5, calibration=data, recover="least-squares", **QUICK).report.notes
+    assert any("had nothing to fit" in note for note in notes)

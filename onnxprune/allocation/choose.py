@@ -21,6 +21,7 @@ from onnxprune.calibration.calibration import Calibration
 from onnxprune.errors import OptionError, Unreachable
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
+from onnxprune.graph.shapes import fixed, graph_inputs
 from onnxprune.importance.criterion import GONE, Scores
 from onnxprune.importance.score import CRITERIA, data_scores, given_scores, losses_of_gates, scores_of_weights
 from onnxprune.progress import Clock
@@ -271,7 +272,17 @@ def nothing_found(analysis: Analysis, kinds: Sequence[str]) -> str:
     more = f"; and {len(why) - 4} more" if len(why) > 4 else ""
     io = {"heads", "head_dim"}.issuperset(kinds) and ("graph input" in stopped or "graph output" in stopped)
     hint = "; --allow-io-change lets heads in inputs and outputs shrink" if io else ""
-    return f"{where}: nothing can be pruned: {stopped}{more}{hint}{instead}"
+    return f"{where}: nothing can be pruned: {stopped}{more}{_sizes_tried(analysis)}{hint}{instead}"
+
+
+def _sizes_tried(analysis: Analysis) -> str:
+    """What keeps shapes from being known at the sizes that dynamic axes were given, "" where nothing does."""
+    inputs = [i for i in graph_inputs(analysis.model) if not all(map(fixed, i.type.tensor_type.shape.dim))]
+    if not analysis.notes or not inputs:
+        return ""
+    shapes = analysis.coupling.shapes.shapes
+    tried = " and ".join(f"{i.name}:{','.join(map(str, shapes.get(i.name, '?')))}" for i in inputs)
+    return f"; with {tried}: {analysis.notes[0][:160]}; if other sizes fit, give --input-shape"
 
 
 def choose_by_ratio(

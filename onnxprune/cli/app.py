@@ -222,7 +222,10 @@ def show_groups(values: CommandValues, out: Output) -> None:
         show_on(out.json, render_inspection(rows, analysis, verbose=out.verbose))
         table = inspection.layer_table(layers)
         show_on(out.json, Text())
-        show_on(out.json, table if table.row_count else Text(str(table.caption or "no layers of weights")))
+        show_on(
+            out.json,
+            table if table.row_count else Text(str(table.caption or "no layer whose zeros --format can store")),
+        )
 
 
 @command(app, shared("json", "quiet"), {})

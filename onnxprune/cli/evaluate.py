@@ -17,7 +17,7 @@ from onnxprune.calibration.samples import unused
 from onnxprune.cli.command import MODEL, CommandValues, Output, shared
 from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
 from onnxprune.errors import OptionError
-from onnxprune.evaluation.metrics import METRICS, Drop, Evaluator, Function, default_metric, drop, is_function
+from onnxprune.evaluation.metrics import METRICS, Drop, Evaluator, Function, drop, is_function, metric_of
 from onnxprune.graph.io import load
 from onnxprune.options import DATA, declared, option, path
 
@@ -80,11 +80,9 @@ def evaluate(values: CommandValues) -> None:
             if line := unused(values.part(Preprocess), data):
                 raise OptionError(line)
             described = data.description
-            name = values["metric"] or default_metric(base, data)
+            name = metric_of(base, data, values["metric"], values["labels"])
             if against is None and METRICS[name].reference:
                 raise OptionError(f"--metric {name} compares with another model: give --against MODEL, or labels")
-            if values["labels"] is not None and not METRICS[name].labels:
-                raise OptionError(f"--labels has no effect: --metric {name} compares with another model")
             evaluator = Evaluator(base, data, name, threads=values["threads"])
         score = evaluator(loaded)
         compared = None if against is None else drop(evaluator(base), score)

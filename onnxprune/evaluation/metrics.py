@@ -299,6 +299,14 @@ def default_metric(original: Model, samples: Samples) -> str:
     return DEFAULT_METRICS["labels of tokens" if np.ndim(samples.labels) > 1 else "labels"]
 
 
+def metric_of(original: Model, samples: Samples, asked: str | None, labels: Any) -> str:
+    """The metric that is asked for, else the default; raises `OptionError` for labels that it has no use for."""
+    name = asked or default_metric(original, samples)
+    if labels is not None and not METRICS[name].labels:
+        raise OptionError(f"--labels has no effect: --metric {name} compares with another model")
+    return name
+
+
 @dataclass(frozen=True)
 class Drop:
     """By how much `after` is worse than `before`, and an upper confidence bound; of `mse` the rise.

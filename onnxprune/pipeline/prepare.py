@@ -27,7 +27,7 @@ from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import unused
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation.measure import told
-from onnxprune.evaluation.metrics import Evaluator, Function, default_metric, is_function
+from onnxprune.evaluation.metrics import Evaluator, Function, is_function, metric_of
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance.depth import group_blocks
@@ -229,7 +229,8 @@ def evaluator_of(model: Model, options: Options) -> Evaluator | Function:
         asked.evaluate, model, preprocess=options.images, labels=asked.labels, seed=options.check.seed,
         option="--evaluate",
     )  # fmt: skip
-    return Evaluator(model, samples, asked.metric or default_metric(model, samples), threads=options.check.threads)
+    metric = metric_of(model, samples, asked.metric, asked.labels)
+    return Evaluator(model, samples, metric, threads=options.check.threads)
 
 
 def refuse_unused(

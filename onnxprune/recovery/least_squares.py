@@ -58,7 +58,10 @@ def _fitted(model: CutModel, method: str) -> Recovered:
         model.analysis, model.keep, model.cut.model, data.runs(), method=method, ridge=model.ridge,
         memory=data.memory, threads=data.threads, seed=data.seed, progress=model.progress,
     )  # fmt: skip
-    return Step(fitted, tuple(fits), tuple(f"{f.node} ({f.op}) was not refitted: {f.reason}" for f in fits if f.reason))
+    notes = [f"{f.node} ({f.op}) was not refitted: {f.reason}" for f in fits if f.reason]
+    if not fits and not model.keep.all():
+        notes.append(f"--recover {method} had nothing to fit: no layer that stays lost inputs")
+    return Step(fitted, tuple(fits), tuple(notes))
 
 
 def least_squares(
