@@ -75,7 +75,8 @@ def convolution_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:
     kernel, source, shape = s.shape(w), s.shape(x), s.shape(n.key)
     if kernel is None or source is None or shape is None or None in kernel or None in source:
         return []
-    spatial = source[2:] if t.rows == "spread patches" else shape[2:]
+    sizes = source if t.rows == "spread patches" else shape
+    spatial = [d for k, d in enumerate(sizes) if k not in (0, t.channels(n, len(sizes)))]
     factor = math.prod(kernel[2:]) * math.prod(spatial) * (shape[0] or 1)  # type: ignore[arg-type]
     axes = s.axes(w)
     inner = (s.grouped[w], len(s.grouped[w])) if w in s.grouped else (axes[1] if len(axes) > 1 else None, 1)
@@ -240,6 +241,10 @@ class Trait:
         """Axis of the output, of this rank, that holds its channels."""
         return rank - 1 if self.last else 1
 
+    def channels(self, n: Node, rank: int) -> int:
+        """Axis of the channels of source and output of a convolution, of this rank."""
+        return rank - 1 if self.last or n.attr("channels_last", 0) else 1
+
     def axes(self, n: Node, slot: int) -> tuple[int, int]:
         """(reduction, outputs) of the weight at an input; negative axes count from its end."""
         if slot == self.swaps:
@@ -260,6 +265,7 @@ TRAITS: dict[str, Trait] = {
     "ConvTranspose": Trait(convolution_macs, rows="spread patches", clustered=True),
     "ConvInteger": replace(CONVOLUTION, bias=None, zeros=(3,)),
     "QLinearConv": replace(CONVOLUTION, weights=(3,), bias=8, scales=(4,), zeros=(5,)),
+    "com.microsoft::QLinearConv": replace(CONVOLUTION, weights=(3,), bias=8, scales=(4,), zeros=(5,)),
     "DeformConv": replace(CONVOLUTION, bias=3),
     "Gemm": replace(MATRIX, rows="vectors", swaps=0, sparse=True, clustered=True),
     "com.microsoft::FusedGemm": MATRIX,

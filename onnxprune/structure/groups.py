@@ -275,4 +275,7 @@ def _pinned(c: Coupling, s: Components) -> tuple[Pinned, ...]:
         if pinned.size:
             pin: Pin = s.pins[int(np.bincount(pinned).argmax())]
             out.append(Pinned(p.weight, p.axis, int(pinned.size), pin.node, pin.op, pin.reason))
+        elif (s.parts(ids) == s.parts(ids)[0]).all():
+            n = p.node
+            out.append(Pinned(p.weight, p.axis, ids.size, n.label, n.op, "all of it goes together, or nothing"))
     return tuple(out)

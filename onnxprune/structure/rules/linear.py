@@ -17,7 +17,8 @@ SPATIAL = "a spatial axis of a convolution or pooling"
 
 def resize_group(s: Surgeon, n: Node) -> None:
     """Depthwise: `group` follows the input channels."""
-    x = s.coupling.axes(n.input(0))[1]
+    axes = s.coupling.axes(n.input(0))
+    x = axes[TRAITS[n.op].channels(n, len(axes))]
     if x is not None and x.size == n.attr("group", 1):
         s.set_attr(n, "group", s.count(x))
 
@@ -30,20 +31,22 @@ def couple_conv(c: Coupling, n: Node, zero: str = "") -> None:
     if len(X) < 3 or len(W) != len(X) or len(Y) != len(X):
         c.pin_all(n, "rank is unknown")
         return
+    for slot in t.added:
+        if n.input(slot):
+            for p, q in zip(c.axes(n.input(slot)), Y, strict=True):
+                c.tie(p, q)
+    channel = t.channels(n, len(X))
+    X, Y = ([a[0], a[channel], *a[1:channel], *a[channel + 1 :]] for a in (X, Y))
     c.tie(X[0], Y[0])
     for axis in (*X[2:], *Y[2:], *W[2:]):
         c.pin(axis, SPATIAL)
     if t.bias is not None and n.input(t.bias):
         c.tie(c.axes(n.input(t.bias))[0], Y[1])
-    for slot in t.added:
-        if n.input(slot):
-            for p, q in zip(c.axes(n.input(slot)), Y, strict=True):
-                c.tie(p, q)
     c.tie(W[0], Y[1])
     c.produce(n, n.input(w), 0)
     g = int(n.attr("group", 1))
     if W[1] is not None or g == 1:
-        c.consume(n, x, 1, zero)
+        c.consume(n, x, channel, zero)
     if g == 1:
         c.tie(X[1], W[1])
     elif W[1] is None:  # depthwise: a channel and the outputs made of it go together
@@ -72,15 +75,17 @@ def couple_groups(c: Coupling, n: Node, weight: str, x: Axis, out: Axis, inner: 
     c.even(n, rows_out)
 
 
-@rule("Conv", "com.microsoft::FusedConv", resize=resize_group)
+@rule(
+    "Conv", "com.microsoft::FusedConv", "com.microsoft::NhwcConv", "com.microsoft::NhwcFusedConv", resize=resize_group
+)
 def conv(c: Coupling, n: Node) -> None:
     """weight (O, I/g, k...): O is tied to the output channels, I to the input channels; groups shrink evenly"""
     couple_conv(c, n)
 
 
-@rule("QLinearConv", resize=resize_group)
+@rule("QLinearConv", "com.microsoft::QLinearConv", resize=resize_group)
 def qlinear_conv(c: Coupling, n: Node) -> None:
-    """as Conv; scale and zero point of the weight follow its output channels"""
+    """as Conv, channels first or last; scale and zero point of the weight follow its output channels"""
     couple_conv(c, n, zero=n.input(2))
     scales_follow(c, n)
 

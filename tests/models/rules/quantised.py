@@ -203,3 +203,12 @@ free("com.microsoft::QEmbedLayerNormalization", "words and positions", "int32[2,
      """uint8[9,8] w, uint8[5,8] p, uint8[8] g, uint8[8] b, float s = {0.05}, uint8 z = {100}, float[8,4] w2""",
      "k, m = com.microsoft.QEmbedLayerNormalization(x, , w, p, , g, b, , s, s, , s, s, z, z, , z, z) y = MatMul(k, w2)",
      "8 hidden: b:0 g:0 p:1 w2:0 w:1")
+conv("com.microsoft::QLinearConv", "q = QuantizeLinear(h, s, z) t = Transpose<perm = [0,2,3,1]>(q) "
+     "c = com.microsoft.QLinearConv<channels_last = 1>(t, s, z, w3, v3, z3, s, z, b3) k = DequantizeLinear(c, s, z)",
+     "8 channels: b1:0 w1:0 w3:1", "6 channels: b3:0 v3:0 w2:0 w3:0 z3:0", form="channels last", w2="6,4",
+     also=f"{_SCALAR}, int8[6,8,1,1] w3, float[6] v3, int8[6] z3 = {{0,0,0,0,0,0}}, int32[6] b3",
+     tail="y = MatMul(k, w2)")
+conv("com.microsoft::QLinearConv", "q = QuantizeLinear(h, s, z) t = Transpose<perm = [0,2,3,1]>(q) "
+     "c = com.microsoft.QLinearConv<channels_last = 1, group = 8>(t, s, z, w3, v3, z3, s, z) "
+     "k = DequantizeLinear(c, s, z)", "8 channels: b1:0 w1:0 w2:0 w3:0", form="depthwise, channels last", w2="8,4",
+     also=f"{_SCALAR}, int8[8,1,3,3] w3, float v3 = {{0.01}}, int8 z3 = {{0}}", tail="y = MatMul(k, w2)")
