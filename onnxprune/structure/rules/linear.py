@@ -75,9 +75,7 @@ def couple_groups(c: Coupling, n: Node, weight: str, x: Axis, out: Axis, inner: 
     c.even(n, rows_out)
 
 
-@rule(
-    "Conv", "com.microsoft::FusedConv", "com.microsoft::NhwcConv", "com.microsoft::NhwcFusedConv", resize=resize_group
-)
+@rule("Conv", "com.microsoft::FusedConv", resize=resize_group)
 def conv(c: Coupling, n: Node) -> None:
     """weight (O, I/g, k...): O is tied to the output channels, I to the input channels; groups shrink evenly"""
     couple_conv(c, n)
