@@ -64,9 +64,12 @@ def guesses(
 
     shapes: of the model's tensors; input_shapes: given by the user. Raises `OptionError` where these do not fit.
     """
-    names = [i.name for i in graph_inputs(model)]
-    best = {n: tuple(d or 1 for d in shapes.shapes[n]) for n in names if n in shapes.shapes}
-    every = [best, *(sizes for sizes in concrete_inputs(model, input_shapes) if sizes != best)]
+
+    def apart(sizes: Sizes) -> bool:
+        known = ((shape, shapes.shapes.get(name, shape)) for name, shape in sizes.items())
+        return any(d not in (None, size) for shape, dims in known for size, d in zip(shape, dims, strict=True))
+
+    every = sorted(concrete_inputs(model, input_shapes), key=apart)
     free = free_inputs(model, shapes) if refill else []
 
     def other(sizes: Sizes) -> Iterator[Guess]:
@@ -74,7 +77,7 @@ def guesses(
 
     for sizes in every:
         yield Guess(sizes, {}, random_feeds(model, shapes, sizes, seed=seed))
-        if sizes is best:
+        if sizes is every[0]:
             yield from other(sizes)
     small = sorted(every[1:], key=lambda sizes: sum(math.prod(shape) for shape in sizes.values()))
     yield from islice(chain.from_iterable(map(other, small)), MOST)
