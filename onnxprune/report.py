@@ -424,6 +424,8 @@ def worth(before: Cost, after: Cost, *, cut: bool, sparsity: Sparsity | None) ->
         )  # fmt: skip
         if sparsity.format == "csr":
             way = "more zeros may be, or --channels 0.3"
+        elif sparsity.format == "dense" and all(x.reason for x in sparsity.layers):
+            way = "a runtime with kernels for zeros may be, as TensorRT is with 2:4"
     elif cut:
         way = "a larger cut may be"
     else:

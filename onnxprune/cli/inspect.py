@@ -49,8 +49,8 @@ def layer_rows(analysis: Analysis) -> list[dict[str, Any]]:
 def layer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """`layer_rows` that have zeros, as a table; the caption counts the others."""
     shown = [r for r in rows if r["share"] >= LEAST]
-    title = "zeros of the layers (--format csr, nm or bsr stores them)"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    stored = " (--format csr, nm or bsr stores them)" if any(not r["reason"] for r in shown) else ""
+    table = Table(title=f"zeros of the layers{stored}", title_justify="left", box=None, pad_edge=False)
     for column in ("node", "operator", "rows x columns", "zeros", "N:M", "zero tiles"):
         numeric = column in ("rows x columns", "zeros")
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")

@@ -131,7 +131,8 @@ class Format:
 
     name, help: as `--format` has them. pattern: the kind (`NMPattern.kind`) of the patterns by which its zeros lie, ""
     for any. present: whether it stores zeros that a model has, too. needs: the line that refuses it where zeros are
-    made by another pattern, or not made and not `present`. advice: what the user should know who asks for it.
+    made by another pattern, or not made and not `present`. advice: what the user should know who asks for it,
+    instead: and what to ask for where operators of ours take a layer.
     refuses: why it cannot store a layer, "" where it can. storage, plain: how it holds weights; dense has neither.
     """
 
@@ -141,6 +142,7 @@ class Format:
     present: bool = False
     needs: str = ""
     advice: str = ""
+    instead: str = ""
     refuses: Callable[[Layer], str] = no_operator
     storage: Storage | None = None
     plain: Plain | None = None

@@ -102,7 +102,9 @@ class Keywords(TypedDict, total=False):
     """Cut in N steps, scoring what is left again after each; zeros in N growing steps. Default: 1."""
 
     sparsity: float | str | None
-    """Fraction of the weights of MatMul, Gemm and Conv that becomes zero, after channels. Unit: fraction made zero."""
+    """Fraction of the weights of products (MatMul, Gemm, convolutions, recurrent layers) that becomes zero, after
+    channels; of those that format can store: dense and sparse-initializer store all. Unit: fraction made zero.
+    """
 
     pattern: str | None
     """2:4 keeps 2 of every 4 consecutive weights along the reduction (of Conv: input channels), as TensorRT wants

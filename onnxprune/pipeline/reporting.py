@@ -22,6 +22,7 @@ from onnxprune.report import Cost, GroupReport, Report, worth
 from onnxprune.runtime.timing import Latency
 from onnxprune.solvers.masks import needs_data
 from onnxprune.sparsity.outcome import Sparsity
+from onnxprune.sparsity.present import present
 from onnxprune.structure.groups import analyze
 
 
@@ -105,8 +106,8 @@ def zeros_got(setup: Setup, outcome: Sparsity, *, clustered: bool) -> Got:
     ratio = o.zeros.sparsity if o.zeros.sparsity is not None else getattr(pattern, "ratio", None)
     names = [name for name in ("sparsity", "pattern", "quality") if getattr(o.zeros, name) is not None] or ["ratio"]
     asked = getattr(o.zeros, names[0], None) if names[0] != "ratio" else "sparsity:..."
-    weights = {x.weight: setup.analysis.model.weights.get(x.weight) for x in outcome.layers}
-    before = sum(int(w.size - np.count_nonzero(w)) for w in weights.values() if w is not None) / max(outcome.size, 1)
+    there, counted = {x.weight: x.zeros for x in present(setup.analysis.model)}, {x.weight for x in outcome.layers}
+    before = sum(there.get(weight, 0) for weight in counted) / max(outcome.size, 1)
     causes = []
     if ratio == 0:
         causes.append("no weight was to become zero")

@@ -30,7 +30,8 @@ class Zeros:
     sparsity: float | str | None = option(
         None, number("a fraction in [0, 1); 0.8 or 80% makes 80% of the weights zero", 0, 1, below=True), panel=SPARSE,
         metavar="R", unit="fraction made zero", short="-s", needs=("no plan",), main=True,
-        help="Fraction of the weights of MatMul, Gemm and Conv that becomes zero, after --channels.",
+        help="Fraction of the weights of products (MatMul, Gemm, convolutions, recurrent layers) that becomes zero, "
+        "after --channels; of those that --format can store: dense and sparse-initializer store all.",
     )  # fmt: skip
     pattern: str | None = option(
         None, _pattern, panel=SPARSE, metavar="N:M|block:RxC|column", needs=("no plan",), main=True,

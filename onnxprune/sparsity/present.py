@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.formats.bsr import SIZES, tiles_of
-from onnxprune.formats.format import Format, Packing
+from onnxprune.formats.format import Format, Packing, no_operator
 from onnxprune.formats.nm import patterns_of
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
@@ -56,10 +56,11 @@ class LayerZeros:
 @dataclass(frozen=True)
 class Present(LayerZeros):
     """Zeros that a layer has. patterns: N:M that hold, none that follows from another; tiles: sizes with the share of
-    them that is zero, above `EMPTY`."""
+    them that is zero, above `EMPTY`; reason: why no sparse operator takes the layer."""
 
     patterns: tuple[str, ...]
     tiles: tuple[tuple[str, float], ...]
+    reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -79,7 +80,8 @@ def present(model: Model) -> list[Present]:
             zeros = w.size - int(np.count_nonzero(w))
             known[key] = zeros, *(_patterns_and_tiles(layer, w) if 4 * zeros >= w.size else ((), ()))
         rows = layer.shape[0]
-        out.append(Present(layer.name, layer.op, layer.initializer, rows, w.size // rows, *known[key]))
+        reason = no_operator(layer)
+        out.append(Present(layer.name, layer.op, layer.initializer, rows, w.size // rows, *known[key], reason))
     return out
 
 

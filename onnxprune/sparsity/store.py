@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.formats import auto
 from onnxprune.formats.auto import Chosen
-from onnxprune.formats.format import Format, Packing
+from onnxprune.formats.format import Format, Packing, no_operator
 from onnxprune.formats.operators import is_sparse
 from onnxprune.formats.patterns import parse_pattern
 from onnxprune.formats.registry import FORMATS, candidates
@@ -90,7 +90,7 @@ def _choose(
     if spec.recorded is not None:
         return _as_recorded(layers, spec, spec.recorded)
     if all(row.dense for row in formats):
-        return Chosen({}, {}, threads=threads)
+        return Chosen({}, {x.name: no_operator(x) for x in layers if no_operator(x)}, threads=threads)
     every: dict[str, list[Packing]] = {}
     reasons: dict[str, str] = {}
     for layer in layers:
@@ -136,7 +136,8 @@ def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], spec: Spec
         if len(formats) < len(chosen.formats):
             plain, out = (_exact_where(m, exact, layers, formats) for m in (plain, out))
     if spec.form in FORMATS and FORMATS[spec.form].advice and not spec.recorded:
-        notes.append(FORMATS[spec.form].advice)
+        able = any(not no_operator(layer) for layer in layers)
+        notes.append("; ".join([FORMATS[spec.form].advice, *([FORMATS[spec.form].instead] if able else [])]))
     if spec.present and not spec.recorded and not spec.measured:
         before, after = (int(m.proto.ByteSize()) + weight_bytes(m) for m in (exact, out))
         if not formats or after >= before:
