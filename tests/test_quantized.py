@@ -10,7 +10,10 @@ from models.rules.row import build, text
 from onnxprune.graph.io import Model, load
 from onnxprune.graph.node import walk_all
 from onnxprune.graph.quantized import numbers, packed, unpacked
+from onnxprune.importance.gates import Gated
 from onnxprune.runtime.session import run
+from onnxprune.structure.groups import analyze
+from onnxprune.structure.masked import masked_model
 
 Q8 = "s = Constant<value = float {0.02}>() z = Constant<value = uint8 {120}>()"
 INT8 = "int8[4,8] w1, float[8] v1, int8[8] z1 = {90,-92,93,-94,95,-96,97,-98}, int8[8,3] w2, float s2 = {0.01}"
@@ -52,6 +55,23 @@ def test_units_that_are_their_zero_point_go_first(op: str) -> None:
     for before, after in zip(outputs(model), outputs(result.pruned), strict=True):
         assert np.ptp(before) > 0
         np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
+@pytest.mark.parametrize("op", UNITS)
+def test_closed_gates_read_the_zero_point(op: str) -> None:
+    model = load(build(text("float[5,4] x", f"{INT8}, int32[8] b = {{9,8,7,6,5,4,3,2}}, int8 z2 = {{0}}", UNITS[op])))
+    analysis = analyze(model)
+    (group,) = analysis.groups
+    gated, keep = Gated(analysis, [group]), {group.name: np.arange(8) % 3 > 0}
+    open_outputs = outputs(gated.model)
+    gated.set(keep)
+    masked = masked_model(analysis, analysis.keep_ids(keep))
+    for before, still, closed, expected in zip(
+        outputs(model), open_outputs, outputs(gated.model), outputs(masked), strict=True
+    ):
+        np.testing.assert_array_equal(still, before)
+        np.testing.assert_allclose(closed, expected, rtol=1e-6)
+        assert np.abs(closed - before).max() > 0
 
 
 @pytest.mark.parametrize(

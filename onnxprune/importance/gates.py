@@ -86,19 +86,36 @@ class Gated:
         ids = self.analysis.coupling.axes(tensor)[consume.axis]
         assert ids is not None
         dtype = self._dtype(tensor)
-        if dtype.kind not in "f":
+        if dtype.kind not in "fiu":
             return []
         shape = [1] * len(self.analysis.coupling.axes(tensor))
         shape[consume.axis] = -1
         added = consume.neutral != 0
-        gate = self.edit.constant(f"{proto.output[0]}:gate", np.full(ids.size, not added, dtype).reshape(shape))
+        kind = dtype if dtype.kind == "f" else np.dtype(bool)
+        gate = self.edit.constant(f"{proto.output[0]}:gate", np.full(ids.size, not added, kind).reshape(shape))
         self.exact[gate] = (ids, np.array(shape), added)
         for name in names:
             self.names[name].append(gate)
         out = self.edit.fresh(f"{gate}:out")
+        if dtype.kind != "f":
+            return self._choose(proto, consume, gate, out)
         node = helper.make_node("Add" if added else "Mul", [proto.input[consume.input], gate], [out])
         proto.input[consume.input] = out
         return [node]
+
+    def _choose(self, proto: onnx.NodeProto, consume: Consume, gate: str, out: str) -> list[onnx.NodeProto]:
+        """Integers are what they are where the gate is open, else the zero point."""
+        read, proto.input[consume.input] = proto.input[consume.input], out
+        zero = consume.zero or self.edit.constant(f"{gate}:zero", np.zeros((), np.int32))
+        wide = [(read, self.edit.fresh(f"{gate}:wide")), (zero, self.edit.fresh(f"{gate}:wide_zero"))]
+        casts = [helper.make_node("Cast", [a], [b], to=onnx.TensorProto.INT32) for a, b in wide]
+        chosen = self.edit.fresh(f"{gate}:chosen")
+        kind = self.analysis.coupling.shapes.types[consume.node.input(consume.input)]
+        return [
+            *casts,
+            helper.make_node("Where", [gate, wide[0][1], wide[1][1]], [chosen]),
+            helper.make_node("Cast", [chosen], [out], to=kind),
+        ]
 
     def _door(self, proto: onnx.NodeProto, slot: int, name: str) -> list[onnx.NodeProto]:
         gate = self.edit.constant(f"{proto.output[0]}:door", np.ones((), self._dtype(proto.input[slot])))
