@@ -436,6 +436,16 @@ def test_an_operator_that_does_not_run(call: Cli, folder: Path) -> None:
     assert Path("mystery.pruned.onnx").stat().st_size < Path("mystery.onnx").stat().st_size
 
 
+def test_a_mistake_of_ours_says_what_was_written(call: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr("onnxprune.cli.app.render", fail)
+    result = call("net.onnx --channels 0.3 --recover none --no-latency")
+    assert (result.code, Path("net.pruned.onnx").exists()) == (1, True)
+    assert "onnxprune: internal error; written: net.pruned.onnx: KeyError" in result.err
+
+
 def test_nothing_that_can_be_pruned(call: Cli, folder: Path) -> None:
     onnx.save(TOPOLOGIES["nothing_hidden_is_output"](), "all.onnx")
     assert_refused(call(f"all.onnx {CUT}"), "all.onnx: nothing can be pruned", "axis of the graph output", "Gemm_")
