@@ -60,7 +60,7 @@ def _fitted(model: CutModel, method: str) -> Recovered:
     )  # fmt: skip
     notes = [f"{f.node} ({f.op}) was not refitted: {f.reason}" for f in fits if f.reason]
     if not fits and not model.keep.all():
-        notes.append(f"--recover {method} had nothing to fit: no layer that stays lost inputs")
+        notes.append(f"--recover {method} had nothing to fit: no layer that stays misses what went")
     return Step(fitted, tuple(fits), tuple(notes))
 
 
