@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -62,3 +63,17 @@ def test_quantizers_say_nothing_new(
         outputs = ort.InferenceSession(quantized, providers=["CPUExecutionProvider"]).run(None, Once(path).feeds)
         assert all(np.isfinite(y).all() for y in outputs)
     assert said[1] <= said[0]
+
+
+def test_pruned_then_quantized_then_sparse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script of docs/guide.md; the zeros come into the integers, and the outputs are finite."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    prune("models/digits_resnet_bn.onnx", channels=0.3, recover="bias", measure=False).save("small.onnx")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
+    exec(next(block for block in blocks if "quantize_static" in block), {})
+    prune("small.int8.onnx", pattern="2:4", format="dense", permute=False, measure=False).save("last.onnx")
+    stored = [onnx.numpy_helper.to_array(t) for t in onnx.load("last.onnx").graph.initializer]
+    weights = [w for w in stored if w.dtype == np.int8 and w.ndim == 4 and w[0].size % 4 == 0]
+    assert len(weights) > 10
+    assert all(float((w == 0).mean()) >= 0.5 for w in weights)
