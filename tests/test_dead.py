@@ -13,6 +13,8 @@ from models.nets import PICTURES, Array, data_of, net_of, normal, run
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.importance.score import CRITERIA
 from onnxprune.recovery.recover import RECOVERIES
+from onnxprune.solvers.masks import SOLVERS
+from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
 
 QUICK: dict[str, Any] = {"measure": False, "verify": False, "threads": 1, "samples": 16}
 SEES = [name for name, row in CRITERIA.items() if not row.blind]
@@ -55,3 +57,50 @@ def test_units_that_change_nothing_go_first(importance: str, allocate: str) -> N
     )
     assert result.report.after.parameters < 0.81 * result.report.before.parameters
     np.testing.assert_allclose(run(onnxprune.to_proto(result.model), x)[0], run(proto, x)[0], rtol=1e-5, atol=1e-5)
+
+
+PATTERNS: dict[str, dict[str, Any]] = {
+    "": {"sparsity": 0.2}, "2:4": {"pattern": "2:4"}, "block:2x2": {"pattern": "block:2x2", "sparsity": 0.3},
+    "column": {"pattern": "column", "sparsity": 0.3},
+}  # fmt: skip
+
+
+def sparse() -> ModelProto:
+    """Every other pair of the inputs of each layer meets zeros alone, which is what each of the patterns wants."""
+
+    def held(w: Array) -> Array:
+        return emptied(w, *(i for i in range(w.shape[1]) if i % 4 > 1), axis=1)
+
+    nodes = """h = Conv<pads = [1, 1, 1, 1]>(x, w, b) r = Relu(h) k = Conv<group = 2, strides = [2, 2]>(r, u)
+        t = Relu(k) f = Flatten(t) g = Gemm<transB = 1>(f, v, c) q = Relu(g) y = MatMul(q, z)"""
+    return net_of(
+        nodes, PICTURES, {
+            "w": held(normal(8, 3, 3, 3)), "b": normal(8, seed=1), "u": held(normal(8, 4, 3, 3, seed=2)),
+            "v": held(normal(16, 72, seed=3)), "c": normal(16, seed=4), "z": held(normal(4, 16, seed=5)).T,
+        },
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_weights_that_are_zero_go_first(pattern: str, solver: str) -> None:
+    """A layer that has as many zeros as are asked for stays as it is, by any solver, with ways to allocate in turn."""
+    if pattern.startswith(("block", "column")) and not SOLVERS[solver].tiles:
+        pytest.skip("the solver is not for tiles")
+    proto, x = sparse(), data_of(PICTURES)
+    for allocate in (
+        [*ZERO_ALLOCATORS] if pattern == "" else [name for name, row in ZERO_ALLOCATORS.items() if row.even]
+    ):
+        result = onnxprune.prune(
+            proto, solver=solver, sparsity_allocate=allocate, calibration=x, format="dense", **PATTERNS[pattern],
+            **QUICK,
+        )  # fmt: skip
+        before, after = onnxprune.load(proto).weights, result.model.weights
+        assert all(np.array_equal(w, after[name]) for name, w in before.items()), allocate
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_weights_that_are_zero_go_first_without_data(pattern: str) -> None:
+    proto = sparse()
+    result = onnxprune.prune(proto, format="dense", **PATTERNS[pattern], measure=False)
+    assert all(np.array_equal(w, result.model.weights[name]) for name, w in onnxprune.load(proto).weights.items())

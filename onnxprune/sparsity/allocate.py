@@ -89,11 +89,13 @@ def _spread(densities: Mapping[str, float], sizes: Mapping[str, Array], r: float
 @dataclass(frozen=True)
 class Facts:
     """What the data say of a layer: outliers: share of |w| ||x|| above five times its mean; errors: error of a quick
-    solver at every one of LEVELS, relative to the energy of the outputs."""
+    solver at every one of LEVELS, relative to the energy of the outputs; free: share of the weights that can go as they
+    are zero already."""
 
     size: int
     outliers: float
     errors: tuple[float, ...]
+    free: float = 0.0
 
 
 LEVELS = (0.0, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.87, 0.93, 0.96, 0.98, 0.99, 0.995)  # sparsities of `Facts.errors`
@@ -127,12 +129,13 @@ def by_error(facts: Mapping[str, Facts], ratios: Mapping[str, float]) -> Counts:
         steps: list[tuple[float, str, float]] = []  # error per weight, layer, weights
         for n in names:
             most = 1 - (1 - r) / SPREAD
-            at = [k for k, level in enumerate(LEVELS) if np.isfinite(facts[n].errors[k]) and level <= most]
+            curve = dict(zip(LEVELS, facts[n].errors, strict=True)) | {facts[n].free: 0.0}
+            at = sorted(level for level, error in curve.items() if np.isfinite(error) and level <= most)
             while len(at) > 1:  # to the next level on the lower convex hull
                 a, rest = at[0], at[1:]
-                slope = [(facts[n].errors[k] - facts[n].errors[a]) / (LEVELS[k] - LEVELS[a]) for k in rest]
+                slope = [(curve[k] - curve[a]) / (k - a) for k in rest]
                 best = int(np.argmin(slope))
-                weights = (LEVELS[rest[best]] - LEVELS[a]) * facts[n].size
+                weights = (rest[best] - a) * facts[n].size
                 steps.append((slope[best] / facts[n].size, n, weights))
                 at = rest[best:]
         left = r * sum(facts[n].size for n in names)

@@ -26,6 +26,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
 from onnxprune.layers.layer import Layer
 from onnxprune.progress import Steps
+from onnxprune.solvers.patterns import n_of_m
 from onnxprune.solvers.permutation import best_order, retained
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
@@ -88,10 +89,18 @@ def permute(
     moved = np.arange(analysis.coupling.size)  # id -> the id whose elements take its place
     done: list[Permuted] = []
     notes: list[str] = []
+
+    def lossless(readers: Sequence[_Reader]) -> bool:
+        """Whether the pattern holds as it is."""
+        blocks = (r.layer.blocks(saliency(r.layer)) for r in readers)
+        return not any(b[~n_of_m(b, pattern.n, pattern.m)].any() for b in blocks)
+
     for k, group in enumerate(groups):
         progress(k, len(groups))
         readers = places.readers(group, once)
-        order = _order(readers, group.size, places.classes(group), pattern, saliency, seed) if readers else None
+        order = (
+            None if lossless(readers) else _order(readers, group.size, places.classes(group), pattern, saliency, seed)
+        )
         if order is None or (order == np.arange(group.size)).all():
             continue
         new = places.move(group, order)

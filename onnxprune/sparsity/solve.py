@@ -40,6 +40,7 @@ from onnxprune.solvers.patterns import Choice, Count
 from onnxprune.sparsity.grow import GROWTH, grown, schedule
 
 RIDGE = 0.01  # of the mean variance of a layer's inputs
+ENOUGH = "as many of its weights are zero already"
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,16 @@ def _pass(
     whole = Stream(model, data.source, limit=data.memory / 2, threads=data.threads)
     small = Stream(edit.model, data.source, limit=data.memory / 2, threads=data.threads)
     work = np.cumsum([0.0, *(_work(j) for j in jobs)])
+    exact = not outcomes  # whether all layers so far are as they were
     for k, job in enumerate(jobs):
         progress(int(1000 * work[k] / work[-1]), 1000)
+        now = job.tasks[0].matrix if before is None else matrix(job.tasks[0].pruned, Values(edit.model))
+        if (job.count or exact) and enough_zeros(job.layer, now, pattern, job.count):
+            outcomes |= {node: LayerSolve(node, 0.0, 0.0, 0, ENOUGH) for node in job.nodes}
+            continue
+        exact = False
         if before is not None:
-            job = replace(job, before=matrix(job.tasks[0].pruned, Values(edit.model)))
+            job = replace(job, before=now)
         result = kept.read(job)
         if result is None:
             whole.advance(job.first)
@@ -178,6 +185,16 @@ def by_magnitude(model: Model, layer: Layer, pattern: Pattern | None, count: int
         scores = layer.rows(np.abs(w))
         mask = layer.unrows(np.stack([c.keep(s) for c, s in zip(choices(layer, pattern, count), scores, strict=True)]))
     return np.ascontiguousarray(np.where(mask & (w != 0), w, np.float32(0)))  # +0.0, also instead of -0.0
+
+
+def enough_zeros(layer: Layer, weight: Float, pattern: Pattern | None, count: int) -> bool:
+    """Whether as many entries as are to go are zero already, where the pattern wants zeros; weight: the matrix
+    `(groups, in, out)`."""
+    if pattern is None:
+        return weight.size - int(np.count_nonzero(weight)) >= count
+    order = columns_of(layer, weight.shape[1])
+    each = zip(choices(layer, pattern, count), (w[order].T != 0 for w in weight), strict=True)
+    return not any(filled[~c.keep(filled.astype(np.float64))].any() for c, filled in each)
 
 
 def choices(layer: Layer, pattern: Pattern | None, count: int) -> list[Choice]:

@@ -28,7 +28,7 @@ from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.masks import NotPositive, Problem, inverse, refit
 from onnxprune.solvers.patterns import Choice
 from onnxprune.sparsity.allocate import LEVELS, Facts
-from onnxprune.sparsity.solve import RIDGE, choices, columns_of, jobs_of, problem_of, unsolvable
+from onnxprune.sparsity.solve import RIDGE, choices, columns_of, enough_zeros, jobs_of, problem_of, unsolvable
 
 OUTLIER = 5.0  # times the mean of |w| ||x|| (OWL)
 TYPICAL = 0.03  # error of a layer at which its damage to the outputs is measured: what is small is in proportion
@@ -147,11 +147,18 @@ def facts(
             saliency = [np.square(p.original) / np.diag(inverse(p)) for p in problems]
         except NotPositive:
             continue
+        own = matrix(surveyed.layer, Values(model))
+        free = 1 - np.count_nonzero(own) / size if pattern is None else 0.0
         curve: list[float] = []
         tried: list[list[Float]] = []
         for level in LEVELS:
-            part = choices(surveyed.layer, pattern, round(level * size))
-            tried.append([_quick(p, c, s) for p, c, s in zip(problems, part, saliency, strict=True)])
+            count = round(level * size)
+            part = choices(surveyed.layer, pattern, count)
+            if enough_zeros(surveyed.layer, own, pattern, count):
+                free = max(free, level)
+                tried.append([p.original for p in problems])
+            else:
+                tried.append([_quick(p, c, s) for p, c, s in zip(problems, part, saliency, strict=True)])
             curve.append(float(np.mean([p.error(w) for p, w in zip(problems, tried[-1], strict=True)])))
         job = into.get(weight)
         factor = 1.0
@@ -167,7 +174,7 @@ def facts(
             tested.advance(job.first)
             factor = measure(joined(tested.compute(names), names)) / curve[at]
             edit.model.weights.update(old)
-        out[weight] = Facts(size, outliers, tuple(e * factor for e in curve))
+        out[weight] = Facts(size, outliers, tuple(e * factor for e in curve), free)
     progress(len(layers), len(layers))
     return out
 
