@@ -14,6 +14,7 @@ from onnxprune.importance.gates import Gated
 from onnxprune.runtime.session import run
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.masked import masked_model
+from onnxprune.structure.verify import DEFAULT_TOLERANCE, QUANTIZED_TOLERANCE, tolerance
 
 Q8 = "s = Constant<value = float {0.02}>() z = Constant<value = uint8 {120}>()"
 INT8 = "int8[4,8] w1, float[8] v1, int8[8] z1 = {90,-92,93,-94,95,-96,97,-98}, int8[8,3] w2, float s2 = {0.01}"
@@ -121,3 +122,12 @@ def test_what_the_weights_of_experts_stand_for(weights: str, inputs: str, more: 
     (found,) = run(model, {"x": np.eye(32, dtype=np.float32), "r": router}, (), optimize=False).values()
     expected = first[1].reshape(32, 32).T @ second[1].reshape(32, 32).T
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "coarse"), [("", False), (", accuracy_level = 1", False), (", accuracy_level = 4", True)]
+)
+def test_what_rounds_its_inputs_may_differ_by_a_step(attributes: str, coarse: bool) -> None:
+    nodes = f"y = com.microsoft.MatMulNBits<N = 6, K = 32, bits = 4, block_size = 16{attributes}>(x, w, v)"
+    model = load(build(text("float[5,32] x", "uint8[6,2,8] w, float[6,2] v", nodes)))
+    assert tolerance(analyze(model)) == (QUANTIZED_TOLERANCE if coarse else DEFAULT_TOLERANCE)

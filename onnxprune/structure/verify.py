@@ -18,6 +18,7 @@ from onnxprune.graph.arrays import FLOAT_TYPES, Array
 from onnxprune.graph.edit import as_float32
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.messages import one_line
+from onnxprune.graph.node import Node
 from onnxprune.graph.shapes import concrete_inputs, fixed, graph_inputs
 from onnxprune.runtime.feeds import Guess, filled, first_running, guesses, random_feeds
 from onnxprune.runtime.session import UNRUNNABLE, Feeds, run
@@ -179,10 +180,16 @@ def _small(guess: Guess) -> Guess:
 
 def tolerance(analysis: Analysis) -> float:
     """Largest error that the model's types allow, as `compare` gives it."""
-    if any(p.op_type.startswith(ROUNDING) for g in graphs(analysis.model.proto.graph) for p in g.node):
+    if any(_rounds(Node(p, 1)) for g in graphs(analysis.model.proto.graph) for p in g.node):
         return QUANTIZED_TOLERANCE
     dtypes = {helper.tensor_dtype_to_np_dtype(t).name for t in analysis.coupling.shapes.types.values() if t}
     return max((TOLERANCE[d] for d in dtypes if d in TOLERANCE), default=DEFAULT_TOLERANCE)
+
+
+def _rounds(n: Node) -> bool:
+    """Whether a node rounds what it computes to eight bits, or what it multiplies with its weight."""
+    blocks_of_bytes = n.op.endswith("::QMoE") and n.attr("block_size", 0) > 0 and n.attr("expert_weight_bits", 4) == 8
+    return n.proto.op_type.startswith(ROUNDING) or n.attr("accuracy_level", 0) == 4 or blocks_of_bytes
 
 
 def _run_pruned(pruned: Model, feeds: Feeds, probes: Mapping[str, str]) -> dict[str, Array]:
