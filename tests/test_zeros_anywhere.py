@@ -74,7 +74,10 @@ NO_COORDINATES = {"int4 blocked": "of int4", "per channel": "zero point", "integ
 
 
 def made(kind: str) -> ModelProto:
-    nodes, x, y, weights = KINDS[kind]
+    return build(*KINDS[kind])
+
+
+def build(nodes: str, x: str, y: str, weights: dict[str, Array]) -> ModelProto:
     head = '<ir_version: 10, opset_import: ["" : 21]>'
     proto = onnx.parser.parse_model(f"{head} g (float[{x}] x) => (float[{y}] y) {{ {nodes} }}")
     proto.graph.initializer.extend(numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items())
@@ -142,3 +145,76 @@ def test_two_of_four(kind: str) -> None:
         axis = layer.axes[0]
         along = np.moveaxis(w, axis, -1).reshape(-1, 4)
         assert (along != 0).sum(1).max() == 2
+
+
+@pytest.mark.parametrize("solver", [None, "sparsegpt"])
+def test_channels_take_their_scales_along(solver: str | None) -> None:
+    """2:4 of two quantized layers, whose channels are reordered: zeros are those of the scales that moved too; what is
+    solved for lies on the grid, and is what was measured."""
+    nodes = """wa = DequantizeLinear <axis = 1> (a, sa, za) h = MatMul (x, wa) r = Relu (h)
+               wb = DequantizeLinear <axis = 1> (b, sb, zb) y = MatMul (r, wb)"""
+    rng = np.random.default_rng(5)
+    weights: dict[str, Array] = {
+        "a": rng.integers(-100, 100, (16, 32)).astype(np.int8), "sa": np.linspace(0.001, 0.02, 32).astype(np.float32),
+        "za": rng.integers(-9, 9, 32).astype(np.int8), "b": rng.integers(-100, 100, (32, 8)).astype(np.int8),
+        "sb": STEPS, "zb": ZEROS,
+    }  # fmt: skip
+    data: Any = {} if solver is None else {"calibration": {"x": normal(96, 16)}, "solver": solver}
+    shapes: Any = {"x": "3,16"}
+    result = onnxprune.prune(
+        build(nodes, "n,16", "n,8", weights), pattern="2:4", format="dense", measure=False, input_shape=shapes,
+        **data,
+    )  # fmt: skip
+    found = result.report.sparsity
+    assert found is not None and len(found.permuted) == 1 and found.zeros == found.size // 2
+    for _, w in weights_of(result.model).values():
+        assert ((w.T.reshape(-1, 4) != 0).sum(1) <= 2).all()
+    assert all(x.error < x.plain and not x.reason for x in found.solved) and len(found.solved) == 2 * bool(data)
+
+
+LEFT_ALONE: dict[str, tuple[str, dict[str, Array]]] = {
+    "is not constant": ("i = Cast <to = 3> (x) r = ReduceMax <keepdims = 0> (i) t = DequantizeLinear (w, s, r) "
+                        "y = MatMul (x, t)", {"w": BYTES, "s": STEP}),
+    "read by other nodes": ("e = Transpose (w) t = ReduceSum <keepdims = 0> (e) a = MatMul (x, w) y = Add (a, t)",
+                            {"w": W}),
+    "another scale or zero point": ("t = DequantizeLinear (w, s) u = DequantizeLinear (w, s, o) a = MatMul (x, t) "
+                                    "b = MatMul (x, u) y = Add (a, b)",
+                                    {"w": BYTES, "s": STEP, "o": np.array(3, np.int8)}),
+    "no constant weight": ("v = Transpose (x) t = MatMul (v, x) u = Identity (t) a = MatMul (x, u) n = "
+                           "Constant <value_ints = [8]> () z = Constant <value_ints = [0]> () y = Slice (a, z, n, o)",
+                           {"o": np.array([1])}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", LEFT_ALONE)
+def test_weights_that_stay_as_they_are(reason: str) -> None:
+    """With the true reason, in one line."""
+    with pytest.raises(NothingToPrune, match=reason):
+        onnxprune.prune(
+            build(LEFT_ALONE[reason][0], "3,16", "3,8", LEFT_ALONE[reason][1]), sparsity=0.5, format="dense"
+        )
+
+
+def test_what_no_operator_takes() -> None:
+    """Layers that no sparse operator stands for stay as they are where one was asked for, and the way out is said."""
+    with pytest.raises(NothingToPrune, match="float16 weights; format='dense' makes zeros in a plain file"):
+        onnxprune.prune(made("float16"), sparsity=0.8)
+    mixed = build("a = MatMul (x, w) r = Cast <to = 1> (v) y = MatMul (a, r)", "3,16", "3,16",
+                  {"w": W, "v": normal(8, 16).astype(np.float16)})  # fmt: skip
+    found = onnxprune.prune(mixed, sparsity=0.8, format="csr", measure=False).report.sparsity
+    assert found is not None and [x.node for x in found.layers] == ["a"]
+    assert found.untouched == (("y", "its weight comes through Cast"),)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "branch", "int4 blocked", "shared"])
+def test_plans_and_names(kind: str) -> None:
+    """A plan makes the same zeros again, in bodies and of second weights too; any name of a layer leaves it out."""
+    result = onnxprune.prune(made(kind), sparsity=0.5, format="dense", measure=False)
+    again = onnxprune.prune(made(kind), plan=result.plan, measure=False)
+    assert to_proto(result.model).SerializeToString() == to_proto(again.model).SerializeToString()
+    found = result.report.sparsity
+    assert found is not None and len({x.node for x in found.layers}) == len(found.layers)
+    for row in found.layers:
+        options: Any = {"ignore": [row.weight], "sparsity": 0.5, "format": "dense", "measure": False}
+        other = onnxprune.prune(made(kind), **options).report.sparsity
+        assert other is not None and all(x.masked == (x.weight != row.weight) for x in other.layers)

@@ -181,7 +181,9 @@ def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress
     out, permuted, notes = permute(
         model, layers, pattern, saliency, seed=spec.seed, progress=counting(progress, "permute")
     )
-    return _Start(out, start.layers, start.untouched, start.ratios, tuple(notes), tuple(permuted))
+    found = {layer.name: layer for layer in sparse_layers(out)[0]} if permuted else {}  # scales have moved as well
+    ordered = [found.get(layer.name, layer) for layer in start.layers]
+    return _Start(out, ordered, start.untouched, start.ratios, tuple(notes), tuple(permuted))
 
 
 def _mask(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -> _Masked:
