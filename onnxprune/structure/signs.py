@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import reduce
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
@@ -82,9 +81,24 @@ def _minus(a: int) -> int:
     return (a & NEVER_NEGATIVE) * 2 | (a & NEVER_POSITIVE) // 2
 
 
+def _all_times(signs: Iterable[int]) -> int:
+    """The sign of a product of several; with one unknown the others are not looked at, which may be large constants."""
+    found = NEVER_NEGATIVE
+    for s in signs:
+        found = _times(found, s)
+        if not found:
+            return 0
+    return found
+
+
 def _every(signs: Iterable[int]) -> int:
     """The sign that all of them have: of sums, and of what is joined."""
-    return reduce(int.__and__, signs, BOTH)
+    found = BOTH
+    for s in signs:
+        found &= s
+        if not found:
+            return 0
+    return found
 
 
 def _sign(n: Node, sign: Signs, shapes: Shapes) -> int:
@@ -97,7 +111,7 @@ def _sign(n: Node, sign: Signs, shapes: Shapes) -> int:
         return x
     if op in PRODUCTS:
         same = op == "Mul" and n.input(0) == n.input(1)
-        return NEVER_NEGATIVE if same else reduce(_times, map(sign, names))
+        return NEVER_NEGATIVE if same else _all_times(map(sign, names))
     if op in ("Add", "Sum", "Mean", "Concat"):
         return _every(map(sign, names))
     if op in ("Where", "ScatterND", "ScatterElements", "Scatter"):
