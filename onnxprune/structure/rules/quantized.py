@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
+from onnxprune.graph.arrays import Ids
 from onnxprune.graph.node import Node
 from onnxprune.graph.quantized import block_zeros, packed, unpacked
 from onnxprune.structure.coupling import Axis, Coupling
@@ -105,70 +106,114 @@ def qlinear_concat(c: Coupling, n: Node) -> None:
     couple_concat(c, n.inputs[2::3], n.output(0), n.attr("axis", 0))
 
 
+LEAST = 16  # inputs of a block of MatMulNBits
+FEW = 4  # blocks; of fewer, parts of LEAST inputs go, and what is left is blocked anew
+
+
+def in_parts(c: Coupling, n: Node) -> bool:
+    """Whether parts of blocks can go: where blocks are few and all that a new blocking changes is stored."""
+    stored = all(i in c.model.weights for i in n.inputs[1:4] if i)
+    few = n.attr("K") > LEAST and n.attr("block_size") > LEAST and -(-n.attr("K") // n.attr("block_size")) < FEW
+    return bool(stored and few and not n.input(4))
+
+
 def resize_nbits(s: Surgeon, n: Node) -> None:
-    """`N` and `K` follow, and what is stored in one axis for outputs and blocks, or several in a byte."""
-    b = s.coupling.axes(n.input(1))
-    if not any(s.shrinks(n.input(1), k) for k in range(len(b))):
+    """`N`, `K` and `block_size` follow, and what is stored in one axis for outputs and blocks, or several in a byte."""
+    c = s.coupling
+    x, b = c.axes(n.input(0))[-1], c.axes(n.input(1))
+    if not s.shrinks(n.input(0), -1) and not s.shrinks(n.input(1), 0):
         return
-    bits, (outputs, count, _) = int(n.attr("bits", 4)), s.coupling.shapes.shapes[n.input(1)]
-    s.set_attr(n, "N", s.count(b[0]))
-    s.set_attr(n, "K", s.new_size(n.input(0), -1))
-    assert outputs is not None and count is not None
-    kept = np.ix_(*(np.ones(1, bool) if ids is None else s.keep(ids) for ids in b[:2]))
+    bits, size = int(n.attr("bits", 4)), int(n.attr("block_size"))
+    outputs, count = int(n.attr("N")), -(-int(n.attr("K")) // size)
+    rows = np.ones(1, bool) if b[0] is None else s.keep(b[0])
+    old = np.arange(int(n.attr("K"))) // size  # block of every input
+    kept = np.ones(len(old), bool) if x is None else s.keep(x)
+    left, parts = old[kept], in_parts(c, n)
+    if parts and not kept.all():
+        size = new_size(left, size)
+        stored = unpacked(np.asarray(c.model.weights[n.input(1)]), bits).reshape(outputs, -1)[rows, : len(old)]
+        filled = np.pad(stored[:, kept], [(0, 0), (0, -len(left) % size)])
+        s.set_input(n, 1, packed(filled, bits).reshape(len(filled), -1, size * bits // 8))
+    s.set_attr(n, "N", int(rows.sum()))
+    s.set_attr(n, "K", len(left))
+    s.set_attr(n, "block_size", size)
     for slot in (2, 3):
         name = n.input(slot)
-        if name not in s.coupling.model.weights or s.coupling.shape(name) == (outputs, count):
+        if name not in c.model.weights or (c.shape(name) == (outputs, count) and not parts):
             continue  # computed ones are tied, or pin what they cannot follow
-        old = np.asarray(s.coupling.model.weights[name])
-        value = block_zeros(old, bits, outputs, count)[kept]
-        if slot == 3 and old.dtype == np.uint8:
+        step = np.asarray(c.model.weights[name])
+        value = block_zeros(step, bits, outputs, count)[rows][:, left[::size]]
+        if slot == 3 and step.dtype == np.uint8:
             value = packed(value, bits)
-        s.set_input(n, slot, value.reshape(-1) if old.ndim == 1 else value)
+        s.set_input(n, slot, value.reshape(-1) if step.ndim == 1 else value)
+
+
+def new_size(blocks: Ids, size: int) -> int:
+    """The largest power of two, at most `size`, in runs of which the inputs are of one block each; the last is shorter.
+
+    blocks: of every input.
+    """
+    while size > LEAST and (
+        size >= 2 * len(blocks) or (blocks != np.repeat(blocks[::size], size)[: len(blocks)]).any()
+    ):
+        size //= 2
+    return size
 
 
 @rule("com.microsoft::MatMulNBits", resize=resize_nbits)
 def matmul_nbits(c: Coupling, n: Node) -> None:
     """weight (outputs, blocks, bytes): outputs one by one, inputs in whole blocks, with their scales and zero points"""
     x, b, y = c.axes(n.input(0)), c.axes(n.input(1)), c.axes(n.output(0))
-    shape, bits, size = c.shape(n.input(1)) or (), int(n.attr("bits", 4)), int(n.attr("block_size", 0))
     c.produce(n, n.input(1), 0)
-    if bits not in (2, 4, 8) or n.attr("weight_prepacked", 0):
-        c.pin_all(n, f"weights of {bits} bits" if bits not in (2, 4, 8) else "weights in the order of one device")
-        return
-    blocks = -(-int(n.attr("K", 0)) // max(size, 1))
-    outputs = int(n.attr("N", 0))
-    expected = (outputs, blocks, size * bits // 8)
-    if len(shape) != 3 or shape != expected or (c.shape(n.input(0)) or (0,))[-1] != n.attr("K") or len(x) != len(y):
-        c.pin_all(n, "a weight whose shape is not what N, K, bits and block_size say")
+    problem = misfit(c, n)
+    if problem:
+        c.pin_all(n, problem)
         return
     for p, q in zip(x[:-1], y[:-1], strict=True):
         if p is not None:
             c.tie(p, q)
-    for slot in (2, 3):
-        name = n.input(slot)
-        if not name:
-            continue
-        what, stored = "scales" if slot == 2 else "zero points", c.shape(name) or ()
-        if math.prod(d or 0 for d in stored) not in (outputs * blocks, outputs * -(-blocks * bits // 8)):
-            c.pin_all(n, f"{what} that are not as many as outputs times blocks")
-            return
-        if len(stored) == 2 and b[0] is not None:
-            c.tie(b[0], c.axes(name)[0])
-        if stored == shape[:2]:
-            if b[1] is not None:
-                c.tie(b[1], c.axes(name)[1])
-        elif name not in c.model.weights:
-            for ids in b[:2] if len(stored) == 1 else b[1:2]:
-                c.pin(ids, f"{what} that are not constant and do not lie by output and block")
     if b[0] is not None:
         c.tie(b[0], y[-1])
     if n.input(5):
         c.tie(c.axes(n.input(5))[0], b[0])
-    if n.input(4):
-        c.pin(x[-1], "inputs that are assigned to blocks by g_idx")
-    tie_blocks(c, x[-1], b[1], size)
-    c.pin(b[2], "inside of a block")
     c.consume(n, 0, len(x) - 1)
+    parts, ids = in_parts(c, n), x[-1]
+    for slot, what in ((2, "scales"), (3, "zero points")):
+        name = n.input(slot)
+        axes = c.axes(name) if name else []
+        if len(axes) == 2 and b[0] is not None:
+            c.tie(b[0], axes[0])
+        if len(axes) == 2 and c.shape(name) == (c.shape(n.input(1)) or ())[:2]:
+            if b[1] is not None and not parts:
+                c.tie(b[1], axes[1])
+        elif name and name not in c.model.weights:
+            for other in b[:2] if len(axes) == 1 else b[1:2]:
+                c.pin(other, f"{what} that are not constant and do not lie by output and block")
+    if n.input(4):
+        c.pin(ids, "inputs that are assigned to blocks by g_idx")
+    if parts and ids is not None:
+        c.tie(ids, ids[np.arange(ids.size) // LEAST * LEAST])
+    else:
+        tie_blocks(c, ids, b[1], int(n.attr("block_size")))
+    c.pin(b[2], "inside of a block")
+
+
+def misfit(c: Coupling, n: Node) -> str:
+    """Why a MatMulNBits cannot shrink at all, "" where it can."""
+    bits, size, outputs, inputs = (int(n.attr(a, 0)) for a in ("bits", "block_size", "N", "K"))
+    bits, blocks = bits or 4, -(-inputs // max(size, 1))
+    if bits not in (2, 4, 8):
+        return f"weights of {bits} bits"
+    if n.attr("weight_prepacked", 0):
+        return "weights in the order of one device"
+    shape, x = c.shape(n.input(1)), c.shape(n.input(0)) or (0,)
+    if shape != (outputs, blocks, size * bits // 8) or x[-1] != inputs:
+        return "a weight whose shape is not what N, K, bits and block_size say"
+    for slot, what in ((2, "scales"), (3, "zero points")):
+        count = math.prod(d or 0 for d in c.shape(n.input(slot)) or ()) if n.input(slot) else outputs * blocks
+        if count not in (outputs * blocks, outputs * -(-blocks * bits // 8)):
+            return f"{what} that are not as many as outputs times blocks"
+    return ""
 
 
 def resize_table(s: Surgeon, n: Node) -> None:

@@ -248,18 +248,19 @@ def per_head(b: Net, x: str) -> str:
 
 @block(2, 4)
 def blockwise(b: Net, x: str) -> str:
-    """A layer whose weight is stored in blocks of 16 of its inputs, of two to eight bits each."""
+    """A layer whose weight is stored in blocks of its inputs, of two to eight bits each."""
     inner, n, bits = b.draw.pick((32, 48, 40)), b.width(), b.draw.pick((4, 4, 8, 2))
     if b.shape(x)[-1] < 17 and not b.fits(*b.shape(x)[1:-1], inner):
         return x
     x = x if b.shape(x)[-1] > 16 else b.dense(x, inner)
-    k, count = b.shape(x)[-1], -(-b.shape(x)[-1] // 16)
-    w = b.param(b.rng.integers(0, 256, (n, count, 2 * bits)).astype(np.uint8))
+    size = b.draw.pick((16, 16, 32, 64))
+    k, count = b.shape(x)[-1], -(-b.shape(x)[-1] // size)
+    w = b.param(b.rng.integers(0, 256, (n, count, size * bits // 8)).astype(np.uint8))
     scale = b.positive(*((n, count) if b.draw.chance(2) else (n * count,))) / (1 << bits)
     zeros = (n, -(-count * bits // 8)) if b.draw.chance(2) else (n * -(-count * bits // 8),)
     zero = b.param(b.rng.integers(0, 256, zeros).astype(np.uint8)) if b.draw.chance(2) else None
     b.add_domain("com.microsoft")
     return b.op(
         "MatMulNBits", x, w, b.param(scale), zero, None, b.bias(n), shape=(*b.shape(x)[:-1], n),
-        domain="com.microsoft", N=n, K=k, bits=bits, block_size=16,
+        domain="com.microsoft", N=n, K=k, bits=bits, block_size=size,
     )  # fmt: skip

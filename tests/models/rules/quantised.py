@@ -82,12 +82,14 @@ matmul("com.microsoft::MatMulIntegerToFloat", f"{Q8} k = com.microsoft.MatMulInt
        "8 channels: w1:1 w3:0", "6 channels: w2:0 w3:1", form="per tensor", also="int8[8,6] w3", w2="6,4")
 
 
-def nbits(form: str, weights: str, inputs: str, *expect: str, bits: int = 4, k: int = 64, nodes: str = "") -> None:
-    """A row with MatMulNBits of `k` inputs in blocks of 16 and of six outputs between two MatMul."""
-    blocks = -(-k // 16)
-    attributes = f"N = 6, K = {k}, bits = {bits}, block_size = 16"
+def nbits(
+    form: str, weights: str, inputs: str, *expect: str, bits: int = 4, k: int = 64, size: int = 16, nodes: str = ""
+) -> None:
+    """A row with MatMulNBits of `k` inputs in blocks and of six outputs between two MatMul."""
+    blocks = -(-k // size)
+    attributes = f"N = 6, K = {k}, bits = {bits}, block_size = {size}"
     free("com.microsoft::MatMulNBits", form, "float[2,5,3] x",
-         f"float[3,{k}] w1, uint8[6,{blocks},{2 * bits}] w3, {weights}, float[6,4] w2",
+         f"float[3,{k}] w1, uint8[6,{blocks},{size * bits // 8}] w3, {weights}, float[6,4] w2",
          f"h = MatMul(x, w1) {nodes} k = com.microsoft.MatMulNBits<{attributes}>(h, w3, {inputs}) y = MatMul(k, w2)",
          *expect)
 
@@ -106,6 +108,11 @@ nbits("outputs and blocks in one axis", "float[24] v3, uint8[12] z3", "v3, z3", 
       "6 channels: w2:0 w3:0")
 nbits("a last block that is not full", "float[6,4] v3, uint8[6,2] z3", "v3, z3", "4 channels: v3:1 w1:1x14 w3:1",
       _OUT.format("", " z3:0"), k=56)
+nbits("few blocks", "float[6,3] v3, uint8[6,2] z3", "v3, z3", "5 channels: w1:1x16", _OUT.format("", " z3:0"), k=80,
+      size=32)
+nbits("few blocks, outputs and blocks in one axis", "float[12] v3, uint8[12] z3", "v3, z3", "8 channels: w1:1x16",
+      "6 channels: w2:0 w3:0", k=128, size=64, bits=8)
+nbits("a part of a block", "float[6,1] v3", "v3", "4 channels: w1:1x16", _OUT.format("", ""), k=64, size=256)
 nbits("one block", "float[6,1] v3, uint8[6,1] z3", "v3, z3", _OUT.format("", " z3:0"),
       "w1:1 pinned: all of it is quantized in one block", k=16)
 nbits("zero points that are computed", "float[6,4] v3, uint8[6,2] z4", "v3, z3", _OUT.format("", " z4:0"),
