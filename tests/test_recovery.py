@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto
 
@@ -331,3 +332,17 @@ def test_biases_can_be_compensated_after_every_rule(row: Row) -> None:
     keeps = {g.name: scores[g.name] >= scores[g.name].mean() for g in groups if not g.blocks}
     keep = analysis.keep_ids(keeps)
     check_file(analysis.model, prune_model(analysis, keep, bias_shifts(analysis, keep)))
+
+
+def test_biases_of_layers_in_a_body_are_initializers_of_the_model() -> None:
+    nodes = """h = Conv(x, w, b) r = Relu(h) m = ReduceMax<keepdims = 0>(x) c = Greater(m, t)
+        y = If (c) <then_branch = one () => (float[N,2,A,B] p) { p = Conv(r, v) },
+                    else_branch = other () => (float[N,2,A,B] q) { q = Conv(r, u) }>"""
+    v, u = normal(2, 6, 1, 1, seed=2), normal(2, 6, 1, 1, seed=3)
+    proto = build(nodes, w=W, b=np.abs(B), v=v, u=u, t=np.float32(0.1))
+    assert_exact(proto, X)
+    pruned = prune(proto, "bias")
+    onnx.checker.check_model(pruned, full_check=True)
+    assert {"p_pruned", "q_pruned"} <= {t.name for t in pruned.graph.initializer}
+    bodies = [a.g for node in pruned.graph.node if node.op_type == "If" for a in node.attribute]
+    assert all([n.op_type for n in body.node] == ["Conv"] and not body.initializer for body in bodies)
