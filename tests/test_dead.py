@@ -11,12 +11,15 @@ from onnx import ModelProto
 import onnxprune
 from models.nets import PICTURES, Array, data_of, net_of, normal, run
 from onnxprune.allocation.allocators import ALLOCATORS
+from onnxprune.importance.dead import dead_units
 from onnxprune.importance.score import CRITERIA
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.solvers.masks import SOLVERS
 from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
+from onnxprune.structure.groups import analyze
 
-QUICK: dict[str, Any] = {"measure": False, "verify": False, "threads": 1, "samples": 16}
+PLAIN: dict[str, Any] = {"measure": False, "verify": False, "threads": 1}
+QUICK: dict[str, Any] = {**PLAIN, "samples": 16}
 SEES = [name for name, row in CRITERIA.items() if not row.blind]
 
 
@@ -56,6 +59,77 @@ def test_units_that_change_nothing_go_first(importance: str, allocate: str) -> N
         proto, importance=importance, allocate=allocate, recover=recover, calibration=x, round_to=1, **amount, **QUICK
     )
     assert result.report.after.parameters < 0.81 * result.report.before.parameters
+    np.testing.assert_allclose(run(onnxprune.to_proto(result.model), x)[0], run(proto, x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("importance", [name for name in SEES if not CRITERIA[name].needs_data])
+def test_units_that_change_nothing_go_first_without_data(importance: str) -> None:
+    proto, x = dead(), data_of(PICTURES)
+    result = onnxprune.prune(proto, channels=0.25, importance=importance, recover="none", round_to=1, **PLAIN)
+    np.testing.assert_allclose(run(onnxprune.to_proto(result.model), x)[0], run(proto, x)[0], rtol=1e-5, atol=1e-5)
+
+
+def constant() -> ModelProto:
+    """Units 0 and 5 of eight are constant, and not zero, where they are read."""
+    w, v = emptied(normal(8, 3, 1, 1), 0, 5), normal(3, 8, 3, 3, seed=2)
+    weights = {"w": w, "b": normal(8, seed=1), "v": v, "c": normal(3)}
+    return net_of("h = Conv(x, w, b) s = Sigmoid(h) y = Conv(s, v, c)", PICTURES, weights)
+
+
+@pytest.mark.parametrize("recover", [name for name in RECOVERIES if name != "batchnorm"])  # there is none
+def test_constant_units_go_first_where_a_recovery_folds_them(recover: str) -> None:
+    x = data_of(PICTURES)
+    result = onnxprune.prune(
+        constant(), channels=0.25, importance="activation", recover=recover, calibration=x, round_to=1, **QUICK
+    )
+    gone = np.flatnonzero(~result.plan.keep["Conv(h)"]).tolist()
+    assert (gone == [0, 5]) == RECOVERIES[recover].folds
+    if RECOVERIES[recover].folds:
+        (y,), (z,) = run(onnxprune.to_proto(result.model), x), run(constant(), x)
+        np.testing.assert_allclose(y, z, rtol=1e-4, atol=1e-4)
+
+
+def test_a_padded_reader_does_not_fold_a_constant() -> None:
+    proto = constant()
+    proto.graph.node[2].attribute.add(name="pads", type=7, ints=[1, 1, 1, 1])
+    analysis = analyze(onnxprune.load(proto))
+    assert not dead_units(analysis, folded=True)["Conv(h)"].any()
+
+
+def test_of_units_that_are_silent_on_the_data_the_smaller_go_first() -> None:
+    size = {2: 3.0, 3: 1.0, 6: 2.0}  # of the silent ones, of which the last two must go
+    w, b = normal(8, 3, 3, 3), np.ones(8)
+    for unit, factor in size.items():
+        w[unit], b[unit] = factor * w[0] / 10, -100
+    weights = {"w": w, "b": b, "v": np.ones((2, 8, 3, 3))}
+    proto = net_of("h = Conv(x, w, b) r = Relu(h) y = Conv(r, v)", PICTURES, weights)
+    for importance in ("activation", "wanda", "variance", "apoz", "hrank", "head_loss"):
+        result = onnxprune.prune(
+            proto, channels=0.25, importance=importance, calibration=data_of(PICTURES), round_to=1, **QUICK
+        )
+        assert np.flatnonzero(~result.plan.keep["Conv(h)"]).tolist() == [3, 6], importance
+
+
+def attention() -> ModelProto:
+    """Nothing makes the values of head 1 of four, and nothing leaves the first feed-forward block."""
+    nodes = """a = MatMul(x, q) b = MatMul(x, k) c = MatMul(x, v) d = Reshape(a, s) e = Reshape(b, s) f = Reshape(c, s)
+        g = Transpose<perm = [0, 2, 1, 3]>(d) h = Transpose<perm = [0, 2, 3, 1]>(e)
+        i = Transpose<perm = [0, 2, 1, 3]>(f) j = MatMul(g, h) l = Softmax(j) m = MatMul(l, i)
+        n = Transpose<perm = [0, 2, 1, 3]>(m) o = Reshape(n, t) p = MatMul(o, w) r = Add(x, p)
+        a1 = MatMul(r, u1) b1 = Relu(a1) c1 = MatMul(b1, w1) d1 = Add(r, c1)
+        a2 = MatMul(d1, u2) b2 = Relu(a2) c2 = MatMul(b2, w2) y = Add(d1, c2)"""
+    square = {name: normal(16, 16, seed=k) for k, name in enumerate("qkw")}
+    more = {"v": emptied(normal(16, 16, seed=5), *range(4, 8), axis=1), "s": np.array([0, 0, 4, 4])}
+    block = {"u1": normal(16, 8), "w1": np.zeros((8, 16)), "u2": 0.1 * normal(16, 8), "w2": 0.1 * normal(8, 16)}
+    return net_of(nodes, (6, 5, 16), square | more | block | {"t": np.array([0, 0, 16])})
+
+
+@pytest.mark.parametrize("amount", [{"heads": 0.25, "round_to": 1}, {"layers": 0.34}], ids=["heads", "layers"])
+@pytest.mark.parametrize("recover", ["least-squares", "none"])
+def test_heads_and_blocks_that_change_nothing_go_first(amount: dict[str, Any], recover: str) -> None:
+    proto, x = attention(), data_of((6, 5, 16))
+    result = onnxprune.prune(proto, recover=recover, calibration=x, **amount, **QUICK)
+    assert result.report.after.parameters < result.report.before.parameters
     np.testing.assert_allclose(run(onnxprune.to_proto(result.model), x)[0], run(proto, x)[0], rtol=1e-5, atol=1e-5)
 
 
@@ -102,5 +176,5 @@ def test_weights_that_are_zero_go_first(pattern: str, solver: str) -> None:
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_weights_that_are_zero_go_first_without_data(pattern: str) -> None:
     proto = sparse()
-    result = onnxprune.prune(proto, format="dense", **PATTERNS[pattern], measure=False)
+    result = onnxprune.prune(proto, format="dense", recover="none", **PATTERNS[pattern], **PLAIN)
     assert all(np.array_equal(w, result.model.weights[name]) for name, w in onnxprune.load(proto).weights.items())
