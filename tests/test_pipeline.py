@@ -391,9 +391,9 @@ def test_steps_score_again() -> None:
 def test_what_went_in_a_step_does_not_come_back() -> None:
     """The second unit of `body` is the weakest, until the first of `stem` is gone and takes two others with it."""
     stem = np.diag([0.1, 5, 6, 7]) + 0.01
-    body = np.array([[10, 0, 0, 0], [0, 1, 0, 0], [9, 0, 0, 0], [0, 20, 0, 0]])
+    body = np.array([[10, 0, 0, 0], [0, 1, 0, 0], [9, 0, 0, 0], [0, 20, 0, 0]]) + 0.01  # all units are read
     nodes = "h = Gemm<transB = 1>(x, stem) r = Relu(h) k = Gemm<transB = 1>(r, body) t = Relu(k) y = Gemm(t, head)"
-    proto = build(nodes, "float[n,4]", "float[n,2]", stem=stem, body=body.astype(float), head=normal(4, 2))
+    proto = build(nodes, "float[n,4]", "float[n,2]", stem=stem, body=body, head=normal(4, 2))
     plan = prune(proto, channels=0.5, steps=2, round_to=1, importance="l1").plan
     assert not plan.keep["Gemm(h)"][0]
     assert not plan.keep["Gemm(k)"][1]
