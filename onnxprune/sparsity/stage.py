@@ -23,7 +23,7 @@ from onnxprune.formats.registry import candidates, has_operators
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.step import Step
-from onnxprune.layers.layer import Layer, sparse_layers
+from onnxprune.layers.layer import Layer, node_names, sparse_layers
 from onnxprune.progress import Progress, counting, silent
 from onnxprune.runtime.session import Feeds
 from onnxprune.sparsity.allocate import Counts
@@ -124,6 +124,8 @@ def _prepare(model: Model, spec: Spec) -> _Start:
     every, untouched = sparse_layers(prepared)
     layers = [layer for layer in every if not refuses(layer)]
     untouched += [(layer.name, refuses(layer)) for layer in every if refuses(layer)]
+    at = {name: k for k, name in enumerate(node_names(prepared.proto))}
+    untouched.sort(key=lambda row: at.get(row[0], len(at)))
     if not layers:
         none = "it has no MatMul, Gemm or Conv"
         if any(is_sparse(node) for node in model.proto.graph.node):
