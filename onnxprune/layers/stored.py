@@ -138,7 +138,9 @@ def fitted(x: Array, dtype: np.dtype[Any]) -> Array:
         return x
     whole = integral(dtype)
     limits: Any = ml_dtypes.iinfo(dtype) if whole else ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
-    x = np.clip(np.rint(x) if whole else x, float(limits.min), float(limits.max))  # NaN stays
+    low, high = float(limits.min), float(limits.max)
+    if whole or high < float(np.finfo(x.dtype).max):
+        x = np.clip(np.rint(x) if whole else x, low, high)  # NaN stays
     return x.astype(dtype)
 
 
