@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 import onnxprune
 from models.nets import PICTURES, Array, data_of, net_of, normal, run
@@ -137,6 +137,17 @@ PATTERNS: dict[str, dict[str, Any]] = {
     "": {"sparsity": 0.2}, "2:4": {"pattern": "2:4"}, "block:2x2": {"pattern": "block:2x2", "sparsity": 0.3},
     "column": {"pattern": "column", "sparsity": 0.3},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("ir", "count"), [(8, 0), (3, 2)])
+def test_a_weight_that_a_caller_may_override_makes_nothing_dead(ir: int, count: int) -> None:
+    """Before IR version 4 initializers are listed as inputs too, and nobody can override them."""
+    weights = {"w": emptied(normal(6, 8), 1, 5, axis=1), "z": normal(8, 4, seed=1)}
+    proto = net_of("h = MatMul(x, w) r = Relu(h) y = MatMul(r, z)", (2, 6), weights)
+    proto.ir_version = ir
+    for t in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    assert dead_units(analyze(onnxprune.load(proto)))["MatMul(h)"].sum() == count
 
 
 def sparse() -> ModelProto:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 
-from models.rules import build, text
+from models.rules import build, describe, text
 from onnxprune.graph.io import load
 from onnxprune.graph.node import walk_all
 from onnxprune.graph.shapes import infer
+from onnxprune.structure.groups import analyze
 from onnxprune.structure.signs import BOTH, NEVER_NEGATIVE, NEVER_POSITIVE, signs_of
 
 # of x, p = |x| and m = -p, all (1, 2, 6, 6)
@@ -60,3 +61,14 @@ def test_signs_are_what_the_values_have() -> None:
     for (sign, call), y in zip(calls, session.run(None, {"x": x}), strict=True):
         assert not sign & NEVER_NEGATIVE or (y >= 0).all(), call
         assert not sign & NEVER_POSITIVE or (y <= 0).all(), call
+
+
+def test_a_constant_that_a_caller_may_override_has_no_sign() -> None:
+    """Nor has what is computed of it; before IR version 4 every initializer is listed as an input, and none may be."""
+    nodes = "h = MatMul(x, w0) l = Identity(lo) c = Clip(h, l) m = ReduceMax<axes = [1]>(c) y = MatMul(m, wo)"
+    given = "float[2,6] x, float[6,8] w0, float lo, float[1,3] wo"
+    for inputs, ir, pinned in ((given, 8, True), ("float[2,6] x", 8, False), (given, 3, False)):
+        proto = build(text(inputs, "float[6,8] w0, float lo = {0}, float[1,3] wo", nodes, opset=17))
+        proto.ir_version = ir
+        found = "w0:1 pinned: reduced by ReduceMax, for which zero is not neutral" if pinned else "8 channels: w0:1"
+        assert describe(analyze(load(proto))) == (found,), (ir, inputs)

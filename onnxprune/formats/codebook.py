@@ -55,7 +55,7 @@ from onnxprune.graph.arrays import Array, stored_size
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, save
 from onnxprune.graph.node import opsets, walk
-from onnxprune.graph.protos import all_tensors, constants, is_constant, place
+from onnxprune.graph.protos import all_tensors, constants, is_constant, overridable, place
 from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
 from onnxprune.progress import Progress
@@ -208,8 +208,7 @@ def find_weights(model: Model) -> tuple[dict[str, Clusterable], list[tuple[str, 
     in the main graph; and `(name, reason)` for those that cannot be clustered."""
     proto = model.proto
     initializers = {t.name for t in proto.graph.initializer} | {name for name, _, _ in constants(proto.graph)}
-    overridable = {i.name for i in proto.graph.input} if proto.ir_version >= 4 else set()
-    outputs = {o.name for o in proto.graph.output}
+    outputs, defaults = {o.name for o in proto.graph.output}, overridable(proto)
     clusterable: dict[str, Clusterable] = {}
     dense: dict[str, str] = {}
     for node in walk(proto.graph, opsets(proto)):
@@ -228,7 +227,7 @@ def find_weights(model: Model) -> tuple[dict[str, Clusterable], list[tuple[str, 
                 continue
             if w.dtype != np.float32:
                 dense[name] = f"{w.dtype} weights are not clustered; convert to float32 first"
-            elif name in overridable:
+            elif name in defaults:
                 dense[name] = "it is an input of the model as well, which may override it"
             elif name in outputs:
                 dense[name] = "it is an output of the model as well"

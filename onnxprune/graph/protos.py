@@ -100,6 +100,14 @@ def defined(graph: GraphProto) -> Iterator[str]:
     yield from (name for node in graph.node for name in node.output if name)
 
 
+def overridable(proto: ModelProto) -> set[str]:
+    """Initializers that are inputs as well: defaults, which a caller may override. Before IR version 4 all are listed
+    as inputs, and are constants."""
+    graph = proto.graph
+    constant = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    return {i.name for i in graph.input if i.name in constant} if proto.ir_version >= 4 else set()
+
+
 def place(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     """Make these the nodes of a graph; they may be nodes of it."""
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]

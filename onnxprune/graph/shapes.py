@@ -25,6 +25,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.limits import LIMIT, PICKED, Kind, TooLarge, allowance, evaluated, nbytes, result_bytes
 from onnxprune.graph.node import Node, opsets, walk
 from onnxprune.graph.ort import ORT_ERRORS, base_options, open_session
+from onnxprune.graph.protos import overridable
 
 Shape = tuple[int | None, ...]
 
@@ -45,6 +46,7 @@ class Shapes:
     known:  values of small tensors that depend on constants and shapes alone.
     constant: names of all tensors that depend on constants alone.
     vast: constants that are too large to be computed, and what is computed of them.
+    overridable: constants that a caller may replace with others of the same shape, and what is computed of them.
     """
 
     model: Model
@@ -53,6 +55,7 @@ class Shapes:
     known: dict[str, Array] = field(default_factory=dict)
     constant: set[str] = field(default_factory=set)
     vast: set[str] = field(default_factory=set)
+    overridable: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -61,6 +64,7 @@ class Shapes:
         self._declared = _declared(self.model.proto.graph)
         self._folded = 0  # bytes
         self.allowance = allowance(self.model.proto)
+        self.overridable |= overridable(self.model.proto)
         for name, w in self.model.weights.items():
             self.shapes[name] = w.shape
             self.types[name] = onnx.helper.np_dtype_to_tensor_dtype(w.dtype)
@@ -78,6 +82,8 @@ class Shapes:
             self.constant.update(outputs)
         if self._measure(node):
             return
+        if not self.overridable.isdisjoint(node.inputs):
+            self.overridable.update(outputs)
         if node.op in ("If", "Loop"):
             self._leave(node)
             return
@@ -97,6 +103,10 @@ class Shapes:
             self.problems.append(f"{node.label}: {node.output(0)} does not hold as many elements as {node.input(0)}")
         if constant and (self.vast.intersection(node.inputs) or self._size(outputs) > self.allowance):
             self.vast.update(outputs)
+
+    def value(self, name: str) -> Array | None:
+        """What a constant holds that is stored, or small and computed; None for what a caller may override."""
+        return None if name in self.overridable else self.model.weights.get(name, self.known.get(name))
 
     def _whole(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor whose sizes are all known."""

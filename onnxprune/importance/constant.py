@@ -17,7 +17,7 @@ from onnxprune.graph.constants import Constants
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.graph.ort import ORT_ERRORS
-from onnxprune.graph.quantized import numbers
+from onnxprune.graph.quantized import Value, numbers
 from onnxprune.graph.shapes import run_node
 from onnxprune.graph.traits import TRAITS, Trait, einsum_labels
 from onnxprune.structure.analysis import Analysis, Keep
@@ -55,7 +55,9 @@ class Known:
         self.c: Coupling = analysis.coupling
         self.value: Float = np.full(self.c.size, np.nan)
         exact = None if guess is None else Known(analysis, asked).value
-        self.weights = Constants(self.c.shapes)
+        constants = Constants(self.c.shapes)
+        overridable = self.c.shapes.overridable if guess is None else set()  # a guess goes by the defaults
+        self.weights: Value = lambda name: None if name in overridable else constants(name)
         self._loaded: set[str] = set()
         self._ties = self.c.ties_of()
         for node in walk_all(analysis.model.proto.graph, self.c.shapes.opsets):

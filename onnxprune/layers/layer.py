@@ -19,6 +19,7 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import made_at, readers
 from onnxprune.graph.node import Node, opsets, walk
+from onnxprune.graph.protos import overridable
 from onnxprune.graph.traits import LINEAR, TRAITS, Trait
 from onnxprune.layers.stored import CHAIN, Stored, integral, stored_weight
 from onnxprune.layers.values import Values, constant_names
@@ -364,7 +365,7 @@ class _Foreign:
     def __init__(self, model: Model, layers: list[Layer]) -> None:
         graph = model.proto.graph
         self.outputs = {output.name for inner in graphs(graph) for output in inner.output}
-        self.overridable = {i.name for i in graph.input} if model.proto.ir_version >= 4 else set()
+        self.overridable = overridable(model.proto)
         every = [Node(proto, 1) for inner in graphs(graph) for proto in inner.node]
         self.readers = readers(every)
         self.uses = Counter(layer.weight for layer in layers)

@@ -20,6 +20,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxprune.graph.arrays import Ids
+from onnxprune.graph.links import makers
 from onnxprune.graph.node import Node
 from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.coupling import Contraction, Coupling
@@ -57,7 +58,7 @@ class _Graph:
 
     def __init__(self, c: Coupling, nodes: Sequence[Node]) -> None:
         self.c = c
-        self.makers = {o: n for n in nodes for o in n.outputs if o}
+        self.makers = makers(nodes)
         self.summed = {n.input(0) for n in nodes if n.op == "ReduceSum"}
         self.sums = {p.node.key: c.axes(p.node.input(p.input))[p.axis] for p in c.consumes if p.node.op in LAYERS}
         self.batch = [ids for p in c.contractions.values() for ids in p.batch if ids is not None]
