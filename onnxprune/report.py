@@ -393,6 +393,11 @@ def render_inspection(rows: Sequence[Mapping[str, Any]], analysis: Analysis, *, 
         )  # fmt: skip
     parts: list[RenderableType] = [table, Text()]
     parts.append(Text(f"{len(rows)} groups; {len(analysis.pinned)} pinned weight axes"))
+    if analysis.model.folds:
+        named = ", ".join(sorted(analysis.model.folds)[:5]) + (", ..." if len(analysis.model.folds) > 5 else "")
+        parts.append(
+            Text(f"{len(analysis.model.folds)} weights that nodes compute of constants count as such: {named}")
+        )
     parts.append(render_pinned(analysis.pinned) if verbose else _reasons(analysis.pinned))
     if verbose:
         for r in rows:

@@ -80,4 +80,5 @@ def to_dict(analysis: Analysis, groups: list[dict[str, Any]]) -> Mapping[str, An
         "layers": layer_rows(analysis),
         "pinned": [pinned_dict(p) for p in analysis.pinned],
         "notes": [*analysis.model.notes, *analysis.notes],
+        "folded": sorted(analysis.model.folds),
     }

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from onnx import AttributeProto, GraphProto, TensorProto, helper, numpy_helper
 
+from onnxprune.graph import folds
 from onnxprune.graph.arrays import Array, set_tensor
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import read_counts
@@ -18,7 +19,7 @@ class Edit:
 
     def __init__(self, model: Model) -> None:
         self.model = model.copy()
-        self.names = set(model.weights)
+        self.names = set(model.weights) | folds.names(model.folds)
         self.node_names: set[str] = set()
         for graph in graphs(model.proto.graph):
             self.names.update(value.name for value in (*graph.input, *graph.output))

@@ -4,7 +4,8 @@ Weight normalisation (`g * v / ||v||`), weight standardisation, spectral normali
 concatenations of constants: once a weight is a constant, its zero filters are zero rows, and a cut of its inputs leaves
 its norms what they were. What stays as it is: chains that only move or convert values (MOVING), which rules follow
 index by index, and where a file often stores less than what is computed (DequantizeLinear, Cast, Expand); whatever
-would make the file larger; and what is beyond the model's `allowance`.
+would make the file larger; what is beyond the model's `allowance`; what draws random numbers; and files from before IR
+version 4, whose initializers are inputs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TypeVar
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxprune.graph.arrays import FLOAT_TYPES, Array, set_tensor, stored_size
+from onnxprune.graph.chance import DRAWING, trains
 from onnxprune.graph.constants import Constants
 from onnxprune.graph.folds import Fold, Leaf
 from onnxprune.graph.io import Model, graphs
@@ -28,6 +30,7 @@ from onnxprune.graph.shapes import Shapes
 
 T = TypeVar("T", NodeProto, TensorProto, TensorProto | NodeProto)
 
+LISTED = 4  # the IR version since which initializers need not be inputs
 MOVING = frozenset(
     """Cast CastLike DequantizeLinear Dropout Expand Flatten Gather Identity QuantizeLinear Reshape Slice Split Squeeze
     Tile Transpose Unsqueeze com.microsoft::DequantizeLinear com.microsoft::QuantizeLinear""".split()
@@ -48,10 +51,10 @@ class _Computed:
 def fold(shapes: Shapes) -> Model:
     """The model that `shapes` are of, with the weights folded that need it; the same model where none does.
 
-    `Model.folds` has what was folded, `Model.notes` says so.
+    `Model.folds` has what was folded.
     """
     model = shapes.model
-    if all(name in model.weights for name in shapes.constant):
+    if model.proto.ir_version < LISTED or all(name in model.weights for name in shapes.constant):
         return model
     constants = Constants(shapes)
     chosen = _no_larger(model, _computed(shapes, constants))
@@ -77,6 +80,8 @@ def _computed(shapes: Shapes, constants: Constants) -> dict[str, _Computed]:
             continue
         nodes = constants.needed(name)
         if nodes is None or all(n.op in MOVING for n in nodes) or not shapes.vast.isdisjoint(n.key for n in nodes):
+            continue
+        if any(n.op in DRAWING or trains(model, n) for n in nodes):
             continue
         graph = graph_of[nodes[-1].key]
         leaves = _leaves(model, nodes, graph)
@@ -152,10 +157,6 @@ def _folded(model: Model, chosen: Sequence[_Computed], values: Mapping[str, Arra
             graph.node.remove(node)
         for tensor in [t for t in graph.initializer if t.name in gone]:
             graph.initializer.remove(tensor)
-    count = len({n.key for c in chosen for n in c.nodes})
-    what = "1 weight is a constant" if len(chosen) == 1 else f"{len(chosen)} weights are constants"
-    some = ", ".join(c.name for c in chosen[:3]) + (", ..." if len(chosen) > 3 else "")
-    out.notes += (f"{what} that {count} nodes compute; folded where something of it goes ({some})",)
     return out
 
 

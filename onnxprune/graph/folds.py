@@ -1,7 +1,8 @@
 """Constants that a file computes of others, once they are folded: their values, and the way back to the file's form.
 
-In a `Model` a folded constant is an initializer like any other. When the model is written, those whose array is still
-the one that folding made are computed by the file's own nodes again (`io.unfolded`); the others stay initializers.
+In a `Model` a folded constant is an initializer like any other. When the model is written, a constant that nothing
+changed, nor any of what it is computed of, is computed by the file's own nodes again (`io.unfolded`); the others stay
+initializers.
 """
 
 from __future__ import annotations
@@ -40,9 +41,26 @@ class Fold:
 Folds: TypeAlias = dict[str, Fold]  # name of the value -> what it was
 
 
+def intact(weights: Mapping[str, Array], folds: Mapping[str, Fold]) -> Folds:
+    """Of what was folded, that whose nodes still compute the array that folding made: neither it nor a leaf changed."""
+    return {
+        name: fold
+        for name, fold in folds.items()
+        if weights.get(name) is fold.array
+        and all(weights.get(k, leaf.array) is leaf.array for k, leaf in fold.leaves.items())
+    }
+
+
+def names(folds: Mapping[str, Fold]) -> set[str]:
+    """Of tensors that come back where something is unfolded, and that nothing else may be called."""
+    return {o for fold in folds.values() for node in fold.nodes for o in node.output} | {
+        leaf for fold in folds.values() for leaf in fold.leaves
+    }
+
+
 def unfold(proto: ModelProto, weights: MutableMapping[str, Array], folds: Mapping[str, Fold]) -> None:
-    """Give what was folded, and still has the array that folding made, its nodes back; both are changed in place."""
-    back = {name: fold for name, fold in folds.items() if weights.get(name) is fold.array}
+    """Give what is `intact` of what was folded its nodes back; proto and weights are changed in place."""
+    back = intact(weights, folds)
     for graph in graphs(proto.graph):
         here = {t.name: back[t.name] for t in graph.initializer if t.name in back}
         if here:

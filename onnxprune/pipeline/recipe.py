@@ -34,7 +34,7 @@ from onnxprune.graph.step import Step
 from onnxprune.options import in_python
 from onnxprune.pipeline.options import OPTIONS, Options
 from onnxprune.pipeline.prepare import analyzed, groups_of, ignored, prepared
-from onnxprune.pipeline.reporting import report_of
+from onnxprune.pipeline.reporting import folded, report_of
 from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
 from onnxprune.plan import Plan, fingerprint, stamp
 from onnxprune.progress import Clock, Progress, counting, silent
@@ -121,7 +121,7 @@ def run(source: Any, options: Options, *, progress: Progress = silent) -> Result
     report = report_of(setup, chooser, pruning, close, verdict)
     clock("")
     report = replace(report, seconds=dict(clock.seconds))
-    written = None if setup.dry or pruning.model is None else unfolded(pruning.model)
+    written = None if setup.dry else pruning.model
     return Result(as_given(source, written), pruning.plan, report, analysis, written)
 
 
@@ -159,8 +159,8 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     outcome = sparse.outcome
     if outcome is not None and codebooks.outcome is not None:
         outcome = outcome.recounted(codebooks.outcome.zeros)
-    done = stamp(codebooks.model, analysis.model, plan, analysis, outcome)
-    notes = (*cutting.notes, *fits.notes, *sparse.notes, *codebooks.notes)
+    done = stamp(unfolded(codebooks.model), analysis.model, plan, analysis, outcome)
+    notes = (*folded(codebooks.model), *cutting.notes, *fits.notes, *sparse.notes, *codebooks.notes)
     return Pruning(
         plan, keep, done.model, cut=cutting.outcome, fits=fits.outcome, sparsity=outcome, codebooks=codebooks.outcome,
         notes=notes, feeds=tuple(feeds), recovered=fits.model,

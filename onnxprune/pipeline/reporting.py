@@ -14,6 +14,7 @@ from onnxprune.evaluation.measure import file_bytes, latencies, told
 from onnxprune.evaluation.metrics import Drop
 from onnxprune.formats.patterns import BlockPattern
 from onnxprune.graph.cost import trained
+from onnxprune.graph.folds import intact
 from onnxprune.graph.io import Model, unfolded
 from onnxprune.pipeline.prepare import ignored
 from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
@@ -156,6 +157,19 @@ def parameters_of(setup: Setup, pruning: Pruning) -> int:
         return round(again.costs().parameters(again.keep_ids({}))) + stored_more(recovered)
     new = sum(w.size for n, w in recovered.weights.items() if n not in analysis.model.weights and trained(w))
     return round(setup.costs.parameters(pruning.keep)) + new + stored_more(recovered)
+
+
+def folded(model: Model) -> list[str]:
+    """Which weights that nodes computed of constants the file holds as constants now, since they or these changed."""
+    back = intact(model.weights, model.folds)
+    gone = [name for name in model.folds if name in model.weights and name not in back]
+    if not gone:
+        return []
+    count = len({node.output[0] for name in gone for node in model.folds[name].nodes})
+    what = "1 weight is a constant" if len(gone) == 1 else f"{len(gone)} weights are constants"
+    some = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
+    nodes = "1 node" if count == 1 else f"{count} nodes"
+    return [f"{what} that {nodes} computed of others before ({some})"]
 
 
 def stored_more(model: Model) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxprune.graph import folds
 from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.edit import add_initializer
 from onnxprune.graph.io import graphs
@@ -47,6 +48,7 @@ class Surgeon:
         self.outputs = {o.name for g in graphs(self.model.proto.graph) for o in g.output}
         self.makers = makers(walk_all(analysis.model.proto.graph, self.coupling.shapes.opsets))
         self.names = {n for g in graphs(self.model.proto.graph) for p in g.node for n in (*p.input, *p.output)}
+        self.names |= folds.names(self.model.folds)
         self.readers: Counter[str] = Counter(self.coupling.readers)
         self.closed = {b.node.key: b for b in analysis.blocks if not keep[b.gate].any()}
         self.model.weights.update(sliced)

@@ -26,7 +26,8 @@ conv("Conv", "g = Conv(x, w1) k = Add(h, g)", form="a weight used twice")
 conv("Conv", "g = Conv(x, w3, b1) k = Concat<axis = 1>(h, g)", "8 channels: b1:0 w1:0 w2:1x2 w3:0",
      form="a bias used twice", w2="4,16,1,1", also="float[8,3,1,1] w3")
 conv("Conv", "t = ReduceSum<keepdims = 0>(w1, a) u = Unsqueeze(t, b) k = Add(h, u)",
-     "8 channels: b1:0 u:0 w1:0 w2:1", form="its weight read by ReduceSum, which is folded", also="int64[3] a = {1,2,3}, int64[2] b = {1,2}")
+     "8 channels: b1:0 u:0 w1:0 w2:1", form="its weight read by ReduceSum, folded",
+     also="int64[3] a = {1,2,3}, int64[2] b = {1,2}")
 conv("Conv", "v = Identity(w3) k = Conv(h, v)", *_NEXT, form="weight computed of constants", w2="4,6,1,1",
      also="float[6,8,1,1] w3")
 conv("Conv", "v = Transpose<perm = [1,0,2,3]>(w3) k = Conv(h, v)", "8 channels: b1:0 w1:0 w3:0",
