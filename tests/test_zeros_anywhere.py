@@ -201,6 +201,8 @@ def test_what_no_operator_takes() -> None:
         onnxprune.prune(made("float16"), sparsity=0.8)
     mixed = build("a = MatMul (x, w) r = Cast <to = 1> (v) y = MatMul (a, r)", "3,16", "3,16",
                   {"w": W, "v": normal(8, 16).astype(np.float16)})  # fmt: skip
+    default = onnxprune.prune(mixed, sparsity=0.8, measure=False).report
+    assert any("takes stay as they are: 1; --format dense" in note for note in default.notes)
     found = onnxprune.prune(mixed, sparsity=0.8, format="csr", measure=False).report.sparsity
     assert found is not None and [x.node for x in found.layers] == ["a"]
     assert found.untouched == (("y", "its weight comes through Cast"),)

@@ -124,6 +124,11 @@ def _prepare(model: Model, spec: Spec) -> _Start:
     every, untouched = sparse_layers(prepared)
     layers = [layer for layer in every if not refuses(layer)]
     untouched += [(layer.name, refuses(layer)) for layer in every if refuses(layer)]
+    more = sum(bool(refuses(layer)) and not unsuited(layer, spec.pattern) for layer in every)
+    if more and layers and spec.makes_zeros and spec.measured and spec.store.format is None:
+        notes.append(
+            f"layers that no sparse operator takes stay as they are: {more}; --format dense makes zeros in them"
+        )
     at = {name: k for k, name in enumerate(node_names(prepared.proto))}
     untouched.sort(key=lambda row: at.get(row[0], len(at)))
     if not layers:
@@ -151,15 +156,18 @@ def refusal(spec: Spec) -> Callable[[Layer], str]:
 
     def why(layer: Layer) -> str:
         reasons = [row.refuses(layer) for row in formats]
-        if all(reasons):
-            return reasons[0]
-        if pattern is not None and layer.turned:
-            return f"its weight {layer.initializer} is read in another orientation as well"
-        if isinstance(pattern, NMPattern) and layer.segment == 1:
-            return f"it has one input{' channel' * layer.convolves} per output, of which {pattern} can leave out none"
-        return ""
+        return reasons[0] if all(reasons) else unsuited(layer, pattern)
 
     return why
+
+
+def unsuited(layer: Layer, pattern: Pattern | None) -> str:
+    """Why zeros cannot lie in a layer as a pattern wants them, whatever the format."""
+    if pattern is not None and layer.turned:
+        return f"its weight {layer.initializer} is read in another orientation as well"
+    if isinstance(pattern, NMPattern) and layer.segment == 1:
+        return f"it has one input{' channel' * layer.convolves} per output, of which {pattern} can leave out none"
+    return ""
 
 
 def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -> _Start:
