@@ -62,3 +62,20 @@ def test_the_reason_of_onnxruntime_is_given_where_no_values_do() -> None:
     model = build(text("float[5,6] x, int64[3] target", "float[6,8] w1, float[8,4] w2", nodes))
     with pytest.raises(OptionError, match=r"cannot be verified \(.*Reshape.*verify=False"):
         onnxprune.prune(model, channels=0.25, recover="none", measure=False)
+
+
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize(("x", "source"), [("5,2,6", "a"), ("T,B,6", "x"), ("T,B,6", "a")])
+def test_sequences_are_whole_so_that_recurrent_weights_are_checked(op: str, x: str, source: str) -> None:
+    """Of short ones no step may follow another: a wrong cut of the recurrence would not show."""
+    rows = {"RNN": 1, "GRU": 3, "LSTM": 4}[op] * 8
+    model = load(build(text(
+        f"float[{x}] x, int32[{x[2]}] given",
+        f"float[1,{rows},6] w, float[1,{rows},8] r, float[8,4] w2",
+        f"a = Relu(x) lens = Identity(given) h, _ = {op}<hidden_size = 8>({source}, w, r, , lens) y = MatMul(h, w2)",
+    )))  # fmt: skip
+    shapes = infer(model)
+    for steps, batch in ((7, 3), (2, 2)) if "T" in x else ((5, 2),):
+        guess = next(guesses(model, shapes, {"x": (steps, batch, 6), "given": (batch,)}))
+        assert guess.feeds["given"].tolist() == [steps] * batch
+        assert first_running(model, [guess])[0] is not None

@@ -184,6 +184,22 @@ def test_what_only_measures_keeps_no_file_from_being_written(
     assert report.after.parameters < report.before.parameters
     assert sum(note.startswith(MEASURED[place]) for note in report.notes) == 1
     assert MEASURED[place] in str(report)
+    ours = isinstance(FAILURES[list(MEASURED).index(place) % len(FAILURES)], (InternalError, IndexError))
+    assert any("internal error" in note and "please report it" in note for note in report.notes) == ours
+
+
+def test_a_function_that_fails_on_the_result_is_named() -> None:
+    """Whatever it raises: what is the user's is no mistake of ours."""
+    asked: list[str] = []
+
+    def judge(path: str) -> float:
+        asked.append(path)
+        assert len(asked) < 2, "not this one"
+        return 1.0
+
+    report = onnxprune.prune(MLP, channels=0.3, recover="none", evaluate=judge, **BRIEF).report
+    (note,) = [note for note in report.notes if note.startswith("the result was not scored (")]
+    assert "--evaluate judge: the function raised AssertionError: not this one" in note and "internal" not in note
 
 
 def test_what_decides_still_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from onnxprune.errors import UserError
 from onnxprune.graph.io import Model, stored_bytes, weight_bytes
 from onnxprune.graph.messages import one_line
 from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, switch
@@ -16,6 +17,8 @@ from onnxprune.runtime.timing import Latency, latency
 
 Measured = TypeVar("Measured")
 SECONDS = 2.0  # of timing, both models together
+# what may stop a measurement without a mistake of ours: onnxruntime, the system, data, the user's function
+FAILING: tuple[type[Exception], ...] = (UserError, OSError, *UNRUNNABLE)
 _SHAPE = "NAME:1,3,224,224, sizes above 0"
 
 
@@ -55,13 +58,17 @@ class Check:
 def told(missing: str, measure: Callable[[], Measured], notes: list[str]) -> Measured | None:
     """What is measured or compared; where that fails, whatever the reason, None, and a line more in the notes.
 
-    missing: what the line says is not there. What only measures keeps no file from being written.
+    missing: what the line says is not there. What only measures keeps no file from being written; a mistake of ours is
+    called one, so that it is reported.
     """
     try:
         return measure()
-    except Exception as e:  # of onnxruntime, of the user's function, of ours
+    except FAILING as e:
         notes.append(f"{missing} ({one_line(e, 200) or type(e).__name__})")
-        return None
+    except Exception as e:
+        fault = f"internal error: {type(e).__name__}: {one_line(e, 200)}".rstrip(": ")
+        notes.append(f"{missing} ({fault}); please report it with the model")
+    return None
 
 
 def file_bytes(model: Model, path: Path | None) -> int:

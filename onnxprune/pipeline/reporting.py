@@ -47,9 +47,10 @@ def report_of(
         round(setup.costs.parameters(whole)) + stored_more(analysis.model), round(setup.costs.macs(whole)),
         file_bytes(analysis.model, analysis.model.path), times.get("before"),
     )  # fmt: skip
+    counted = told("parameters counted as of the cut", partial(parameters_of, setup, pruning), notes)
     after = Cost(
-        told("parameters counted as of the cut", partial(parameters_of, setup, pruning), notes)
-        or round(setup.costs.parameters(pruning.keep)), round(setup.costs.macs(pruning.keep)),
+        round(setup.costs.parameters(pruning.keep)) if counted is None else counted,
+        round(setup.costs.macs(pruning.keep)),
         None if pruning.model is None else file_bytes(pruning.model, None), times.get("after"),
     )  # fmt: skip
     kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)

@@ -1,8 +1,8 @@
 """Inputs that a model runs with, where nobody gives any.
 
-Values are random. Of integers that index nothing and are compared with nothing, onnxruntime may refuse those (lengths
-of sequences, of a cache): then these inputs get other values, of a short list, and the first with which it runs the
-model are used wherever the model is run.
+Values are random, and sequences of recurrent layers are whole. Of integers that index nothing and are compared with
+nothing, onnxruntime may refuse those (positions, the length of a cache): then these inputs get other values, of a short
+list, and the first with which it runs the model are used wherever the model is run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import walk_all
 from onnxprune.graph.shapes import Shapes, concrete_inputs, fixed, graph_inputs
+from onnxprune.graph.traits import TRAITS
 from onnxprune.runtime.session import UNRUNNABLE, Feeds, session
 
 Sizes = Mapping[str, tuple[int, ...]]  # input -> its concrete shape
+Along = tuple[str, int]  # a tensor, and one of its axes
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,10 @@ def guesses(
 
 
 def refilled(model: Model, free: Sequence[str], sizes: Sizes, feeds: Feeds) -> Iterator[Guess]:
-    """Inputs with other values in the free ones: ones, zeros, places, sizes of axes and of two axes together, which
-    lengths are, and one less, which the last position is."""
-    rungs: list[tuple[Fill | None, ...]] = [CONSTANT]
-    rungs += [(None, Fill(axes), Fill(axes, plus=-1)) for axes in lengths(model, sizes)]
-    for rung in rungs:
+    """Inputs with other values in the free ones: sizes of axes and of two axes together, which lengths are, and one
+    less, which the last position is; then ones, zeros, places, which may leave much of the model without effect."""
+    rungs: list[tuple[Fill | None, ...]] = [(None, Fill(a), Fill(a, plus=-1)) for a in lengths(model, sizes)]
+    for rung in (*rungs, CONSTANT):
         for chosen in islice(product(rung, repeat=len(free)), 1, MOST_EACH):
             fills = {name: fill for name, fill in zip(free, chosen, strict=True) if fill is not None}
             yield Guess(sizes, fills, filled(feeds, fills, sizes))
@@ -101,7 +102,7 @@ def filled(feeds: Feeds, fills: Fills, sizes: Sizes) -> Feeds:
 
 def free_inputs(model: Model, shapes: Shapes) -> list[str]:
     """Inputs of integers or booleans that index nothing and are compared with nothing; bytes hold data."""
-    limits, choices = _integer_ranges(model, shapes)
+    limits, choices, _ = _integer_ranges(model, shapes)
     free = []
     for info in graph_inputs(model):
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type or TensorProto.FLOAT))
@@ -162,12 +163,13 @@ def fills_at(model: Model, shapes: Shapes, sizes: Sizes, *, seed: int = 0) -> Fi
 
 
 def random_feeds(model: Model, shapes: Shapes, inputs: Sizes, *, seed: int = 0) -> Feeds:
-    """Seeded inputs: normal floats, integers inside the axis that they index, booleans all true.
+    """Seeded inputs: normal floats, integers inside the axis that they index, lengths of whole sequences, booleans all
+    true.
 
     inputs: concrete shape per input, as `concrete_inputs` gives them.
     """
     rng = np.random.default_rng(seed)
-    limits, choices = _integer_ranges(model, shapes)
+    limits, choices, times = _integer_ranges(model, shapes)
     feeds: Feeds = {}
     for info in graph_inputs(model):
         t = info.type.tensor_type
@@ -177,8 +179,25 @@ def random_feeds(model: Model, shapes: Shapes, inputs: Sizes, *, seed: int = 0) 
         if free and "mask" in info.name.lower() and np.dtype(dtype).kind in "iu":
             feeds[info.name] = np.ones(shape, dtype)  # all positions count: others may be refused, or give no number
             continue
+        if free and info.name in times:  # of shorter ones a recurrence may show nothing
+            steps = _length(model, shapes, inputs, *times[info.name])
+            feeds[info.name] = steps.values(tuple(shape), inputs).astype(dtype)
+            continue
         feeds[info.name] = _values(rng, shape, np.dtype(dtype), limits.get(info.name), choices.get(info.name))
     return feeds
+
+
+def _length(model: Model, shapes: Shapes, sizes: Sizes, source: str, axis: int) -> Fill:
+    """The size of an axis of a tensor: that of an input's axis where one has the same, also at other sizes."""
+    if source in sizes:
+        return Fill(((source, axis),))
+    steps = shapes.shapes[source][axis] or 0
+    known = {name: shapes.shapes.get(name, ()) for name in sizes}
+    whole = {name: tuple(d for d in shape if d is not None) for name, shape in known.items() if None not in shape}
+    for axes in lengths(model, whole):
+        if sum(whole[name][k] for name, k in axes) == steps:
+            return Fill(axes)
+    return Fill(plus=steps)
 
 
 def _values(
@@ -200,17 +219,21 @@ def _values(
     return np.asarray(rng.standard_normal(shape, np.float32)).astype(dtype)
 
 
+RECURRENT = {op for op, trait in TRAITS.items() if trait.recurs}
+LENGTHS = 4  # their input of `sequence_lens`
 PASSING = {
     "Cast", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Flatten", "Slice", "Concat", "Split", "Expand",
     "Tile", "Gather", "Clip",
 }  # fmt: skip
 
 
-def _integer_ranges(model: Model, shapes: Shapes) -> tuple[dict[str, int], dict[str, list[int]]]:
-    """Input -> exclusive upper bound from what it indexes; input -> values that it is compared with."""
+def _integer_ranges(model: Model, shapes: Shapes) -> tuple[dict[str, int], dict[str, list[int]], dict[str, Along]]:
+    """Input -> exclusive upper bound from what it indexes; input -> values that it is compared with; input -> tensor
+    and time axis that it holds lengths of."""
     source = {i.name: i.name for i in graph_inputs(model) if i.type.tensor_type.elem_type != TensorProto.FLOAT}
     limits: dict[str, int] = {}
     choices: dict[str, list[int]] = {}
+    times: dict[str, Along] = {}
     for node in walk_all(model.proto.graph, shapes.opsets):
         first = node.input(0)
         if node.op in PASSING and first in source:
@@ -227,6 +250,10 @@ def _integer_ranges(model: Model, shapes: Shapes) -> tuple[dict[str, int], dict[
             bound, name = int(shapes.known[node.input(1)].ravel()[0]), source[first]
         if bound:
             limits[name] = min(limits.get(name, bound), bound)
+        if node.op in RECURRENT and node.input(LENGTHS) in source:
+            axis = int(node.attr("layout", 0))
+            if (shapes.shapes.get(first) or (None, None))[axis] is not None:
+                times[source[node.input(LENGTHS)]] = first, axis
         if node.op == "Dropout" and node.input(2) in source:
             choices.setdefault(source[node.input(2)], []).append(0)  # in training mode it is random
         if node.op == "Equal":
@@ -234,4 +261,4 @@ def _integer_ranges(model: Model, shapes: Shapes) -> tuple[dict[str, int], dict[
                 value = shapes.known.get(b)
                 if a in source and value is not None and value.size == 1:
                     choices.setdefault(source[a], []).append(int(value.ravel()[0]))
-    return limits, choices
+    return limits, choices, times
