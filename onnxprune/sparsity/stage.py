@@ -132,7 +132,7 @@ def _prepare(model: Model, spec: Spec) -> _Start:
     at = {name: k for k, name in enumerate(node_names(prepared.proto))}
     untouched.sort(key=lambda row: at.get(row[0], len(at)))
     if not layers:
-        none = "it has no MatMul, Gemm or Conv"
+        none = "no node multiplies with a weight that the file stores"
         if any(is_sparse(node) for node in model.proto.graph.node):
             none = "its layers are sparse already; onnxprune densify MODEL first"
         why = "; ".join(dict.fromkeys(reason for _, reason in untouched)) or none
