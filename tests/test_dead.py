@@ -11,11 +11,11 @@ from onnx import ModelProto, helper
 import onnxprune
 from models.nets import PICTURES, Array, data_of, net_of, normal, run
 from onnxprune.allocation.allocators import ALLOCATORS
-from onnxprune.importance.dead import dead_units
 from onnxprune.importance.score import CRITERIA
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.solvers.masks import SOLVERS
 from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
+from onnxprune.structure.dead import dead_units
 from onnxprune.structure.groups import analyze
 
 PLAIN: dict[str, Any] = {"measure": False, "verify": False, "threads": 1}
@@ -77,23 +77,23 @@ def constant() -> ModelProto:
 
 
 @pytest.mark.parametrize("recover", [name for name in RECOVERIES if name != "batchnorm"])  # there is none
-def test_constant_units_go_first_where_a_recovery_folds_them(recover: str) -> None:
+def test_constant_units_go_first_where_a_recovery_absorbs_them(recover: str) -> None:
     x = data_of(PICTURES)
     result = onnxprune.prune(
         constant(), channels=0.25, importance="activation", recover=recover, calibration=x, round_to=1, **QUICK
     )
     gone = np.flatnonzero(~result.plan.keep["Conv(h)"]).tolist()
-    assert (gone == [0, 5]) == RECOVERIES[recover].folds
-    if RECOVERIES[recover].folds:
+    assert (gone == [0, 5]) == RECOVERIES[recover].absorbs
+    if RECOVERIES[recover].absorbs:
         (y,), (z,) = run(onnxprune.to_proto(result.model), x), run(constant(), x)
         np.testing.assert_allclose(y, z, rtol=1e-4, atol=1e-4)
 
 
-def test_a_padded_reader_does_not_fold_a_constant() -> None:
+def test_a_padded_reader_does_not_absorb_a_constant() -> None:
     proto = constant()
     proto.graph.node[2].attribute.add(name="pads", type=7, ints=[1, 1, 1, 1])
     analysis = analyze(onnxprune.load(proto))
-    assert not dead_units(analysis, folded=True)["Conv(h)"].any()
+    assert not dead_units(analysis, absorbed=True)["Conv(h)"].any()
 
 
 def test_of_units_that_are_silent_on_the_data_the_smaller_go_first() -> None:
@@ -131,6 +131,59 @@ def test_heads_and_blocks_that_change_nothing_go_first(amount: dict[str, Any], r
     result = onnxprune.prune(proto, recover=recover, calibration=x, **amount, **QUICK)
     assert result.report.after.parameters < result.report.before.parameters
     np.testing.assert_allclose(run(onnxprune.to_proto(result.model), x)[0], run(proto, x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_constants_count_as_absorbed_where_biases_do_absorb_them(stacked: bool) -> None:
+    """The matrices of a stack would each add numbers of their own."""
+    weights = {"w": emptied(normal(6, 8), 1, 5, axis=1), "b": np.ones(8), "z": normal(*[2] * stacked, 8, 4, seed=1)}
+    proto = net_of("h = MatMul(x, w) a = Add(h, b) r = Relu(a) y = MatMul(r, z)", (2, 5, 6), weights)
+    dead = dead_units(analyze(onnxprune.load(proto)), absorbed=True)["MatMul(h)"]
+    assert dead.sum() == 2 * (not stacked)
+    result, x = onnxprune.prune(proto, channels=0.25, recover="bias", round_to=1, **PLAIN), data_of((2, 5, 6))
+    near = np.allclose(run(onnxprune.to_proto(result.model), x)[0], run(proto, x)[0], rtol=1e-4, atol=1e-4)
+    assert near != stacked
+
+
+@pytest.mark.parametrize(("layer", "axis"), [("first", 1), ("second", 2), ("second", 1)])
+def test_quantized_experts(layer: str, axis: int) -> None:
+    """Inner units that nothing makes, and those that nothing reads; channels that nothing makes. Of eight bits 128 is
+    zero."""
+    rng = np.random.default_rng(0)
+    w = {name: rng.integers(0, 255, (4, 32, 32), np.uint8) for name in ("first", "second")}
+    np.moveaxis(w[layer], axis, 0)[:8] = 128
+    nodes = """r = MatMul(x, wr) h = MatMul(x, w)
+        m = com.microsoft.QMoE<k = 1, expert_weight_bits = 8>(h, r, first, s, , second, t) y = MatMul(m, z)"""
+    more = {
+        "s": np.full((4, 32), 0.01),
+        "t": np.full((4, 32), 0.02),
+        "wr": normal(6, 4),
+        "w": normal(6, 32),
+        "z": normal(32, 4),
+    }
+    dead = dead_units(analyze(onnxprune.load(net_of(nodes, (5, 6), w | more))))
+    inner, width = dead["QMoE(m)"], dead["MatMul(h)"][32:]
+    assert np.flatnonzero(width if axis == 1 and layer == "second" else inner).tolist() == [*range(8)]
+    assert inner.sum() + width.sum() == 8
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "h = Conv(x, w) d = ConvTranspose<group = 8>(h, v) y = Conv(d, z)",
+        """s = Constant<value = float {0.05}>() n = Constant<value = uint8 {120}>() i = Constant<value = int8 {3}>()
+        h = Conv(x, w) p = QuantizeLinear(h, s, n) q = QuantizeLinear(v, s, i)
+        d = QLinearConv<group = 8>(p, s, n, q, s, i, s, n) k = DequantizeLinear(d, s, n) y = Conv(k, z)""",
+        """s = Constant<value = float {0.05}>() n = Constant<value = uint8 {120}>() i = Constant<value = int8 {3}>()
+        h = Conv(x, w) p = QuantizeLinear(h, s, n) q = QuantizeLinear(v, s, i)
+        d = ConvInteger<group = 8>(p, q, n, i) k = Cast<to = 1>(d) y = Conv(k, z)""",
+    ],
+    ids=["ConvTranspose", "QLinearConv", "ConvInteger"],
+)
+def test_what_a_depthwise_convolution_makes_of_nothing(nodes: str) -> None:
+    weights = {"w": emptied(normal(8, 3, 1, 1), 1, 5), "v": normal(8, 1, 3, 3, seed=1), "z": normal(4, 8, 1, 1)}
+    dead = dead_units(analyze(onnxprune.load(net_of(nodes, PICTURES, weights))))
+    assert np.flatnonzero(dead["Conv(h)"]).tolist() == [1, 5]
 
 
 PATTERNS: dict[str, dict[str, Any]] = {

@@ -55,7 +55,7 @@ class Subject:
 class Chooser:
     """Chooses what stays, for one target or for many; scores and level database of the whole model are made once.
 
-    cut, recipe: how; request: what of; build: the cut model, recovered, for what stays of every group; folded: see
+    cut, recipe: how; request: what of; build: the cut model, recovered, for what stays of every group; absorbed: see
     `score.ordered`; shapes: of dynamic inputs; cache: folder for level databases.
     """
 
@@ -68,13 +68,13 @@ class Chooser:
         clock: Clock,
         *,
         build: Callable[[KeptUnits], Model],
-        folded: bool,
+        absorbed: bool,
         cache: Path | None,
         seed: int,
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         self.whole, self.cut, self.request, self.recipe, self.clock = whole, cut, request, recipe, clock
-        self.build, self.folded, self.cache, self.seed, self.shapes = build, folded, cache, seed, shapes
+        self.build, self.absorbed, self.cache, self.seed, self.shapes = build, absorbed, cache, seed, shapes
         self.scores: Scores | None = None
         self.levels: dict[tuple[str, ...], Levels] = {}
         self.cached: bool | None = None  # whether the level database came from the cache
@@ -107,14 +107,14 @@ class Chooser:
             streams = {g.name for g in w.groups if g.kind == "hidden"}  # these have no gates
             gone = {name: kept for name, kept in keeps.items() if not kept.all() and name not in streams}
             scores = losses_of_gates(
-                w.analysis, w.groups, w.data, self.recipe.importance, gone=gone, folded=self.folded,
+                w.analysis, w.groups, w.data, self.recipe.importance, gone=gone, absorbed=self.absorbed,
                 progress=self.clock.progress,
             )  # fmt: skip
         elif w.data is None and criterion is not None:
             alive = w.analysis.keep_ids(keeps)
             again = self.seed + sum(int((~k).sum()) for k in keeps.values())  # of `random`, anew after each step
             scores = scores_of_weights(
-                w.analysis, w.groups, self.recipe.importance, keep=alive, folded=self.folded, seed=again
+                w.analysis, w.groups, self.recipe.importance, keep=alive, absorbed=self.absorbed, seed=again
             )
         elif first:
             scores = self._of(w)
@@ -141,7 +141,7 @@ class Chooser:
         recipe = self.recipe
         return data_scores(
             subject.analysis, subject.groups, subject.data, recipe.importance, recipe.prior, self.clock.progress,
-            folded=self.folded,
+            absorbed=self.absorbed,
         )  # fmt: skip
 
     def _left(self, keeps: KeptUnits) -> Subject:
@@ -227,7 +227,7 @@ class Chooser:
         by_levels = ALLOCATORS[self.recipe.allocate].by_levels
         assert by_levels is not None
         levels, cached = by_levels(
-            subject.analysis, free, subject.data, recipe=self.recipe, given=given, folded=self.folded,
+            subject.analysis, free, subject.data, recipe=self.recipe, given=given, absorbed=self.absorbed,
             round_to=self.cut.round_to, max_ratio=cap, cache=self.cache, progress=self.clock.progress,
         )  # fmt: skip
         if cached is not None:

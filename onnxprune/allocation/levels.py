@@ -83,7 +83,7 @@ def level_database(
     *,
     importance: str = "obs",
     given: Scores | None = None,
-    folded: bool = False,
+    absorbed: bool = False,
     ridge: float = RIDGE,
     jobs: int = 1,
     round_to: int = 1,
@@ -96,7 +96,7 @@ def level_database(
     """What the outputs suffer at each level of each group, its readers refitted as far as they lose inputs.
 
     source: for the moments; held_out: others, on which the damage is measured, and how many; importance: of
-    `WEIGHT_CRITERIA` or `DATA_CRITERIA`, by which units go; given: scores in their place; folded: see
+    `WEIGHT_CRITERIA` or `DATA_CRITERIA`, by which units go; given: scores in their place; absorbed: see
     `score.ordered`; ridge: in mean variances; jobs: groups that are scored at a time; max_ratio: the most that is
     removed of a group; memory: bytes.
     """
@@ -119,7 +119,7 @@ def level_database(
         scores = dict(given)
     elif by_data is None:
         scores = score(analysis, [g for g in groups if g.name not in blocks], importance=importance, seed=seed) | blocks
-        scores = ordered(analysis, scores, importance, folded=folded)
+        scores = ordered(analysis, scores, importance, absorbed=absorbed)
     reading_nodes, recurrences = consumers(analysis, groups)
     total, done = 2 * len(groups), 0
     for names in group_batches(readings, memory):
@@ -133,7 +133,7 @@ def level_database(
         if by_data is not None:
             units = [by_name[n] for n in names if n not in blocks]
             found = measured(analysis, units, readings, importance, ridge=ridge, jobs=jobs)
-            scores |= ordered(analysis, found | blocks, importance, folded=folded, seed=seed)
+            scores |= ordered(analysis, found | blocks, importance, absorbed=absorbed, seed=seed)
         stream = Stream(edit.model, fresh, limit=memory, threads=threads)
         first = {
             n: min(

@@ -29,7 +29,7 @@ def levels_by_error(
     *,
     recipe: Recipe,
     given: Scores | None = None,
-    folded: bool = False,
+    absorbed: bool = False,
     round_to: int,
     max_ratio: float,
     cache: Path | None,
@@ -38,7 +38,7 @@ def levels_by_error(
     """What the layers that read each group suffer at each level, as far as scores tell; arguments and result are those
     of `levels_by_outputs`, and nothing is kept in the cache."""
     scores = given or data_scores(
-        analysis, groups, calibration, recipe.importance, recipe.prior, progress, folded=folded
+        analysis, groups, calibration, recipe.importance, recipe.prior, progress, absorbed=absorbed
     )
     return error_levels(groups, scores, round_to=round_to, max_ratio=max_ratio), None
 
@@ -50,7 +50,7 @@ def levels_by_outputs(
     *,
     recipe: Recipe,
     given: Scores | None = None,
-    folded: bool = False,
+    absorbed: bool = False,
     round_to: int,
     max_ratio: float,
     cache: Path | None,
@@ -58,19 +58,13 @@ def levels_by_outputs(
 ) -> tuple[Levels, bool | None]:
     """What the outputs suffer at each level of each group, measured on samples that are held out.
 
-    given: scores, in place of those that the recipe names; folded: see `score.ordered`; cache: folder. Also says
+    given: scores, in place of those that the recipe names; absorbed: see `score.ordered`; cache: folder. Also says
     whether the levels came from the cache, None where they are not kept at all.
     """
     learn, held_out = calibration.split()
-    options = {
-        **asdict(recipe),
-        "round_to": round_to,
-        "max_ratio": max_ratio,
-        "seed": calibration.seed,
-        "folded": folded,
-    }
+    options = {**asdict(recipe), "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
     options["given"] = None if given is None else {name: s.tolist() for name, s in given.items()}
-    options |= {"sizes": [(g.kind, g.size) for g in groups], "batch": calibration.batch, "folded": folded}
+    options |= {"sizes": [(g.kind, g.size) for g in groups], "batch": calibration.batch, "absorbed": absorbed}
     key = ""
     if cache is not None:
         digest = hashlib.sha256(to_proto(analysis.model).SerializeToString(deterministic=True)).hexdigest()
@@ -79,10 +73,12 @@ def levels_by_outputs(
     def make() -> Levels:
         scores = given
         if given is None and CRITERIA[recipe.importance].by == "gates":
-            scores = losses_of_gates(analysis, groups, calibration, recipe.importance, folded=folded, progress=progress)
+            scores = losses_of_gates(
+                analysis, groups, calibration, recipe.importance, absorbed=absorbed, progress=progress
+            )
         return level_database(
             analysis, groups, calibration.runs(learn), (calibration.runs(held_out), len(held_out)),
-            importance=recipe.importance, given=scores, folded=folded, ridge=recipe.prior, jobs=calibration.jobs,
+            importance=recipe.importance, given=scores, absorbed=absorbed, ridge=recipe.prior, jobs=calibration.jobs,
             round_to=round_to, max_ratio=max_ratio, memory=calibration.memory, threads=calibration.threads,
             seed=calibration.seed, progress=counting(progress, "levels"),
         )  # fmt: skip

@@ -15,6 +15,8 @@ from onnxprune.graph.node import Node
 from onnxprune.graph.traits import TRAITS
 
 Value = Callable[[str], Array | None]  # of a constant by its name
+QUANTIZES = ("QuantizeLinear", "com.microsoft::QuantizeLinear")
+DEQUANTIZES = ("DequantizeLinear", "com.microsoft::DequantizeLinear")
 
 
 def numbers(n: Node, name: str, value: Value) -> Array | None:

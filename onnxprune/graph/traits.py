@@ -167,6 +167,8 @@ class Trait:
     bias:      input that is added to every output channel, None where the operator has none
     scales:    inputs that hold the scales of `weights`, one for each, scalars or vectors over its outputs
     zeros:     the same for zero points
+    zero:      input that holds the zero point of the source, None where it has none
+    affine:    whether its outputs are the source times the first weight, plus the bias (and no layers lie between)
     reduction: axis of the weight that is summed over (of a convolution, within a group)
     outputs:   axis of the weight that makes the output channels (of ConvTranspose, within a group)
     last:      channels are the last axis of source and output, else axis 1
@@ -185,6 +187,8 @@ class Trait:
     bias: int | None = 2
     scales: tuple[int, ...] = ()
     zeros: tuple[int, ...] = ()
+    zero: int | None = None
+    affine: bool = True
     reduction: int = 0
     outputs: int = 1
     last: bool = False
@@ -231,6 +235,10 @@ class Trait:
         """Every input that says what the integers of a weight mean."""
         return (*self.scales, *self.zeros)
 
+    def zero_of_source(self, n: Node) -> str:
+        """The tensor that holds the zero point of the source; "" where zero is zero."""
+        return "" if self.zero is None else n.input(self.zero)
+
     def inner(self, n: Node, rank: int) -> int:
         """Axis of the source, of this rank, that holds what is multiplied with the rows of the weight."""
         if n.attr("transA", 0):
@@ -258,29 +266,37 @@ class Trait:
 
 CONVOLUTION = Trait(convolution_macs, reduction=1, outputs=0)
 MATRIX = Trait(product_macs, reduction=-2, outputs=-1, last=True)
-RECURRENT = Trait(recurrent_macs, weights=(1, 2), bias=3, reduction=2, outputs=1, last=True, rows="steps")
+RECURRENT = Trait(recurrent_macs, weights=(1, 2), bias=3, affine=False, reduction=2, outputs=1, last=True, rows="steps")
 TRAITS: dict[str, Trait] = {
     "Conv": replace(CONVOLUTION, rows="patches", sparse=True, clustered=True),
     "com.microsoft::FusedConv": replace(CONVOLUTION, rows="patches", added=(3,)),
     "ConvTranspose": Trait(convolution_macs, rows="spread patches", clustered=True),
-    "ConvInteger": replace(CONVOLUTION, bias=None, zeros=(3,)),
-    "QLinearConv": replace(CONVOLUTION, weights=(3,), bias=8, scales=(4,), zeros=(5,)),
-    "com.microsoft::QLinearConv": replace(CONVOLUTION, weights=(3,), bias=8, scales=(4,), zeros=(5,)),
+    "ConvInteger": replace(CONVOLUTION, bias=None, zeros=(3,), zero=2),
+    "QLinearConv": replace(CONVOLUTION, weights=(3,), bias=8, scales=(4,), zeros=(5,), zero=2),
+    "com.microsoft::QLinearConv": replace(CONVOLUTION, weights=(3,), bias=8, scales=(4,), zeros=(5,), zero=2),
     "DeformConv": replace(CONVOLUTION, bias=3),
     "Gemm": replace(MATRIX, rows="vectors", swaps=0, sparse=True, clustered=True),
     "com.microsoft::FusedGemm": MATRIX,
     "MatMul": replace(MATRIX, bias=None, rows="vectors", swaps=0, sparse=True, clustered=True, attends="product"),
     "com.microsoft::FusedMatMul": replace(MATRIX, bias=None, attends="product"),
-    "MatMulInteger": replace(MATRIX, bias=None, zeros=(3,)),
-    "QLinearMatMul": replace(MATRIX, weights=(3,), bias=None, scales=(4,), zeros=(5,)),
-    "com.microsoft::QGemm": replace(MATRIX, weights=(3,), bias=6, scales=(4,), zeros=(5,)),
+    "MatMulInteger": replace(MATRIX, bias=None, zeros=(3,), zero=2),
+    "QLinearMatMul": replace(MATRIX, weights=(3,), bias=None, scales=(4,), zeros=(5,), zero=2),
+    "com.microsoft::QGemm": replace(MATRIX, weights=(3,), bias=6, scales=(4,), zeros=(5,), zero=2),
     "com.microsoft::DynamicQuantizeMatMul": replace(MATRIX, bias=4, scales=(2,), zeros=(3,)),
-    "com.microsoft::MatMulIntegerToFloat": replace(MATRIX, bias=6, scales=(3,), zeros=(5,)),
+    "com.microsoft::MatMulIntegerToFloat": replace(MATRIX, bias=6, scales=(3,), zeros=(5,), zero=4),
     "com.microsoft::MatMulNBits": Trait(
         product_macs, bias=5, scales=(2,), zeros=(3,), reduction=1, outputs=0, last=True
     ),
     "com.microsoft::QMoE": Trait(  # how many experts run depends on the data
-        no_macs, weights=(2, 5, 8), bias=None, scales=(3, 6, 9), zeros=(11, 12, 13), reduction=2, outputs=1, last=True
+        no_macs,
+        weights=(2, 5, 8),
+        bias=None,
+        scales=(3, 6, 9),
+        zeros=(11, 12, 13),
+        affine=False,
+        reduction=2,
+        outputs=1,
+        last=True,
     ),
     "Einsum": Trait(einsum_macs, weights=(), bias=None, attends="product"),  # weights anywhere
     "LSTM": replace(RECURRENT, gates=4, clustered=True),
@@ -289,16 +305,34 @@ TRAITS: dict[str, Trait] = {
     ),
     "GRU": replace(RECURRENT, gates=3, clustered=True),
     "RNN": replace(RECURRENT, clustered=True),
-    "Gather": Trait(no_macs, source=1, weights=(0,), bias=None, reduction=0, outputs=-1, last=True, clustered=True),
+    "Gather": Trait(
+        no_macs, source=1, weights=(0,), bias=None, affine=False, reduction=0, outputs=-1, last=True, clustered=True
+    ),
     "com.microsoft::GatherBlockQuantized": Trait(
-        no_macs, source=1, weights=(0,), bias=None, scales=(2,), zeros=(3,), reduction=0, outputs=-1, last=True
+        no_macs,
+        source=1,
+        weights=(0,),
+        bias=None,
+        scales=(2,),
+        zeros=(3,),
+        affine=False,
+        reduction=0,
+        outputs=-1,
+        last=True,
     ),
     "com.microsoft::QEmbedLayerNormalization": Trait(
-        no_macs, weights=(2, 3, 4), bias=None, scales=(8, 9, 10), zeros=(13, 14, 15), outputs=-1, last=True
+        no_macs,
+        weights=(2, 3, 4),
+        bias=None,
+        scales=(8, 9, 10),
+        zeros=(13, 14, 15),
+        affine=False,
+        outputs=-1,
+        last=True,
     ),
     "Attention": Trait(attention_macs, weights=(), bias=None, attends="fused"),
-    "com.microsoft::Attention": Trait(attention_macs, attends="fused"),
-    "com.microsoft::QAttention": Trait(attention_macs, scales=(4,), zeros=(7,), attends="fused"),
+    "com.microsoft::Attention": Trait(attention_macs, affine=False, attends="fused"),
+    "com.microsoft::QAttention": Trait(attention_macs, scales=(4,), zeros=(7,), affine=False, attends="fused"),
     "com.microsoft::MultiHeadAttention": Trait(attention_macs, weights=(), bias=None, attends="fused"),
     "com.microsoft::GroupQueryAttention": Trait(attention_macs, weights=(), bias=None, attends="fused"),
 }

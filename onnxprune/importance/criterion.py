@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.graph.arrays import Float
 
 Scores = dict[str, Float]  # group name -> float64 (size,); larger matters more
-DEAD = -1e300  # score of a unit that changes nothing (dead.py)
+DEAD = -1e300  # score of a unit that changes nothing (structure/dead.py)
 GONE = -np.inf  # of one that went already
 
 

@@ -10,10 +10,9 @@ import numpy as np
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.damage import damage
-from onnxprune.importance.criterion import Criterion, Scores
+from onnxprune.importance.criterion import DEAD, Criterion, Scores
 from onnxprune.importance.data import DATA_CRITERIA
 from onnxprune.importance.data import score as score_by_data
-from onnxprune.importance.dead import by_weights_where_equal, dead_first
 from onnxprune.importance.depth import closeness, gains
 from onnxprune.importance.gates import GATE_CRITERIA
 from onnxprune.importance.weights import WEIGHT_CRITERIA
@@ -21,6 +20,7 @@ from onnxprune.importance.weights import score as score_by_weights
 from onnxprune.progress import Progress, counting
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
+from onnxprune.structure.dead import dead_units
 
 CRITERIA: dict[str, Criterion] = {**WEIGHT_CRITERIA, **DATA_CRITERIA, **GATE_CRITERIA}
 Scorer = Callable[[ChannelGroup], Any]  # a function of the caller's: group -> one score per unit, larger matters more
@@ -69,11 +69,11 @@ def given_scores(
     return out
 
 
-def ordered(analysis: Analysis, scores: Scores, importance: str, *, folded: bool = False, seed: int = 0) -> Scores:
+def ordered(analysis: Analysis, scores: Scores, importance: str, *, absorbed: bool = False, seed: int = 0) -> Scores:
     """Scores by a criterion in the order in which units go: first those that change nothing, and of those that data or
     gates cannot tell apart (all that are silent on them) the smaller weights.
 
-    folded: whether the recovery folds constants into biases exactly, so that constant units change nothing either.
+    absorbed: whether the biases of readers absorb constants exactly, so that constant units change nothing either.
     """
     criterion = CRITERIA[importance]
     if criterion.blind:
@@ -81,7 +81,35 @@ def ordered(analysis: Analysis, scores: Scores, importance: str, *, folded: bool
     if criterion.needs_data:
         units = [g for g in analysis.groups if g.name in scores and g.kind != "layers"]
         scores = by_weights_where_equal(scores, lambda: score_by_weights(analysis, units, seed=seed))
-    return dead_first(analysis, scores, folded=folded)
+    return dead_first(analysis, scores, absorbed=absorbed)
+
+
+def dead_first(analysis: Analysis, scores: Scores, *, absorbed: bool = False) -> Scores:
+    """The scores, with `DEAD` for every unit that changes nothing."""
+    dead = dead_units(analysis, absorbed=absorbed)
+    return {name: np.where(dead[name], DEAD, s) if name in dead else s for name, s in scores.items()}
+
+
+def by_weights_where_equal(scores: Scores, weights: Callable[[], Scores]) -> Scores:
+    """The scores, equal ones of a group in the order of the weights: they differ in the last digits.
+
+    weights: makes the scores by weights, where they are needed.
+    """
+    tied = {name: s for name, s in scores.items() if np.unique(s).size < s.size}
+    if not tied:
+        return scores
+    by = weights()
+    out = dict(scores)
+    for name, s in tied.items():
+        if name in by:
+            order = np.lexsort((by[name], s))
+            ordered = s[order]
+            for k in range(1, len(ordered)):
+                if ordered[k] <= ordered[k - 1]:
+                    ordered[k] = np.nextafter(ordered[k - 1], np.inf)
+            out[name] = np.empty_like(s)
+            out[name][order] = ordered
+    return out
 
 
 def scores_of_weights(
@@ -90,14 +118,14 @@ def scores_of_weights(
     importance: str,
     *,
     keep: Keep | None = None,
-    folded: bool = False,
+    absorbed: bool = False,
     seed: int = 0,
 ) -> Scores:
-    """Scores without data; of residual blocks the gains of their weights. folded: see `ordered`."""
+    """Scores without data; of residual blocks the gains of their weights. absorbed: see `ordered`."""
     units = [g for g in groups if g.kind != "layers"]
     scores = score_by_weights(analysis, units, importance=importance, keep=keep, seed=seed) if units else {}
     scores |= gains(analysis, [g for g in groups if g.kind == "layers"])
-    return ordered(analysis, scores, importance, folded=folded)
+    return ordered(analysis, scores, importance, absorbed=absorbed)
 
 
 def data_scores(
@@ -108,15 +136,15 @@ def data_scores(
     prior: float,
     progress: Progress,
     *,
-    folded: bool = False,
+    absorbed: bool = False,
 ) -> Scores:
     """Scores of the units by any criterion, where there are data; of residual blocks what they change in the stream,
-    unless the criterion scores them. prior: ridge, in mean variances; folded: see `ordered`."""
+    unless the criterion scores them. prior: ridge, in mean variances; absorbed: see `ordered`."""
     count = counting(progress, "score")
     blocks = [g for g in groups if g.kind == "layers"]
     criterion = CRITERIA[importance]
     if criterion.by == "gates":
-        return losses_of_gates(analysis, groups, data, importance, folded=folded, progress=progress)
+        return losses_of_gates(analysis, groups, data, importance, absorbed=absorbed, progress=progress)
     scores = closeness(analysis, blocks, data.runs(), memory=data.memory, threads=data.threads) if blocks else {}
     units = [g for g in groups if g.kind != "layers"]
     if criterion.by == "weights":
@@ -126,7 +154,7 @@ def data_scores(
             analysis, units, data.runs(), importance=importance, ridge=prior, jobs=data.jobs, memory=data.memory,
             threads=data.threads, seed=data.seed, progress=count,
         )  # fmt: skip
-    return ordered(analysis, scores, importance, folded=folded, seed=data.seed)
+    return ordered(analysis, scores, importance, absorbed=absorbed, seed=data.seed)
 
 
 def losses_of_gates(
@@ -136,12 +164,12 @@ def losses_of_gates(
     importance: str,
     *,
     gone: Mapping[str, Keep] | None = None,
-    folded: bool = False,
+    absorbed: bool = False,
     progress: Progress,
 ) -> Scores:
     """Scores by a criterion that closes gates, on a part of the data; of widths of streams, which have no gate, obs.
 
-    gone: group -> units that are closed already; folded: see `ordered`.
+    gone: group -> units that are closed already; absorbed: see `ordered`.
     """
     streams = [g for g in groups if g.kind == "hidden"]
     gated = [g for g in groups if g.kind != "hidden"]
@@ -159,4 +187,4 @@ def losses_of_gates(
         scores |= score_by_data(
             analysis, streams, data.runs(), importance="obs", memory=data.memory, threads=data.threads
         )
-    return ordered(analysis, scores, importance, folded=folded, seed=data.seed)
+    return ordered(analysis, scores, importance, absorbed=absorbed, seed=data.seed)

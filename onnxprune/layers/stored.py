@@ -17,12 +17,10 @@ import numpy as np
 from onnxprune.graph.arrays import DTYPES, Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import Node
-from onnxprune.graph.quantized import LAYOUTS, along
+from onnxprune.graph.quantized import DEQUANTIZES, LAYOUTS, QUANTIZES, along
 from onnxprune.graph.traits import TRAITS
 from onnxprune.layers.values import Unsuitable, Values
 
-QUANTIZES = ("QuantizeLinear", "com.microsoft::QuantizeLinear")
-DEQUANTIZES = ("DequantizeLinear", "com.microsoft::DequantizeLinear")
 CHAIN = ("Cast", "Identity", "Transpose", *QUANTIZES, *DEQUANTIZES)  # they move or scale values one by one
 
 

@@ -236,7 +236,8 @@ def chooser_of(setup: Setup) -> Chooser:
     if isinstance(chosen.scores, Path):
         chosen = replace(chosen, scores=load_npz(chosen.scores, f"--scores {chosen.scores}"))
     return Chooser(
-        whole, chosen, request, setup.recipe, setup.clock, build=build, folded=RECOVERIES[setup.recipe.recover].folds,
+        whole, chosen, request, setup.recipe, setup.clock, build=build,
+        absorbed=RECOVERIES[setup.recipe.recover].absorbs,
         cache=None if o.data.cache is None else Path(o.data.cache), seed=o.check.seed, shapes=o.check.shapes,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Recover what was lost without data: fold what a removed channel contributed on average into its consumers' biases.
+"""Recover what was lost without data: the biases of consumers absorb what a removed channel contributed on average.
 
 A removed channel is not zero but, to first order, a constant: what its BatchNormalization recorded as its mean, or
 what its bias tells (all of it where the channel has no weights, less the larger they are), sent through the
@@ -18,12 +18,12 @@ from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import MEAN
 from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
-from onnxprune.importance.constant import Guess, Known
-from onnxprune.importance.dead import FOLDING, takes_bias
 from onnxprune.importance.weights import WeightValues
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.structure.analysis import Analysis, Keep
+from onnxprune.structure.constant import Guess, Known
 from onnxprune.structure.coupling import Axis, Coupling
+from onnxprune.structure.dead import ABSORBING, absorbs
 from onnxprune.structure.surgery import prune_model
 
 
@@ -46,16 +46,14 @@ def bias_shifts(analysis: Analysis, keep: Keep) -> dict[str, Float]:
     weights = WeightValues(analysis)
     shifts: dict[str, Float] = {}
     for node in walk_all(analysis.model.proto.graph, c.shapes.opsets):
-        if node.op not in FOLDING or not all(c.axes(node.input(i)) for i in (0, 1)):
+        if not absorbs(analysis, node):
             continue
         x = c.axes(node.input(0))
         ids = x[TRAITS[node.op].inner(node, len(x))]
-        if ids is None or keep[ids].all() or not c.is_constant(node.input(1)):
+        if ids is None or keep[ids].all():
             continue
         value = np.where(keep[ids], 0.0, np.nan_to_num(constants[ids]))
-        if not value.any() or not takes_bias(analysis, node):
-            continue
-        w = weights.value(node.input(1))
+        w = weights.value(node.input(1)) if value.any() else None
         shift = None if w is None else _contribution(node, np.asarray(w, np.float64), value)
         out = outer(c, node)
         if shift is not None and shift[slice(None) if out is None else keep[out]].any():
@@ -69,18 +67,16 @@ def outer(c: Coupling, node: Node) -> Axis:
     return y[TRAITS[node.op].outer(len(y))]
 
 
-def _contribution(node: Node, w: Float, value: Float) -> Float | None:
+def _contribution(node: Node, w: Float, value: Float) -> Float:
     """What inputs with constant `value` `(in,)` add to every output channel."""
     rows = TRAITS[node.op].rows
     if rows == "vectors":
-        if w.ndim != 2:
-            return None
         w = w.T if node.attr("transB", 0) else w
         return np.asarray(value @ w) * float(node.attr("alpha", 1.0))
     g = int(node.attr("group", 1))
     if rows == "spread patches":  # every output sees 1/stride of the taps
         stride = float(np.prod(node.attr("strides", [1])))
-        return None if g > 1 else np.asarray(value @ w.sum(tuple(range(2, w.ndim)))) / stride
+        return np.asarray(value @ w.sum(tuple(range(2, w.ndim)))) / stride
     taps = w.sum(tuple(range(2, w.ndim)))  # (O, I/g)
     taps = taps.reshape(g, -1, taps.shape[1])
     return np.asarray(np.einsum("goi,gi->go", taps, value.reshape(g, -1)).ravel())
@@ -106,7 +102,7 @@ def guesses(analysis: Analysis) -> Guess:
     def guess(known: Known, node: Node) -> Float | None:
         p = produced.get(node.key)
         # not so where the weight is on the left, or holds outputs per group
-        if p is None or node.op not in FOLDING or p.weight != node.input(1) or TRAITS[node.op].added:
+        if p is None or node.op not in ABSORBING or p.weight != node.input(1) or TRAITS[node.op].added:
             return None
         ids, axes = outer(known.c, node), known.c.axes(p.weight)
         rows, taps = axes[p.axis], known.weights(p.weight)

@@ -19,7 +19,6 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.links import read_by
 from onnxprune.graph.node import walk
 from onnxprune.graph.step import Step
-from onnxprune.importance.dead import without_dead
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.places import parameters
 from onnxprune.layers.regression import (
@@ -37,6 +36,7 @@ from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Moments, Singular, match, solve_ridge
 from onnxprune.structure.analysis import Analysis, Keep
+from onnxprune.structure.dead import without_dead
 
 RIDGE = 0.03  # tools/bench_accuracy.py; three times that for synthetic data
 

@@ -13,13 +13,13 @@ from onnxprune.graph.links import read_by
 from onnxprune.graph.node import Node, opsets, walk
 from onnxprune.graph.normalisation import MEAN, STATISTICS, VARIANCE
 from onnxprune.graph.step import Step
-from onnxprune.importance.dead import without_dead
 from onnxprune.layers.places import place_of
 from onnxprune.layers.values import Values, constant_names
 from onnxprune.progress import Steps
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
+from onnxprune.structure.dead import without_dead
 
 
 def renormalise(model: CutModel) -> Recovered:

@@ -28,7 +28,7 @@ class Recovery:
     """One way to make up for what is lost.
 
     recover: what it does after a cut; needs_data: calibration samples; cuts, zeros: whether it makes up for units that
-    went and for weights that became zero (sparsity/solve.py does the latter); instant: takes no time; folds: whether
+    went and for weights that became zero (sparsity/solve.py does the latter); instant: takes no time; absorbs: whether
     what a constant unit gave goes into biases exactly, where it can.
     """
 
@@ -38,7 +38,7 @@ class Recovery:
     cuts: bool = True
     zeros: bool = False
     instant: bool = False
-    folds: bool = False
+    absorbs: bool = False
 
 
 def leave(model: CutModel) -> Recovered:
@@ -51,7 +51,7 @@ RECOVERIES: dict[str, Recovery] = {
     "mean-std": Recovery("match means and deviations of layers that lost inputs, on data", rescale, needs_data=True),
     "batchnorm": Recovery("estimate the statistics of BatchNormalization anew, on data", renormalise, needs_data=True),
     "bias": Recovery(
-        "fold the constant part of what went into biases, without data", compensate, needs_data=False, folds=True
+        "let biases absorb the constant part of what went, without data", compensate, needs_data=False, absorbs=True
     ),
     "none": Recovery("instant", leave, needs_data=False, cuts=False, instant=True),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnxprune.structure.coupling import Components, Coupling
 from onnxprune.structure.depth import Block
 
 Keep = np.ndarray[Any, np.dtype[np.bool_]]  # True for what stays: of all ids `(ids,)`, or of a group's units `(size,)`
+Dead = Mapping[str, Keep]  # group name -> units that change nothing, `(size,)`
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,11 @@ class Pinned:
 
 @dataclass(eq=False)
 class Analysis:
-    """The result of `analyze`; pure, and valid for the model that it was made of."""
+    """The result of `analyze`; pure, and valid for the model that it was made of.
+
+    dead: units that change nothing, as `structure.dead.dead_units` finds them, once each: without and with those whose
+    constant biases absorb.
+    """
 
     model: Model
     coupling: Coupling
@@ -78,6 +83,7 @@ class Analysis:
     pinned: tuple[Pinned, ...]
     notes: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
+    dead: dict[bool, Dead] = field(default_factory=dict)
 
     def group(self, name: str) -> ChannelGroup:
         """Group by name; raises `KeyError`."""

@@ -23,8 +23,8 @@ def resize_group(s: Surgeon, n: Node) -> None:
         s.set_attr(n, "group", s.count(x))
 
 
-def couple_conv(c: Coupling, n: Node, zero: str = "") -> None:
-    """Conv: weight (O, I/g, k...). zero: the zero point of the source."""
+def couple_conv(c: Coupling, n: Node) -> None:
+    """Conv: weight (O, I/g, k...)."""
     t = TRAITS[n.op]
     x, w = t.source, t.weight
     X, W, Y = c.axes(n.input(x)), c.axes(n.input(w)), c.axes(n.output(0))
@@ -46,7 +46,7 @@ def couple_conv(c: Coupling, n: Node, zero: str = "") -> None:
     c.produce(n, n.input(w), 0)
     g = int(n.attr("group", 1))
     if W[1] is not None or g == 1:
-        c.consume(n, x, channel, zero)
+        c.consume(n, x, channel, t.zero_of_source(n))
     if g == 1:
         c.tie(X[1], W[1])
     elif W[1] is None:  # depthwise: a channel and the outputs made of it go together
@@ -84,14 +84,14 @@ def conv(c: Coupling, n: Node) -> None:
 @rule("QLinearConv", "com.microsoft::QLinearConv", resize=resize_group)
 def qlinear_conv(c: Coupling, n: Node) -> None:
     """as Conv, channels first or last; scale and zero point of the weight follow its output channels"""
-    couple_conv(c, n, zero=n.input(2))
+    couple_conv(c, n)
     scales_follow(c, n)
 
 
 @rule("ConvInteger", resize=resize_group)
 def conv_integer(c: Coupling, n: Node) -> None:
     """as Conv; the weight's zero point follows its output channels"""
-    couple_conv(c, n, zero=n.input(2))
+    couple_conv(c, n)
     scales_follow(c, n)
 
 
@@ -163,8 +163,8 @@ def deform_conv(c: Coupling, n: Node) -> None:
     c.consume(n, 0, 1)
 
 
-def couple_gemm(c: Coupling, n: Node, zero: str = "") -> None:
-    """(M, K) x (K, N) + C, either operand transposed. zero: the zero point of the source."""
+def couple_gemm(c: Coupling, n: Node) -> None:
+    """(M, K) x (K, N) + C, either operand transposed."""
     t = TRAITS[n.op]
     i, j, bias = t.source, t.weight, n.input(t.bias or 0)
     a, b, y = c.axes(n.input(i)), c.axes(n.input(j)), c.axes(n.output(0))
@@ -179,7 +179,7 @@ def couple_gemm(c: Coupling, n: Node, zero: str = "") -> None:
     for ids, out in zip(c.axes(bias)[::-1] if bias else (), y[::-1], strict=False):
         if ids is not None:
             c.tie(ids, out)
-    c.consume(n, i, ka, zero)
+    c.consume(n, i, ka, t.zero_of_source(n))
     c.contract(n, (n.input(i), n.input(j)), (), (a[ka], a[1 - ka], b[1 - kb]))
     if c.is_constant(n.input(j)):
         c.produce(n, n.input(j), 1 - kb)
@@ -196,13 +196,14 @@ def gemm(c: Coupling, n: Node) -> None:
 @rule("com.microsoft::QGemm")
 def qgemm(c: Coupling, n: Node) -> None:
     """as Gemm; scale and zero point of B follow its outputs"""
-    couple_gemm(c, n, zero=n.input(2))
+    couple_gemm(c, n)
     quantized_operand(c, n, 3, TRAITS[n.op].steps, -2 if n.attr("transB", 0) else -1)
 
 
-def couple_matmul(c: Coupling, n: Node, zero: str = "") -> None:
-    """(..., M, K) x (..., K, N), with operands of one axis promoted. zero: the zero point of the source."""
-    i, j = TRAITS[n.op].source, TRAITS[n.op].weight
+def couple_matmul(c: Coupling, n: Node) -> None:
+    """(..., M, K) x (..., K, N), with operands of one axis promoted."""
+    t = TRAITS[n.op]
+    i, j = t.source, t.weight
     a, b, y = list(c.axes(n.input(i))), list(c.axes(n.input(j))), list(c.axes(n.output(0)))
     if not a or not b or c.shape(n.output(0)) is None:
         c.pin_all(n, "rank is unknown")
@@ -229,7 +230,7 @@ def couple_matmul(c: Coupling, n: Node, zero: str = "") -> None:
             pairs = zip(a[-3::-1], b[-3::-1], strict=False)
             batch = [ids for pair in pairs if all(p is not None for p in pair) for ids in pair]
         c.contract(n, (n.input(i), n.input(j)), batch, (a[-1], a[-2], b[-1]))
-    c.consume(n, i, k_axis, zero)
+    c.consume(n, i, k_axis, t.zero_of_source(n))
     if c.is_constant(n.input(j)) and len(b) > 1:
         c.produce(n, n.input(j), -2 if n.attr("transB", 0) else -1)
     if c.is_constant(n.input(i)) and len(a) > 1:
@@ -254,7 +255,7 @@ def fused_matmul(c: Coupling, n: Node) -> None:
 @rule("MatMulInteger")
 def matmul_integer(c: Coupling, n: Node) -> None:
     """as MatMul; zero points follow the rows of A and the columns of B"""
-    couple_matmul(c, n, zero=n.input(2))
+    couple_matmul(c, n)
     quantized_operand(c, n, 0, (2,), -2)
     quantized_operand(c, n, 1, TRAITS[n.op].steps, -1)
 
@@ -262,7 +263,7 @@ def matmul_integer(c: Coupling, n: Node) -> None:
 @rule("QLinearMatMul")
 def qlinear_matmul(c: Coupling, n: Node) -> None:
     """as MatMul; scales and zero points follow the rows of A and the columns of B"""
-    couple_matmul(c, n, zero=n.input(2))
+    couple_matmul(c, n)
     quantized_operand(c, n, 0, (1, 2), -2)
     quantized_operand(c, n, 3, TRAITS[n.op].steps, -1)
 
@@ -277,7 +278,7 @@ def dynamic_quantize_matmul(c: Coupling, n: Node) -> None:
 @rule("com.microsoft::MatMulIntegerToFloat")
 def matmul_integer_to_float(c: Coupling, n: Node) -> None:
     """as MatMul; scales and zero points follow the rows of A and the columns of B, the bias those of B"""
-    couple_matmul(c, n, zero=n.input(4))
+    couple_matmul(c, n)
     quantized_operand(c, n, 0, (2, 4), -2)
     quantized_operand(c, n, 1, (*TRAITS[n.op].steps, 6), -1)
 

@@ -8,73 +8,39 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from weakref import WeakKeyDictionary
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from onnxprune.graph.arrays import FLOAT_TYPES, Float, Ids
-from onnxprune.graph.links import made_at
+from onnxprune.graph.links import makers
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.quantized import numbers
 from onnxprune.graph.shapes import graph_inputs
-from onnxprune.graph.traits import TRAITS, einsum_labels
-from onnxprune.importance.constant import Known, padded
-from onnxprune.importance.criterion import DEAD, Scores
-from onnxprune.structure.analysis import Analysis, Keep
+from onnxprune.graph.traits import LINEAR, TRAITS, einsum_labels
+from onnxprune.structure.analysis import Analysis, Dead, Keep
+from onnxprune.structure.constant import Known, padded
 from onnxprune.structure.coupling import Consume
+from onnxprune.structure.rules.attention import EXPERTS
 
-Dead = Mapping[str, Keep]  # group name -> units that change nothing, bool (size,)
-FOLDING = {op for op, t in TRAITS.items() if t.rows and not t.recurs}  # whose biases can take what went
-
-
-def dead_units(analysis: Analysis, *, folded: bool = False) -> Dead:
-    """Units that change nothing, of all groups. folded: also those whose constant goes into biases exactly."""
-    known = _CACHE.setdefault(analysis, {})
-    if folded not in known:
-        lives = _living(analysis, folded)
-        known[folded] = {g.name: ~lives[g.labels] for g in analysis.groups}
-    return known[folded]
+ABSORBING = LINEAR - {op for op, t in TRAITS.items() if t.recurs}  # whose biases can take what went
 
 
-_CACHE: WeakKeyDictionary[Analysis, dict[bool, Dead]] = WeakKeyDictionary()
+def dead_units(analysis: Analysis, *, absorbed: bool = False) -> Dead:
+    """Units that change nothing, of all groups. absorbed: also those whose constant goes into biases exactly."""
+    if absorbed not in analysis.dead:
+        lives = _living(analysis, absorbed)
+        analysis.dead[absorbed] = {g.name: ~lives[g.labels] for g in analysis.groups}
+    return analysis.dead[absorbed]
 
 
-def without_dead(analysis: Analysis, keep: Keep, *, folded: bool = False) -> Keep:
+def without_dead(analysis: Analysis, keep: Keep) -> Keep:
     """Ids that survive, `(ids,)`, and those that went and change nothing: what is False was worth something."""
-    dead = dead_units(analysis, folded=folded)
+    dead = dead_units(analysis)
     return keep | ~analysis.keep_ids({name: ~units for name, units in dead.items()})
 
 
-def dead_first(analysis: Analysis, scores: Scores, *, folded: bool = False) -> Scores:
-    """The scores, with `DEAD` for every unit that changes nothing."""
-    dead = dead_units(analysis, folded=folded)
-    return {name: np.where(dead[name], DEAD, s) if name in dead else s for name, s in scores.items()}
-
-
-def by_weights_where_equal(scores: Scores, weights: Callable[[], Scores]) -> Scores:
-    """The scores, equal ones of a group in the order of the weights: they differ in the last digits.
-
-    weights: makes the scores by weights, where they are needed.
-    """
-    tied = {name: s for name, s in scores.items() if np.unique(s).size < s.size}
-    if not tied:
-        return scores
-    by = weights()
-    out = dict(scores)
-    for name, s in tied.items():
-        if name in by:
-            order = np.lexsort((by[name], s))
-            ordered = s[order]
-            for k in range(1, len(ordered)):
-                if ordered[k] <= ordered[k - 1]:
-                    ordered[k] = np.nextafter(ordered[k - 1], np.inf)
-            out[name] = np.empty_like(s)
-            out[name][order] = ordered
-    return out
-
-
-def _living(analysis: Analysis, folded: bool) -> Keep:
+def _living(analysis: Analysis, absorbed: bool) -> Keep:
     """Components that change something, bool `(components + 1,)`, with those of heads and dimensions inside them."""
     c, s = analysis.coupling, analysis.components
     asked = np.zeros(len(s.reason) + 1, bool)
@@ -85,12 +51,12 @@ def _living(analysis: Analysis, folded: bool) -> Keep:
         asked_ids[:] = True
     known = Known(analysis, asked_ids)
     alive_ids: Keep = np.zeros(c.size, bool)
-    makers = _makers(analysis)
+    maker_of = makers(walk_all(analysis.model.proto.graph, c.shapes.opsets))
     for consume in c.consumes:
         axes = c.axes(consume.node.input(consume.input))
         ids = axes[consume.axis] if axes else None
         if ids is not None and asked_ids[ids].any():
-            alive_ids[ids[~_silent(known, consume, ids, makers, folded)]] = True
+            alive_ids[ids[~_silent(known, consume, ids, maker_of, absorbed)]] = True
             if consume.node.key in c.statistics:
                 alive_ids[ids] = True
     for norm in c.norms:
@@ -107,30 +73,24 @@ def _living(analysis: Analysis, folded: bool) -> Keep:
     return alive
 
 
-def _makers(analysis: Analysis) -> dict[str, Node]:
-    """Output -> the node that makes it."""
-    nodes = list(walk_all(analysis.model.proto.graph, analysis.coupling.shapes.opsets))
-    return {name: nodes[i] for name, i in made_at(n.proto for n in nodes).items()}
-
-
-def _silent(known: Known, consume: Consume, ids: Ids, makers: Mapping[str, Node], folded: bool) -> Keep:
+def _silent(known: Known, consume: Consume, ids: Ids, maker_of: Mapping[str, Node], absorbed: bool) -> Keep:
     """Where the units that enter a reader add nothing, bool `(ids,)`."""
     value = known.of(consume.node.input(consume.input), consume.axis)
     assert value is not None
-    out = _enters_zero(known, consume, value, makers) | _meets_zero(known, consume, ids)
-    if folded and folds(known, consume.node) and not padded(consume.node):
+    out = _enters_zero(known, consume, value, maker_of) | _meets_zero(known, consume, ids)
+    if absorbed and absorbs_exactly(known.analysis, consume.node):
         out |= np.isfinite(value)
     return np.asarray(out)
 
 
-def _enters_zero(known: Known, consume: Consume, value: Float, makers: Mapping[str, Node]) -> Keep:
+def _enters_zero(known: Known, consume: Consume, value: Float, maker_of: Mapping[str, Node]) -> Keep:
     """Where it is what a removed unit counts as."""
     if not consume.zero:
         return np.asarray(value == consume.neutral)
     zero = known.vector(consume.zero)
     if zero is not None:
         return np.asarray(value == zero) if zero.size in (1, value.size) else np.zeros(value.shape, bool)
-    maker = makers.get(consume.node.input(consume.input))
+    maker = maker_of.get(consume.node.input(consume.input))
     if maker is None or maker.op != "DynamicQuantizeLinear" or maker.output(2) != consume.zero:
         return np.zeros(value.shape, bool)
     before = known.of(maker.input(0), consume.axis)  # its range holds zero, which becomes the zero point
@@ -143,6 +103,8 @@ def _meets_zero(known: Known, consume: Consume, ids: Ids) -> Keep:
     trait = TRAITS.get(node.op)
     if node.op == "Einsum":
         return _meets_zero_of_einsum(known, consume, ids)
+    if node.op in EXPERTS:
+        return _meets_zero_of_experts(known, consume, ids)
     if trait is not None and trait.recurs and consume.input in trait.weights[1:]:  # it reads what it made before
         before = known.of(node.key, -1)
         return none if before is None or before.shape != ids.shape else np.asarray(before == 0)
@@ -177,15 +139,44 @@ def _meets_zero_of_einsum(known: Known, consume: Consume, ids: Ids) -> Keep:
     return out
 
 
-def folds(known: Known, node: Node) -> bool:
-    """Whether what constant inputs give can go into the bias of a node exactly."""
-    trait = TRAITS.get(node.op)
-    if node.op not in FOLDING or trait is None or trait.rows == "spread patches":
+def _meets_zero_of_experts(known: Known, consume: Consume, ids: Ids) -> Keep:
+    """The input meets the first layer and the gate's. An inner unit that enters as the scale of its layer meets its row
+    there, and what all experts make of it in the second layer."""
+    node, layers = consume.node, EXPERTS[consume.node.op]
+    if consume.input == 0:
+        read = [known.zero_slices(node, node.input(w), 2) for w, *_ in layers[::2] if node.input(w)]
+        return _all_of(read, ids)
+    inner = [w for w, scale, *_ in layers[::2] if consume.input == scale]
+    unread = [known.zero_slices(node, node.input(layers[1][0]), 2)] if consume.input > 1 else []
+    return _all_of([known.zero_slices(node, node.input(w), 1) for w in inner], ids) | _all_of(unread, ids)
+
+
+def _all_of(found: Sequence[Keep | None], ids: Ids) -> Keep:
+    """Where all of them hold, bool `(ids,)`; nowhere where one is not known, or there is none."""
+    fit = [k for k in found if k is not None and k.shape == ids.shape]
+    return np.logical_and.reduce(fit) if fit and len(fit) == len(found) else np.zeros(ids.shape, bool)
+
+
+def absorbs(analysis: Analysis, node: Node) -> bool:
+    """Whether the bias of a node can absorb what constant inputs give."""
+    trait, c = TRAITS.get(node.op), analysis.coupling
+    if node.op not in ABSORBING or trait is None or not all(c.axes(node.input(i)) for i in (0, 1)):
         return False
-    return known.c.is_constant(node.input(trait.weight)) and takes_bias(known.analysis, node)
+    weight, grouped = node.input(trait.weight), int(node.attr("group", 1)) > 1
+    if not c.is_constant(weight) or (trait.rows == "vectors" and len(c.axes(weight)) != 2):
+        return False  # a stack of matrices adds other numbers in every place
+    return not (grouped and trait.rows == "spread patches") and _takes_bias(analysis, node)
 
 
-def takes_bias(analysis: Analysis, node: Node) -> bool:
+def absorbs_exactly(analysis: Analysis, node: Node) -> bool:
+    """The same, of all that it reads: no border sees less of a constant, and no caller gives another weight or bias."""
+    trait = TRAITS.get(node.op)
+    if trait is None or not absorbs(analysis, node) or padded(node) or trait.rows == "spread patches":
+        return False
+    return analysis.coupling.shapes.overridable.isdisjoint(node.inputs)
+
+
+def _takes_bias(analysis: Analysis, node: Node) -> bool:
     """True where a stored bias can grow, or a new one be added."""
     slot, beta = TRAITS[node.op].bias, float(node.attr("beta", 1.0))
     if slot is None:

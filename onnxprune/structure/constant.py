@@ -1,8 +1,9 @@
 """What is constant along an index of an axis: a channel that nothing makes is zero, or what its bias tells.
 
-The graph is walked once. A weight whose rows are zero makes what its bias says; from there operators carry constants
-on: activations map them, products with zero are zero, views and pools move them. What is not known is NaN. All that is
-known holds for any input; a guess, where one is given, fills in what a layer makes on average (recovery/bias.py).
+The graph is walked in order. A weight whose rows are zero makes what its bias says; from there operators carry
+constants on: activations map them, products with zero are zero, views and pools move them. What is not known is NaN.
+All that is known holds for any input; a guess, where one is given, fills in what a layer makes on average
+(recovery/bias.py): then the graph is walked a second time, with what is known.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from onnxprune.graph.constants import Constants
 from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.graph.ort import ORT_ERRORS
-from onnxprune.graph.quantized import Value, numbers
+from onnxprune.graph.quantized import DEQUANTIZES, QUANTIZES, Value, numbers
 from onnxprune.graph.shapes import run_node
 from onnxprune.graph.traits import TRAITS, Trait, einsum_labels
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.coupling import Axis, Coupling, axis_segments, common_factors
+from onnxprune.structure.rules.attention import EXPERTS
 from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
 
 BYTES = (TensorProto.UINT8, TensorProto.INT8)
@@ -37,8 +39,6 @@ ZEROS = {
 }  # fmt: skip
 GUESSED = {"AveragePool", "Resize", "Upsample", *FIRST_ONLY}  # of these, guesses go through as well
 SCATTERS = {"ScatterND", "ScatterElements", "Scatter"}
-QUANTIZES = {"QuantizeLinear", "com.microsoft::QuantizeLinear"}
-DEQUANTIZES = {"DequantizeLinear", "com.microsoft::DequantizeLinear"}
 PRODUCTS = {"MatMul", "com.microsoft::FusedMatMul"}
 
 Guess = Callable[["Known", Node], Float | None]  # a layer -> what its outputs are on average `(out,)`; None: unknown
@@ -135,11 +135,13 @@ class Known:
             return
         if trait is not None and trait.recurs:
             self._recurrent(node, trait)
-        if trait is not None and trait.weights and not (trait.recurs or trait.attends == "fused" or trait.source):
+        elif trait is not None and trait.weights and trait.affine:
             self._layer(node, trait)
+        elif node.op in EXPERTS:
+            self._experts(node)
         elif node.op in ("BatchNormalization", "InstanceNormalization"):
             self._normalised(node)
-        elif node.op in QUANTIZES | DEQUANTIZES:
+        elif node.op in QUANTIZES or node.op in DEQUANTIZES:
             self._quantized(node)
         elif node.op in UNARY or node.op in BROADCAST:
             self._elementwise(node)
@@ -155,7 +157,7 @@ class Known:
     def _layer(self, node: Node, trait: Trait) -> None:
         """A layer makes its bias where the rows of its weight are zero, or where a depthwise one reads zeros."""
         y = self.c.axes(node.key)
-        ids = y[trait.outer(len(y))] if y else None
+        ids = y[trait.channels(node, len(y))] if y else None
         if ids is not None and self._is_asked(ids):
             self._set(ids, self._made(node, trait, ids.size) if self.guess is None else self.guess(self, node))
         if node.op in PRODUCTS:
@@ -163,21 +165,20 @@ class Known:
 
     def _made(self, node: Node, trait: Trait, size: int) -> Float:
         made: Float = np.full(size, np.nan)
-        bias = self._bias(node, trait, size)
+        bias, activation = self._bias(node, trait, size), node.attr("activation", "")
+        if bias is None or activation not in ("", "Relu"):
+            return made
         rows = self.zero_slices(node, node.input(trait.weight), trait.axes(node, trait.weight)[1])
-        if bias is not None and rows is not None and rows.size == size:
+        if rows is not None and rows.size == size:
             made = np.where(rows, bias, np.nan)
-        if bias is not None and trait.convolves:
+        if trait.kernel:
             self._depthwise(node, trait, made, bias)
-        return made
+        return np.maximum(made, 0.0) if activation == "Relu" else made
 
     def _bias(self, node: Node, trait: Trait, size: int) -> Float | None:
-        """What a layer adds to its outputs, `(size,)`; None where that is not one number for each."""
+        """What a layer adds to its outputs, before an activation, `(size,)`; None where it is not one number each."""
         zero = self.zero_of_output(node)
         if zero is None or any(node.input(i) for i in trait.added):
-            return None
-        activation = node.attr("activation", "")
-        if activation not in ("", "Relu"):
             return None
         bias: Float = np.full(size, zero)
         if trait.bias is not None and node.input(trait.bias):
@@ -190,21 +191,29 @@ class Known:
             if (rows[1:] != rows[:-1]).any() or rows.shape[1] not in (1, size):
                 return None
             bias = bias + rows[0] * float(node.attr("beta", 1.0))
-        return np.maximum(bias, 0.0) if activation == "Relu" else bias
+        return bias
 
     def _depthwise(self, node: Node, trait: Trait, made: Float, bias: Float) -> None:
         """A depthwise convolution makes its bias of zeros, of other constants these times the sum of its taps."""
-        source = self.of(node.input(trait.source), 1)
-        shape = self.c.shape(node.input(trait.weight))
-        per_output = trait.rows == "patches"
-        if source is None or shape is None or node.attr("group", 1) != source.size or shape[int(per_output)] != 1:
+        name, zero = node.input(trait.source), trait.zero_of_source(node)
+        source = self.of(name, trait.channels(node, len(self.c.axes(name))))
+        nothing = self.vector(zero) if zero else np.zeros(1)
+        if source is None or nothing is None or nothing.size != 1 or node.attr("group", 1) != source.size:
             return
         source = np.repeat(source, made.size // source.size)
-        made[source == 0] = bias[source == 0]
+        made[source == nothing] = bias[source == nothing]
         known = np.isnan(made) & ~np.isnan(source)
-        w = self.weights(node.input(trait.weight)) if known.any() and per_output else None
+        w = self.weights(node.input(trait.weight)) if known.any() and trait.rows == "patches" else None
         if w is not None and not padded(node):
             made[known] = (np.asarray(w, np.float64).reshape(made.size, -1).sum(1) * source + bias)[known]
+
+    def _experts(self, node: Node) -> None:
+        """A mixture of experts makes zero where its last layer does, in all of them: what each counts is not known."""
+        weight, _, bias, _ = EXPERTS[node.op][1]
+        zero = self.zero_slices(node, node.input(weight), 1)
+        added = self.zero_slices(node, node.input(bias), -1) if node.input(bias) else np.ones(1, bool)
+        if zero is not None and added is not None:
+            self._set(self.c.axes(node.key)[-1], np.where(zero & added, 0.0, np.nan))
 
     def _recurrent(self, node: Node, trait: Trait) -> None:
         """A unit whose gates are all made of nothing, and that starts at zero, stays there: tanh and relu keep it."""
