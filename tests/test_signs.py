@@ -71,4 +71,6 @@ def test_a_constant_that_a_caller_may_override_has_no_sign() -> None:
         proto = build(text(inputs, "float[6,8] w0, float lo = {0}, float[1,3] wo", nodes, opset=17))
         proto.ir_version = ir
         found = "w0:1 pinned: reduced by ReduceMax, for which zero is not neutral" if pinned else "8 channels: w0:1"
-        assert describe(analyze(load(proto))) == (found,), (ir, inputs)
+        analysis = analyze(load(proto))
+        assert describe(analysis) == (found,), (ir, inputs)
+        assert analysis.coupling.shapes.overridable == ({"w0", "lo", "l", "wo"} if pinned else set())

@@ -82,8 +82,6 @@ class Shapes:
             self.constant.update(outputs)
         if self._measure(node):
             return
-        if not self.overridable.isdisjoint(node.inputs):
-            self.overridable.update(outputs)
         if node.op in ("If", "Loop"):
             self._leave(node)
             return
@@ -92,7 +90,10 @@ class Shapes:
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as e:
             self.problems.append(f"{node.label}: {str(e).splitlines()[0]}")
             inferred = {}
-        if self._fold(node, inferred):
+        folded = self._fold(node, inferred)
+        if (constant or folded) and not self.overridable.isdisjoint(node.inputs):
+            self.overridable.update(outputs)
+        if folded:
             return
         for o in outputs:
             if o in inferred and inferred[o].HasField("tensor_type"):
