@@ -115,7 +115,7 @@ class Known:
         self._loaded.add(name)
         axes = self.c.axes(name)
         w = self.weights(name) if any(self._is_asked(ids) for ids in axes) else None
-        if w is None or w.dtype.kind not in "fiuV":
+        if w is None or w.dtype.kind not in "fiuV" or not w.size:
             return
         for k, ids in enumerate(axes):
             if ids is not None and self._is_asked(ids):
@@ -365,28 +365,39 @@ class Known:
             return
         if node.op == "Pad" and not self._pads_zeros(node):
             return
+        along = self.weights(node.input(1)) if node.op == "CumSum" else None
+        if node.op == "CumSum" and along is None:
+            return
         every = node.op in MOVING or (self.guess is not None and node.op in GUESSED)
-        self._tied(node, node.inputs if node.op == "Concat" else node.inputs[:1], zeros=not every)
+        inputs = node.inputs if node.op == "Concat" else node.inputs[:1]
+        self._tied(node, inputs, zeros=not every, but=None if along is None else int(along.ravel()[0]))
 
     def _pads_zeros(self, node: Node) -> bool:
         fill = self.vector(node.input(2)) if node.input(2) else np.full(1, float(node.attr("value", 0.0)))
         return node.attr("mode", "constant") == "constant" and fill is not None and not fill.any()
 
-    def _tied(self, node: Node, inputs: list[str], *, zeros: bool = False, each: bool = False) -> None:
-        """Constants go from inputs to outputs by the ties of the node: where all that meet in an index are the same.
+    def _tied(
+        self, node: Node, inputs: list[str], *, zeros: bool = False, each: bool = False, but: int | None = None
+    ) -> None:
+        """Constants go from inputs to the first output, of Split to all, by the ties of the node: where all that meet
+        in an index are the same.
 
-        zeros: only zeros do; each: a zero in one of them is enough.
+        zeros: only zeros do; each: a zero in one of them is enough; but: an axis of the output along which none do.
         """
         if node.key not in self._ties:
             return
         role = np.zeros(self.c.size, np.int8)
-        for t, names in ((1, inputs), (2, node.outputs)):
+        outputs = node.outputs if node.op == "Split" else node.outputs[:1]  # else they are indices, or a mask
+        for t, names in ((1, inputs), (2, outputs)):
             for name in filter(None, names):
                 if t == 1 and self.c.is_constant(name):
                     self._load(name)
                 for ids in self.c.axes(name):
                     if ids is not None:
                         role[ids] = t
+        y = self.c.axes(node.key)
+        if but is not None and y[but] is not None:
+            role[y[but]] = 0
         a, b = self._ties[node.key]
         source, target = np.concatenate([a, b]), np.concatenate([b, a])
         pairs = (role[source] == 1) & (role[target] == 2) & self.asked[target]
