@@ -43,8 +43,8 @@ def nothing(node: Node, name: str, weights: Mapping[str, Array]) -> Array:
 
 
 def put_zeros(analysis: Analysis) -> None:
-    """Of every four outputs of a weight nothing makes the second and, but for its bias, the last; nothing reads the
-    third of its inputs."""
+    """Of every four outputs of a weight nothing makes the second and, but for its bias, the last (of a later layer of
+    the same node the others); nothing reads the third of its inputs."""
     weights = analysis.model.weights
     zero: dict[str, Array] = {}
 
@@ -55,8 +55,9 @@ def put_zeros(analysis: Analysis) -> None:
             np.moveaxis(weights[name], axis, 0)[start::step] = np.moveaxis(zero[name], axis, 0)[start::step]
 
     for p in analysis.coupling.produces:
-        put(p.node, p.weight, p.axis, 1, 2)
         trait = TRAITS.get(p.node.op)
+        later = trait is not None and not trait.recurs and p.weight in map(p.node.input, trait.weights[1:])
+        put(p.node, p.weight, p.axis, 1 - later, 2)
         if trait is None or not trait.weights:
             continue
         if p.weight == p.node.input(trait.weight):
