@@ -23,6 +23,7 @@ from onnxprune.structure.constant import Known
 from onnxprune.structure.dead import dead_units
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.masked import masked_model
+from onnxprune.structure.rules.attention import EXPERTS
 from onnxprune.structure.surgery import prune_model
 
 RUN = [row for row in ROWS if row.law == "onnxruntime"]
@@ -43,8 +44,8 @@ def nothing(node: Node, name: str, weights: Mapping[str, Array]) -> Array:
 
 
 def put_zeros(analysis: Analysis) -> None:
-    """Of every four outputs of a weight nothing makes the second and, but for its bias, the last (of a later layer of
-    the same node the others); nothing reads the third of its inputs."""
+    """Of every four outputs of a weight nothing makes the second and, but for its bias, the last (of the second layer
+    of experts the others); nothing reads the third of its inputs."""
     weights = analysis.model.weights
     zero: dict[str, Array] = {}
 
@@ -55,15 +56,17 @@ def put_zeros(analysis: Analysis) -> None:
             np.moveaxis(weights[name], axis, 0)[start::step] = np.moveaxis(zero[name], axis, 0)[start::step]
 
     for p in analysis.coupling.produces:
-        trait = TRAITS.get(p.node.op)
-        later = trait is not None and not trait.recurs and p.weight in map(p.node.input, trait.weights[1:])
-        put(p.node, p.weight, p.axis, 1 - later, 2)
-        if trait is None or not trait.weights:
+        n, trait = p.node, TRAITS.get(p.node.op)
+        if n.op in EXPERTS:
+            for k, (weight, _, bias, _) in enumerate(EXPERTS[n.op]):
+                put(n, n.input(weight), 1, 1 - k % 2, 2)
+                put(n, n.input(bias), -1, 1 - k % 2, 4)
             continue
-        if p.weight == p.node.input(trait.weight):
-            put(p.node, p.weight, trait.axes(p.node, trait.weight)[0], 2, 4)
-        if trait.bias is not None:
-            put(p.node, p.node.input(trait.bias), -1, 1, 4)
+        put(n, p.weight, p.axis, 1, 2)
+        if trait is not None and trait.weights and p.weight == n.input(trait.weight):
+            put(n, p.weight, trait.axes(n, trait.weight)[0], 2, 4)
+        if trait is not None and trait.bias is not None:
+            put(n, n.input(trait.bias), -1, 1, 4)
 
 
 def run(model: Model, feeds: Feeds, *probes: str) -> dict[str, Array]:
