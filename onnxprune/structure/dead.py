@@ -140,12 +140,15 @@ def _meets_zero_of_einsum(known: Known, consume: Consume, ids: Ids) -> Keep:
 
 
 def _meets_zero_of_experts(known: Known, consume: Consume, ids: Ids) -> Keep:
-    """The input meets the first layer and the gate's. An inner unit that enters as the scale of its layer meets its row
-    there, and what all experts make of it in the second layer."""
+    """The input meets the first layer and the gate's. An inner unit that enters as a row of the second layer meets what
+    the first makes; one that enters as the scale of its layer its row there, and its row of the second layer."""
     node, layers = consume.node, EXPERTS[consume.node.op]
     if consume.input == 0:
         read = [known.zero_slices(node, node.input(w), 2) for w, *_ in layers[::2] if node.input(w)]
         return _all_of(read, ids)
+    if consume.input == layers[1][0]:
+        made = [(layers[0][0], 1), *[(layers[0][2], -1)] * bool(node.input(layers[0][2]))]
+        return _all_of([known.zero_slices(node, node.input(slot), axis) for slot, axis in made], ids)
     inner = [w for w, scale, *_ in layers[::2] if consume.input == scale]
     unread = [known.zero_slices(node, node.input(layers[1][0]), 2)] if consume.input > 1 else []
     return _all_of([known.zero_slices(node, node.input(w), 1) for w in inner], ids) | _all_of(unread, ids)
