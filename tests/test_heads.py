@@ -10,10 +10,11 @@ from onnx import ModelProto
 
 from kinds import analysis_of, error, kept, parameters, proto, prune, replaced, weights_of
 from law import proto_of
+from models.builder import Builder
 from models.forms import feeds
 from models.forms.form import FFN, HEAD, HEADS, WIDTH
 from models.nets import run
-from onnxprune import Plan
+from onnxprune import Plan, analyze
 
 
 def test_heads_shrink_the_projections() -> None:
@@ -71,3 +72,13 @@ def test_a_smaller_head_without_what_was_zero_says_the_same() -> None:
     a, b = (run(m, feeds(model))[0] for m in (model, proto_of(result)))
     assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
     assert parameters(proto_of(result)) < parameters(model)
+
+
+def test_attention_whose_second_product_has_no_known_shape_is_attention() -> None:
+    b = Builder()
+    x, sizes = b.input("input", (1, 6, 16)), b.input("sizes", (4,), np.int64)
+    q, k = (b.transpose(b.reshape(b.dense(x, 16), 1, 6, 4, 4), *perm) for perm in ((0, 2, 1, 3), (0, 2, 3, 1)))
+    v = b.declare(b.op("Reshape", b.dense(x, 16), sizes), ("a", "b", "c", "d"))
+    out = b.declare(b.op("MatMul", b.softmax(b.matmul(q, k)), v), ("a", "b", "c", "d"))
+    kinds = {g.kind for g in analyze(b.model(out)).groups}
+    assert kinds == {"head_dim"}, "queries and keys have the dimensions of heads, not channels"

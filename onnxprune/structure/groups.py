@@ -26,6 +26,7 @@ from onnxprune.structure.depth import Block, find_blocks
 from onnxprune.structure.rules import BARRIERS, RULES
 
 PASSING = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand"}  # move indices
+PRODUCTS = {"MatMul", "Einsum", "com.microsoft::FusedMatMul"}
 NEVER = np.iinfo(np.int64).max
 SUFFIXED = ("heads", "head_dim")  # kinds that stand in the name of the group, after the node
 
@@ -99,6 +100,8 @@ def couple(c: Coupling, node: Node) -> None:
         c.pin_all(node, "makes a constant that is too large to be computed")
     elif unknown is not None and node.op not in ("Shape", "Size", "Constant", "If", "Loop", "Scan"):
         c.pin_all(node, f"the shape of {unknown} is not known")
+        if node.op in PRODUCTS:  # it may be what makes an earlier product attention
+            c.contract(node, node.inputs[:2], (), ())
     else:
         before = len(c.consumes)
         try:
