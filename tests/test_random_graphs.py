@@ -144,7 +144,8 @@ def check_shapes(analysis: Analysis, keep: Keep, keeps: dict[str, Keep], pruned:
             assert pruned.weights[s.tensor].shape[s.axis] <= s.units.size - gone, f"{s.tensor} is too long"
     proto = to_proto(pruned)
     outputs = {o.name for o in proto.graph.output}
-    made = [o for n in proto.graph.node for o in n.output if o in analysis.coupling.base and o not in outputs]
+    nodes = [n for n in proto.graph.node if n.op_type != "Constant"]  # weights, which may be blocked anew
+    made = [o for n in nodes for o in n.output if o in analysis.coupling.base and o not in outputs]
     proto.graph.output.extend(onnx.ValueInfoProto(name=o) for o in made)
     for name, value in run(proto).items():
         for k, ids in enumerate(analysis.coupling.base[name]):
