@@ -9,11 +9,12 @@ import pytest
 import onnxprune
 from kinds import cut_kinds, error, kept, parameters, proto, prune, replaced, samples, weights_of
 from law import proto_of
+from models.builder import Builder
 from models.forms import TRANSFORMERS, feeds
 from models.forms.form import BATCH, EXPERTS, HEAD, TIME, WIDE
 from models.nets import run
 from models.topologies import TOPOLOGIES
-from onnxprune import NothingToPrune, OptionError, Plan
+from onnxprune import NothingToPrune, OptionError, Plan, analyze
 
 CASES = {
     "encoder_post_norm": ("heads", "head_dim", "hidden", "channels", "layers"),
@@ -137,3 +138,24 @@ def test_models_without(topology: str, options: dict[str, float], words: str) ->
         prune(TOPOLOGIES[name](), **options)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("groups", [4, 8])
+def test_whole_groups_of_a_group_norm_that_is_written_out_go(groups: int) -> None:
+    b = Builder()
+    h = b.conv(b.input("input", (1, 3, 8, 8)), 32)
+    ones, zeros = b.param(np.ones(groups, np.float32)), b.param(np.zeros(groups, np.float32))
+    normed = b.op("InstanceNormalization", b.reshape(h, 1, groups, -1), ones, zeros)
+    h = b.relu(b.mul(b.reshape(normed, 1, 32, 8, 8), b.vec(32, 1, 1)))
+    group = analyze(b.model(b.conv(h, 4))).groups[0]
+    assert (group.size, group.width) == (groups, 32 // groups)
+
+
+def test_what_is_chosen_from_may_be_more_than_a_unit() -> None:
+    b = Builder()
+    scores = b.reshape(b.conv(b.input("input", (1, 3, 8, 8)), 4), 1, 256)
+    values, places = b.ops("TopK", scores, np.array([20], np.int64), n=2, axis=1)
+    table = b.reshape(b.conv("input", 4), 1, 256)
+    chosen = b.op("GatherElements", table, places, axis=1)
+    (group,) = analyze(b.model(b.add(values, chosen))).groups
+    assert (group.size, group.least) == (4, 1), "20 of 64 places that one of the four has"

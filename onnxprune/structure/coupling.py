@@ -470,7 +470,7 @@ class Coupling:
             ):
                 self.mark("experts", ids)
         while True:  # an axis of attention that was split or merged first: its factors are of attention too
-            while self._pair(left):
+            while self._pair(left) or self._tie_pinned(left):
                 pass
             flags = self._flags()
             labels, _, marked = flags
@@ -500,6 +500,17 @@ class Coupling:
             for a, b in zip(first.factors, v.factors, strict=True):
                 if a is not None and b is not None and (labels[a] != labels[b]).any():
                     self._ties.append((a, b, v.node.key))
+                    moved = True
+        return moved
+
+    def _tie_pinned(self, views: Sequence[View]) -> bool:
+        """Where an axis is pinned whole no factor can live, whichever view is decided first; whether that was news."""
+        labels, pinned, _ = self._flags()
+        moved = False
+        for v in views:
+            for k, factor in enumerate(v.factors):
+                if pinned[labels[v.ids]].all() and factor is not None and not pinned[labels[factor]].all():
+                    self._tie_factor(v, k)
                     moved = True
         return moved
 

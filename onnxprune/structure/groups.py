@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.graph.arrays import Ids
+from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.folding import fold
 from onnxprune.graph.io import Model
 from onnxprune.graph.limits import PER_INDEX
@@ -240,7 +241,7 @@ def _build(c: Coupling, s: Components, families: list[Ids], times: Ids) -> tuple
         width = max(1, int(min(counts, default=1)))
         if kind == "head_dim":  # a part of the width of every head; ids in no tensor count one
             width = int(min(times[labels].min(), len(labels))) if (times[labels] < NEVER).all() else 1
-        leasts = [count for ids, count in c.leasts if (group_of[s.labels[ids]] == k).any()]
+        leasts = [_least_units(group_of[s.labels[ids]] == k, count, len(labels)) for ids, count in c.leasts]
         groups.append(
             ChannelGroup(
                 name, kind, len(labels), labels, tuple(slices[k]), tuple(blocks), tuple(nodes[k]), tuple(names), width,
@@ -248,6 +249,13 @@ def _build(c: Coupling, s: Components, families: list[Ids], times: Ids) -> tuple
             )
         )  # fmt: skip
     return tuple(g for g in groups if g.size > 1)
+
+
+def _least_units(members: Array, count: int, size: int) -> int:
+    """How many of a group's `size` units must stay so that an axis keeps `count` indices, of which `members` are
+    theirs, bool `(length,)`; 0 where none is."""
+    theirs = int(members.sum())
+    return math.ceil(max(count - (len(members) - theirs), 0) * size / theirs) if theirs else 0
 
 
 class _Union:
