@@ -183,6 +183,7 @@ LEFT_ALONE: dict[str, tuple[str, dict[str, Array]]] = {
     "no constant weight": ("v = Transpose (x) t = MatMul (v, x) u = Identity (t) a = MatMul (x, u) n = "
                            "Constant <value_ints = [8]> () z = Constant <value_ints = [0]> () y = Slice (a, z, n, o)",
                            {"o": np.array([1])}),
+    "no zeros are made in weights of Einsum": ('y = Einsum <equation = "ac,cd->ad"> (x, w)', {"w": W}),
 }  # fmt: skip
 
 

@@ -279,7 +279,15 @@ def sparse_layers(model: Model) -> tuple[list[Layer], list[tuple[str, str]]]:
                     layers.append(result)
                 else:
                     dense.append((name, result))
+        elif node.op == "Einsum" and _holds_weight(node, values):
+            dense.append((name, "no zeros are made in weights of Einsum; MatMul or Gemm in its place can have them"))
     return _drop_shared(model, layers, dense)
+
+
+def _holds_weight(node: Node, values: Values) -> bool:
+    """Whether a node reads what is computed and, at whichever of its inputs, a constant that has axes."""
+    found = [stored_weight(node, slot, values) for slot in range(len(node.inputs))]
+    return "" in found and any(x.shape if isinstance(x, Stored) else x for x in found)
 
 
 def _layers(node: Node, index: int, inside: str, name: str, values: Values) -> Iterator[Layer | str]:
