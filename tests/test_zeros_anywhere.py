@@ -14,9 +14,13 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import onnxprune
-from onnxprune.errors import NothingToPrune
+from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.formats.options import Store
 from onnxprune.graph.io import load, to_proto
 from onnxprune.layers.layer import sparse_layers
+from onnxprune.sparsity.options import Zeros
+from onnxprune.sparsity.spec import Spec
+from onnxprune.sparsity.stage import sparsify
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RNG = np.random.default_rng(0)
@@ -194,6 +198,37 @@ def test_weights_that_stay_as_they_are(reason: str) -> None:
         onnxprune.prune(
             build(LEFT_ALONE[reason][0], "3,16", "3,8", LEFT_ALONE[reason][1]), sparsity=0.5, format="dense"
         )
+
+
+@pytest.mark.parametrize("asked", [{"sparsity": 0.5}, {"pattern": "2:4"}])
+def test_types_without_kernels(asked: dict[str, Any]) -> None:
+    """A model in bfloat16, which onnxruntime does not run, is checked on a float32 copy; its own type stays."""
+    before = bfloat16("h = Gemm (x, w, c) r = Relu (h) y = Gemm (r, v)")
+    result = onnxprune.prune(before, format="dense", measure=False, **asked)
+    found, written = result.report.sparsity, to_proto(result.model)
+    assert found is not None and found.zeros == found.size // 2 and found.error == 0.0
+    assert any("verified on a float32 copy" in note for note in result.report.notes)
+    assert {t.data_type for t in written.graph.initializer} == {onnx.TensorProto.BFLOAT16}
+
+
+def test_what_runs_in_no_type_is_refused_at_once() -> None:
+    """Before channels are reordered and zeros are made."""
+    before, stages = bfloat16("h = Gemm (x, w, c) r = Foreign (h) y = Gemm (r, v)"), list[str]()
+    before.graph.node[1].domain = "other"
+    before.opset_import.add(domain="other", version=1)
+    with pytest.raises(OptionError, match="onnxruntime cannot run it, so the result cannot be verified"):
+        sparsify(load(before), Spec(zeros=Zeros(pattern="2:4"), store=Store(format="dense")), [{"x": normal(3, 16)}],
+                 progress=lambda stage, *_, **__: stages.append(stage))  # fmt: skip
+    assert stages == []
+
+
+def bfloat16(nodes: str) -> ModelProto:
+    """Two layers in bfloat16, 16 to 8 to 4 channels."""
+    weights = {"w": W, "c": normal(8), "v": normal(8, 4, seed=2)}
+    proto = build(nodes, "3,16", "3,4", {name: w.astype(ml_dtypes.bfloat16) for name, w in weights.items()})
+    for info in (*proto.graph.input, *proto.graph.output):
+        info.type.tensor_type.elem_type = onnx.TensorProto.BFLOAT16
+    return proto
 
 
 def test_what_no_operator_takes() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, TensorProto, helper, numpy_helper
 
 from onnxprune.graph import folds
-from onnxprune.graph.arrays import Array, set_tensor
+from onnxprune.graph.arrays import DTYPES, Array, set_tensor
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import read_counts
 from onnxprune.graph.protos import is_constant
+
+WIDE = (TensorProto.DOUBLE, TensorProto.BFLOAT16)  # types that onnxruntime has few kernels for
 
 
 class Edit:
@@ -87,22 +89,27 @@ def add_initializer(model: Model, name: str, array: Array) -> None:
 
 def as_float32(model: Model) -> Model:
     """A copy in float32, for models whose own type onnxruntime has no kernels for (float64 Conv, bfloat16)."""
-    wide = (TensorProto.DOUBLE, TensorProto.BFLOAT16)
     out = model.copy()
     for name, w in model.weights.items():
-        if helper.np_dtype_to_tensor_dtype(w.dtype) in wide:
+        if helper.np_dtype_to_tensor_dtype(w.dtype) in WIDE:
             out.weights[name] = w.astype(np.float32)
     for graph in graphs(out.proto.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
-            if value.type.tensor_type.elem_type in wide:
+            if value.type.tensor_type.elem_type in WIDE:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
         for node in graph.node:
             for a in node.attribute:
-                if a.name in ("to", "dtype") and a.i in wide:
+                if a.name in ("to", "dtype") and a.i in WIDE:
                     a.i = TensorProto.FLOAT
-                if a.type == AttributeProto.TENSOR and a.t.data_type in wide and node.output[0] not in out.weights:
+                if a.type == AttributeProto.TENSOR and a.t.data_type in WIDE and node.output[0] not in out.weights:
                     a.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(a.t).astype(np.float32), a.t.name))
     return out
+
+
+def float32_feeds(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs of a model as its `as_float32` takes them."""
+    wide = {DTYPES[t] for t in WIDE}
+    return {name: x.astype(np.float32) if x.dtype in wide else x for name, x in feeds.items()}
 
 
 def _keep(field: object, kept: list[object]) -> None:

@@ -46,7 +46,7 @@ from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.stage import sparsify
 from onnxprune.sparsity.survey import curvatures
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.check import running
+from onnxprune.structure.check import ON_FLOAT32, running
 from onnxprune.structure.cut import Cutting, cut
 
 if TYPE_CHECKING:
@@ -288,8 +288,9 @@ def clustered(
         before.model, store.cluster, store.cluster_per, store.cluster_storage, weigh, setup.clock.progress
     )
     if o.check.verify and step.outcome is not None:
-        running(step.model, feeds, measured=False)
-        step = replace(step, outcome=replace(step.outcome, checked=True))
+        _, float32 = running(step.model, feeds, measured=False)
+        notes = (*step.notes, *([ON_FLOAT32] if float32 else []))
+        step = replace(step, outcome=replace(step.outcome, checked=True), notes=notes)
     return step
 
 

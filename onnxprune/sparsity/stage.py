@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,7 @@ from onnxprune.sparsity.outcome import LayerSparsity, Sparsity, weights_left
 from onnxprune.sparsity.prepare import prepare
 from onnxprune.sparsity.spec import Spec
 from onnxprune.sparsity.store import Stored, rounding, store
-from onnxprune.structure.check import check_file, check_same, running
+from onnxprune.structure.check import ON_FLOAT32, check_file, check_same, running
 
 if TYPE_CHECKING:
     from onnxprune.calibration.calibration import Batches
@@ -63,16 +64,16 @@ def sparsify(
     """
     spec.check(data is not None)
     start = _prepare(model, spec)
+    check = verify and not dry_run
+    feeds, float32 = running(start.model, guesses, measured=spec.measured) if check or spec.measured else ({}, False)
     ordered = _permute(start, spec, data, progress)
     masked = _mask(ordered, spec, data, progress)
-    check = verify and not dry_run
-    feeds = running(masked.model, guesses, measured=spec.measured) if check or spec.measured else {}
     stored = store(masked.model, masked.layers, spec, feeds, threads=threads, progress=progress)
     steps = spec.growth(data is not None)
     error, notes = None, [*start.notes, *ordered.notes, *masked.notes, *stored.notes, *spec.fewer(data is not None)]
     if check:
         progress("verify")
-        error, more = _verify(model, start, ordered, stored, feeds)
+        error, more = _verify(model, start, ordered, stored, feeds, float32=float32)
         notes += more
     outcome = Sparsity(
         spec.solver(data is not None), str(spec.pattern or ""), spec.form, _rows(ordered, masked, stored, spec),
@@ -253,13 +254,16 @@ def _torn(layers: Sequence[Layer], pattern: Pattern | None) -> list[str]:
     return [f"--pattern {pattern} does not divide {len(torn)} layers, whose last block is smaller: {', '.join(torn)}"]
 
 
-def _verify(model: Model, start: _Start, ordered: _Start, stored: Stored, feeds: Feeds) -> tuple[float, list[str]]:
+def _verify(
+    model: Model, start: _Start, ordered: _Start, stored: Stored, feeds: Feeds, *, float32: bool
+) -> tuple[float, list[str]]:
     """That each part left the outputs as they were: the largest difference by which the last one changed them, notes;
-    raises `VerificationError`."""
-    check_same(model, start.model, feeds, PREPARED, "preparing the model for sparse weights")
-    check_same(start.model, ordered.model, feeds, PREPARED, "permuting channels (--no-permute leaves them)")
-    error, notes = check_same(stored.plain, stored.model, feeds, TOLERANCE, "rewriting the layers")
-    return error, [*notes, *check_file(ordered.model, stored.checked)]
+    raises `VerificationError`. float32: run copies in float32."""
+    same = partial(check_same, feeds=feeds, float32=float32)
+    same(model, start.model, tolerance=PREPARED, what="preparing the model for sparse weights")
+    same(start.model, ordered.model, tolerance=PREPARED, what="permuting channels (--no-permute leaves them)")
+    error, notes = same(stored.plain, stored.model, tolerance=TOLERANCE, what="rewriting the layers")
+    return error, [*([ON_FLOAT32] if float32 else []), *notes, *check_file(ordered.model, stored.checked)]
 
 
 def _rows(start: _Start, masked: _Masked, stored: Stored, spec: Spec) -> tuple[LayerSparsity, ...]:

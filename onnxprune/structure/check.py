@@ -10,6 +10,7 @@ import onnx
 from onnxprune.errors import OptionError, VerificationError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.chance import drawing
+from onnxprune.graph.edit import as_float32, float32_feeds
 from onnxprune.graph.io import Model, to_proto, weight_bytes
 from onnxprune.graph.links import makers
 from onnxprune.graph.messages import one_line
@@ -17,24 +18,29 @@ from onnxprune.graph.node import opsets, walk
 from onnxprune.runtime.session import UNRUNNABLE, Feeds, run, session
 
 SMALLEST_SCALE = 1e-3  # outputs below this are compared as if they reached it
+ON_FLOAT32 = "verified on a float32 copy: onnxruntime has no kernels for the model's type"
 PROTO_LIMIT = 2**31 - 2**20  # bytes
 # what hides differences on random input: a rounding may turn an ArgMax, and a Sigmoid is flat
 SATURATING = {"Sigmoid", "Softmax", "LogSoftmax", "HardSigmoid", "Tanh", "Clip", "ArgMax", "ArgMin", "Cast", "Identity"}
 
 
-def running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
-    """The first inputs with which the model runs; raises `OptionError` where there are none.
+def running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> tuple[Feeds, bool]:
+    """The first inputs with which the model runs, or else a float32 copy of it, and whether it is the copy; raises
+    `OptionError` where there are none.
 
-    measured: whether they are for `--format auto`, and not for a check, which the message says.
+    measured: whether they are for `--format auto`, which the copy says nothing of, and not for a check alone.
     """
     first = ""
-    for feeds in guesses:
-        try:
-            with session(model) as s:
-                s.run(None, feeds)
-            return feeds
-        except UNRUNNABLE as e:
-            first = first or one_line(e)
+    for float32 in (False,) if measured else (False, True):
+        tried = as_float32(model) if float32 else model
+        for guess in guesses:
+            feeds = float32_feeds(guess) if float32 else guess
+            try:
+                with session(tried) as s:
+                    s.run(None, feeds)
+                return feeds, float32
+            except UNRUNNABLE as e:
+                first = first or one_line(e)
     where = f"{model.path or 'the model'}: onnxruntime cannot run it"
     if measured:
         raise OptionError(f"{where}, and --format auto measures ({first}); choose another --format")
@@ -44,14 +50,18 @@ def running(model: Model, guesses: Sequence[Feeds], *, measured: bool) -> Feeds:
     )
 
 
-def check_same(a: Model, b: Model, feeds: Feeds, tolerance: float, what: str) -> tuple[float, list[str]]:
+def check_same(
+    a: Model, b: Model, feeds: Feeds, tolerance: float, what: str, *, float32: bool = False
+) -> tuple[float, list[str]]:
     """Largest difference of outputs over the largest magnitude, and what that cannot tell.
 
-    what: the step that made `b` of `a`, for messages. Raises `VerificationError` above the tolerance, and where shapes
-    or what is finite differ.
+    what: the step that made `b` of `a`, for messages; float32: run copies in float32. Raises `VerificationError` above
+    the tolerance, and where shapes or what is finite differ.
     """
     if a is b:
         return 0.0, []
+    if float32:
+        a, b = as_float32(a), as_float32(b)
     computed = {node.output[0] for node in b.proto.graph.node if node.output}
     inner = before_last_step(a, computed.__contains__)
     expected = run(a, feeds, inner.values())

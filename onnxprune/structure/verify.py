@@ -15,7 +15,7 @@ from onnx import helper
 
 from onnxprune.errors import OptionError, VerificationError
 from onnxprune.graph.arrays import FLOAT_TYPES, Array
-from onnxprune.graph.edit import as_float32
+from onnxprune.graph.edit import as_float32, float32_feeds
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import Node
@@ -23,7 +23,7 @@ from onnxprune.graph.shapes import concrete_inputs, fixed, graph_inputs
 from onnxprune.runtime.feeds import Guess, filled, first_running, guesses, random_feeds
 from onnxprune.runtime.session import UNRUNNABLE, Feeds, run
 from onnxprune.structure.analysis import Analysis, Keep
-from onnxprune.structure.check import before_last_step, check_file, compare, refuse_random
+from onnxprune.structure.check import ON_FLOAT32, before_last_step, check_file, compare, refuse_random
 from onnxprune.structure.masked import masked_model
 
 TOLERANCE = {"float16": 3e-2, "bfloat16": 1e-1}
@@ -65,7 +65,7 @@ def verify(
     inner = probes(analysis, keep)
     expected, guess, float32 = _run_masked(analysis, keep, inner, input_shapes, seed)
     if float32:
-        notes.append("verified on a float32 copy: onnxruntime has no kernels for the model's type")
+        notes.append(ON_FLOAT32)
 
     expected, small = analysis.narrow(expected, keep), analysis.narrow(guess.feeds, keep)
     pairs = [(expected, _run_pruned(as_float32(pruned) if float32 else pruned, small, inner))]
@@ -173,9 +173,7 @@ def _run_masked(
 
 def _small(guess: Guess) -> Guess:
     """The inputs as a float32 copy takes them."""
-    return replace(guess, feeds={
-        k: v.astype(np.float32) if v.dtype.kind in "fV" else v for k, v in guess.feeds.items()
-    })  # fmt: skip
+    return replace(guess, feeds=float32_feeds(guess.feeds))
 
 
 def tolerance(analysis: Analysis) -> float:
