@@ -65,6 +65,9 @@ KINDS: dict[str, tuple[str, str, str, dict[str, Array]]] = {
     "grouped": ("y = Conv <group = 2> (x, w)", "1,16,4,4", "1,6,3,3", {"w": normal(6, 8, 2, 2)}),
     "depthwise": ("y = Conv <group = 6> (x, w)", "1,6,4,4", "1,6,3,3", {"w": normal(6, 1, 2, 2)}),
     "experts": ("y = MatMul (x, w)", "4,3,16", "4,3,8", {"w": normal(4, 16, 8)}),
+    "Einsum": ('y = Einsum <equation = "a...c,cd->ad..."> (x, w)', "2,3,16", "2,8,3", {"w": W}),
+    "Einsum, from the left": ('y = Einsum <equation = "dc,bec->bde"> (w, x)', "3,4,16", "3,8,4", {"w": normal(8, 16)}),
+    "Einsum of experts": ('y = Einsum <equation = "edc,bec->bed"> (w, x)', "3,4,16", "3,4,8", {"w": normal(4, 8, 16)}),
     "GRU": ("y, h = GRU <hidden_size = 4> (x, w, r)", "3,2,8", "3,1,2,4",
             {"w": normal(1, 12, 8), "r": normal(1, 12, 4)}),
     "branch": (BRANCH, "3,16", "3,8", {"w": W}),
@@ -187,7 +190,7 @@ LEFT_ALONE: dict[str, tuple[str, dict[str, Array]]] = {
     "no constant weight": ("v = Transpose (x) t = MatMul (v, x) u = Identity (t) a = MatMul (x, u) n = "
                            "Constant <value_ints = [8]> () z = Constant <value_ints = [0]> () y = Slice (a, z, n, o)",
                            {"o": np.array([1])}),
-    "no zeros are made in weights of Einsum": ('y = Einsum <equation = "ac,cd->ad"> (x, w)', {"w": W}),
+    "labels in the Einsum": ('y = Einsum <equation = "ac,cde->ad"> (x, w)', {"w": normal(16, 8, 1)}),
 }  # fmt: skip
 
 

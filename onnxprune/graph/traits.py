@@ -126,6 +126,23 @@ def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[list[tuple[str, 
     return [spread(term, k) for term, k in zip(terms, covered, strict=True)], spread(right, most)
 
 
+def einsum_axes(n: Node, slot: int) -> tuple[int, int] | None:
+    """(reduction, outputs) of the operand at an input of an Einsum of two, as a weight; None where its labels are not
+    these two behind those of a stack."""
+    equation = n.attr("equation", "").replace(" ", "")
+    given = equation.partition("->")[0].split(",")
+    if len(given) != 2 or "." in given[slot]:
+        return None
+    terms, result = einsum_labels(equation, [len(term.replace("...", "")) for term in given])  # an ellipsis of no axis
+    other = terms[1 - slot]
+    of = [(label in other, label in result) for label in terms[slot]]  # (True, True): of a stack
+    if len(set(terms[slot])) != len(of) or not all(map(all, of[:-2])):
+        return None
+    if sorted(of[-2:]) != [(False, True), (True, False)]:
+        return None
+    return (-2, -1) if of[-1] == (False, True) else (-1, -2)
+
+
 def recurrent_macs(n: Node, t: Trait, s: CostInputs) -> list[Product]:
     """MACs of a recurrent layer: weights of the input and of the recurrence, at every step, for every sample and
     direction."""
@@ -255,6 +272,8 @@ class Trait:
 
     def axes(self, n: Node, slot: int) -> tuple[int, int]:
         """(reduction, outputs) of the weight at an input; negative axes count from its end."""
+        if self.macs is einsum_macs:
+            return einsum_axes(n, slot) or (self.reduction, self.outputs)
         if slot == self.swaps:
             reduction, outputs = self.outputs, self.reduction
             flipped = n.attr("transA", 0)

@@ -20,7 +20,7 @@ from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import made_at, readers
 from onnxprune.graph.node import Node, opsets, walk
 from onnxprune.graph.protos import overridable
-from onnxprune.graph.traits import LINEAR, TRAITS, Trait
+from onnxprune.graph.traits import LINEAR, TRAITS, Trait, einsum_axes
 from onnxprune.layers.stored import CHAIN, Stored, integral, stored_weight
 from onnxprune.layers.values import Values, constant_names
 
@@ -273,21 +273,23 @@ def sparse_layers(model: Model) -> tuple[list[Layer], list[tuple[str, str]]]:
     dense: list[tuple[str, str]] = []
     values = Values(model)
     for node, index, inside, name in _named(model.proto):
-        if node.op in WEIGHTED:
-            for result in _layers(node, index, inside, name, values):
-                if isinstance(result, Layer):
-                    layers.append(result)
-                else:
-                    dense.append((name, result))
-        elif node.op == "Einsum" and _holds_weight(node, values):
-            dense.append((name, "no zeros are made in weights of Einsum; MatMul or Gemm in its place can have them"))
+        find = _layers if node.op in WEIGHTED else _of_einsum if node.op == "Einsum" else None
+        for result in () if find is None else find(node, index, inside, name, values):
+            if isinstance(result, Layer):
+                layers.append(result)
+            else:
+                dense.append((name, result))
     return _drop_shared(model, layers, dense)
 
 
-def _holds_weight(node: Node, values: Values) -> bool:
-    """Whether a node reads what is computed and, at whichever of its inputs, a constant that has axes."""
-    found = [stored_weight(node, slot, values) for slot in range(len(node.inputs))]
-    return "" in found and any(x.shape if isinstance(x, Stored) else x for x in found)
+def _of_einsum(node: Node, index: int, inside: str, name: str, values: Values) -> Iterator[Layer | str]:
+    """The layer that an Einsum is, or why it is none, where it reads what is computed and a constant that has axes."""
+    found = {slot: stored_weight(node, slot, values) for slot in range(len(node.inputs))}
+    for slot, weight in found.items() if "" in found.values() else ():
+        if isinstance(weight, str):
+            yield from [weight] if weight else []
+        elif weight.shape:
+            yield _unfit(node, slot, weight) or Layer(node, index, slot, name, weight.shape, weight, inside)
 
 
 def _layers(node: Node, index: int, inside: str, name: str, values: Values) -> Iterator[Layer | str]:
@@ -318,6 +320,8 @@ def _unfit(node: Node, slot: int, weight: Stored) -> str:
         return "its weight is empty"
     if trait.kernel:
         return _conv(node, weight.shape)
+    if node.op == "Einsum" and einsum_axes(node, slot) is None:
+        return "its labels in the Einsum are not one of inputs and one of outputs, behind those of a stack"
     if rank > 2 and node.attr("transBatchB", 0):
         return "the batch axes of its weight are transposed"
     if rank < (3 if trait.recurs else 1) or (rank == 1 and trait.swaps is None):
