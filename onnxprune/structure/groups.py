@@ -245,7 +245,7 @@ def _build(c: Coupling, s: Components, families: list[Ids], times: Ids) -> tuple
         groups.append(
             ChannelGroup(
                 name, kind, len(labels), labels, tuple(slices[k]), tuple(blocks), tuple(nodes[k]), tuple(names), width,
-                max(leasts, default=1),
+                max((1, *leasts)),
             )
         )  # fmt: skip
     return tuple(g for g in groups if g.size > 1)
