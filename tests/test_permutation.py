@@ -171,7 +171,7 @@ def test_any_order_of_any_graph_is_exact(proto: Any, seed: int) -> None:
 
 def permuted(model: Model, pattern: NMPattern = TWO) -> tuple[Model, list[Permuted]]:
     found, _ = sparse_layers(model)
-    other, done, _ = permute(model, found, pattern, lambda layer: np.abs(model.weights[layer.weight]))
+    other, done, _ = permute(model, found, pattern, lambda layer: np.abs(layer.read(model)))
     return other, done
 
 
@@ -179,7 +179,7 @@ def share(model: Model, of: Model, pattern: NMPattern = TWO) -> float:
     """What N:M keeps of the layers, their mean."""
     shares = []
     for layer in sparse_layers(of)[0]:
-        b = layer.blocks(np.abs(model.weights[layer.weight]))
+        b = layer.blocks(np.abs(layer.read(model)))
         shares.append(retained(b, pattern.n, pattern.m) / float(b.sum()))
     return float(np.mean(shares))
 
