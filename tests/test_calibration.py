@@ -518,6 +518,8 @@ def test_synthetic_images(dims: str) -> None:
     assert x.shape == tuple(map(int, sizes.split(","))) and 0 <= x.min() < x.max() <= 255
     np.testing.assert_array_equal(x, again.feeds([3])["x"])
     np.testing.assert_array_equal(x, found.feeds([3])["x"])
+    before = found.feeds([0])["x"]  # painted after what follows it, and together with it
+    np.testing.assert_array_equal(before, synthetic(net, {"x": before.shape}, RAW, 1, 5).feeds([0])["x"])
     assert found.digest == again.digest != synthetic(net, {}, RAW, 6, 6).digest
     assert found.stackable == dims.startswith("N") and found.count == 6
     assert np.abs(x - found.feeds([4])["x"]).max() > 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,8 @@ TEXTURES = 24
 FINE, FINEST = 64, 4  # pixels of a side below which images are painted finer, and by what factor at most
 COLOURS = np.array([[0.56, 0.56, 0.56], [0.7, 0.0, -0.7], [0.4, -0.8, 0.4]])  # luminance, then two differences
 DECAY = np.array([1.0, 0.35, 0.2])  # of their deviations
+UP_TO = (0.4, 0.7, 0.85)  # chances of an ellipse, a rectangle, a triangle, a flower, added up
+REACH = 1.55  # of the triangle's corners, in radii
 
 
 def pink(shape: tuple[int, int], rng: np.random.Generator) -> Array:
@@ -30,38 +34,49 @@ def pink(shape: tuple[int, int], rng: np.random.Generator) -> Array:
 
 def dead_leaves(shape: tuple[int, int], rng: np.random.Generator, textures: Sequence[Array]) -> Array:
     """One image, 0 to 255, float32 `(h, w, 3)`."""
+    from onnxprune.calibration.paint import paint  # loads numba
+
     h, w = shape
     side = float(max(h, w))
-    image = textures[int(rng.integers(len(textures)))].copy()
+    ground = textures[int(rng.integers(len(textures)))]
     count = int(rng.integers(8, 120))
     if rng.random() < 0.5:  # radii with density r^-3, so that no size stands out
         radii = np.sort(rng.uniform((side * 0.6) ** -2, (side * 0.03) ** -2, count) ** -0.5)[::-1]
     else:
         radii = rng.uniform(side * 0.03, side * 0.4, count)
-    for r in radii.tolist():  # plain floats keep the arrays in float32
-        cx, cy = rng.uniform(0, w), rng.uniform(0, h)
-        reach = 1.55 * r  # of the triangle's corners
-        x0, x1 = int(max(0, cx - reach)), int(min(w, cx + reach + 1))
-        y0, y1 = int(max(0, cy - reach)), int(min(h, cy + reach + 1))
-        if x1 <= x0 or y1 <= y0:
-            continue
-        x = np.arange(x0, x1, dtype=np.float32)[None] - np.float32(cx)
-        y = np.arange(y0, y1, dtype=np.float32)[:, None] - np.float32(cy)
-        angle = rng.uniform(0, np.pi)
-        cos, sin = math.cos(angle), math.sin(angle)
-        u, v = x * cos + y * sin, y * cos - x * sin
-        inside = _leaf(u, v, r, rng)
-        colour = rng.uniform(0, 255, 3) if rng.random() < 0.6 else rng.uniform(0, 255) + rng.normal(0, 15, 3)
-        paint: Array = np.asarray(colour, np.float32)
-        if rng.random() < 0.25:
-            wave = np.sign(np.sin(u * np.float32(2 * np.pi / rng.uniform(2.5, 16))))
-            paint = paint + np.float32(rng.uniform(10, 70)) * wave[:, :, None]
-        mix = np.float32(rng.uniform(0, 0.8))
-        texture = textures[int(rng.integers(len(textures)))][y0:y1, x0:x1]
-        shade = 1 + np.float32(rng.uniform(0, 0.35) / r) * u[:, :, None]
-        np.copyto(image[y0:y1, x0:x1], (paint * (1 - mix) + texture * mix) * shade, where=inside[:, :, None])
-    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 6))
-    return np.asarray(np.clip(image * rng.uniform(0.6, 1.1) + rng.normal(0, 10) + noise, 0, 255), np.float32)
+    image = np.empty((h, w, 3), np.float32)
+    bare = np.ones((h, w), np.bool_)
+    leaves = [leaf for r in radii.tolist() if (leaf := _leaf(shape, r, rng, len(textures)))]
+    for texture, *leaf in reversed(leaves):  # what lies on top first, so that a pixel is painted once
+        paint(image, bare, textures[texture], *leaf)
+    np.copyto(image, ground, where=bare[:, :, None])
+    noise = rng.standard_normal(image.shape, np.float32)
+    noise *= np.float32(rng.uniform(0, 6))
+    image *= np.float32(rng.uniform(0.6, 1.1))
+    image += np.float32(rng.normal(0, 10))
+    image += noise
+    return np.clip(image, 0, 255, out=image)
+
+
+def _leaf(shape: tuple[int, int], r: float, rng: np.random.Generator, textures: int) -> tuple[Any, ...] | None:
+    """Index of a texture and the other arguments of `paint` for a leaf at random; None outside the image."""
+    h, w = shape
+    cx, cy = rng.uniform(0, w), rng.uniform(0, h)
+    x0, x1 = int(max(0, cx - REACH * r)), int(min(w, cx + REACH * r + 1))
+    y0, y1 = int(max(0, cy - REACH * r)), int(min(h, cy + REACH * r + 1))
+    if x1 <= x0 or y1 <= y0:
+        return None
+    angle = rng.uniform(0, np.pi)
+    flat, chance = rng.uniform(0.3, 1), rng.random()
+    kind = bisect.bisect(UP_TO, chance)
+    petals = float(rng.integers(3, 9)) if kind == len(UP_TO) else 0.0
+    colour = rng.uniform(0, 255, 3) if rng.random() < 0.6 else rng.uniform(0, 255) + rng.normal(0, 15, 3)
+    wave, height = (2 * np.pi / rng.uniform(2.5, 16), rng.uniform(10, 70)) if rng.random() < 0.25 else (0.0, 0.0)
+    mix = rng.uniform(0, 0.8)
+    texture = int(rng.integers(textures))
+    shade = rng.uniform(0, 0.35) / r
+    numbers = (cx, cy, math.cos(angle), math.sin(angle), r, r * flat, petals, wave, height, mix, shade)
+    return texture, (x0, x1, y0, y1), kind, np.array(numbers, np.float32), np.asarray(colour, np.float32)
 
 
 def fineness(shape: tuple[int, int]) -> int:
@@ -73,16 +88,3 @@ def averaged(x: Array, fine: int) -> Array:
     """Means of blocks of `(fine, fine)` pixels of an image `(h, w, channels)`."""
     h, w, channels = x.shape
     return np.asarray(x.reshape(h // fine, fine, w // fine, fine, channels).mean((1, 3))) if fine > 1 else x
-
-
-def _leaf(u: Array, v: Array, r: float, rng: np.random.Generator) -> Array:
-    """Which pixels a shape covers: an ellipse, a rectangle, a triangle or a flower."""
-    flat, kind = rng.uniform(0.3, 1), rng.random()
-    if kind < 0.4:
-        return np.asarray((u / r) ** 2 + (v / (r * flat)) ** 2 < 1)
-    if kind < 0.7:
-        return np.asarray((abs(u) < r) & (abs(v) < r * flat))
-    if kind < 0.85:
-        return np.asarray((v > -r * flat) & (v < r - abs(u) * 1.7))
-    petals = 1 + 0.35 * np.sin(float(rng.integers(3, 9)) * np.arctan2(v, u))
-    return np.asarray((u / r) ** 2 + (v / (r * flat)) ** 2 < 0.6 * petals**2)

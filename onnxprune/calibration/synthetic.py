@@ -7,7 +7,9 @@ textures, shading, stripes and noise their statistics come near enough to photog
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -30,6 +32,7 @@ from onnxprune.runtime.feeds import filled, fills_at, random_feeds
 from onnxprune.runtime.session import Feeds
 
 APART = 1_000_003  # between the seeds of two inputs
+AHEAD = 16  # runs whose images are painted at once, on all cores
 
 
 def coloured(shape: Sequence[int], rng: np.random.Generator) -> Array:
@@ -63,7 +66,9 @@ def synthetic(
     """
     inputs = graph_inputs(model)
     pictures = {
-        i.name: _pictures(image_format(model, i, preprocess, _size(i, preprocess, shapes_by_input)), seed + k * APART)
+        i.name: _pictures(
+            image_format(model, i, preprocess, _size(i, preprocess, shapes_by_input)), count, seed + k * APART
+        )
         for k, i in enumerate(inputs)
         if looks_like_image(i)
     }
@@ -98,16 +103,17 @@ def _size(
     return (shape[-2], shape[-1]) if axes[0].endswith("CHW") else (shape[-3], shape[-2])
 
 
-def _pictures(form: ImageFormat, seed: int) -> tuple[ImageFormat, Callable[[int], Array]]:
-    """Index -> the images of one run, normalised."""
+def _pictures(form: ImageFormat, count: int, seed: int) -> tuple[ImageFormat, Callable[[int], Array]]:
+    """Index below `count` -> the images of one run, normalised."""
     fine = fineness((form.height, form.width))
     shape = (form.height * fine, form.width * fine)
     textures: list[Array] = []
     kept: dict[int, Array] = {}
 
+    def texture(k: int) -> Array:
+        return pink(shape, np.random.default_rng([seed, 1, k]))
+
     def pixels(i: int) -> Array:
-        if not textures:
-            textures.extend(pink(shape, np.random.default_rng([seed, 1, k])) for k in range(TEXTURES))
         x = averaged(dead_leaves(shape, np.random.default_rng([seed, 2, i]), textures), fine)
         if form.channels == 1:
             x = x.mean(2, keepdims=True)
@@ -115,12 +121,23 @@ def _pictures(form: ImageFormat, seed: int) -> tuple[ImageFormat, Callable[[int]
             x = np.concatenate([x, np.full((form.height, form.width, 1), 255, np.float32)], 2)
         return np.asarray(np.rint(x), np.uint8)
 
+    def painted(i: int) -> Array:
+        return np.stack([pixels(i * form.batch + k) for k in range(form.batch)])
+
     def picture(i: int) -> Array:
-        images = kept.get(i)
-        if images is None:
-            images = np.stack([pixels(i * form.batch + k) for k in range(form.batch)])
-            if (len(kept) + 1) * images.nbytes <= CACHED:
-                kept[i] = images
+        if i not in kept:
+            room = CACHED // (form.batch * form.height * form.width * form.channels) - len(kept)
+            ahead = [k for k in range(i, min(i + AHEAD, count)) if k not in kept][: max(1, room)]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:  # the others are likely to be asked for next
+                if not textures:
+                    textures.extend(pool.map(texture, range(TEXTURES)))
+                images = dict(zip(ahead, pool.map(painted, ahead), strict=True))
+            if room <= 0:
+                return normalised(images[i])
+            kept.update(images)
+        return normalised(kept[i])
+
+    def normalised(images: Array) -> Array:
         return np.concatenate([form.normalise(x) for x in images])
 
     return form, picture
