@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from onnx import ModelProto
 
 from models.nets import Array, anything, build, fixed, normal, run
 from onnxprune import load
+from onnxprune.layers import patches
 from onnxprune.layers.layer import Layer, linear_layers
+from onnxprune.layers.patches import Window
 from onnxprune.layers.rows import kernel_shape, matrix, output_rows, positions, rows, weight_of
 from onnxprune.layers.values import Values
 
@@ -98,6 +102,56 @@ def test_rows_times_matrix_are_the_outputs(name: str) -> None:
         found = found.transpose(1, 0, 2).reshape(-1, width) + bias
         np.testing.assert_allclose(found, output_rows(layer, y, picked), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(weight_of(layer, m, w.shape), w, rtol=1e-6, atol=1e-6)
+
+
+def axes(slices: Iterable[slice]) -> tuple[slice, ...]:
+    return (slice(None), slice(None), *slices)
+
+
+def windowed(x: Array, win: Window, picked: Array) -> Array:
+    """What `patches.rows` gives for one group, of a padded input that was spread and of NumPy's sliding windows."""
+    wide = np.zeros((*x.shape[:2], *((s - 1) * z + 1 for s, z in zip(x.shape[2:], win.spread, strict=True))), x.dtype)
+    wide[axes(slice(None, None, z) for z in win.spread)] = x
+    wide = wide[axes(slice(max(0, -a), s - max(0, -b)) for s, (a, b) in zip(wide.shape[2:], win.pads, strict=True))]
+    wide = np.pad(wide, ((0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in win.pads)))
+    spans = tuple(d * (k - 1) + 1 for k, d in zip(win.kernel, win.dilations, strict=True))
+    view: Array = np.lib.stride_tricks.sliding_window_view(wide, spans, tuple(range(2, x.ndim)))
+    view = view[axes(slice(None, None, t) for t in (*win.strides, *win.dilations))]
+    chosen = np.moveaxis(view, 1, 1 + len(spans)).reshape(-1, x.shape[1] * np.prod(win.kernel))[picked]
+    with np.errstate(over="ignore"):
+        chosen = chosen.astype(np.float32)
+    return np.asarray(np.where(np.isfinite(chosen), chosen, np.float32(np.nan)))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_rows_are_those_of_sliding_windows(rank: int, dtype: type) -> None:
+    rng = np.random.default_rng(rank)
+
+    def some(low: int, high: int) -> tuple[int, ...]:
+        return tuple(rng.integers(low, high, rank).tolist())
+
+    tried = 0
+    while tried < 30:
+        size, heads, tails, spread = some(3, 8), some(-2, 4), some(-2, 4), some(1, 3) if tried % 2 else (1,) * rank
+        pads = tuple(zip(heads, tails, strict=True))
+        win = Window(some(1, 4), some(1, 4), some(1, 3), pads, spread)
+        cropped = [(s - 1) * z + 1 + min(a, 0) + min(b, 0) for s, z, (a, b) in zip(size, spread, pads, strict=True)]
+        if min(*win.output(size), *cropped, 1) < 1:
+            continue
+        tried += 1
+        x: Array = (10 * rng.normal(size=(2, 4, *size))).astype(dtype)
+        if np.issubdtype(dtype, np.floating):
+            x.flat[::7], x.flat[3::11] = np.inf, np.nan
+        if dtype is np.float64:
+            x.flat[5::13] = 1e300
+        count = 2 * int(np.prod(win.output(size)))
+        every, some_of = np.arange(count), np.sort(rng.choice(count, -(-count // 3), False))
+        for picked, given in (every, None), (some_of, some_of):
+            found = patches.rows(x, win, 2, given)
+            assert found.dtype == np.float32 and found.shape[:2] == (2, len(picked))
+            expected = windowed(x, win, picked)
+            np.testing.assert_array_equal(found.transpose(1, 0, 2).reshape(len(picked), -1), expected)
 
 
 def sigmoid(x: Array) -> Array:

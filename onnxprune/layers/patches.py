@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numba import njit
 
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.node import Node
@@ -105,42 +105,68 @@ def spread_window(n: Node, kernel: tuple[int, ...], size: tuple[int, ...]) -> Wi
 
 def rows(x: Array, win: Window, g: int, picked: Array | None) -> Array:
     """float32 `(groups, n, in)`: the patches at `picked`, all where None, of one batch of inputs `(N, C, size...)`."""
-    kernel, out = win.kernel, win.output(x.shape[2:])
-    if math.prod(kernel) == 1 and set(win.strides) | set(win.spread) == {1} and not np.any(win.pads):
-        flat = x.reshape(*x.shape[:2], -1)
-        if picked is None:
-            chosen = flat.transpose(0, 2, 1).reshape(-1, x.shape[1])
-        else:
-            chosen = flat[picked // flat.shape[2], :, picked % flat.shape[2]]
-        return finite(chosen).reshape(len(chosen), g, -1).transpose(1, 0, 2)
-    if any(z > 1 for z in win.spread):
-        wide = np.zeros(
-            (*x.shape[:2], *((s - 1) * z + 1 for s, z in zip(x.shape[2:], win.spread, strict=True))), x.dtype
-        )
-        wide[(slice(None), slice(None), *(slice(None, None, z) for z in win.spread))] = x
-        x = wide
-    crop = tuple(slice(max(0, -a), x.shape[2 + k] - max(0, -b)) for k, (a, b) in enumerate(win.pads))
-    x = x[(slice(None), slice(None), *crop)]
-    x = np.pad(x, ((0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in win.pads)))
-    spans = tuple(d * (k - 1) + 1 for k, d in zip(kernel, win.dilations, strict=True))
-    axes = tuple(range(2, x.ndim))
-    view: Array = np.lib.stride_tricks.sliding_window_view(x, spans, axis=axes)
-    steps = tuple(slice(None, None, t) for t in win.strides)
-    taps = tuple(slice(None, None, d) for d in win.dilations)
-    view = view[:, :, *steps, *taps]
-    if picked is None:
-        view = np.moveaxis(view, 1, 1 + len(kernel))  # (N, out..., C, k...)
-        chosen = view.reshape(-1, x.shape[1] * math.prod(kernel))
-    else:
-        which, *place = np.unravel_index(picked, (x.shape[0], *out))
-        index: Any = (which, slice(None), *place)
-        chosen = view[index].reshape(len(picked), -1)
-    return finite(chosen).reshape(len(chosen), g, -1).transpose(1, 0, 2)
+    chosen = _gathered(x, _taps(win, x.shape[2:]), picked)
+    return chosen.reshape(len(chosen), g, chosen.shape[1] // g).transpose(1, 0, 2)
 
 
 def output_rows(y: Array, picked: Array | None) -> Array:
     """float32 `(n, channels)` of a tensor `(N, channels, size...)` of the shape of the output."""
-    flat = y.reshape(*y.shape[:2], -1)
+    return _gathered(y, (np.zeros((1, 1), np.int64), np.arange(math.prod(y.shape[2:]))[:, None]), picked)
+
+
+def _taps(win: Window, size: tuple[int, ...]) -> tuple[Array, Array]:
+    """Where the taps of a kernel read an input of the spatial size `size`, counted along it flat; -1 beside the input.
+
+    What all axes but the last add, int64 `(outputs, taps)`, and what the last one adds, int64 `(outputs, taps)`.
+    """
+    axes: list[Array] = []
+    spans = zip(size, win.output(size), win.kernel, win.strides, win.dilations, win.pads, win.spread, strict=True)
+    for axis, (s, o, k, t, d, (head, _), z) in enumerate(spans):
+        at = np.arange(o)[:, None] * t + np.arange(k) * d - head  # among the inputs spread
+        known = (at >= 0) & (at % z == 0) & (at // z < s)
+        axes.append(np.where(known, at // z * math.prod(size[axis + 1 :]), -1))
+    outer = np.zeros((1, 1), np.int64)
+    for table in axes[:-1]:
+        a, b = outer[:, None, :, None], table[None, :, None, :]
+        both = np.where((a >= 0) & (b >= 0), a + b, -1)
+        outer = both.reshape(len(outer) * len(table), outer.shape[1] * table.shape[1])
+    return outer, axes[-1]
+
+
+def _gathered(x: Array, taps: tuple[Array, Array], picked: Array | None) -> Array:
+    """float32 `(n, C * taps)`: what the taps read of `(N, C, size...)` at the picked positions, all where None."""
+    outer, last = taps
     if picked is None:
-        return finite(flat.transpose(0, 2, 1).reshape(-1, y.shape[1]))
-    return finite(flat[picked // flat.shape[2], :, picked % flat.shape[2]])
+        picked = np.arange(len(x) * len(outer) * len(last))
+    if x.dtype != np.float32:
+        x = finite(x)
+    out = np.empty((len(picked), x.shape[1] * outer.shape[1] * last.shape[1]), np.float32)
+    _gather(np.ascontiguousarray(x).ravel(), x.shape[1], math.prod(x.shape[2:]), outer, last, picked, out)
+    return out
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _gather(x: Array, channels: int, size: int, outer: Array, last: Array, picked: Array, out: Array) -> None:
+    """Fill in out, float32 `(n, channels * taps)`: 0 beside the inputs, NaN for what is not finite.
+
+    x: float32 `(N * channels * size,)`; outer, last: of `_taps`; picked: int64 `(n,)`.
+    """
+    wide, taps = len(last), outer.shape[1] * last.shape[1]
+    place = np.empty(taps, np.int64)
+    for i in range(len(picked)):
+        sample, position = divmod(picked[i], len(outer) * wide)
+        a, b = divmod(position, wide)
+        for j in range(outer.shape[1]):
+            for k in range(last.shape[1]):
+                known = outer[a, j] >= 0 and last[b, k] >= 0
+                place[j * last.shape[1] + k] = sample * channels * size + outer[a, j] + last[b, k] if known else -1
+        # unsigned: no check for indices that count from the end; one tap alone: a loop less, twice as fast
+        if taps == 1 and place[0] >= 0:
+            for c in range(channels):
+                v = x[np.uint64(place[0] + c * size)]
+                out[i, c] = v if abs(v) < np.inf else np.float32(np.nan)
+        else:
+            for c in range(channels):
+                for k in range(taps):
+                    v = x[np.uint64(place[k] + c * size)] if place[k] >= 0 else np.float32(0)
+                    out[i, np.uint64(c * taps + k)] = v if abs(v) < np.inf else np.float32(np.nan)

@@ -100,4 +100,4 @@ def like_outputs(layer: Layer, other: Array, x: Array, kernel: Kernel, width: in
         shape = (x.shape[1], width)
     else:
         shape = (*x.shape[:-1], width)
-    return output_rows(layer, np.broadcast_to(other, shape), picked)
+    return output_rows(layer, other if other.shape == shape else np.broadcast_to(other, shape), picked)
