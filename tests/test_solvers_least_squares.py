@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.nets import Array
-from onnxprune.solvers.least_squares import Moments, Singular, match, solve_ridge
+from onnxprune.solvers.least_squares import Moments, Singular, damping, match, solve_ridge
 from onnxprune.solvers.obs import Reader, removal_costs
 
 RNG = np.random.default_rng(0)
@@ -146,3 +146,57 @@ def test_units_that_nothing_reads_go_first() -> None:
     weight[reader.units == 3] = 0
     costs = removal_costs([Reader(reader.gram, weight, units)], 5, ridge=0.03)
     assert np.argmin(costs) == 3 and costs[3] == 0 and (np.delete(costs, 3) > 0).all()
+
+
+def costs_by_inverting(readers: list[Reader], size: int, ridge: float) -> Array:
+    """What `removal_costs` gives, with every inverse and every best answer computed anew."""
+    left, costs, error = list(range(size)), np.zeros(size), 0.0
+    while len(left) > 1:
+        e = np.zeros(size)
+        for r in readers:
+            rows = np.isin(r.units, [*left, -1])
+            h = r.gram[np.ix_(rows, rows)] + damping(r.gram, ridge) * np.eye(rows.sum())
+            cross = (r.gram + damping(r.gram, ridge) * np.eye(len(rows)))[rows] @ r.weight
+            inverse, best, units = np.linalg.inv(h), np.linalg.solve(h, cross), r.units[rows]
+            for u in left:
+                s = np.flatnonzero(units == u)
+                e[u] += np.sum(best[s] * np.linalg.solve(inverse[np.ix_(s, s)], best[s])) / r.energy
+        u = min(left, key=lambda u: e[u])
+        left.remove(u)
+        error += e[u]
+        costs[u] = error
+    costs[left] = 2 * error
+    return costs
+
+
+ROWS_OF_UNITS = {  # per reader: units of its rows, before they are shuffled
+    "a row each": [np.arange(100)],
+    "kernels": [np.repeat(np.arange(16), 9)],
+    "large kernels": [np.repeat(np.arange(4), 70)],
+    "two readers": [np.arange(70), np.repeat(np.arange(70), 2)],
+    "rows of no unit": [np.r_[np.repeat(np.arange(12), 9), np.full(30, -1)]],
+    "groups": [np.repeat(np.arange(20), 4), np.repeat(np.arange(20, 40), 4)],
+    "uneven": [np.repeat(np.arange(30), np.arange(30) % 7), np.arange(30)],
+    "rows of no unit alone": [np.arange(8), np.full(5, -1)],
+}
+
+
+@pytest.mark.parametrize("name", ROWS_OF_UNITS)
+def test_costs_are_those_of_inverses_made_anew(name: str) -> None:
+    """Through several blocks of removed rows, and with rows that were dropped."""
+    rng = np.random.default_rng(0)
+    readers = []
+    for units in ROWS_OF_UNITS[name]:
+        d = len(units)
+        a = rng.normal(size=(3 * d, d)) @ (np.eye(d) + rng.normal(size=(d, d)) / np.sqrt(d))
+        readers.append(Reader(np.cov(a.T, bias=True), rng.normal(size=(d, 5)), rng.permutation(units)))
+    size = 1 + max(int(r.units.max()) for r in readers)
+    expected = costs_by_inverting(readers, size, 0.01)
+    np.testing.assert_allclose(removal_costs(readers, size, ridge=0.01), expected, rtol=1e-8)
+
+
+def test_units_go_also_where_inputs_repeat() -> None:
+    """A Gram matrix of rank one: what goes first costs next to nothing, and every cost is finite."""
+    x = np.random.default_rng(0).normal(size=(50, 1)) @ np.ones((1, 90))
+    costs = removal_costs([Reader(x.T @ x / 50, np.ones((90, 2)), np.arange(90))], 90, ridge=0.0)
+    assert np.isfinite(costs).all() and np.sort(costs)[-2] < 1e-3 and (costs >= 0).all()
