@@ -97,7 +97,7 @@ def test_a_stream_holds_only_what_is_read_behind_the_cut() -> None:
     held = []
     for at in range(6):
         stream.advance(at)
-        held.append(sorted(stream.state[0]))
+        held.append(sorted(stream.values(0)))
     assert held == [["x"], ["h"], ["h", "r"], ["h", "k"], ["s"], ["y"]]
 
 

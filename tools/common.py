@@ -103,13 +103,16 @@ def percent(part: float | None, whole: float | None) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished process; code: None where it ran out of time, negative for a signal; peak: of RssAnon, in bytes."""
+    """A finished process; code: None where it ran out of time, negative for a signal; cpu: processor seconds of it and
+    its children; peak: of RssAnon, resident: of all resident memory, in bytes."""
 
     code: int | None
     out: str
     err: str
     seconds: float
+    cpu: float
     peak: int
+    resident: int
 
     @property
     def problem(self) -> str:
@@ -123,13 +126,23 @@ class Run:
         return f"{how}: {last}"
 
 
+def memory(pid: int | str = "self") -> dict[str, int]:
+    """What the kernel says of a process's memory in bytes: `RssAnon` without file mappings, `VmHWM` the peak of all."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return {name: 1024 * int(rest.split()[0]) for name, rest in (x.split(":", 1) for x in lines) if "kB" in rest}
+    return {}
+
+
 def rss_anon(pid: int | str = "self") -> int:
     """Anonymous memory of a process in bytes: file mappings and page cache do not count."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return 1024 * int(line.split()[1])
-    return 0
+    return memory(pid).get("RssAnon", 0)
+
+
+def processor_seconds() -> float:
+    """What finished child processes have used so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run(command: Sequence[str | Path], *, seconds: float, gigabytes: float) -> Run:
@@ -137,7 +150,7 @@ def run(command: Sequence[str | Path], *, seconds: float, gigabytes: float) -> R
 
     RssAnon is sampled from outside, as a thread inside would stand still while C code holds the interpreter lock.
     """
-    start = time.perf_counter()
+    start, used = time.perf_counter(), processor_seconds()
     process = subprocess.Popen(
         [str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
         text=True, errors="replace", start_new_session=True,
@@ -146,12 +159,13 @@ def run(command: Sequence[str | Path], *, seconds: float, gigabytes: float) -> R
     with contextlib.suppress(ProcessLookupError):
         resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, limit))
         resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
-    peak, done = 0, threading.Event()
+    peak, resident, done = 0, 0, threading.Event()
 
     def sample() -> None:
-        nonlocal peak
+        nonlocal peak, resident
         while not done.wait(SAMPLE):
-            peak = max(peak, rss_anon(process.pid))
+            now = memory(process.pid)
+            peak, resident = max(peak, now.get("RssAnon", 0)), max(resident, now.get("VmHWM", 0))
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
@@ -166,7 +180,7 @@ def run(command: Sequence[str | Path], *, seconds: float, gigabytes: float) -> R
     finally:
         done.set()
         sampler.join()
-    return Run(code, out, err, time.perf_counter() - start, peak)
+    return Run(code, out, err, time.perf_counter() - start, processor_seconds() - used, peak, resident)
 
 
 @dataclass(frozen=True)

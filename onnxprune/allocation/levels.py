@@ -42,7 +42,7 @@ from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.progress import Steps
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
-from onnxprune.solvers.least_squares import Moments, damping
+from onnxprune.solvers.least_squares import damping
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
 REMOVED = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # levels, as fractions of a group
@@ -125,9 +125,8 @@ def level_database(
     for names in group_batches(readings, memory):
         gathered = [r for name in names for r in readings[name]]
         gather_moments(
-            analysis, gathered, source, memory=memory, threads=threads, seed=seed,
-            ranks=by_data is not None and "ranks" in by_data.measures,
-            progress=_part(progress, done, len(names), total),
+            analysis, gathered, source, measures=() if by_data is None else by_data.measures, threads=threads,
+            seed=seed, progress=_part(progress, done, len(names), total),
         )  # fmt: skip
         done += len(names)
         if by_data is not None:
@@ -175,7 +174,7 @@ def level_database(
             done += 1
             progress(done, total)
         for r in gathered:
-            r.moments = Moments()
+            r.forget()
     ends = [name for name in blocks if len(kept[name]) > 1]
     if ends and len(ends) == len(blocks):  # one block stays, whatever the target
         last = max(ends, key=lambda name: loss[name][-1])

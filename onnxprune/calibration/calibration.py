@@ -21,7 +21,7 @@ from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.layers.layer import linear_layers
 from onnxprune.runtime.session import Feeds, session
-from onnxprune.runtime.stream import Stream
+from onnxprune.runtime.stream import Runs, Stream, mapped
 from onnxprune.structure.analysis import Analysis, Keep
 
 SYNTHETIC = "synthetic"
@@ -86,7 +86,7 @@ def estimated_seconds(analysis: Analysis, data: Calibration, groups: int, *, lev
 def solve_data(analysis: Analysis, keep: Keep, data: Calibration) -> Batches:
     """The samples as the model takes them after the cut, in two parts that allocators tell apart."""
     learn, held_out = data.split()
-    parts = [[analysis.narrow(feeds, keep) for feeds in data.runs(which)] for which in (None, learn, held_out)]
+    parts = [mapped(data.runs(which), lambda feeds: analysis.narrow(feeds, keep)) for which in (None, learn, held_out)]
     return Batches(
         parts[0],
         data.memory,
@@ -132,10 +132,13 @@ class Calibration:
     jobs: int = 1
     seed: int = 0
 
-    def runs(self, indices: Sequence[int] | None = None) -> list[Feeds]:
-        """Inputs batch by batch, of all samples or of some."""
+    def runs(self, indices: Sequence[int] | None = None) -> Runs:
+        """Inputs batch by batch, of all samples or of some; each is loaded when it is asked for."""
         chosen = self.samples if indices is None else self.samples.take(indices)
-        return list(chosen.batches(self.batch))
+        each = self.batch if chosen.stackable else 1
+        return Runs(
+            -(-chosen.count // each), lambda i: chosen.feeds(range(i * each, min((i + 1) * each, chosen.count))), each
+        )
 
     def split(self) -> tuple[list[int], list[int]]:
         """Indices that moments may use, and evenly spread ones that they may not; of one sample it is both."""

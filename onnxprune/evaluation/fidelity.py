@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from onnxprune.calibration.calibration import FEW, Calibration
 from onnxprune.calibration.samples import spread
 from onnxprune.evaluation.damage import class_rows, damage, joined
 from onnxprune.graph.io import Model
-from onnxprune.runtime.stream import Stream
+from onnxprune.runtime.stream import Stream, mapped
 from onnxprune.structure.analysis import Analysis, Keep
 
 COMPARED, FEWEST = 256e6, 8  # bytes of outputs that are compared at once at most, and samples at least
@@ -50,19 +50,18 @@ def fidelity(analysis: Analysis, keep: Keep, pruned: Model, calibration: Calibra
     samples = calibration.samples if spare is None or seen else spare
     most = max(FEWEST, int(COMPARED / max(_bytes_each(analysis), 1)))
     samples = samples.take(spread(samples.count, most)) if samples.count > most else samples
-    indices = range(samples.count)
-    source = list(samples.batches(calibration.batch))
+    source = replace(calibration, samples=samples).runs()
     names = [o.name for o in original.proto.graph.output]
     whole = Stream(original, source, threads=calibration.threads).compute(names)
     narrow = (analysis.narrow(outputs, keep) for outputs in whole)
-    measure = damage(original, narrow, names, len(indices))
-    small = [analysis.narrow(feeds, keep) for feeds in source]
+    measure = damage(original, narrow, names, samples.count)
+    small = mapped(source, lambda feeds: analysis.narrow(feeds, keep))
     outputs = joined(Stream(pruned, small, threads=calibration.threads).compute(names), names)
     agreement = None
     if measure.classes:
         a, b = (class_rows(o[measure.classes]).argmax(1) for o in (measure.reference, outputs))
         agreement = float((a == b).mean())
-    return Fidelity(len(indices), agreement, measure(outputs), seen, calibration.synthetic)
+    return Fidelity(samples.count, agreement, measure(outputs), seen, calibration.synthetic)
 
 
 def _bytes_each(analysis: Analysis) -> float:

@@ -25,7 +25,8 @@ class Criterion:
     -> a score per unit `(size,)`; by gates, `gates.gate_losses`.
     reads: by weights, the same of the sites that read the units, by which the first is multiplied; None for neither.
     rowwise: by weights, whether the score of a row depends on that row alone.
-    measures: by data, what is measured beside the moments: "ranks" of feature maps, "energy" of a unit.
+    measures: by data, what is measured beside the moments: "magnitudes" of activations, "ranks" of feature maps,
+    "energy" of a unit.
     blocks: whether it scores residual blocks, too, which else go by what they change in the stream.
     blind: whether it does not look at units, so that those that change nothing do not go first.
     """

@@ -7,9 +7,9 @@ matrix, and the unit of every row. A criterion maps what the readers of one grou
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,36 +19,64 @@ from onnxprune.importance.criterion import Criterion, Scores, summary
 from onnxprune.importance.weights import score as weight_scores
 from onnxprune.layers.layer import Layer, linear_layers
 from onnxprune.layers.rows import kernel_shape, matrix, positions, rows
+from onnxprune.layers.sampling import ROWS_EACH, Sampling, rows_wished, sampling
 from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.runtime.session import Feeds
-from onnxprune.runtime.stream import Stream
+from onnxprune.runtime.stream import Stop, Stream, samples_in
 from onnxprune.solvers.lasso import inner_products, removal_order
 from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.obs import Reader, removal_costs
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
-ROWS, ROWS_EACH, ROWS_LEAST = 20_000, 50, 10  # of one layer's moments; for every column; at least
-WORK = 4e10  # multiply-adds for one layer's moments, at most
 RIDGE = 0.03
+
+
+@dataclass(eq=False)
+class Statistics:
+    """Of rows that layers may share. moments: of the rows; magnitude, square, zeros: mean magnitude, mean square and
+    share of zeros of every row's entries, `(d,)`, where they are measured."""
+
+    moments: Moments = field(default_factory=Moments)
+    magnitude: Float = field(default_factory=lambda: np.zeros(0))
+    square: Float = field(default_factory=lambda: np.zeros(0))
+    zeros: Float = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, x: Array, *, magnitudes: bool) -> None:
+        """Sum up a batch, `(n, d)`."""
+        self.moments.add(x)
+        if not magnitudes:
+            return
+        if not self.zeros.size:
+            self.magnitude, self.square, self.zeros = (np.zeros(x.shape[1]) for _ in range(3))
+        share = len(x) / max(self.moments.count, 1)
+        of_x = ((self.magnitude, np.abs(x)), (self.square, np.square(x, dtype=np.float64)), (self.zeros, x <= 0))
+        for total, now in of_x:
+            total += share * (now.mean(0, dtype=np.float64) - total)
 
 
 @dataclass(eq=False)
 class Reading:
     """One layer, or one group of a grouped convolution.
 
-    weight: `(d, o)`; components: of every row's channel, `(d,)`; moments: of the rows; magnitude, square, zeros: mean
-    magnitude, mean square and share of zeros of every row's entries, `(d,)`; rank: mean rank of its feature maps.
+    weight: `(d, o)`; components: of every row's channel, `(d,)`; seen: statistics of the rows; rank: mean rank of its
+    feature maps.
     """
 
     layer: Layer
     group: int
     weight: Float
     components: Array
-    moments: Moments = field(default_factory=Moments)
-    magnitude: Float = field(default_factory=lambda: np.zeros(0))
-    square: Float = field(default_factory=lambda: np.zeros(0))
-    zeros: Float = field(default_factory=lambda: np.zeros(0))
+    seen: Statistics = field(default_factory=Statistics)
     rank: Float = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def moments(self) -> Moments:
+        """Of the rows."""
+        return self.seen.moments
+
+    def forget(self) -> None:
+        """Give the memory of the statistics back."""
+        self.seen, self.rank = Statistics(), np.zeros(0)
 
 
 def row_components(analysis: Analysis, layer: Layer, m: Float) -> Array:
@@ -87,54 +115,73 @@ def gather_moments(
     readings: Sequence[Reading],
     source: Sequence[Feeds],
     *,
-    memory: float = 2e9,
+    measures: Collection[str] = (),
     threads: int = 0,
     seed: int = 0,
-    ranks: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Fill in the moments of the readings in one pass over what the original model computes.
+    """Fill in the moments of the readings in one pass over what the original model computes; layers that read the same
+    rows share them.
 
-    source: its inputs, batch by batch; memory: bytes for activations; ranks: whether the ranks of feature maps are
-    measured too.
+    source: its inputs, batch by batch; measures: what else is measured, "magnitudes" and "ranks".
     """
+    if not len(source):
+        return
     values = Values(analysis.model)
-    stream = Stream(analysis.model, source, limit=memory, threads=threads)
-    by_layer: dict[str, list[Reading]] = {}
-    for r in readings:
-        if r not in by_layer.setdefault(r.layer.key, []):
-            by_layer[r.layer.key].append(r)
-    for done, together in enumerate(sorted(by_layer.values(), key=lambda rs: rs[0].layer.index)):
-        progress(done, len(by_layer))
-        layer = together[0].layer
-        kernel = kernel_shape(layer, values)
-        stream.advance(layer.index)
-        rng = np.random.default_rng([seed, zlib.crc32(layer.key.encode())])
-        share = None
-        for batch in stream.compute([layer.source]):
-            x = batch[layer.source]
-            count = positions(layer, x, kernel)
-            if share is None:
-                width = len(together[0].weight)
-                limit = min(max(ROWS, ROWS_EACH * width), WORK / (width * width * len(together)))
-                share = max(limit, ROWS_LEAST * width) / (count * len(stream.state))
-            picked = None if share >= 1 else np.sort(rng.choice(count, max(1, round(count * share)), replace=False))
-            x_rows = rows(layer, x, kernel, picked)
-            for r in together:
-                _count(r, x_rows[r.group])
-                if ranks:
-                    _rank(r, x, layer.group)
-    progress(len(by_layer), len(by_layer))
+    stream = Stream(analysis.model, source, threads=threads)
+    views = _views(readings, values)
+    stops = [Stop(v.layer.index, (v.layer.source,)) for v in views]
+    plans: dict[int, Sampling] = {}
+    for i, k, found in stream.walk(stops, [0]):  # which says how many positions there are
+        view, x = views[k], found[views[k].layer.source]
+        width = len(view.readings[0].weight)
+        wished = rows_wished(width, len({r.group for r in view.readings}), ROWS_EACH)
+        count = positions(view.layer, x, view.kernel)
+        plans[k] = sampling(wished, max(count, 1), len(source), samples_in(source))
+        view.look(i, x, plans[k].share, measures, seed)
+    asked = [replace(stop, batches=plans[k].batches) for k, stop in enumerate(stops)]
+    total = max((p.batches for p in plans.values()), default=1)
+    for i, k, found in stream.walk(asked, range(1, total)):
+        progress(i, total)
+        views[k].look(i, found[views[k].layer.source], plans[k].share, measures, seed)
+    progress(total, total)
 
 
-def _count(r: Reading, x: Array) -> None:
-    before = r.moments.count
-    if not before:
-        r.magnitude, r.square, r.zeros = (np.zeros(x.shape[1]) for _ in range(3))
-    r.moments.add(x)
-    share = len(x) / max(r.moments.count, 1)
-    for total, now in ((r.magnitude, np.abs(x)), (r.square, np.square(x, dtype=np.float64)), (r.zeros, x <= 0)):
-        total += share * (now.mean(0, dtype=np.float64) - total)
+@dataclass(frozen=True, eq=False)
+class _View:
+    """Rows that layers share; layer: the first of them; readings: of all, one per group first."""
+
+    layer: Layer
+    kernel: tuple[int, ...]
+    readings: list[Reading]
+
+    def look(self, batch: int, x: Array, share: float, measures: Collection[str], seed: int) -> None:
+        """Add a batch of the source to the moments; share: of its positions that become rows."""
+        count = positions(self.layer, x, self.kernel)
+        rng = np.random.default_rng([seed, zlib.crc32(self.layer.key.encode()), batch])
+        picked = None if share >= 1 else np.sort(rng.choice(count, max(1, round(count * share)), replace=False))
+        by_group = rows(self.layer, x, self.kernel, picked)
+        for group, seen in {r.group: r.seen for r in self.readings}.items():
+            seen.add(by_group[group], magnitudes="magnitudes" in measures)
+        if "ranks" in measures:
+            for r in self.readings:
+                _rank(r, x, self.layer.group)
+
+
+SEEN = ("strides", "dilations", "pads", "auto_pad", "output_padding", "output_shape", "transA")  # attributes of rows
+
+
+def _views(readings: Sequence[Reading], values: Values) -> list[_View]:
+    """The readings by the rows that they read, in order; those that read the same share their statistics."""
+    views: dict[str, _View] = {}
+    for r in sorted(dict.fromkeys(readings), key=lambda r: r.layer.index):
+        layer, kernel = r.layer, kernel_shape(r.layer, values)
+        attributes = [layer.node.attr(name) for name in SEEN]
+        view = views.setdefault(repr((layer.source, layer.trait.rows, layer.group, kernel, attributes)),
+                                _View(layer, kernel, []))  # fmt: skip
+        r.seen = next((other.seen for other in view.readings if other.group == r.group), r.seen)
+        view.readings.append(r)
+    return list(views.values())
 
 
 def _rank(r: Reading, x: Array, groups: int) -> None:
@@ -181,7 +228,7 @@ class Seen:
 
 def activation(seen: Seen) -> Float:
     """mean magnitude of the activations (Molchanov et al. 2017, Pruning CNNs for Resource Efficient Inference)"""
-    return seen.mean(lambda r: r.magnitude)
+    return seen.mean(lambda r: r.seen.magnitude)
 
 
 def variance(seen: Seen) -> Float:
@@ -191,7 +238,7 @@ def variance(seen: Seen) -> Float:
 
 def apoz(seen: Seen) -> Float:
     """share of activations that are above zero (Hu et al. 2016, Network Trimming)"""
-    return seen.mean(lambda r: 1 - r.zeros)
+    return seen.mean(lambda r: 1 - r.seen.zeros)
 
 
 def hrank(seen: Seen) -> Float:
@@ -201,7 +248,7 @@ def hrank(seen: Seen) -> Float:
 
 def wanda(seen: Seen) -> Float:
     """magnitude of the weights that read a unit times the norm of what they read (Sun et al. 2023, Wanda)"""
-    return seen.mean(lambda r: np.abs(r.weight).sum(1) * np.sqrt(r.square))
+    return seen.mean(lambda r: np.abs(r.weight).sum(1) * np.sqrt(r.seen.square))
 
 
 def energy(seen: Seen) -> Float:
@@ -225,10 +272,12 @@ def regression(seen: Seen) -> Float:
 
 
 DATA_CRITERIA: dict[str, Criterion] = {
-    **{f.__name__: Criterion(summary(f), "data", f) for f in (activation, variance, apoz)},
+    "activation": Criterion(summary(activation), "data", activation, measures=("magnitudes",)),
+    "variance": Criterion(summary(variance), "data", variance),
+    "apoz": Criterion(summary(apoz), "data", apoz, measures=("magnitudes",)),
     "hrank": Criterion(summary(hrank), "data", hrank, measures=("ranks",)),
-    "wanda": Criterion(summary(wanda), "data", wanda),
-    "energy": Criterion(summary(energy), "data", energy, measures=("energy",)),
+    "wanda": Criterion(summary(wanda), "data", wanda, measures=("magnitudes",)),
+    "energy": Criterion(summary(energy), "data", energy, measures=("magnitudes", "energy")),
     **{f.__name__: Criterion(summary(f), "data", f) for f in (obs, regression)},
 }
 
@@ -316,12 +365,12 @@ def score(
     for names in group_batches(readings, memory):
         chosen = [r for name in names for r in readings[name]]
         gather_moments(
-            analysis, chosen, source, memory=memory, threads=threads, seed=seed,
-            ranks="ranks" in DATA_CRITERIA[importance].measures, progress=progress,
+            analysis, chosen, source, measures=DATA_CRITERIA[importance].measures, threads=threads, seed=seed,
+            progress=progress,
         )  # fmt: skip
         out |= measured(analysis, [by_name[n] for n in names], readings, importance, ridge=ridge, jobs=jobs)
         for r in chosen:
-            r.moments = Moments()
+            r.forget()
     return {g.name: out[g.name] for g in groups}
 
 

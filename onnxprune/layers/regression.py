@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +12,14 @@ from onnxprune.graph.arrays import Array, Float
 from onnxprune.layers.layer import Layer
 from onnxprune.layers.places import Parameters
 from onnxprune.layers.rows import like_outputs, positions, rows
+from onnxprune.layers.sampling import rows_wished, sampling
 from onnxprune.layers.tail import Tail
-from onnxprune.runtime.stream import Stream
+from onnxprune.runtime.stream import Stream, samples_in
 from onnxprune.solvers.least_squares import Fit, Moments
 from onnxprune.structure.analysis import Keep
 from onnxprune.structure.coupling import Axis, Coupling
 
-ROWS = 30_000  # of one layer's regression, where that is
-ROWS_EACH = 100  # for every column, or more; neighbouring positions are alike, so that more say little
-WORK = 6e10  # multiply-adds for one layer's moments, at most, but for
-ROWS_LEAST = 10  # rows for every column
+HELD = 128e6  # bytes of rows that are kept for another look; where there are more, they are made again
 REFITS = 2  # rounds of targets that know the activation
 SMALLEST_SCALE = 1e-3  # channels that a normalisation shrinks below this part of the largest cannot make up for others
 
@@ -72,18 +70,115 @@ def surviving(c: Coupling, layer: Layer, keep: Keep, m: Float) -> tuple[Keep, Ke
     return spread(into, g * d).reshape(g, d), spread(out, g * o).reshape(g, o)
 
 
+Part = tuple[Array, Array, Array]  # rows, targets and what is added to the outputs, of one batch
+Pick = Callable[[int, int], Array | None]  # batch and its positions -> those that are used, None for all
+
+
+class Rows:
+    """The regression of a task in parts: rows `(groups, n, in)` of the pruned model, targets `(groups, n, out)` of the
+    whole one, and what the pruned model adds to the outputs behind the layer, of the targets' shape or one that
+    broadcasts. There are none until `extend` asks for some; what it gave can be looked at again.
+    """
+
+    def __init__(self, task: Task, whole: Stream, small: Stream, *, seed: int) -> None:
+        self.task, self.whole, self.small = task, whole, small
+        self.rng = np.random.default_rng([seed, zlib.crc32(task.whole.key.encode())])
+        self.counts: dict[int, int] = {}  # positions of batches that were looked at
+        self.picked: dict[int, Array] = {}  # those that are used
+        self.parts: list[Part] | None = []  # None where they are too many to be held
+        self.complete = False  # whether there are no more rows
+        scale = task.tail.scale
+        able = np.abs(scale) > SMALLEST_SCALE * np.abs(scale).max()
+        self.factor = np.where(able, 1 / np.where(able, scale, 1), 0.0).astype(np.float32)
+        self.matrix = task.matrix.astype(np.float32)
+
+    def __iter__(self) -> Iterator[Part]:
+        if self.parts is not None:
+            return iter(self.parts)
+        return self._made(sorted(self.picked), self._again)
+
+    def extend(self, each: float) -> Iterator[Part]:
+        """What is missing to so many rows for every column."""
+        task, total = self.task, len(self.whole)
+        if not total:
+            return
+        if not self.counts:
+            self._advance(1)
+            (first,) = self.whole.compute([task.whole.source], [0])
+            self.counts[0] = positions(task.whole, first[task.whole.source], task.kernel)
+        wished = rows_wished(int(task.inside[0].sum()), len(task.matrix), each)
+        plan = sampling(wished, max(self.counts[0], 1), total, samples_in(self.whole.source))
+        self._advance(plan.batches)
+        self.complete = plan.batches == total and plan.share >= 1
+        short = [
+            i for i in range(plan.batches) if i not in self.picked or self._missing(i, self.counts[i], plan.share) > 0
+        ]
+        held = sum(v.nbytes for part in self.parts or () for v in part)
+        for part in self._made(short, lambda i, count: self._pick(i, count, plan.share)):
+            held += sum(v.nbytes for v in part)
+            if self.parts is not None:
+                self.parts.append(part)
+                self.parts = self.parts if held <= HELD else None
+            yield part
+
+    def _advance(self, batches: int) -> None:
+        self.whole.advance(self.task.whole.index, batches)
+        self.small.advance(self.task.pruned.index, batches)
+
+    def _missing(self, batch: int, count: int, share: float) -> int:
+        """Rows that a batch lacks to a share of its positions."""
+        return min(count, max(1, round(count * share))) - len(self.picked.get(batch, ()))
+
+    def _pick(self, batch: int, count: int, share: float) -> Array | None:
+        """Positions that were not used before."""
+        self.counts[batch] = count
+        before, missing = self.picked.get(batch), self._missing(batch, count, share)
+        left = np.arange(count) if before is None else np.setdiff1d(np.arange(count), before, assume_unique=True)
+        new = left if missing >= len(left) else np.sort(self.rng.choice(left, max(missing, 0), replace=False))
+        self.picked[batch] = new if before is None else np.union1d(before, new)
+        return None if len(new) == count else new
+
+    def _again(self, batch: int, count: int) -> Array | None:
+        """Positions that are used."""
+        return None if len(self.picked[batch]) == count else self.picked[batch]
+
+    def _made(self, batches: Sequence[int], pick: Pick) -> Iterator[Part]:
+        task, whole, small = self.task, self.whole, self.small
+        g, other = len(task.matrix), task.tail.other
+        # a stream that is made later will make up for this layer, not this layer for it
+        earlier = whole.position(other) < task.whole.index and small.position(other) < task.pruned.index
+        extra = [other] if other else []
+        denses = whole.compute([task.whole.source, *extra], batches)
+        thins = small.compute([task.pruned.source, *(extra if earlier else [])], batches)
+        for i, dense, thin in zip(batches, denses, thins, strict=True):
+            x = dense[task.whole.source]
+            picked = pick(i, positions(task.whole, x, task.kernel))
+            target = np.matmul(rows(task.whole, x, task.kernel, picked), self.matrix)  # (g, n, out)
+            target = np.stack([target[k][:, task.outside[k]] for k in range(g)])
+            added = np.zeros((g, 1, 1), np.float32)
+            if other:
+                original = like_outputs(task.whole, dense[other], x, task.kernel, task.outside.size, picked)
+                original = original[:, task.outside.ravel()]
+                stream = original
+                if earlier:
+                    narrow = thin[task.pruned.source]
+                    stream = like_outputs(task.pruned, thin[other], narrow, task.kernel, original.shape[1], picked)
+                    missing = (original - stream) * self.factor * task.tail.sign
+                    target = target + missing.reshape(len(missing), g, -1).transpose(1, 0, 2)
+                added = task.tail.sign * stream.reshape(len(stream), g, -1).transpose(1, 0, 2)
+            yield rows(task.pruned, thin[task.pruned.source], task.kernel, picked), target, added
+
+
 def activation_aware(
+    rows: Iterable[Part],
     task: Task,
-    whole: Stream,
-    small: Stream,
     moments: list[Moments],
     solved: list[Fit],
     fit: Callable[[int, Moments, Fit], Fit],
-    *,
-    seed: int,
 ) -> list[Fit]:
     """Solve again with targets that may be anything where the activation is flat, as long as it stays so.
 
+    rows: of the task, as they were summed up.
     fit: group, moments with the new targets and what was solved before -> the new solution. Where the whole model is
     below the lower end, any value below it will do, and alike above: the target is what the layer gives now, or the end
     itself.
@@ -97,7 +192,7 @@ def activation_aware(
         again = [m.like() for m in moments]
         weight = np.stack([s.weight for s in solved]).astype(np.float32)
         shift = np.stack([s.shift for s in solved]).astype(np.float32)[:, None]
-        for x, t, added in regression_batches(task, whole, small, seed=seed):
+        for x, t, added in rows:
             now = scale * (np.matmul(x, weight) + shift) + offset + added
             wish = scale * t + offset + added
             free = np.where(wish <= low, np.minimum(now, low), np.where(wish >= high, np.maximum(now, high), wish))
@@ -108,47 +203,21 @@ def activation_aware(
     return solved
 
 
-def regression_batches(task: Task, whole: Stream, small: Stream, *, seed: int) -> Iterator[tuple[Array, Array, Array]]:
-    """Batch by batch: rows `(groups, n, in)` of the pruned model, targets `(groups, n, out)` of the whole one, and what
-    the pruned model adds to the outputs behind the layer, of the targets' shape or one that broadcasts."""
-    g = len(task.matrix)
-    full = task.matrix.astype(np.float32)
-    other = task.tail.other
-    # a stream that is made later will make up for this layer, not this layer for it
-    earlier = whole.position(other) < task.whole.index and small.position(other) < task.pruned.index
-    scale = task.tail.scale
-    able = np.abs(scale) > SMALLEST_SCALE * np.abs(scale).max()
-    factor = np.where(able, 1 / np.where(able, scale, 1), 0.0).astype(np.float32)
-    extra = [other] if other else []
-    rng = np.random.default_rng([seed, zlib.crc32(task.whole.key.encode())])
-    share = None
-    thin_extra = extra if earlier else []
-    pairs = zip(
-        whole.compute([task.whole.source, *extra]), small.compute([task.pruned.source, *thin_extra]), strict=True
-    )
-    for dense, thin in pairs:
-        x = dense[task.whole.source]
-        count = positions(task.whole, x, task.kernel)
-        if share is None:
-            share = sampled_share(count * len(whole.state), int(task.inside[0].sum()), g)
-        picked = None if share >= 1 else np.sort(rng.choice(count, max(1, round(count * share)), replace=False))
-        target = np.matmul(rows(task.whole, x, task.kernel, picked), full)  # (g, n, out)
-        target = np.stack([target[k][:, task.outside[k]] for k in range(g)])
-        added = np.zeros((g, 1, 1), np.float32)
-        if other:
-            original = like_outputs(task.whole, dense[other], x, task.kernel, task.outside.size, picked)
-            original = original[:, task.outside.ravel()]
-            stream = original
-            if earlier:
-                narrow = thin[task.pruned.source]
-                stream = like_outputs(task.pruned, thin[other], narrow, task.kernel, original.shape[1], picked)
-                missing = (original - stream) * factor * task.tail.sign
-                target = target + missing.reshape(len(missing), g, -1).transpose(1, 0, 2)
-            added = task.tail.sign * stream.reshape(len(stream), g, -1).transpose(1, 0, 2)
-        yield rows(task.pruned, thin[task.pruned.source], task.kernel, picked), target, added
-
-
-def sampled_share(total: int, width: int, groups: int) -> float:
-    """Part of all rows that are used: enough for the width, bounded in number and in work."""
-    limit = max(min(max(ROWS, ROWS_EACH * width), WORK / (width * width * groups)), ROWS_LEAST * width)
-    return limit / max(total, 1)
+def source_rows(
+    stream: Stream, layer: Layer, kernel: tuple[int, ...], shape: tuple[int, int], each: float, rng: np.random.Generator
+) -> Iterator[Array]:
+    """Rows of what a layer reads in one model, `(groups, n, in)` of every batch that is asked; shape: groups, columns;
+    each: rows for every column."""
+    if not len(stream):
+        return
+    stream.advance(layer.index, 1)
+    (first,) = stream.compute([layer.source], [0])
+    count = positions(layer, first[layer.source], kernel)
+    wished = rows_wished(shape[1], shape[0], each)
+    plan = sampling(wished, max(count, 1), len(stream), samples_in(stream.source))
+    stream.advance(layer.index, plan.batches)
+    for batch in stream.compute([layer.source], range(plan.batches)):
+        x = batch[layer.source]
+        count = positions(layer, x, kernel)
+        chosen = max(1, round(count * plan.share))
+        yield rows(layer, x, kernel, None if chosen >= count else np.sort(rng.choice(count, chosen, replace=False)))

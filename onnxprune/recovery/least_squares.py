@@ -21,23 +21,20 @@ from onnxprune.graph.node import walk
 from onnxprune.graph.step import Step
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.places import parameters
-from onnxprune.layers.regression import (
-    Task,
-    activation_aware,
-    regression_batches,
-    surviving,
-)
+from onnxprune.layers.regression import Rows, Task, activation_aware, surviving
 from onnxprune.layers.rows import kernel_shape, matrix
+from onnxprune.layers.sampling import ROWS_EACH, each_for
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.progress import Steps
 from onnxprune.recovery.cut_model import CutModel, LayerFit, Recovered
 from onnxprune.runtime.session import Feeds
-from onnxprune.runtime.stream import Stream
+from onnxprune.runtime.stream import Stream, mapped
 from onnxprune.solvers.least_squares import Fit, Moments, Singular, match, solve_ridge
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.dead import without_dead
 
+ENOUGH = 1.2  # times the rows that there are: less more is not worth another look
 RIDGE = 0.03  # tools/bench_accuracy.py; three times that for synthetic data
 
 
@@ -87,21 +84,14 @@ def least_squares(
     edit = Edit(pruned)
     tasks, fits = find_tasks(analysis, keep, without_dead(analysis, keep), edit)
     whole = Stream(analysis.model, source, limit=memory / 2, threads=threads)
-    narrow = [analysis.narrow(feeds, keep) for feeds in source]
+    narrow = mapped(source, lambda feeds: analysis.narrow(feeds, keep))
     small = Stream(edit.model, narrow, limit=memory / 2, threads=threads)
     for done, task in enumerate(tasks):
         progress(done, len(tasks))
-        whole.advance(task.whole.index)
-        small.advance(task.pruned.index)
+        rows = Rows(task, whole, small, seed=seed)
         moments = [Moments(intercept=task.into.bias is not None) for _ in task.inside]
-        for x, t, _ in regression_batches(task, whole, small, seed=seed):
-            for g, m in enumerate(moments):
-                m.add(x[g], t[g])
         try:
-            solved = [
-                match(m, task.prior(g)) if method == "mean-std" else solve_ridge(m, task.prior(g), ridge=ridge)
-                for g, m in enumerate(moments)
-            ]
+            solved = _solved(task, rows, moments, method, ridge)
         except Singular as e:
             fits.append(LayerFit(task.whole.node.label, task.whole.node.op, 0.0, 0.0, moments[0].count, str(e)))
             continue
@@ -110,13 +100,30 @@ def least_squares(
             def fit(g: int, m: Moments, now: Fit, task: Task = task) -> Fit:
                 return solve_ridge(m, task.prior(g), ridge=ridge)
 
-            solved = activation_aware(task, whole, small, moments, solved, fit, seed=seed)
+            solved = activation_aware(rows, task, moments, solved, fit)
         before = np.mean([_plain_error(m, task.prior(g)) for g, m in enumerate(moments)])
         after = float(np.mean([s.error for s in solved]))
         task.into.write(np.stack([s.weight for s in solved]), np.concatenate([s.shift for s in solved]))
         fits.append(LayerFit(task.whole.node.label, task.whole.node.op, float(before), after, moments[0].count))
     progress(len(tasks), len(tasks))
     return edit.model, fits
+
+
+def _solved(task: Task, rows: Rows, moments: Sequence[Moments], method: str, ridge: float) -> list[Fit]:
+    """A fit per group, and its moments, of as many rows as its error asks for. Raises `Singular`."""
+    each = float(ROWS_EACH)
+    while True:
+        for x, t, _ in rows.extend(each):
+            for g, m in enumerate(moments):
+                m.add(x[g], t[g])
+        solved = [
+            match(m, task.prior(g)) if method == "mean-std" else solve_ridge(m, task.prior(g), ridge=ridge)
+            for g, m in enumerate(moments)
+        ]
+        more = each_for(float(np.mean([s.error for s in solved])))
+        if rows.complete or more <= ENOUGH * each:
+            return solved
+        each = more
 
 
 def _plain_error(m: Moments, weight: Float) -> float:

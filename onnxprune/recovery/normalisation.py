@@ -18,7 +18,7 @@ from onnxprune.layers.values import Values, constant_names
 from onnxprune.progress import Steps
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.runtime.session import Feeds
-from onnxprune.runtime.stream import Stream
+from onnxprune.runtime.stream import Stream, mapped
 from onnxprune.structure.dead import without_dead
 
 
@@ -29,7 +29,7 @@ def renormalise(model: CutModel) -> Recovered:
     assert data is not None
     if normalisations(model.cut.model) and without_dead(model.analysis, model.keep).all():
         return Step(model.cut.model, ())
-    narrow = [model.analysis.narrow(feeds, model.keep) for feeds in data.runs()]
+    narrow = mapped(data.runs(), lambda feeds: model.analysis.narrow(feeds, model.keep))
     out, count = batch_statistics(
         model.cut.model, narrow, memory=data.memory, threads=data.threads, progress=model.progress
     )

@@ -11,6 +11,7 @@ within a batch are float32, where those hold them. Moments of what is not finite
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
@@ -21,11 +22,18 @@ from onnxprune.graph.arrays import Array, Float
 SCALES = (0.2, 5.0)  # by which `match` may scale an output
 
 
+KEPT = 4096  # columns up to which covariance and factor are kept beside the sums
+
+
 def _summable(x: Array) -> Array:
     """Rows as they are, float64 where sums of their squares leave float32; what is not finite becomes NaN."""
     if not x.size or max(float(x.max()), -float(x.min())) < 1e18 / np.sqrt(len(x)):  # also False for NaN
         return x
     return np.where(np.isfinite(x), x, np.nan).astype(np.float64)
+
+
+def _column_sums(x: Array) -> Float:
+    return np.asarray(np.ones(len(x), x.dtype) @ x, np.float64)
 
 
 class Moments:
@@ -39,6 +47,8 @@ class Moments:
         self.count = 0
         self.xx = np.zeros((0, 0))
         self._known: Moments | None = None
+        self._gram: tuple[int, Float] = (-1, self.xx)  # of how many rows
+        self._factor: tuple[tuple[int, float], Any] = ((-1, 0.0), None)  # of how many rows, and which ridge
 
     def like(self) -> Moments:
         """Moments of the same rows, which need not be summed up again, and of other targets."""
@@ -62,9 +72,9 @@ class Moments:
         if self._known is None:
             self.xx += x.T @ x
         self.xt += x.T @ t
-        self.sx += x.sum(0, dtype=np.float64)
-        self.st += t.sum(0, dtype=np.float64)
-        self.tt += np.square(t, dtype=np.float64).sum(0)
+        self.sx += _column_sums(x)
+        self.st += _column_sums(t)
+        self.tt += np.einsum("no,no->o", t, t)
         self.count += len(x)
 
     @property
@@ -80,7 +90,34 @@ class Moments:
     @property
     def gram(self) -> Float:
         """Covariance of the rows, `(d, d)`; second moments without intercept."""
-        return self._centred(self.xx, self.sx, self.sx)
+        if self._known is not None and self._known.count == self.count:
+            return self._known.gram
+        if self._gram[0] == self.count:
+            return self._gram[1]
+        gram = self.covariance()
+        if len(gram) <= KEPT:
+            gram.flags.writeable = False
+            self._gram = self.count, gram
+        return gram
+
+    def covariance(self) -> Float:
+        """`gram` in an array of its own."""
+        rows = self if self._known is None else self._known
+        return rows._centred(rows.xx, rows.sx, rows.sx)
+
+    def factor(self, ridge: float) -> Any:
+        """Cholesky factor of the covariance with `damping` on its diagonal, for `cho_solve`; LinAlgError where it has
+        none."""
+        if self._known is not None and self._known.count == self.count:
+            return self._known.factor(ridge)
+        if self._factor[0] == (self.count, ridge):
+            return self._factor[1]
+        damped = self.covariance()
+        damped[np.diag_indices_from(damped)] += damping(damped, ridge)
+        factor = cho_factor(damped, overwrite_a=True, check_finite=False)
+        if len(damped) <= KEPT:
+            self._factor = (self.count, ridge), factor
+        return factor
 
     @property
     def cross(self) -> Float:
@@ -132,12 +169,11 @@ def solve_ridge(moments: Moments, prior: Float, *, ridge: float, cross: Float | 
         raise Singular("its inputs are not finite")
     if not np.diag(gram).any():
         raise Singular("its inputs are constant")
-    lam = damping(gram, ridge)
     try:
-        factor = cho_factor(gram + lam * np.eye(len(gram)), check_finite=False)
+        factor = moments.factor(ridge)
     except LinAlgError:
         raise Singular("the normal equations are singular") from None
-    weight = cho_solve(factor, target + lam * prior, check_finite=False)
+    weight = cho_solve(factor, target + damping(gram, ridge) * prior, check_finite=False)
     return Fit(weight, moments.t_mean - moments.x_mean @ weight, error(moments, weight))
 
 

@@ -28,8 +28,9 @@ from onnxprune.graph.links import read_by
 from onnxprune.graph.shapes import infer
 from onnxprune.layers.layer import Layer, linear_layers
 from onnxprune.layers.places import Parameters, Place, parameters
-from onnxprune.layers.regression import Task, activation_aware, regression_batches
+from onnxprune.layers.regression import Rows, Task, activation_aware
 from onnxprune.layers.rows import kernel_shape, matrix
+from onnxprune.layers.sampling import MOST_EACH
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values, constant_names
 from onnxprune.progress import Steps
@@ -156,8 +157,6 @@ def _pass(
             job = replace(job, before=now)
         result = kept.read(job)
         if result is None:
-            whole.advance(job.first)
-            small.advance(min(t.pruned.index for t in job.tasks))
             result = _solve(job, pattern, whole, small, method)
             kept.write(job, result)
         weight, shift, outcome = result
@@ -294,8 +293,9 @@ def _solve(job: Job, pattern: Pattern | None, whole: Stream, small: Stream, meth
     first = job.tasks[0]
     g, d, o = first.matrix.shape
     moments = [Moments(intercept=first.into.bias is not None) for _ in range(g)]
-    for task in job.tasks:
-        for x, t, _ in regression_batches(task, whole, small, seed=method.seed):
+    regressions = [Rows(task, whole, small, seed=method.seed) for task in job.tasks]
+    for rows in regressions:
+        for x, t, _ in rows.extend(MOST_EACH):
             for k, m in enumerate(moments):
                 m.add(x[k], t[k])
     order = columns_of(job.layer, d)
@@ -334,7 +334,7 @@ def _solve(job: Job, pattern: Pattern | None, whole: Stream, small: Stream, meth
             return Fit(weight, m.t_mean - m.x_mean @ weight if m.intercept else np.zeros(o), 0.0)
 
         fits = [Fit(new[k], shift[k], 0.0) for k in range(g)]
-        fits = activation_aware(first, whole, small, moments, fits, fit, seed=method.seed)
+        fits = activation_aware(regressions[0], first, moments, fits, fit)
         new, shift = np.stack([f.weight for f in fits]), np.stack([f.shift for f in fits])
     return new, shift.ravel(), LayerSolve(job.layer.name, plain, error, moments[0].count)
 
@@ -354,7 +354,7 @@ def problem_of(moments: Moments, prior: Float, order: Array, ridge: float, *, ta
     """
     if not moments.count:
         raise NotPositive("no data reached it")
-    gram = moments.gram
+    gram = moments.covariance()
     if not np.isfinite(gram).all():
         raise NotPositive("its inputs are not finite")
     if not np.diag(gram).any():

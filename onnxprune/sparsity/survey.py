@@ -19,8 +19,9 @@ from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.layers.layer import Layer, sparse_layers
-from onnxprune.layers.regression import sampled_share
-from onnxprune.layers.rows import kernel_shape, matrix, positions, rows
+from onnxprune.layers.regression import source_rows
+from onnxprune.layers.rows import kernel_shape, matrix
+from onnxprune.layers.sampling import MOST_EACH
 from onnxprune.layers.values import Values, constant_names
 from onnxprune.progress import Steps
 from onnxprune.runtime.stream import Stream
@@ -69,14 +70,8 @@ def survey(
         m, kernel = matrix(layer, values), kernel_shape(layer, values)
         g, d, _ = m.shape
         moments = [Moments() for _ in range(g)]
-        stream.advance(layer.index)
-        share = None
-        for batch in stream.compute([layer.source]):
-            x = batch[layer.source]
-            n = positions(layer, x, kernel)
-            share = sampled_share(n * len(stream.state), d, g) if share is None else share
-            picked = None if share >= 1 else np.sort(rng.choice(n, max(1, round(n * share)), replace=False))
-            for k, part in enumerate(rows(layer, x, kernel, picked)):
+        for by_group in source_rows(stream, layer, kernel, (g, d), MOST_EACH, rng):
+            for k, part in enumerate(by_group):
                 moments[k].add(part)
         with suppress(NotPositive):
             order = columns_of(layer, d)
