@@ -8,7 +8,7 @@ and the best answer of the others is W -= H^-1[:,S] B^-1 W_S, H^-1 -= H^-1[:,S] 
 for groups ZipLM, Kurtic et al. 2023). The cheapest unit goes, again and again. Where several layers read the units,
 their costs are added, each relative to the energy of its outputs.
 
-Of the weights W W' is enough. With q = C^-1 H^-1[S,:] and z = C^-1 [W W'][S,:] - C^-1 F C'^-1 q / 2 a removal is
+Of the weights W W' is enough. With q = C^-1 H^-1[S,:] and z = C^-1 [W W'][S,:] - (C^-1 F C'^-1) q / 2 a removal is
 
     H^-1 -= q' q,    W W' -= q' z + z' q
 
