@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from contextlib import suppress
+
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
@@ -12,6 +15,15 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     *(v for v in vars(onnxruntime_pybind11_state).values() if isinstance(v, type) and issubclass(v, Exception)),
     RuntimeError, ValueError, TypeError, MemoryError,
 )  # fmt: skip
+
+
+@functools.cache
+def _share_memory() -> None:
+    """Let all sessions take their memory from one arena, where what one gives back serves the next; it grows by what is
+    asked for, not by powers of two."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    with suppress(*ORT_ERRORS):  # where the program that we are a part of has registered one, that serves as well
+        ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def base_options(
@@ -26,6 +38,8 @@ def base_options(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = level
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     # sessions are timed in turn: threads of the one that rests must not spin on the cores of the other
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
