@@ -31,6 +31,7 @@ class Clock:
         self.progress = progress
         self.seconds: dict[str, float] = {}
         self.stage, self.start = "", time.perf_counter()
+        self.expected: float | None = None  # seconds that the work on data was said to take
 
     def note(self, text: str) -> None:
         """Tell the caller a line of text, without a step."""

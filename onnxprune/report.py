@@ -51,7 +51,10 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one pruning says; `to_dict` is what `--json` writes."""
+    """Everything that one pruning says; `to_dict` is what `--json` writes.
+
+    seconds: per stage; expected: seconds that the work on data was announced to take.
+    """
 
     model: str
     output: str
@@ -74,6 +77,7 @@ class Report:
     asked: Mapping[str, Any] = field(default_factory=dict)
     got: tuple[Got, ...] = ()
     cache: str | None = None
+    expected: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: counts, bytes and seconds."""
@@ -119,7 +123,7 @@ class Report:
             "evaluation": None if self.evaluation is None else self.evaluation.to_dict(),
             "refitted": [asdict(f) for f in self.fits],
             "notes": list(self.notes),
-            "seconds": dict(self.seconds),
+            "seconds": {**self.seconds, **({} if self.expected is None else {"expected": self.expected})},
         }
 
     def __str__(self) -> str:

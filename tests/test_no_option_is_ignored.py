@@ -118,7 +118,7 @@ def test_every_option_has_a_row() -> None:
 @pytest.fixture(autouse=True)
 def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.evaluation.measure.SECONDS", 0.01)
-    monkeypatch.setattr("onnxprune.calibration.calibration.MADE_UP", 12)
+    monkeypatch.setattr("onnxprune.pipeline.prepare.MADE_UP", 12)
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if not o.effect], ids=lambda o: o.name)

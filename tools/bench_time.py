@@ -100,7 +100,8 @@ def timed(model: Path, command: str, root: Path, folder: Path) -> dict[str, Any]
     }  # fmt: skip
     if report.is_file():
         found = json.loads(report.read_text(encoding="utf-8"))
-        row |= {"stages": found.get("seconds"), "expected": found.get("expected_seconds"), "data": found.get("data")}
+        stages = found["seconds"]
+        row |= {"expected": stages.pop("expected", None), "stages": stages}
     return row
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from onnxprune.calibration.presets import Preprocess, looks_like_image
 from onnxprune.calibration.read import read
-from onnxprune.calibration.samples import MADE_UP, Samples
+from onnxprune.calibration.samples import Samples, spread
 from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import graph_inputs
-from onnxprune.layers.layer import linear_layers
 from onnxprune.runtime.session import Feeds, session
-from onnxprune.runtime.stream import Runs, Stream, mapped
+from onnxprune.runtime.stream import Runs, mapped
 from onnxprune.structure.analysis import Analysis, Keep
 
 SYNTHETIC = "synthetic"
@@ -46,14 +44,17 @@ def calibration_of(
     jobs: int,
     seed: int,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    largest: float = 0.0,
 ) -> Calibration:
-    """Samples and how they are run. Raises `OptionError` for a source that does not fit the model."""
+    """Samples and how they are run. samples: how many, None for the default by the model's MACs; largest: bytes of the
+    largest tensor of a run. Raises `OptionError` for a source that does not fit the model."""
     synthetic = isinstance(source, str) and source == SYNTHETIC
     read_from = read(
-        source, model, preprocess=preprocess, samples=samples or (MADE_UP if synthetic else default_samples(macs)),
-        augment=augment, seed=seed, shapes=shapes,
+        source, model, preprocess=preprocess, samples=samples or default_samples(macs), augment=augment, seed=seed,
+        shapes=shapes,
     )  # fmt: skip
-    return calibrate(read_from, model, synthetic=synthetic, memory=memory, threads=threads, jobs=jobs, seed=seed)
+    data = calibrate(read_from, model, synthetic=synthetic, memory=memory, threads=threads, jobs=jobs, seed=seed)
+    return replace(data, batch=max(1, min(data.batch, int(ACTIVATIONS / max(largest, 1)))))
 
 
 def describe(data: Calibration) -> str:
@@ -65,22 +66,6 @@ def scarce(data: Calibration) -> list[str]:
     """A warning where there are fewer samples than the statistics need."""
     n = data.samples.count
     return [f"{n} calibration samples are few: moments need {FEW} or more to say something"] if n < FEW else []
-
-
-def estimated_seconds(analysis: Analysis, data: Calibration, groups: int, *, levels: bool) -> float:
-    """Roughly how long the work on the data takes, in seconds, from the time of one batch."""
-    source = data.runs(range(min(data.batch, data.samples.count)))
-    stream = Stream(analysis.model, source, threads=data.threads)
-    names = [o.name for o in analysis.model.proto.graph.output]
-    list(stream.compute(names))
-    start = time.perf_counter()
-    list(stream.compute(names))
-    each = (time.perf_counter() - start) / max(1, min(data.batch, data.samples.count))
-    layers = len(linear_layers(analysis.model))
-    work = 6 * each * data.samples.count + 0.25 * layers
-    if levels:
-        work += 4 * each * data.samples.count + groups * (0.5 + 5 * each * HELD_OUT)
-    return work
 
 
 def solve_data(analysis: Analysis, keep: Keep, data: Calibration) -> Batches:
@@ -113,6 +98,7 @@ class Batches:
 
 
 BATCH_BYTES = 4 << 20  # of the inputs of one batch
+ACTIVATIONS = 16e6  # of its largest tensor, if that is more than one sample
 BATCH = 256
 EMBEDDED = 1024  # bytes that a token takes inside of a model, at least
 HELD_OUT = 80  # samples that damage is measured on, at most a third of all
@@ -139,6 +125,10 @@ class Calibration:
         return Runs(
             -(-chosen.count // each), lambda i: chosen.feeds(range(i * each, min((i + 1) * each, chosen.count))), each
         )
+
+    def fewer(self, count: int) -> Calibration:
+        """So many of the samples, evenly spread."""
+        return replace(self, samples=self.samples.take(spread(self.samples.count, count)))
 
     def split(self) -> tuple[list[int], list[int]]:
         """Indices that moments may use, and evenly spread ones that they may not; of one sample it is both."""

@@ -12,13 +12,14 @@ from onnxprune.graph.arrays import Array, Float
 from onnxprune.layers.layer import Layer
 from onnxprune.layers.places import Parameters
 from onnxprune.layers.rows import like_outputs, positions, rows
-from onnxprune.layers.sampling import rows_wished, sampling
+from onnxprune.layers.sampling import Sampling, rows_wished, sampling
 from onnxprune.layers.tail import Tail
 from onnxprune.runtime.stream import Stream, samples_in
 from onnxprune.solvers.least_squares import Fit, Moments
 from onnxprune.structure.analysis import Keep
 from onnxprune.structure.coupling import Axis, Coupling
 
+SPARE = 8  # positions for every row, where samples whose values do not fit into memory are left out
 HELD = 128e6  # bytes of rows that are kept for another look; where there are more, they are made again
 REFITS = 2  # rounds of targets that know the activation
 SMALLEST_SCALE = 1e-3  # channels that a normalisation shrinks below this part of the largest cannot make up for others
@@ -107,8 +108,12 @@ class Rows:
             (first,) = self.whole.compute([task.whole.source], [0])
             self.counts[0] = positions(task.whole, first[task.whole.source], task.kernel)
         wished = rows_wished(int(task.inside[0].sum()), len(task.matrix), each)
-        plan = sampling(wished, max(self.counts[0], 1), total, samples_in(self.whole.source))
+        count, each_batch = max(self.counts[0], 1), samples_in(self.whole.source)
+        plan = sampling(wished, count, total, each_batch)
         self._advance(plan.batches)
+        fitting = min(self.whole.advanced(task.whole.index), self.small.advanced(task.pruned.index))
+        if fitting < plan.batches and wished * SPARE < max(fitting, 1) * count:
+            plan = Sampling(max(fitting, 1), wished / (max(fitting, 1) * count))
         self.complete = plan.batches == total and plan.share >= 1
         short = [
             i for i in range(plan.batches) if i not in self.picked or self._missing(i, self.counts[i], plan.share) > 0

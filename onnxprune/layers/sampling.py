@@ -39,10 +39,13 @@ def each_for(error: float) -> float:
     return min(max(error / EXCESS, ROWS_EACH), MOST_EACH)
 
 
+def useful(positions: float) -> float:
+    """Of so many positions of a sample those that tell something new."""
+    return min(positions, max(INDEPENDENT, math.sqrt(INDEPENDENT * positions)))
+
+
 def sampling(wished: float, positions: int, batches: int, samples: int) -> Sampling:
     """Where so many rows come from. positions: of one batch; batches: that there are, of `samples` each."""
-    own = positions / samples
-    useful = min(own, max(INDEPENDENT, math.sqrt(INDEPENDENT * own)))
-    asked = max(math.ceil(wished / useful), SAMPLES)
+    asked = max(math.ceil(wished / useful(positions / samples)), SAMPLES)
     taken = min(batches, math.ceil(asked / samples))
     return Sampling(taken, min(1.0, wished / (taken * positions)))

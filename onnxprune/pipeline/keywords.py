@@ -174,7 +174,7 @@ class Keywords(TypedDict, total=False):
     """Random crops and flips of calibration images. Default: False."""
 
     memory: float | str
-    """For activations, in GB or with a unit; less means more passes. Unit: bytes. Default: 2GB."""
+    """For activations, in GB or with a unit; less means more passes. Unit: bytes. Default: 500MB."""
 
     cache: Path | str | os.PathLike[str] | None
     """Keep the level database and finished sparse layers here; other targets for the same model, data and options

@@ -19,18 +19,19 @@ from onnxprune.calibration.calibration import (
     Calibration,
     calibration_of,
     describe,
-    estimated_seconds,
     scarce,
     takes_images,
 )
+from onnxprune.calibration.effort import effort, largest_tensor, samples_needed
 from onnxprune.calibration.read import read
-from onnxprune.calibration.samples import unused
+from onnxprune.calibration.samples import MADE_UP, unused
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation.measure import told
 from onnxprune.evaluation.metrics import Evaluator, Function, is_function, metric_of
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance.depth import group_blocks
+from onnxprune.layers.sampling import SAMPLES
 from onnxprune.pipeline.options import OPTIONS, Options, without_effect
 from onnxprune.pipeline.setup import Setup
 from onnxprune.plan import Plan, fingerprint
@@ -40,6 +41,8 @@ from onnxprune.sparsity.amounts import layer_names, matching
 from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
+
+BUDGET = 40.0  # seconds that made-up samples may take where nobody says how many there are
 
 
 def analyzed(model: Model, options: Options) -> tuple[Analysis, Plan | None]:
@@ -109,16 +112,37 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
     scored = evaluator is not None and (not options.check.dry_run or options.scoring.max_drop is not None)
     score = evaluator(analysis.model) if evaluator is not None and scored else None  # what does not fit is refused now
     if data is not None:
-        notes += scarce(data)
-        levels = ALLOCATORS[recipe.allocate].by_levels is not None and recorded is None
-        groups = len(groups_of(analysis, options))
-        estimate = partial(estimated_seconds, analysis, data, groups, levels=levels)
-        seconds = told("the time was not estimated", estimate, notes)
+        data, seconds, more = timely(analysis, data, recorded, recipe, options)
+        notes += [*more, *(scarce(data) if options.data.samples or not data.synthetic else [])]
         about = "" if seconds is None else f"; about {seconds:.0f} s{instead(options)}"
         clock.note(describe(data) + about)
+        clock.expected = seconds
     return Setup(
         options, analysis, analysis.costs(), recorded, spec, data, evaluator, score, recipe, clock, tuple(notes)
     )  # fmt: skip
+
+
+def timely(
+    analysis: Analysis, data: Calibration, recorded: Plan | None, recipe: Recipe, options: Options
+) -> tuple[Calibration, float | None, list[str]]:
+    """The samples, fewer made-up ones where all would take longer than BUDGET and nobody said how many; the seconds
+    that the work on them takes, None where that cannot be said; and notes."""
+    levels = ALLOCATORS[recipe.allocate].by_levels is not None and recorded is None
+    notes: list[str] = []
+    estimate = partial(effort, analysis, data, len(groups_of(analysis, options)), levels=levels)
+    takes = told("the time was not estimated", estimate, notes)
+    if takes is None:
+        return data, None, notes
+    count = data.samples.count
+    if data.synthetic and options.data.samples is None and recorded is None and takes.seconds(count) > BUDGET:
+        enough = min(count, max(SAMPLES, takes.affordable(BUDGET)))
+        if enough < count:
+            notes.append(
+                f"{enough} made-up samples instead of {count}, for about {takes.seconds(enough):.0f} s instead of "
+                f"{takes.seconds(count):.0f} s (--samples {count} takes them all)"
+            )
+            data, count = data.fewer(enough), enough
+    return data, takes.seconds(count), notes
 
 
 def chosen_recipe(options: Options, recorded: Plan | None, data: Calibration | None) -> Recipe:
@@ -208,11 +232,13 @@ def samples_of(
         if None not in known.get(i.name, (None,))
     }
     macs = analysis.costs().macs(analysis.keep_ids({}))
+    made_up = source is None or source == SYNTHETIC
+    count = options.data.samples or (samples_needed(analysis, MADE_UP) if made_up else None)
     try:
         return calibration_of(
-            SYNTHETIC if source is None else source, model, macs, samples=options.data.samples,
-            preprocess=options.images, augment=options.data.augment, memory=float(options.data.memory),
-            threads=options.check.threads, jobs=options.data.jobs, seed=options.check.seed, shapes=shapes,
+            SYNTHETIC if source is None else source, model, macs, samples=count, preprocess=options.images,
+            augment=options.data.augment, memory=float(options.data.memory), threads=options.check.threads,
+            jobs=options.data.jobs, seed=options.check.seed, shapes=shapes, largest=largest_tensor(analysis),
         ), []  # fmt: skip
     except OptionError as e:
         if source is not None or needed:

@@ -120,7 +120,7 @@ def run(source: Any, options: Options, *, progress: Progress = silent) -> Result
     pruning = replace(pruning, notes=(*pruning.notes, *notes))
     report = report_of(setup, chooser, pruning, close, verdict)
     clock("")
-    report = replace(report, seconds=dict(clock.seconds))
+    report = replace(report, seconds=dict(clock.seconds), expected=clock.expected)
     written = None if setup.dry else pruning.model
     return Result(as_given(source, written), pruning.plan, report, analysis, written)
 

@@ -145,6 +145,10 @@ class Stream:
                 return
             self.held[i], self.bytes[i], self.cuts[i] = values, size, position
 
+    def advanced(self, position: int) -> int:
+        """How many of the first batches have their cut right before node `position`, or further."""
+        return next((i for i, cut in enumerate(self.cuts) if cut < position), len(self))
+
     def compute(self, names: Iterable[str], batches: Iterable[int] | None = None) -> Iterator[Feeds]:
         """The values of tensors batch by batch, for all where None, from the cuts on and with the weights as they are
         now. Raises ORT_ERRORS where onnxruntime cannot run what lies between."""

@@ -1,0 +1,134 @@
+"""How long work on samples takes, before it is done, and how many samples are worth it.
+
+Time is runs of the model, which are measured on one batch, and sums of products and factorisations, which are counted
+and divided by the rate of a small matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.calibration.calibration import HELD_OUT, Calibration
+from onnxprune.graph.shapes import graph_inputs
+from onnxprune.layers.layer import linear_layers
+from onnxprune.layers.sampling import MOST_EACH, ROWS_EACH, SAMPLES, rows_wished, useful
+from onnxprune.runtime.stream import Stream
+from onnxprune.structure.analysis import Analysis
+
+EACH = (ROWS_EACH + MOST_EACH) / 2  # rows for every column, in the end
+VARIED = 2 * SAMPLES  # made-up samples at least, if time allows
+PASSES = 7.0  # runs of the model over the samples that scoring, recovery and comparison take, in runs of it whole
+QUESTION = 0.05  # seconds for what a layer costs beside its products: sessions, and values that go in and out
+BATCH = 0.004  # the same for a batch of a layer
+LEVELS = 6  # of a group, at which the outputs are looked at
+PRODUCT = 512  # rows of the matrices by whose product the machine is timed
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """What a layer's regression takes. groups, width, outputs: of its matrices; positions: of one sample."""
+
+    groups: int
+    width: int
+    outputs: int
+    positions: float
+
+    @property
+    def samples(self) -> int:
+        """Samples of which it takes its rows."""
+        return max(SAMPLES, math.ceil(rows_wished(self.width, self.groups, EACH) / useful(self.positions)))
+
+    def products(self, samples: int) -> float:
+        """Multiply-adds of statistics, fits and targets."""
+        d, o = self.width, self.outputs
+        rows = min(rows_wished(d, self.groups, EACH), samples * self.positions)
+        return self.groups * (rows * d * (2 * d + 6 * o) + 3 * d**3 + 4 * d * d * o)
+
+
+def layer_works(analysis: Analysis) -> list[LayerWork]:
+    """The layers that are regressions, of known sizes."""
+    shapes = analysis.coupling.shapes.shapes
+    inputs = [shapes.get(i.name) for i in graph_inputs(analysis.model)]
+    batch = next((s[0] for s in inputs if s and s[0]), 1)
+    out = []
+    for layer in linear_layers(analysis.model):
+        shape = shapes.get(layer.node.key if layer.trait.convolves else layer.source)
+        weight = analysis.model.weights.get(layer.weight)
+        if shape is None or weight is None or weight.ndim < 2 or None in shape:
+            continue
+        spatial = shape[2:] if layer.trait.convolves else shape[:-1]
+        positions = math.prod(d or 1 for d in spatial) / (1 if layer.trait.convolves else batch)
+        outer = weight.shape[layer.trait.outputs] if layer.trait.outputs < weight.ndim else 1
+        outputs = max(1, outer // layer.group)
+        out.append(LayerWork(layer.group, max(1, weight.size // max(1, outer)), outputs, max(positions, 1.0)))
+    return out
+
+
+def samples_needed(analysis: Analysis, most: int) -> int:
+    """Samples that the layers take their rows of: few where every one has many positions, at most `most`."""
+    works = layer_works(analysis)
+    return min(most, max(VARIED, *(w.samples for w in works))) if works else most
+
+
+def largest_tensor(analysis: Analysis) -> float:
+    """Bytes of the largest tensor between the nodes in float32, of one run of the analysed sizes."""
+    weights = analysis.model.weights
+    shapes = (s for name, s in analysis.coupling.shapes.shapes.items() if name not in weights)
+    return 4.0 * max((math.prod(d or 1 for d in s) for s in shapes), default=0)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Seconds of one sample's run; seconds that do not depend on the samples; runs of each sample in all."""
+
+    run: float
+    fixed: float
+    passes: float
+
+    def seconds(self, samples: int) -> float:
+        """What work on so many samples takes."""
+        return self.fixed + self.run * self.passes * samples
+
+    def affordable(self, seconds: float) -> int:
+        """Samples for which the time is enough."""
+        return int((seconds - self.fixed) / (self.run * self.passes))
+
+
+def effort(analysis: Analysis, data: Calibration, groups: int, *, levels: bool) -> Effort:
+    """What the work on the data takes on this machine. groups: that are chosen from; levels: whether what the outputs
+    suffer is measured at every level of each. Raises ORT_ERRORS."""
+    count = data.samples.count
+    source = data.runs(range(min(data.batch, count)))
+    stream = Stream(analysis.model, [source[0]], threads=data.threads)
+    names = [o.name for o in analysis.model.proto.graph.output]
+    run = _least(lambda: list(stream.compute(names)), 2) / max(1, min(data.batch, count))
+    works = layer_works(analysis)
+    fixed = sum(w.products(count) for w in works) / _rate()
+    fixed += sum(QUESTION + BATCH * min(count, w.samples) / data.batch for w in works)
+    passes = PASSES
+    if levels:
+        passes += 3
+        fixed += groups * LEVELS * run / 2 * min(HELD_OUT, count / 3)
+    return Effort(run, fixed, passes)
+
+
+def _rate() -> float:
+    """Multiply-adds in a second, of float32 matrices."""
+    a = np.ones((PRODUCT, PRODUCT), np.float32)
+    return PRODUCT**3 / max(_least(lambda: a @ a, 3), 1e-9)
+
+
+def _least(work: Callable[[], object], times: int) -> float:
+    """Seconds of the quickest of some runs, after one that does not count."""
+    work()
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
