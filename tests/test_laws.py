@@ -157,7 +157,7 @@ def test_zeros_that_break_the_bound_alone_are_refused(options: dict[str, Any], t
 
 
 MEASURED = {  # what only measures or compares, and how the line starts that says it failed
-    "onnxprune.pipeline.prepare.effort": "the time was not estimated (",
+    "onnxprune.pipeline.prepare.measured": "the time was not estimated (",
     "onnxprune.evaluation.measure.latency": "latency not measured",
     "onnxprune.evaluation.measure.too_large": "latency not measured (",
     "onnxprune.evaluation.fidelity.Stream": "outputs not compared with the original's (",

@@ -11,7 +11,7 @@ from onnx import ModelProto, helper
 import onnxprune
 from models.nets import Array, anything, build, normal, run
 from onnxprune import load
-from onnxprune.runtime.stream import Stream
+from onnxprune.runtime.stream import Runs, Stop, Stream, mapped, samples_in
 
 IF = """c = ReduceMax<keepdims = 0>(x) p = Greater(c, zero)
     k = If(p) <then_branch = t () => (float[n,4,6,6] u) { a0 = Add(r, own) u = Conv(a0, v) },
@@ -110,3 +110,47 @@ def test_a_stream_sees_weights_that_changed_behind_the_cut_alone() -> None:
     model.weights["w"] = 5 * np.asarray(model.weights["w"])
     (second, *_) = stream.compute(["y"])
     np.testing.assert_allclose(second["y"], 3 * first["y"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("segment", [0, 1e9])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_walk_gives_what_a_full_run_gives(name: str, segment: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.runtime.stream.SEGMENT", segment)
+    model = load(streamed(name))
+    nodes = list(model.proto.graph.node)
+    names = [o for n in nodes for o in n.output if n.op_type not in ("SplitToSequence", "SequenceEmpty")]
+    expected = full_run(onnxprune.to_proto(model), names)
+    made = {o: i for i, n in enumerate(nodes) for o in n.output}
+    stops = [Stop(made[n] + 1, (n,), 1 if k % 2 else None) for k, n in enumerate(names)]  # every other of one batch
+    found = {(i, k): v[names[k]] for i, k, v in Stream(model, BATCHES).walk(stops, range(len(BATCHES)))}
+    assert sorted(found) == [(i, k) for i in range(3) for k in range(len(names)) if i == 0 or k % 2 == 0]
+    for (i, k), value in found.items():
+        np.testing.assert_allclose(value, expected[i][names[k]], rtol=1e-5, atol=1e-5)
+
+
+def test_batches_move_on_their_own() -> None:
+    model = load(streamed("chain"))
+    stream = Stream(model, BATCHES)
+    stream.advance(2, 1)
+    assert stream.cuts == [2, 0, 0] and stream.advanced(2) == 1 and stream.cut == 0
+    model.weights["w"] = 2 * np.asarray(model.weights["w"])  # behind the cut of the first alone
+    first, second, _ = (v["y"] for v in stream.compute(["y"]))
+    plain = full_run(streamed("chain"), ["y"])
+    np.testing.assert_allclose(first, plain[0]["y"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(second, 2 * plain[1]["y"], rtol=1e-4, atol=1e-5)
+    assert [len(v["y"]) for v in stream.compute(["y"], [2, 0])] == [2, 2]
+
+
+def test_runs_are_made_when_they_are_asked_for() -> None:
+    made: list[int] = []
+
+    def make(i: int) -> dict[str, Array]:
+        made.append(i)
+        return {"x": np.full(2, float(i))}
+
+    runs = Runs(4, make, each=2)
+    doubled = mapped(runs[1:], lambda feeds: {"x": 2 * feeds["x"]})
+    assert not made and len(doubled) == 3 and samples_in(doubled) == 2 and samples_in([]) == 1
+    assert [v["x"][0] for v in doubled] == [2.0, 4.0, 6.0] and doubled[-1]["x"][0] == 6.0
+    with pytest.raises(IndexError):
+        runs[4]

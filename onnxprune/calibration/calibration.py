@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune.calibration.presets import Preprocess, looks_like_image
 from onnxprune.calibration.read import read
-from onnxprune.calibration.samples import Samples, spread
+from onnxprune.calibration.samples import Samples
 from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
@@ -98,7 +98,7 @@ class Batches:
 
 
 BATCH_BYTES = 4 << 20  # of the inputs of one batch
-ACTIVATIONS = 16e6  # of its largest tensor, if that is more than one sample
+ACTIVATIONS = 8e6  # of its largest tensor, if that is more than one sample
 BATCH = 256
 EMBEDDED = 1024  # bytes that a token takes inside of a model, at least
 HELD_OUT = 80  # samples that damage is measured on, at most a third of all
@@ -108,7 +108,7 @@ FEW = 64  # samples below which moments say little
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """samples: what is used; batch: how many are run at once; synthetic: not real data; memory: bytes for activations;
-    threads: of onnxruntime; jobs: solves in parallel."""
+    threads: of onnxruntime; jobs: solves in parallel; held_out: samples that damage is measured on, at most."""
 
     samples: Samples
     batch: int
@@ -117,6 +117,7 @@ class Calibration:
     threads: int = 0
     jobs: int = 1
     seed: int = 0
+    held_out: int = HELD_OUT
 
     def runs(self, indices: Sequence[int] | None = None) -> Runs:
         """Inputs batch by batch, of all samples or of some; each is loaded when it is asked for."""
@@ -126,16 +127,12 @@ class Calibration:
             -(-chosen.count // each), lambda i: chosen.feeds(range(i * each, min((i + 1) * each, chosen.count))), each
         )
 
-    def fewer(self, count: int) -> Calibration:
-        """So many of the samples, evenly spread."""
-        return replace(self, samples=self.samples.take(spread(self.samples.count, count)))
-
     def split(self) -> tuple[list[int], list[int]]:
         """Indices that moments may use, and evenly spread ones that they may not; of one sample it is both."""
         n = self.samples.count
         if n < 2:
             return list(range(n)), list(range(n))
-        held_out = np.unique(np.linspace(0, n - 1, min(HELD_OUT, max(1, n // 3))).round().astype(int))
+        held_out = np.unique(np.linspace(0, n - 1, min(self.held_out, max(1, n // 3))).round().astype(int))
         return [i for i in range(n) if i not in set(held_out.tolist())], held_out.tolist()
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.calibration import HELD_OUT, Calibration
+from onnxprune.calibration.calibration import ACTIVATIONS, HELD_OUT, Calibration
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.sampling import MOST_EACH, ROWS_EACH, SAMPLES, rows_wished, useful
-from onnxprune.runtime.stream import Stream
+from onnxprune.runtime.session import session
 from onnxprune.structure.analysis import Analysis
 
 EACH = (ROWS_EACH + MOST_EACH) / 2  # rows for every column, in the end
@@ -25,7 +25,10 @@ VARIED = 2 * SAMPLES  # made-up samples at least, if time allows
 PASSES = 7.0  # runs of the model over the samples that scoring, recovery and comparison take, in runs of it whole
 QUESTION = 0.05  # seconds for what a layer costs beside its products: sessions, and values that go in and out
 BATCH = 0.004  # the same for a batch of a layer
-LEVELS = 6  # of a group, at which the outputs are looked at
+LEVELS = 8  # of a group, at which the outputs are looked at
+NOMINAL_RATE = 8e10  # multiply-adds in a second, of two cores; the same for all machines, so that results are
+NOMINAL_CACHE, NOMINAL_MEMORY = 1e10, 3e9  # bytes of activations in a second
+CACHE = 16e6  # bytes above which a tensor goes through memory
 PRODUCT = 512  # rows of the matrices by whose product the machine is timed
 
 
@@ -84,37 +87,74 @@ def largest_tensor(analysis: Analysis) -> float:
 
 @dataclass(frozen=True)
 class Effort:
-    """Seconds of one sample's run; seconds that do not depend on the samples; runs of each sample in all."""
+    """Seconds of one sample's run; seconds that do not depend on the samples; runs of each sample in all, and of each
+    that is held out."""
 
     run: float
     fixed: float
     passes: float
+    looks: float = 0.0
 
-    def seconds(self, samples: int) -> float:
+    def seconds(self, samples: int, held_out: int = 0) -> float:
         """What work on so many samples takes."""
-        return self.fixed + self.run * self.passes * samples
+        return self.fixed + self.run * (self.passes * samples + self.looks * held_out)
 
     def affordable(self, seconds: float) -> int:
         """Samples for which the time is enough."""
         return int((seconds - self.fixed) / (self.run * self.passes))
 
+    def affordable_looks(self, seconds: float) -> int:
+        """Samples that can be held out for that time."""
+        return int(seconds / (self.run * self.looks)) if self.looks else HELD_OUT
 
-def effort(analysis: Analysis, data: Calibration, groups: int, *, levels: bool) -> Effort:
-    """What the work on the data takes on this machine. groups: that are chosen from; levels: whether what the outputs
-    suffer is measured at every level of each. Raises ORT_ERRORS."""
+
+def effort(
+    analysis: Analysis, samples: int, batch: int, run: float, rate: float, groups: int = 0, *, levels: bool = False
+) -> Effort:
+    """What the work on so many samples takes, `batch` at a time. run: seconds of one sample; rate: multiply-adds in a
+    second; groups: that are chosen from; levels: whether what the outputs suffer is measured at every level of each."""
+    works = layer_works(analysis)
+    fixed = sum(w.products(samples) for w in works) / rate
+    fixed += sum(QUESTION + BATCH * min(samples, w.samples) / batch for w in works)
+    return Effort(run, fixed, PASSES, groups * LEVELS / 2 if levels else 0.0)
+
+
+def nominal_run(analysis: Analysis) -> float:
+    """Seconds of one sample by what is counted alone, the same on every machine."""
+    weights, constant = analysis.model.weights, analysis.coupling.shapes.constant
+    sizes = [
+        4.0 * math.prod(d or 1 for d in s)
+        for name, s in analysis.coupling.shapes.shapes.items()
+        if name not in weights and name not in constant
+    ]
+    macs = analysis.costs().macs(analysis.keep_ids({}))
+    return macs / NOMINAL_RATE + sum(sizes) / NOMINAL_CACHE + sum(s for s in sizes if s > CACHE) / NOMINAL_MEMORY
+
+
+def nominal(analysis: Analysis, samples: int) -> Effort:
+    """What work on so many samples takes by what is counted alone."""
+    batch = max(1, int(ACTIVATIONS / max(largest_tensor(analysis), 1)))
+    return effort(analysis, samples, batch, nominal_run(analysis), NOMINAL_RATE)
+
+
+def measured(analysis: Analysis, data: Calibration, groups: int, *, levels: bool) -> Effort:
+    """The same as this machine is now. Raises ORT_ERRORS."""
     count = data.samples.count
     source = data.runs(range(min(data.batch, count)))
-    stream = Stream(analysis.model, [source[0]], threads=data.threads)
-    names = [o.name for o in analysis.model.proto.graph.output]
-    run = _least(lambda: list(stream.compute(names)), 2) / max(1, min(data.batch, count))
-    works = layer_works(analysis)
-    fixed = sum(w.products(count) for w in works) / _rate()
-    fixed += sum(QUESTION + BATCH * min(count, w.samples) / data.batch for w in works)
-    passes = PASSES
-    if levels:
-        passes += 3
-        fixed += groups * LEVELS * run / 2 * min(HELD_OUT, count / 3)
-    return Effort(run, fixed, passes)
+    with session(analysis.model, threads=data.threads) as s:
+        run = _least(lambda: s.run(None, source[0]), 2) / max(1, min(data.batch, count))
+    return effort(analysis, count, data.batch, run, _rate(), groups, levels=levels)
+
+
+def made_up_samples(analysis: Analysis, seconds: float, most: int) -> tuple[int, str]:
+    """How many made-up samples the layers need, at most `most`, and so many that the work takes about the seconds
+    nominally; and a note where that makes them fewer."""
+    count = samples_needed(analysis, most)
+    takes = nominal(analysis, count)
+    enough = min(count, max(SAMPLES, takes.affordable(seconds)))
+    if takes.seconds(count) <= seconds or enough == count:
+        return count, ""
+    return enough, f"{enough} made-up samples instead of {count}, to save time (--samples {count} takes them all)"
 
 
 def _rate() -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from onnxprune.errors import OptionError
 from onnxprune.options import DATA, anything, integer, option, path, size, switch
 
-MEMORY = 5e8  # bytes for activations
+MEMORY = 2.5e8  # bytes for activations
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Data:
     )
     memory: float | str = option(
         MEMORY, size("an amount of memory above 0, as 2 (GB) or 500MB", 1e9), panel=DATA, metavar="SIZE", unit="bytes",
-        otherwise="500MB", effect="limits memory",
+        otherwise="250MB", effect="limits memory",
         help="For activations, in GB or with a unit; less means more passes.",
     )  # fmt: skip
     cache: Path | str | os.PathLike[str] | None = option(

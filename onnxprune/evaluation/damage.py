@@ -18,6 +18,7 @@ from onnxprune.graph.shapes import graph_inputs
 from onnxprune.runtime.session import Feeds
 
 TINY = 1e-12
+AT_ONCE = 1 << 20  # elements that are compared in double precision
 
 
 def class_rows(y: Array) -> Array:
@@ -56,12 +57,9 @@ class Damage:
         for name, y in self.reference.items():
             if y.dtype.kind != "f" or not y.size:
                 continue
-            a, b = y.astype(np.float64), outputs[name].astype(np.float64)
-            finite = np.isfinite(a)
-            if a.shape != b.shape or not np.isfinite(b[finite]).all():
+            if y.shape != outputs[name].shape:
                 return np.inf
-            spread = float(np.square(a[finite] - a[finite].mean()).sum()) if finite.any() else 0.0
-            errors.append(float(np.square(a[finite] - b[finite]).sum()) / max(spread, TINY))
+            errors.append(relative_error(y, outputs[name]))
         return float(np.mean(errors)) if errors else 0.0
 
 
@@ -101,6 +99,27 @@ def _join(parts: Sequence[Array]) -> Array:
     if len({p.shape[1:] for p in parts}) == 1:
         return np.concatenate(parts)
     return np.concatenate([p.ravel() for p in parts])  # of another size for every sample
+
+
+def relative_error(y: Array, other: Array) -> float:
+    """Squared error over the variance of y, of what is finite there; inf where the other is not finite then."""
+    count, total, spread, error = 0, 0.0, 0.0, 0.0
+    y, other = np.atleast_1d(y), np.atleast_1d(other)
+    step = max(1, AT_ONCE * len(y) // max(y.size, 1))
+    chunks = [(y[i : i + step], other[i : i + step]) for i in range(0, len(y), step)]
+    for chunk, _ in chunks:
+        a = chunk.astype(np.float64)
+        finite = np.isfinite(a)
+        count, total = count + int(finite.sum()), total + float(a[finite].sum())
+    mean = total / max(count, 1)
+    for chunk, against in chunks:
+        a, b = chunk.astype(np.float64), against.astype(np.float64)
+        finite = np.isfinite(a)
+        if not np.isfinite(b[finite]).all():
+            return np.inf
+        spread += float(np.square(a[finite] - mean).sum())
+        error += float(np.square(a[finite] - b[finite]).sum())
+    return error / max(spread, TINY)
 
 
 def damage(model: Model, batches: Iterable[Feeds], names: Sequence[str], samples: int) -> Damage:

@@ -20,7 +20,7 @@ from onnxprune.structure.analysis import Keep
 from onnxprune.structure.coupling import Axis, Coupling
 
 SPARE = 8  # positions for every row, where samples whose values do not fit into memory are left out
-HELD = 128e6  # bytes of rows that are kept for another look; where there are more, they are made again
+HELD = 64e6  # bytes of rows that are kept for another look; where there are more, they are made again
 REFITS = 2  # rounds of targets that know the activation
 SMALLEST_SCALE = 1e-3  # channels that a normalisation shrinks below this part of the largest cannot make up for others
 

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 
 ROWS_EACH = 20  # for every column, to begin with
-MOST_EACH = 100  # and at most
+MOST_EACH = 40  # and at most, where inputs went; of a fit with zeros SPARSE_EACH
+SPARSE_EACH = 100
 ROWS = 4_000  # of one layer at least, where they are
 EXCESS = 2e-3  # of the variance of the targets: what too few rows may cost
 WORK = 6e10  # multiply-adds for one layer's moments, at most, but for

@@ -22,7 +22,7 @@ from onnxprune.calibration.calibration import (
     scarce,
     takes_images,
 )
-from onnxprune.calibration.effort import effort, largest_tensor, samples_needed
+from onnxprune.calibration.effort import effort, largest_tensor, made_up_samples, measured, nominal_run
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import MADE_UP, unused
 from onnxprune.errors import NothingToPrune, OptionError
@@ -31,7 +31,6 @@ from onnxprune.evaluation.metrics import Evaluator, Function, is_function, metri
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance.depth import group_blocks
-from onnxprune.layers.sampling import SAMPLES
 from onnxprune.pipeline.options import OPTIONS, Options, without_effect
 from onnxprune.pipeline.setup import Setup
 from onnxprune.plan import Plan, fingerprint
@@ -43,6 +42,8 @@ from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
 
 BUDGET = 40.0  # seconds that made-up samples may take where nobody says how many there are
+LOOKING = 240.0  # seconds that levels are looked at on samples that are held out, of which there are fewer else
+FEWEST_HELD_OUT = 24
 
 
 def analyzed(model: Model, options: Options) -> tuple[Analysis, Plan | None]:
@@ -125,24 +126,17 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
 def timely(
     analysis: Analysis, data: Calibration, recorded: Plan | None, recipe: Recipe, options: Options
 ) -> tuple[Calibration, float | None, list[str]]:
-    """The samples, fewer made-up ones where all would take longer than BUDGET and nobody said how many; the seconds
-    that the work on them takes, None where that cannot be said; and notes."""
+    """The samples, with fewer held out where looking at them would take long nominally and nobody said how many there
+    are; the seconds that the work takes, None where that cannot be said; and notes."""
     levels = ALLOCATORS[recipe.allocate].by_levels is not None and recorded is None
     notes: list[str] = []
-    estimate = partial(effort, analysis, data, len(groups_of(analysis, options)), levels=levels)
-    takes = told("the time was not estimated", estimate, notes)
-    if takes is None:
-        return data, None, notes
-    count = data.samples.count
-    if data.synthetic and options.data.samples is None and recorded is None and takes.seconds(count) > BUDGET:
-        enough = min(count, max(SAMPLES, takes.affordable(BUDGET)))
-        if enough < count:
-            notes.append(
-                f"{enough} made-up samples instead of {count}, for about {takes.seconds(enough):.0f} s instead of "
-                f"{takes.seconds(count):.0f} s (--samples {count} takes them all)"
-            )
-            data, count = data.fewer(enough), enough
-    return data, takes.seconds(count), notes
+    groups = len(groups_of(analysis, options))
+    if levels and options.data.samples is None:
+        looks = effort(analysis, data.samples.count, data.batch, nominal_run(analysis), 1.0, groups, levels=True)
+        data = replace(data, held_out=min(data.held_out, max(FEWEST_HELD_OUT, looks.affordable_looks(LOOKING))))
+    takes = told("the time was not estimated", partial(measured, analysis, data, groups, levels=levels), notes)
+    held_out = len(data.split()[1])
+    return data, None if takes is None else takes.seconds(data.samples.count, held_out), notes
 
 
 def chosen_recipe(options: Options, recorded: Plan | None, data: Calibration | None) -> Recipe:
@@ -232,14 +226,16 @@ def samples_of(
         if None not in known.get(i.name, (None,))
     }
     macs = analysis.costs().macs(analysis.keep_ids({}))
-    made_up = source is None or source == SYNTHETIC
-    count = options.data.samples or (samples_needed(analysis, MADE_UP) if made_up else None)
+    count, notes = options.data.samples, list[str]()
+    if count is None and (source is None or (isinstance(source, str) and source == SYNTHETIC)):
+        count, fewer = made_up_samples(analysis, BUDGET, MADE_UP)
+        notes = [fewer] if fewer else []
     try:
         return calibration_of(
             SYNTHETIC if source is None else source, model, macs, samples=count, preprocess=options.images,
             augment=options.data.augment, memory=float(options.data.memory), threads=options.check.threads,
             jobs=options.data.jobs, seed=options.check.seed, shapes=shapes, largest=largest_tensor(analysis),
-        ), []  # fmt: skip
+        ), notes  # fmt: skip
     except OptionError as e:
         if source is not None or needed:
             raise

@@ -27,7 +27,7 @@ from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import made_at, reads
 from onnxprune.runtime.session import Feeds, session
 
-SEGMENT = 64e6  # bytes of asked tensors of one batch that one session of a walk gives, if more than one tensor
+SEGMENT = 32e6  # bytes of asked tensors of one batch that one session of a walk gives, if more than one tensor
 Dims = dict[str, tuple[int | None, ...]]  # sizes of tensors, None where they differ
 
 

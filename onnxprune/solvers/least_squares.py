@@ -22,6 +22,8 @@ from onnxprune.graph.arrays import Array, Float
 SCALES = (0.2, 5.0)  # by which `match` may scale an output
 
 
+TOGETHER = 1024  # rows that are summed up at once, or twice the columns
+TRIES = (1.0, 10.0, 100.0)  # ridges, until one leaves the normal equations positive definite
 KEPT = 4096  # columns up to which covariance and factor are kept beside the sums
 
 
@@ -44,7 +46,8 @@ class Moments:
 
     def __init__(self, *, intercept: bool = True) -> None:
         self.intercept = intercept
-        self.count = 0
+        self.count = self.settled = 0  # rows, and those that are summed up
+        self._waiting: list[tuple[Array, Array]] = []
         self.xx = np.zeros((0, 0))
         self._known: Moments | None = None
         self._gram: tuple[int, Float] = (-1, self.xx)  # of how many rows
@@ -58,11 +61,20 @@ class Moments:
 
     def add(self, x: Array, t: Array | None = None) -> None:
         """Sum up a batch. x: float32 `(n, d)`; t: float32 `(n, o)`, or None where only the rows matter."""
-        t = np.zeros((len(x), 0), np.float32) if t is None else t
-        if not len(x):
+        if len(x):
+            self._waiting.append((x, np.zeros((len(x), 0), np.float32) if t is None else t))
+            self.count += len(x)
+            if sum(len(x) for x, _ in self._waiting) >= max(TOGETHER, 2 * x.shape[1]):
+                self._settle()
+
+    def _settle(self) -> None:
+        """Sum up the batches that wait: products of many rows at once are quicker than of few."""
+        if not self._waiting:
             return
+        x, t = (np.concatenate(each) if len(each) > 1 else each[0] for each in zip(*self._waiting, strict=True))
+        self._waiting.clear()
         x, t = _summable(x), _summable(t)
-        if not self.count:
+        if not self.settled:
             d, o = x.shape[1], t.shape[1]
             self.x0 = x.mean(0) if self.intercept else np.zeros(d, np.float32)
             self.t0 = t.mean(0) if self.intercept else np.zeros(o, np.float32)
@@ -75,17 +87,19 @@ class Moments:
         self.sx += _column_sums(x)
         self.st += _column_sums(t)
         self.tt += np.einsum("no,no->o", t, t)
-        self.count += len(x)
+        self.settled += len(x)
 
     @property
     def x_mean(self) -> Float:
         """Mean of the rows, `(d,)`; zeros without intercept."""
-        return self.x0 + (self.sx / self.count if self.intercept else 0.0)
+        self._settle()
+        return np.asarray(self.x0 + (self.sx / self.count if self.intercept else 0.0))
 
     @property
     def t_mean(self) -> Float:
         """Mean of the targets, `(o,)`; zeros without intercept."""
-        return self.t0 + (self.st / self.count if self.intercept else 0.0)
+        self._settle()
+        return np.asarray(self.t0 + (self.st / self.count if self.intercept else 0.0))
 
     @property
     def gram(self) -> Float:
@@ -103,18 +117,27 @@ class Moments:
     def covariance(self) -> Float:
         """`gram` in an array of its own."""
         rows = self if self._known is None else self._known
+        rows._settle()
         return rows._centred(rows.xx, rows.sx, rows.sx)
 
-    def factor(self, ridge: float) -> Any:
-        """Cholesky factor of the covariance with `damping` on its diagonal, for `cho_solve`; LinAlgError where it has
-        none."""
+    def factor(self, ridge: float) -> tuple[Any, float]:
+        """Cholesky factor of the covariance with `damping` on its diagonal, for `cho_solve`, and the damping: tenfold
+        where rounding leaves nothing positive definite. Raises LinAlgError where that does not help."""
         if self._known is not None and self._known.count == self.count:
             return self._known.factor(ridge)
         if self._factor[0] == (self.count, ridge):
             return self._factor[1]
-        damped = self.covariance()
-        damped[np.diag_indices_from(damped)] += damping(damped, ridge)
-        factor = cho_factor(damped, overwrite_a=True, check_finite=False)
+        for harder in TRIES:
+            damped = self.covariance()
+            lam = damping(damped, ridge * harder)
+            damped[np.diag_indices_from(damped)] += lam
+            try:
+                factor = cho_factor(damped, overwrite_a=True, check_finite=False), lam
+            except LinAlgError:
+                if harder == TRIES[-1]:
+                    raise
+                continue
+            break
         if len(damped) <= KEPT:
             self._factor = (self.count, ridge), factor
         return factor
@@ -122,11 +145,13 @@ class Moments:
     @property
     def cross(self) -> Float:
         """Covariance of rows and targets, `(d, o)`."""
+        self._settle()
         return self._centred(self.xt, self.sx, self.st)
 
     @property
     def variance(self) -> Float:
         """Variance of the targets, `(o,)`; second moments without intercept."""
+        self._settle()
         mean = self.st / self.count if self.intercept else 0.0
         return np.maximum(self.tt / self.count - np.square(mean), 0.0)
 
@@ -170,10 +195,10 @@ def solve_ridge(moments: Moments, prior: Float, *, ridge: float, cross: Float | 
     if not np.diag(gram).any():
         raise Singular("its inputs are constant")
     try:
-        factor = moments.factor(ridge)
+        factor, lam = moments.factor(ridge)
     except LinAlgError:
         raise Singular("the normal equations are singular") from None
-    weight = cho_solve(factor, target + damping(gram, ridge) * prior, check_finite=False)
+    weight = cho_solve(factor, target + lam * prior, check_finite=False)
     return Fit(weight, moments.t_mean - moments.x_mean @ weight, error(moments, weight))
 
 
