@@ -16,13 +16,16 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
+from conftest import ROOT
 from onnxprune.calibration import files, images
 from onnxprune.calibration.guess import _moments, guess
 from onnxprune.calibration.images import decode_image, image_format
 from onnxprune.calibration.leaves import dead_leaves, pink
+from onnxprune.calibration.pictures import BRIGHT, DARK, LEAVES, Pictures, information
 from onnxprune.calibration.presets import PRESETS, Preprocess, looks_like_image
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import spread
+from onnxprune.calibration.strokes import strokes
 from onnxprune.calibration.synthetic import coloured, synthetic
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import Model, load
@@ -524,6 +527,77 @@ def test_synthetic_images(dims: str) -> None:
     assert found.stackable == dims.startswith("N") and found.count == 6
     assert np.abs(x - found.feeds([4])["x"]).max() > 0
     assert "made-up images" in found.description
+
+
+@pytest.mark.parametrize("dark", (False, True))
+def test_strokes(dark: bool) -> None:
+    """A plain ground, of which strokes cover the smaller part, and nothing else."""
+    x, again = (strokes((64, 48), np.random.default_rng(3), dark=dark) for _ in range(2))
+    assert x.shape == (64, 48, 3) and x.dtype == np.float32 and x.min() >= 0 and x.max() <= 255
+    np.testing.assert_array_equal(x, again)
+    many = np.stack([strokes((64, 48), np.random.default_rng(k), dark=dark)[..., 0] for k in range(20)])
+    many = 255 - many if dark else many
+    ground = np.median(many[:, [0, -1]], (1, 2))
+    assert (ground < 75).all()
+    covered = (many > ground[:, None, None] + 60).mean((1, 2))
+    assert (covered > 0.02).all() and 0.1 < covered.mean() < 0.5
+
+
+def test_information() -> None:
+    assert information(np.eye(4)) == pytest.approx(np.log(4))
+    assert information(np.tile([0.7, 0.2, 0.1], (5, 1))) == pytest.approx(0, abs=1e-12)
+    assert information(np.array([[1.0, 0], [0.5, 0.5]])) == pytest.approx(
+        -0.75 * np.log(0.75) - 0.25 * np.log(0.25) - 0.5 * np.log(2)
+    )
+
+
+def turned(name: str) -> Model:
+    """A classifier of models/ that takes the negative of what it was trained on."""
+    proto = onnx.load(ROOT / "models" / f"{name}.onnx")
+    for node in proto.graph.node:
+        node.input[:] = ["negative" if i == "image" else i for i in node.input]
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), "white"))
+    proto.graph.node.insert(0, onnx.helper.make_node("Sub", ["white", "image"], ["negative"]))
+    return load(proto)
+
+
+def random_classifier() -> Model:
+    """Ten classes of random weights."""
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,1,16,16] x) => (float[N,10] y) <float[256,10] w>'
+        " { f = Flatten (x)\n y = MatMul (f, w) }"
+    )
+    w = np.random.default_rng(0).normal(0, 0.02, (256, 10)).astype(np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    return load(proto)
+
+
+KINDS: dict[str, tuple[Callable[[], Model], str]] = {
+    "writing": (lambda: load(ROOT / "models" / "digits_resnet_folded.onnx"), BRIGHT),
+    "its negative": (lambda: turned("digits_resnet_folded"), DARK),
+    "no classes": (lambda: load(ROOT / "models" / "digits_unet.onnx"), LEAVES),
+    "nothing learned": (random_classifier, LEAVES),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_classifier_says_which_images_suit_it(name: str) -> None:
+    make, family = KINDS[name]
+    found = read("synthetic", make(), preprocess=Preprocess("unit"), samples=64)
+    assert f"({LEAVES})" in found.description if family == LEAVES else family in found.description
+
+
+def test_images_of_a_family_stand_beside_dead_leaves() -> None:
+    """Both among any part of the samples, also every other one."""
+    form = image_format(PICTURE, graph_inputs(PICTURE)[0], RAW)
+    pictures, plain = Pictures(form, 1), Pictures(form, 1)
+    pictures.choose(BRIGHT)
+    families = [pictures.family_at(i) for i in range(64)]
+    for part in (families[::2], families[1::2], families[:16]):
+        assert set(part) == {LEAVES, BRIGHT}
+    for i in range(8):
+        assert np.array_equal(pictures(i), plain(i)) == (families[i] == LEAVES)
+        np.testing.assert_array_equal(pictures(i), plain.of(families[i], i))
 
 
 def test_synthetic_of_several_kinds() -> None:

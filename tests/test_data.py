@@ -18,8 +18,8 @@ from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import Samples, squares, unused
 from onnxprune.errors import OnnxPruneError, OptionError
-from onnxprune.evaluation.damage import probabilities
 from onnxprune.evaluation.metrics import Evaluator, default_metric
+from onnxprune.runtime.classes import probabilities
 from onnxprune.solvers.least_squares import Moments, Singular, match, solve_ridge
 from test_calibration import PICTURE, RAW, VECTOR, folder, model, npy, npz_of, photo, png
 

@@ -20,9 +20,10 @@ from onnxprune import load
 from onnxprune.allocation.budget import Usage, least_damage
 from onnxprune.allocation.levels import Levels, level_database
 from onnxprune.errors import OptionError
-from onnxprune.evaluation.damage import damage, joined
+from onnxprune.evaluation.damage import damage
 from onnxprune.importance.data import RIDGE
 from onnxprune.recovery.least_squares import least_squares
+from onnxprune.runtime.classes import joined
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.groups import analyze

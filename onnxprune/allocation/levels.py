@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxprune import cache
 from onnxprune.allocation.select import rounded, select, without_loss
-from onnxprune.evaluation.damage import damage, joined
+from onnxprune.evaluation.damage import damage
 from onnxprune.graph.arrays import Array, Float, Ids
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.links import read_by
@@ -40,6 +40,7 @@ from onnxprune.layers.rows import matrix
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.progress import Steps
+from onnxprune.runtime.classes import joined
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import damping

@@ -1,4 +1,4 @@
-"""Painting of leaves, compiled: what takes nearly all the time of an image."""
+"""Painting of leaves and strokes, compiled: what takes nearly all the time of an image."""
 
 from __future__ import annotations
 
@@ -44,3 +44,22 @@ def paint(
                 light = one + shade * u
                 for c in range(3):
                     image[i, j, c] = ((colour[c] + stripe) * (one - mix) + texture[i, j, c] * mix) * light
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def nearest(h: int, w: int, pieces: Array, reach: float) -> Array:
+    """Distance of every pixel to the nearest of some straight pieces, at most `reach` away, float32 `(h, w)`; a large
+    number further off. pieces: x and y of both ends, float32 `(n, 4)`."""
+    far = np.full((h, w), np.float32(1e9))
+    for k in range(len(pieces)):
+        x0, y0, x1, y1 = pieces[k]
+        dx, dy = x1 - x0, y1 - y0
+        length = max(dx * dx + dy * dy, np.float32(1e-6))
+        for i in range(max(0, int(min(y0, y1) - reach)), min(h, int(max(y0, y1) + reach) + 1)):
+            y = np.float32(i + 0.5) - y0
+            for j in range(max(0, int(min(x0, x1) - reach)), min(w, int(max(x0, x1) + reach) + 1)):
+                x = np.float32(j + 0.5) - x0
+                along = min(max((x * dx + y * dy) / length, np.float32(0)), np.float32(1))
+                u, v = x - along * dx, y - along * dy
+                far[i, j] = min(far[i, j], u * u + v * v)
+    return np.sqrt(far)

@@ -1,28 +1,15 @@
-"""Made-up inputs, for where there are no data: dead leaves for images, coloured noise for everything else.
-
-Dead leaves are opaque shapes of all sizes that cover each other, as objects do (Lee, Mumford and Huang 2001); with
-textures, shading, stripes and noise their statistics come near enough to photographs for a network's second moments
-(compare Baradad et al. 2021, Learning to See by Looking at Noise).
-"""
+"""Made-up inputs, for where there are no data: images, and coloured noise for everything else."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.calibration.images import CACHED, ImageFormat, image_format, sizing
-from onnxprune.calibration.leaves import (
-    TEXTURES,
-    averaged,
-    dead_leaves,
-    fineness,
-    pink,
-)
+from onnxprune.calibration.images import image_format, sizing
+from onnxprune.calibration.pictures import Pictures, suited
 from onnxprune.calibration.presets import Preprocess, image_axes, looks_like_image
 from onnxprune.calibration.samples import Samples, stackable, uses_of
 from onnxprune.graph.arrays import FLOAT_TYPES, Array
@@ -32,7 +19,6 @@ from onnxprune.runtime.feeds import filled, fills_at, random_feeds
 from onnxprune.runtime.session import Feeds
 
 APART = 1_000_003  # between the seeds of two inputs
-AHEAD = 16  # runs whose images are painted at once, on all cores
 
 
 def coloured(shape: Sequence[int], rng: np.random.Generator) -> Array:
@@ -60,28 +46,31 @@ MIN_SEQUENCE = 16
 def synthetic(
     model: Model, shapes_by_input: Mapping[str, tuple[int, ...]], preprocess: Preprocess, count: int, seed: int
 ) -> Samples:
-    """Made-up samples, the same for the same seed: dead leaves where an input takes images, else coloured noise.
+    """Made-up samples, the same for the same seed: images where an input takes them, else coloured noise.
 
     shapes_by_input: of one run; what is left out is inferred. Integers stay in the range that they index.
     """
     inputs = graph_inputs(model)
     pictures = {
-        i.name: _pictures(
-            image_format(model, i, preprocess, _size(i, preprocess, shapes_by_input)), count, seed + k * APART
-        )
+        i.name: Pictures(image_format(model, i, preprocess, _size(i, preprocess, shapes_by_input)), seed + k * APART)
         for k, i in enumerate(inputs)
         if looks_like_image(i)
     }
-    formats = [form for form, _ in pictures.values()]
+    formats = [p.form for p in pictures.values()]
     others = [i for i in inputs if i.name not in pictures]
     noise = _noise(model, others, shapes_by_input, seed) if others else lambda i: {}
 
-    def load(i: int) -> Feeds:
-        feeds = noise(i)
-        feeds.update({name: picture(i) for name, (_, picture) in pictures.items()})
+    def feeds_of(i: int, image: Callable[[Pictures], Array]) -> Feeds:
+        feeds = {**noise(i), **{name: image(p) for name, p in pictures.items()}}
         return {info.name: feeds[info.name] for info in inputs}
 
-    kinds = [f"made-up images (dead leaves), {form.description}" for form in formats]
+    def load(i: int) -> Feeds:
+        return feeds_of(i, lambda p: p(i))
+
+    if len(pictures) == 1:
+        [one] = pictures.values()
+        one.choose(suited(model, one, lambda family, i: feeds_of(i, lambda p: p.of(family, i))))
+    kinds = [p.description for p in pictures.values()]
     description = "; ".join(kinds + ["made-up inputs (coloured noise)"] * bool(others))
     fingerprint = f"{description} {sorted(shapes_by_input.items())} {seed}".encode()
     sizes = {name for i in inputs if i.name in pictures for name in sizing(i, preprocess)}
@@ -101,46 +90,6 @@ def _size(
     if axes is None or shape is None:
         return None
     return (shape[-2], shape[-1]) if axes[0].endswith("CHW") else (shape[-3], shape[-2])
-
-
-def _pictures(form: ImageFormat, count: int, seed: int) -> tuple[ImageFormat, Callable[[int], Array]]:
-    """Index below `count` -> the images of one run, normalised."""
-    fine = fineness((form.height, form.width))
-    shape = (form.height * fine, form.width * fine)
-    textures: list[Array] = []
-    kept: dict[int, Array] = {}
-
-    def texture(k: int) -> Array:
-        return pink(shape, np.random.default_rng([seed, 1, k]))
-
-    def pixels(i: int) -> Array:
-        x = averaged(dead_leaves(shape, np.random.default_rng([seed, 2, i]), textures), fine)
-        if form.channels == 1:
-            x = x.mean(2, keepdims=True)
-        elif form.channels == 4:
-            x = np.concatenate([x, np.full((form.height, form.width, 1), 255, np.float32)], 2)
-        return np.asarray(np.rint(x), np.uint8)
-
-    def painted(i: int) -> Array:
-        return np.stack([pixels(i * form.batch + k) for k in range(form.batch)])
-
-    def picture(i: int) -> Array:
-        if i not in kept:
-            room = CACHED // (form.batch * form.height * form.width * form.channels) - len(kept)
-            ahead = [k for k in range(i, min(i + AHEAD, count)) if k not in kept][: max(1, room)]
-            with ThreadPoolExecutor(os.cpu_count()) as pool:  # the others are likely to be asked for next
-                if not textures:
-                    textures.extend(pool.map(texture, range(TEXTURES)))
-                images = dict(zip(ahead, pool.map(painted, ahead), strict=True))
-            if room <= 0:
-                return normalised(images[i])
-            kept.update(images)
-        return normalised(kept[i])
-
-    def normalised(images: Array) -> Array:
-        return np.concatenate([form.normalise(x) for x in images])
-
-    return form, picture
 
 
 def _noise(

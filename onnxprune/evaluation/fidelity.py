@@ -8,8 +8,9 @@ from typing import Any
 
 from onnxprune.calibration.calibration import FEW, Calibration
 from onnxprune.calibration.samples import spread
-from onnxprune.evaluation.damage import class_rows, damage, joined
+from onnxprune.evaluation.damage import damage
 from onnxprune.graph.io import Model
+from onnxprune.runtime.classes import class_rows, joined
 from onnxprune.runtime.stream import Stream, mapped
 from onnxprune.structure.analysis import Analysis, Keep
 

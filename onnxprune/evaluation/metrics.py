@@ -23,10 +23,10 @@ from onnxprune.calibration.calibration import fitting_batch
 from onnxprune.calibration.labels import IGNORED
 from onnxprune.calibration.samples import Samples
 from onnxprune.errors import OptionError
-from onnxprune.evaluation.damage import class_rows, classifier_output, joined, probabilities
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, save
 from onnxprune.options import DATA, WHAT, anything, choice, number, option
+from onnxprune.runtime.classes import class_rows, classifier_output, joined, probabilities
 from onnxprune.runtime.stream import Stream
 
 CONFIDENCE = 0.95

@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.evaluation.damage import Damage, joined
+from onnxprune.evaluation.damage import Damage
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, graphs
 from onnxprune.importance.criterion import Criterion, Scores
 from onnxprune.progress import Steps
+from onnxprune.runtime.classes import joined
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.calibration.calibration import Batches
-from onnxprune.evaluation.damage import damage, joined
+from onnxprune.evaluation.damage import damage
 from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
@@ -24,6 +24,7 @@ from onnxprune.layers.rows import kernel_shape, matrix
 from onnxprune.layers.sampling import SPARSE_EACH
 from onnxprune.layers.values import Values, constant_names
 from onnxprune.progress import Steps
+from onnxprune.runtime.classes import joined
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.masks import NotPositive, Problem, inverse, refit

@@ -1,0 +1,66 @@
+"""Outputs of classifiers: which output it is, and its rows as probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.io import Model
+from onnxprune.graph.shapes import graph_inputs
+from onnxprune.runtime.session import Feeds
+
+
+def class_rows(y: Array) -> Array:
+    """Scores of classes, `(n, classes)`: a row per sample or, of `(samples, positions, classes)`, per position."""
+    widest = max(y.shape[1:], default=1)
+    return y.reshape(-1, widest if y.size == len(y) * widest else y.shape[-1])
+
+
+def probabilities(y: Array) -> Array:
+    """Rows of scores or of probabilities as probabilities, float64 `(n, classes)`."""
+    y = class_rows(y).astype(np.float64)
+    if (y >= 0).all() and np.allclose(y.sum(1), 1, atol=1e-3):
+        return y
+    top = y.max(1, keepdims=True)
+    e = np.exp(y - np.where(np.isfinite(top), top, np.nan))  # of what is no number, no number
+    return np.asarray(e / e.sum(1, keepdims=True))
+
+
+def classifier_output(model: Model, outputs: dict[str, Array], samples: int) -> str:
+    """The one float output that holds a row of classes per sample or per token; "" where the model is no classifier."""
+    floats = [n for n, y in outputs.items() if y.dtype.kind == "f"]
+    tables = {w.shape[0] for w in model.weights.values() if w.ndim == 2 and w.dtype.kind in "fV"}
+    tokens = {i.name for i in graph_inputs(model) if i.type.tensor_type.elem_type in (6, 7)}
+    spoken = [n for n in floats if outputs[n].ndim == 3 and min(outputs[n].shape[1:]) > 1]
+    words = [n for n in spoken if tokens and outputs[n].shape[2] in tables and len(outputs[n]) == samples]
+    if len(words) == 1 and outputs[words[0]].shape[2] not in _widths(model):
+        return words[0]
+    if len(floats) != 1:
+        return ""
+    y = outputs[floats[0]]
+    flat = y.shape[0] == samples and y.ndim >= 2 and y.size == samples * max(y.shape[1:]) and y.size > samples
+    inputs = {tuple(d.dim_value for d in i.type.tensor_type.shape.dim)[1:] for i in graph_inputs(model)}
+    return floats[0] if flat and y.shape[1:] not in inputs else ""  # shaped as an input: a reconstruction
+
+
+def _widths(model: Model) -> set[int]:
+    """Lengths of the vectors that normalisations scale by: widths of hidden states."""
+    norms = {i for n in model.proto.graph.node if n.op_type.endswith("Normalization") for i in n.input[1:3]}
+    return {w.shape[-1] for name, w in model.weights.items() if name in norms and w.ndim == 1}
+
+
+def joined(batches: Iterable[Feeds], names: Sequence[str]) -> dict[str, Array]:
+    """Outputs of all batches, joined along axis 0."""
+    parts: dict[str, list[Array]] = {n: [] for n in names}
+    for batch in batches:
+        for n in names:
+            parts[n].append(np.atleast_1d(batch[n]))
+    return {n: _join(each) for n, each in parts.items()}
+
+
+def _join(parts: Sequence[Array]) -> Array:
+    if len({p.shape[1:] for p in parts}) == 1:
+        return np.concatenate(parts)
+    return np.concatenate([p.ravel() for p in parts])  # of another size for every sample
