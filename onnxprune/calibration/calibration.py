@@ -98,7 +98,7 @@ class Batches:
 
 
 BATCH_BYTES = 4 << 20  # of the inputs of one batch
-ACTIVATIONS = 8e6  # of its largest tensor, if that is more than one sample
+ACTIVATIONS = 16e6  # of its largest tensor, if that is more than one sample
 BATCH = 256
 EMBEDDED = 1024  # bytes that a token takes inside of a model, at least
 HELD_OUT = 80  # samples that damage is measured on, at most a third of all

@@ -39,14 +39,14 @@ class Data:
         help="Keep the level database and finished sparse layers here; other targets for the same model, data and "
         "options then take seconds, and a run that was stopped goes on.",
     )  # fmt: skip
-    jobs: int = option(
-        1, integer("a whole number, 1 or more", 1), panel=DATA, metavar="N", effect="time only",
-        help="Solves in parallel.",
+    jobs: int | None = option(
+        None, integer("a whole number, 1 or more", 1), panel=DATA, metavar="N", effect="time only",
+        otherwise="all cores", help="Solves in parallel.",
     )  # fmt: skip
 
     def check(self, threads: int) -> None:
         """Raises `OptionError` for more jobs than there are cores."""
-        if self.jobs * max(threads, 1) > (os.cpu_count() or 1):
+        if self.jobs is not None and self.jobs * max(threads, 1) > (os.cpu_count() or 1):
             raise OptionError(
                 f"--jobs {self.jobs}: jobs times --threads must be 1 to {os.cpu_count()}, the number of cores"
             )

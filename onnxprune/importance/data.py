@@ -26,6 +26,7 @@ from onnxprune.runtime.stream import Stop, Stream, samples_in
 from onnxprune.solvers.lasso import inner_products, removal_order
 from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.obs import Reader, removal_costs
+from onnxprune.solvers.threads import Beside
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 RIDGE = 0.03
@@ -141,9 +142,10 @@ def gather_moments(
         view.look(i, x, plans[k].share, measures, seed)
     asked = [replace(stop, batches=plans[k].batches) for k, stop in enumerate(stops)]
     total = max((p.batches for p in plans.values()), default=1)
-    for i, k, found in stream.walk(asked, range(1, total)):
-        progress(i, total)
-        views[k].look(i, found[views[k].layer.source], plans[k].share, measures, seed)
+    with Beside() as beside:
+        for i, k, found in stream.walk(asked, range(1, total)):
+            progress(i, total)
+            beside(views[k].look, i, found[views[k].layer.source], plans[k].share, measures, seed)
     progress(total, total)
 
 

@@ -16,6 +16,7 @@ from onnxprune.layers.sampling import Sampling, rows_wished, sampling
 from onnxprune.layers.tail import Tail
 from onnxprune.runtime.stream import Stream, samples_in
 from onnxprune.solvers.least_squares import Fit, Moments
+from onnxprune.solvers.threads import Beside
 from onnxprune.structure.analysis import Keep
 from onnxprune.structure.coupling import Axis, Coupling
 
@@ -197,13 +198,19 @@ def activation_aware(
         again = [m.like() for m in moments]
         weight = np.stack([s.weight for s in solved]).astype(np.float32)
         shift = np.stack([s.shift for s in solved]).astype(np.float32)[:, None]
-        for x, t, added in rows:
+
+        def freed(part: Part, weight: Array = weight, shift: Array = shift) -> tuple[Array, Array]:
+            x, t, added = part
             now = scale * (np.matmul(x, weight) + shift) + offset + added
             wish = scale * t + offset + added
             free = np.where(wish <= low, np.minimum(now, low), np.where(wish >= high, np.maximum(now, high), wish))
-            t = t + np.where(able, (free - wish) / np.where(able, scale, 1), 0.0)
-            for g, m in enumerate(again):
-                m.add(x[g], t[g])
+            return x, t + np.where(able, (free - wish) / np.where(able, scale, 1), 0.0)
+
+        with Beside() as beside:
+            for part in rows:
+                x, t = freed(part)
+                for g, m in enumerate(again):
+                    beside(m.add, x[g], t[g])
         solved = [fit(g, m, solved[g]) for g, m in enumerate(again)]
     return solved
 

@@ -174,15 +174,15 @@ class Keywords(TypedDict, total=False):
     """Random crops and flips of calibration images. Default: False."""
 
     memory: float | str
-    """For activations, in GB or with a unit; less means more passes. Unit: bytes. Default: 500MB."""
+    """For activations, in GB or with a unit; less means more passes. Unit: bytes. Default: 250MB."""
 
     cache: Path | str | os.PathLike[str] | None
     """Keep the level database and finished sparse layers here; other targets for the same model, data and options
     then take seconds, and a run that was stopped goes on.
     """
 
-    jobs: int
-    """Solves in parallel. Default: 1."""
+    jobs: int | None
+    """Solves in parallel. Default: all cores."""
 
     preset: str | None
     """How pixels become inputs: x = (x * scale - mean) / std of values 0 to 255. imagenet: its mean and deviation;

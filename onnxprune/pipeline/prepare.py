@@ -36,6 +36,7 @@ from onnxprune.pipeline.setup import Setup
 from onnxprune.plan import Plan, fingerprint
 from onnxprune.progress import Clock
 from onnxprune.recovery.recover import RECOVERIES
+from onnxprune.solvers.threads import cores
 from onnxprune.sparsity.amounts import layer_names, matching
 from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, ChannelGroup
@@ -234,7 +235,7 @@ def samples_of(
         return calibration_of(
             SYNTHETIC if source is None else source, model, macs, samples=count, preprocess=options.images,
             augment=options.data.augment, memory=float(options.data.memory), threads=options.check.threads,
-            jobs=options.data.jobs, seed=options.check.seed, shapes=shapes, largest=largest_tensor(analysis),
+            jobs=options.data.jobs or cores(), seed=options.check.seed, shapes=shapes, largest=largest_tensor(analysis),
         ), notes  # fmt: skip
     except OptionError as e:
         if source is not None or needed:

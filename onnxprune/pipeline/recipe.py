@@ -42,6 +42,7 @@ from onnxprune.recovery.recover import RECOVERIES, recover
 from onnxprune.report import Report
 from onnxprune.runtime.feeds import likely_feeds
 from onnxprune.runtime.session import Feeds
+from onnxprune.solvers.threads import blas_threads
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.stage import sparsify
 from onnxprune.sparsity.survey import curvatures
@@ -102,6 +103,11 @@ def prune(source: Any, *, progress: Progress = silent, **options: Unpack[Keyword
 
 def run(source: Any, options: Options, *, progress: Progress = silent) -> Result:
     """The whole recipe, in the words of the command line; see the module's docstring."""
+    with blas_threads(1):
+        return _run(source, options, progress)
+
+
+def _run(source: Any, options: Options, progress: Progress) -> Result:
     clock = Clock(progress)
     clock("load")
     model = load(source)

@@ -31,6 +31,7 @@ from onnxprune.recovery.cut_model import CutModel, LayerFit, Recovered
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream, mapped
 from onnxprune.solvers.least_squares import Fit, Moments, Singular, match, solve_ridge
+from onnxprune.solvers.threads import Beside
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.dead import without_dead
 
@@ -113,9 +114,10 @@ def _solved(task: Task, rows: Rows, moments: Sequence[Moments], method: str, rid
     """A fit per group, and its moments, of as many rows as its error asks for. Raises `Singular`."""
     each = float(ROWS_EACH)
     while True:
-        for x, t, _ in rows.extend(each):
-            for g, m in enumerate(moments):
-                m.add(x[g], t[g])
+        with Beside() as beside:
+            for x, t, _ in rows.extend(each):
+                for g, m in enumerate(moments):
+                    beside(m.add, x[g], t[g])
         solved = [
             match(m, task.prior(g)) if method == "mean-std" else solve_ridge(m, task.prior(g), ridge=ridge)
             for g, m in enumerate(moments)

@@ -51,7 +51,7 @@ class Moments:
         self.xx = np.zeros((0, 0))
         self._known: Moments | None = None
         self._gram: tuple[int, Float] = (-1, self.xx)  # of how many rows
-        self._factor: tuple[tuple[int, float], Any] = ((-1, 0.0), None)  # of how many rows, and which ridge
+        self._factor: tuple[tuple[int, float], tuple[Any, float]] | None = None  # of how many rows, and which ridge
 
     def like(self) -> Moments:
         """Moments of the same rows, which need not be summed up again, and of other targets."""
@@ -125,7 +125,7 @@ class Moments:
         where rounding leaves nothing positive definite. Raises LinAlgError where that does not help."""
         if self._known is not None and self._known.count == self.count:
             return self._known.factor(ridge)
-        if self._factor[0] == (self.count, ridge):
+        if self._factor is not None and self._factor[0] == (self.count, ridge):
             return self._factor[1]
         for harder in TRIES:
             damped = self.covariance()

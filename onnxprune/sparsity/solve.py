@@ -38,6 +38,7 @@ from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Moments, damping
 from onnxprune.solvers.masks import SOLVERS, NotPositive, Problem, polish, refit, seconds
 from onnxprune.solvers.patterns import Choice, Count
+from onnxprune.solvers.threads import blas_for
 from onnxprune.sparsity.grow import GROWTH, grown, schedule
 
 RIDGE = 0.01  # of the mean variance of a layer's inputs
@@ -157,7 +158,8 @@ def _pass(
             job = replace(job, before=now)
         result = kept.read(job)
         if result is None:
-            result = _solve(job, pattern, whole, small, method)
+            with blas_for(job.tasks[0].matrix.shape[1]):
+                result = _solve(job, pattern, whole, small, method)
             kept.write(job, result)
         weight, shift, outcome = result
         if outcome.reason:
