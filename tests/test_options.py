@@ -47,7 +47,8 @@ def test_names_and_flags_are_unique() -> None:
 
 def test_memory_is_in_gigabytes_on_the_command_line() -> None:
     memory = DECLARED["memory"]
-    assert memory.read("2") == memory.read("2GB") == memory.read("2000MB") == memory.read(2e9) == memory.default
+    assert memory.read("2") == memory.read("2GB") == memory.read("2000MB") == memory.read(2e9)
+    assert memory.read(memory.otherwise) == memory.default
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Recipe:
 DEFAULTS = {
     "": Recipe(DEFAULT, "uniform", "bias"),
     "real": Recipe("obs", "kl", "least-squares", ridge=0.03, prior=0.03),
-    "synthetic": Recipe("obs", "error", "least-squares", ridge=0.1, prior=0.3),
+    "synthetic": Recipe("obs", "error", "least-squares", ridge=0.1, prior=3.0),
 }
 UNTARGETED = "uniform"  # where the default is for targets, and there is none
 
