@@ -16,12 +16,12 @@ import numpy as np
 from onnxprune.calibration.calibration import ACTIVATIONS, HELD_OUT, Calibration
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.layers.layer import linear_layers
-from onnxprune.layers.sampling import MOST_EACH, ROWS_EACH, SAMPLES, rows_wished, useful
+from onnxprune.layers.sampling import MOST_EACH, ROWS_EACH, rows_wished, useful
 from onnxprune.runtime.session import session
 from onnxprune.structure.analysis import Analysis
 
 EACH = (ROWS_EACH + MOST_EACH) / 2  # rows for every column, in the end
-VARIED = 2 * SAMPLES  # made-up samples at least, if time allows
+VARIED, FEWEST = 32, 16  # made-up samples at least, and where time is short
 PASSES = 7.0  # runs of the model over the samples that scoring, recovery and comparison take, in runs of it whole
 QUESTION = 0.05  # seconds for what a layer costs beside its products: sessions, and values that go in and out
 BATCH = 0.004  # the same for a batch of a layer
@@ -44,7 +44,7 @@ class LayerWork:
     @property
     def samples(self) -> int:
         """Samples of which it takes its rows."""
-        return max(SAMPLES, math.ceil(rows_wished(self.width, self.groups, EACH) / useful(self.positions)))
+        return math.ceil(rows_wished(self.width, self.groups, EACH) / useful(self.positions))
 
     def products(self, samples: int) -> float:
         """Multiply-adds of statistics, fits and targets."""
@@ -151,7 +151,7 @@ def made_up_samples(analysis: Analysis, seconds: float, most: int) -> tuple[int,
     nominally; and a note where that makes them fewer."""
     count = samples_needed(analysis, most)
     takes = nominal(analysis, count)
-    enough = min(count, max(SAMPLES, takes.affordable(seconds)))
+    enough = min(count, max(FEWEST, takes.affordable(seconds)))
     if takes.seconds(count) <= seconds or enough == count:
         return count, ""
     return enough, f"{enough} made-up samples instead of {count}, to save time (--samples {count} takes them all)"

@@ -11,13 +11,12 @@ import math
 from dataclasses import dataclass
 
 ROWS_EACH = 20  # for every column, to begin with
-MOST_EACH = 40  # and at most, where inputs went; of a fit with zeros SPARSE_EACH
-SPARSE_EACH = 100
-ROWS = 4_000  # of one layer at least, where they are
+MOST_EACH = 100  # and at most
+ROWS = 10_000  # of one layer at least, where they are
 EXCESS = 2e-3  # of the variance of the targets: what too few rows may cost
 WORK = 6e10  # multiply-adds for one layer's moments, at most, but for
 ROWS_LEAST = 10  # rows for every column
-SAMPLES = 16  # that are asked at least
+SAMPLES = 64  # that are asked at least
 INDEPENDENT = 64  # positions of a sample that tell something new, or the root of so many times those that there are
 
 

@@ -30,7 +30,7 @@ from onnxprune.layers.layer import Layer, linear_layers
 from onnxprune.layers.places import Parameters, Place, parameters
 from onnxprune.layers.regression import Rows, Task, activation_aware
 from onnxprune.layers.rows import kernel_shape, matrix
-from onnxprune.layers.sampling import SPARSE_EACH
+from onnxprune.layers.sampling import MOST_EACH
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values, constant_names
 from onnxprune.progress import Steps
@@ -297,7 +297,7 @@ def _solve(job: Job, pattern: Pattern | None, whole: Stream, small: Stream, meth
     moments = [Moments(intercept=first.into.bias is not None) for _ in range(g)]
     regressions = [Rows(task, whole, small, seed=method.seed) for task in job.tasks]
     for rows in regressions:
-        for x, t, _ in rows.extend(SPARSE_EACH):
+        for x, t, _ in rows.extend(MOST_EACH):
             for k, m in enumerate(moments):
                 m.add(x[k], t[k])
     order = columns_of(job.layer, d)

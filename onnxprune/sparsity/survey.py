@@ -21,7 +21,7 @@ from onnxprune.graph.io import Model
 from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.layers.regression import source_rows
 from onnxprune.layers.rows import kernel_shape, matrix
-from onnxprune.layers.sampling import SPARSE_EACH
+from onnxprune.layers.sampling import MOST_EACH
 from onnxprune.layers.values import Values, constant_names
 from onnxprune.progress import Steps
 from onnxprune.runtime.classes import joined
@@ -71,7 +71,7 @@ def survey(
         m, kernel = matrix(layer, values), kernel_shape(layer, values)
         g, d, _ = m.shape
         moments = [Moments() for _ in range(g)]
-        for by_group in source_rows(stream, layer, kernel, (g, d), SPARSE_EACH, rng):
+        for by_group in source_rows(stream, layer, kernel, (g, d), MOST_EACH, rng):
             for k, part in enumerate(by_group):
                 moments[k].add(part)
         with suppress(NotPositive):
