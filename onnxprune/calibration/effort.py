@@ -17,14 +17,16 @@ from onnxprune.calibration.calibration import ACTIVATIONS, HELD_OUT, Calibration
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.sampling import MOST_EACH, ROWS_EACH, rows_wished, useful
+from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.runtime.session import session
 from onnxprune.structure.analysis import Analysis
 
 EACH = (ROWS_EACH + MOST_EACH) / 2  # rows for every column, in the end
 VARIED, FEWEST = 32, 16  # made-up samples at least, and where time is short
-PASSES = 7.0  # runs of the model over the samples that scoring, recovery and comparison take, in runs of it whole
-QUESTION = 0.05  # seconds for what a layer costs beside its products: sessions, and values that go in and out
-BATCH = 0.004  # the same for a batch of a layer
+PASSES = 6.0  # runs of the model over the samples that scoring, recovery and comparison take, in runs of it whole
+START = 2.0  # seconds for what is compiled, or read from a cache, and for painting pictures
+QUESTION = 0.03  # seconds for what a layer costs beside its products: sessions, and values that go in and out
+BATCH = 0.001  # the same for a batch of a layer
 LEVELS = 8  # of a group, at which the outputs are looked at
 NOMINAL_RATE = 8e10  # multiply-adds in a second, of two cores; the same for all machines, so that results are
 NOMINAL_CACHE, NOMINAL_MEMORY = 1e10, 3e9  # bytes of activations in a second
@@ -58,11 +60,14 @@ def layer_works(analysis: Analysis) -> list[LayerWork]:
     shapes = analysis.coupling.shapes.shapes
     inputs = [shapes.get(i.name) for i in graph_inputs(analysis.model)]
     batch = next((s[0] for s in inputs if s and s[0]), 1)
-    out = []
+    values, out = Values(analysis.model), []
     for layer in linear_layers(analysis.model):
         shape = shapes.get(layer.node.key if layer.trait.convolves else layer.source)
-        weight = analysis.model.weights.get(layer.weight)
-        if shape is None or weight is None or weight.ndim < 2 or None in shape:
+        try:
+            weight = values(layer.weight)
+        except Unsuitable:
+            continue
+        if shape is None or weight.ndim < 2 or None in shape:
             continue
         spatial = shape[2:] if layer.trait.convolves else shape[:-1]
         positions = math.prod(d or 1 for d in spatial) / (1 if layer.trait.convolves else batch)
@@ -114,7 +119,7 @@ def effort(
     """What the work on so many samples takes, `batch` at a time. run: seconds of one sample; rate: multiply-adds in a
     second; groups: that are chosen from; levels: whether what the outputs suffer is measured at every level of each."""
     works = layer_works(analysis)
-    fixed = sum(w.products(samples) for w in works) / rate
+    fixed = START + sum(w.products(samples) for w in works) / rate
     fixed += sum(QUESTION + BATCH * min(samples, w.samples) / batch for w in works)
     return Effort(run, fixed, PASSES, groups * LEVELS / 2 if levels else 0.0)
 

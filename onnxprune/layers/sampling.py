@@ -16,7 +16,7 @@ ROWS = 10_000  # of one layer at least, where they are
 EXCESS = 2e-3  # of the variance of the targets: what too few rows may cost
 WORK = 6e10  # multiply-adds for one layer's moments, at most, but for
 ROWS_LEAST = 10  # rows for every column
-SAMPLES = 64  # that are asked at least
+SAMPLES = 32  # that are asked at least
 INDEPENDENT = 64  # positions of a sample that tell something new, or the root of so many times those that there are
 
 

@@ -42,7 +42,7 @@ from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
 
-BUDGET = 40.0  # seconds that made-up samples may take where nobody says how many there are
+BUDGET = 35.0  # seconds that made-up samples may take where nobody says how many there are
 LOOKING = 240.0  # seconds that levels are looked at on samples that are held out, of which there are fewer else
 FEWEST_HELD_OUT = 24
 
