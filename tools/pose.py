@@ -2,7 +2,7 @@
 
     python tools/pose.py OUT.onnx
 
-A MobileNetV2 backbone (Sandler et al. 2018) on int32 pixels in NHWC, a feature pyramid of depthwise separable
+A MobileNetV2 backbone (Sandler et al. 2018) on uint8 pixels in NHWC, a feature pyramid of depthwise separable
 convolutions, and four heads at a quarter of the resolution, as `onnxruntime` gets it from a converted TFLite file.
 """
 
@@ -23,7 +23,7 @@ HEADS = {"centers": 1, "joints": JOINTS, "regression": 2 * JOINTS, "offsets": 2 
 
 
 def pose(seed: int = 0) -> onnx.ModelProto:
-    """Input `input` int32 `[1, 192, 192, 3]`; four outputs `[1, 48, 48, channels]`."""
+    """Input `input` uint8 `[1, 192, 192, 3]`; four outputs `[1, 48, 48, channels]`."""
     rng = np.random.default_rng(seed)
     nodes: list[Any] = []
     arrays: dict[str, np.ndarray] = {
@@ -73,7 +73,7 @@ def pose(seed: int = 0) -> onnx.ModelProto:
     side = SIDE // 4
     graph = helper.make_graph(
         nodes, "pose",
-        [helper.make_tensor_value_info("input", TensorProto.INT32, [1, SIDE, SIDE, 3])],
+        [helper.make_tensor_value_info("input", TensorProto.UINT8, [1, SIDE, SIDE, 3])],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, side, side, c]) for n, c in HEADS.items()],
         [numpy_helper.from_array(a, n) for n, a in arrays.items()],
     )  # fmt: skip

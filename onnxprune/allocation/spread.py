@@ -65,6 +65,7 @@ def levels_by_outputs(
     options = {**asdict(recipe), "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
     options["given"] = None if given is None else {name: s.tolist() for name, s in given.items()}
     options |= {"sizes": [(g.kind, g.size) for g in groups], "batch": calibration.batch, "absorbed": absorbed}
+    options |= {"held_out": len(held_out)}
     key = ""
     if cache is not None:
         digest = hashlib.sha256(to_proto(analysis.model).SerializeToString(deterministic=True)).hexdigest()
