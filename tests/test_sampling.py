@@ -13,7 +13,7 @@ from onnxprune import analyze, load
 from onnxprune.calibration.effort import FEWEST, Effort, layer_works, samples_needed
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.regression import Rows
-from onnxprune.layers.sampling import MOST_EACH, ROWS, ROWS_EACH, SAMPLES, each_for, rows_wished, sampling, useful
+from onnxprune.layers.sampling import MOST_EACH, ROWS, ROWS_EACH, SAMPLES, each_for, rows_needed, sampling, useful
 from onnxprune.recovery.least_squares import find_tasks
 from onnxprune.runtime.stream import Stream
 
@@ -22,9 +22,9 @@ WEIGHTS: dict[str, Any] = {"w": normal(6, 3, 3, 3), "v": normal(4, 6, 3, 3, seed
 
 
 def test_rows_grow_with_width_and_error_up_to_what_is_affordable() -> None:
-    assert rows_wished(10, 1, ROWS_EACH) == ROWS
-    assert rows_wished(1000, 1, 20) == 20_000
-    assert rows_wished(16_384, 1, 100) == 10 * 16_384
+    assert rows_needed(10, 1, ROWS_EACH) == ROWS
+    assert rows_needed(1000, 1, 20) == 20_000
+    assert rows_needed(16_384, 1, 100) == 10 * 16_384
     assert each_for(0.0) == ROWS_EACH and each_for(1.0) == MOST_EACH
     assert ROWS_EACH < each_for(0.1) < MOST_EACH
 

@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.calibration.calibration import ACTIVATIONS, HELD_OUT, Calibration
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.layers.layer import linear_layers
-from onnxprune.layers.sampling import MOST_EACH, ROWS_EACH, rows_wished, useful
+from onnxprune.layers.sampling import MOST_EACH, ROWS_EACH, rows_needed, useful
 from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.runtime.session import session
 from onnxprune.structure.analysis import Analysis
@@ -46,12 +46,12 @@ class LayerWork:
     @property
     def samples(self) -> int:
         """Samples of which it takes its rows."""
-        return math.ceil(rows_wished(self.width, self.groups, EACH) / useful(self.positions))
+        return math.ceil(rows_needed(self.width, self.groups, EACH) / useful(self.positions))
 
     def products(self, samples: int) -> float:
         """Multiply-adds of statistics, fits and targets."""
         d, o = self.width, self.outputs
-        rows = min(rows_wished(d, self.groups, EACH), samples * self.positions)
+        rows = min(rows_needed(d, self.groups, EACH), samples * self.positions)
         return self.groups * (rows * d * (2 * d + 6 * o) + 3 * d**3 + 4 * d * d * o)
 
 

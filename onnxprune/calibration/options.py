@@ -24,7 +24,8 @@ class Data:
     )  # fmt: skip
     samples: int | None = option(
         None, integer("a whole number, 1 or more", 1), panel=DATA, metavar="N", needs=("data",),
-        otherwise="256 to 1024, by the model's MACs", help="At most so many of them, evenly spread.",
+        otherwise="256 to 1024, by the model's MACs; of made-up ones 16 to 256, by its layers and the time",
+        help="At most so many of them, evenly spread.",
     )  # fmt: skip
     augment: bool = option(
         False, switch, panel=DATA, needs=("data",), help="Random crops and flips of calibration images."

@@ -22,7 +22,7 @@ def _share_memory() -> None:
     """Let all sessions take their memory from one arena, where what one gives back serves the next; it grows by what is
     asked for, not by powers of two."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    with suppress(*ORT_ERRORS):  # where the program that we are a part of has registered one, that serves as well
+    with suppress(RuntimeError):  # the program that we are a part of may have registered one, which serves as well
         ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 

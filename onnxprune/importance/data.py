@@ -19,7 +19,7 @@ from onnxprune.importance.criterion import Criterion, Scores, summary
 from onnxprune.importance.weights import score as weight_scores
 from onnxprune.layers.layer import Layer, linear_layers
 from onnxprune.layers.rows import kernel_shape, matrix, positions, rows
-from onnxprune.layers.sampling import ROWS_EACH, Sampling, rows_wished, sampling
+from onnxprune.layers.sampling import ROWS_EACH, Sampling, rows_needed, sampling
 from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stop, Stream, samples_in
@@ -136,9 +136,9 @@ def gather_moments(
     for i, k, found in stream.walk(stops, [0]):  # which says how many positions there are
         view, x = views[k], found[views[k].layer.source]
         width = len(view.readings[0].weight)
-        wished = rows_wished(width, len({r.group for r in view.readings}), ROWS_EACH)
+        needed = rows_needed(width, len({r.group for r in view.readings}), ROWS_EACH)
         count = positions(view.layer, x, view.kernel)
-        plans[k] = sampling(wished, max(count, 1), len(source), samples_in(source))
+        plans[k] = sampling(needed, max(count, 1), len(source), samples_in(source))
         view.look(i, x, plans[k].share, measures, seed)
     asked = [replace(stop, batches=plans[k].batches) for k, stop in enumerate(stops)]
     total = max((p.batches for p in plans.values()), default=1)

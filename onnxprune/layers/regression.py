@@ -12,7 +12,7 @@ from onnxprune.graph.arrays import Array, Float
 from onnxprune.layers.layer import Layer
 from onnxprune.layers.places import Parameters
 from onnxprune.layers.rows import like_outputs, positions, rows
-from onnxprune.layers.sampling import Sampling, rows_wished, sampling
+from onnxprune.layers.sampling import Sampling, rows_needed, sampling
 from onnxprune.layers.tail import Tail
 from onnxprune.runtime.stream import Stream, samples_in
 from onnxprune.solvers.least_squares import Fit, Moments
@@ -108,13 +108,13 @@ class Rows:
             self._advance(1)
             (first,) = self.whole.compute([task.whole.source], [0])
             self.counts[0] = positions(task.whole, first[task.whole.source], task.kernel)
-        wished = rows_wished(int(task.inside[0].sum()), len(task.matrix), each)
+        needed = rows_needed(int(task.inside[0].sum()), len(task.matrix), each)
         count, each_batch = max(self.counts[0], 1), samples_in(self.whole.source)
-        plan = sampling(wished, count, total, each_batch)
+        plan = sampling(needed, count, total, each_batch)
         self._advance(plan.batches)
         fitting = min(self.whole.advanced(task.whole.index), self.small.advanced(task.pruned.index))
-        if fitting < plan.batches and wished * SPARE < max(fitting, 1) * count:
-            plan = Sampling(max(fitting, 1), wished / (max(fitting, 1) * count))
+        if fitting < plan.batches and needed * SPARE < max(fitting, 1) * count:
+            plan = Sampling(max(fitting, 1), needed / (max(fitting, 1) * count))
         self.complete = plan.batches == total and plan.share >= 1
         short = [
             i for i in range(plan.batches) if i not in self.picked or self._missing(i, self.counts[i], plan.share) > 0
@@ -225,8 +225,8 @@ def source_rows(
     stream.advance(layer.index, 1)
     (first,) = stream.compute([layer.source], [0])
     count = positions(layer, first[layer.source], kernel)
-    wished = rows_wished(shape[1], shape[0], each)
-    plan = sampling(wished, max(count, 1), len(stream), samples_in(stream.source))
+    needed = rows_needed(shape[1], shape[0], each)
+    plan = sampling(needed, max(count, 1), len(stream), samples_in(stream.source))
     stream.advance(layer.index, plan.batches)
     for batch in stream.compute([layer.source], range(plan.batches)):
         x = batch[layer.source]

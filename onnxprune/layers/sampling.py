@@ -28,7 +28,7 @@ class Sampling:
     share: float
 
 
-def rows_wished(width: int, groups: int, each: float) -> float:
+def rows_needed(width: int, groups: int, each: float) -> float:
     """Rows for a layer of so many columns, of which every group has as many; each: for every column."""
     most = max(WORK / (width * width * groups), ROWS_LEAST * width)
     return min(max(ROWS, each * width), most)
@@ -44,8 +44,8 @@ def useful(positions: float) -> float:
     return min(positions, max(INDEPENDENT, math.sqrt(INDEPENDENT * positions)))
 
 
-def sampling(wished: float, positions: int, batches: int, samples: int) -> Sampling:
+def sampling(needed: float, positions: int, batches: int, samples: int) -> Sampling:
     """Where so many rows come from. positions: of one batch; batches: that there are, of `samples` each."""
-    asked = max(math.ceil(wished / useful(positions / samples)), SAMPLES)
+    asked = max(math.ceil(needed / useful(positions / samples)), SAMPLES)
     taken = min(batches, math.ceil(asked / samples))
-    return Sampling(taken, min(1.0, wished / (taken * positions)))
+    return Sampling(taken, min(1.0, needed / (taken * positions)))

@@ -168,7 +168,9 @@ class Keywords(TypedDict, total=False):
     """
 
     samples: int | None
-    """At most so many of them, evenly spread. Default: 256 to 1024, by the model's MACs."""
+    """At most so many of them, evenly spread. Default: 256 to 1024, by the model's MACs; of made-up ones 16 to 256,
+    by its layers and the time.
+    """
 
     augment: bool
     """Random crops and flips of calibration images. Default: False."""
