@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from onnxprune.evaluation.metrics import Score
     from onnxprune.formats.densify import densify
+    from onnxprune.gradient.differentiate import gradients, hessian_vector_product
     from onnxprune.graph.io import Model, load, save, to_proto
     from onnxprune.pipeline.recipe import Result, prune
     from onnxprune.plan import Plan
@@ -53,6 +54,7 @@ PLACES = {
     ),
     "evaluation.metrics": ("Score",),
     "formats.densify": ("densify",),
+    "gradient.differentiate": ("gradients", "hessian_vector_product"),
     "graph.io": ("Model", "load", "save", "to_proto"),
     "pipeline.recipe": ("Result", "prune"),
     "plan": ("Plan",),
@@ -213,6 +215,8 @@ __all__ = [
     "evaluate",
     "formats",
     "get_library_path",
+    "gradients",
+    "hessian_vector_product",
     "load",
     "ops",
     "prune",

@@ -10,23 +10,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
-from onnx import version_converter
 
-from onnxprune.errors import OnnxPruneError
+from onnxprune.errors import UserError
 from onnxprune.formats.functions import MIN_OPSET
 from onnxprune.graph.edit import Edit
-from onnxprune.graph.io import Model, load, to_proto
+from onnxprune.graph.io import Model
 from onnxprune.graph.links import makers, read_counts
-from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import opsets, walk
 from onnxprune.graph.normalisation import batchnorm_factor
 from onnxprune.graph.protos import place
+from onnxprune.graph.versions import raised
 from onnxprune.layers.layer import Layer, sparse_layers
 
-REFUSALS = (version_converter.ConvertError, RuntimeError, ValueError, LookupError, AttributeError)
 RAISED = 13  # the opset that older ones are raised to; every onnxruntime since 1.8 runs it
 
 
@@ -72,16 +69,12 @@ def raise_opset(model: Model) -> tuple[Model, str]:
     """A copy at opset RAISED, or the model as it is where onnx cannot convert it; a note."""
     old = opsets(model.proto).get("", 1)
     try:
-        converted = load(version_converter.convert_version(to_proto(model), RAISED))
-    except (*REFUSALS, OnnxPruneError) as error:
-        why = one_line(error, 100)
+        return raised(model, RAISED), f"opset raised from {old} to {RAISED}"
+    except UserError as why:
         return (
             model,
             f"opset {old} is below {MIN_OPSET} and cannot be raised ({why}): needs onnxprune's library to run",
         )
-    known = {p.key for p in converted.proto.metadata_props}
-    converted.proto.metadata_props.extend(p for p in model.proto.metadata_props if p.key not in known)
-    return replace(converted, path=model.path, external=model.external), f"opset raised from {old} to {RAISED}"
 
 
 def fold_batchnorm(model: Model, takes: Callable[[Layer], bool] = anything) -> tuple[Model, int]:

@@ -1,0 +1,126 @@
+"""Operators that move elements and compute nothing: the gradient goes the same way back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.gradient.backward import LAST, Backward
+from onnxprune.gradient.registry import Gradients, NoRule, gradient
+from onnxprune.graph.node import Node
+
+
+@gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy in the shape of the input"""
+    assert dy[0]
+    return [b.reshape_like(dy[0], n.input(0))]
+
+
+@gradient("Transpose")
+def transpose(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy with its axes back in order"""
+    assert dy[0]
+    perm = n.attr("perm", list(range(b.rank(n.input(0))))[::-1])
+    return [b.transpose(dy[0], np.argsort(perm).tolist())]
+
+
+@gradient("Expand")
+def expand(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy, summed over the axes that were broadcast"""
+    assert dy[0]
+    return [b.unbroadcast(dy[0], n.input(0))]
+
+
+@gradient("Concat")
+def concat(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """each input's slice of dy"""
+    assert dy[0]
+    axis = n.attr("axis") % b.rank(n.output(0))
+    out: Gradients = []
+    start = b.constant([0])
+    for i, name in enumerate(n.inputs):  # sums of sizes, that of dynamic axes at run time
+        end = b.op("Add", start, b.size(name, [axis]))
+        out.append(b.slice(dy[0], start, end, [axis]) if b.needs(i) else None)
+        start = end
+    return out
+
+
+@gradient("Pad")
+def pad(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy without what was added"""
+    assert dy[0]
+    if n.attr("mode", "constant") != "constant":
+        raise NoRule(f"mode {n.attr('mode')}")
+    if b.needs(2):
+        raise NoRule("a pad value that is computed")
+    rank = b.rank(n.input(0))
+    pads = b.ints(n, "pads", 1)
+    axes = [k % rank for k in b.ints(n, "axes", 3, range(rank))]
+    heads, tails = [0] * rank, [0] * rank
+    for k, axis in enumerate(axes):
+        heads[axis], tails[axis] = pads[k], pads[k + len(axes)]
+    cut = [k for k in range(rank) if heads[k] > 0 or tails[k] > 0]
+    ends = [-tails[k] if tails[k] > 0 else LAST for k in cut]
+    g = b.slice(dy[0], [max(heads[k], 0) for k in cut], ends, cut)
+    return [b.pad(g, [max(-h, 0) for h in heads], [max(-t, 0) for t in tails])]
+
+
+@gradient("Slice")
+def slice_(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy in its place among zeros"""
+    assert dy[0]
+    x, g = n.input(0), dy[0]
+    sizes = b.shape(x)
+    count = int(b.shape(n.input(1))[0] or 0)
+    axes, steps = b.ints(n, "axes", 3, range(count)), b.ints(n, "steps", 4, [1] * count)
+    starts, ends = b.value(n.input(1)), b.value(n.input(2))
+    for k, (axis, step) in enumerate(zip(axes, steps, strict=True)):
+        axis, size = axis % len(sizes), sizes[axis]
+        if size is not None and starts is not None and ends is not None:
+            start, end = int(starts[k]), int(ends[k])
+            at = range(size)[slice(start, None if end < -size and step < 0 else end, step)]
+            g = _back_to(b, g, axis, at, size)
+        else:
+            first, last = (b.slice(n.input(i), [k], [k + 1], [0]) for i in (1, 2))
+            g = _among_zeros(b, g, x, axis, first, last, step)
+    return [g, None, None, None, None][: len(n.inputs)]
+
+
+def _back_to(b: Backward, g: str, axis: int, at: range, size: int) -> str:
+    """`g` at these indices of an axis of this size, zeros elsewhere."""
+    rank, count, step = b.rank(g), len(at), at.step
+    if count == size and step == 1:
+        return g
+    if step < 0:
+        g, at, step = b.slice(g, [-1], [-LAST], [axis], [-1]), at[::-1], -step
+    if step > 1 and count > 1:  # between them zeros: an axis more, padded and merged again
+        g = b.unsqueeze(g, [axis + 1])
+        tails = [0] * (rank + 1)
+        tails[axis + 1] = step - 1
+        g = b.pad(g, [0] * (rank + 1), tails)
+        g = b.op("Reshape", g, _merged(b, g, axis))
+        count = (count - 1) * step + 1
+        g = b.slice(g, [0], [count], [axis])
+    head = at.start if len(at) else 0
+    heads, tails = [0] * rank, [0] * rank
+    heads[axis], tails[axis] = head, size - head - count
+    return b.pad(g, heads, tails)
+
+
+def _merged(b: Backward, g: str, axis: int) -> str:
+    """The shape of `g` with two neighbouring axes as one, int64."""
+    rank = b.rank(g)
+    parts = [b.size(g, range(axis))] if axis else []
+    parts.append(b.op("Mul", b.size(g, [axis]), b.size(g, [axis + 1])))
+    parts += [b.size(g, range(axis + 2, rank))] if axis + 2 < rank else []
+    return b.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
+
+
+def _among_zeros(b: Backward, g: str, x: str, axis: int, start: str, end: str, step: int) -> str:
+    """The same where sizes or indices are known at run time only: one-hot rows, summed. start, end: int64, `(1,)`."""
+    every = b.op("Range", b.constant(0), b.squeeze(b.size(x, [axis]), [0]), b.constant(1))
+    at = b.op("Slice", every, start, end, b.constant([0]), b.constant([step]))
+    one = b.op("Equal", b.unsqueeze(every, [1]), b.unsqueeze(at, [0]))  # (size, count)
+    last = [*(k for k in range(b.rank(g)) if k != axis), axis]
+    placed = b.op("MatMul", b.transpose(g, last), b.transpose(b.op("Cast", one, to=b.code(g)), [1, 0]))
+    return b.transpose(placed, np.argsort(last).tolist())

@@ -1,0 +1,26 @@
+"""Elements that move."""
+
+from models.gradients.row import row
+
+row("Reshape", "split", "double[3,4] a", "y = Reshape(a, s)", "int64[3] s = {2,-1,2}")
+row("Reshape", "dynamic", "double[N,4] a", "y = Reshape(a, s)", "int64[2] s = {2,-1}", sizes={"N": 6})
+row("Flatten", "axis", "double[3,2,4] a", "y = Flatten<axis = 2>(a)")
+row("Squeeze", "axes", "double[3,1,4] a", "y = Squeeze(a, k)", "int64[1] k = {1}")
+row("Unsqueeze", "axes", "double[3,4] a", "y = Unsqueeze(a, k)", "int64[2] k = {0,-1}")
+row("Transpose", "plain", "double[3,2,4] a", "h = Mul(a, a) y = Transpose(h)")
+row("Transpose", "perm", "double[3,2,4] a", "y = Transpose<perm = [1,2,0]>(a)")
+row("Expand", "both", "double[3,1] a", "y = Expand(a, s)", "int64[3] s = {2,1,4}")
+row("Concat", "three", "double[3,2] a, double[3,1] b", "y = Concat<axis = -1>(a, b, a)")
+row("Concat", "dynamic", "double[N,2] a, double[M,2] b", "y = Concat<axis = 0>(a, b)", sizes={"N": 3, "M": 2})
+row("Concat", "empty", "double[3,0] a, double[3,1] b", "y = Concat<axis = 1>(a, b)")
+row("Pad", "constant", "double[3,4] a", "y = Pad(a, p)", "int64[4] p = {1,0,2,3}")
+row("Pad", "value-axes", "double[3,4] a", "y = Pad(a, p, c, k)", "int64[2] p = {1,2}, double c = {2}, int64[1] k = {1}")
+row("Pad", "less", "double[3,4] a", "y = Pad(a, p)", "int64[4] p = {-1,1,0,-2}", runtime="float32", single=False,
+    second=False)  # fmt: skip
+row("Slice", "steps", "double[7,6] a", "y = Slice(a, s, e, k, t)",
+    "int64[2] s = {1,-1}, int64[2] e = {7,-100}, int64[2] k = {0,1}, int64[2] t = {2,-2}")  # fmt: skip
+row("Slice", "head", "double[N,6] a", "y = Slice(a, s, e, k)", "int64[1] s = {0}, int64[1] e = {4}, int64[1] k = {1}",
+    sizes={"N": 2})  # fmt: skip
+row("Slice", "dynamic", "double[2,L,2] a", "y = Slice(a, s, e, k, t)",
+    "int64[1] s = {-1}, int64[1] e = {-100}, int64[1] k = {1}, int64[1] t = {-2}", sizes={"L": 6})  # fmt: skip
+row("Slice", "twice", "double[5,6] a", "y = Slice(a, s, e)", "int64[2] s = {1,2}, int64[2] e = {4,6}")
