@@ -9,8 +9,9 @@ import pytest
 from onnx import ModelProto, helper
 
 import onnxprune
-from models.nets import Array, anything, build, normal, run
+from models.nets import Array, anything, build, noise, normal, run
 from onnxprune import load
+from onnxprune.runtime.memory import _resident
 from onnxprune.runtime.stream import Runs, Stop, Stream, mapped, samples_in
 
 IF = """c = ReduceMax<keepdims = 0>(x) p = Greater(c, zero)
@@ -154,3 +155,13 @@ def test_runs_are_made_when_they_are_asked_for() -> None:
     assert [v["x"][0] for v in doubled] == [2.0, 4.0, 6.0] and doubled[-1]["x"][0] == 6.0
     with pytest.raises(IndexError):
         runs[4]
+
+
+def test_a_moved_cut_keeps_nothing_but_what_it_holds() -> None:
+    many = ", ".join(["x"] * 32)
+    nodes = f"a = Concat<axis = 1>({many}) r = Exp(a) m = ReduceMax<axes = [1], keepdims = 1>(r) y = Neg(m)"
+    stream = Stream(load(build(nodes, "float[1,1,1024,1024]", anything(4))), [{"x": noise(1, 1, 1024, 1024)}])
+    before = _resident("VmRSS")
+    stream.advance(3)  # 268 MB go through the arena of onnxruntime
+    assert stream.cut == 3
+    assert _resident("VmRSS") - before < 64e6

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.cost import CostModel
+from onnxprune.graph.ort import release_memory
 from onnxprune.importance.criterion import Criterion, Scores, summary
 from onnxprune.importance.weights import score as weight_scores
 from onnxprune.layers.layer import Layer, linear_layers
@@ -146,6 +147,7 @@ def gather_moments(
         for i, k, found in stream.walk(asked, range(1, total)):
             progress(i, total)
             beside(views[k].look, i, found[views[k].layer.source], plans[k].share, measures, seed)
+    release_memory()
     progress(total, total)
 
 

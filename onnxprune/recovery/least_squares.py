@@ -18,6 +18,7 @@ from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import read_by
 from onnxprune.graph.node import walk
+from onnxprune.graph.ort import release_memory
 from onnxprune.graph.step import Step
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.places import parameters
@@ -56,6 +57,7 @@ def _fitted(model: CutModel, method: str) -> Recovered:
         model.analysis, model.keep, model.cut.model, data.runs(), method=method, ridge=model.ridge,
         memory=data.memory, threads=data.threads, seed=data.seed, progress=model.progress,
     )  # fmt: skip
+    release_memory()  # of the streams
     notes = [f"{f.node} ({f.op}) was not refitted: {f.reason}" for f in fits if f.reason]
     if not fits and not model.keep.all():
         notes.append(f"--recover {method} had nothing to fit: no layer that stays misses what went")

@@ -56,7 +56,7 @@ def joined(batches: Iterable[Feeds], names: Sequence[str]) -> dict[str, Array]:
     parts: dict[str, list[Array]] = {n: [] for n in names}
     for batch in batches:
         for n in names:
-            parts[n].append(np.atleast_1d(batch[n]))
+            parts[n].append(np.array(batch[n], ndmin=1))  # a copy: see Stream.advance
     return {n: _join(each) for n, each in parts.items()}
 
 

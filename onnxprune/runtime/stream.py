@@ -25,6 +25,7 @@ import onnxruntime as ort
 
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import made_at, reads
+from onnxprune.graph.ort import release_memory
 from onnxprune.runtime.session import Feeds, session
 
 SEGMENT = 32e6  # bytes of asked tensors of one batch that one session of a walk gives, if more than one tensor
@@ -142,8 +143,14 @@ class Stream:
             size = sum(v.nbytes for v in values.values() if isinstance(v, np.ndarray))
             arrays = all(isinstance(v, np.ndarray) for v in values.values())  # no sequence, no map
             if not arrays or sum(self.bytes) - self.bytes[i] + size > self.limit:
-                return
-            self.held[i], self.bytes[i], self.cuts[i] = values, size, position
+                break
+            before = self.held[i] or {}
+            # outputs of a run lie in onnxruntime's arena, which could give nothing back around them
+            own = {n: v if v is before.get(n) else v.copy() for n, v in values.items()}
+            self.held[i], self.bytes[i], self.cuts[i] = own, size, position
+            values.clear()  # before the next run needs room
+        if behind:
+            release_memory()
 
     def advanced(self, position: int) -> int:
         """How many of the first batches have their cut right before node `position`, or further."""
@@ -168,8 +175,9 @@ class Stream:
             with session(part, threads=self.threads) as s:
                 for i in alike:
                     values = first if i == alike[0] else self.values(i)
-                    outputs = s.run(missing, {n: values[n] for n in needed})
-                    yield {**{n: values[n] for n in names if n in values}, **dict(zip(missing, outputs, strict=True))}
+                    given = {n: values[n] for n in needed}
+                    passed = {n: values[n] for n in names if n in values}
+                    yield {**passed, **dict(zip(missing, s.run(missing, given), strict=True))}
 
     def walk(self, stops: Sequence[Stop], batches: Iterable[int]) -> Iterator[tuple[int, int, Feeds]]:
         """Batch, number of the stop and its values, batch by batch from the inputs to the last stop that asks about

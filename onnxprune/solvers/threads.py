@@ -12,15 +12,15 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import BoundedSemaphore
+from threading import Condition
 from types import TracebackType
 
-import numpy as np  # noqa: F401 (the controller sees the libraries that are loaded)
-import scipy.linalg  # noqa: F401
+import numpy as np
+import scipy.linalg  # noqa: F401 (the controller sees the libraries that are loaded)
 from threadpoolctl import ThreadpoolController
 
 WIDE = 1024  # columns from which on BLAS may use all cores
-AHEAD = 8  # calls that may wait
+AHEAD, ROOM = 8, 32e6  # calls that may wait, and bytes of arrays that they hold, if more than one does
 
 
 def cores() -> int:
@@ -56,25 +56,32 @@ class Beside:
 
     def __init__(self) -> None:
         self.pool = ThreadPoolExecutor(1)
-        self.slots = BoundedSemaphore(AHEAD)
+        self.calls, self.bytes, self.done = 0, 0, Condition()
         self.failed: BaseException | None = None
 
     def __enter__(self) -> Beside:
         return self
 
     def __call__(self, function: Callable[..., object], *arguments: object, **options: object) -> None:
-        """Call it later; waits while too many calls do."""
-        self.slots.acquire()
-        self.pool.submit(self._run, function, arguments, options)
+        """Call it later; waits while too many calls do, or too large ones."""
+        size = sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
+        with self.done:
+            self.done.wait_for(lambda: not self.calls or (self.calls < AHEAD and self.bytes + size <= ROOM))
+            self.calls, self.bytes = self.calls + 1, self.bytes + size
+        self.pool.submit(self._run, size, function, arguments, options)
 
-    def _run(self, function: Callable[..., object], arguments: tuple[object, ...], options: dict[str, object]) -> None:
+    def _run(
+        self, size: int, function: Callable[..., object], arguments: tuple[object, ...], options: dict[str, object]
+    ) -> None:
         try:
             if self.failed is None:
                 function(*arguments, **options)
         except BaseException as e:
             self.failed = e
         finally:
-            self.slots.release()
+            with self.done:
+                self.calls, self.bytes = self.calls - 1, self.bytes - size
+                self.done.notify()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
