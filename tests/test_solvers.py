@@ -5,8 +5,12 @@ The oracles are numpy's dense solvers, one row at a time.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -519,3 +523,15 @@ def test_bad_patterns(text: str) -> None:
     with pytest.raises(OptionError, match="--pattern") as found:
         parse_pattern(text)
     assert "\n" not in str(found.value)
+
+
+def test_numba_keeps_its_cache_with_the_user(tmp_path: Path) -> None:
+    code = (
+        "import numba.core.config as c; before = c.CACHE_DIR; from onnxprune.layers import patches as p; "
+        "assert before == c.CACHE_DIR; print(p._gather._cache._impl.locator.get_cache_path())"
+    )
+    for name in ("ONNXPRUNE_CACHE_DIR", "NUMBA_CACHE_DIR"):
+        chosen = tmp_path / name
+        kept = {k: v for k, v in os.environ.items() if k not in ("ONNXPRUNE_CACHE_DIR", "NUMBA_CACHE_DIR")}
+        told = subprocess.check_output([sys.executable, "-c", code], env=kept | {name: str(chosen)}, text=True)
+        assert chosen in Path(told.strip()).parents

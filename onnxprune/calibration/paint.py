@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from onnxprune.graph.arrays import Array
+from onnxprune.kernels.compiled import njit
 
 ELLIPSE, RECTANGLE, TRIANGLE, FLOWER = range(4)
 DEEP = 0.35  # petals of a flower, in radii
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def paint(
     image: Array, bare: Array, texture: Array, box: tuple[int, int, int, int], kind: int, numbers: Array, colour: Array
 ) -> None:
@@ -46,8 +46,8 @@ def paint(
                     image[i, j, c] = ((colour[c] + stripe) * (one - mix) + texture[i, j, c] * mix) * light
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def nearest(h: int, w: int, pieces: Array, reach: float) -> Array:
+@njit(nogil=True)
+def nearest(h: int, w: int, pieces: Array, reach: np.float32) -> Array:
     """Distance of every pixel to the nearest of some straight pieces, at most `reach` away, float32 `(h, w)`; a large
     number further off. pieces: x and y of both ends, float32 `(n, 4)`."""
     far = np.full((h, w), np.float32(1e9))

@@ -135,12 +135,14 @@ def _imported(folder: Path) -> ModuleType:
     """The driver, with numba's cache in this folder."""
     from numba import config
 
-    before = config.CACHE_DIR, config.DISABLE_JIT
-    config.CACHE_DIR, config.DISABLE_JIT = str(folder), 0
+    from onnxprune.kernels.compiled import kept_in
+
+    before, config.DISABLE_JIT = config.DISABLE_JIT, 0
     try:
-        return importlib.import_module(DRIVER)
+        with kept_in(folder):
+            return importlib.import_module(DRIVER)
     finally:
-        config.CACHE_DIR, config.DISABLE_JIT = before
+        config.DISABLE_JIT = before
 
 
 def _cache_folder() -> Path | None:
@@ -154,6 +156,7 @@ def _cache_folder() -> Path | None:
     from numba import config
 
     from onnxprune.kernels import header
+    from onnxprune.kernels.compiled import user_cache
 
     digest = hashlib.sha256()
     cpu = config.CPU_NAME or llvm.get_host_cpu_name(), config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
@@ -171,11 +174,7 @@ def _cache_folder() -> Path | None:
     ):
         digest.update((HERE / name).read_bytes())
     digest.update(header.stamp().encode())  # numbers of tables.py that come from elsewhere
-    base = os.environ.get("ONNXPRUNE_CACHE_DIR")
-    if not base:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        base = os.path.join(os.environ.get("LOCALAPPDATA", home) if os.name == "nt" else home, "onnxprune")
-    folder = Path(base) / digest.hexdigest()[:16]
+    folder = user_cache() / digest.hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

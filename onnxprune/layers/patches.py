@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.node import Node
+from onnxprune.kernels.compiled import njit
 from onnxprune.layers.finite import finite
 
 
@@ -145,7 +145,7 @@ def _gathered(x: Array, taps: tuple[Array, Array], picked: Array | None) -> Arra
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _gather(x: Array, channels: int, size: int, outer: Array, last: Array, picked: Array, out: Array) -> None:
     """Fill in out, float32 `(n, channels * taps)`: 0 beside the inputs, NaN for what is not finite.
 

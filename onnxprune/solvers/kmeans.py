@@ -25,9 +25,9 @@ cluster has itself as the mean, and so gains nothing.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from onnxprune.graph.arrays import Array
+from onnxprune.kernels.compiled import njit
 
 LARGEST = 256  # codewords, for indices of a byte
 POINTS = 32  # points per codeword of the dynamic program, and at least LEAST in all
@@ -118,7 +118,7 @@ def _groups(points: Array, mass: Array, limit: int, zero: int) -> Array:
     return np.append(np.flatnonzero(new), len(points))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit()
 def _partition(moment: Array, total: Array, k: int, zero: int) -> Array:
     """Edges `(k+1,)` of the k intervals that gain most. moment, total: prefix sums `(n+1,)`; zero: a point or -1."""
     n = len(total) - 1
@@ -152,7 +152,7 @@ def _partition(moment: Array, total: Array, k: int, zero: int) -> Array:
     return edges
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit()
 def _lloyd(points: Array, moment: Array, total: Array, edges: Array, zero: int) -> Array:
     """Codebook after Lloyd's iterations; edges `(k+1,)`: the first intervals, none empty."""
     k = len(edges) - 1
@@ -174,7 +174,7 @@ def _lloyd(points: Array, moment: Array, total: Array, edges: Array, zero: int) 
     return codebook
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit()
 def _histogram(bits: Array, x: Array, w: Array) -> tuple[Array, Array]:
     """Sums of weight times value and of weight, by the leading BITS of the values in their order; w: may be empty."""
     sums, mass = np.zeros(1 << BITS), np.zeros(1 << BITS)
@@ -187,7 +187,7 @@ def _histogram(bits: Array, x: Array, w: Array) -> tuple[Array, Array]:
     return sums, mass
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit()
 def _assign(x: Array, codebook: Array) -> Array:
     """Index of the nearest codeword, the lower of two."""
     k = len(codebook)

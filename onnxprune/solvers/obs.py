@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from scipy.linalg.blas import dsyr2k, dsyrk
 from scipy.linalg.lapack import dpotrf, dpotri
 
 from onnxprune.graph.arrays import Array, Float
+from onnxprune.kernels.compiled import njit
 from onnxprune.solvers.least_squares import damping
 
 LATE = 64  # removed rows that the large matrices may be behind
@@ -158,7 +158,7 @@ def _crop(x: Float, rows: Array) -> Float:
     return flat[: n * n].reshape(n, n)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, error_model="numpy")
 def _forward(c: Array, k: int, x: Array) -> None:
     """The first k rows of x become C^-1 times them; c: the lower C, `(k, k)`."""
     for i in range(k):
@@ -169,7 +169,7 @@ def _forward(c: Array, k: int, x: Array) -> None:
             x[i, j] /= c[i, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, error_model="numpy")
 def _whiten(b: Array, f: Array, at: int, k: int, floor: float, c: Array, g: Array) -> None:
     """Fill in c, the lower C with C C' = B, and g = C^-1 F C'^-1; pivots are at least floor, as without rounding."""
     for i in range(k):
@@ -188,7 +188,7 @@ def _whiten(b: Array, f: Array, at: int, k: int, floor: float, c: Array, g: Arra
     _forward(c, k, g)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, error_model="numpy")
 def _remove(inverse: Array, outer: Array, before: Array, s: int, c: Array, g: Array, late: Array) -> None:
     """Write q and z of the rows from s on into late, `(k, 2 d)`; before: those that the matrices are behind; c, g: of
     `_whiten` for these rows."""
@@ -211,7 +211,7 @@ def _remove(inverse: Array, outer: Array, before: Array, s: int, c: Array, g: Ar
                 late[i, d + j] -= g[i, m] / 2 * late[m, j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, error_model="numpy")
 def _follow(
     late: Array,
     start: Array,

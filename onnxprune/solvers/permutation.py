@@ -20,9 +20,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from onnxprune.graph.arrays import Array
+from onnxprune.kernels.compiled import njit
 
 CHAINS = 2  # of them the best is taken, where one window holds all columns
 WINDOW = 96  # columns of a window
@@ -122,7 +122,7 @@ def _spread(s: Array, n: int, m: int, kind: Array, rng: np.random.Generator) -> 
 # s is (C, R) below: an entry for every row
 
 
-@njit(cache=True, fastmath=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(fastmath=True, nogil=True)
 def _larger(t: Array, s: Array, p: int, c: int) -> Any:
     """Sum of max(t, s) over rows, for a place and a column."""
     total = 0.0
@@ -134,7 +134,7 @@ def _larger(t: Array, s: Array, p: int, c: int) -> Any:
     return total
 
 
-@njit(cache=True, fastmath=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(fastmath=True, nogil=True)
 def _renew(
     s: Array, n: int, m: int, order: Array, slots: Array, stripe: int, t: Array, sums: Array, top: Array
 ) -> None:
@@ -164,7 +164,7 @@ def _renew(
             sums[p] += part
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _random(state: Array) -> Any:
     """63 random bits (xorshift64*)."""
     x = state[0]
@@ -175,7 +175,7 @@ def _random(state: Array) -> Any:
     return np.int64((x * np.uint64(2685821657736338717)) >> np.uint64(1))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _anneal(
     s: Array, n: int, m: int, order: Array, slots: Array, peers: Array, bounds: Array, seed: int, hot: float,
     cold: float, steps: int,
@@ -202,7 +202,7 @@ def _anneal(
             _renew(s, n, m, order, slots, b // m, t, sums, top)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _gains(s: Array, n: int, m: int, pairs: Array) -> Array:
     """What each swap of two columns in different stripes changes, from the identity."""
     slots, order = np.empty(2 * m, np.int64), np.arange(len(s))

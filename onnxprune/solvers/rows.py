@@ -6,14 +6,15 @@ All of them lower f(w) = (w - t)' H (w - t) for one row, with t its target and H
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from onnxprune.graph.arrays import Array
+from onnxprune.kernels.compiled import njit
 
 EPSILON = 1e-9  # of a row's energy: less than that is no gain
 
 
-@njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
+@njit(parallel=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
 def obs_order(
     inverse: Array, target: Array, limit: int, blocks: Array, most: Array, least: float
 ) -> tuple[Array, Array]:
@@ -66,7 +67,7 @@ def obs_order(
     return order, costs
 
 
-@njit(cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
+@njit(fastmath={"contract", "reassoc", "nsz", "arcp"})
 def _pivot(a: Array, v: Array, p: int, inside: bool) -> None:
     """One sweep of the tableau: column p goes out of the kept set (inside) or into it.
 
@@ -90,7 +91,7 @@ def _pivot(a: Array, v: Array, p: int, inside: bool) -> None:
     v[p] = sign * vp / at
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True)
 def exchange(hessian: Array, target: Array, mask: Array, blocks: Array, rounds: int) -> tuple[Array, Array]:
     """Exchange a kept entry for one that went, the best pair first, while the exact error falls.
 
@@ -158,7 +159,7 @@ def exchange(hessian: Array, target: Array, mask: Array, blocks: Array, rounds: 
     return out, exchanges
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True)
 def swaps(hessian: Array, weight: Array, gradient: Array, mask: Array, blocks: Array, rounds: int, tried: int) -> Array:
     """SparseSwaps: exchange pairs by what they alone change, with the best value for the entry that comes back.
 
