@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxprune import cache
 from onnxprune.allocation.select import rounded, select, without_loss
+from onnxprune.calibration.options import MEMORY
 from onnxprune.evaluation.damage import damage
 from onnxprune.graph.arrays import Array, Float, Ids
 from onnxprune.graph.edit import Edit
@@ -89,7 +90,7 @@ def level_database(
     jobs: int = 1,
     round_to: int = 1,
     max_ratio: float = 0.8,
-    memory: float = 2e9,
+    memory: float = MEMORY,
     threads: int = 0,
     seed: int = 0,
     progress: Steps = lambda done, total: None,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.calibration.options import MEMORY
 from onnxprune.calibration.presets import Preprocess, looks_like_image
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import Samples
@@ -89,7 +90,7 @@ class Batches:
     inputs in two parts, batch by batch; unseen: samples that are held out."""
 
     source: Sequence[Feeds]
-    memory: float = 2e9
+    memory: float = MEMORY
     threads: int = 0
     digest: str = ""
     learn: Sequence[Feeds] = ()
@@ -113,7 +114,7 @@ class Calibration:
     samples: Samples
     batch: int
     synthetic: bool = False
-    memory: float = 2e9
+    memory: float = MEMORY
     threads: int = 0
     jobs: int = 1
     seed: int = 0
@@ -141,7 +142,7 @@ def calibrate(
     model: Model,
     *,
     synthetic: bool = False,
-    memory: float = 2e9,
+    memory: float = MEMORY,
     threads: int = 0,
     jobs: int = 1,
     seed: int = 0,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from onnxprune.calibration.options import MEMORY
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.ort import release_memory
@@ -353,7 +354,7 @@ def score(
     importance: str,
     ridge: float = RIDGE,
     jobs: int = 1,
-    memory: float = 2e9,
+    memory: float = MEMORY,
     threads: int = 0,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.calibration.options import MEMORY
 from onnxprune.importance.criterion import Scores
 from onnxprune.importance.weights import WeightValues
 from onnxprune.runtime.session import Feeds
@@ -25,7 +26,7 @@ def closeness(
     groups: Sequence[ChannelGroup],
     source: Sequence[Feeds],
     *,
-    memory: float = 2e9,
+    memory: float = MEMORY,
     threads: int = 0,
 ) -> Scores:
     """One minus the cosine between the stream before and after the block, mean over positions.

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxprune.calibration.options import MEMORY
 from onnxprune.evaluation.damage import Damage
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
@@ -155,7 +156,7 @@ def gate_losses(
     measure: Damage,
     *,
     gone: Mapping[str, Keep] | None = None,
-    memory: float = 2e9,
+    memory: float = MEMORY,
     threads: int = 0,
     progress: Steps = lambda done, total: None,
 ) -> Scores:

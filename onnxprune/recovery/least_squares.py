@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.calibration.options import MEMORY
 from onnxprune.graph.arrays import Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
@@ -72,7 +73,7 @@ def least_squares(
     *,
     method: str = "least-squares",
     ridge: float = RIDGE,
-    memory: float = 2e9,
+    memory: float = MEMORY,
     threads: int = 0,
     seed: int = 0,
     progress: Steps = lambda done, total: None,

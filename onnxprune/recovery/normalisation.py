@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.calibration.options import MEMORY
 from onnxprune.errors import OptionError
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
@@ -50,7 +51,7 @@ def batch_statistics(
     pruned: Model,
     source: Sequence[Feeds],
     *,
-    memory: float = 2e9,
+    memory: float = MEMORY,
     threads: int = 0,
     progress: Steps = lambda done, total: None,
 ) -> tuple[Model, int]:
