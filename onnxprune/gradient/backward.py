@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from onnx import helper
+from onnx import NodeProto, TypeProto, helper
 
 from onnxprune.errors import UserError
 from onnxprune.gradient.probes import probes
@@ -20,7 +20,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.links import reads
 from onnxprune.graph.node import Node, opsets
 from onnxprune.graph.protos import place
-from onnxprune.graph.shapes import Shape
+from onnxprune.graph.shapes import Shape, infer_nodes
 from onnxprune.graph.versions import raised
 
 OPSET = 17  # older models are raised to it: before, operators lack what the rules need
@@ -89,6 +89,12 @@ class Backward:
         """Whether a tensor can have a gradient."""
         return self.code(name) in FLOAT_TYPES
 
+    def type_proto(self, name: str) -> TypeProto:
+        """Type and shape of a tensor as ONNX has them; empty for one that is left out."""
+        if not name:
+            return TypeProto()
+        return helper.make_tensor_type_proto(self.code(name), self.shape(name))
+
     def value(self, name: str) -> Array | None:
         """What a constant holds; None for what is computed of inputs, or differentiated by."""
         if not name or name in self.wrt:
@@ -125,11 +131,19 @@ class Backward:
     def ops(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
         """Add a node of so many outputs; their names."""
         domain, _, op = kind.rpartition("::")
-        base = f"{self._node.key if self._node else 'loss'}/{op}"
-        names = [self.edit.fresh(base) for _ in range(outputs)]
-        proto = helper.make_node(op, list(inputs), names, self.edit.fresh_node(base), domain=domain, **attributes)
-        node = Node(proto, opsets(self.model.proto).get(domain, 1))
+        names = [""] * outputs
+        return self.place(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
+
+    def place(self, proto: NodeProto) -> list[str]:
+        """Add a node, whose outputs get new names; they are given."""
+        base = f"{self._node.key if self._node else 'loss'}/{proto.op_type}"
+        names = [self.edit.fresh(base) for _ in proto.output]
+        proto.output[:], proto.name = names, self.edit.fresh_node(base)
+        node = Node(proto, opsets(self.model.proto).get(proto.domain, 1))
         for probe in self._probes:
+            for body in node.bodies():
+                probe.enter(node, body)
+                infer_nodes(probe, body)
             probe.step(node)
         values = [self.value(name) for name in names]
         if all(v is not None for v in values):  # computed of sizes that turn out to be fixed
@@ -286,9 +300,10 @@ class Backward:
         """Sizes of these axes, int64, one for each."""
         return self.op("Gather", self.shape_of(name), self.constant(np.array(list(axes), np.int64)), axis=0)
 
-    def enter(self, node: Node | None) -> None:
-        """The node whose rule runs from now on."""
-        self._node = node
+    def enter(self, node: Node | None) -> Node | None:
+        """The node whose rule runs from now on; the one before."""
+        before, self._node = self._node, node
+        return before
 
     def contribute(self, name: str, part: str | None) -> None:
         """A part of the gradient of a tensor; rules of operators with bodies state what the bodies read so."""

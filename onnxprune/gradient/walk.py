@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.errors import UserError
-from onnxprune.gradient.backward import Backward, Gradients, NoRule
-from onnxprune.gradient.rules import GRADIENTS, NO_GRADIENTS
+from onnxprune.gradient.backward import Backward, NoRule
+from onnxprune.gradient.rules import NO_GRADIENTS
+from onnxprune.gradient.through import back, depending
 from onnxprune.graph.links import reads
 from onnxprune.graph.node import Node, walk
 
@@ -44,7 +45,7 @@ def differentiate(b: Backward, loss: str, wrt: Sequence[str]) -> Derivatives:
         why = next((blocked[o] for o in n.outputs if o in blocked), "")
         read = [i for i in reads(n.proto) if i in b.needed]
         if not why:
-            why = _back(b, n)
+            why = back(b, n)
         if why:
             blocked.update((i, blocked.get(i, why)) for i in read)
     b.enter(None)
@@ -55,30 +56,9 @@ def differentiate(b: Backward, loss: str, wrt: Sequence[str]) -> Derivatives:
     )
 
 
-def _back(b: Backward, n: Node) -> str:
-    """Run the rule of a node; why it has none, "" where it has."""
-    row = GRADIENTS.get(n.op)
-    if row is None:
-        return f"{n.op} ({n.label}) has no rule"
-    b.enter(n)
-    dy = b.outputs(n)
-    if not any(dy):
-        return ""
-    try:
-        parts: Gradients = row.rule(b, n, dy)
-    except NoRule as e:
-        return f"{n.op} ({n.label}): {e}"
-    for name, part in zip(n.inputs, parts, strict=False):
-        b.contribute(name, part)
-    return ""
-
-
 def _between(b: Backward, nodes: Sequence[Node], loss: str, wrt: Iterable[str]) -> list[Node]:
     """Nodes on a way from `wrt` to the loss, in order; sets what needs a gradient."""
-    depends = set(wrt)
-    for n in nodes:
-        if n.op not in NO_GRADIENTS and not depends.isdisjoint(reads(n.proto)):
-            depends.update(o for o in n.outputs if o and b.is_float(o))
+    depends = depending(b, nodes, wrt)
     leads, path = {loss}, []
     for n in reversed(nodes):
         if n.op in NO_GRADIENTS or leads.isdisjoint(n.outputs):

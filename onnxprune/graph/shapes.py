@@ -288,6 +288,7 @@ class Shapes:
 
 
 LIKE = {  # operators whose shapes onnx cannot infer -> one with the same shapes, and how many inputs it reads
+    "Celu": ("Relu", 1),
     "GroupNormalization": ("Relu", 1),
     "MeanVarianceNormalization": ("Relu", 1),
     "com.microsoft::FusedConv": ("Conv", 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.gradient.backward import Backward
+from onnxprune.gradient.formula import Tensor
 from onnxprune.gradient.registry import Gradients, gradient
 from onnxprune.graph.node import Node
 
@@ -55,64 +56,11 @@ def identity(b: Backward, n: Node, dy: Gradients) -> Gradients:
     return [dy[0]]
 
 
-@gradient("Cast")
+@gradient("Cast", "CastLike")
 def cast(b: Backward, n: Node, dy: Gradients) -> Gradients:
     """dy in the type of the input"""
     assert dy[0]
-    return [b.op("Cast", dy[0], to=b.code(n.input(0)))]
-
-
-@gradient("Exp")
-def exp(b: Backward, n: Node, dy: Gradients) -> Gradients:
-    """dy * exp(x)"""
-    assert dy[0]
-    return [b.op("Mul", dy[0], n.output(0))]
-
-
-@gradient("Log")
-def log(b: Backward, n: Node, dy: Gradients) -> Gradients:
-    """dy / x"""
-    assert dy[0]
-    return [b.op("Div", dy[0], n.input(0))]
-
-
-@gradient("Sqrt")
-def sqrt(b: Backward, n: Node, dy: Gradients) -> Gradients:
-    """dy / (2 sqrt(x))"""
-    assert dy[0]
-    return [b.op("Div", b.scale(dy[0], 0.5), n.output(0))]
-
-
-@gradient("Reciprocal")
-def reciprocal(b: Backward, n: Node, dy: Gradients) -> Gradients:
-    """-dy / x^2"""
-    assert dy[0]
-    y = n.output(0)
-    return [b.op("Neg", b.op("Mul", dy[0], b.op("Mul", y, y)))]
-
-
-@gradient("Relu")
-def relu(b: Backward, n: Node, dy: Gradients) -> Gradients:
-    """dy where x > 0"""
-    assert dy[0]
-    zero = b.constant(0, like=dy[0])
-    return [b.where(b.op("Greater", n.output(0), zero), dy[0], zero)]
-
-
-@gradient("Sigmoid")
-def sigmoid(b: Backward, n: Node, dy: Gradients) -> Gradients:
-    """dy * y (1 - y)"""
-    assert dy[0]
-    y = n.output(0)
-    return [b.op("Mul", dy[0], b.op("Mul", y, b.op("Sub", b.constant(1, like=y), y)))]
-
-
-@gradient("Tanh")
-def tanh(b: Backward, n: Node, dy: Gradients) -> Gradients:
-    """dy (1 - y^2)"""
-    assert dy[0]
-    y = n.output(0)
-    return [b.op("Mul", dy[0], b.op("Sub", b.constant(1, like=y), b.op("Mul", y, y)))]
+    return [b.op("Cast", dy[0], to=b.code(n.input(0))), None][: len(n.inputs)]
 
 
 @gradient("Where")
@@ -126,3 +74,89 @@ def where(b: Backward, n: Node, dy: Gradients) -> Gradients:
         b.unbroadcast(b.where(condition, dy[0], zero), x) if b.needs(1) else None,
         b.unbroadcast(b.where(condition, zero, dy[0]), y) if b.needs(2) else None,
     ]
+
+
+@gradient("Pow")
+def pow_(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy * y x^(y - 1), and dy * x^y log(x) where x > 0"""
+    assert dy[0]
+    x, g, power = Tensor(b, n.input(0)), Tensor(b, dy[0]), b.value(n.input(1))
+    exponent = Tensor(b, n.input(1)).cast(x) if b.code(n.input(1)) != b.code(x.name) else Tensor(b, n.input(1))
+    out: Gradients = [None, None]
+    if b.needs(0):
+        if power is not None and power.size == 1:
+            c = float(power.ravel()[0])
+            whole = g * c if c == 1 else g * c * (x ** (c - 1))
+        else:
+            whole = g * exponent * x.op("Pow", exponent - 1)
+        out[0] = b.unbroadcast(whole.name, n.input(0))
+    if b.needs(1):
+        positive = x > 0
+        log = positive.where(x, 1, x).op("Log")
+        part = g * Tensor(b, n.output(0)) * log
+        part = positive.where(part, 0, g)
+        out[1] = b.unbroadcast(b.op("Cast", part.name, to=b.code(n.input(1))), n.input(1))
+    return out
+
+
+@gradient("Max", "Min")
+def max_(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy to the first input that has the value"""
+    assert dy[0]
+    y, g = Tensor(b, n.output(0)), Tensor(b, dy[0])
+    out: Gradients = []
+    free: Tensor | None = None  # where no input before has it
+    for i, name in enumerate(n.inputs):
+        has = Tensor(b, name).op("Equal", y)
+        mine = has if free is None else free.op("And", has)
+        out.append(b.unbroadcast(mine.where(g, 0, g).name, name) if b.needs(i) else None)
+        if i < len(n.inputs) - 1:
+            free = has.op("Not") if free is None else free.op("And", has.op("Not"))
+    return out
+
+
+@gradient("Mean")
+def mean(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy over the number of inputs, summed over the axes that were broadcast"""
+    assert dy[0]
+    g = b.scale(dy[0], 1 / len(n.inputs))
+    return [b.unbroadcast(g, x) if b.needs(i) else None for i, x in enumerate(n.inputs)]
+
+
+@gradient("Mod")
+def mod(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy, and -dy times the whole quotient"""
+    assert dy[0]
+    x, y = n.inputs
+    out: Gradients = [b.unbroadcast(dy[0], x) if b.needs(0) else None, None]
+    if b.needs(1):
+        q = Tensor(b, x) / Tensor(b, y)
+        whole = q.op("Sign") * q.op("Abs").op("Floor") if n.attr("fmod", 0) else q.op("Floor")
+        out[1] = b.unbroadcast((-(Tensor(b, dy[0]) * whole)).name, y)
+    return out
+
+
+@gradient("PRelu")
+def prelu(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy where x > 0, else dy * slope; and dy * x where x < 0"""
+    assert dy[0]
+    x, slope, g = Tensor(b, n.input(0)), Tensor(b, n.input(1)), Tensor(b, dy[0])
+    below = x < 0
+    out: Gradients = [below.where(g * slope, g, g).name if b.needs(0) else None, None]
+    if b.needs(1):
+        out[1] = b.unbroadcast(below.where(g * x, 0, g).name, slope.name)
+    return out
+
+
+@gradient("Clip")
+def clip(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy where x lies between the bounds; to a bound, the sum where x lies beyond it"""
+    assert dy[0]
+    x, g = Tensor(b, n.input(0)), Tensor(b, dy[0])
+    out: Gradients = [None] * len(n.inputs)
+    if b.needs(0):
+        out[0] = x.op("Equal", Tensor(b, n.output(0))).where(g, 0, g).name
+    for i, kind in ((1, "Less"), (2, "Greater")):
+        if i < len(n.inputs) and n.input(i) and b.needs(i):
+            out[i] = b.unbroadcast(x.op(kind, Tensor(b, n.input(i))).where(g, 0, g).name, n.input(i))
+    return out
