@@ -192,7 +192,8 @@ class Backward:
         """Reshape to the shape of another tensor."""
         if self.same_shape(x, like):
             return x
-        return self.op("Reshape", x, self.shape_of(like), allowzero=int(0 in self.shape(like)))
+        empty = any(0 in probe.shapes.get(like, ()) for probe in self._probes)
+        return self.op("Reshape", x, self.shape_of(like), allowzero=int(empty))
 
     def reduce(self, kind: str, x: str, axes: Iterable[int], keepdims: bool = False) -> str:
         """A reduction over axes; over none it is the tensor itself."""
@@ -294,7 +295,11 @@ class Backward:
         ones = self.op("NonZero", self.op("Equal", size, self.constant(np.ones(1, np.int64))))
         axes = self.op("Reshape", ones, self.constant(np.array([-1], np.int64)))
         summed = self.op("ReduceSum", g, axes, keepdims=1, noop_with_empty_axes=1)
-        return self.op("Reshape", summed, self.shape_of(like))
+        out = self.op("Reshape", summed, self.shape_of(like))
+        for probe in self._probes:  # onnx infers neither
+            probe.shapes.setdefault(summed, (None,) * self.rank(g))
+            probe.shapes[out] = probe.shapes[like]
+        return out
 
     def size(self, name: str, axes: Iterable[int]) -> str:
         """Sizes of these axes, int64, one for each."""

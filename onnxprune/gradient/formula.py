@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -34,11 +35,16 @@ class Tensor:
 
     def cast(self, like: Tensor) -> Tensor:
         """In the type of another."""
-        return self.op("Cast", to=self.b.code(like.name))
+        code = self.b.code(like.name)
+        return self if code == self.b.code(self.name) else self.op("Cast", to=code)
 
-    def sum(self, *axes: int) -> Tensor:
+    def sum(self, axes: Iterable[int]) -> Tensor:
         """The sum over axes, which stay."""
         return Tensor(self.b, self.b.sum(self.name, axes, keepdims=True))
+
+    def mean(self, axes: Iterable[int]) -> Tensor:
+        """The mean over axes, which stay."""
+        return Tensor(self.b, self.b.reduce("ReduceMean", self.name, axes, keepdims=True))
 
     def __add__(self, other: Factor) -> Tensor:
         return self if other == 0 else self.op("Add", other)

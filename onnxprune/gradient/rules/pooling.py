@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.gradient.backward import Backward
+from onnxprune.gradient.formula import Tensor
 from onnxprune.gradient.registry import Gradients, NoRule, gradient
+from onnxprune.gradient.through import decomposed
 from onnxprune.gradient.windows import Windows, windows
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.node import Node
@@ -46,6 +48,56 @@ def average_pool(b: Backward, n: Node, dy: Gradients) -> Gradients:
     whole = b.pad(whole, [0] * len(sizes), [0, 0, *tails])
     ends = [h + size for h, size in zip(at.heads, lengths, strict=True)]
     return [b.slice(whole, at.heads, ends, range(2, len(sizes)))]
+
+
+@gradient("MaxPool")
+def max_pool(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy where the largest element of the window stands; among equal ones, where windows do not overlap, shared"""
+    assert dy[0]
+    x = n.input(0)
+    at, sizes, made = windows(b, n, n.attr("kernel_shape")), b.shape(x), b.shape(n.output(0))
+    tiled = at.kernel == at.strides and set(at.dilations) == {1} and not any(at.heads + at.tails)
+    if tiled and [k * (c or 0) for k, c in zip(at.kernel, made[2:], strict=True)] == list(sizes[2:]):
+        has = Tensor(b, x).op("Equal", Tensor(b, _tile(b, n.output(0), x, at.kernel))).cast(Tensor(b, x))
+        few = has.op("AveragePool", kernel_shape=list(at.kernel), strides=list(at.kernel)) * float(np.prod(at.kernel))
+        share = Tensor(b, dy[0]) / few
+        return [(has * Tensor(b, _tile(b, share.name, x, at.kernel))).name]
+    given = {name: n.attr(name) for name in n.attributes if name != "storage_order"}
+    places = b.ops("MaxPool", x, outputs=2, **given)[1]  # counted over the whole tensor
+    flat = [b.reshape(v, [-1]) for v in (b.zeros_like(x), places, dy[0])]
+    return [b.reshape_like(b.op("ScatterElements", *flat, axis=0, reduction="add"), x)]
+
+
+@gradient("MaxUnpool")
+def max_unpool(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy from where the elements went"""
+    assert dy[0]
+    flat = b.op("GatherElements", *(b.reshape(v, [-1]) for v in (dy[0], n.input(1))), axis=0)
+    return [b.reshape_like(flat, n.input(0)), None, None][: len(n.inputs)]
+
+
+@decomposed("GlobalMaxPool")
+def global_max_pool(b: Backward, n: Node) -> list[str]:
+    """as ReduceMax over all places"""
+    return [b.reduce("ReduceMax", n.input(0), range(2, b.rank(n.input(0))), keepdims=True)]
+
+
+@decomposed("GlobalLpPool")
+def global_lp_pool(b: Backward, n: Node) -> list[str]:
+    """through the sum of |x|^p over all places"""
+    x, p = Tensor(b, n.input(0)), int(n.attr("p", 2))
+    return [((x.op("Abs") ** p).sum(range(2, b.rank(x.name))) ** (1 / p)).name]
+
+
+@decomposed("LpPool")
+def lp_pool(b: Backward, n: Node) -> list[str]:
+    """through the sum of |x|^p over a window"""
+    x, p = Tensor(b, n.input(0)), int(n.attr("p", 2))
+    if n.attr("ceil_mode", 0):
+        raise NoRule("ceil_mode")
+    given = {name: n.attr(name) for name in n.attributes if name not in ("p", "ceil_mode")}
+    mean = (x.op("Abs") ** p).op("AveragePool", count_include_pad=1, **given)
+    return [((mean * float(np.prod(n.attr("kernel_shape")))) ** (1 / p)).name]
 
 
 def _shares(at: Windows, lengths: list[int], counts: list[int], *, padded: bool) -> Array:

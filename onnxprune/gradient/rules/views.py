@@ -6,6 +6,7 @@ import numpy as np
 
 from onnxprune.gradient.backward import LAST, Backward
 from onnxprune.gradient.registry import Gradients, NoRule, gradient
+from onnxprune.gradient.through import through
 from onnxprune.graph.node import Node
 
 
@@ -50,19 +51,42 @@ def pad(b: Backward, n: Node, dy: Gradients) -> Gradients:
     """dy without what was added"""
     assert dy[0]
     if n.attr("mode", "constant") != "constant":
-        raise NoRule(f"mode {n.attr('mode')}")
-    if b.needs(2):
-        raise NoRule("a pad value that is computed")
+        return through(b, n, dy, _mirrored)
+    out: Gradients = [None] * len(n.inputs)
     rank = b.rank(n.input(0))
-    pads = b.ints(n, "pads", 1)
+    heads, tails = _pads(b, n)
+    cut = [k for k in range(rank) if heads[k] > 0 or tails[k] > 0]
+    ends = [-tails[k] if tails[k] > 0 else LAST for k in cut]
+    g = b.slice(dy[0], [max(heads[k], 0) for k in cut], ends, cut)
+    if len(n.inputs) > 2 and b.needs(2):
+        out[2] = b.reshape_like(b.op("Sub", b.sum(dy[0], range(rank)), b.sum(g, range(rank))), n.input(2))
+    if b.needs(0):
+        out[0] = b.pad(g, [max(-h, 0) for h in heads], [max(-t, 0) for t in tails])
+    return out
+
+
+def _pads(b: Backward, n: Node) -> tuple[list[int], list[int]]:
+    """What a Pad adds before and after every axis."""
+    rank, pads = b.rank(n.input(0)), b.ints(n, "pads", 1)
     axes = [k % rank for k in b.ints(n, "axes", 3, range(rank))]
     heads, tails = [0] * rank, [0] * rank
     for k, axis in enumerate(axes):
         heads[axis], tails[axis] = pads[k], pads[k + len(axes)]
-    cut = [k for k in range(rank) if heads[k] > 0 or tails[k] > 0]
-    ends = [-tails[k] if tails[k] > 0 else LAST for k in cut]
-    g = b.slice(dy[0], [max(heads[k], 0) for k in cut], ends, cut)
-    return [b.pad(g, [max(-h, 0) for h in heads], [max(-t, 0) for t in tails])]
+    return heads, tails
+
+
+def _mirrored(b: Backward, n: Node) -> list[str]:
+    """A Pad that repeats elements, as a Gather along every axis that it pads."""
+    x, mode = n.input(0), n.attr("mode")
+    for axis, (head, tail) in enumerate(zip(*_pads(b, n), strict=True)):
+        size = b.shape(x)[axis]
+        if not head and not tail:
+            continue
+        if size is None:
+            raise NoRule(f"mode {mode} over an axis of unknown size")
+        at = np.pad(np.arange(size), (max(head, 0), max(tail, 0)), mode=mode)
+        x = b.op("Gather", x, b.constant(at[max(-head, 0) : len(at) + min(tail, 0)]), axis=axis)
+    return [x]
 
 
 @gradient("Slice")
@@ -79,14 +103,14 @@ def slice_(b: Backward, n: Node, dy: Gradients) -> Gradients:
         if size is not None and starts is not None and ends is not None:
             start, end = int(starts[k]), int(ends[k])
             at = range(size)[slice(start, None if end < -size and step < 0 else end, step)]
-            g = _back_to(b, g, axis, at, size)
+            g = back_to(b, g, axis, at, size)
         else:
             first, last = (b.slice(n.input(i), [k], [k + 1], [0]) for i in (1, 2))
             g = _among_zeros(b, g, x, axis, first, last, step)
     return [g, None, None, None, None][: len(n.inputs)]
 
 
-def _back_to(b: Backward, g: str, axis: int, at: range, size: int) -> str:
+def back_to(b: Backward, g: str, axis: int, at: range, size: int) -> str:
     """`g` at these indices of an axis of this size, zeros elsewhere."""
     rank, count, step = b.rank(g), len(at), at.step
     if count == size and step == 1:
@@ -124,3 +148,78 @@ def _among_zeros(b: Backward, g: str, x: str, axis: int, start: str, end: str, s
     last = [*(k for k in range(b.rank(g)) if k != axis), axis]
     placed = b.op("MatMul", b.transpose(g, last), b.transpose(b.op("Cast", one, to=b.code(g)), [1, 0]))
     return b.transpose(placed, np.argsort(last).tolist())
+
+
+@gradient("Split")
+def split(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """the gradients of the parts, one after the other"""
+    parts = [g or b.zeros_like(o) for g, o in zip(dy, n.outputs, strict=True)]
+    return [b.op("Concat", *parts, axis=n.attr("axis", 0)), None][: len(n.inputs)]
+
+
+@gradient("Tile")
+def tile(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy, summed over the repetitions"""
+    assert dy[0]
+    x, rank = n.input(0), b.rank(n.input(0))
+    both = b.op("Concat", b.unsqueeze(n.input(1), [1]), b.unsqueeze(b.shape_of(x), [1]), axis=1)
+    apart = b.op("Reshape", dy[0], b.reshape(both, [-1]))
+    return [b.reshape_like(b.sum(apart, range(0, 2 * rank, 2)), x), None]
+
+
+@gradient("DepthToSpace")
+def depth_to_space(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """SpaceToDepth of dy, with its channels in the order of the mode"""
+    assert dy[0]
+    size, channels = int(n.attr("blocksize")), b.shape(n.input(0))[1]
+    g = b.op("SpaceToDepth", dy[0], blocksize=size)
+    if n.attr("mode", "DCR") == "DCR":
+        return [g]
+    if channels is None:
+        raise NoRule("the number of its channels is not known")
+    order = np.arange(channels).reshape(size * size, -1).T.ravel()
+    return [b.op("Gather", g, b.constant(order), axis=1)]
+
+
+@gradient("SpaceToDepth")
+def space_to_depth(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """DepthToSpace of dy"""
+    assert dy[0]
+    size, mode, channels = int(n.attr("blocksize")), n.attr("mode", "DCR"), b.shape(n.input(0))[1]
+    if mode == "DCR":
+        return [b.op("DepthToSpace", dy[0], blocksize=size)]
+    if channels is None:
+        raise NoRule("the number of its channels is not known")
+    order = np.arange(channels * size * size).reshape(-1, size * size).T.ravel()
+    return [b.op("DepthToSpace", b.op("Gather", dy[0], b.constant(order), axis=1), blocksize=size)]
+
+
+@gradient("Trilu")
+def trilu(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """the same triangle of dy"""
+    assert dy[0]
+    return [b.op("Trilu", dy[0], *n.inputs[1:], upper=n.attr("upper", 1)), None][: len(n.inputs)]
+
+
+@gradient("ReverseSequence")
+def reverse_sequence(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy, reversed in the same way"""
+    assert dy[0]
+    axes = {name: n.attr(name, default) for name, default in (("batch_axis", 1), ("time_axis", 0))}
+    return [b.op("ReverseSequence", dy[0], n.input(1), **axes), None]
+
+
+@gradient("Dropout")
+def dropout(b: Backward, n: Node, dy: Gradients) -> Gradients:
+    """dy; while it drops, times the mask over what is kept"""
+    assert dy[0]
+    out: Gradients = [dy[0], None, None][: len(n.inputs)]
+    training = b.value(n.input(2)) if n.input(2) else np.array(False)
+    if training is not None and not training.any():
+        return out
+    if not n.output(1) or training is None:
+        raise NoRule("training_mode without its mask as an output")
+    ratio = b.op("Cast", n.input(1), to=b.code(dy[0])) if n.input(1) else b.constant(0.5, like=dy[0])
+    mask = b.op("Div", b.op("Cast", n.output(1), to=b.code(dy[0])), b.op("Sub", b.constant(1, like=dy[0]), ratio))
+    out[0] = b.op("Mul", dy[0], mask)
+    return out

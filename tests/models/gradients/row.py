@@ -16,9 +16,9 @@ class Row:
 
     sizes: of dynamic axes, by symbol; feeds: values of inputs, the others lie between low and high; fixed: inputs that
     are not differentiated by; runtime: what runs it in float64, `reference` (onnx's evaluator) or `onnxruntime`, or
-    `float32`, where neither can: onnxruntime in float32; single: whether float32 in onnxruntime is tried as well;
-    second: whether second derivatives are; checked: whether onnx's shape inference can read the result; input_shape:
-    sizes that are given when the gradient is built.
+    `float32`, where neither can: onnxruntime in float32; step: of the differences in float32; single: whether float32
+    in onnxruntime is tried as well; second: whether second derivatives are; checked: whether onnx's shape inference can
+    read the result; input_shape: sizes that are given when the gradient is built.
     """
 
     op: str
@@ -34,6 +34,7 @@ class Row:
     low: float = 0.4
     high: float = 1.6
     runtime: str = "reference"
+    step: float = 0.1
     single: bool = True
     second: bool = True
     checked: bool = True
