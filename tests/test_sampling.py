@@ -13,7 +13,17 @@ from onnxprune import analyze, load
 from onnxprune.calibration.effort import FEWEST, Effort, layer_works, samples_needed
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.regression import Rows
-from onnxprune.layers.sampling import MOST_EACH, ROWS, ROWS_EACH, SAMPLES, each_for, rows_needed, sampling, useful
+from onnxprune.layers.sampling import (
+    MOST_EACH,
+    ROWS,
+    ROWS_EACH,
+    SAMPLES,
+    Sampling,
+    each_for,
+    rows_needed,
+    sampling,
+    useful,
+)
 from onnxprune.recovery.least_squares import find_tasks
 from onnxprune.runtime.stream import Stream
 
@@ -35,6 +45,14 @@ def test_the_more_positions_the_fewer_samples(positions: int, batches: int) -> N
     assert plan.batches == batches
     assert plan.share == min(1.0, 10_000 / (batches * positions))
     assert 1 <= useful(positions) <= positions
+
+
+def test_a_batch_gives_its_share_and_one_row_at_least() -> None:
+    rng = np.random.default_rng(0)
+    assert Sampling(1, 0.3).rows(10) == 3 and Sampling(1, 1e-9).rows(10) == 1 and Sampling(1, 0.5).rows(0) == 0
+    picked = Sampling(1, 0.5).picked(10, rng)
+    assert picked is not None and len(set(picked)) == 5 and (np.diff(picked) > 0).all() and max(picked) < 10
+    assert Sampling(1, 1.0).picked(10, rng) is None
 
 
 def test_rows_come_once_and_again_as_they_were() -> None:

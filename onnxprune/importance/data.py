@@ -139,15 +139,14 @@ def gather_moments(
         view, x = views[k], found[views[k].layer.source]
         width = len(view.readings[0].weight)
         needed = rows_needed(width, len({r.group for r in view.readings}), ROWS_EACH)
-        count = positions(view.layer, x, view.kernel)
-        plans[k] = sampling(needed, max(count, 1), len(source), samples_in(source))
-        view.look(i, x, plans[k].share, measures, seed)
+        plans[k] = sampling(needed, positions(view.layer, x, view.kernel), len(source), samples_in(source))
+        view.look(i, x, plans[k], measures, seed)
     asked = [replace(stop, batches=plans[k].batches) for k, stop in enumerate(stops)]
     total = max((p.batches for p in plans.values()), default=1)
     with Beside() as beside:
         for i, k, found in stream.walk(asked, range(1, total)):
             progress(i, total)
-            beside(views[k].look, i, found[views[k].layer.source], plans[k].share, measures, seed)
+            beside(views[k].look, i, found[views[k].layer.source], plans[k], measures, seed)
     release_memory()
     progress(total, total)
 
@@ -160,12 +159,10 @@ class _View:
     kernel: tuple[int, ...]
     readings: list[Reading]
 
-    def look(self, batch: int, x: Array, share: float, measures: Collection[str], seed: int) -> None:
-        """Add a batch of the source to the moments; share: of its positions that become rows."""
-        count = positions(self.layer, x, self.kernel)
+    def look(self, batch: int, x: Array, plan: Sampling, measures: Collection[str], seed: int) -> None:
+        """Add a batch of the source to the moments."""
         rng = np.random.default_rng([seed, zlib.crc32(self.layer.key.encode()), batch])
-        picked = None if share >= 1 else np.sort(rng.choice(count, max(1, round(count * share)), replace=False))
-        by_group = rows(self.layer, x, self.kernel, picked)
+        by_group = rows(self.layer, x, self.kernel, plan.picked(positions(self.layer, x, self.kernel), rng))
         for group, seen in {r.group: r.seen for r in self.readings}.items():
             seen.add(by_group[group], magnitudes="magnitudes" in measures)
         if "ranks" in measures:

@@ -106,21 +106,18 @@ class Rows:
             return
         if not self.counts:
             self._advance(1)
-            (first,) = self.whole.compute([task.whole.source], [0])
-            self.counts[0] = positions(task.whole, first[task.whole.source], task.kernel)
+            self.counts[0] = first_positions(self.whole, task.whole, task.kernel)
         needed = rows_needed(int(task.inside[0].sum()), len(task.matrix), each)
-        count, each_batch = max(self.counts[0], 1), samples_in(self.whole.source)
-        plan = sampling(needed, count, total, each_batch)
+        plan = sampling(needed, self.counts[0], total, samples_in(self.whole.source))
         self._advance(plan.batches)
         fitting = min(self.whole.advanced(task.whole.index), self.small.advanced(task.pruned.index))
-        if fitting < plan.batches and needed * SPARE < max(fitting, 1) * count:
-            plan = Sampling(max(fitting, 1), needed / (max(fitting, 1) * count))
+        there = max(fitting, 1) * max(self.counts[0], 1)
+        if fitting < plan.batches and needed * SPARE < there:
+            plan = Sampling(max(fitting, 1), needed / there)
         self.complete = plan.batches == total and plan.share >= 1
-        short = [
-            i for i in range(plan.batches) if i not in self.picked or self._missing(i, self.counts[i], plan.share) > 0
-        ]
+        short = [i for i in range(plan.batches) if i not in self.picked or self._missing(i, self.counts[i], plan) > 0]
         held = sum(v.nbytes for part in self.parts or () for v in part)
-        for part in self._made(short, lambda i, count: self._pick(i, count, plan.share)):
+        for part in self._made(short, lambda i, count: self._pick(i, count, plan)):
             held += sum(v.nbytes for v in part)
             if self.parts is not None:
                 self.parts.append(part)
@@ -131,14 +128,14 @@ class Rows:
         self.whole.advance(self.task.whole.index, batches)
         self.small.advance(self.task.pruned.index, batches)
 
-    def _missing(self, batch: int, count: int, share: float) -> int:
-        """Rows that a batch lacks to a share of its positions."""
-        return min(count, max(1, round(count * share))) - len(self.picked.get(batch, ()))
+    def _missing(self, batch: int, count: int, plan: Sampling) -> int:
+        """Rows that a batch of so many positions lacks."""
+        return plan.rows(count) - len(self.picked.get(batch, ()))
 
-    def _pick(self, batch: int, count: int, share: float) -> Array | None:
+    def _pick(self, batch: int, count: int, plan: Sampling) -> Array | None:
         """Positions that were not used before."""
         self.counts[batch] = count
-        before, missing = self.picked.get(batch), self._missing(batch, count, share)
+        before, missing = self.picked.get(batch), self._missing(batch, count, plan)
         left = np.arange(count) if before is None else np.setdiff1d(np.arange(count), before, assume_unique=True)
         new = left if missing >= len(left) else np.sort(self.rng.choice(left, max(missing, 0), replace=False))
         self.picked[batch] = new if before is None else np.union1d(before, new)
@@ -223,13 +220,15 @@ def source_rows(
     if not len(stream):
         return
     stream.advance(layer.index, 1)
-    (first,) = stream.compute([layer.source], [0])
-    count = positions(layer, first[layer.source], kernel)
-    needed = rows_needed(shape[1], shape[0], each)
-    plan = sampling(needed, max(count, 1), len(stream), samples_in(stream.source))
+    count = first_positions(stream, layer, kernel)
+    plan = sampling(rows_needed(shape[1], shape[0], each), count, len(stream), samples_in(stream.source))
     stream.advance(layer.index, plan.batches)
     for batch in stream.compute([layer.source], range(plan.batches)):
         x = batch[layer.source]
-        count = positions(layer, x, kernel)
-        chosen = max(1, round(count * plan.share))
-        yield rows(layer, x, kernel, None if chosen >= count else np.sort(rng.choice(count, chosen, replace=False)))
+        yield rows(layer, x, kernel, plan.picked(positions(layer, x, kernel), rng))
+
+
+def first_positions(stream: Stream, layer: Layer, kernel: tuple[int, ...]) -> int:
+    """Rows that the first batch has, which says how many batches are asked."""
+    (first,) = stream.compute([layer.source], [0])
+    return positions(layer, first[layer.source], kernel)

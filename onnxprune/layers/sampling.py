@@ -10,6 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
+from onnxprune.graph.arrays import Array
+
 ROWS_EACH = 20  # for every column, to begin with
 MOST_EACH = 100  # and at most
 ROWS = 10_000  # of one layer at least, where they are
@@ -26,6 +30,15 @@ class Sampling:
 
     batches: int
     share: float
+
+    def rows(self, positions: int) -> int:
+        """How many of a batch's positions become rows: one at least, where there are any."""
+        return min(positions, max(1, round(positions * self.share)))
+
+    def picked(self, positions: int, rng: np.random.Generator) -> Array | None:
+        """Positions of a batch that become rows, in rising order; None for all."""
+        count = self.rows(positions)
+        return None if count == positions else np.sort(rng.choice(positions, count, replace=False))
 
 
 def rows_needed(width: int, groups: int, each: float) -> float:
@@ -46,6 +59,7 @@ def useful(positions: float) -> float:
 
 def sampling(needed: float, positions: int, batches: int, samples: int) -> Sampling:
     """Where so many rows come from. positions: of one batch; batches: that there are, of `samples` each."""
+    positions = max(positions, 1)
     asked = max(math.ceil(needed / useful(positions / samples)), SAMPLES)
     taken = min(batches, math.ceil(asked / samples))
     return Sampling(taken, min(1.0, needed / (taken * positions)))
