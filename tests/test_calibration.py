@@ -591,6 +591,8 @@ def test_images_of_a_family_stand_beside_dead_leaves() -> None:
     """Both among any part of the samples, also every other one."""
     form = image_format(PICTURE, graph_inputs(PICTURE)[0], RAW)
     pictures, plain = Pictures(form, 1), Pictures(form, 1)
+    for family in (LEAVES, BRIGHT):
+        pictures.of(family, 0)
     pictures.choose(BRIGHT)
     families = [pictures.family_at(i) for i in range(64)]
     for part in (families[::2], families[1::2], families[:16]):
@@ -598,6 +600,7 @@ def test_images_of_a_family_stand_beside_dead_leaves() -> None:
     for i in range(8):
         assert np.array_equal(pictures(i), plain(i)) == (families[i] == LEAVES)
         np.testing.assert_array_equal(pictures(i), plain.of(families[i], i))
+    assert all(pictures.family_at(i) == family for family, i in pictures.kept)  # nothing else takes memory
 
 
 def test_synthetic_of_several_kinds() -> None:

@@ -70,8 +70,10 @@ class Pictures:
             return self._normalised(self.kept[family, i])
         each = self.form.batch * self.form.height * self.form.width * self.form.channels
         room = CACHED // each - len(self.kept)
-        ahead = [k for k in range(i, i + AHEAD) if (family, k) not in self.kept][: max(1, room)]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # the others are likely to be asked for next
+        # likely to be asked for next: before one is chosen, of every family all
+        likely = [k for k in range(i + 1, i + AHEAD) if self.family == LEAVES or self.family_at(k) == family]
+        ahead = [i, *(k for k in likely if (family, k) not in self.kept)][: max(1, room)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             if family == LEAVES and not self.textures:
                 self.textures.extend(pool.map(self._texture, range(TEXTURES)))
             images = dict(zip(ahead, pool.map(lambda k: self._painted(family, k), ahead), strict=True))
@@ -80,9 +82,9 @@ class Pictures:
         return self._normalised(images[i])
 
     def choose(self, family: str) -> None:
-        """Take images of a family, and forget those of the others."""
+        """Take images of a family, and forget those that nobody will ask for."""
         self.family = family
-        self.kept = {k: x for k, x in self.kept.items() if k[0] in (family, LEAVES)}
+        self.kept = {(f, i): x for (f, i), x in self.kept.items() if f == self.family_at(i)}
 
     def _texture(self, k: int) -> Array:
         return pink(self.shape, np.random.default_rng([self.seed, 1, k]))
