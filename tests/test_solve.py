@@ -203,6 +203,19 @@ def test_magnitude_with_data_keeps_the_mask_and_mends_the_weights() -> None:
 # Layers that need care
 
 
+@pytest.mark.parametrize("allocate", ["uniform", "error"])
+def test_a_constant_channel_of_a_depthwise_layer_keeps_the_others_from_nothing(allocate: str) -> None:
+    proto = build("y = Conv<group=4>(x, w, b)", "float[n,4,9]", "float[n,4,m]", w=normal(4, 1, 5), b=normal(4))
+    x = normal(40, 4, 9, seed=5).astype(np.float32)
+    x[:, 1] = 2.0
+    result = small(proto, x, sparsity=0.4, sparsity_allocate=allocate)
+    assert result.model is not None and result.report.sparsity is not None
+    (solved,) = result.report.sparsity.solved
+    assert not solved.reason and 0 < solved.error < solved.plain
+    gap = run(result.model, {"x": x}) - run(proto, {"x": x})
+    np.testing.assert_allclose(gap[:, 1], 0, atol=1e-5)  # its bias makes up for what it lost
+
+
 @pytest.mark.parametrize(("ratio", "form"), [(0.5, None), (None, "2:4"), (0.5, "block:2x4"), (0.5, "column")])
 def test_one_dimensional_and_grouped(ratio: float | None, form: str | None) -> None:
     """Channels that no pattern divides."""

@@ -304,9 +304,10 @@ def _solve(job: Job, pattern: Pattern | None, whole: Stream, small: Stream, meth
     new, shift = np.zeros((g, d, o)), np.zeros((g, o))
     plain = error = 0.0
     masks = []
+    some = len(moments) > 1 and any(varying(moments))
     for k, choice in enumerate(choices(job.layer, pattern, job.count)):
         try:
-            problem = problem_of(moments[k], first.prior(k), order, method.ridge)
+            problem = problem_of(moments[k], first.prior(k), order, method.ridge, constant=some)
             if job.before is not None:
                 start = np.ascontiguousarray(job.before[k][order].T)
                 mask, w = grown(problem, choice, start, method.solver, recover=method.recover)
@@ -329,7 +330,7 @@ def _solve(job: Job, pattern: Pattern | None, whole: Stream, small: Stream, meth
     if method.recover and first.tail.bounds is not None and len(job.tasks) == 1:
 
         def fit(k: int, m: Moments, now: Fit) -> Fit:
-            problem = problem_of(m, first.prior(k), order, method.ridge)
+            problem = problem_of(m, first.prior(k), order, method.ridge, constant=some)
             w = refit(problem, masks[k], np.ascontiguousarray(now.weight[order].T))
             weight = np.zeros((d, o))
             weight[order] = w.T
@@ -349,17 +350,26 @@ def unexplained(moments: Moments, weight: Float) -> float:
     return max(rest, 0.0) / total if total > 0 else 0.0
 
 
-def problem_of(moments: Moments, prior: Float, order: Array, ridge: float, *, targets: bool = True) -> Problem:
+def varying(moments: Sequence[Moments]) -> list[bool]:
+    """Whether the inputs of each group vary; of a single group it is taken to be so, and its problem looks."""
+    return [len(moments) == 1 or (m.count > 0 and bool(np.diag(m.gram).any())) for m in moments]
+
+
+def problem_of(
+    moments: Moments, prior: Float, order: Array, ridge: float, *, targets: bool = True, constant: bool = False
+) -> Problem:
     """The regression as a solver takes it; prior: `(in, out)`, the layer's own weights.
 
-    targets: False where the layer's own outputs on its own inputs are the targets. Raises `NotPositive`.
+    targets: False where the layer's own outputs on its own inputs are the targets. constant: whether inputs that do not
+    vary are a problem, too, of a group among others whose inputs do: all its weights are alike to it, the smallest go.
+    Raises `NotPositive`.
     """
     if not moments.count:
         raise NotPositive("no data reached it")
     gram = moments.covariance()
     if not np.isfinite(gram).all():
         raise NotPositive("its inputs are not finite")
-    if not np.diag(gram).any():
+    if not constant and not np.diag(gram).any():
         raise NotPositive("its inputs are constant")
     norms = np.sqrt(np.diag(gram) + np.square(moments.x_mean))[order]
     lam = damping(gram, ridge)

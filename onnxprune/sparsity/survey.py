@@ -30,7 +30,7 @@ from onnxprune.solvers.least_squares import Moments
 from onnxprune.solvers.masks import NotPositive, Problem, inverse, refit
 from onnxprune.solvers.patterns import Choice
 from onnxprune.sparsity.allocate import LEVELS, Facts
-from onnxprune.sparsity.solve import RIDGE, choices, columns_of, enough_zeros, jobs_of, problem_of, unsolvable
+from onnxprune.sparsity.solve import RIDGE, choices, columns_of, enough_zeros, jobs_of, problem_of, unsolvable, varying
 
 OUTLIER = 5.0  # times the mean of |w| ||x|| (OWL)
 TYPICAL = 0.03  # error of a layer at which its damage to the outputs is measured: what is small is in proportion
@@ -43,12 +43,14 @@ def uncounted(done: int, total: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Surveyed:
-    """A layer with the moments of the inputs of each of its groups, and its problems; order: of their columns."""
+    """A layer with the moments of the inputs of each of its groups, and its problems; order: of their columns; varies:
+    whether the inputs of each group do."""
 
     layer: Layer
     moments: list[Moments]
     problems: list[Problem]
     order: Array
+    varies: list[bool]
 
 
 def survey(
@@ -76,8 +78,10 @@ def survey(
                 moments[k].add(part)
         with suppress(NotPositive):
             order = columns_of(layer, d)
-            problems = [problem_of(moments[k], m[k], order, ridge, targets=False) for k in range(g)]
-            yield Surveyed(layer, moments, problems, order)
+            varies = varying(moments)
+            some = g > 1 and any(varies)
+            problems = [problem_of(moments[k], m[k], order, ridge, targets=False, constant=some) for k in range(g)]
+            yield Surveyed(layer, moments, problems, order, varies)
     progress(len(layers), len(layers))
 
 
@@ -155,7 +159,8 @@ def facts(
                 tried.append([p.original for p in problems])
             else:
                 tried.append([_quick(p, c, s) for p, c, s in zip(problems, part, saliency, strict=True)])
-            curve.append(float(np.mean([p.error(w) for p, w in zip(problems, tried[-1], strict=True)])))
+            lost = [p.error(w) if v else 0.0 for p, w, v in zip(problems, tried[-1], surveyed.varies, strict=True)]
+            curve.append(float(np.mean(lost)))
         job = into.get(weight)
         factor = 1.0
         if measure is not None and job is not None and max(curve) > 0:
@@ -165,8 +170,8 @@ def facts(
             new = np.zeros_like(job.tasks[0].matrix)
             for g, w in enumerate(tried[at]):
                 new[g][surveyed.order] = w.T
-            lost = [m.x_mean @ (job.tasks[0].matrix[g] - new[g]) for g, m in enumerate(surveyed.moments)]
-            place.write(new, np.concatenate(lost))
+            missing = [m.x_mean @ (job.tasks[0].matrix[g] - new[g]) for g, m in enumerate(surveyed.moments)]
+            place.write(new, np.concatenate(missing))
             tested.advance(job.first)
             factor = measure(joined(tested.compute(names), names)) / curve[at]
             edit.model.weights.update(old)
