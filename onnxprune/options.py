@@ -23,7 +23,8 @@ from typing import Any
 
 WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"
 SPARSE, STORE, DATA, IMAGES = "Sparse weights", "How weights are stored", "Calibration and evaluation", "Images"
-PANELS = (WHAT, HOW, SPARSE, STORE, DATA, IMAGES, CHECK, OUTPUT)
+TUNE = "Tuning"
+PANELS = (WHAT, HOW, SPARSE, STORE, TUNE, DATA, IMAGES, CHECK, OUTPUT)
 
 Parse = Callable[[Any], Any]
 
@@ -436,7 +437,8 @@ def closest(word: str, options: Iterable[Option]) -> Iterator[str]:
 
 
 __all__ = [
-    "CHECK", "DATA", "HOW", "IMAGES", "OUTPUT", "PANELS", "SPARSE", "STORE", "WHAT", "Option", "amount", "anything",
-    "choice", "closest", "declared", "dims", "each", "in_python", "integer", "number", "numbers", "of_total", "option",
-    "or_function", "pair", "path", "quantity", "record", "shown", "size", "switch", "target", "text",
+    "CHECK", "DATA", "HOW", "IMAGES", "OUTPUT", "PANELS", "SPARSE", "STORE", "TUNE", "WHAT", "Option", "amount",
+    "anything", "choice", "closest", "declared", "dims", "each", "in_python", "integer", "number", "numbers",
+    "of_total", "option", "or_function", "pair", "path", "quantity", "record", "shown", "size", "switch", "target",
+    "text",
 ]  # fmt: skip

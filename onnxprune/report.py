@@ -23,6 +23,7 @@ from onnxprune.runtime.timing import Latency
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.structure.analysis import Analysis, Pinned
 from onnxprune.structure.verify import Verification
+from onnxprune.training.tune import Tuning
 
 SCHEMA = 1  # of the JSON
 
@@ -68,6 +69,7 @@ class Report:
     seconds: Mapping[str, float]
     sparsity: Sparsity | None = None
     codebooks: Codebooks | None = None
+    tuning: Tuning | None = None
     fidelity: Fidelity | None = None
     evaluation: Drop | None = None
     fits: tuple[LayerFit, ...] = ()
@@ -116,6 +118,7 @@ class Report:
             else {"error": v.error, "tolerance": v.tolerance, "runs": v.runs, "notes": list(v.notes)},
             "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
             "codebooks": None if self.codebooks is None else self.codebooks.to_dict(),
+            "tuning": None if self.tuning is None else self.tuning.to_dict(),
             "calibration": self.calibration,
             "cache": self.cache,
             "recipe": None if self.recipe is None else asdict(self.recipe),
@@ -249,6 +252,8 @@ def _quality(report: Report) -> list[str]:
             f"recovered: {report.recipe.recover}, {len(done)} of {len(report.fits)} layers that lost inputs; "
             f"unexplained variance of their outputs {before:.1%} -> {after:.1%} on average"
         )
+    if report.tuning is not None:
+        lines.append(_tuned(report.tuning))
     f = report.fidelity
     if f is not None:
         agree = "" if f.agreement is None else f"the same class for {f.agreement:.1%}, "
@@ -265,6 +270,14 @@ def _quality(report: Report) -> list[str]:
         count = "" if e.samples is None else f" on {e.samples} samples"
         lines.append(f"{e.metric}: {e.before:.4f} -> {e.after:.4f}{count}; worse by {e.drop:.4f}{sure}")
     return lines
+
+
+def _tuned(t: Tuning) -> str:
+    """What tuning did to the loss on samples that it did not see."""
+    how = f"{t.steps} steps of {t.batch} samples, {t.optimizer} at {t.rate:g}; loss on {t.held_out} held out"
+    if not t.best:
+        return f"tuned: {how} {t.before:.4g} was never lower: the model stays as it was"
+    return f"tuned: {how} {t.before:.4g} -> {t.after:.4g}, after {t.best} steps"
 
 
 def _sparse(s: Sparsity) -> RenderableType:

@@ -83,6 +83,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "evaluated": {"target_macs": "80%", "allocate": "error", "calibration": {"x": X}, "evaluate": {"x": X}},
     "tiles": {"sparsity": 0.5, "pattern": "block:4x4", "format": "bsr"},
     "clustered": {"cluster": 16},
+    "tuned": {"channels": 0.3, "calibration": {"x": X}, "tune": "2steps"},
     "growing": {"sparsity": 0.8, "steps": 2, "calibration": {"x": X}, "format": "dense"},
 }
 

@@ -103,13 +103,15 @@ ACTIVATIONS = 16e6  # of its largest tensor, if that is more than one sample
 BATCH = 256
 EMBEDDED = 1024  # bytes that a token takes inside of a model, at least
 HELD_OUT = 80  # samples that damage is measured on, at most a third of all
+ASIDE = 8
 FEW = 64  # samples below which moments say little
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """samples: what is used; batch: how many are run at once; synthetic: not real data; memory: bytes for activations;
-    threads: of onnxruntime; jobs: solves in parallel; held_out: samples that damage is measured on, at most."""
+    threads: of onnxruntime; jobs: solves in parallel; held_out: samples that damage is measured on, at most; aside:
+    samples that no stage uses but the one that asked for them."""
 
     samples: Samples
     batch: int
@@ -119,6 +121,15 @@ class Calibration:
     jobs: int = 1
     seed: int = 0
     held_out: int = HELD_OUT
+    aside: Samples | None = None
+
+    def set_aside(self) -> Calibration:
+        """The same with one sample in ASIDE, evenly spread, set aside. Raises `OptionError` for a single sample."""
+        if self.samples.count < 2:
+            raise OptionError("--tune needs two samples or more, one of which is held out")
+        held = set(range(min(ASIDE, self.samples.count) - 1, self.samples.count, ASIDE))
+        rest = [i for i in range(self.samples.count) if i not in held]
+        return replace(self, samples=self.samples.take(rest), aside=self.samples.take(sorted(held)))
 
     def runs(self, indices: Sequence[int] | None = None) -> Runs:
         """Inputs batch by batch, of all samples or of some; each is loaded when it is asked for."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from onnx import NodeProto, TypeProto, helper
+from onnx import GraphProto, NodeProto, TypeProto, ValueInfoProto, helper
 
 from onnxprune.errors import UserError
 from onnxprune.gradient.probes import probes
@@ -32,6 +32,27 @@ class NoRule(Exception):
     """What a rule raises for a form of its operator that it cannot differentiate; the text says which."""
 
 
+def sweep(graph: GraphProto) -> None:
+    """Remove nodes of which nothing is read, neither by others nor as outputs."""
+    wanted, kept = {o.name for o in graph.output}, []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted |= reads(node)
+            kept.append(node)
+    if len(kept) < len(graph.node):
+        place(graph, kept[::-1])
+
+
+def free_constants(model: Model) -> None:
+    """Raise the version of the file's form to 8; before 4 all constants were listed as inputs, and are no longer."""
+    graph = model.proto.graph
+    if model.proto.ir_version < 4:
+        kept = [ValueInfoProto.FromString(i.SerializeToString()) for i in graph.input if i.name not in model.weights]
+        del graph.input[:]
+        graph.input.extend(kept)
+    model.proto.ir_version = max(model.proto.ir_version, 8)
+
+
 class Backward:
     """A copy of a model that grows backwards. Names go in and out; a name is a tensor.
 
@@ -47,7 +68,7 @@ class Backward:
         except UserError as e:
             raise UserError(f"gradients need opset {OPSET}, and onnx cannot raise {old} to it: {e}") from e
         self.edit = edit
-        edit.model.proto.ir_version = max(edit.model.proto.ir_version, 8)
+        free_constants(edit.model)
         self.opset = opsets(edit.model.proto)[""]
         self.wrt: set[str] = set()
         self.needed: set[str] = set()
@@ -173,10 +194,10 @@ class Backward:
             probe.shapes[name] = sizes[k] if sizes else tuple(d if isinstance(d, int) else None for d in shape)
         return name
 
-    def input_like(self, base: str, like: str) -> str:
-        """Add an input of the type and shape of a tensor; its name."""
+    def input_like(self, base: str, like: str, declared: Sequence[int | str | None] | None = None) -> str:
+        """Add an input of the type and shape of a tensor; its name. declared: the shape that the model states."""
         sizes = [probe.shapes[like] for probe in self._probes]
-        return self.input(base, self._probes[0].types[like], self.shape(like), sizes)
+        return self.input(base, self.code(like), self.shape(like) if declared is None else declared, sizes)
 
     # what differs between versions, and what is written often
 
@@ -335,17 +356,6 @@ class Backward:
         for name in keep:
             if name not in present:
                 graph.output.append(helper.make_tensor_value_info(name, self.code(name), list(self.shape(name))))
-        self._sweep()
+        sweep(graph)
         self.edit.drop(self._constants.values())
         return self.edit.model
-
-    def _sweep(self) -> None:
-        """Remove nodes of which nothing is read."""
-        graph = self.edit.graph
-        wanted, kept = {o.name for o in graph.output}, []
-        for node in reversed(graph.node):
-            if wanted.intersection(node.output):
-                wanted |= reads(node)
-                kept.append(node)
-        if len(kept) < len(graph.node):
-            place(graph, kept[::-1])

@@ -7,36 +7,56 @@ squared_error      everything else, over the variance of the target
 
 from __future__ import annotations
 
-from onnxprune.gradient.backward import Backward
+from onnxprune.gradient.backward import Backward, NoRule
 from onnxprune.graph.links import made_at
+from onnxprune.graph.node import Node
+
+LEAST = 1e-12  # of a probability whose logarithm is taken
 
 
-def log_probabilities(b: Backward, output: str) -> str:
-    """The logarithms of the probabilities that an output stands for, along its last axis: of scores, or of the
-    probabilities that a Softmax made of them."""
+def log_probabilities(b: Backward, output: str, *, probabilities: bool = False) -> str:
+    """The logarithms of the probabilities that an output stands for, `(rows, classes)`, along its only axis but the
+    first that is not 1, else along its last: of scores, or of the probabilities that a Softmax made of them.
+
+    probabilities: it holds some, whatever made them.
+    """
+    shape = b.shape(output)
+    wide = [d for d in shape[1:] if d != 1]
+    classes = wide[0] if len(wide) == 1 else shape[-1]
+    if classes is None:
+        raise NoRule(f"the number of classes of {output} is not known")
     nodes = b.edit.graph.node
     at = made_at(nodes).get(output)
-    if at is not None and nodes[at].op_type == "LogSoftmax":
-        return output
-    if at is not None and nodes[at].op_type == "Softmax":
-        return b.op("LogSoftmax", nodes[at].input[0], axis=-1)
-    return b.op("LogSoftmax", output, axis=-1)
+    if at is not None and nodes[at].op_type in ("Softmax", "LogSoftmax"):
+        axis = Node(nodes[at], b.opset).attr("axis", -1)
+        if shape[axis] == classes:
+            logs = output if nodes[at].op_type == "LogSoftmax" else b.op("LogSoftmax", nodes[at].input[0], axis=axis)
+            return rows_of(b, logs, classes)
+    rows = rows_of(b, output, classes)
+    if probabilities:
+        return b.op("Log", b.op("Add", rows, b.constant(LEAST, like=rows)))
+    return b.op("LogSoftmax", rows, axis=-1)
 
 
-def kullback_leibler(b: Backward, output: str, target: str) -> str:
-    """Mean over samples (and tokens) of sum p (log p - log q), in nats; target: log p, of the shape of the output."""
-    q = log_probabilities(b, output)
-    parts = b.op("Mul", b.op("Exp", target), b.op("Sub", target, q))
+def rows_of(b: Backward, x: str, classes: int) -> str:
+    """A tensor as rows of classes."""
+    return x if b.rank(x) == 2 and b.shape(x)[1] == classes else b.reshape(x, [-1, classes])
+
+
+def kullback_leibler(b: Backward, output: str, target: str, *, probabilities: bool = False) -> str:
+    """Mean over rows (samples, or tokens) of sum p (log p - log q), in nats; target: log p, of as many elements as the
+    output; probabilities: as of `log_probabilities`."""
+    q = log_probabilities(b, output, probabilities=probabilities)
+    p = b.reshape_like(target, q)
+    parts = b.op("Mul", b.op("Exp", p), b.op("Sub", p, q))
     return mean_over_rows(b, parts)
 
 
 def cross_entropy(b: Backward, output: str, target: str) -> str:
-    """Mean over samples (and tokens) of -log q of the label, in nats; target: int64, as the output without its last
-    axis."""
+    """Mean over rows (samples, or tokens) of -log q of the label, in nats; target: int64, one for each row."""
     q = log_probabilities(b, output)
-    classes = b.size(q, [b.rank(q) - 1])
-    every = b.op("Range", b.constant(0), b.squeeze(classes, [0]), b.constant(1))
-    one = b.op("Equal", b.unsqueeze(target, [b.rank(q) - 1]), every)
+    every = b.op("Range", b.constant(0), b.squeeze(b.size(q, [1]), [0]), b.constant(1))
+    one = b.op("Equal", b.reshape(target, [-1, 1]), every)
     return mean_over_rows(b, b.where(one, b.op("Neg", q), b.constant(0, like=q)))
 
 

@@ -161,6 +161,21 @@ class Keywords(TypedDict, total=False):
     with data, bias without.
     """
 
+    tune: str | float | None
+    """Train the weights that are left towards the original's outputs on the calibration samples, without labels: so
+    many epochs, or 500steps, or a time, 5min, which the plan records as steps. An eighth of the samples is held
+    out; where they do not fare better, the model stays as it was. Default: no tuning.
+    """
+
+    learning_rate: float | None
+    """The highest rate, after a warm-up; it falls to zero by half a cosine. Default: 0.0005, of sgd 0.01."""
+
+    batch_size: int
+    """Samples of one step; 1 where the model takes one at a time. Unit: samples. Default: 64."""
+
+    optimizer: str
+    """How weights follow gradients. One of adam, adamw, sgd. Default: 'adam'."""
+
     calibration: Any
     """Unlabelled samples, a few hundred: .npz or .npy (first axis: samples), a folder or zip of .npy or of images,
     or the word synthetic. In Python also arrays by input name, or an iterable of feeds. Default: images are made

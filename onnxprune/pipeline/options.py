@@ -22,10 +22,11 @@ from onnxprune.options import Option, closest, declared, record
 from onnxprune.recovery.recover import RECOVERIES, Recovering
 from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.spec import Spec
+from onnxprune.training.options import Training
 
 PARTS: dict[str, type[Any]] = {
-    "cut": Cut, "zeros": Zeros, "store": Store, "recovery": Recovering, "data": Data, "images": Preprocess,
-    "scoring": Scoring, "check": Check,
+    "cut": Cut, "zeros": Zeros, "store": Store, "recovery": Recovering, "training": Training, "data": Data,
+    "images": Preprocess, "scoring": Scoring, "check": Check,
 }  # fmt: skip
 OPTIONS: tuple[Option, ...] = tuple(o for part in PARTS.values() for o in declared(part))
 
@@ -38,6 +39,7 @@ class Options:
     zeros: Zeros = field(default_factory=Zeros)
     store: Store = field(default_factory=Store)
     recovery: Recovering = field(default_factory=Recovering)
+    training: Training = field(default_factory=Training)
     data: Data = field(default_factory=Data)
     images: Preprocess = field(default_factory=Preprocess)
     scoring: Scoring = field(default_factory=Scoring)
@@ -114,16 +116,18 @@ class Options:
     def spec(self) -> Spec:
         """What is asked of the weights."""
         return Spec(
-            self.zeros, self.store if self.store.cluster is None else replace(self.store, format=self.dense_format),
+            self.zeros, self.stored,
             self._pairs[1], (), None, self.recovery.zeros,
             None if self.data.cache is None else Path(self.data.cache), self.check.seed,
             self.cut.steps if self.sparse else 1, not self.structural,
         )  # fmt: skip
 
     @property
-    def dense_format(self) -> str | None:
-        """Of zeros that are clustered: they stay in a dense weight."""
-        return "dense" if self.sparse else None
+    def stored(self) -> Store:
+        """How weights are stored; zeros that are clustered or tuned stay in a dense weight."""
+        if self.store.cluster is None and (self.training.tune is None or self.store.format is not None):
+            return self.store
+        return replace(self.store, format="dense" if self.sparse else None)
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -139,7 +143,8 @@ class Options:
         if self.structural and self.cut.allocate is not None and ALLOCATORS[self.cut.allocate].needs_data:
             return f"--allocate {self.cut.allocate}"
         recovery = self.recovery.needs_data(cuts=self.structural, zeros=self.sparse)
-        return recovery or (self.zeros.needs_data() if self.sparse else "")
+        tune = "" if self.training.tune is None else f"--tune {self.training.tune}"
+        return recovery or (self.zeros.needs_data() if self.sparse else "") or tune
 
     @property
     def may_make_up(self) -> bool:
@@ -172,8 +177,29 @@ class Options:
                 "--evaluate scores models that take the same inputs; with --allow-io-change give module:function"
             )
         self.recovery.check(cuts=self.structural)
+        self.check_tuning()
         if self.check.dry_run and self.scoring.evaluate is not None and self.scoring.max_drop is None:
             raise OptionError("--evaluate has no effect here: --dry-run makes no model that could be scored")
+
+    def check_tuning(self) -> None:
+        """Raises `OptionError` for what tuning cannot go with."""
+        if self.training.tune is None:
+            return
+        typed = f"--tune {self.training.tune}"
+        if self.check.dry_run:
+            raise OptionError(f"{typed} has no effect: --dry-run makes no model that could be tuned")
+        if self.scoring.max_drop is not None:
+            raise OptionError(f"{typed} does not go with --max-drop, whose search does not tune; give a target instead")
+        if self.cut.steps > 1:
+            raise OptionError(f"{typed} does not go with --steps {self.cut.steps}: it tunes once, at the end")
+        if self.store.cluster is not None:
+            raise OptionError(
+                f"{typed} does not go with --cluster {self.store.cluster}: weights would leave their values"
+            )
+        if self.spec.asked and not self.spec.dense:
+            raise OptionError(
+                f"{typed} trains weights of plain operators, not of --format {self.spec.form}; leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -221,6 +247,7 @@ CONDITIONS: dict[str, Condition] = {
         f"stream, or by {' or '.join(BLOCK_CRITERIA)}",
     ),
     "zeros": Condition(lambda o: o.sparse, f"needs {ZEROS}"),
+    "tuning": Condition(lambda o: o.training.tune is not None, "needs --tune 10"),
     "an N:M pattern": Condition(
         lambda o: isinstance(o.zeros.shape, NMPattern),
         "needs --pattern N:M",

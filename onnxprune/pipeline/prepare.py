@@ -105,6 +105,8 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
         options, recorded = replayed(options, recorded), replace(recorded, fingerprint=mark)
     data, more = samples_of(analysis, recorded, spec, options, clock)
     notes += more
+    if data is not None and options.training.tune is not None:
+        data = data.set_aside()
     evaluator = None if options.scoring.evaluate is None else evaluator_of(analysis.model, options)
     recipe = chosen_recipe(options, recorded, data)
     spec = replace(spec, recover=RECOVERIES[recipe.recover].zeros)
@@ -177,7 +179,14 @@ def replayed(options: Options, plan: Plan) -> Options:
         whole_layers=bool(plan.settings.get("whole_layers")),
     )  # fmt: skip
     seed = int(plan.settings.get("seed", options.check.seed))
-    return replace(options, data=data, store=store, cut=cut, check=replace(options.check, seed=seed))
+    training = replace(options.training, **then) if (then := recorded_tuning(plan)) else options.training
+    return replace(options, data=data, store=store, cut=cut, training=training, check=replace(options.check, seed=seed))
+
+
+def recorded_tuning(plan: Plan) -> dict[str, Any]:
+    """The options with which a plan tuned, by keyword; none where it did not."""
+    then = dict(plan.settings.get("tune") or {})
+    return {"tune": f"{then.pop('steps')}steps", **then} if then else {}
 
 
 def spec_of(options: Options, analysis: Analysis, recorded: Plan | None) -> Spec:
@@ -211,8 +220,11 @@ def samples_of(
     needed = options.data_option if recorded is None else spec.needs_data
     if recorded is not None and cutting and RECOVERIES[recorded.recover].needs_data:
         needed = needed or f"the plan's --recover {recorded.recover}"
+    if recorded is not None and recorded_tuning(recorded):
+        needed = needed or "the plan's --tune"
     made_up = source is None and cutting and takes_images(model)
-    made_up = made_up and (options.may_make_up if recorded is None else RECOVERIES[recorded.recover].needs_data)
+    by_data = recorded is not None and (RECOVERIES[recorded.recover].needs_data or bool(recorded_tuning(recorded)))
+    made_up = made_up and (options.may_make_up if recorded is None else by_data)
     if source is None and not made_up:
         if needed:
             raise OptionError(

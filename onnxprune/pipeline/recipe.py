@@ -1,6 +1,7 @@
 """The recipe, and all options together.
 
-    load -> analyze -> calibrate -> plan -> cut (+ law) -> recover -> sparsify -> cluster -> stamp -> measure -> report
+    load -> analyze -> calibrate -> plan -> cut (+ law) -> recover -> sparsify -> cluster -> tune -> stamp -> measure
+         -> report
 
 `run` reads top to bottom; `make` is the part from the cut on, whose every stage is one call that gives back a `Step`.
 Searches are loops around it: a target chooses the plan (allocation/choose.py), `--steps` chooses anew on what `make`
@@ -46,9 +47,11 @@ from onnxprune.solvers.threads import blas_threads
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.stage import sparsify
 from onnxprune.sparsity.survey import curvatures
-from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.check import ON_FLOAT32, running
 from onnxprune.structure.cut import Cutting, cut
+from onnxprune.training.options import amount
+from onnxprune.training.tune import Settings, Tuning, tune
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -165,11 +168,14 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     outcome = sparse.outcome
     if outcome is not None and codebooks.outcome is not None:
         outcome = outcome.recounted(codebooks.outcome.zeros)
-    done = stamp(unfolded(codebooks.model), analysis.model, plan, analysis, outcome)
-    notes = (*folded(codebooks.model), *cutting.notes, *fits.notes, *sparse.notes, *codebooks.notes)
+    tuning = tuned(setup, keep, codebooks.model)
+    if tuning.outcome is not None:
+        plan = replace(plan, settings={**plan.settings, "tune": tuning.outcome.to_plan()})
+    done = stamp(unfolded(tuning.model), analysis.model, plan, analysis, outcome)
+    notes = (*folded(tuning.model), *cutting.notes, *fits.notes, *sparse.notes, *codebooks.notes, *tuning.notes)
     return Pruning(
         plan, keep, done.model, cut=cutting.outcome, fits=fits.outcome, sparsity=outcome, codebooks=codebooks.outcome,
-        notes=notes, feeds=tuple(feeds), recovered=fits.model,
+        tuning=tuning.outcome, notes=notes, feeds=tuple(feeds), recovered=fits.model,
     )  # fmt: skip
 
 
@@ -298,6 +304,22 @@ def clustered(
         notes = (*step.notes, *([ON_FLOAT32] if float32 else []))
         step = replace(step, outcome=replace(step.outcome, checked=True), notes=notes)
     return step
+
+
+def tuned(setup: Setup, keep: Keep, model: Model) -> Step[Tuning | None]:
+    """The model with its weights trained towards the original's outputs, where that was asked for."""
+    training, analysis, data = setup.options.training, setup.analysis, setup.data
+    if training.tune is None or data is None or data.aside is None:
+        return Step(model, None)
+    setup.clock("tune")
+    settings = Settings(
+        *amount(training.tune), batch=training.batch_size if data.batch > 1 else 1, rate=training.learning_rate,
+        optimizer=training.optimizer, seed=setup.options.check.seed, threads=data.threads,
+    )  # fmt: skip
+    return tune(
+        analysis.model, model, data.samples, data.aside, settings,
+        narrow=lambda feeds: analysis.narrow(feeds, keep), progress=counting(setup.clock.progress, "tune"),
+    )  # fmt: skip
 
 
 def compared(setup: Setup, pruning: Pruning, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None, list[str]]:

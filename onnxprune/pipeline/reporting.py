@@ -67,9 +67,9 @@ def report_of(
         ),
         left_alone={k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)},
         pinned=analysis.pinned, verification=checked, notes=tuple(notes), seconds={}, sparsity=outcome,
-        codebooks=pruning.codebooks, fidelity=close, evaluation=verdict, fits=pruning.fits, recipe=setup.recipe,
-        calibration=None if setup.data is None else setup.data.samples.description, version=__version__, asked=o.asked,
-        got=tuple(got), cache=cache_of(setup, chooser, outcome),
+        codebooks=pruning.codebooks, tuning=pruning.tuning, fidelity=close, evaluation=verdict, fits=pruning.fits,
+        recipe=setup.recipe, calibration=None if setup.data is None else setup.data.samples.description,
+        version=__version__, asked=o.asked, got=tuple(got), cache=cache_of(setup, chooser, outcome),
     )  # fmt: skip
 
 
@@ -130,7 +130,8 @@ def notes_of(setup: Setup, pruning: Pruning, close: Fidelity | None) -> list[str
     notes = []
     plan, o = pruning.plan, setup.options
     solved = needs_data((plan.sparsity or {}).get("solver", ""))
-    if setup.recorded is not None and (RECOVERIES[plan.recover].needs_data or solved or o.store.cluster is not None):
+    worked = solved or o.store.cluster is not None or pruning.tuning is not None
+    if setup.recorded is not None and (RECOVERIES[plan.recover].needs_data or worked):
         then = dict(setup.recorded.settings.get("calibration") or {})
         now = {} if setup.data is None else recorded_samples(setup.data, setup.recipe)
         if then.get("digest") != now.get("digest") or then.get("ridge") != now.get("ridge"):

@@ -20,6 +20,7 @@ from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.cut import Cutting
+from onnxprune.training.tune import Tuning
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ class Pruning:
     fits: tuple[LayerFit, ...] = ()
     sparsity: Sparsity | None = None
     codebooks: Codebooks | None = None
+    tuning: Tuning | None = None
     notes: tuple[str, ...] = ()
     feeds: tuple[Feeds, ...] = ()  # inputs of the original with which the check ran, or guesses
     recovered: Model | None = None  # before zeros and codebooks
@@ -67,6 +69,7 @@ class Pruning:
 def recorded_samples(data: Calibration, recipe: Recipe) -> dict[str, Any]:
     """The samples as a plan names them."""
     return {
-        "digest": data.samples.digest, "description": data.samples.description, "samples": data.samples.count,
+        "digest": data.samples.digest, "description": data.samples.description,
+        "samples": data.samples.count + (0 if data.aside is None else data.aside.count),
         "synthetic": data.synthetic, "ridge": recipe.ridge,
     }  # fmt: skip

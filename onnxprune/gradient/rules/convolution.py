@@ -93,11 +93,12 @@ def weight_gradient(b: Backward, x: str, w: str, g: str, at: Windows, group: int
     if outs is None or inner is None:
         raise NoRule("the number of its channels is not known")
     rank = len(at.kernel)
-    x = b.pad(x, [0, 0, *at.heads], [0, 0, *at.tails])
     depthwise = inner == 1 and outs == group
     if not depthwise:  # (samples, spatial, channels); grouped: (channels, samples, spatial)
         x = b.transpose(x, [0, *range(2, 2 + rank), 1] if group == 1 else [1, 0, *range(2, 2 + rank)])
     first = 2 if depthwise or group > 1 else 1
+    around = [0] * first, [0] * (2 - first)
+    x = b.pad(x, [*around[0], *at.heads, *around[1]], [*around[0], *at.tails, *around[1]])
     rows = g
     if not depthwise:
         rows = b.reshape(b.transpose(g, [1, 0, *range(2, 2 + rank)]), [*_groups(group), outs // group, -1])

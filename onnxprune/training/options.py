@@ -1,0 +1,63 @@
+"""What the user says of tuning."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from onnxprune.options import TUNE, choice, integer, number, option
+from onnxprune.training.optimizers import OPTIMIZERS
+
+SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
+_AMOUNT = re.compile(r"(\d+\.?\d*|\.\d+)\s*(epochs?|steps?|s|sec|min|h)?", re.IGNORECASE)
+
+
+def amount(value: Any) -> tuple[float, str]:
+    """How much tuning: `10` is (10, "epochs"), `500steps` (500, "steps"), `5min` (300, "seconds").
+
+    Raises `ValueError` for anything else.
+    """
+    text = str(value) if isinstance(value, Real) and not isinstance(value, bool) else value
+    match = _AMOUNT.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError("expected epochs, steps or a time above 0, as 10, 500steps or 5min")
+    x, unit = float(match.group(1)), (match.group(2) or "epochs").lower()
+    kind = "seconds" if unit in SECONDS else "steps" if unit.startswith("step") else "epochs"
+    x *= SECONDS.get(unit, 1.0)
+    if not x > 0 or not math.isfinite(x) or (kind == "steps" and x != int(x)):
+        raise ValueError("expected epochs, steps or a time above 0, as 10, 500steps or 5min")
+    return x, kind
+
+
+def _read(value: Any) -> Any:
+    """The amount as it was given, which `amount` can read."""
+    amount(value)
+    return value
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the user says of the last stage that changes values."""
+
+    tune: str | float | None = option(
+        None, _read, panel=TUNE, metavar="AMOUNT", needs=("no plan", "a cut or zeros"),
+        otherwise="no tuning",
+        help="Train the weights that are left towards the original's outputs on the calibration samples, without "
+        "labels: so many epochs, or 500steps, or a time, 5min, which the plan records as steps. An eighth of the "
+        "samples is held out; where they do not fare better, the model stays as it was.",
+    )  # fmt: skip
+    learning_rate: float | None = option(
+        None, number("a number above 0", 0, above=True), panel=TUNE, metavar="X", needs=("tuning",),
+        otherwise="0.0005, of sgd 0.01", help="The highest rate, after a warm-up; it falls to zero by half a cosine.",
+    )  # fmt: skip
+    batch_size: int = option(
+        64, integer("a whole number, 1 or more", 1), panel=TUNE, metavar="N", unit="samples", needs=("tuning",),
+        help="Samples of one step; 1 where the model takes one at a time.",
+    )  # fmt: skip
+    optimizer: str = option(
+        "adam", choice({name: row.help for name, row in OPTIMIZERS.items()}), panel=TUNE, metavar="NAME",
+        needs=("tuning",), help="How weights follow gradients.",
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""One step of training as one session: inputs and targets in, loss and gradients out.
+
+Weights and gradients lie in two flat float32 buffers that the session reads and writes in place; what they are of, and
+where, is a `Layout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper
+
+from onnxprune.errors import UserError
+from onnxprune.gradient.backward import Backward, sweep
+from onnxprune.gradient.losses import kullback_leibler, squared_error
+from onnxprune.gradient.walk import Derivatives, differentiate
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.io import Model, to_proto
+from onnxprune.graph.ort import base_options, open_session
+from onnxprune.graph.protos import is_constant, place
+from onnxprune.graph.shapes import graph_inputs
+from onnxprune.runtime.session import Feeds
+from onnxprune.training.weights import trainable, without_normalisations
+
+ALIGNED = 16  # elements: a cache line
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an output is compared by: classes (Kullback-Leibler divergence of probabilities), or values (squared error
+    over their variance). probabilities: the output holds some; weight: of its loss in the sum."""
+
+    output: str
+    classes: bool
+    probabilities: bool = False
+    variance: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each weight lies in a flat buffer: name -> (start, shape)."""
+
+    places: Mapping[str, tuple[int, tuple[int, ...]]]
+    size: int
+
+    @staticmethod
+    def of(weights: Mapping[str, Array]) -> Layout:
+        """One after the other, each at the start of a cache line."""
+        places, at = {}, 0
+        for name, w in weights.items():
+            places[name] = at, w.shape
+            at += -(-w.size // ALIGNED) * ALIGNED
+        return Layout(places, at)
+
+    def view(self, flat: Array, name: str) -> Array:
+        """The part of a buffer that is one weight's, in its shape."""
+        start, shape = self.places[name]
+        return flat[start : start + int(np.prod(shape))].reshape(shape)
+
+    def empty(self, dtype: type = np.float32) -> Array:
+        """A buffer of zeros, aligned."""
+        raw = np.zeros(self.size * np.dtype(dtype).itemsize + 64, np.uint8)
+        shift = -raw.ctypes.data % 64
+        return raw[shift : shift + self.size * np.dtype(dtype).itemsize].view(dtype)
+
+    def filled(self, weights: Mapping[str, Array]) -> Array:
+        """A buffer that holds these weights."""
+        flat = self.empty()
+        for name in self.places:
+            self.view(flat, name)[...] = weights[name]
+        return flat
+
+
+class Step:
+    """The session of a model's training step.
+
+    layout: of `weights` and `gradients`, flat; blocked: weight -> why it is not trained.
+    """
+
+    def __init__(
+        self, model: Model, targets: Sequence[Target], feeds: Feeds, *, names: Sequence[str] | None = None,
+        fixed: bool = True, threads: int = 0,
+    ) -> None:  # fmt: skip
+        """feeds: inputs of one run; fixed: all runs have their shapes; names: weights to train, by default all that can
+        be. Raises `UserError` where no weight has a gradient."""
+        names = trainable(model) if names is None else list(names)
+        shapes = {n: x.shape for n, x in feeds.items()} if fixed else None
+        b = Backward(without_normalisations(model), shapes)
+        self.inputs = {i.name: "" for i in graph_inputs(model)}
+        self.targets = {t.output: f"{t.output}_target" for t in targets}
+        loss = _loss(b, targets, self.targets)
+        forward = b.model.copy()
+        found: Derivatives = differentiate(b, loss, names)
+        if not found.of:
+            why = next(iter(found.blocked.values()), "the outputs depend on no weight")
+            raise UserError(f"the model cannot be trained: {why}")
+        self.blocked = dict(found.blocked)
+        self.layout = Layout.of({name: model.weights[name] for name in found.of})
+        self.weights, self.gradients = self.layout.filled(model.weights), self.layout.empty()
+        self._train = self._session(b.finished([loss, *found.of.values()]), loss, found.of, threads)
+        self._measure = self._session(forward, loss, {}, threads)
+
+    def train(self, feeds: Feeds, targets: Feeds) -> float:
+        """The loss of one batch; its gradients are in `gradients` then."""
+        return self._run(self._train, feeds, targets)
+
+    def loss(self, feeds: Feeds, targets: Feeds) -> float:
+        """The loss of one batch, of any size."""
+        return self._run(self._measure, feeds, targets)
+
+    def _run(self, bound: tuple[ort.InferenceSession, ort.IOBinding], feeds: Feeds, targets: Feeds) -> float:
+        session, binding = bound
+        for name, x in {**feeds, **{self.targets[o]: t for o, t in targets.items()}}.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(x))
+        session.run_with_iobinding(binding)
+        return float(np.asarray(binding.get_outputs()[0].numpy()).ravel()[0])
+
+    def _session(
+        self, model: Model, loss: str, of: Mapping[str, str], threads: int
+    ) -> tuple[ort.InferenceSession, ort.IOBinding]:
+        """A session whose weights are inputs, and what binds them and their gradients to the buffers."""
+        graph = model.proto.graph
+        nodes = [n for n in graph.node if not (is_constant(n) and n.output[0] in self.layout.places)]
+        place(graph, nodes)
+        for name in self.layout.places:
+            w = model.weights.pop(name)
+            graph.input.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(w.dtype), w.shape))
+        for k in reversed(range(len(graph.initializer))):
+            if graph.initializer[k].name in self.layout.places:
+                del graph.initializer[k]
+        del graph.output[:]
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in (loss, *of.values()))
+        sweep(graph)
+        session = open_session(to_proto(model).SerializeToString(), base_options(threads))
+        binding = session.io_binding()
+        binding.bind_output(loss, "cpu")
+        for name in self.layout.places:
+            view = self.layout.view(self.weights, name)
+            binding.bind_input(name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
+            if name in of:
+                view = self.layout.view(self.gradients, name)
+                binding.bind_output(of[name], "cpu", 0, np.float32, view.shape, view.ctypes.data)
+        return session, binding
+
+    def written(self, model: Model, flat: Array) -> Model:
+        """A copy of the model with the weights of a buffer."""
+        out = model.copy()
+        for name in self.layout.places:
+            out.weights[name] = self.layout.view(flat, name).copy()
+            out.weights[name].flags.writeable = False
+        return out
+
+
+def _loss(b: Backward, targets: Sequence[Target], names: Mapping[str, str]) -> str:
+    """The weighted sum of the losses of all outputs."""
+    parts = []
+    for t in targets:
+        target = b.input_like(names[t.output], t.output, [None] * b.rank(t.output))  # any batch
+        if t.classes:
+            part = kullback_leibler(b, t.output, target, probabilities=t.probabilities)
+        else:
+            part = squared_error(b, t.output, target, t.variance)
+        parts.append(b.scale(part, t.weight))
+    return b.add(parts)

@@ -1,0 +1,97 @@
+"""Which weights are trained, and the form in which a graph is trained.
+
+Trained are the weights and biases of operators with weights (`graph.traits.TRAITS`), scales and shifts of
+normalisations, and vectors that are added or multiplied. Statistics of BatchNormalization stay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from onnxprune.graph.edit import Edit
+from onnxprune.graph.io import Model
+from onnxprune.graph.links import makers, read_counts
+from onnxprune.graph.node import Node, opsets, walk, walk_all
+from onnxprune.graph.normalisation import MEAN, SCALE, SHIFT, STATISTICS, batchnorm_factor
+from onnxprune.graph.protos import overridable, place
+from onnxprune.graph.traits import TRAITS
+
+
+def trainable(model: Model) -> list[str]:
+    """Names of the float32 weights that are trained, in the order in which nodes read them."""
+    names: dict[str, None] = {}
+    nodes = list(walk_all(model.proto.graph, opsets(model.proto)))
+    fixed = overridable(model.proto) | {n.input(i) for n in nodes for i in STATISTICS if n.op == "BatchNormalization"}
+    for n in nodes:
+        for i in _slots(n):
+            names.setdefault(n.input(i))
+        if n.op in ("Add", "Sub", "Mul", "Div"):
+            names.update(
+                dict.fromkeys(i for i in n.inputs if i in model.weights and _is_vector(model.weights[i].shape))
+            )
+    return [
+        name for name in names
+        if name in model.weights and name not in fixed and model.weights[name].dtype == np.float32
+        and model.weights[name].size
+    ]  # fmt: skip
+
+
+def _slots(n: Node) -> list[int]:
+    """Inputs that hold weights, where they are constants."""
+    if n.op.endswith("Normalization"):
+        return [SCALE, SHIFT]
+    trait = TRAITS.get(n.op)
+    if trait is None:
+        return []
+    return [*trait.slots, *([] if trait.bias is None else [trait.bias])]
+
+
+def _is_vector(shape: tuple[int, ...]) -> bool:
+    return sum(d > 1 for d in shape) == 1
+
+
+def without_normalisations(model: Model) -> Model:
+    """A copy in which a BatchNormalization after a convolution is computed on the weights of that convolution.
+
+    w' = w f and b' = (b - mean) f + shift, f = scale / sqrt(variance + epsilon): what passes through is touched once
+    less, and the gradients of weights, scales and shifts are what they were.
+    """
+    edit = Edit(model)
+    weights, graph = edit.model.weights, edit.graph
+    nodes = list(walk(graph, opsets(model.proto)))
+    reads, maker_of = read_counts(graph), makers(nodes)
+    before: dict[str, list[NodeProto]] = {}  # convolution -> nodes that make its weights
+    gone: set[str] = set()
+    for norm in nodes:
+        conv = maker_of.get(norm.input(0)) if norm.op == "BatchNormalization" else None
+        if conv is None or conv.op != "Conv" or conv.input(1) not in weights or reads[conv.key] != 1:
+            continue
+        statistics = [weights.get(norm.input(i)) for i in STATISTICS]
+        if any(x is None for x in statistics) or norm.attr("training_mode", 0) or len(norm.outputs) > 1:
+            continue
+        gone.add(norm.key)
+        before[norm.input(0)] = _on_weights(edit, norm, conv, weights[conv.input(1)].ndim)
+        conv.proto.output[0] = norm.outputs[0]
+    kept = [n for n in nodes if n.key not in gone or n.op != "BatchNormalization"]
+    place(graph, [proto for n in kept for proto in (*before.get(n.key, []), n.proto)])
+    return edit.model
+
+
+def _on_weights(edit: Edit, norm: Node, conv: Node, rank: int) -> list[NodeProto]:
+    """Nodes that compute the weights of a convolution with its normalisation, which it reads from now on."""
+    mean, variance = (edit.model.weights[norm.input(i)] for i in STATISTICS)
+    nodes = []
+
+    def op(kind: str, *inputs: str) -> str:
+        name = edit.fresh(f"{norm.key}/{kind}")
+        nodes.append(helper.make_node(kind, list(inputs), [name], edit.fresh_node(name)))
+        return name
+
+    r = edit.constant(f"{norm.key}/r", batchnorm_factor(norm, np.ones_like(variance), variance))
+    factor = op("Mul", norm.input(SCALE), r)
+    spread = op("Reshape", factor, edit.constant(f"{norm.key}/shape", np.array([-1] + [1] * (rank - 1), np.int64)))
+    moved = op("Sub", edit.constant(f"{norm.key}/mean", mean), conv.input(2)) if conv.input(2) else norm.input(MEAN)
+    bias = op("Sub", norm.input(SHIFT), op("Mul", moved, factor))
+    conv.proto.input[:] = [conv.input(0), op("Mul", conv.input(1), spread), bias]
+    return nodes

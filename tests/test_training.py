@@ -1,0 +1,321 @@
+"""Weights that are trained: the step against the gradients of the model, optimizers by hand, what tuning keeps and when
+it gives the model back as it was."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import onnxprune
+from conftest import ROOT, Cli
+from models.files import parse
+from onnxprune.calibration.calibration import calibrate
+from onnxprune.calibration.read import read
+from onnxprune.errors import OptionError, UserError
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.io import Model, load
+from onnxprune.runtime.classes import probabilities
+from onnxprune.runtime.session import Feeds, run
+from onnxprune.training.optimizers import OPTIMIZERS, Optimizer, follow
+from onnxprune.training.options import amount
+from onnxprune.training.pictures import flip_and_crop, spatial_axes
+from onnxprune.training.schedule import rate
+from onnxprune.training.step import Layout, Step, Target
+from onnxprune.training.tune import Settings, tune
+from onnxprune.training.weights import trainable, without_normalisations
+
+DIGITS = load(ROOT / "models" / "digits_resnet_bn.onnx")
+IMAGES = np.load(ROOT / "models" / "digits_calibration.npz")
+PICTURES: Array = next(iter(IMAGES.values()))[:64].astype(np.float32)
+NAME = next(i.name for i in DIGITS.proto.graph.input)
+FEW = Settings(6, batch=16, threads=1, rate=1e-3)
+
+
+@dataclass(frozen=True)
+class Some:
+    """Samples of an array."""
+
+    x: Array
+    name: str = NAME
+
+    @property
+    def count(self) -> int:
+        return len(self.x)
+
+    def feeds(self, indices: Sequence[int]) -> Feeds:
+        return {self.name: self.x[list(indices)]}
+
+
+SEEN, UNSEEN = Some(PICTURES[:56]), Some(PICTURES[56:])
+
+
+def samples(indices: Sequence[int]) -> Feeds:
+    return SEEN.feeds(indices)
+
+
+def worse(model: Model, share: float = 0.6) -> Model:
+    """A copy in which the smallest weights of every convolution are zero."""
+    out = model.copy()
+    for name, w in model.weights.items():
+        if w.ndim == 4:
+            out.weights[name] = np.where(np.abs(w) < np.quantile(np.abs(w), share), np.float32(0), w)
+            out.weights[name].flags.writeable = False
+    return out
+
+
+# optimizers and schedule
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_are_their_formulas(name: str) -> None:
+    rng = np.random.default_rng(0)
+    w, keep = rng.standard_normal(5).astype(np.float32), np.array([True, True, False, True, True])
+    expected, m, v = w.astype(np.float64), np.zeros(5), np.zeros(5)
+    o, start = Optimizer(name, 5, momentum=0.8, decay=0.1), w.copy()
+    for k in range(1, 4):
+        g = rng.standard_normal(5).astype(np.float32)
+        o.update(w, g, keep, 0.01)
+        if name == "sgd":
+            m = 0.8 * m + g + 0.1 * expected
+            expected = expected - 0.01 * m
+        else:
+            x = g + (0.1 * expected if name == "adam" else 0)
+            m, v = 0.9 * m + 0.1 * x, 0.999 * v + 0.001 * x * x
+            if name == "adamw":
+                expected = expected * (1 - 0.01 * 0.1)
+            expected = expected - 0.01 * (m / (1 - 0.9**k)) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
+    assert np.allclose(w[keep], expected[keep], rtol=1e-5)
+    assert w[2] == start[2]
+
+
+def test_average() -> None:
+    average, w = np.zeros(2, np.float32), np.array([1, 2], np.float32)
+    follow(average, w, 0.25)
+    assert average.tolist() == [0.25, 0.5]
+
+
+def test_schedule_warms_up_and_ends_at_zero() -> None:
+    rates = [rate(k, 100, 1.0) for k in range(100)]
+    assert rates[0] < 0.1 and max(rates) > 0.9
+    assert rates[-1] == pytest.approx(0) and all(a > b for a, b in pairwise(rates[20:]))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("10", (10, "epochs")), (2.5, (2.5, "epochs")), ("500steps", (500, "steps")), ("5min", (300, "seconds")),
+     ("1 step", (1, "steps")), (".5h", (1800, "seconds"))],
+)  # fmt: skip
+def test_amounts(given: Any, expected: tuple[float, str]) -> None:
+    assert amount(given) == expected
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "much", "5 parsecs", "1.5steps", True, None])
+def test_no_amounts(given: Any) -> None:
+    with pytest.raises(ValueError, match="expected epochs, steps or a time above 0"):
+        amount(given)
+
+
+# the step
+
+
+def test_statistics_and_constants_are_not_trained() -> None:
+    model = load(
+        parse(
+            "g (float[n,3,4,4] x) => (float[n,2,4,4] y) <float[2,3,1,1] w = {1,2,3,4,5,6}, float[2] s = {1,2}, "
+            "float[2] b = {1,2}, float[2] m = {1,2}, float[2] v = {1,2}, float half = {0.5}, float[2,1,1] c = {3,4}> "
+            "{ a = Mul(x, half) h = Conv(a, w) k = BatchNormalization(h, s, b, m, v) y = Add(k, c) }"
+        )
+    )
+    assert trainable(model) == ["w", "s", "b", "c"]
+
+
+def test_a_normalisation_on_the_weights_computes_the_same() -> None:
+    plain = without_normalisations(DIGITS)
+    assert not any(n.op_type == "BatchNormalization" for n in plain.proto.graph.node)
+    feeds = samples(range(4))
+    for a, b in zip(run(DIGITS, feeds).values(), run(plain, feeds).values(), strict=True):
+        assert np.allclose(a, b, atol=1e-4)
+
+
+def test_a_step_gives_the_gradients_of_the_model() -> None:
+    output = DIGITS.proto.graph.output[0].name
+    names, feeds = trainable(DIGITS), samples(range(8))
+    step = Step(DIGITS, [Target(output, classes=True)], feeds, threads=1)
+    logits = np.random.default_rng(0).standard_normal((8, 10))
+    target = np.log(probabilities(logits)).astype(np.float32)
+    loss = step.train(feeds, {output: target})
+
+    def divergence(b: Any) -> str:
+        from onnxprune.gradient.losses import kullback_leibler
+
+        return kullback_leibler(b, output, b.input_like("t", output))
+
+    found = run(load(onnxprune.gradients(DIGITS, divergence, names)), {**feeds, "t": target})
+    assert loss == pytest.approx(step.loss(feeds, {output: target}), rel=1e-5)
+    assert set(step.layout.places) == set(names)
+    for name in names:
+        g, scale = found[f"{name}_gradient"], np.abs(found[f"{name}_gradient"]).max()
+        assert np.allclose(step.layout.view(step.gradients, name), g, atol=1e-4 * scale + 1e-6), name
+
+
+def test_a_layout_keeps_weights_apart() -> None:
+    weights = {"a": np.arange(5, dtype=np.float32), "b": np.ones((2, 3), np.float32)}
+    layout = Layout.of(weights)
+    flat = layout.filled(weights)
+    assert all(np.array_equal(layout.view(flat, name), w) for name, w in weights.items())
+    assert flat.ctypes.data % 64 == 0 and flat.sum() == 16
+
+
+# tuning
+
+
+def test_tuning_keeps_zeros_and_lowers_the_loss_on_what_it_has_not_seen() -> None:
+    pruned = worse(DIGITS)
+    done = tune(DIGITS, pruned, SEEN, UNSEEN, replace(FEW, amount=12))
+    assert 0 < done.outcome.best <= 12 == done.outcome.steps
+    assert done.outcome.after < 0.9 * done.outcome.before
+    for name, w in pruned.weights.items():
+        if w.ndim == 4:
+            assert not done.model.weights[name][w == 0].any()
+            assert not np.array_equal(done.model.weights[name], w)
+    assert [n.op_type for n in done.model.proto.graph.node] == [n.op_type for n in pruned.proto.graph.node]
+
+
+def test_tuning_is_the_same_each_time_and_other_for_another_seed() -> None:
+    pruned = worse(DIGITS)
+    first, again, other = (tune(DIGITS, pruned, SEEN, UNSEEN, replace(FEW, seed=s)) for s in (1, 1, 2))
+    assert first.outcome == again.outcome != other.outcome
+    assert all(np.array_equal(w, again.model.weights[name]) for name, w in first.model.weights.items())
+
+
+def test_a_model_that_is_not_better_stays_as_it_was() -> None:
+    done = tune(DIGITS, DIGITS, SEEN, UNSEEN, replace(FEW, rate=0.3))
+    assert done.model is DIGITS
+    assert done.outcome.best == 0 and done.outcome.after == done.outcome.before < min(
+        loss for _, loss in done.outcome.curve[1:]
+    )
+
+
+def test_losses_that_are_no_numbers_halve_the_rate_and_then_name_the_way_out() -> None:
+    with pytest.raises(UserError, match=r"does not converge: the gradient of .* a lower --learning-rate than 1e\+30"):
+        tune(DIGITS, worse(DIGITS), SEEN, UNSEEN, replace(FEW, amount=40, rate=1e30))
+
+
+def regression() -> Model:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("Tanh", ["h"], ["k"]),
+        helper.make_node("MatMul", ["k", "b"], ["y"]),
+    ]  # fmt: skip
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 6]) for name in "xy"]
+    shapes = {"a": (6, 5), "b": (5, 6)}
+    weights = [numpy_helper.from_array(rng.standard_normal(d).astype(np.float32), name) for name, d in shapes.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    return load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+def test_outputs_that_are_no_classes_are_compared_by_their_values() -> None:
+    model = regression()
+    x = np.random.default_rng(1).standard_normal((40, 6)).astype(np.float32)
+    other = model.copy()
+    other.weights["b"] = np.asarray(model.weights["b"] * np.float32(0.5))
+    done = tune(model, other, Some(x[:35], "x"), Some(x[35:], "x"), Settings(60, batch=8, rate=0.02, threads=1))
+    assert done.outcome.before == pytest.approx(0.25, rel=0.5)  # half of every output is missing
+    assert done.outcome.after < 0.05
+
+
+@pytest.mark.parametrize("axes", [(2, 3), (1, 2)])
+def test_pictures_are_flipped_and_shifted(axes: tuple[int, int]) -> None:
+    x = np.arange(1, 4 * 64 + 1, dtype=np.float32).reshape((4, 1, 8, 8) if axes == (2, 3) else (4, 8, 8, 1))
+    assert spatial_axes(x) == axes
+    out = flip_and_crop(np.repeat(x, 8, 0), np.random.default_rng(0)).reshape(32, 8, 8)
+    flipped = {bool(one[4, 4] < one[4, 3]) for one in out}
+    assert flipped == {True, False} and len({one.tobytes() for one in out}) > 24
+    whole = out[:, 1:-1, 1:-1].astype(int)
+    steps = np.abs(np.diff(whole, axis=2))
+    assert (steps == 1).all()  # neighbours stay neighbours
+
+
+def test_what_is_no_picture_is_left_alone() -> None:
+    assert spatial_axes(np.zeros((2, 3, 4), np.float32)) is None
+    assert spatial_axes(np.zeros((2, 64, 8, 8), np.float32)) is None
+    assert spatial_axes(np.zeros((2, 3, 8, 8), np.int64)) is None
+
+
+# what cannot be tuned
+
+
+def test_one_sample_is_too_few(call: Cli) -> None:
+    done = call(f"{ROOT / 'models' / 'digits_mlp.onnx'} --channels 0.3 --tune 3 --calibration synthetic --samples 1")
+    assert done.code == 2 and "two samples or more" in done.err
+
+
+def test_what_is_held_out_no_stage_has_seen() -> None:
+    read_from = read(PICTURES, DIGITS, option="--calibration")
+    data = calibrate(read_from, DIGITS).set_aside()
+    assert data.aside is not None and (data.samples.count, data.aside.count) == (56, 8)
+    assert set(data.samples.chosen).isdisjoint(data.aside.chosen)
+    with pytest.raises(OptionError, match="two samples or more"):
+        calibrate(read_from.take([0]), DIGITS).set_aside()
+
+
+def test_a_time_below_one_step() -> None:
+    with pytest.raises(OptionError, match="less than one step"):
+        tune(DIGITS, DIGITS, SEEN, UNSEEN, replace(FEW, amount=1e-9, unit="seconds"))
+
+
+def test_an_operator_without_a_rule_is_named() -> None:
+    text = "g (float[n,4] x) => (float[n,4] y) <float[4] w = {1,2,3,4}> { h = Mul(x, w) y = Hardmax(h) }"
+    x = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)
+    with pytest.raises(UserError, match=r"cannot be trained: Hardmax \(.*\) has no rule"):
+        tune(load(parse(text)), load(parse(text)), Some(x, "x"), Some(x, "x"), FEW)
+
+
+# the command
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--channels 0.3 --tune much", "expected epochs, steps or a time"),
+        ("--tune 3", "nothing to do"),
+        ("--channels 0.3 --tune 3 --dry-run", "--dry-run makes no model"),
+        ("--channels 0.3 --optimizer sgd", "needs --tune"),
+        ("--cluster 8 --channels 0.3 --tune 3", "does not go with --cluster 8"),
+        ("--sparsity 0.5 --tune 3", "--tune 3 needs data"),
+        ("--sparsity 0.5 --format csr --tune 3 --calibration synthetic", "not of --format csr"),
+    ],
+)
+def test_refused(words: str, message: str, call: Cli) -> None:
+    done = call(f"{ROOT / 'models' / 'digits_mlp.onnx'} {words}")
+    assert done.code == 2 and message in done.err
+
+
+def test_the_command_tunes_and_a_plan_replays_it(call: Cli, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = f"--calibration {ROOT / 'models' / 'digits_calibration.npz'} --samples 64 --threads 1 --no-latency"
+    first = call(
+        f"{ROOT / 'models' / 'digits_resnet_bn.onnx'} --sparsity 0.99 --recover none --tune 2 --batch-size 16 "
+        f"--learning-rate 0.001 {data} -o a.onnx --save-plan p.json --json a.json"
+    )
+    assert first.code == 0 and "tuned: 7 steps of 16 samples, adam at 0.001" in first.out
+    tuning = json.loads((tmp_path / "a.json").read_text())["tuning"]
+    assert tuning["after"] < tuning["before"] and tuning["best"] > 0 and math.isfinite(tuning["after"])
+    assert json.loads((tmp_path / "p.json").read_text())["settings"]["tune"] == {
+        "steps": 7, "batch_size": 16, "learning_rate": 0.001, "optimizer": "adam"
+    }  # fmt: skip
+    again = call(f"{ROOT / 'models' / 'digits_resnet_bn.onnx'} --plan p.json {data} -o b.onnx")
+    assert again.code == 0, again.err
+    a, b = (onnx.load(tmp_path / f"{name}.onnx") for name in "ab")
+    for model in (a, b):
+        del model.metadata_props[:]
+    assert a.SerializeToString(deterministic=True) == b.SerializeToString(deterministic=True)
