@@ -14,7 +14,7 @@ from onnxprune.runtime.classes import class_rows, joined
 from onnxprune.runtime.stream import Stream, mapped
 from onnxprune.structure.analysis import Analysis, Keep
 
-COMPARED, FEWEST = 48e6, 8  # bytes of outputs that are compared at once at most, and samples at least
+COMPARED, FEWEST = 48e6, 4  # bytes of outputs that are compared at once at most, and samples at least
 UNSEEN = 100  # samples beyond those used that outputs are compared on
 COSTLY = 0.9  # agreement below which a cut has cost much; above 1 - COSTLY the error of other models
 

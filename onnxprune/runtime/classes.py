@@ -60,7 +60,14 @@ def joined(batches: Iterable[Feeds], names: Sequence[str]) -> dict[str, Array]:
     return {n: _join(each) for n, each in parts.items()}
 
 
-def _join(parts: Sequence[Array]) -> Array:
-    if len({p.shape[1:] for p in parts}) == 1:
-        return np.concatenate(parts)
-    return np.concatenate([p.ravel() for p in parts])  # of another size for every sample
+def _join(parts: list[Array]) -> Array:
+    """The parts one after the other, each given up as soon as it is copied; flat where samples differ in size."""
+    if len({p.shape[1:] for p in parts}) > 1:
+        parts[:] = [p.ravel() for p in parts]
+    out = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), np.result_type(*parts))
+    at = 0
+    while parts:
+        part = parts.pop(0)
+        out[at : at + len(part)] = part
+        at += len(part)
+    return out
