@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
+import os
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +22,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     *(v for v in vars(onnxruntime_pybind11_state).values() if isinstance(v, type) and issubclass(v, Exception)),
     RuntimeError, ValueError, TypeError, MemoryError,
 )  # fmt: skip
+SPARE = 100e6  # bytes that may lie unused before they are given back
+_left = [-math.inf]  # what was resident after the last time
 NOTHING = {"x": np.zeros(1, np.float32)}  # what goes into the session that does nothing
 
 
@@ -74,10 +79,22 @@ def _malloc_trim() -> Callable[[int], int]:
 
 
 def release_memory() -> None:
-    """Give back to the system what the arena of all sessions and the C library hold and do not use: between two pieces
-    of work that take memory of different kinds. Outputs of runs lie in the arena, and hold a part of it back."""
+    """Give back to the system what the arena of all sessions and the C library hold and do not use, where the process
+    has grown by SPARE since it did so last: pages that go have to be made again. Between two pieces of work that take
+    memory of different kinds; outputs of runs lie in the arena, and hold a part of it back."""
+    if resident_memory() < _left[0] + SPARE:
+        return
     options = ort.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     with suppress(*ORT_ERRORS):  # the allocator of the program that we are a part of may be no arena
         _arena().run(None, NOTHING, options)
     _malloc_trim()(0)
+    _left[0] = resident_memory()
+
+
+def resident_memory() -> float:
+    """Bytes of this process that are in memory; infinite where the system does not say."""
+    try:
+        return float(int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError, IndexError):
+        return math.inf
