@@ -120,6 +120,9 @@ def test_the_first_word_decides(call: Cli, folder: Path) -> None:
     assert "2 groups" in call("inspect net.onnx").out
     assert "2 groups" in call("-v inspect net.onnx").out
     assert "Conv" in call("ops").out
+    listed = call("ops --gradients --json -").report
+    assert listed["Relu"]["kind"] == "gradient" and listed["ArgMax"] == {"kind": "none", "text": "it gives indices"}
+    assert "barrier" not in {row["kind"] for row in listed.values()}
     os.rename("net.onnx", "inspect")
     assert call(f"./inspect {CUT} -o ops").code == 0  # a value is no word
     assert call(f"-o prune ./inspect {CUT}").code == 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import zlib
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
@@ -187,11 +189,14 @@ def test_losses_are_what_they_say() -> None:
 
     labels = np.array([0, 3, 1])
     p, q = log_softmax(t), log_softmax(y)
-    expected = {
+    expected: dict[Any, Any] = {
         kullback_leibler: (p, (np.exp(p) * (p - q)).sum(1).mean()),
         cross_entropy: (labels, -q[range(3), labels].mean()),
         squared_error: (t, ((y - t) ** 2).mean()),
     }
+    hot = (log_softmax(t / 4), log_softmax(y / 4))
+    warm = partial(kullback_leibler, temperature=4.0)
+    expected |= {warm: (p, 16 * (np.exp(hot[0]) * (hot[0] - hot[1])).sum(1).mean())}
     for loss, (target, value) in expected.items():
         b = Backward(onnxprune.load(model))
         code, shape = (onnx.TensorProto.INT64, [3]) if target is labels else (onnx.TensorProto.DOUBLE, [3, 4])

@@ -273,6 +273,12 @@ def test_a_time_below_one_step() -> None:
         tune(DIGITS, DIGITS, SEEN, UNSEEN, replace(FEW, amount=1e-9, unit="seconds"))
 
 
+def test_weights_of_other_types_are_refused() -> None:
+    text = "g (float16[n,4] x) => (float16[n,4] y) <float16[4] w = {1,2,3,4}> { y = Mul(x, w) }"
+    with pytest.raises(UserError, match="no weights of type float32"):
+        Step(load(parse(text)), [Target("y", classes=False)], {"x": np.ones((2, 4), np.float16)})
+
+
 def test_an_operator_without_a_rule_is_named() -> None:
     text = "g (float[n,4] x) => (float[n,4] y) <float[4] w = {1,2,3,4}> { h = Mul(x, w) y = Hardmax(h) }"
     x = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)

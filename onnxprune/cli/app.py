@@ -13,12 +13,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from onnxprune import __version__
-from onnxprune.cli import bench, evaluate, sensitivity
+from onnxprune.cli import bench, evaluate, operators, sensitivity
 from onnxprune.cli import help as screens
 from onnxprune.cli import inspect as inspection
 from onnxprune.cli.command import CommandValues, Output, command, shared
@@ -44,7 +43,6 @@ from onnxprune.pipeline.recipe import Result
 from onnxprune.pipeline.recipe import run as recipe
 from onnxprune.report import Report, render, render_inspection
 from onnxprune.structure.groups import analyze
-from onnxprune.structure.rules import BARRIERS, RULES
 
 NAMES = {o.name for o in OPTIONS}
 
@@ -228,22 +226,7 @@ def show_groups(values: CommandValues, out: Output) -> None:
         )
 
 
-@command(app, shared("json", "quiet"), {})
-def ops(values: CommandValues) -> None:
-    """List the operators with a rule, and those that deliberately pin what they touch."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("operator", "", "what the rule says"):
-        table.add_column(column, overflow="fold")
-    entries = {op: ("rule", r.summary) for op, r in RULES.items()} | {op: ("barrier", b) for op, b in BARRIERS.items()}
-    for op, (what, text) in sorted(entries.items(), key=lambda e: ("::" in e[0], e[0])):
-        table.add_row(op, what, Text(text))
-    emit_json({op: {"kind": what, "text": text} for op, (what, text) in sorted(entries.items())}, values["json"])
-    if not values["quiet"]:
-        count = f"{len(RULES)} rules, {len(BARRIERS)} barriers; any other operator pins what it touches"
-        show_on(values["json"], table)
-        show_on(values["json"], Text(count))
-
-
+command(app, operators.OPERATORS, {})(operators.ops)
 command(app, bench.OPTIONS, bench.ARGUMENTS)(bench.bench)
 command(app, evaluate.EVALUATE, evaluate.SOURCES)(evaluate.evaluate)
 command(app, sensitivity.SENSITIVITY)(sensitivity.sensitivity)

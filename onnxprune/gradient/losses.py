@@ -43,13 +43,21 @@ def rows_of(b: Backward, x: str, classes: int) -> str:
     return x if b.rank(x) == 2 and b.shape(x)[1] == classes else b.reshape(x, [-1, classes])
 
 
-def kullback_leibler(b: Backward, output: str, target: str, *, probabilities: bool = False) -> str:
+def kullback_leibler(
+    b: Backward, output: str, target: str, *, probabilities: bool = False, temperature: float = 1.0
+) -> str:
     """Mean over rows (samples, or tokens) of sum p (log p - log q), in nats; target: log p, of as many elements as the
-    output; probabilities: as of `log_probabilities`."""
+    output; probabilities: as of `log_probabilities`.
+
+    temperature: T that the scores are divided by; the loss is times T^2, so that its gradients stay about as large
+    (Hinton et al. 2015). Improbable classes then say more of what the original knows.
+    """
     q = log_probabilities(b, output, probabilities=probabilities)
     p = b.reshape_like(target, q)
+    if temperature != 1:
+        p, q = (b.op("LogSoftmax", b.scale(x, 1 / temperature), axis=-1) for x in (p, q))
     parts = b.op("Mul", b.op("Exp", p), b.op("Sub", p, q))
-    return mean_over_rows(b, parts)
+    return b.scale(mean_over_rows(b, parts), temperature**2)
 
 
 def cross_entropy(b: Backward, output: str, target: str) -> str:

@@ -32,13 +32,15 @@ ALIGNED = 16  # elements: a cache line
 @dataclass(frozen=True)
 class Target:
     """What an output is compared by: classes (Kullback-Leibler divergence of probabilities), or values (squared error
-    over their variance). probabilities: the output holds some; weight: of its loss in the sum."""
+    over their variance). probabilities: the output holds some; weight: of its loss in the sum; temperature: of classes,
+    as `kullback_leibler` has it."""
 
     output: str
     classes: bool
     probabilities: bool = False
     variance: float = 1.0
     weight: float = 1.0
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Step:
         """feeds: inputs of one run; fixed: all runs have their shapes; names: weights to train, by default all that can
         be. Raises `UserError` where no weight has a gradient."""
         names = trainable(model) if names is None else list(names)
+        if not names:
+            raise UserError("the model cannot be trained: it has no weights of type float32")
         shapes = {n: x.shape for n, x in feeds.items()} if fixed else None
         b = Backward(without_normalisations(model), shapes)
         self.inputs = {i.name: "" for i in graph_inputs(model)}
@@ -162,7 +166,9 @@ def _loss(b: Backward, targets: Sequence[Target], names: Mapping[str, str]) -> s
     for t in targets:
         target = b.input_like(names[t.output], t.output, [None] * b.rank(t.output))  # any batch
         if t.classes:
-            part = kullback_leibler(b, t.output, target, probabilities=t.probabilities)
+            part = kullback_leibler(
+                b, t.output, target, probabilities=t.probabilities, temperature=t.temperature
+            )  # fmt: skip
         else:
             part = squared_error(b, t.output, target, t.variance)
         parts.append(b.scale(part, t.weight))
