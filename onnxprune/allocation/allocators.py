@@ -22,7 +22,8 @@ class Allocator:
     by_ratio: groups, their scores and ratios -> the units that stay; None where levels decide, and the least damage
     under a target is searched (allocation/budget.py); by_levels: the level database, None where ratios decide;
     needs_target: for the whole model; needs_data: calibration samples; capped: at most `MAX_RATIO` of a group goes,
-    also without a target; cached: the levels are kept in the folder of --cache.
+    also without a target; at_outputs: the levels are measured at the outputs, which takes so long that they are kept in
+    the folder of --cache.
     """
 
     help: str
@@ -31,7 +32,7 @@ class Allocator:
     needs_target: bool = False
     needs_data: bool = False
     capped: bool = False
-    cached: bool = False
+    at_outputs: bool = False
 
 
 ALLOCATORS: dict[str, Allocator] = {
@@ -39,7 +40,7 @@ ALLOCATORS: dict[str, Allocator] = {
     "global": Allocator("one threshold over all units", global_, capped=True),
     "kl": Allocator(
         "what the outputs suffer least from, measured on data (needs a target)", by_levels=levels_by_outputs,
-        needs_target=True, needs_data=True, cached=True,
+        needs_target=True, needs_data=True, at_outputs=True,
     ),
     "error": Allocator(
         "what the layers that read the units suffer least from; quick, and better than kl on made-up data (as kl)",

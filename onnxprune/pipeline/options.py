@@ -265,7 +265,7 @@ CONDITIONS: dict[str, Condition] = {
         lambda o: o.scoring.evaluate is not None, "needs --evaluate SRC: labelled samples, or module:function"
     ),
     "levels or zeros by data": Condition(
-        lambda o: (o.targeted and _data(o) and (o.cut.allocate is None or ALLOCATORS[o.cut.allocate].cached))
+        lambda o: (o.targeted and _data(o) and (o.cut.allocate is None or ALLOCATORS[o.cut.allocate].at_outputs))
         or (o.sparse and o.data.calibration is not None)
         or o.cut.plan is not None,
         "has no effect here: it keeps level databases (a target with --allocate kl and --calibration SRC) and sparse "

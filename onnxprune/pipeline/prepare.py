@@ -131,7 +131,7 @@ def timely(
 ) -> tuple[Calibration, float | None, list[str]]:
     """The samples, with fewer held out where looking at them would take long nominally and nobody said how many there
     are; the seconds that the work takes, None where that cannot be said; and notes."""
-    levels = ALLOCATORS[recipe.allocate].by_levels is not None and recorded is None
+    levels = ALLOCATORS[recipe.allocate].at_outputs and recorded is None
     notes: list[str] = []
     groups = len(groups_of(analysis, options))
     if levels and options.data.samples is None:
@@ -286,7 +286,7 @@ def refuse_unused(
             if lacks or (need == "data or samples to score" and data is None and scored is None):
                 raise OptionError(without_effect(known[name], value, need))
     allocator = ALLOCATORS[recipe.allocate]
-    cached = allocator.cached and options.targeted and recorded is None
+    cached = allocator.at_outputs and options.targeted and recorded is None
     if options.data.cache is not None and not cached and not (spec.asked and data is not None):
         raise OptionError(without_effect(known["cache"], options.data.cache, "levels or zeros by data"))
     sources = [s for s in (None if data is None else data.samples, scored) if s is not None]
