@@ -19,7 +19,7 @@ from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import reads
 from onnxprune.graph.node import Node, opsets
-from onnxprune.graph.protos import place
+from onnxprune.graph.protos import graphs, is_constant, place
 from onnxprune.graph.shapes import Shape, infer_nodes
 from onnxprune.graph.versions import raised
 
@@ -69,6 +69,7 @@ class Backward:
             raise UserError(f"gradients need opset {OPSET}, and onnx cannot raise {old} to it: {e}") from e
         self.edit = edit
         free_constants(edit.model)
+        hoist(edit.model.proto.graph)
         self.opset = opsets(edit.model.proto)[""]
         self.wrt: set[str] = set()
         self.needed: set[str] = set()
@@ -88,9 +89,8 @@ class Backward:
 
     def shape(self, name: str) -> Shape:
         """Sizes, None for one that may vary. Raises `NoRule` where not even the rank is known."""
-        shapes = [probe.shapes.get(name) for probe in self._probes]
-        known = [s for s in shapes if s is not None]
-        if len(known) < len(shapes) or len({len(s) for s in known}) > 1:
+        known = self.sizes(name)
+        if len({len(s) for s in known}) > 1:
             raise NoRule(f"the rank of {name} is not known")
         return tuple(d[0] if len(set(d)) == 1 else None for d in zip(*known, strict=True))
 
@@ -143,6 +143,24 @@ class Backward:
         assert self._node is not None
         return self._node.input(i) in self.needed
 
+    @property
+    def probe_count(self) -> int:
+        """How many sets of sizes are followed."""
+        return len(self._probes)
+
+    def sizes(self, name: str) -> list[Shape]:
+        """The shape of a tensor in each of the probes. Raises `NoRule` where one is not known."""
+        shapes = [probe.shapes.get(name) for probe in self._probes]
+        known = [s for s in shapes if s is not None]
+        if len(known) < len(shapes):
+            raise NoRule(f"the rank of {name} is not known")
+        return known
+
+    def know(self, name: str, code: int, sizes: Sequence[Shape]) -> None:
+        """Type and shape, in each of the probes, of a tensor that onnx does not infer."""
+        for probe, shape in zip(self._probes, sizes, strict=True):
+            probe.types[name], probe.shapes[name] = code, shape
+
     # making nodes
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -152,13 +170,13 @@ class Backward:
     def ops(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
         """Add a node of so many outputs; their names."""
         domain, _, op = kind.rpartition("::")
-        names = [""] * outputs
+        names = ["new"] * outputs
         return self.place(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
 
     def place(self, proto: NodeProto) -> list[str]:
-        """Add a node, whose outputs get new names; they are given."""
+        """Add a node, whose outputs get new names (one that is left out stays so); they are given."""
         base = f"{self._node.key if self._node else 'loss'}/{proto.op_type}"
-        names = [self.edit.fresh(base) for _ in proto.output]
+        names = [self.edit.fresh(base) if o else "" for o in proto.output]
         proto.output[:], proto.name = names, self.edit.fresh_node(base)
         node = Node(proto, opsets(self.model.proto).get(proto.domain, 1))
         for probe in self._probes:
@@ -167,7 +185,7 @@ class Backward:
                 infer_nodes(probe, body)
             probe.step(node)
         values = [self.value(name) for name in names]
-        if all(v is not None for v in values):  # computed of sizes that turn out to be fixed
+        if not any(node.bodies()) and all(v is not None for v in values):  # computed of sizes that turn out to be fixed
             return [self.constant(v) for v in values if v is not None]
         self.edit.graph.node.append(proto)
         return names
@@ -359,3 +377,19 @@ class Backward:
         sweep(graph)
         self.edit.drop(self._constants.values())
         return self.edit.model
+
+
+def hoist(graph: GraphProto) -> None:
+    """Move the constants of bodies into the main graph, where gradients can read and give them; but for those that a
+    body returns as they are."""
+    for body in list(graphs(graph))[1:]:
+        returned = {o.name for o in body.output}
+        moved = [t for t in body.initializer if t.name not in returned]
+        graph.initializer.extend(moved)
+        kept = [t for t in body.initializer if t.name in returned]
+        del body.initializer[:]
+        body.initializer.extend(kept)
+        nodes = [n for n in body.node if is_constant(n) and n.output[0] not in returned]
+        for node in reversed(nodes):
+            graph.node.insert(0, node)
+            body.node.remove(node)

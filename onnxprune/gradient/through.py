@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto, NodeProto, defs, helper, numpy_helper
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, defs, helper, numpy_helper
 
 from onnxprune.gradient.backward import Backward
 from onnxprune.gradient.registry import GRADIENTS, NO_GRADIENTS, Gradients, NoRule, gradient
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.links import reads
 from onnxprune.graph.node import Node, opsets
-from onnxprune.graph.protos import bodies, rename_values
+from onnxprune.graph.protos import bodies, defined, graphs, rename_values
 
 Build = Callable[[Backward, Node], Sequence[str]]  # adds nodes that compute the outputs of a node; their names
 
@@ -61,14 +61,58 @@ def through(b: Backward, n: Node, dy: Gradients, build: Build) -> Gradients:
     for name, g in zip(made, dy, strict=False):
         if name not in n.outputs and g:
             b.made.setdefault(name, []).append(g)
-    on = depending(b, nodes, b.needed.intersection(reads(n.proto)))
-    b.needed |= on
-    for inner in reversed(nodes):
-        if inner.op not in NO_GRADIENTS and not on.isdisjoint(reads(inner.proto)):
-            why = back(b, inner)
+    along(b, nodes, b.needed.intersection(reads(n.proto)))
+    return [None] * len(n.inputs)
+
+
+def graphs_of(node: NodeProto) -> list[GraphProto]:
+    """The bodies of a node, and those inside of them."""
+    return [inner for body in bodies(node) for inner in graphs(body)]
+
+
+def along(b: Backward, nodes: Sequence[Node], on: Iterable[str]) -> None:
+    """Run the rules of nodes from the last to the first, on all ways from these tensors; gradients of results are
+    stated before. Raises `NoRule`."""
+    found = depending(b, nodes, on)
+    b.needed |= found
+    for n in reversed(nodes):
+        if n.op not in NO_GRADIENTS and not found.isdisjoint(reads(n.proto)):
+            why = back(b, n)
             if why:
                 raise NoRule(why)
-    return [None] * len(n.inputs)
+
+
+def added(b: Backward, start: int) -> list[Node]:
+    """Copies of the nodes that the graph has got since it had `start` of them."""
+    versions = opsets(b.model.proto)
+    return [Node(_copy(node), versions.get(node.domain, 1)) for node in b.edit.graph.node[start:]]
+
+
+def inlined(b: Backward, nodes: Iterable[NodeProto], names: dict[str, str]) -> None:
+    """Add copies of nodes; what they make gets new names. names: old -> new, of what they read; those of what they make
+    are put in. Of an If whose condition is known, the branch that it takes."""
+    for node in nodes:
+        known = b.value(names.get(node.input[0], node.input[0])) if node.op_type == "If" else None
+        if known is not None:
+            branch = Node(node, 1).attr("then_branch" if known.any() else "else_branch")
+            inlined(b, branch.node, names)
+            names |= {o: names.get(r.name, r.name) for o, r in zip(node.output, branch.output, strict=True)}
+            continue
+        proto = _copy(node)
+        _rename(b, proto, names)
+        for o, name in zip(node.output, b.place(proto), strict=True):
+            if o:
+                names[o] = name
+
+
+def _rename(b: Backward, proto: NodeProto, names: dict[str, str]) -> None:
+    """Read by the new names, also in bodies, whose own values get new names."""
+    proto.input[:] = [names.get(i, i) for i in proto.input]
+    inner = dict(names)
+    for body in graphs_of(proto):
+        inner |= {name: b.edit.fresh(name) for name in defined(body) if name}
+    for body in graphs_of(proto):
+        rename_values(body, inner)
 
 
 def recorded(b: Backward, n: Node, build: Build) -> tuple[list[Node], list[str]]:
@@ -83,10 +127,9 @@ def recorded(b: Backward, n: Node, build: Build) -> tuple[list[Node], list[str]]
     for node in nodes:
         if names.keys() & reads(node):
             node.input[:] = [names.get(i, i) for i in node.input]
-            for body in bodies(node):
+            for body in graphs_of(node):
                 rename_values(body, names)
-    versions = opsets(b.model.proto)
-    result = [Node(_copy(node), versions.get(node.domain, 1)) for node in nodes]
+    result = added(b, start)
     for k, node in reversed(list(enumerate(result))):
         if node.output(0) in names:
             del graph.node[start + k]

@@ -273,6 +273,9 @@ class Shapes:
     def _leave(self, node: Node) -> None:
         """Outputs of If and Loop have the shapes of what their bodies return; where branches differ, None."""
         bodies = list(node.bodies())
+        condition = self.value(node.input(0)) if node.op == "If" else None
+        if condition is not None:
+            bodies = [node.attr("then_branch" if condition.any() else "else_branch")]
         for k, o in enumerate(node.outputs):
             returned = [b.output[k + (node.op == "Loop")].name for b in bodies]
             if not o or any(r not in self.shapes for r in returned):
