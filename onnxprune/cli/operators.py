@@ -9,7 +9,7 @@ from rich.text import Text
 
 from onnxprune.cli.command import CommandValues, shared
 from onnxprune.cli.screen import emit_json, show_on
-from onnxprune.gradient.rules import GRADIENTS, NO_GRADIENTS
+from onnxprune.gradient.rules import GRADIENTS, NO_GRADIENTS, NOT_YET
 from onnxprune.options import OUTPUT, declared, option, switch
 from onnxprune.structure.rules import BARRIERS, RULES
 
@@ -32,6 +32,7 @@ def ops(values: CommandValues) -> None:
     if values["gradients"]:
         entries = {op: ("gradient", row.summary) for op, row in GRADIENTS.items()}
         entries |= {op: ("none", reason) for op, reason in NO_GRADIENTS.items()}
+        entries |= {op: ("not yet", reason) for op, reason in NOT_YET.items()}
         count = f"{len(GRADIENTS)} gradients, {len(NO_GRADIENTS)} operators through which nothing flows back"
     else:
         entries = {op: ("rule", row.summary) for op, row in RULES.items()}

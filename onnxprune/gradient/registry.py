@@ -19,7 +19,10 @@ from typing import TypeAlias
 from onnxprune.gradient.backward import Backward, Gradients, NoRule
 from onnxprune.graph.node import Node
 
-__all__ = ["GRADIENTS", "NO_GRADIENTS", "Gradient", "Gradients", "NoRule", "Rule", "gradient", "no_gradient"]
+__all__ = [
+    "GRADIENTS", "NOT_YET", "NO_GRADIENTS", "Gradient", "Gradients", "NoRule", "Rule", "gradient", "no_gradient",
+    "not_yet",
+]  # fmt: skip
 
 Rule: TypeAlias = Callable[[Backward, Node, Gradients], Gradients]
 
@@ -34,6 +37,7 @@ class Gradient:
 
 GRADIENTS: dict[str, Gradient] = {}
 NO_GRADIENTS: dict[str, str] = {}  # operator -> why nothing flows back through it
+NOT_YET: dict[str, str] = {}  # operator -> why it has no rule
 
 
 def gradient(*ops: str) -> Callable[[Rule], Rule]:
@@ -54,3 +58,10 @@ def no_gradient(reason: str, *ops: str) -> None:
     for op in ops:
         assert op not in GRADIENTS and op not in NO_GRADIENTS, op
         NO_GRADIENTS[op] = reason
+
+
+def not_yet(reason: str, *ops: str) -> None:
+    """Register operators that have a derivative, but no rule; the reason stands behind their name in errors."""
+    for op in ops:
+        assert op not in GRADIENTS and op not in NO_GRADIENTS and op not in NOT_YET, op
+        NOT_YET[op] = reason

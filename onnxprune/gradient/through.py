@@ -13,7 +13,7 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, defs, helper, numpy_helper
 
 from onnxprune.gradient.backward import Backward
-from onnxprune.gradient.registry import GRADIENTS, NO_GRADIENTS, Gradients, NoRule, gradient
+from onnxprune.gradient.registry import GRADIENTS, NO_GRADIENTS, NOT_YET, Gradients, NoRule, gradient
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.links import reads
 from onnxprune.graph.node import Node, opsets
@@ -26,7 +26,8 @@ def back(b: Backward, n: Node) -> str:
     """Run the rule of a node, whose parts go to the gradients of what it reads; why it has none, "" where it has."""
     row = GRADIENTS.get(n.op)
     if row is None:
-        return f"{n.op} ({n.label}) has no rule"
+        why = NOT_YET.get(n.op)
+        return f"{n.op} ({n.label}) has no rule{f': {why}' if why else ''}"
     outer = b.enter(n)
     dy = b.outputs(n)
     if not any(dy):
@@ -48,7 +49,7 @@ def depending(b: Backward, nodes: Iterable[Node], on: Iterable[str]) -> set[str]
     found = set(on)
     for n in nodes:
         if n.op not in NO_GRADIENTS and not found.isdisjoint(reads(n.proto)):
-            found.update(o for o in n.outputs if o and (b.is_float(o) or n.op == "QuantizeLinear"))
+            found.update(o for o in n.outputs if o and (b.is_float(o) or n.op.endswith("QuantizeLinear")))
     return found
 
 
@@ -124,6 +125,8 @@ def recorded(b: Backward, n: Node, build: Build) -> tuple[list[Node], list[str]]
     nodes = list(graph.node[start:])
     single = {node.output[0] for node in nodes if len(node.output) == 1}
     names = {y: o for y, o in zip(made, n.outputs, strict=False) if o and y in single and made.count(y) == 1}
+    for y, o in names.items():  # what onnx infers of the whole may be less
+        b.know(o, b.code(y), b.sizes(y))
     for node in nodes:
         if names.keys() & reads(node):
             node.input[:] = [names.get(i, i) for i in node.input]
@@ -164,24 +167,34 @@ def by_definition(b: Backward, n: Node) -> list[str]:
     if body is None:
         raise NoRule(f"onnx defines it by no other operators at opset {b.opset}")
     names = {"": ""} | {inner: n.input(i) for i, inner in enumerate(body.input)}
-    given = {a.name: a for a in n.proto.attribute}
-    given = {a.name: a for a in body.attribute_proto} | given
-    schema: Any = defs.get_schema(n.op, b.opset, "")
-    defaults = {k: a.default_value for k, a in schema.attributes.items() if a.default_value.type}
-    for node in body.node:
+    schema: Any = defs.get_schema(n.op, b.opset, "")  # its stub lacks methods
+    given = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.type}
+    given |= {a.name: a for a in body.attribute_proto} | {a.name: a for a in n.proto.attribute}
+    _follow(b, body.node, names, given)
+    return [names.get(o, "") for o in body.output][: len(n.outputs)]
+
+
+def _follow(b: Backward, nodes: Iterable[NodeProto], names: dict[str, str], given: dict[str, AttributeProto]) -> None:
+    """Add the nodes of a function. names: as `inlined` has them; given: its attributes by name."""
+    for node in nodes:
         proto = _copy(node)
-        attributes = [_resolved(a, given, defaults) for a in node.attribute]
+        attributes = [_resolved(a, given) for a in node.attribute]
         del proto.attribute[:]
         proto.attribute.extend(a for a in attributes if a is not None)
         if node.op_type == "Constant":
             names[node.output[0]] = b.constant(constant_value(proto.attribute[0]))
         elif node.op_type == "CastLike":
             names[node.output[0]] = b.op("Cast", names[node.input[0]], to=b.code(names[node.input[1]]))
+        elif node.op_type == "If":
+            known = b.value(names[node.input[0]])
+            if known is None:
+                raise NoRule("its definition depends on values")
+            branch = Node(proto, 1).attr("then_branch" if known.any() else "else_branch")
+            _follow(b, branch.node, names, given)
+            names |= {o: names[r.name] for o, r in zip(node.output, branch.output, strict=True)}
         else:
             proto.input[:] = [names[i] for i in node.input]
-            for o, name in zip(node.output, b.place(proto), strict=True):
-                names[o] = name
-    return [names[o] for o in body.output]
+            names |= {o: name for o, name in zip(node.output, b.place(proto), strict=True) if o}
 
 
 def definition(b: Backward, n: Node) -> FunctionProto | None:
@@ -204,13 +217,11 @@ def definition(b: Backward, n: Node) -> FunctionProto | None:
     return body
 
 
-def _resolved(
-    a: AttributeProto, given: dict[str, AttributeProto], defaults: dict[str, AttributeProto]
-) -> AttributeProto | None:
+def _resolved(a: AttributeProto, given: dict[str, AttributeProto]) -> AttributeProto | None:
     """An attribute of a node of a function; where it refers to one of the function, that one under its name."""
     if not a.ref_attr_name:
         return a
-    source = given.get(a.ref_attr_name) or defaults.get(a.ref_attr_name)
+    source = given.get(a.ref_attr_name)
     if source is None:
         return None
     out = AttributeProto()

@@ -58,9 +58,10 @@ def identity(b: Backward, n: Node, dy: Gradients) -> Gradients:
 
 @gradient("Cast", "CastLike")
 def cast(b: Backward, n: Node, dy: Gradients) -> Gradients:
-    """dy in the type of the input"""
+    """dy in the type of the input; integers that a quantizer made have one of a floating-point type"""
     assert dy[0]
-    return [b.op("Cast", dy[0], to=b.code(n.input(0))), None][: len(n.inputs)]
+    g = b.op("Cast", dy[0], to=b.code(n.input(0))) if b.is_float(n.input(0)) else dy[0]
+    return [g, None][: len(n.inputs)]
 
 
 @gradient("Where")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxprune.gradient.backward import Backward
 from onnxprune.gradient.formula import Tensor
@@ -36,6 +37,7 @@ def gather(b: Backward, n: Node, dy: Gradients) -> Gradients:
 def _added(b: Backward, x: str, axis: int, at: str, g: str) -> str:
     """Zeros in the shape of `x` to which `g` is added at indices `at` of an axis; g: the axes of `x` with those of `at`
     in place of that one."""
+    at = at if b.code(at) == TensorProto.INT64 else b.op("Cast", at, to=TensorProto.INT64)
     more, rank = b.rank(at), b.rank(g)
     first = [*range(axis, axis + more), *(k for k in range(rank) if not axis <= k < axis + more)]
     order = [axis, *(k for k in range(b.rank(x)) if k != axis)]

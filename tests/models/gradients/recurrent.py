@@ -31,6 +31,7 @@ rows(
     "clip",
     step=0.002,
     how='activations = ["Affine"], activation_alpha = [0.7], activation_beta = [0.1], clip = 0.8',
+    second=False,
 )
 rows("GRU", 3, "linear-before-reset", "linear_before_reset = 1")
 rows("LSTM", 4, "peepholes", given=", , i, j, p", more=", double[1,2,3] i, double[1,2,3] j, double[1,9] p")
