@@ -280,9 +280,9 @@ def test_weights_of_other_types_are_refused() -> None:
 
 
 def test_an_operator_without_a_rule_is_named() -> None:
-    text = "g (float[n,4] x) => (float[n,4] y) <float[4] w = {1,2,3,4}> { h = Mul(x, w) y = Hardmax(h) }"
+    text = "g (float[n,4] x) => (float[n,4] y) <float[4] w = {1,2,3,4}> { h = Mul(x, w) y = com.microsoft.Trilu(h) }"
     x = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)
-    with pytest.raises(UserError, match=r"cannot be trained: Hardmax \(.*\) has no rule"):
+    with pytest.raises(UserError, match=r"cannot be trained: com.microsoft::Trilu \(.*\) has no rule"):
         tune(load(parse(text)), load(parse(text)), Some(x, "x"), Some(x, "x"), FEW)
 
 
