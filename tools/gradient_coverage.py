@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import onnxprune
-from onnxprune.errors import OnnxPruneError
+from onnxprune.errors import OnnxPruneError, UserError
 from onnxprune.gradient.backward import Backward
 from onnxprune.gradient.differentiate import chosen
 from onnxprune.gradient.rules import GRADIENTS, NO_GRADIENTS
@@ -25,6 +25,8 @@ from onnxprune.graph.node import opsets, walk_all
 def squares(b: Backward) -> str:
     """The sum of the squares of all outputs that are numbers."""
     names = [o.name for o in b.edit.graph.output if b.is_float(o.name)]
+    if not names:
+        raise UserError("no output is a number")
     return b.add([b.sum(b.op("Mul", y, y), range(b.rank(y))) for y in names])
 
 

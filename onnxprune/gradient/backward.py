@@ -44,10 +44,13 @@ def sweep(graph: GraphProto) -> None:
 
 
 def free_constants(model: Model) -> None:
-    """Raise the version of the file's form to 8; before 4 all constants were listed as inputs, and are no longer."""
+    """Raise the version of the file's form to 8; before 4 all constants were listed as inputs, and are no longer. Nor
+    are sizes and indices that a caller may replace: gradients are those of the values that the file gives."""
     graph = model.proto.graph
-    if model.proto.ir_version < 4:
-        kept = [ValueInfoProto.FromString(i.SerializeToString()) for i in graph.input if i.name not in model.weights]
+    every = model.proto.ir_version < 4
+    fixed = {name for name, w in model.weights.items() if every or w.dtype.kind in "iub"}
+    if not fixed.isdisjoint(i.name for i in graph.input):
+        kept = [ValueInfoProto.FromString(i.SerializeToString()) for i in graph.input if i.name not in fixed]
         del graph.input[:]
         graph.input.extend(kept)
     model.proto.ir_version = max(model.proto.ir_version, 8)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxprune.gradient.backward import LAST, Backward
 from onnxprune.gradient.registry import Gradients, NoRule, gradient
 from onnxprune.gradient.through import through
 from onnxprune.graph.node import Node
+
+END = 10**9  # what exporters write for the end of an axis, or more
 
 
 @gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -104,8 +107,11 @@ def slice_(b: Backward, n: Node, dy: Gradients) -> Gradients:
             start, end = int(starts[k]), int(ends[k])
             at = range(size)[slice(start, None if end < -size and step < 0 else end, step)]
             g = back_to(b, g, axis, at, size)
+        elif starts is not None and ends is not None and starts[k] == 0 and step == 1 and ends[k] >= END:
+            continue  # the whole axis
         else:
-            first, last = (b.slice(n.input(i), [k], [k + 1], [0]) for i in (1, 2))
+            both = (b.op("Cast", n.input(i), to=TensorProto.INT64) for i in (1, 2))
+            first, last = (b.slice(v, [k], [k + 1], [0]) for v in both)
             g = _among_zeros(b, g, x, axis, first, last, step)
     return [g, None, None, None, None][: len(n.inputs)]
 

@@ -82,3 +82,11 @@ row(
     "double r = {0.4}, bool t = {1}",
     single=False,
 )
+row(
+    "Slice",
+    "int32-dynamic",
+    "double[N,L,2] a",
+    "y = Slice(a, s, e, k)",
+    "int32[2] s = {0,1}, int32[2] e = {1000000000,3}, int32[2] k = {0,1}",
+    sizes={"N": 2, "L": 4},
+)
