@@ -67,6 +67,7 @@ row(
     "groups",
     "double[1,4,3,4] x, double[2,2,2,2] w, double[1,16,2,3] o, double[1,8,2,3] m",
     "y = DeformConv<kernel_shape = [2,2], group = 2, offset_group = 2>(x, w, o, , m)",
+    second=False,
     step=0.01,
     single=False,
     runtime="float32",
