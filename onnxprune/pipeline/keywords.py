@@ -168,7 +168,7 @@ class Keywords(TypedDict, total=False):
     """
 
     learning_rate: float | None
-    """The highest rate, after a warm-up; it falls to zero by half a cosine. Default: 0.0005, of sgd 0.01."""
+    """The highest rate, after a warm-up; it falls to zero by half a cosine. Default: 0.0001, of sgd 0.01."""
 
     batch_size: int
     """Samples of one step; 1 where the model takes one at a time. Unit: samples. Default: 64."""

@@ -51,7 +51,7 @@ class Training:
     )  # fmt: skip
     learning_rate: float | None = option(
         None, number("a number above 0", 0, above=True), panel=TUNE, metavar="X", needs=("tuning",),
-        otherwise="0.0005, of sgd 0.01", help="The highest rate, after a warm-up; it falls to zero by half a cosine.",
+        otherwise="0.0001, of sgd 0.01", help="The highest rate, after a warm-up; it falls to zero by half a cosine.",
     )  # fmt: skip
     batch_size: int = option(
         64, integer("a whole number, 1 or more", 1), panel=TUNE, metavar="N", unit="samples", needs=("tuning",),
