@@ -87,7 +87,7 @@ def main() -> None:
         f"{int((drops <= args.max_drop).sum())} of {len(made)} runs; {len(rows) - len(made)} wrote nothing",
         f"lost on the unseen pictures: median {100 * np.median(drops):.2f} points, worst {100 * drops.max():.2f}; "
         f"standard error of one {100 * np.mean([r['deviation'] for r in made]):.2f}",
-        f"parameters left: median {np.median([r['parameters'] for r in rows]):.1%}",
+        f"parameters left: median {np.median([r['parameters'] for r in made]):.1%}",
     ]
     common.emit(args, ["\n".join(lines)], rows)
 
