@@ -23,7 +23,7 @@ from onnxprune.runtime.timing import Latency
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.structure.analysis import Analysis, Pinned
 from onnxprune.structure.verify import Verification
-from onnxprune.training.tune import Tuning
+from onnxprune.training.outcome import Tuning
 
 SCHEMA = 1  # of the JSON
 

@@ -51,7 +51,7 @@ from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.check import ON_FLOAT32, running
 from onnxprune.structure.cut import Cutting, cut
 from onnxprune.training.options import amount
-from onnxprune.training.tune import Settings, Tuning, tune
+from onnxprune.training.outcome import Tuning
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -308,6 +308,8 @@ def clustered(
 
 def tuned(setup: Setup, keep: Keep, model: Model) -> Step[Tuning | None]:
     """The model with its weights trained towards the original's outputs, where that was asked for."""
+    from onnxprune.training.tune import Settings, tune  # the rules of all gradients take a while to be read
+
     training, analysis, data = setup.options.training, setup.analysis, setup.data
     if training.tune is None or data is None or data.aside is None:
         return Step(model, None)

@@ -20,7 +20,7 @@ from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.cut import Cutting
-from onnxprune.training.tune import Tuning
+from onnxprune.training.outcome import Tuning
 
 
 @dataclass(frozen=True, eq=False)

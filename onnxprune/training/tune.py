@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from onnxprune.progress import Steps
 from onnxprune.runtime.classes import classifier_output, probabilities
 from onnxprune.runtime.session import Feeds, session
 from onnxprune.training.optimizers import Optimizer, follow
+from onnxprune.training.outcome import Tuning
 from onnxprune.training.pictures import flip_and_crop, spatial_axes
 from onnxprune.training.schedule import rate
 from onnxprune.training.step import Step, Target
@@ -49,33 +50,6 @@ class Settings:
     augment: bool = True
     seed: int = 0
     threads: int = 0
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What became of it. before, after: mean loss on the held-out samples; curve: (step, that loss) at every look;
-    best: the step whose average of weights was taken, 0 where the model stayed as it was; rate: that was used."""
-
-    steps: int
-    batch: int
-    rate: float
-    optimizer: str
-    held_out: int
-    trained: int
-    before: float
-    after: float
-    best: int
-    curve: tuple[tuple[int, float], ...] = ()
-
-    def to_plan(self) -> dict[str, Any]:
-        """What it takes to do it again, by option."""
-        return {
-            "steps": self.steps, "batch_size": self.batch, "learning_rate": self.rate, "optimizer": self.optimizer
-        }  # fmt: skip
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for `--json`."""
-        return {**vars(self), "curve": [list(point) for point in self.curve]}
 
 
 class Source(Protocol):
