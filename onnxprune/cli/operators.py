@@ -9,7 +9,6 @@ from rich.text import Text
 
 from onnxprune.cli.command import CommandValues, shared
 from onnxprune.cli.screen import emit_json, show_on
-from onnxprune.gradient.rules import GRADIENTS, NO_GRADIENTS, NOT_YET
 from onnxprune.options import OUTPUT, declared, option, switch
 from onnxprune.structure.rules import BARRIERS, RULES
 
@@ -30,6 +29,8 @@ OPERATORS = (*declared(Listing), *shared("json", "quiet"))
 def ops(values: CommandValues) -> None:
     """List the operators with a rule, and those that deliberately pin what they touch."""
     if values["gradients"]:
+        from onnxprune.gradient.rules import GRADIENTS, NO_GRADIENTS, NOT_YET  # no other command reads the rules
+
         entries = {op: ("gradient", row.summary) for op, row in GRADIENTS.items()}
         entries |= {op: ("none", reason) for op, reason in NO_GRADIENTS.items()}
         entries |= {op: ("not yet", reason) for op, reason in NOT_YET.items()}

@@ -167,7 +167,7 @@ def by_definition(b: Backward, n: Node) -> list[str]:
     if body is None:
         raise NoRule(f"onnx defines it by no other operators at opset {b.opset}")
     names = {"": ""} | {inner: n.input(i) for i, inner in enumerate(body.input)}
-    schema: Any = defs.get_schema(n.op, b.opset, "")  # its stub lacks methods
+    schema = _schema(b, n)
     given = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.type}
     given |= {a.name: a for a in body.attribute_proto} | {a.name: a for a in n.proto.attribute}
     _follow(b, body.node, names, given)
@@ -197,9 +197,14 @@ def _follow(b: Backward, nodes: Iterable[NodeProto], names: dict[str, str], give
             names |= {o: name for o, name in zip(node.output, b.place(proto), strict=True) if o}
 
 
+def _schema(b: Backward, n: Node) -> Any:
+    """What onnx says of an operator; untyped, as the types that onnx declares for it lack methods that are called."""
+    return defs.get_schema(n.op, b.opset, "")
+
+
 def definition(b: Backward, n: Node) -> FunctionProto | None:
     """The function by which onnx defines an operator; None where there is none."""
-    schema: Any = defs.get_schema(n.op, b.opset, "")  # its stub lacks methods
+    schema = _schema(b, n)
     body = FunctionProto()
     if schema.has_context_dependent_function:
         kinds = [b.type_proto(i).SerializeToString() for i in n.inputs]

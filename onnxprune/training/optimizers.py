@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from onnxprune.graph.arrays import Array
+from onnxprune.kernels.compiled import njit
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 Number = np.float32
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit()
 def _sgd(w: Array, g: Array, keep: Array, m: Array, rate: Number, momentum: Number, decay: Number) -> None:
     for i in range(w.size):
         if keep[i]:
@@ -26,7 +26,7 @@ def _sgd(w: Array, g: Array, keep: Array, m: Array, rate: Number, momentum: Numb
             w[i] -= rate * m[i]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit()
 def _adam(
     w: Array, g: Array, keep: Array, m: Array, v: Array, rate: Number, step: int, decay: Number, decoupled: bool
 ) -> None:  # fmt: skip
@@ -43,7 +43,7 @@ def _adam(
             w[i] -= rate * (a * m[i]) / (np.sqrt(b * v[i]) + epsilon)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit()
 def follow(average: Array, w: Array, share: float) -> None:
     """Move a running average, in place, by this share of the way to `w`."""
     s = np.float32(share)

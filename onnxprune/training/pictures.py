@@ -19,7 +19,7 @@ def spatial_axes(x: Array) -> tuple[int, int] | None:
 
 
 def flip_and_crop(x: Array, rng: np.random.Generator) -> Array:
-    """Every picture of a batch flipped from left to right or not, and shifted, what is missing made of the edge."""
+    """Every picture of a batch flipped from left to right or not, and shifted; zeros where nothing was taken."""
     axes = spatial_axes(x)
     assert axes is not None
     height, width = axes
