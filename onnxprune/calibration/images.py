@@ -6,6 +6,7 @@ x = (pixels * scale - mean) / std        pixels 0 to 255, per channel
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -178,13 +179,32 @@ def _formula(scale: float, mean: Sequence[float], std: Sequence[float]) -> str:
     return text if text != "x" else "x of 0 to 255"
 
 
-@contextmanager
-def _strict(category: type[Warning]) -> Iterator[None]:
-    """Warnings of one category are errors, others (odd palettes, odd metadata) are nothing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", category)
-        yield
+class _Strict:
+    """Warnings of one category are errors, others (odd palettes, odd metadata) are nothing, while any thread is inside:
+    what Python does with warnings holds for all threads, so that the last one out restores it."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self, category: type[Warning]) -> Iterator[None]:
+        with self.lock:
+            if not self.inside:
+                self.before = warnings.catch_warnings()
+                self.before.__enter__()
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", category)
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if not self.inside:
+                    self.before.__exit__(None, None, None)
+
+
+_strict = _Strict()
 
 
 def decode_image(data: bytes, name: str, form: ImageFormat, rng: np.random.Generator | None) -> Array:

@@ -23,9 +23,9 @@ from onnxprune.calibration.samples import (
 )
 from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array
+from onnxprune.runtime.classes import IGNORED
 
 LABELS = ("labels", "y", "label")
-IGNORED = -100  # label of a token that does not count
 
 
 def classes_of(paths: Sequence[str]) -> list[int] | None:
@@ -43,13 +43,14 @@ def classes_of(paths: Sequence[str]) -> list[int] | None:
     return [value[f[-1]] for f in folders]
 
 
-def labelled(samples: Samples, labels: Any, option: str) -> Samples:
-    """The same samples with labels from a file or an array; option: what the samples were given as, for messages.
+def labelled(samples: Samples, labels: Any, option: str, flag: str = "--labels") -> Samples:
+    """The same samples with labels from a file or an array; option, flag: what samples and labels were given as, for
+    messages.
 
     Raises `OptionError` where a label is missing or they do not fit.
     """
     if isinstance(labels, (str, os.PathLike)):
-        what = f"--labels {labels}"
+        what = f"{flag} {labels}"
         values, named = _read_labels(Path(labels), what)
     else:
         what, values, named = f"{option}: labels", np.asarray(labels), None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -63,12 +64,14 @@ def read(
     seed: int = 0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     option: str = "--calibration",
+    flag: str = "--labels",
 ) -> Samples:
     """Samples for a model.
 
     source: "synthetic", the path of a .npz, .npy, folder or .zip of .npy or images; in Python also arrays by input
     name, one array, an iterable of feeds, or `Samples`. samples: at most so many, evenly spread. labels: a file or an
-    array. augment: random crops and flips of images. shapes: of made-up inputs, by name. option: what messages name.
+    array. augment: random crops and flips of images. shapes: of made-up inputs, by name. option, flag: what messages
+    call the source and the labels.
     Feeds of equal shapes whose first axis is the batch are taken apart into their rows; others are one sample each.
     Arrays of uint8 that feed a floating image input are pixels, normalised as those of images in files; any other array
     is taken as it is. Raises `OptionError` naming what does not fit; options without a use are for `unused` to refuse.
@@ -95,7 +98,7 @@ def read(
         shown = f" {source}" if isinstance(source, (str, os.PathLike)) else ""
         raise OptionError(f"{option}{shown}: there is no sample in it")
     if labels is not None:
-        data = labelled(data, labels, option)
+        data = labelled(data, labels, option, flag)
     if samples is None or samples >= data.count:
         return data
     out = data.take(spread(data.count, samples))
@@ -181,12 +184,12 @@ def _single(files: Sequence[Like], info: onnx.ValueInfoProto) -> bool:
 
 
 class _Images:
-    """Decodes images on demand and keeps some."""
+    """Decodes images on demand, of several threads too, and keeps some."""
 
     def __init__(self, files: Sequence[File], name: str, form: ImageFormat, augment: bool, seed: int) -> None:
         self.files, self.name, self.form, self.augment, self.seed = files, name, form, augment, seed
         self.kept: dict[int, Array] = {}
-        self.bytes = 0
+        self.bytes, self.lock = 0, threading.Lock()
 
     def __call__(self, i: int) -> Feeds:
         batch = self.form.batch
@@ -199,9 +202,10 @@ class _Images:
             f = self.files[i % len(self.files)]
             rng = np.random.default_rng([self.seed, i]) if self.augment else None
             pixels = decode_image(f.read(), f.shown, self.form, rng)
-            if self.bytes + pixels.nbytes <= CACHED:
-                self.kept[i] = pixels
-                self.bytes += pixels.nbytes
+            with self.lock:
+                if i not in self.kept and self.bytes + pixels.nbytes <= CACHED:
+                    self.kept[i] = pixels
+                    self.bytes += pixels.nbytes
         return self.form.normalise(pixels)
 
     def fingerprint(self, i: int) -> bytes:

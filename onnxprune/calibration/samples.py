@@ -20,6 +20,7 @@ from onnxprune.runtime.session import Feeds
 
 MADE_UP = 256  # samples where nobody says how many
 MAX_SQUARES = float(np.finfo(np.float32).max)
+Map = Callable[[Callable[[int], Feeds], Sequence[int]], Iterable[Feeds]]
 
 
 class _Watch:
@@ -78,12 +79,13 @@ class Samples:
             digest.update(self.fingerprint(i))
         return digest.hexdigest()
 
-    def feeds(self, indices: Sequence[int]) -> Feeds:
+    def feeds(self, indices: Sequence[int], each_of: Map = map) -> Feeds:
         """Inputs of one run: the samples, joined along axis 0 where they are stackable, else exactly one.
 
+        each_of: how they are loaded, as `map` does or by several threads.
         Raises `OptionError` where the squares of what was loaded so far overflow float32.
         """
-        each = [self.load(self.chosen[i]) for i in indices]
+        each = list(each_of(self.load, [self.chosen[i] for i in indices]))
         for i, feeds in zip(indices, each, strict=True):
             self.watch.look(self.chosen[i], feeds, self.holds or self.description)
         if len(each) == 1:

@@ -20,13 +20,12 @@ import numpy as np
 from scipy.special import ndtri
 
 from onnxprune.calibration.calibration import fitting_batch
-from onnxprune.calibration.labels import IGNORED
 from onnxprune.calibration.samples import Samples
 from onnxprune.errors import OptionError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, save
 from onnxprune.options import DATA, WHAT, anything, choice, number, option
-from onnxprune.runtime.classes import class_rows, classifier_output, joined, probabilities
+from onnxprune.runtime.classes import IGNORED, class_rows, classifier_output, joined, probabilities
 from onnxprune.runtime.stream import Stream
 
 CONFIDENCE = 0.95
@@ -178,10 +177,37 @@ class Scoring:
     )  # fmt: skip
 
 
-def _fitting_labels(samples: Samples) -> None:
+def refuse_misfit(samples: Samples) -> None:
     """Raise `OptionError` where samples of a classifier came with labels that do not fit."""
     if samples.misfit:
         raise OptionError(samples.misfit)
+
+
+def class_offset(labels: Array, output: Array, option: str) -> int:
+    """1 where the model has a background class in front that the labels do not count, else 0.
+
+    labels: int64 of all samples; output: class scores of the first of them; option: what the samples were given as.
+    Raises `OptionError` where labels do not fit the scores.
+    """
+    scores, first = class_rows(output), labels[: len(output)]
+    classes = scores.shape[1]
+    if first.size != len(scores):
+        raise OptionError(
+            f"{option}: labels: {first.size} of shape {first.shape} for {len(scores)} rows of class scores; give one "
+            f"label per sample, or per token"
+        )
+    counted = labels[labels != IGNORED]
+    if not counted.size:
+        raise OptionError(f"{option}: labels: all {labels.size} are {IGNORED}, so that no token counts")
+    if counted.min() < 0 or counted.max() >= classes:
+        raise OptionError(
+            f"{option}: labels go from {counted.min()} to {counted.max()}, the model has {classes} classes (0 to "
+            f"{classes - 1}); give labels that count from 0"
+        )
+    if labels.ndim > 1 or classes != 1001 or labels.max() >= 1000:
+        return 0
+    hits = [_ranked(output, first + o, 1).mean() for o in (0, 1)]
+    return int(hits[1] > hits[0])
 
 
 class Evaluator:
@@ -191,14 +217,14 @@ class Evaluator:
         self.samples, self.metric, self.threads = samples, metric, threads
         row = METRICS[metric]
         if row.labels:
-            _fitting_labels(samples)
+            refuse_misfit(samples)
         self.names = [o.name for o in original.proto.graph.output]
         self.batch = fitting_batch(samples, original, option="--evaluate")
         self.reference = self.outputs(original)
         self.classes = classifier_output(original, self.reference, samples.count)
         self.labels = None if samples.labels is None else np.asarray(samples.labels).astype(np.int64)
         if self.classes:
-            _fitting_labels(samples)
+            refuse_misfit(samples)
         if row.labels and self.labels is None:
             raise OptionError(
                 f"--metric {metric}: there are no labels; give an array `labels`, sub-folders per class, --labels "
@@ -209,29 +235,7 @@ class Evaluator:
             raise OptionError(f"--metric {metric}: the model has no output with a row of class scores; use {other}")
         self.offset = 0
         if row.labels and self.labels is not None:
-            self.offset = self._offset(self.labels)
-
-    def _offset(self, labels: Array) -> int:
-        """1 where the model has a background class in front that the labels do not count."""
-        scores = class_rows(self.reference[self.classes])
-        classes = scores.shape[1]
-        if labels.size != len(scores):
-            raise OptionError(
-                f"--evaluate: labels: {labels.size} of shape {labels.shape} for {len(scores)} rows of class scores; "
-                f"give one label per sample, or per token"
-            )
-        counted = labels[labels != IGNORED]
-        if not counted.size:
-            raise OptionError(f"--evaluate: labels: all {labels.size} are {IGNORED}, so that no token counts")
-        if counted.min() < 0 or counted.max() >= classes:
-            raise OptionError(
-                f"--evaluate: labels go from {counted.min()} to {counted.max()}, the model has {classes} classes (0 to "
-                f"{classes - 1}); give labels that count from 0"
-            )
-        if labels.ndim > 1 or classes != 1001 or labels.max() >= 1000:
-            return 0
-        hits = [_ranked(self.reference[self.classes], labels + o, 1).mean() for o in (0, 1)]
-        return int(hits[1] > hits[0])
+            self.offset = class_offset(self.labels, self.reference[self.classes], "--evaluate")
 
     def outputs(self, model: Model) -> dict[str, Array]:
         """Outputs of a model for all samples, by name, joined along axis 0."""
@@ -293,7 +297,7 @@ def default_metric(original: Model, samples: Samples) -> str:
     outputs = joined(Stream(original, list(few.batches(1))).compute(names), names)
     if not classifier_output(original, outputs, few.count):
         return DEFAULT_METRICS["outputs"]
-    _fitting_labels(samples)
+    refuse_misfit(samples)
     if samples.labels is None:
         return DEFAULT_METRICS["classes"]
     return DEFAULT_METRICS["labels of tokens" if np.ndim(samples.labels) > 1 else "labels"]

@@ -11,6 +11,8 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.runtime.session import Feeds
 
+IGNORED = -100  # label of a token that does not count
+
 
 def class_rows(y: Array) -> Array:
     """Scores of classes, `(n, classes)`: a row per sample or, of `(samples, positions, classes)`, per position."""

@@ -1,0 +1,142 @@
+"""What is trained on: batches of any source, labels that fit, samples of different shapes, several threads."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import ROOT
+from models.files import parse
+from onnxprune.errors import OptionError
+from onnxprune.evaluation.training_set import TrainingSet, training_set
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.io import Model, load
+
+MODELS = ROOT / "models"
+GRU = load(MODELS / "digits_gru.onnx")
+RESNET = load(MODELS / "digits_resnet_bn.onnx")
+
+
+def net(classes: int, channels: int = 3) -> Model:
+    """Class scores of pictures of any number and size: channel means times a matrix."""
+    weights = ",".join(str((k * k * k) % 3011 - 1500) for k in range(channels * classes))
+    return load(
+        parse(
+            f"g (float[n,{channels},h,w] x) => (float[n,{classes}] y) <float[{channels},{classes}] w1 = {{{weights}}}> "
+            "{ a = GlobalAveragePool(x) b = Flatten(a) y = MatMul(b, w1) }"
+        )
+    )
+
+
+def pictures(folder: Path, count: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / f"class{i % 3}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(path)
+    return folder
+
+
+def test_an_archive_gives_inputs_and_labels() -> None:
+    found = training_set(RESNET, MODELS / "digits_heldout.npz")
+    with np.load(MODELS / "digits_heldout.npz") as z:
+        assert found.classes == RESNET.proto.graph.output[0].name and found.labels is not None
+        assert np.array_equal(found.labels, z["labels"]) and found.labels.dtype == np.int64
+        assert np.array_equal(found.feeds([3, 1])["image"], z["image"][[3, 1]])
+        assert found.labels_of([3, 1]).tolist() == z["labels"][[3, 1]].tolist()
+    assert found.most == found.count == 450
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_folders_and_zips_give_what_one_thread_gives(zipped: bool, tmp_path: Path) -> None:
+    source = pictures(tmp_path / "train")
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "train.zip", "w") as z:
+            for f in source.rglob("*.png"):
+                z.write(f, f.relative_to(source))
+        source = tmp_path / "train.zip"
+    found = training_set(net(3), source)
+    assert found.labels is not None and found.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    several, alone = found.feeds(range(12))["x"], [found.samples.feeds([i])["x"] for i in range(12)]
+    assert several.shape[0] == 12 and np.array_equal(several, np.concatenate(alone))
+
+
+def test_labels_of_a_file_count_from_the_background(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((30, 3, 2, 2)).astype(np.float32)
+    model = net(1001)
+    best = (x.mean((2, 3)) @ model.weights["w1"]).argmax(1)
+    kept = np.flatnonzero(best)
+    np.save(tmp_path / "labels.npy", best[kept] - 1)
+    found = training_set(model, x[kept], tmp_path / "labels.npy")
+    assert found.labels is not None and found.labels.tolist() == best[kept].tolist()
+
+
+def sequences() -> list[dict[str, Array]]:
+    rng = np.random.default_rng(0)
+    return [{"tokens": rng.integers(0, 5, (1, 4 + k % 3))} for k in range(10)]
+
+
+def spoken() -> Model:
+    return load(
+        parse(
+            "g (int64[n,t] tokens) => (float[n,4] y) <float[5,4] table = {1,2,3,4,5,4,3,2,1,0,1,0,1,2,0,4,3,5,1,2}, "
+            "int64[1] axes = {1}> "
+            "{ a = Gather<axis = 0>(table, tokens) y = ReduceMean<keepdims = 0>(a, axes) }"
+        )
+    )
+
+
+def test_sequences_of_one_length_come_together() -> None:
+    found = training_set(spoken(), sequences(), np.arange(10) % 4)
+    batches = found.batches(3)
+    assert sorted(i for b in batches for i in b) == list(range(10)) and max(map(len, batches)) == 3
+    for b in batches:
+        assert found.feeds(b)["tokens"].shape == (len(b), 4 + b[0] % 3)
+        assert found.labels_of(b).tolist() == [i % 4 for i in b]
+
+
+def test_what_is_held_out_is_not_trained_on() -> None:
+    whole = training_set(spoken(), sequences(), np.arange(10) % 4)
+    seen, unseen = whole.split(5, 100)
+    assert (seen.count, unseen.count) == (8, 2)
+    assert set(seen.samples.chosen).isdisjoint(unseen.samples.chosen)
+    for part in (seen, unseen):
+        assert part.labels is not None and part.labels.tolist() == [i % 4 for i in part.samples.chosen]
+        assert sorted(i for b in part.batches(4) for i in b) == list(range(part.count))
+        assert {part.feeds(b)["tokens"].shape[1] for b in part.batches(4)} == {4 + i % 3 for i in part.samples.chosen}
+
+
+def test_no_labels_are_no_labels() -> None:
+    found = training_set(RESNET, MODELS / "digits_calibration.npz")
+    assert found.labels is None and found.count == 300
+
+
+X = np.random.default_rng(0).standard_normal((6, 3, 2, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "labels", "message"),
+    [
+        (net(3), X, np.arange(5) % 3, "--train: labels: 5 for 6 samples"),
+        (net(3), X, np.arange(6), "--train: labels go from 0 to 5, the model has 3 classes"),
+        (net(3), {"x": X, "labels": np.full(6, -1)}, None, "labels: expected whole numbers that count classes from 0"),
+        (net(3), X, "none.npy", "--train-labels none.npy: cannot be read"),
+        (net(1), X, np.zeros(6, int), "--train-labels: the model has no output with a row of class scores"),
+        (net(3), X[:0], None, "--train: there is no sample in it"),
+    ],
+)
+def test_labels_that_do_not_fit(model: Model, source: Any, labels: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message) as e:
+        training_set(model, source, labels)
+    assert "\n" not in str(e.value)
+
+
+def test_one_sample_cannot_be_split() -> None:
+    one: TrainingSet = training_set(net(3), X[:1])
+    with pytest.raises(OptionError, match="two samples or more"):
+        one.split(8, 10)
