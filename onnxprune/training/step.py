@@ -97,7 +97,7 @@ class Step:
         b = Backward(without_normalisations(model), shapes)
         self.inputs = {i.name: "" for i in graph_inputs(model)}
         self.targets = {t.output: f"{t.output}_target" for t in targets}
-        loss = _loss(b, targets, self.targets)
+        loss = loss_of(b, targets, self.targets)
         forward = b.model.copy()
         found: Derivatives = differentiate(b, loss, names)
         if not found.of:
@@ -160,11 +160,18 @@ class Step:
         return out
 
 
-def _loss(b: Backward, targets: Sequence[Target], names: Mapping[str, str]) -> str:
-    """The weighted sum of the losses of all outputs."""
+def loss_of(
+    b: Backward,
+    targets: Sequence[Target],
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> str:
+    """The weighted sum of the losses of all outputs. names: of the inputs that the targets become; shapes: that they
+    state, by default any batch."""
     parts = []
     for t in targets:
-        target = b.input_like(names[t.output], t.output, [None] * b.rank(t.output))  # any batch
+        declared = shapes[t.output] if shapes else [None] * b.rank(t.output)
+        target = b.input_like(names[t.output], t.output, declared)
         if t.classes:
             part = kullback_leibler(
                 b, t.output, target, probabilities=t.probabilities, temperature=t.temperature
