@@ -21,6 +21,7 @@ from models.files import parse
 from onnxprune.calibration.calibration import calibrate
 from onnxprune.calibration.read import read
 from onnxprune.errors import OptionError, UserError
+from onnxprune.formats.codebook import zipped_bytes
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
 from onnxprune.runtime.classes import probabilities
@@ -175,6 +176,77 @@ def test_a_layout_keeps_weights_apart() -> None:
     assert flat.ctypes.data % 64 == 0 and flat.sum() == 16
 
 
+# what the file stores otherwise
+
+STORED = {
+    "float16": (
+        "g (float16[n,3] x) => (float16[n,4] y) <float16[3,4] w = {0,0,0,0,0,0,0,0,0,0,0,0}, float16[4] b = "
+        "{0,0,0,0}> { h = MatMul(x, w) k = Tanh(h) y = Add(k, b) }"
+    ),
+    "stored as float16": (
+        "g (float[n,3] x) => (float[n,4] y) <float16[3,4] w = {0,0,0,0,0,0,0,0,0,0,0,0}> "
+        "{ c = Cast<to = 1>(w) h = MatMul(x, c) y = Tanh(h) }"
+    ),
+    "int8 for every output, int32 bias": (
+        "g (float[n,3] x) => (float[n,4] y) <int8[4,3] w = {1,3,40,5,-100,3,90,-5,-4,3,2,7}, "
+        "float[4] s = {0.01,0.02,0.03,0.02}, int8[4] z = {3,3,-5,7}, int32[4] b = {100,200,300,-400}, "
+        "float t = {0.001}> { q = DequantizeLinear<axis = 0>(w, s, z) c = DequantizeLinear(b, t) "
+        "y = Gemm<transB = 1>(x, q, c) }"
+    ),
+    "int8 without a zero point, turned": (
+        "g (float[n,3] x) => (float[n,4] y) <int8[4,3] w = {1,3,40,5,-100,3,90,0,-4,3,0,7}, float s = {0.02}> "
+        "{ q = DequantizeLinear(w, s) c = Transpose(q) y = MatMul(x, c) }"
+    ),
+    "float32 that is quantized when it runs": (
+        "g (float[n,3] x) => (float[n,2] y) <float[3,2] w = {1,3,4,5,-2,0}, float s = {0.1}, int8 z = {0}> "
+        "{ q = QuantizeLinear(w, s, z) c = DequantizeLinear(q, s, z) y = MatMul(x, c) }"
+    ),
+    "values that many share": (
+        "g (float[n,3] x) => (float[n,4] y) <uint8[3,4] i = {0,1,2,3,3,2,1,0,1,1,2,0}, float[4] t = {0,0.5,-1,2}> "
+        "{ j = Cast<to = 6>(i) w = Gather(t, j) y = MatMul(x, w) }"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STORED.values(), ids=STORED)
+def test_weights_are_trained_as_the_file_will_hold_them(text: str) -> None:
+    model = load(parse(text))
+    for name, w in model.weights.items():
+        if w.dtype == np.float16:  # the text has integers alone for them
+            model.weights[name] = np.linspace(-1, 1, w.size).round(1).astype(w.dtype).reshape(w.shape) % np.float16(0.7)
+    kind = model.proto.graph.input[0].type.tensor_type.elem_type
+    x = np.random.default_rng(0).standard_normal((32, 3)).astype(helper.tensor_dtype_to_np_dtype(kind))
+    y = run(model, {"x": x})["y"].astype(np.float32)
+    target = {"y": np.float32(0.7) * y + np.float32(0.1)}
+    step = Step(model, [Target("y", classes=False)], {"x": x}, threads=1)
+    optimizer, start = Optimizer("adam", step.layout.size), step.loss({"x": x}, target)
+    assert start == pytest.approx(np.square(y - target["y"]).mean(), rel=1e-2)
+    for _ in range(60):
+        step.train({"x": x}, target)
+        optimizer.update(step.weights, step.gradients, step.free, 0.01)
+    out = step.written(model, step.weights)
+    after = np.square(run(out, {"x": x})["y"].astype(np.float32) - target["y"]).mean()
+    assert after < 0.8 * start
+    assert step.loss({"x": x}, target) == pytest.approx(after, rel=0.02)  # what is trained is what is written
+    assert out.proto == model.proto and {n: w.dtype for n, w in out.weights.items()} == {
+        n: w.dtype for n, w in model.weights.items()
+    }
+    before, now = (weight_of(m) for m in (model, out))
+    assert not now[before == 0].any() and (now != before).any()
+    assert len(np.unique(now)) <= len(np.unique(before)) or "t" not in model.weights
+
+
+def weight_of(model: Model) -> Array:
+    """The weight as the product reads it: its other operand is the unit matrix, less what is added."""
+    kind = model.proto.graph.input[0].type.tensor_type.elem_type
+    unit = np.vstack([np.eye(3), np.zeros((1, 3))]).astype(helper.tensor_dtype_to_np_dtype(kind))
+    nodes = [n for n in model.proto.graph.node if n.op_type in ("MatMul", "Gemm")]
+    copy = model.copy()
+    copy.proto.graph.output.append(onnx.ValueInfoProto(name=nodes[0].output[0]))
+    y = np.asarray(run(copy, {"x": unit})[nodes[0].output[0]], np.float64)
+    return np.round(y[:-1] - y[-1], 6)
+
+
 # tuning
 
 
@@ -273,10 +345,10 @@ def test_a_time_below_one_step() -> None:
         tune(DIGITS, DIGITS, SEEN, UNSEEN, replace(FEW, amount=1e-9, unit="seconds"))
 
 
-def test_weights_of_other_types_are_refused() -> None:
-    text = "g (float16[n,4] x) => (float16[n,4] y) <float16[4] w = {1,2,3,4}> { y = Mul(x, w) }"
-    with pytest.raises(UserError, match="no weights of type float32"):
-        Step(load(parse(text)), [Target("y", classes=False)], {"x": np.ones((2, 4), np.float16)})
+def test_a_model_without_weights_is_refused() -> None:
+    text = "g (float[n,4] x) => (float[n,4] y) { y = Tanh(x) }"
+    with pytest.raises(UserError, match="no weights of floating types"):
+        Step(load(parse(text)), [Target("y", classes=False)], {"x": np.ones((2, 4), np.float32)})
 
 
 def test_an_operator_without_a_rule_is_named() -> None:
@@ -296,14 +368,43 @@ def test_an_operator_without_a_rule_is_named() -> None:
         ("--tune 3", "nothing to do"),
         ("--channels 0.3 --tune 3 --dry-run", "--dry-run makes no model"),
         ("--channels 0.3 --optimizer sgd", "needs --tune"),
-        ("--cluster 8 --channels 0.3 --tune 3", "does not go with --cluster 8"),
         ("--sparsity 0.5 --tune 3", "--tune 3 needs data"),
-        ("--sparsity 0.5 --format csr --tune 3 --calibration synthetic", "not of --format csr"),
     ],
 )
 def test_refused(words: str, message: str, call: Cli) -> None:
     done = call(f"{ROOT / 'models' / 'digits_mlp.onnx'} {words}")
     assert done.code == 2 and message in done.err
+
+
+def test_clusters_stay_clusters_and_the_file_is_measured_after(call: Cli, tmp_path: Any) -> None:
+    np.savez(tmp_path / "x.npz", pixels=PICTURES[:, 0, ::2, ::2].reshape(64, 64))
+    data = f"--calibration {tmp_path / 'x.npz'} --threads 1 --no-latency"
+    base = f"{ROOT / 'models' / 'digits_mlp.onnx'} --sparsity 0.6 --cluster 4 {data}"
+    for name, more in (("a", ""), ("b", "--tune 30steps --batch-size 16 --learning-rate 0.01")):
+        done = call(f"{base} {more} -o {tmp_path / name}.onnx --json {tmp_path / name}.json")
+        assert done.code == 0, done.err
+    a, b = (load(tmp_path / f"{name}.onnx") for name in "ab")
+    tables = [n for n in a.weights if n.endswith("_codebook")]
+    assert tables and all(a.weights[n].shape == b.weights[n].shape for n in tables)
+    assert any(not np.array_equal(a.weights[n], b.weights[n]) for n in tables)
+    assert all(np.array_equal(a.weights[n] == 0, b.weights[n] == 0) and (a.weights[n] == 0).any() for n in tables)
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert report["tuning"]["after"] < report["tuning"]["before"]
+    assert report["codebooks"]["zipped_after"] == zipped_bytes(b)
+
+
+def test_zeros_are_stored_after_they_were_tuned(call: Cli, tmp_path: Any) -> None:
+    np.savez(tmp_path / "x.npz", pixels=PICTURES[:, 0, ::2, ::2].reshape(64, 64))
+    data = f"--calibration {tmp_path / 'x.npz'} --threads 1 --no-latency"
+    done = call(
+        f"{ROOT / 'models' / 'digits_mlp.onnx'} --sparsity 0.9 --format csr --recover none --tune 60steps "
+        f"--batch-size 16 --learning-rate 0.001 {data} -o {tmp_path / 'a.onnx'} --json {tmp_path / 'a.json'}"
+    )
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["tuning"]["best"] > 0 and report["sparsity"]["zeros"] >= 0.89 * report["sparsity"]["weights"]
+    kinds = [n.op_type for n in onnx.load(tmp_path / "a.onnx").graph.node]
+    assert any("Sparse" in k or "CSR" in k.upper() for k in kinds), kinds
 
 
 def test_the_command_tunes_and_a_plan_replays_it(call: Cli, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -325,6 +325,10 @@ class Drop:
     bound: float | None
     samples: int | None
 
+    def holds(self, limit: float) -> bool:
+        """Whether the metric falls by at most so much, with confidence where there is a bound; False for no number."""
+        return (self.drop if self.bound is None else self.bound) <= limit
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data for JSON, with the confidence of the bound."""
         return {

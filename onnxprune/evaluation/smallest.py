@@ -10,12 +10,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from onnxprune.errors import OptionError
-from onnxprune.evaluation.metrics import (
-    CONFIDENCE,
-    Drop,
-    Score,
-    drop,
-)
+from onnxprune.evaluation.metrics import CONFIDENCE, Drop, Score, drop
+from onnxprune.graph.arrays import Array
 from onnxprune.progress import Steps
 
 SEARCHED = 1 / 3  # part of the samples that the search sees; the rest confirms
@@ -25,11 +21,12 @@ STEPS_BACK = (0.75, 0.5, 0.25, 0.1, 0.0)  # of the way from the smallest candida
 @dataclass(frozen=True)
 class Smallest:
     """left: the part of the MACs, in percent, that the smallest good model has; tried: left -> drop on the searched
-    part; confirmed: drop on the rest."""
+    part; confirmed: drop on the rest, whose samples `rest` are, None for all."""
 
     left: int
     tried: dict[int, Drop]
     confirmed: Drop
+    rest: Array | None = None
 
 
 def smallest(
@@ -94,7 +91,7 @@ def smallest(
         if after is None:
             continue
         now = drop(before, after, rest)
-        if not (now.drop if now.bound is None else now.bound) <= limit:  # also of what is no number
+        if not now.holds(limit):
             break
         best = left, now
     if best is None and not any(scores.values()):
@@ -104,14 +101,14 @@ def smallest(
         )
     if best is None and alone is not None:
         lost = drop(before, alone, rest)
-        if not (lost.drop if lost.bound is None else lost.bound) <= limit:
+        if not lost.holds(limit):
             raise OptionError(_broken(limit, lost))
     if best is None:
         raise OptionError(
             f"--max-drop {limit:g}: not even the smallest cut that was tried holds it for sure; allow a larger drop, "
             f"or give more samples to --calibration and --evaluate; nothing was written"
         )
-    return Smallest(best[0], tried, best[1])
+    return Smallest(best[0], tried, best[1], rest)
 
 
 def _broken(limit: float, lost: Drop) -> str:

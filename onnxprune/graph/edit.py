@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, TensorProto, helper, numpy_helper
@@ -87,28 +87,29 @@ def add_initializer(model: Model, name: str, array: Array) -> None:
         model.proto.graph.input.add(name=name, type=kind)
 
 
-def as_float32(model: Model) -> Model:
-    """A copy in float32, for models whose own type onnxruntime has no kernels for (float64 Conv, bfloat16)."""
+def as_float32(model: Model, types: Collection[int] = WIDE) -> Model:
+    """A copy in which values of some types are float32; by default of those that onnxruntime lacks kernels for (float64
+    Conv, bfloat16)."""
     out = model.copy()
     for name, w in model.weights.items():
-        if helper.np_dtype_to_tensor_dtype(w.dtype) in WIDE:
+        if helper.np_dtype_to_tensor_dtype(w.dtype) in types:
             out.weights[name] = w.astype(np.float32)
     for graph in graphs(out.proto.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
-            if value.type.tensor_type.elem_type in WIDE:
+            if value.type.tensor_type.elem_type in types:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
         for node in graph.node:
             for a in node.attribute:
-                if a.name in ("to", "dtype") and a.i in WIDE:
+                if a.name in ("to", "dtype") and a.i in types:
                     a.i = TensorProto.FLOAT
-                if a.type == AttributeProto.TENSOR and a.t.data_type in WIDE and node.output[0] not in out.weights:
+                if a.type == AttributeProto.TENSOR and a.t.data_type in types and node.output[0] not in out.weights:
                     a.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(a.t).astype(np.float32), a.t.name))
     return out
 
 
-def float32_feeds(feeds: Mapping[str, Array]) -> dict[str, Array]:
+def float32_feeds(feeds: Mapping[str, Array], types: Collection[int] = WIDE) -> dict[str, Array]:
     """Inputs of a model as its `as_float32` takes them."""
-    wide = {DTYPES[t] for t in WIDE}
+    wide = {DTYPES[t] for t in types}
     return {name: x.astype(np.float32) if x.dtype in wide else x for name, x in feeds.items()}
 
 

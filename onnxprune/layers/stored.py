@@ -164,7 +164,7 @@ def stored_weight(node: Node, slot: int, values: Values) -> Stored | str:
     shape, dtype, steps = tuple(array.shape), array.dtype, list[Step]()
     try:
         for maker in chain:
-            step = _step(maker, shape, dtype, values)
+            step = step_of(maker, shape, dtype, values)
             if step is not None:
                 steps.append(step)
                 shape, dtype = tuple(shape[k] for k in step.perm) or shape, step.dtype
@@ -181,7 +181,7 @@ def plainly(name: str, array: Array) -> Stored:
     return Stored(name, array.dtype, array.shape, array.dtype, links=(name,))
 
 
-def _step(n: Node, shape: Sequence[int], dtype: np.dtype[Any], values: Values) -> Step | None:
+def step_of(n: Node, shape: Sequence[int], dtype: np.dtype[Any], values: Values) -> Step | None:
     """What a node of a chain does to values of a shape and type; None for nothing. Raises `Unsuitable`."""
     if n.op == "Identity":
         return None
@@ -235,4 +235,4 @@ def _constant(n: Node, slot: int, what: str, values: Values) -> Array:
         raise Unsuitable(f"the {what} of {n.label}, {n.input(slot)}, is not constant") from e
 
 
-__all__ = ["CHAIN", "Step", "Stored", "fitted", "integral", "plainly", "stored_weight"]
+__all__ = ["CHAIN", "Step", "Stored", "fitted", "integral", "plainly", "step_of", "stored_weight"]

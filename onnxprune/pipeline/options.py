@@ -124,8 +124,8 @@ class Options:
 
     @property
     def stored(self) -> Store:
-        """How weights are stored; zeros that are clustered or tuned stay in a dense weight."""
-        if self.store.cluster is None and (self.training.tune is None or self.store.format is not None):
+        """How weights are stored; zeros that are clustered stay in a dense weight."""
+        if self.store.cluster is None:
             return self.store
         return replace(self.store, format="dense" if self.sparse else None)
 
@@ -188,18 +188,8 @@ class Options:
         typed = f"--tune {self.training.tune}"
         if self.check.dry_run:
             raise OptionError(f"{typed} has no effect: --dry-run makes no model that could be tuned")
-        if self.scoring.max_drop is not None:
-            raise OptionError(f"{typed} does not go with --max-drop, whose search does not tune; give a target instead")
         if self.cut.steps > 1:
             raise OptionError(f"{typed} does not go with --steps {self.cut.steps}: it tunes once, at the end")
-        if self.store.cluster is not None:
-            raise OptionError(
-                f"{typed} does not go with --cluster {self.store.cluster}: weights would leave their values"
-            )
-        if self.spec.asked and not self.spec.dense:
-            raise OptionError(
-                f"{typed} trains weights of plain operators, not of --format {self.spec.form}; leave it out"
-            )
 
 
 @dataclass(frozen=True)
@@ -235,6 +225,10 @@ CONDITIONS: dict[str, Condition] = {
     "layers": Condition(lambda o: "layers" in o.kinds, "needs --layers 0.1"),
     "a cut": Condition(lambda o: o.structural, f"needs {SOMETHING}"),
     "a cut or zeros": Condition(lambda o: o.structural or o.spec.asked, f"needs {SOMETHING}, or {ZEROS}"),
+    "a cut, zeros or clusters": Condition(
+        lambda o: o.structural or o.spec.asked or o.store.cluster is not None,
+        f"needs {SOMETHING}, {ZEROS}, or --cluster 16",
+    ),
     "a cut or zeros by data": Condition(
         lambda o: o.structural or (o.sparse and o.data.calibration is not None),
         f"needs {SOMETHING}, or {ZEROS}, solved for with --calibration SRC",

@@ -28,7 +28,7 @@ from onnxprune.evaluation.fidelity import Fidelity, fidelity
 from onnxprune.evaluation.measure import file_bytes, told
 from onnxprune.evaluation.metrics import Drop, Score, drop
 from onnxprune.evaluation.smallest import smallest
-from onnxprune.formats.codebook import Codebooks
+from onnxprune.formats.codebook import Codebooks, zipped_bytes
 from onnxprune.formats.codebook import codebooks as with_codebooks
 from onnxprune.graph.io import Model, load, save, to_proto, unfolded
 from onnxprune.graph.step import Step
@@ -50,7 +50,7 @@ from onnxprune.sparsity.survey import curvatures
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.check import ON_FLOAT32, running
 from onnxprune.structure.cut import Cutting, cut
-from onnxprune.training.options import amount
+from onnxprune.training.options import amount, shortened
 from onnxprune.training.outcome import Tuning
 
 if TYPE_CHECKING:
@@ -157,25 +157,28 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     narrow = [analysis.narrow(f, keep) for f in feeds]
     data = None if setup.data is None or not later else solve_data(analysis, keep, setup.data)
     sparse: Step[Sparsity | None] = Step(fits.model, None)
+    tuner = Tuner(setup, keep)
     if setup.spec.asked:
         clock("sparsify")
         zeroed = sparsify(
             fits.model, setup.spec, narrow, verify=o.check.verify, threads=o.check.threads, dry_run=setup.dry,
-            data=data, progress=clock.progress,
+            data=data, finish=tuner if o.store.cluster is None else None, progress=clock.progress,
         )  # fmt: skip
         sparse, plan = zeroed, replace(plan, sparsity=zeroed.outcome.to_plan())
     codebooks = clustered(setup, sparse, data, narrow)
     outcome = sparse.outcome
     if outcome is not None and codebooks.outcome is not None:
         outcome = outcome.recounted(codebooks.outcome.zeros)
-    tuning = tuned(setup, keep, codebooks.model)
-    if tuning.outcome is not None:
-        plan = replace(plan, settings={**plan.settings, "tune": tuning.outcome.to_plan()})
-    done = stamp(unfolded(tuning.model), analysis.model, plan, analysis, outcome)
-    notes = (*folded(tuning.model), *cutting.notes, *fits.notes, *sparse.notes, *codebooks.notes, *tuning.notes)
+    clusters, model, tuning = codebooks.outcome, tuner(codebooks.model), tuner.outcome
+    if tuning is not None:
+        plan = replace(plan, settings={**plan.settings, "tune": tuning.to_plan()})
+    done = stamp(unfolded(model), analysis.model, plan, analysis, outcome)
+    if clusters is not None:  # measured on what is written
+        clusters = replace(clusters, zipped_after=zipped_bytes(done.model))
+    notes = (*folded(model), *cutting.notes, *fits.notes, *sparse.notes, *codebooks.notes, *tuner.notes)
     return Pruning(
-        plan, keep, done.model, cut=cutting.outcome, fits=fits.outcome, sparsity=outcome, codebooks=codebooks.outcome,
-        tuning=tuning.outcome, notes=notes, feeds=tuple(feeds), recovered=fits.model,
+        plan, keep, done.model, cut=cutting.outcome, fits=fits.outcome, sparsity=outcome,
+        codebooks=clusters, tuning=tuning, notes=notes, feeds=tuple(feeds), recovered=fits.model,
     )  # fmt: skip
 
 
@@ -183,7 +186,8 @@ def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Pruning, Drop]
     """The smallest model whose metric falls by at most `limit`, and by how much it does: `make` in a loop."""
     assert setup.evaluator is not None and setup.score is not None
     evaluator, o, total = setup.evaluator, setup.options, setup.costs.macs(setup.analysis.keep_ids({}))
-    wet = replace(o, check=replace(o.check, dry_run=False))  # what is scored is what would be written
+    brief = replace(o.training, tune=None if o.training.tune is None else shortened(o.training.tune))
+    wet = replace(o, check=replace(o.check, dry_run=False), training=brief)  # scored is what would be written
     limits, quiet = limits_of(setup), replace(setup, clock=Clock(silent), options=wet)
     fixed = bool(o.cuts) or any(amount != "auto" for amount in o.amounts.values())
     later = setup.spec.asked or o.store.cluster is not None
@@ -220,8 +224,16 @@ def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Pruning, Drop]
         raise
     chosen = candidates[best.left]
     whole = setup.analysis.keep_ids({})
-    note = f"--max-drop {limit:g}: {setup.costs.macs(chosen.keep) / setup.costs.macs(whole):.0%} of the MACs"
-    return replace(chosen, notes=(*chosen.notes, note)), best.confirmed
+    notes = [f"--max-drop {limit:g}: {setup.costs.macs(chosen.keep) / setup.costs.macs(whole):.0%} of the MACs"]
+    if o.training.tune is None:
+        return replace(chosen, notes=(*chosen.notes, *notes)), best.confirmed
+    tuned = make(setup, chosen.plan)
+    assert tuned.model is not None
+    now = drop(setup.score, evaluator(tuned.model), best.rest)
+    if not now.holds(limit):
+        notes.append(f"tuned by {brief.tune} as in the search: tuned by {o.training.tune}, the bound was not held")
+        return replace(chosen, notes=(*chosen.notes, *notes)), best.confirmed
+    return replace(tuned, notes=(*tuned.notes, *notes)), now
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -306,22 +318,36 @@ def clustered(
     return step
 
 
-def tuned(setup: Setup, keep: Keep, model: Model) -> Step[Tuning | None]:
-    """The model with its weights trained towards the original's outputs, where that was asked for."""
-    from onnxprune.training.tune import Settings, tune  # the rules of all gradients take a while to be read
+class Tuner:
+    """Trains the weights of a model towards the original's outputs, once, where that was asked for.
 
-    training, analysis, data = setup.options.training, setup.analysis, setup.data
-    if training.tune is None or data is None or data.aside is None:
-        return Step(model, None)
-    setup.clock("tune")
-    settings = Settings(
-        *amount(training.tune), batch=training.batch_size if data.batch > 1 else 1, rate=training.learning_rate,
-        optimizer=training.optimizer, seed=setup.options.check.seed, threads=data.threads,
-    )  # fmt: skip
-    return tune(
-        analysis.model, model, data.samples, data.aside, settings,
-        narrow=lambda feeds: analysis.narrow(feeds, keep), progress=counting(setup.clock.progress, "tune"),
-    )  # fmt: skip
+    outcome, notes: what became of it.
+    """
+
+    def __init__(self, setup: Setup, keep: Keep) -> None:
+        self.setup, self.keep = setup, keep
+        self.outcome: Tuning | None = None
+        self.notes: tuple[str, ...] = ()
+
+    def __call__(self, model: Model) -> Model:
+        """The tuned model; the one that comes in where it was tuned before, or nothing of the kind was asked for."""
+        from onnxprune.training.tune import Settings, tune  # the rules of all gradients take a while to be read
+
+        training, analysis, data = self.setup.options.training, self.setup.analysis, self.setup.data
+        if self.outcome is not None or training.tune is None or data is None or data.aside is None:
+            return model
+        self.setup.clock("tune")
+        settings = Settings(
+            *amount(training.tune), batch=training.batch_size if data.batch > 1 else 1, rate=training.learning_rate,
+            optimizer=training.optimizer, seed=self.setup.options.check.seed, threads=data.threads,
+        )  # fmt: skip
+        done = tune(
+            analysis.model, model, data.samples, data.aside, settings,
+            narrow=lambda feeds: analysis.narrow(feeds, self.keep),
+            progress=counting(self.setup.clock.progress, "tune"),
+        )  # fmt: skip
+        self.outcome, self.notes = done.outcome, done.notes
+        return done.model
 
 
 def compared(setup: Setup, pruning: Pruning, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None, list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -54,12 +54,14 @@ def sparsify(
     threads: int = 0,
     dry_run: bool = False,
     data: Batches | None = None,
+    finish: Callable[[Model], Model] | None = None,
     progress: Progress = silent,
 ) -> Step[Sparsity]:
     """The sparse model, what became of its layers, and notes. The model that comes in is not changed.
 
     guesses: inputs to check and measure with; the first that runs is used. A dry run measures, so that its plan
-    replays what the run would have made, but does not check. data: what solvers work on; None leaves magnitude.
+    replays what the run would have made, but does not check. data: what solvers work on; None leaves magnitude. finish:
+    what else is done to the values before they are stored; zeros stay.
     Raises `OptionError`, `NothingToPrune`, and `VerificationError` where rewriting changed the outputs.
     """
     spec.check(data is not None)
@@ -68,6 +70,7 @@ def sparsify(
     feeds, float32 = running(start.model, guesses, measured=spec.measured) if check or spec.measured else ({}, False)
     ordered = _permute(start, spec, data, progress)
     masked = _mask(ordered, spec, data, progress)
+    masked = masked if finish is None else replace(masked, model=finish(masked.model))
     stored = store(masked.model, masked.layers, spec, feeds, threads=threads, progress=progress)
     steps = spec.growth(data is not None)
     error, notes = None, [*start.notes, *ordered.notes, *masked.notes, *stored.notes, *spec.fewer(data is not None)]

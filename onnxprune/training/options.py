@@ -32,6 +32,20 @@ def amount(value: Any) -> tuple[float, str]:
     return x, kind
 
 
+SHORT = 10  # parts of the tuning that a candidate of a search gets
+
+
+def shortened(value: Any) -> str:
+    """A tenth of an amount, one step at least.
+
+    >>> shortened("500steps"), shortened(10), shortened("5min")
+    ('50steps', '1', '30s')
+    """
+    x, kind = amount(value)
+    x = max(1, round(x / SHORT)) if kind == "steps" else x / SHORT
+    return f"{x:g}" + {"steps": "steps", "epochs": "", "seconds": "s"}[kind]
+
+
 def _read(value: Any) -> Any:
     """The amount as it was given, which `amount` can read."""
     amount(value)
@@ -43,7 +57,7 @@ class Training:
     """What the user says of the last stage that changes values."""
 
     tune: str | float | None = option(
-        None, _read, panel=TUNE, metavar="AMOUNT", needs=("no plan", "a cut or zeros"),
+        None, _read, panel=TUNE, metavar="AMOUNT", needs=("no plan", "a cut, zeros or clusters"),
         otherwise="no tuning",
         help="Train the weights that are left towards the original's outputs on the calibration samples, without "
         "labels: so many epochs, or 500steps, or a time, 5min, which the plan records as steps. An eighth of the "

@@ -19,12 +19,14 @@ from onnxprune.gradient.backward import Backward, sweep
 from onnxprune.gradient.losses import kullback_leibler, squared_error
 from onnxprune.gradient.walk import Derivatives, differentiate
 from onnxprune.graph.arrays import Array
+from onnxprune.graph.edit import float32_feeds
 from onnxprune.graph.io import Model, to_proto
 from onnxprune.graph.ort import base_options, open_session
 from onnxprune.graph.protos import is_constant, place
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.runtime.session import Feeds
-from onnxprune.training.weights import trainable, without_normalisations
+from onnxprune.training.form import OTHERS, form_of
+from onnxprune.training.weights import without_normalisations
 
 ALIGNED = 16  # elements: a cache line
 
@@ -81,7 +83,7 @@ class Layout:
 class Step:
     """The session of a model's training step.
 
-    layout: of `weights` and `gradients`, flat; blocked: weight -> why it is not trained.
+    layout: of `weights` and `gradients`, flat; free: which values may change; blocked: weight -> why it is not trained.
     """
 
     def __init__(
@@ -90,11 +92,12 @@ class Step:
     ) -> None:  # fmt: skip
         """feeds: inputs of one run; fixed: all runs have their shapes; names: weights to train, by default all that can
         be. Raises `UserError` where no weight has a gradient."""
-        names = trainable(model) if names is None else list(names)
+        form = form_of(model)
+        names = list(form.places) if names is None else list(names)
         if not names:
-            raise UserError("the model cannot be trained: it has no weights of type float32")
+            raise UserError("the model cannot be trained: it has no weights of floating types")
         shapes = {n: x.shape for n, x in feeds.items()} if fixed else None
-        b = Backward(without_normalisations(model), shapes)
+        b = Backward(without_normalisations(form.model), shapes)
         self.inputs = {i.name: "" for i in graph_inputs(model)}
         self.targets = {t.output: f"{t.output}_target" for t in targets}
         loss = loss_of(b, targets, self.targets)
@@ -103,9 +106,12 @@ class Step:
         if not found.of:
             why = next(iter(found.blocked.values()), "the outputs depend on no weight")
             raise UserError(f"the model cannot be trained: {why}")
-        self.blocked = dict(found.blocked)
-        self.layout = Layout.of({name: model.weights[name] for name in found.of})
-        self.weights, self.gradients = self.layout.filled(model.weights), self.layout.empty()
+        self.blocked, self.form = dict(found.blocked), form
+        self.layout = Layout.of({name: form.model.weights[name] for name in found.of})
+        self.weights, self.gradients = self.layout.filled(form.model.weights), self.layout.empty()
+        self.free = self.layout.empty(np.bool_)
+        for name in self.layout.places:
+            self.layout.view(self.free, name)[...] = form.free(name)
         self._train = self._session(b.finished([loss, *found.of.values()]), loss, found.of, threads)
         self._measure = self._session(forward, loss, {}, threads)
 
@@ -119,6 +125,7 @@ class Step:
 
     def _run(self, bound: tuple[ort.InferenceSession, ort.IOBinding], feeds: Feeds, targets: Feeds) -> float:
         session, binding = bound
+        feeds = float32_feeds(feeds, OTHERS)
         for name, x in {**feeds, **{self.targets[o]: t for o, t in targets.items()}}.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(x))
         session.run_with_iobinding(binding)
@@ -153,11 +160,7 @@ class Step:
 
     def written(self, model: Model, flat: Array) -> Model:
         """A copy of the model with the weights of a buffer."""
-        out = model.copy()
-        for name in self.layout.places:
-            out.weights[name] = self.layout.view(flat, name).copy()
-            out.weights[name].flags.writeable = False
-        return out
+        return self.form.written(model, {name: self.layout.view(flat, name).copy() for name in self.layout.places})
 
 
 def loss_of(

@@ -136,9 +136,9 @@ def targets_of(original: Model, outputs: Feeds, samples: int) -> list[Target]:
         y = outputs[classes]
         given = bool((y >= 0).all() and np.allclose(y.reshape(len(y), -1).sum(1), 1, atol=1e-3))
         return [Target(classes, True, probabilities=given, temperature=TEMPERATURE if y.ndim == 2 else 1.0)]
-    floats = [name for name, y in outputs.items() if y.dtype == np.float32 and y.size]
+    floats = [name for name, y in outputs.items() if y.dtype.kind == "f" and y.size]
     if not floats:
-        raise UserError("tuning needs an output of type float32, and the model has none")
+        raise UserError("tuning needs an output of a floating type, and the model has none")
     variances = {name: float(np.var(outputs[name], dtype=np.float64)) for name in floats}
     return [Target(n, classes=False, variance=v or 1.0, weight=1 / len(floats)) for n, v in variances.items()]
 
@@ -171,10 +171,6 @@ class Run:
         self.step, self.settings, self.draw, self.quiz = step, settings, draw, quiz
         self.rate = RATE[settings.optimizer] if settings.rate is None else settings.rate
         self.optimizer = Optimizer(settings.optimizer, step.layout.size)
-        self.keep = step.layout.empty(np.bool_)
-        for name in step.layout.places:
-            w = step.layout.view(step.weights, name)
-            step.layout.view(self.keep, name)[...] = (w != 0) | (w.ndim < 2)
         self.average, self.before, self.chosen = (step.weights.copy() for _ in range(3))
         self.curve: list[tuple[int, float]] = []
         self.notes: list[str] = []
@@ -232,7 +228,7 @@ class Run:
         loss = step.train(feeds, targets)
         if math.isfinite(loss) and math.isfinite(float(np.dot(step.gradients, step.gradients))):
             self.before[...] = step.weights
-            self.optimizer.update(step.weights, step.gradients, self.keep, height * self.factor)
+            self.optimizer.update(step.weights, step.gradients, step.free, height * self.factor)
             return
         self.halved += 1
         if self.halved > HALVINGS:

@@ -1,4 +1,4 @@
-"""Which weights are trained, and the form in which a graph is trained.
+"""Which weights are trained, and normalisations computed on them.
 
 Trained are the weights and biases of operators with weights (`graph.traits.TRAITS`), scales and shifts of
 normalisations, and vectors that are added or multiplied. Statistics of BatchNormalization stay.
@@ -6,35 +6,57 @@ normalisations, and vectors that are added or multiplied. Statistics of BatchNor
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from onnx import NodeProto, helper
 
+from onnxprune.graph.arrays import DTYPES, FLOAT_TYPES
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
-from onnxprune.graph.links import makers, read_counts
+from onnxprune.graph.links import makers, read_by, read_counts
 from onnxprune.graph.node import Node, opsets, walk, walk_all
 from onnxprune.graph.normalisation import MEAN, SCALE, SHIFT, STATISTICS, batchnorm_factor
 from onnxprune.graph.protos import overridable, place
+from onnxprune.graph.quantized import DEQUANTIZES
 from onnxprune.graph.traits import TRAITS
+from onnxprune.layers.stored import CHAIN
+
+FLOATS = {DTYPES[t] for t in FLOAT_TYPES}
 
 
 def trainable(model: Model) -> list[str]:
-    """Names of the float32 weights that are trained, in the order in which nodes read them."""
+    """Initializers that are trained, in the order in which nodes read them: floating ones, and integers that one
+    DequantizeLinear alone reads."""
     names: dict[str, None] = {}
     nodes = list(walk_all(model.proto.graph, opsets(model.proto)))
     fixed = overridable(model.proto) | {n.input(i) for n in nodes for i in STATISTICS if n.op == "BatchNormalization"}
+    maker_of, readers = makers(nodes), read_by(model.proto)
     for n in nodes:
         for i in _slots(n):
-            names.setdefault(n.input(i))
+            names.setdefault(_initializer(n.input(i), maker_of))
         if n.op in ("Add", "Sub", "Mul", "Div"):
             names.update(
                 dict.fromkeys(i for i in n.inputs if i in model.weights and _is_vector(model.weights[i].shape))
             )
     return [
         name for name in names
-        if name in model.weights and name not in fixed and model.weights[name].dtype == np.float32
-        and model.weights[name].size
+        if name in model.weights and name not in fixed and model.weights[name].size
+        and (model.weights[name].dtype in FLOATS or _dequantized(name, readers))
     ]  # fmt: skip
+
+
+def _initializer(name: str, maker_of: Mapping[str, Node]) -> str:
+    """What a tensor is made of, value by value."""
+    while name in maker_of and maker_of[name].op in CHAIN:
+        name = maker_of[name].input(0)
+    return name
+
+
+def _dequantized(name: str, readers: Mapping[str, Sequence[Node]]) -> bool:
+    """Whether a node, and no other, makes numbers of these integers."""
+    nodes = readers[name]
+    return len(nodes) == 1 and nodes[0].op in DEQUANTIZES and nodes[0].input(0) == name
 
 
 def _slots(n: Node) -> list[int]:
