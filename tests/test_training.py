@@ -30,7 +30,7 @@ from onnxprune.training.optimizers import OPTIMIZERS, Optimizer, follow
 from onnxprune.training.options import amount
 from onnxprune.training.pictures import flip_and_crop, spatial_axes
 from onnxprune.training.schedule import rate
-from onnxprune.training.step import Layout, Step, Target
+from onnxprune.training.step import Layout, Step, Target, part_of
 from onnxprune.training.tune import Settings, tune
 from onnxprune.training.weights import trainable, without_normalisations
 
@@ -166,6 +166,17 @@ def test_a_step_gives_the_gradients_of_the_model() -> None:
     for name in names:
         g, scale = found[f"{name}_gradient"], np.abs(found[f"{name}_gradient"]).max()
         assert np.allclose(step.layout.view(step.gradients, name), g, atol=1e-4 * scale + 1e-6), name
+
+
+def test_a_batch_in_parts_has_the_same_gradients_in_less_memory() -> None:
+    output, feeds = DIGITS.proto.graph.output[0].name, samples(range(12))
+    target = {output: np.log(probabilities(np.random.default_rng(0).standard_normal((12, 10)))).astype(np.float32)}
+    parts = (part_of(DIGITS, feeds, [output], memory) for memory in (1, 3.5e6, math.inf))
+    assert list(parts) == [1, 4, 12]
+    whole, split = (Step(DIGITS, [Target(output, True)], feeds, memory=m, threads=1) for m in (math.inf, 3.5e6))
+    assert (whole.part, split.part) == (12, 4)
+    assert whole.train(feeds, target) == pytest.approx(split.train(feeds, target), rel=1e-5)
+    assert np.allclose(whole.gradients, split.gradients, atol=1e-5 * np.abs(whole.gradients).max())
 
 
 def test_a_layout_keeps_weights_apart() -> None:

@@ -340,6 +340,7 @@ class Tuner:
         settings = Settings(
             *amount(training.tune), batch=training.batch_size if data.batch > 1 else 1, rate=training.learning_rate,
             optimizer=training.optimizer, seed=self.setup.options.check.seed, threads=data.threads,
+            memory=data.memory,
         )  # fmt: skip
         done = tune(
             analysis.model, model, data.samples, data.aside, settings,

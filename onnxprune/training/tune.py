@@ -40,7 +40,8 @@ BATCH = 64
 @dataclass(frozen=True)
 class Settings:
     """How to tune. amount, unit: how much, in "epochs", "steps" or "seconds"; batch: samples of one step; rate: the
-    highest, None for the optimizer's own; augment: flips and shifts where pictures go in; threads: of onnxruntime."""
+    highest, None for the optimizer's own; augment: flips and shifts where pictures go in; threads: of onnxruntime;
+    memory: bytes for activations."""
 
     amount: float
     unit: str = "steps"
@@ -50,6 +51,7 @@ class Settings:
     augment: bool = True
     seed: int = 0
     threads: int = 0
+    memory: float = math.inf
 
 
 class Source(Protocol):
@@ -111,7 +113,9 @@ def tune(
         feed = Batches(seen, batch, rng, augment=settings.augment)
         shown = feed()
         alike = batch > 1 or {n: x.shape for n, x in first.items()} == {n: x.shape for n, x in shown.items()}
-        step = Step(model, teacher.targets, narrow(shown), fixed=alike, threads=settings.threads)
+        step = Step(
+            model, teacher.targets, narrow(shown), fixed=alike, memory=settings.memory, threads=settings.threads
+        )
         quiz = [(narrow(x), teacher(x), len(part)) for part in parts for x in [unseen.feeds(part)]]
 
         def draw() -> tuple[Feeds, Feeds]:
