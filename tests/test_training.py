@@ -380,6 +380,7 @@ def test_an_operator_without_a_rule_is_named() -> None:
         ("--channels 0.3 --tune 3 --dry-run", "--dry-run makes no model"),
         ("--channels 0.3 --optimizer sgd", "needs --tune"),
         ("--sparsity 0.5 --tune 3", "--tune 3 needs data"),
+        ("--channels 0.3 --steps 2 --tune 3 --calibration synthetic", "does not go with --steps 2 of a cut"),
     ],
 )
 def test_refused(words: str, message: str, call: Cli) -> None:
@@ -416,6 +417,25 @@ def test_zeros_are_stored_after_they_were_tuned(call: Cli, tmp_path: Any) -> Non
     assert report["tuning"]["best"] > 0 and report["sparsity"]["zeros"] >= 0.89 * report["sparsity"]["weights"]
     kinds = [n.op_type for n in onnx.load(tmp_path / "a.onnx").graph.node]
     assert any("Sparse" in k or "CSR" in k.upper() for k in kinds), kinds
+
+
+def test_zeros_that_grow_are_tuned_after_every_step(call: Cli, tmp_path: Any) -> None:
+    np.savez(tmp_path / "x.npz", pixels=PICTURES[:, 0, ::2, ::2].reshape(64, 64))
+    base = f"{ROOT / 'models' / 'digits_mlp.onnx'} --calibration {tmp_path / 'x.npz'} --threads 1 --no-latency"
+    words = f"{base} --format dense --sparsity 0.9 --solver magnitude --recover none --tune 20steps --batch-size 16"
+    masks = []
+    for name, more in (("one", ""), ("three", f"--steps 3 --save-plan {tmp_path / 'plan.json'}")):
+        done = call(f"{words} --learning-rate 0.003 {more} -o {tmp_path / name}.onnx")
+        assert done.code == 0, done.err
+        masks.append({n: w == 0 for n, w in load(tmp_path / f"{name}.onnx").weights.items() if w.ndim == 2})
+    assert "tuned 3 times, after every step of the zeros" in done.out
+    one, three = masks  # what is smallest changes as the others learn
+    assert sum(m.sum() for m in three.values()) == pytest.approx(0.9 * sum(m.size for m in three.values()), rel=0.01)
+    assert any(not np.array_equal(one[n], three[n]) for n in one)
+    again = call(f"{base} --plan {tmp_path / 'plan.json'} -o {tmp_path / 'again.onnx'}")
+    assert again.code == 0, again.err
+    first, second = (load(tmp_path / f"{name}.onnx").weights for name in ("three", "again"))
+    assert all(np.array_equal(w, second[n]) for n, w in first.items())
 
 
 def test_the_command_tunes_and_a_plan_replays_it(call: Cli, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,7 @@ class Options:
             self._pairs[1], (), None, self.recovery.zeros,
             None if self.data.cache is None else Path(self.data.cache), self.check.seed,
             self.cut.steps if self.sparse else 1, not self.structural,
+            self.training.tune is not None and self.store.cluster is None,
         )  # fmt: skip
 
     @property
@@ -188,8 +189,11 @@ class Options:
         typed = f"--tune {self.training.tune}"
         if self.check.dry_run:
             raise OptionError(f"{typed} has no effect: --dry-run makes no model that could be tuned")
-        if self.cut.steps > 1:
-            raise OptionError(f"{typed} does not go with --steps {self.cut.steps}: it tunes once, at the end")
+        if self.cut.steps > 1 and self.structural:
+            raise OptionError(
+                f"{typed} does not go with --steps {self.cut.steps} of a cut, which is chosen before anything is "
+                "tuned; leave --steps out, and run the command again on what it wrote"
+            )
 
 
 @dataclass(frozen=True)

@@ -158,18 +158,20 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     data = None if setup.data is None or not later else solve_data(analysis, keep, setup.data)
     sparse: Step[Sparsity | None] = Step(fits.model, None)
     tuner = Tuner(setup, keep)
+    finish = tuner if setup.spec.asked and o.store.cluster is None else None
     if setup.spec.asked:
         clock("sparsify")
         zeroed = sparsify(
             fits.model, setup.spec, narrow, verify=o.check.verify, threads=o.check.threads, dry_run=setup.dry,
-            data=data, finish=tuner if o.store.cluster is None else None, progress=clock.progress,
+            data=data, finish=finish, progress=clock.progress,
         )  # fmt: skip
         sparse, plan = zeroed, replace(plan, sparsity=zeroed.outcome.to_plan())
     codebooks = clustered(setup, sparse, data, narrow)
     outcome = sparse.outcome
     if outcome is not None and codebooks.outcome is not None:
         outcome = outcome.recounted(codebooks.outcome.zeros)
-    clusters, model, tuning = codebooks.outcome, tuner(codebooks.model), tuner.outcome
+    model = codebooks.model if finish else tuner(codebooks.model)
+    clusters, tuning = codebooks.outcome, tuner.outcome
     if tuning is not None:
         plan = replace(plan, settings={**plan.settings, "tune": tuning.to_plan()})
     done = stamp(unfolded(model), analysis.model, plan, analysis, outcome)
@@ -319,35 +321,42 @@ def clustered(
 
 
 class Tuner:
-    """Trains the weights of a model towards the original's outputs, once, where that was asked for.
+    """Trains the weights of a model towards the original's outputs, where that was asked for, as often as it is called:
+    by the same number of steps each time.
 
-    outcome, notes: what became of it.
+    outcome, notes: what became of the last.
     """
 
     def __init__(self, setup: Setup, keep: Keep) -> None:
         self.setup, self.keep = setup, keep
         self.outcome: Tuning | None = None
         self.notes: tuple[str, ...] = ()
+        self.times = 0
 
     def __call__(self, model: Model) -> Model:
-        """The tuned model; the one that comes in where it was tuned before, or nothing of the kind was asked for."""
+        """The tuned model; the one that comes in where nothing of the kind was asked for."""
         from onnxprune.training.tune import Settings, tune  # the rules of all gradients take a while to be read
 
         training, analysis, data = self.setup.options.training, self.setup.analysis, self.setup.data
-        if self.outcome is not None or training.tune is None or data is None or data.aside is None:
+        if training.tune is None or data is None or data.aside is None:
             return model
-        self.setup.clock("tune")
+        clock, stage = self.setup.clock, self.setup.clock.stage
+        asked = amount(training.tune)
+        clock("tune")
+        many, unit = asked if self.outcome is None else (self.outcome.steps, "steps")
         settings = Settings(
-            *amount(training.tune), batch=training.batch_size if data.batch > 1 else 1, rate=training.learning_rate,
+            many, unit, batch=training.batch_size if data.batch > 1 else 1, rate=training.learning_rate,
             optimizer=training.optimizer, seed=self.setup.options.check.seed, threads=data.threads,
             memory=data.memory,
         )  # fmt: skip
         done = tune(
             analysis.model, model, data.samples, data.aside, settings,
-            narrow=lambda feeds: analysis.narrow(feeds, self.keep),
-            progress=counting(self.setup.clock.progress, "tune"),
+            narrow=lambda feeds: analysis.narrow(feeds, self.keep), progress=counting(clock.progress, "tune"),
         )  # fmt: skip
-        self.outcome, self.notes = done.outcome, done.notes
+        self.times += 1
+        again = [f"tuned {self.times} times, after every step of the zeros"] if self.times > 1 else []
+        self.outcome, self.notes = done.outcome, (*done.notes, *again)
+        clock(stage)
         return done.model
 
 
