@@ -18,12 +18,14 @@ from onnx import helper, numpy_helper
 import onnxprune
 from conftest import ROOT, Cli
 from models.files import parse
+from onnxprune.allocation.choose import Chooser, Subject
 from onnxprune.calibration.calibration import calibrate
 from onnxprune.calibration.read import read
 from onnxprune.errors import OptionError, UserError
 from onnxprune.formats.codebook import zipped_bytes
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
+from onnxprune.importance.criterion import Scores
 from onnxprune.runtime.classes import probabilities
 from onnxprune.runtime.session import Feeds, run
 from onnxprune.training.optimizers import OPTIMIZERS, Optimizer, follow
@@ -380,7 +382,6 @@ def test_an_operator_without_a_rule_is_named() -> None:
         ("--channels 0.3 --tune 3 --dry-run", "--dry-run makes no model"),
         ("--channels 0.3 --optimizer sgd", "needs --tune"),
         ("--sparsity 0.5 --tune 3", "--tune 3 needs data"),
-        ("--channels 0.3 --steps 2 --tune 3 --calibration synthetic", "does not go with --steps 2 of a cut"),
     ],
 )
 def test_refused(words: str, message: str, call: Cli) -> None:
@@ -436,6 +437,27 @@ def test_zeros_that_grow_are_tuned_after_every_step(call: Cli, tmp_path: Any) ->
     assert again.code == 0, again.err
     first, second = (load(tmp_path / f"{name}.onnx").weights for name in ("three", "again"))
     assert all(np.array_equal(w, second[n]) for n, w in first.items())
+
+
+def test_a_step_of_a_cut_looks_at_the_tuned_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Model] = []
+    choose = Chooser._of
+
+    def looked(self: Chooser, subject: Subject) -> Scores:
+        seen.append(subject.analysis.model)
+        return choose(self, subject)
+
+    monkeypatch.setattr(Chooser, "_of", looked)
+    mlp, pixels = ROOT / "models" / "digits_mlp.onnx", PICTURES[:, 0, ::2, ::2].reshape(64, 64)
+    options: dict[str, Any] = {
+        "channels": 0.4, "steps": 2, "calibration": pixels, "measure": False, "importance": "wanda",
+        "allocate": "uniform",
+    }  # fmt: skip
+    assert onnxprune.prune(mlp, **options).report.tuning is None
+    assert onnxprune.prune(mlp, **options, tune="8steps", learning_rate=0.01, batch_size=16).report.tuning is not None
+    plain, tuned = ({n: w for n, w in m.weights.items() if w.ndim == 2} for m in (seen[1], seen[3]))  # of step 2
+    assert any(w.shape != tuned[n].shape or not np.array_equal(w, tuned[n]) for n, w in plain.items())
+    assert sum(w.size for w in tuned.values()) < sum(w.size for w in load(mlp).weights.values())
 
 
 def test_the_command_tunes_and_a_plan_replays_it(call: Cli, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

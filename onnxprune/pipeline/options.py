@@ -189,11 +189,6 @@ class Options:
         typed = f"--tune {self.training.tune}"
         if self.check.dry_run:
             raise OptionError(f"{typed} has no effect: --dry-run makes no model that could be tuned")
-        if self.cut.steps > 1 and self.structural:
-            raise OptionError(
-                f"{typed} does not go with --steps {self.cut.steps} of a cut, which is chosen before anything is "
-                "tuned; leave --steps out, and run the command again on what it wrote"
-            )
 
 
 @dataclass(frozen=True)

@@ -254,9 +254,10 @@ def chooser_of(setup: Setup) -> Chooser:
     def build(keeps: KeptUnits) -> Model:
         keep = analysis.keep_ids(keeps)
         plain = cut(analysis, keep, check=False, input_shapes={}, seed=0, stage=silent)
-        return recover(
+        recovered = recover(
             analysis, keep, plain, setup.recipe.recover, setup.data, ridge=setup.recipe.ridge, progress=silent
         ).model
+        return Tuner(setup, keep)(recovered)  # what the next step looks at
 
     chosen = o.cut
     if isinstance(chosen.scores, Path):
