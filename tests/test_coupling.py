@@ -10,8 +10,8 @@ from law import cut, shrink
 from models.rules import build, describe, text
 from models.rules.products import ATTENTION, ATTENTION_WEIGHTS
 from onnxprune.graph.io import load
-from onnxprune.structure.coupling import axis_segments, common_factors
 from onnxprune.structure.groups import analyze
+from onnxprune.structure.segments import axis_segments, common_factors
 from onnxprune.structure.surgery import prune_model
 from onnxprune.structure.verify import verify
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.structure.coupling import KINDS
+from onnxprune.structure.components import KINDS
 
 PRUNABLE = ("channels", *KINDS)
 ZEROS = "sparsity:"  # before a glob: of layers that become sparse, which are no units

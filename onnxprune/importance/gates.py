@@ -24,7 +24,7 @@ from onnxprune.runtime.classes import joined
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
-from onnxprune.structure.coupling import Consume
+from onnxprune.structure.claims import Consume
 
 CLOSED = -1e4  # what a router's column is added for an expert that is gone; float16 can hold it
 

@@ -18,7 +18,8 @@ from onnxprune.runtime.stream import Stream, samples_in
 from onnxprune.solvers.least_squares import Fit, Moments
 from onnxprune.solvers.threads import Beside
 from onnxprune.structure.analysis import Keep
-from onnxprune.structure.coupling import Axis, Coupling
+from onnxprune.structure.claims import Axis
+from onnxprune.structure.coupling import Coupling
 
 SPARE = 8  # positions for every row, where samples whose values do not fit into memory are left out
 HELD = 64e6  # bytes of rows that are kept for another look; where there are more, they are made again

@@ -21,8 +21,9 @@ from onnxprune.graph.traits import TRAITS
 from onnxprune.importance.weights import WeightValues
 from onnxprune.recovery.cut_model import CutModel, Recovered
 from onnxprune.structure.analysis import Analysis, Keep
+from onnxprune.structure.claims import Axis
 from onnxprune.structure.constant import Guess, Known
-from onnxprune.structure.coupling import Axis, Coupling
+from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.dead import ABSORBING, absorbs
 from onnxprune.structure.surgery import prune_model
 

@@ -12,7 +12,8 @@ from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.cost import CostModel, cost_model
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
-from onnxprune.structure.coupling import Components, Coupling
+from onnxprune.structure.components import Components
+from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.depth import Block
 
 Keep = np.ndarray[Any, np.dtype[np.bool_]]  # True for what stays: of all ids `(ids,)`, or of a group's units `(size,)`

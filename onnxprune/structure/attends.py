@@ -23,7 +23,8 @@ from onnxprune.graph.arrays import Ids
 from onnxprune.graph.links import makers
 from onnxprune.graph.node import Node
 from onnxprune.graph.traits import TRAITS
-from onnxprune.structure.coupling import Contraction, Coupling
+from onnxprune.structure.claims import Contraction
+from onnxprune.structure.coupling import Coupling
 
 LAYERS = TRAITS.keys() - {"Gather"}
 # steps that are linear in what they read, or scale it

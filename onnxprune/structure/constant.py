@@ -22,9 +22,11 @@ from onnxprune.graph.quantized import DEQUANTIZES, QUANTIZES, Value, numbers
 from onnxprune.graph.shapes import run_node
 from onnxprune.graph.traits import TRAITS, Trait, einsum_labels
 from onnxprune.structure.analysis import Analysis, Keep
-from onnxprune.structure.coupling import Axis, Coupling, axis_segments, common_factors
+from onnxprune.structure.claims import Axis
+from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.attention import EXPERTS
 from onnxprune.structure.rules.elementwise import BROADCAST, FIRST_ONLY, UNARY
+from onnxprune.structure.segments import axis_segments, common_factors
 
 BYTES = (TensorProto.UINT8, TensorProto.INT8)
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}

@@ -19,8 +19,8 @@ from onnxprune.graph.quantized import numbers
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.graph.traits import LINEAR, TRAITS, einsum_labels
 from onnxprune.structure.analysis import Analysis, Dead, Keep
+from onnxprune.structure.claims import Consume
 from onnxprune.structure.constant import Known, padded
-from onnxprune.structure.coupling import Consume
 from onnxprune.structure.rules.attention import EXPERTS
 
 ABSORBING = LINEAR - {op for op, t in TRAITS.items() if t.recurs}  # whose biases can take what went

@@ -22,7 +22,9 @@ from onnxprune.graph.shapes import fixed, graph_inputs, infer
 from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Pinned, Slice, weight_axes
 from onnxprune.structure.attends import mark_attention
-from onnxprune.structure.coupling import Components, Computed, Consume, Coupling, Pin
+from onnxprune.structure.claims import Consume, Pin
+from onnxprune.structure.components import Components, solved
+from onnxprune.structure.coupling import Computed, Coupling
 from onnxprune.structure.depth import Block, find_blocks
 from onnxprune.structure.rules import BARRIERS, RULES
 
@@ -65,7 +67,7 @@ def analyze(
                 reason = f"axis of the graph {what} {info.name}"
                 coupling.pin(ids, reason, unless=("heads", "head_dim") if changes else ())
     blocks = find_blocks(coupling, whole_layers=whole_layers)
-    components = coupling.solve()
+    components = solved(coupling)
     groups = (*_groups(coupling, components), *_layers(components, blocks))
     pinned = _pinned(coupling, components)
     return Analysis(model, coupling, components, groups, pinned, tuple(shapes.problems), tuple(blocks))

@@ -13,7 +13,7 @@ from onnxprune.graph.arrays import Array, set_tensor
 from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.node import Node
 from onnxprune.structure.analysis import Analysis, Keep
-from onnxprune.structure.coupling import Consume, Norm
+from onnxprune.structure.claims import Consume, Norm
 from onnxprune.structure.depth import Block
 
 

@@ -19,7 +19,7 @@ from onnxprune.graph.node import Node, walk_all
 from onnxprune.graph.shapes import Shapes, fixed, graph_inputs, infer_nodes
 from onnxprune.graph.traits import TRAITS
 from onnxprune.structure.analysis import Analysis, Keep
-from onnxprune.structure.coupling import Axis
+from onnxprune.structure.claims import Axis
 from onnxprune.structure.depth import Block
 
 # inputs that hold shapes: their rules rewrite them, or they follow by themselves

@@ -17,7 +17,8 @@ import numpy as np
 from onnxprune.graph.node import Node
 from onnxprune.graph.quantized import expert_bits, packed, unpacked
 from onnxprune.graph.traits import TRAITS
-from onnxprune.structure.coupling import Axis, Coupling
+from onnxprune.structure.claims import Axis
+from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.linear import tie_per_channel
 from onnxprune.structure.rules.quantized import tie_blocks
 from onnxprune.structure.rules.registry import rule

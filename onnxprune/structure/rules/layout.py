@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxprune.graph.node import Node
-from onnxprune.structure.coupling import Axis, Coupling
+from onnxprune.structure.claims import Axis
+from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.registry import Couple, Resize, rule
 
 if TYPE_CHECKING:

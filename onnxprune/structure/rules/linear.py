@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from onnxprune.graph.node import Node
 from onnxprune.graph.traits import TRAITS, einsum_labels
-from onnxprune.structure.coupling import Axis, Coupling
+from onnxprune.structure.claims import Axis
+from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.registry import rule
 
 if TYPE_CHECKING:

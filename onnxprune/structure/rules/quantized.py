@@ -11,7 +11,8 @@ from onnx import TensorProto
 from onnxprune.graph.arrays import Ids
 from onnxprune.graph.node import Node
 from onnxprune.graph.quantized import block_zeros, packed, unpacked
-from onnxprune.structure.coupling import Axis, Coupling
+from onnxprune.structure.claims import Axis
+from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.rules.elementwise import broadcast_together
 from onnxprune.structure.rules.layout import couple_concat
 from onnxprune.structure.rules.reduction import along
