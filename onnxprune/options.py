@@ -37,7 +37,7 @@ class Option:
     short: one letter; metavar, unit: of its value; type: as annotated; otherwise: what None stands for;
     choices: what it may be; needs: names of conditions that must hold (`CONDITIONS` of pipeline/options.py);
     many: repeatable; main: on the first screen of help; effect: "" where it changes what is written or reported, else
-    why it need not.
+    why it need not; alone: the word that a flag without a value stands for, "" where it must have one.
     """
 
     name: str
@@ -57,16 +57,19 @@ class Option:
     many: bool = False
     main: bool = False
     effect: str = ""
+    alone: str = ""
 
     @property
     def switch(self) -> bool:
         """Whether it is on or off and takes no value."""
-        return isinstance(self.default, bool)
+        return isinstance(self.default, bool) and not self.alone
 
     def as_typed(self, value: Any) -> str:
         """The option with its value as typed on the command line."""
         if self.switch:
             return self.flag if value or not self.off else self.off
+        if self.alone and value is True:
+            return self.flag
         return f"{self.flag or self.name} {shown(value)}"
 
     def read(self, value: Any) -> Any:
@@ -94,11 +97,13 @@ def option(
     needs: Sequence[str] = (),
     main: bool = False,
     effect: str = "",
+    alone: str = "",
 ) -> Any:
     """A field of an options dataclass; see `Option`. flag: by default the name with dashes; "" for Python alone."""
     declared = {
         "parse": parse, "panel": panel, "help": help, "flag": flag, "off": off, "short": short, "metavar": metavar,
         "unit": unit, "otherwise": otherwise, "needs": tuple(needs), "main": main, "effect": effect,
+        "alone": alone,
         "choices": getattr(parse, "choices", {}), "many": getattr(parse, "many", False),
     }  # fmt: skip
     return dataclasses.field(default=default, metadata={"option": declared})

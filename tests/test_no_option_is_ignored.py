@@ -73,7 +73,7 @@ MODES: dict[str, Callable[[], dict[str, Any]]] = {
     "format": lambda: {"format": "sparse-initializer"},
     "plan": lambda: {"plan": plan(channels=0.3, recover="none")},
     "plan of zeros": lambda: {"plan": plan(sparsity=0.6, format="csr")},
-    "tune": lambda: {"channels": 0.3, "recover": "none", "tune": "2steps", **DATA()},
+    "tune": lambda: {"channels": 0.3, "recover": "none", "tune": "2steps", "train": pictures()},
     "max-drop": lambda: {"max_drop": 0.9, "evaluate": pictures(), "metric": "loss", "recover": "none"},
 }
 VALUES: dict[str, Any] = {
@@ -88,7 +88,8 @@ VALUES: dict[str, Any] = {
     "image_size": 12, "crop": 6, "mean": "100,110,120", "std": "50,60,70", "scale": 0.01, "layout": "NHWC",
     "channel_order": "BGR", "evaluate": pictures, "labels": labels, "metric": "top5", "max_drop": 0.5,
     "input_shape": {"x": (3, 3, 8, 8)}, "verify": True, "measure": True, "tune": "3steps", "learning_rate": 0.01,
-    "batch_size": 3, "optimizer": "sgd",
+    "batch_size": 3, "optimizer": "sgd", "train": pictures, "train_labels": labels, "loss": "squared-error",
+    "momentum": 0.5, "weight_decay": 0.5, "schedule": "linear", "warmup": 0,
 }  # fmt: skip
 EXEMPT = {"memory", "jobs", "threads", "seed", "dry_run"}
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,21 +18,21 @@ from onnx import helper, numpy_helper
 import onnxprune
 from conftest import ROOT, Cli
 from models.files import parse
-from onnxprune.allocation.choose import Chooser, Subject
+from onnxprune.calibration.augment import USUAL, augmented, channels_first
 from onnxprune.calibration.calibration import calibrate
 from onnxprune.calibration.read import read
 from onnxprune.errors import OptionError, UserError
+from onnxprune.evaluation.training_set import training_set
 from onnxprune.formats.codebook import zipped_bytes
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
-from onnxprune.importance.criterion import Scores
 from onnxprune.runtime.classes import probabilities
 from onnxprune.runtime.session import Feeds, run
+from onnxprune.training.losses import Objective, Target
 from onnxprune.training.optimizers import OPTIMIZERS, Optimizer, follow
 from onnxprune.training.options import amount
-from onnxprune.training.pictures import flip_and_crop, spatial_axes
 from onnxprune.training.schedule import rate
-from onnxprune.training.step import Layout, Step, Target, part_of
+from onnxprune.training.step import Layout, Step
 from onnxprune.training.tune import Settings, tune
 from onnxprune.training.weights import trainable, without_normalisations
 
@@ -43,22 +43,7 @@ NAME = next(i.name for i in DIGITS.proto.graph.input)
 FEW = Settings(6, batch=16, threads=1, rate=1e-3)
 
 
-@dataclass(frozen=True)
-class Some:
-    """Samples of an array."""
-
-    x: Array
-    name: str = NAME
-
-    @property
-    def count(self) -> int:
-        return len(self.x)
-
-    def feeds(self, indices: Sequence[int]) -> Feeds:
-        return {self.name: self.x[list(indices)]}
-
-
-SEEN, UNSEEN = Some(PICTURES[:56]), Some(PICTURES[56:])
+SEEN, UNSEEN = training_set(DIGITS, PICTURES[:56]), training_set(DIGITS, PICTURES[56:])
 
 
 def samples(indices: Sequence[int]) -> Feeds:
@@ -152,7 +137,7 @@ def test_a_normalisation_on_the_weights_computes_the_same() -> None:
 def test_a_step_gives_the_gradients_of_the_model() -> None:
     output = DIGITS.proto.graph.output[0].name
     names, feeds = trainable(DIGITS), samples(range(8))
-    step = Step(DIGITS, [Target(output, classes=True)], feeds, threads=1)
+    step = Step(DIGITS, Objective((Target(output, "kl"),)), feeds, threads=1)
     logits = np.random.default_rng(0).standard_normal((8, 10))
     target = np.log(probabilities(logits)).astype(np.float32)
     loss = step.train(feeds, {output: target})
@@ -168,17 +153,6 @@ def test_a_step_gives_the_gradients_of_the_model() -> None:
     for name in names:
         g, scale = found[f"{name}_gradient"], np.abs(found[f"{name}_gradient"]).max()
         assert np.allclose(step.layout.view(step.gradients, name), g, atol=1e-4 * scale + 1e-6), name
-
-
-def test_a_batch_in_parts_has_the_same_gradients_in_less_memory() -> None:
-    output, feeds = DIGITS.proto.graph.output[0].name, samples(range(12))
-    target = {output: np.log(probabilities(np.random.default_rng(0).standard_normal((12, 10)))).astype(np.float32)}
-    parts = (part_of(DIGITS, feeds, [output], memory) for memory in (1, 3.5e6, math.inf))
-    assert list(parts) == [1, 4, 12]
-    whole, split = (Step(DIGITS, [Target(output, True)], feeds, memory=m, threads=1) for m in (math.inf, 3.5e6))
-    assert (whole.part, split.part) == (12, 4)
-    assert whole.train(feeds, target) == pytest.approx(split.train(feeds, target), rel=1e-5)
-    assert np.allclose(whole.gradients, split.gradients, atol=1e-5 * np.abs(whole.gradients).max())
 
 
 def test_a_layout_keeps_weights_apart() -> None:
@@ -231,7 +205,7 @@ def test_weights_are_trained_as_the_file_will_hold_them(text: str) -> None:
     x = np.random.default_rng(0).standard_normal((32, 3)).astype(helper.tensor_dtype_to_np_dtype(kind))
     y = run(model, {"x": x})["y"].astype(np.float32)
     target = {"y": np.float32(0.7) * y + np.float32(0.1)}
-    step = Step(model, [Target("y", classes=False)], {"x": x}, threads=1)
+    step = Step(model, Objective((Target("y", "squared-error"),)), {"x": x}, threads=1)
     optimizer, start = Optimizer("adam", step.layout.size), step.loss({"x": x}, target)
     assert start == pytest.approx(np.square(y - target["y"]).mean(), rel=1e-2)
     for _ in range(60):
@@ -313,7 +287,8 @@ def test_outputs_that_are_no_classes_are_compared_by_their_values() -> None:
     x = np.random.default_rng(1).standard_normal((40, 6)).astype(np.float32)
     other = model.copy()
     other.weights["b"] = np.asarray(model.weights["b"] * np.float32(0.5))
-    done = tune(model, other, Some(x[:35], "x"), Some(x[35:], "x"), Settings(60, batch=8, rate=0.02, threads=1))
+    seen, unseen = training_set(model, x[:35]), training_set(model, x[35:])
+    done = tune(model, other, seen, unseen, Settings(60, batch=8, rate=0.02, threads=1))
     assert done.outcome.before == pytest.approx(0.25, rel=0.5)  # half of every output is missing
     assert done.outcome.after < 0.05
 
@@ -321,8 +296,8 @@ def test_outputs_that_are_no_classes_are_compared_by_their_values() -> None:
 @pytest.mark.parametrize("axes", [(2, 3), (1, 2)])
 def test_pictures_are_flipped_and_shifted(axes: tuple[int, int]) -> None:
     x = np.arange(1, 4 * 64 + 1, dtype=np.float32).reshape((4, 1, 8, 8) if axes == (2, 3) else (4, 8, 8, 1))
-    assert spatial_axes(x) == axes
-    out = flip_and_crop(np.repeat(x, 8, 0), np.random.default_rng(0)).reshape(32, 8, 8)
+    assert channels_first(x) is (axes == (2, 3))
+    out = augmented(np.repeat(x, 8, 0), USUAL, np.random.default_rng(0)).reshape(32, 8, 8)
     flipped = {bool(one[4, 4] < one[4, 3]) for one in out}
     assert flipped == {True, False} and len({one.tobytes() for one in out}) > 24
     whole = out[:, 1:-1, 1:-1].astype(int)
@@ -331,9 +306,8 @@ def test_pictures_are_flipped_and_shifted(axes: tuple[int, int]) -> None:
 
 
 def test_what_is_no_picture_is_left_alone() -> None:
-    assert spatial_axes(np.zeros((2, 3, 4), np.float32)) is None
-    assert spatial_axes(np.zeros((2, 64, 8, 8), np.float32)) is None
-    assert spatial_axes(np.zeros((2, 3, 8, 8), np.int64)) is None
+    for x in (np.zeros((2, 3, 4), np.float32), np.zeros((2, 64, 8, 8), np.float32), np.zeros((2, 3, 8, 8), np.int64)):
+        assert channels_first(x) is None and augmented(x, USUAL, np.random.default_rng(0)) is x
 
 
 # what cannot be tuned
@@ -361,14 +335,16 @@ def test_a_time_below_one_step() -> None:
 def test_a_model_without_weights_is_refused() -> None:
     text = "g (float[n,4] x) => (float[n,4] y) { y = Tanh(x) }"
     with pytest.raises(UserError, match="no weights of floating types"):
-        Step(load(parse(text)), [Target("y", classes=False)], {"x": np.ones((2, 4), np.float32)})
+        Step(load(parse(text)), Objective((Target("y", "squared-error"),)), {"x": np.ones((2, 4), np.float32)})
 
 
 def test_an_operator_without_a_rule_is_named() -> None:
     text = "g (float[n,4] x) => (float[n,4] y) <float[4] w = {1,2,3,4}> { h = Mul(x, w) y = com.microsoft.Trilu(h) }"
     x = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)
+    model = load(parse(text))
+    some = training_set(model, x)
     with pytest.raises(UserError, match=r"cannot be trained: com.microsoft::Trilu \(.*\) has no rule"):
-        tune(load(parse(text)), load(parse(text)), Some(x, "x"), Some(x, "x"), FEW)
+        tune(model, model, some, some, FEW)
 
 
 # the command
@@ -420,46 +396,6 @@ def test_zeros_are_stored_after_they_were_tuned(call: Cli, tmp_path: Any) -> Non
     assert any("Sparse" in k or "CSR" in k.upper() for k in kinds), kinds
 
 
-def test_zeros_that_grow_are_tuned_after_every_step(call: Cli, tmp_path: Any) -> None:
-    np.savez(tmp_path / "x.npz", pixels=PICTURES[:, 0, ::2, ::2].reshape(64, 64))
-    base = f"{ROOT / 'models' / 'digits_mlp.onnx'} --calibration {tmp_path / 'x.npz'} --threads 1 --no-latency"
-    words = f"{base} --format dense --sparsity 0.9 --solver magnitude --recover none --tune 20steps --batch-size 16"
-    masks = []
-    for name, more in (("one", ""), ("three", f"--steps 3 --save-plan {tmp_path / 'plan.json'}")):
-        done = call(f"{words} --learning-rate 0.003 {more} -o {tmp_path / name}.onnx")
-        assert done.code == 0, done.err
-        masks.append({n: w == 0 for n, w in load(tmp_path / f"{name}.onnx").weights.items() if w.ndim == 2})
-    assert "tuned 3 times, after every step of the zeros" in done.out
-    one, three = masks  # what is smallest changes as the others learn
-    assert sum(m.sum() for m in three.values()) == pytest.approx(0.9 * sum(m.size for m in three.values()), rel=0.01)
-    assert any(not np.array_equal(one[n], three[n]) for n in one)
-    again = call(f"{base} --plan {tmp_path / 'plan.json'} -o {tmp_path / 'again.onnx'}")
-    assert again.code == 0, again.err
-    first, second = (load(tmp_path / f"{name}.onnx").weights for name in ("three", "again"))
-    assert all(np.array_equal(w, second[n]) for n, w in first.items())
-
-
-def test_a_step_of_a_cut_looks_at_the_tuned_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Model] = []
-    choose = Chooser._of
-
-    def looked(self: Chooser, subject: Subject) -> Scores:
-        seen.append(subject.analysis.model)
-        return choose(self, subject)
-
-    monkeypatch.setattr(Chooser, "_of", looked)
-    mlp, pixels = ROOT / "models" / "digits_mlp.onnx", PICTURES[:, 0, ::2, ::2].reshape(64, 64)
-    options: dict[str, Any] = {
-        "channels": 0.4, "steps": 2, "calibration": pixels, "measure": False, "importance": "wanda",
-        "allocate": "uniform",
-    }  # fmt: skip
-    assert onnxprune.prune(mlp, **options).report.tuning is None
-    assert onnxprune.prune(mlp, **options, tune="8steps", learning_rate=0.01, batch_size=16).report.tuning is not None
-    plain, tuned = ({n: w for n, w in m.weights.items() if w.ndim == 2} for m in (seen[1], seen[3]))  # of step 2
-    assert any(w.shape != tuned[n].shape or not np.array_equal(w, tuned[n]) for n, w in plain.items())
-    assert sum(w.size for w in tuned.values()) < sum(w.size for w in load(mlp).weights.values())
-
-
 def test_the_command_tunes_and_a_plan_replays_it(call: Cli, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = f"--calibration {ROOT / 'models' / 'digits_calibration.npz'} --samples 64 --threads 1 --no-latency"
@@ -471,7 +407,9 @@ def test_the_command_tunes_and_a_plan_replays_it(call: Cli, tmp_path: Any, monke
     tuning = json.loads((tmp_path / "a.json").read_text())["tuning"]
     assert tuning["after"] < tuning["before"] and tuning["best"] > 0 and math.isfinite(tuning["after"])
     assert json.loads((tmp_path / "p.json").read_text())["settings"]["tune"] == {
-        "steps": 7, "batch_size": 16, "learning_rate": 0.001, "optimizer": "adam"
+        "steps": 7, "batch_size": 16, "learning_rate": 0.001, "optimizer": "adam", "momentum": 0.9,
+        "weight_decay": 0.0, "schedule": "cosine", "warmup": None, "loss": "kl", "augment": ["crop", "flip"],
+        "train": "",
     }  # fmt: skip
     again = call(f"{ROOT / 'models' / 'digits_resnet_bn.onnx'} --plan p.json {data} -o b.onnx")
     assert again.code == 0, again.err

@@ -123,7 +123,7 @@ def write(folder: Path, source: Path | Callable[[], ModelProto], shape: tuple[in
     """What the workers read."""
     from onnxprune.gradient.backward import Backward
     from onnxprune.graph.io import load, to_proto
-    from onnxprune.training.step import Target, loss_of
+    from onnxprune.training.losses import Objective, Target
     from onnxprune.training.weights import trainable
 
     model = onnx.load(source) if isinstance(source, Path) else source()
@@ -141,8 +141,7 @@ def write(folder: Path, source: Path | Callable[[], ModelProto], shape: tuple[in
     np.savez(folder / "targets.npz", **targets)
     read = load(folder / "model.onnx")
     b = Backward(read, {info.name: shape})
-    names = {output: "target"}
-    loss = loss_of(b, [Target(output, False)], names, {output: y.shape})
+    loss, names = Objective((Target(output, "squared-error"),)).add(b, {output: y.shape})
     loss = b.op("Squeeze", loss) if b.rank(loss) else loss
     forward = to_proto(b.finished([loss]))
     for k, size in enumerate(shape):  # onnxsim knows no other

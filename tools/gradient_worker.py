@@ -56,13 +56,14 @@ def ours(folder: Path, threads: int) -> Callable[[], Jobs]:
     """The session of training/step.py, its loss alone, and the model in an ordinary session."""
     import common
     from onnxprune.graph.io import load
-    from onnxprune.training.step import Step, Target
+    from onnxprune.training.losses import Objective, Target
+    from onnxprune.training.step import Step
 
     feeds, targets = arrays(folder / "feeds.npz"), arrays(folder / "targets.npz")
 
     def make() -> Jobs:
         model = load(folder / "model.onnx")
-        step = Step(model, [Target(name, True) for name in targets], feeds, threads=threads)
+        step = Step(model, Objective(tuple(Target(name, "kl") for name in targets)), feeds, threads=threads)
         plain: list[Any] = []
 
         def session() -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxprune.calibration import augment
 from onnxprune.errors import OptionError
-from onnxprune.options import DATA, anything, integer, option, path, size, switch
+from onnxprune.options import DATA, anything, integer, option, path, size
 
 MEMORY = 2.5e8  # bytes for activations
 
@@ -27,13 +28,16 @@ class Data:
         otherwise="256 to 1024, by the model's MACs; of made-up ones 16 to 256, by its layers and the time",
         help="At most so many of them, evenly spread.",
     )  # fmt: skip
-    augment: bool = option(
-        False, switch, panel=DATA, needs=("data",), help="Random crops and flips of calibration images."
-    )
+    augment: bool | str | tuple[str, ...] = option(
+        False, augment.parse, panel=DATA, metavar="[NAMES]", needs=("data or training samples",), alone="usual",
+        help="Alone: random crops and flips of calibration images, or, with --train, of the pictures that are trained "
+        "on. With names, separated by commas, what is done to the pictures of --tune. "
+        + "; ".join(f"{name}: {row.help}" for name, row in augment.AUGMENTATIONS.items()) + ".",
+    )  # fmt: skip
     memory: float | str = option(
         MEMORY, size("an amount of memory above 0, as 2 (GB) or 500MB", 1e9), panel=DATA, metavar="SIZE", unit="bytes",
         otherwise="250MB", effect="limits memory",
-        help="For activations, in GB or with a unit; less means more passes, and smaller parts of a step of --tune.",
+        help="For activations, in GB or with a unit; less means more passes.",
     )  # fmt: skip
     cache: Path | str | os.PathLike[str] | None = option(
         None, path, panel=DATA, metavar="DIR", needs=("levels or zeros by data",),

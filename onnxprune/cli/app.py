@@ -37,7 +37,7 @@ from onnxprune.errors import NothingAsked, OnnxPruneError, OptionError
 from onnxprune.formats.densify import densify as to_dense
 from onnxprune.formats.operators import is_sparse
 from onnxprune.graph.io import INLINE_LIMIT, Model, load, save, to_proto, weight_bytes
-from onnxprune.options import declared
+from onnxprune.options import Option, declared
 from onnxprune.pipeline.options import OPTIONS, Options
 from onnxprune.pipeline.recipe import Result
 from onnxprune.pipeline.recipe import run as recipe
@@ -53,6 +53,7 @@ class Main(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The words that are left once options of the app were read, the subcommand first."""
         options = {name for p in self.params for name in p.opts} - {"--help", "-h"}
+        args = spelled_out(args, [o for c in self.commands.values() for o in getattr(c, "declared", ())])
         return super().parse_args(ctx, args if not args or args[0].partition("=")[0] in options else self.routed(args))
 
     def routed(self, arguments: Sequence[str]) -> list[str]:
@@ -84,6 +85,19 @@ class Main(TyperGroup):
                 prune.make_context("prune", [], parent=ctx, resilient_parsing=True), incomplete
             )
         return completions
+
+
+def spelled_out(words: Sequence[str], options: Sequence[Option]) -> list[str]:
+    """The words, with what a flag stands for that may go without a value and has none."""
+    alone, out = {o.flag: o for o in options if o.alone}, list[str]()
+    for word, following in zip(words, (*words[1:], ""), strict=True):
+        out.append(word)
+        if word in alone:
+            try:
+                alone[word].parse(following)
+            except ValueError:
+                out.append(alone[word].alone)
+    return out
 
 
 app = typer.Typer(

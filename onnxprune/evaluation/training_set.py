@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.calibration import fitting_batch
+from onnxprune.calibration.calibration import ASIDE, fitting_batch
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import Samples, stackable
@@ -27,6 +27,7 @@ from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.threads import cores
 
+MOST_ASIDE = 512  # samples that are held out
 FIRST = 64  # samples whose outputs say what the labels count
 DECODERS = 4  # threads that decode, at most
 
@@ -51,6 +52,8 @@ class TrainingSet:
 
     def feeds(self, indices: Sequence[int]) -> Feeds:
         """Inputs of one run of samples of one kind, decoded by several threads."""
+        if len(indices) < 2:
+            return self.samples.feeds(indices)
         return self.samples.feeds(indices, self.pool.map)
 
     def labels_of(self, indices: Sequence[int]) -> Array:
@@ -72,7 +75,7 @@ class TrainingSet:
             kinds=tuple(kind for kind in kinds if len(kind)),
         )  # fmt: skip
 
-    def split(self, share: int, most: int) -> tuple[TrainingSet, TrainingSet]:
+    def split(self, share: int = ASIDE, most: int = MOST_ASIDE) -> tuple[TrainingSet, TrainingSet]:
         """All but one sample in `share`, at most `most`, evenly spread; and those. Raises `OptionError` for one sample.
 
         Every class, and every kind, is in both where they lie in no order, or one after the other.
@@ -124,6 +127,11 @@ def training_set(
         first = np.concatenate([found[largest], np.delete(found, largest, 0)])
         found = np.where(found == IGNORED, IGNORED, found + class_offset(first, outputs[classes], option))
     return TrainingSet(samples, classes, found, tuple(kinds), 1 if most == 1 else samples.count)
+
+
+def unlabelled(samples: Samples, most: int = 0) -> TrainingSet:
+    """Samples of one shape to train on by outputs alone; most: 1 where the model takes one at a time."""
+    return TrainingSet(samples, "", None, (np.arange(samples.count),), most or samples.count)
 
 
 def _kinds(samples: Samples) -> list[Array]:

@@ -1,15 +1,18 @@
 """Losses as ONNX nodes: in go an output of the model and what it is compared with, out comes one number.
 
 kullback_leibler   classifiers and token by token: targets are logarithms of probabilities
-cross_entropy      labels, int64
-squared_error      everything else, over the variance of the target
+cross_entropy      labels, int64; of two labels for each sample `mixed_entropy`
+squared_error      everything else, over the variance of the target; `absolute_error` over its square root
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from onnxprune.gradient.backward import Backward, NoRule
 from onnxprune.graph.links import made_at
 from onnxprune.graph.node import Node
+from onnxprune.runtime.classes import IGNORED
 
 LEAST = 1e-12  # of a probability whose logarithm is taken
 
@@ -60,18 +63,45 @@ def kullback_leibler(
     return b.scale(mean_over_rows(b, parts), temperature**2)
 
 
-def cross_entropy(b: Backward, output: str, target: str) -> str:
-    """Mean over rows (samples, or tokens) of -log q of the label, in nats; target: int64, one for each row."""
-    q = log_probabilities(b, output)
+def cross_entropy(b: Backward, output: str, target: str, *, probabilities: bool = False) -> str:
+    """Mean over rows (samples, or tokens) of -log q of the label, in nats; target: int64, one for each row; of rows
+    whose label is IGNORED there is nothing to lose, and they do not count."""
+    each = label_losses(b, output, target, probabilities=probabilities)
+    label = b.reshape(target, [-1])
+    ignored = b.op("Cast", b.op("Equal", label, b.constant(np.full(1, IGNORED, np.int64))), to=b.code(each))
+    counted = b.op("Sub", b.constant(1, like=each), ignored)
+    counts = b.op("Max", b.sum(counted, [0]), b.constant(1, like=each))
+    return b.op("Div", b.sum(each, [0]), counts)
+
+
+def mixed_entropy(
+    b: Backward, output: str, target: str, other: str, share: str, *, probabilities: bool = False
+) -> str:  # fmt: skip
+    """Mean over samples of the cross entropy where each is of a share of one label and for the rest of another (Zhang
+    et al. 2018). share: `(n,)` of the type of the output."""
+    a, c = (label_losses(b, output, labels, probabilities=probabilities) for labels in (target, other))
+    each = b.op("Add", c, b.op("Mul", share, b.op("Sub", a, c)))
+    return b.reduce("ReduceMean", each, [0])
+
+
+def label_losses(b: Backward, output: str, target: str, *, probabilities: bool = False) -> str:
+    """-log q of the label of every row, `(rows,)`, 0 where it is none of the classes."""
+    q = log_probabilities(b, output, probabilities=probabilities)
     every = b.op("Range", b.constant(0), b.squeeze(b.size(q, [1]), [0]), b.constant(1))
     one = b.op("Equal", b.reshape(target, [-1, 1]), every)
-    return mean_over_rows(b, b.where(one, b.op("Neg", q), b.constant(0, like=q)))
+    return b.sum(b.where(one, b.op("Neg", q), b.constant(0, like=q)), [1])
 
 
 def squared_error(b: Backward, output: str, target: str, variance: float = 1.0) -> str:
     """Mean of (y - t)^2 over the variance of the target."""
     d = b.op("Sub", output, target)
     return b.scale(b.reduce("ReduceMean", b.op("Mul", d, d), range(b.rank(d))), 1 / variance)
+
+
+def absolute_error(b: Backward, output: str, target: str, variance: float = 1.0) -> str:
+    """Mean of |y - t| over the square root of the variance of the target."""
+    d = b.op("Abs", b.op("Sub", output, target))
+    return b.scale(b.reduce("ReduceMean", d, range(b.rank(d))), variance**-0.5)
 
 
 def mean_over_rows(b: Backward, parts: str) -> str:

@@ -169,8 +169,6 @@ def _cache_folder() -> Path | None:
         "activations.py",
         "tables.py",
         "addresses.py",
-        "stored.py",
-        "checks.py",
         "pack.py",
         "driver.py",
     ):

@@ -1,4 +1,4 @@
-"""What a kernel reads of a weight: the packed forms.
+"""The weight: what the file says, its checks, and what a kernel reads (the packed form).
 
 Many tokens read floats with alpha and scale in them (`spmm`); few read the codes of the file, which are fewer bytes,
 and multiply the sums by the factor of their row.
@@ -14,11 +14,12 @@ from numba import njit
 from onnxprune.kernels.loops import GATHERED, L1, PANEL, ROWS, SHARING, STRIDE, UNROLLED
 
 # isort: off
-from onnxprune.kernels.addresses import aligned, clear, copy, descending, f32, i32, i64, u8, u16, u32
-from onnxprune.kernels.stored import position, width_of, code, factor, unfold, decode
+from onnxprune.kernels.addresses import aligned, clear, copy, descending, f32, float_of, i32, i64, u8, u16, u32
 from onnxprune.kernels.tables import (
-    KIND, FORMAT, M, K, GROUPS, N, BLOCK, CODE, INDICES, BIAS, NNZ, RIGHT, BSR, FLOAT32, INT8, SPMM, PERMUTE, EXPAND,
-    TILES, NARROW, LINE, OVERRUN,
+    KIND, FORMAT, M, K, GROUPS, C, KH, KW, N, BLOCK, ALPHA, VALUES, CODE, SCALE, INDICES, INDPTR, BIAS, NNZ,
+    INDEX_BYTES, DETAIL, RIGHT, CSR, BSR, FLOAT32, BFLOAT16, FLOAT16, INT8, SPMM, PERMUTE, EXPAND, TILES, NARROW,
+    LINE, OVERRUN, NO_FAULT, BAD_VALUE, BAD_BIAS, BAD_START, BAD_ORDER, BAD_COUNT, BAD_END, BAD_INDEX, BAD_INDEX_ORDER,
+    BAD_POSITION, BAD_POSITION_ORDER, VALUE_BEYOND_ROW, BAD_REST, BAD_SCALE, VALUE_BEYOND_EDGE,
 )  # fmt: skip
 # isort: on
 
@@ -29,6 +30,229 @@ CLASS_LENGTHS = np.array([len(c) for c in SHARING], np.int64)
 SETS = 1 << ROWS
 BITS = np.array([bin(s).count("1") for s in range(SETS)], np.int64)
 ZERO = np.float32(0)
+
+
+@njit
+def position_bits(m: int) -> int:
+    """Bits of a position in a block of m."""
+    b = 1
+    while (1 << b) < m:
+        b += 1
+    return b
+
+
+# ---- what the file says -------------------------------------------------------------------------------------------
+
+
+@njit
+def column(d: Any, i: int) -> int:
+    """Column i of a CSR weight, or column of tiles of a BSR weight."""
+    if d[INDEX_BYTES] == 2:
+        return int(u16(d[INDICES], i + 1)[i])
+    return int(i32(d[INDICES], i + 1)[i])
+
+
+@njit
+def tiles_down(d: Any) -> int:
+    """Rows of tiles of a group of a BSR weight."""
+    return (d[M] // d[GROUPS] + d[N] - 1) // d[N]
+
+
+@njit
+def tiles_across(d: Any) -> int:
+    """Columns of tiles of a BSR weight at one kernel position."""
+    return (d[C] + d[BLOCK] - 1) // d[BLOCK]
+
+
+@njit
+def position(row: Any, i: int, bits: int) -> int:
+    """Position i of a row's stream of bits."""
+    out = 0
+    for b in range(bits):
+        at = i * bits + b
+        out |= int((row[at >> 3] >> (at & 7)) & 1) << b
+    return out
+
+
+@njit
+def width_of(d: Any) -> int:
+    """Bytes of a stored value."""
+    return 4 if d[CODE] == FLOAT32 else (1 if d[CODE] == INT8 else 2)
+
+
+@njit
+def code(d: Any, i: int) -> int:
+    """The bits of stored value i."""
+    if d[CODE] == FLOAT32:
+        return int(u32(d[VALUES], i + 1)[i])
+    if d[CODE] == INT8:
+        return int(u8(d[VALUES], i + 1)[i])
+    return int(u16(d[VALUES], i + 1)[i])
+
+
+@njit
+def number(d: Any, bits: int) -> Any:
+    """A stored value as float32, without its scale."""
+    if d[CODE] == INT8:
+        return np.float32(bits - 256 if bits > 127 else bits)
+    if d[CODE] == BFLOAT16:
+        bits <<= 16
+    elif d[CODE] == FLOAT16:
+        if bits & 0x7C00 == 0x7C00:
+            return np.float32(np.inf)  # or NaN
+        size = float_of((bits & 0x7FFF) << 13) * np.float32(2.0**112)
+        return -size if bits & 0x8000 else size
+    return float_of(bits)
+
+
+@njit
+def factor(d: Any, row: int) -> float:
+    """What the values of a row of W are to be multiplied with: alpha, and their scale."""
+    alpha = float_of(d[ALPHA])
+    return alpha * f32(d[SCALE], row + 1)[row] if d[SCALE] else alpha
+
+
+@njit
+def check_columns(d: Any, rows: int, columns: int, count: int) -> int:
+    """NO_FAULT, or what is wrong with row pointers and columns of `count` entries."""
+    indptr = i32(d[INDPTR], rows + 1)
+    if indptr[0] != 0:
+        return BAD_START
+    for r in range(rows):
+        d[DETAIL] = r
+        if indptr[r + 1] < indptr[r]:
+            return BAD_ORDER
+        if indptr[r + 1] > count:
+            return BAD_COUNT
+    if indptr[rows] != count:
+        return BAD_END
+    for r in range(rows):
+        before = -1
+        for i in range(indptr[r], indptr[r + 1]):
+            d[DETAIL] = i
+            c = column(d, i)
+            if c < 0 or c >= columns:
+                return BAD_INDEX
+            if c <= before:
+                return BAD_INDEX_ORDER
+            before = c
+    return NO_FAULT
+
+
+@njit
+def check_edges(d: Any) -> int:
+    """NO_FAULT, or VALUE_BEYOND_EDGE where a tile holds something beyond the last row or channel."""
+    down, across, stored = tiles_down(d), tiles_across(d), d[N] * d[BLOCK]
+    indptr = i32(d[INDPTR], d[GROUPS] * down + 1)
+    for line in range(d[GROUPS] * down):
+        for i in range(indptr[line], indptr[line + 1]):
+            rows = d[M] // d[GROUPS] - line % down * d[N]
+            columns = d[C] - column(d, i) % across * d[BLOCK]
+            if rows >= d[N] and columns >= d[BLOCK]:
+                continue
+            d[DETAIL] = i
+            for at in range(stored):
+                if (at // d[BLOCK] >= rows or at % d[BLOCK] >= columns) and number(d, code(d, i * stored + at)) != 0:
+                    return VALUE_BEYOND_EDGE
+    return NO_FAULT
+
+
+@njit
+def check(d: Any) -> int:
+    """NO_FAULT, or what is wrong (FAULTS); desc[DETAIL] says where."""
+    for i in range(d[NNZ]):
+        if not np.isfinite(number(d, code(d, i))):
+            d[DETAIL] = i
+            return BAD_VALUE
+    if d[SCALE]:
+        scale = f32(d[SCALE], d[M])
+        for r in range(d[M]):
+            if not (scale[r] > 0 and np.isfinite(scale[r])):
+                d[DETAIL] = r
+                return BAD_SCALE
+    bias = f32(d[BIAS], d[M])
+    for i in range(d[M]):
+        if not np.isfinite(bias[i]):
+            d[DETAIL] = i
+            return BAD_BIAS
+    if d[FORMAT] == CSR:
+        return check_columns(d, d[M], d[K], d[NNZ])
+    if d[FORMAT] == BSR:
+        rows, columns = d[GROUPS] * tiles_down(d), d[KH] * d[KW] * tiles_across(d)
+        fault = check_columns(d, rows, columns, d[NNZ] // (d[N] * d[BLOCK]))
+        return check_edges(d) if fault == NO_FAULT else fault
+    n, m, taps = d[N], d[BLOCK], d[KH] * d[KW]
+    length = d[C]
+    blocks = (length + m - 1) // m
+    bits = position_bits(m)
+    row_bytes = (blocks * n * bits + 7) // 8
+    for s in range(d[M] * taps):
+        row = u8(d[INDICES] + s * row_bytes, row_bytes)
+        d[DETAIL] = s
+        for b in range(blocks):
+            before = -1
+            for i in range(n):
+                p = position(row, b * n + i, bits)
+                if p >= m:
+                    return BAD_POSITION
+                if p <= before:
+                    return BAD_POSITION_ORDER
+                if b * m + p >= length and number(d, code(d, (s * blocks + b) * n + i)) != 0:
+                    return VALUE_BEYOND_ROW
+                before = p
+        for at in range(blocks * n * bits, row_bytes * 8):
+            if (row[at >> 3] >> (at & 7)) & 1:
+                return BAD_REST
+    return NO_FAULT
+
+
+@njit
+def unfold(d: Any, first: int, rows: int, out: Any) -> None:
+    """Dense rows first ... first + rows of W as `[rows, K]`, the bits of the stored values."""
+    for r in range(rows):
+        clear(out[r], 0, d[K])
+    if d[FORMAT] == CSR:
+        indptr = i32(d[INDPTR], d[M] + 1)
+        for r in range(rows):
+            for i in range(indptr[first + r], indptr[first + r + 1]):
+                out[r, column(d, i)] = code(d, i)
+        return
+    if d[FORMAT] == BSR:
+        down, across, taps = tiles_down(d), tiles_across(d), d[KH] * d[KW]
+        indptr = i32(d[INDPTR], d[GROUPS] * down + 1)
+        for r in range(rows):
+            group, inside = (first + r) // (d[M] // d[GROUPS]), (first + r) % (d[M] // d[GROUPS])
+            line = group * down + inside // d[N]
+            for i in range(indptr[line], indptr[line + 1]):
+                tap, begin = column(d, i) // across, column(d, i) % across * d[BLOCK]
+                for j in range(min(d[BLOCK], d[C] - begin)):
+                    out[r, (begin + j) * taps + tap] = code(d, (i * d[N] + inside % d[N]) * d[BLOCK] + j)
+        return
+    n, m, taps = d[N], d[BLOCK], d[KH] * d[KW]
+    length = d[C]
+    blocks = (length + m - 1) // m
+    bits = position_bits(m)
+    row_bytes = (blocks * n * bits + 7) // 8
+    for r in range(rows):
+        for tap in range(taps):
+            s = (first + r) * taps + tap
+            row = u8(d[INDICES] + s * row_bytes, row_bytes)
+            for b in range(blocks):
+                for i in range(n):
+                    at = b * m + position(row, b * n + i, bits)
+                    if at < length:
+                        out[r, at * taps + tap] = code(d, (s * blocks + b) * n + i)
+
+
+@njit
+def decode(d: Any, first: int, rows: int, out: Any) -> None:
+    """Dense rows first ... first + rows of W as float32 `[rows, K]`, times their factors."""
+    bits = out.view(np.uint32)
+    unfold(d, first, rows, bits)
+    for r in range(rows):
+        times = factor(d, first + r)
+        for c in range(d[K]):
+            out[r, c] = number(d, int(bits[r, c])) * times
 
 
 @njit

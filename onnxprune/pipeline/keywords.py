@@ -162,19 +162,48 @@ class Keywords(TypedDict, total=False):
     """
 
     tune: str | float | None
-    """Train the weights that are left towards the original's outputs on the calibration samples, without labels: so
-    many epochs, or 500steps, or a time, 5min, which the plan records as steps. An eighth of the samples is held
-    out; where they do not fare better, the model stays as it was. Default: no tuning.
+    """Train the weights that are left towards the original's outputs, on the calibration samples without labels, or
+    on train: so many epochs, or 500steps, or a time, 5min, which the plan records as steps. An eighth of the
+    samples is held out; where they do not fare better, the model stays as it was. Default: no tuning.
+    """
+
+    train: Any
+    """Samples of tune: any source that calibration takes, read as it is needed. With labels (an array labels,
+    sub-folders per class, or train_labels) the loss is cross entropy, mixed with distillation. Default: the
+    calibration samples.
+    """
+
+    train_labels: Any
+    """Labels of train: .npy, .txt, .csv, .json."""
+
+    loss: Any
+    """What is trained towards: names with weights, or a .onnx file that computes one number from the outputs and
+    labels. In Python also a function that adds its nodes. cross-entropy: -log of the probability of the label;
+    kl: divergence of the original's probabilities from the model's; squared-error: (y - t)^2 over the variance of
+    the original's outputs; absolute-error: |y - t| over the deviation of the original's outputs. Default:
+    cross-entropy:0.5,kl:0.5 with labels, else kl of a classifier, squared-error of other models.
     """
 
     learning_rate: float | None
-    """The highest rate, after a warm-up; it falls to zero by half a cosine. Default: 0.0001, of sgd 0.01."""
+    """The highest rate, after warmup; it falls by schedule. Default: 0.0001, of sgd 0.01."""
 
     batch_size: int
     """Samples of one step; 1 where the model takes one at a time. Unit: samples. Default: 64."""
 
     optimizer: str
     """How weights follow gradients. One of adam, adamw, sgd. Default: 'adam'."""
+
+    momentum: float
+    """Of sgd: the part of a step that the next one repeats. Default: 0.9."""
+
+    weight_decay: float
+    """The part of every weight, per step and unit of the rate, that it is pulled towards zero. Default: 0.0."""
+
+    schedule: str
+    """How the rate falls. One of cosine, linear, step, constant. Default: 'cosine'."""
+
+    warmup: int | None
+    """Steps in which the rate rises to its height. Unit: steps. Default: 20, at most an eighth of all."""
 
     calibration: Any
     """Unlabelled samples, a few hundred: .npz or .npy (first axis: samples), a folder or zip of .npy or of images,
@@ -187,13 +216,16 @@ class Keywords(TypedDict, total=False):
     by its layers and the time.
     """
 
-    augment: bool
-    """Random crops and flips of calibration images. Default: False."""
+    augment: bool | str | tuple[str, ...]
+    """Alone: random crops and flips of calibration images, or, with train, of the pictures that are trained on. With
+    names, separated by commas, what is done to the pictures of tune. crop: shifted by up to an eighth of the
+    height and width; flip: flipped from left to right, or not; resized-crop: 30 to 100% of the area, scaled to
+    the whole (Szegedy et al. 2015); mixup: two pictures and their labels mixed (Zhang et al. 2018). Default:
+    False.
+    """
 
     memory: float | str
-    """For activations, in GB or with a unit; less means more passes, and smaller parts of a step of tune. Unit:
-    bytes. Default: 250MB.
-    """
+    """For activations, in GB or with a unit; less means more passes. Unit: bytes. Default: 250MB."""
 
     cache: Path | str | os.PathLike[str] | None
     """Keep the level database and finished sparse layers here; other targets for the same model, data and options

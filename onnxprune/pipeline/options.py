@@ -120,7 +120,6 @@ class Options:
             self._pairs[1], (), None, self.recovery.zeros,
             None if self.data.cache is None else Path(self.data.cache), self.check.seed,
             self.cut.steps if self.sparse else 1, not self.structural,
-            self.training.tune is not None and self.store.cluster is None,
         )  # fmt: skip
 
     @property
@@ -144,7 +143,8 @@ class Options:
         if self.structural and self.cut.allocate is not None and ALLOCATORS[self.cut.allocate].needs_data:
             return f"--allocate {self.cut.allocate}"
         recovery = self.recovery.needs_data(cuts=self.structural, zeros=self.sparse)
-        tune = "" if self.training.tune is None else f"--tune {self.training.tune}"
+        distilled = self.training.tune is not None and self.training.train is None
+        tune = f"--tune {self.training.tune}" if distilled else ""
         return recovery or (self.zeros.needs_data() if self.sparse else "") or tune
 
     @property
@@ -184,11 +184,18 @@ class Options:
 
     def check_tuning(self) -> None:
         """Raises `OptionError` for what tuning cannot go with."""
+        named = self.data.augment if isinstance(self.data.augment, tuple) else ()
         if self.training.tune is None:
+            if named and self.cut.plan is None:
+                raise OptionError(
+                    f"--augment {','.join(named)} is for --tune 10; --augment alone crops and flips calibration images"
+                )
             return
         typed = f"--tune {self.training.tune}"
         if self.check.dry_run:
             raise OptionError(f"{typed} has no effect: --dry-run makes no model that could be tuned")
+        if self.cut.steps > 1:
+            raise OptionError(f"{typed} does not go with --steps {self.cut.steps}: it tunes once, at the end")
 
 
 @dataclass(frozen=True)
@@ -241,6 +248,11 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "zeros": Condition(lambda o: o.sparse, f"needs {ZEROS}"),
     "tuning": Condition(lambda o: o.training.tune is not None, "needs --tune 10"),
+    "tuning or a plan": Condition(
+        lambda o: o.training.tune is not None or o.cut.plan is not None, "needs --tune 10, or a --plan that tunes"
+    ),
+    "training samples": Condition(lambda o: o.training.train is not None, "needs --train SRC"),
+    "sgd": Condition(lambda o: o.training.optimizer == "sgd", "needs --optimizer sgd"),
     "an N:M pattern": Condition(
         lambda o: isinstance(o.zeros.shape, NMPattern),
         "needs --pattern N:M",
@@ -250,8 +262,12 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "a cluster": Condition(lambda o: o.store.cluster is not None, "needs --cluster K"),
     "data": Condition(_data, "needs --calibration SRC"),
+    "data or training samples": Condition(
+        lambda o: _data(o) or o.training.train is not None, "needs --calibration SRC, or --tune 10 with --train SRC"
+    ),
     "data or samples to score": Condition(
-        lambda o: _data(o) or _scored(o), "needs --calibration SRC or --evaluate SRC, with pictures"
+        lambda o: _data(o) or _scored(o) or o.training.train is not None,
+        "needs --calibration SRC or --evaluate SRC, with pictures",
     ),
     "samples to score": Condition(_scored, "needs --evaluate SRC, samples and no function"),
     "samples or a function to score": Condition(

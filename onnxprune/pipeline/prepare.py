@@ -14,6 +14,7 @@ from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.choose import nothing_found
 from onnxprune.allocation.outcome import split_globs
 from onnxprune.allocation.recipe import DEFAULTS, UNTARGETED, Recipe, recipe_of
+from onnxprune.calibration import augment
 from onnxprune.calibration.calibration import (
     SYNTHETIC,
     Calibration,
@@ -28,9 +29,11 @@ from onnxprune.calibration.samples import MADE_UP, unused
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation.measure import told
 from onnxprune.evaluation.metrics import Evaluator, Function, is_function, metric_of
+from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance.depth import group_blocks
+from onnxprune.options import declared, shown
 from onnxprune.pipeline.options import OPTIONS, Options, without_effect
 from onnxprune.pipeline.setup import Setup
 from onnxprune.plan import Plan, fingerprint
@@ -41,6 +44,7 @@ from onnxprune.sparsity.amounts import layer_names, matching
 from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
+from onnxprune.training.options import Training
 
 BUDGET = 35.0  # seconds that made-up samples may take where nobody says how many there are
 LOOKING = 240.0  # seconds that levels are looked at on samples that are held out, of which there are fewer else
@@ -105,14 +109,15 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
         options, recorded = replayed(options, recorded), replace(recorded, fingerprint=mark)
     data, more = samples_of(analysis, recorded, spec, options, clock)
     notes += more
-    if data is not None and options.training.tune is not None:
+    train = training_set_of(analysis.model, options, recorded)
+    if data is not None and options.training.tune is not None and train is None:
         data = data.set_aside()
     evaluator = None if options.scoring.evaluate is None else evaluator_of(analysis.model, options)
     recipe = chosen_recipe(options, recorded, data)
     spec = replace(spec, recover=RECOVERIES[recipe.recover].zeros)
     if spec.asked:
         spec.check(data is not None)
-    refuse_unused(options, recorded, spec, recipe, data, evaluator)
+    refuse_unused(options, recorded, spec, recipe, data, evaluator, train)
     scored = evaluator is not None and (not options.check.dry_run or options.scoring.max_drop is not None)
     score = evaluator(analysis.model) if evaluator is not None and scored else None  # what does not fit is refused now
     if data is not None:
@@ -122,7 +127,7 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
         clock.note(describe(data) + about)
         clock.expected = seconds
     return Setup(
-        options, analysis, analysis.costs(), recorded, spec, data, evaluator, score, recipe, clock, tuple(notes)
+        options, analysis, analysis.costs(), recorded, spec, data, evaluator, score, recipe, clock, tuple(notes), train
     )  # fmt: skip
 
 
@@ -179,24 +184,48 @@ def replayed(options: Options, plan: Plan) -> Options:
         whole_layers=bool(plan.settings.get("whole_layers")),
     )  # fmt: skip
     seed = int(plan.settings.get("seed", options.check.seed))
-    training = replace(options.training, **then) if (then := recorded_tuning(plan)) else options.training
+    training = options.training
+    if then := recorded_tuning(plan):
+        pictures = tuple(then.pop("augment", ()))
+        if pictures and data.augment is False and (training.train is not None or pictures != augment.USUAL):
+            data = replace(data, augment=augment.parse(pictures))
+        known = {o.name: o for o in declared(Training)}
+        try:
+            training = replace(training, **{name: known[name].read(value) for name, value in then.items()})
+        except ValueError as e:
+            raise OptionError(f"the plan's {e}") from None
     return replace(options, data=data, store=store, cut=cut, training=training, check=replace(options.check, seed=seed))
 
 
 def recorded_tuning(plan: Plan) -> dict[str, Any]:
     """The options with which a plan tuned, by keyword; none where it did not."""
     then = dict(plan.settings.get("tune") or {})
+    then.pop("train", None)
     return {"tune": f"{then.pop('steps')}steps", **then} if then else {}
+
+
+def training_set_of(model: Model, options: Options, recorded: Plan | None) -> TrainingSet | None:
+    """The samples of --train; None where there are none. Raises `OptionError` where a plan tuned on other ones."""
+    asked = options.training
+    if recorded is not None:
+        then = dict(recorded.settings.get("tune") or {}).get("train")
+        if asked.train is not None and not then:
+            raise OptionError(f"--train {shown(asked.train)} has no effect: the plan does not tune on such samples")
+        if asked.train is None and then:
+            raise OptionError(f"the plan tunes on {then}: it needs --train SRC")
+    if asked.train is None:
+        return None
+    own = callable(asked.loss) or isinstance(asked.loss, Path)
+    return training_set(
+        model, asked.train, asked.train_labels, preprocess=options.images, seed=options.check.seed, any_labels=own
+    )  # fmt: skip
 
 
 def spec_of(options: Options, analysis: Analysis, recorded: Plan | None) -> Spec:
     """What is asked of the weights; globs of --ignore go to the layers that they match."""
     if recorded is not None:
         seed = int(recorded.settings.get("seed", options.check.seed))
-        return replace(
-            options.spec, recorded=recorded.sparsity, recover=RECOVERIES[recorded.recover].zeros, seed=seed,
-            tuned=bool(recorded_tuning(recorded)),
-        )  # fmt: skip
+        return replace(options.spec, recorded=recorded.sparsity, recover=RECOVERIES[recorded.recover].zeros, seed=seed)
     return replace(options.spec, ignore=tuple(ignored(options, analysis)[1]))
 
 
@@ -223,10 +252,11 @@ def samples_of(
     needed = options.data_option if recorded is None else spec.needs_data
     if recorded is not None and cutting and RECOVERIES[recorded.recover].needs_data:
         needed = needed or f"the plan's --recover {recorded.recover}"
-    if recorded is not None and recorded_tuning(recorded):
+    tunes = recorded is not None and recorded_tuning(recorded) and options.training.train is None
+    if tunes:
         needed = needed or "the plan's --tune"
     made_up = source is None and cutting and takes_images(model)
-    by_data = recorded is not None and (RECOVERIES[recorded.recover].needs_data or bool(recorded_tuning(recorded)))
+    by_data = recorded is not None and (RECOVERIES[recorded.recover].needs_data or bool(tunes))
     made_up = made_up and (options.may_make_up if recorded is None else by_data)
     if source is None and not made_up:
         if needed:
@@ -249,7 +279,8 @@ def samples_of(
     try:
         return calibration_of(
             SYNTHETIC if source is None else source, model, macs, samples=count, preprocess=options.images,
-            augment=options.data.augment, memory=float(options.data.memory), threads=options.check.threads,
+            augment=options.data.augment is True and options.training.train is None,
+            memory=float(options.data.memory), threads=options.check.threads,
             jobs=options.data.jobs or cores(), seed=options.check.seed, shapes=shapes, largest=largest_tensor(analysis),
         ), notes  # fmt: skip
     except OptionError as e:
@@ -278,6 +309,7 @@ def refuse_unused(
     recipe: Recipe,
     data: Calibration | None,
     evaluator: Evaluator | Function | None,
+    train: TrainingSet | None,
 ) -> None:
     """Raises `OptionError` for options of samples where there are none in the end, of images where none are, and for
     what the recipe has no use for."""
@@ -285,14 +317,15 @@ def refuse_unused(
     scored = evaluator.samples if isinstance(evaluator, Evaluator) else None
     for name, value in options.given.items():
         for need in known[name].needs:
-            lacks = need == "data" and data is None
-            if lacks or (need == "data or samples to score" and data is None and scored is None):
+            lacks = data is None and (need == "data" or (need == "data or training samples" and train is None))
+            if lacks or (need == "data or samples to score" and data is None and scored is None and train is None):
                 raise OptionError(without_effect(known[name], value, need))
     allocator = ALLOCATORS[recipe.allocate]
     cached = allocator.at_outputs and options.targeted and recorded is None
     if options.data.cache is not None and not cached and not (spec.asked and data is not None):
         raise OptionError(without_effect(known["cache"], options.data.cache, "levels or zeros by data"))
-    sources = [s for s in (None if data is None else data.samples, scored) if s is not None]
+    trained = None if train is None else train.samples
+    sources = [s for s in (None if data is None else data.samples, scored, trained) if s is not None]
     line = unused(options.images, *sources) if sources else ""
     if line:
         raise OptionError(line)

@@ -8,6 +8,7 @@ from typing import Any
 from onnxprune.allocation.recipe import Recipe
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.evaluation.metrics import Evaluator, Function, Score
+from onnxprune.evaluation.training_set import TrainingSet
 from onnxprune.formats.codebook import Codebooks
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
@@ -27,8 +28,8 @@ from onnxprune.training.outcome import Tuning
 class Setup:
     """What the stages work on: what was asked, the analysed model, and what choosing and recovering rest on.
 
-    recorded: the plan that is replayed; data, evaluator: None without samples; score: of the original, None where none
-    is needed; recipe: how units are scored, what goes of each group, and how the loss is made up for.
+    recorded: the plan that is replayed; data, evaluator, train: None without samples; score: of the original, None
+    where none is needed; recipe: how units are scored, what goes of each group, and how the loss is made up for.
     """
 
     options: Options
@@ -42,6 +43,7 @@ class Setup:
     recipe: Recipe
     clock: Clock
     notes: tuple[str, ...]
+    train: TrainingSet | None = None
 
     @property
     def dry(self) -> bool:

@@ -7,8 +7,8 @@ DequantizeLinear reads keep their scale and zero point.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
@@ -42,6 +42,10 @@ class Form:
         """Which values of a parameter may change, bool in its shape: zeros of weights and codebooks stay."""
         w = self.model.weights[name]
         return np.asarray((w != 0) | (w.ndim < 2 and name not in self.codebooks))
+
+    def also(self, model: Model, names: Iterable[str]) -> Form:
+        """The same with other tensors that training changes, of the model that it was made of."""
+        return replace(self, places={**self.places, **{name: plainly(name, model.weights[name]) for name in names}})
 
     def written(self, model: Model, values: Mapping[str, Array]) -> Model:
         """A copy of the model that this form was made of, with these values of parameters."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from onnxprune.options import TUNE, choice, integer, number, option
+from onnxprune.options import TUNE, anything, choice, integer, number, option
+from onnxprune.training import losses
 from onnxprune.training.optimizers import OPTIMIZERS
+from onnxprune.training.schedule import SCHEDULES
 
 SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 _AMOUNT = re.compile(r"(\d+\.?\d*|\.\d+)\s*(epochs?|steps?|s|sec|min|h)?", re.IGNORECASE)
@@ -59,13 +61,29 @@ class Training:
     tune: str | float | None = option(
         None, _read, panel=TUNE, metavar="AMOUNT", needs=("no plan", "a cut, zeros or clusters"),
         otherwise="no tuning",
-        help="Train the weights that are left towards the original's outputs on the calibration samples, without "
-        "labels: so many epochs, or 500steps, or a time, 5min, which the plan records as steps. An eighth of the "
-        "samples is held out; where they do not fare better, the model stays as it was.",
+        help="Train the weights that are left towards the original's outputs, on the calibration samples without "
+        "labels, or on --train: so many epochs, or 500steps, or a time, 5min, which the plan records as steps. An "
+        "eighth of the samples is held out; where they do not fare better, the model stays as it was.",
+    )  # fmt: skip
+    train: Any = option(
+        None, anything, panel=TUNE, metavar="SRC", needs=("tuning or a plan",), otherwise="the calibration samples",
+        help="Samples of --tune: any source that --calibration takes, read as it is needed. With labels (an array "
+        "labels, sub-folders per class, or --train-labels) the loss is cross entropy, mixed with distillation.",
+    )  # fmt: skip
+    train_labels: Any = option(
+        None, anything, panel=TUNE, metavar="FILE", needs=("training samples",),
+        help="Labels of --train: .npy, .txt, .csv, .json.",
+    )  # fmt: skip
+    loss: Any = option(
+        None, losses.parse, panel=TUNE, metavar="NAME", needs=("tuning",),
+        otherwise="cross-entropy:0.5,kl:0.5 with labels, else kl of a classifier, squared-error of other models",
+        help="What is trained towards: names with weights, or a .onnx file that computes one number from the outputs "
+        "and labels. In Python also a function that adds its nodes. "
+        + "; ".join(f"{name}: {row.help}" for name, row in losses.LOSSES.items()) + ".",
     )  # fmt: skip
     learning_rate: float | None = option(
         None, number("a number above 0", 0, above=True), panel=TUNE, metavar="X", needs=("tuning",),
-        otherwise="0.0001, of sgd 0.01", help="The highest rate, after a warm-up; it falls to zero by half a cosine.",
+        otherwise="0.0001, of sgd 0.01", help="The highest rate, after --warmup; it falls by --schedule.",
     )  # fmt: skip
     batch_size: int = option(
         64, integer("a whole number, 1 or more", 1), panel=TUNE, metavar="N", unit="samples", needs=("tuning",),
@@ -74,4 +92,21 @@ class Training:
     optimizer: str = option(
         "adam", choice({name: row.help for name, row in OPTIMIZERS.items()}), panel=TUNE, metavar="NAME",
         needs=("tuning",), help="How weights follow gradients.",
+    )  # fmt: skip
+    momentum: float = option(
+        0.9, number("a number from 0, below 1", 0, 1, below=True), panel=TUNE, metavar="X", needs=("tuning", "sgd"),
+        help="Of sgd: the part of a step that the next one repeats.",
+    )  # fmt: skip
+    weight_decay: float = option(
+        0.0, number("a number, 0 or more", 0), panel=TUNE, metavar="X", needs=("tuning",),
+        help="The part of every weight, per step and unit of the rate, that it is pulled towards zero.",
+    )  # fmt: skip
+    schedule: str = option(
+        "cosine", choice({name: row.help for name, row in SCHEDULES.items()}), panel=TUNE, metavar="NAME",
+        needs=("tuning",), help="How the rate falls.",
+    )  # fmt: skip
+    warmup: int | None = option(
+        None, integer("a whole number of steps, 0 or more", 0), panel=TUNE, metavar="N", unit="steps",
+        needs=("tuning",), otherwise="20, at most an eighth of all",
+        help="Steps in which the rate rises to its height.",
     )  # fmt: skip

@@ -9,7 +9,8 @@ from typing import Any
 @dataclass(frozen=True)
 class Tuning:
     """What became of it. before, after: mean loss on the held-out samples; curve: (step, that loss) at every look;
-    best: the step whose average of weights was taken, 0 where the model stayed as it was; rate: that was used."""
+    best: the step whose average of weights was taken, 0 where the model stayed as it was; rate: that was used; loss: as
+    --loss has it; augment: what was done to pictures; train: what --train was, "" without."""
 
     steps: int
     batch: int
@@ -21,11 +22,20 @@ class Tuning:
     after: float
     best: int
     curve: tuple[tuple[int, float], ...] = ()
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warmup: int | None = None
+    loss: str = "kl"
+    augment: tuple[str, ...] = ()
+    train: str = ""
 
     def to_plan(self) -> dict[str, Any]:
         """What it takes to do it again, by option."""
         return {
-            "steps": self.steps, "batch_size": self.batch, "learning_rate": self.rate, "optimizer": self.optimizer
+            "steps": self.steps, "batch_size": self.batch, "learning_rate": self.rate, "optimizer": self.optimizer,
+            "momentum": self.momentum, "weight_decay": self.weight_decay, "schedule": self.schedule,
+            "warmup": self.warmup, "loss": self.loss, "augment": list(self.augment), "train": self.train,
         }  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:

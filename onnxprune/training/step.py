@@ -6,8 +6,7 @@ where, is a `Layout`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,34 +16,20 @@ from onnx import helper
 
 from onnxprune.errors import UserError
 from onnxprune.gradient.backward import Backward, sweep
-from onnxprune.gradient.losses import kullback_leibler, squared_error
 from onnxprune.gradient.walk import Derivatives, differentiate
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import float32_feeds
 from onnxprune.graph.io import Model, to_proto
 from onnxprune.graph.ort import base_options, open_session
 from onnxprune.graph.protos import is_constant, place
-from onnxprune.graph.shapes import graph_inputs, infer
 from onnxprune.runtime.session import Feeds
 from onnxprune.training.form import OTHERS, form_of
-from onnxprune.training.weights import without_normalisations
+from onnxprune.training.losses import Objective
+from onnxprune.training.weights import with_batch_statistics, without_normalisations
 
 ALIGNED = 16  # elements: a cache line
-HELD = 1.4
-
-
-@dataclass(frozen=True)
-class Target:
-    """What an output is compared by: classes (Kullback-Leibler divergence of probabilities), or values (squared error
-    over their variance). probabilities: the output holds some; weight: of its loss in the sum; temperature: of classes,
-    as `kullback_leibler` has it."""
-
-    output: str
-    classes: bool
-    probabilities: bool = False
-    variance: float = 1.0
-    weight: float = 1.0
-    temperature: float = 1.0
+FOLLOWED = 0.1  # of the way to the statistics of a batch
+Shapes = Mapping[str, tuple[int, ...]] | None
 
 
 @dataclass(frozen=True)
@@ -82,74 +67,56 @@ class Layout:
         return flat
 
 
-def part_of(model: Model, feeds: Feeds, outputs: Collection[str], memory: float) -> int | None:
-    """Samples of a batch whose forward and backward pass take about so much memory, as many in every part; None where
-    inputs and outputs do not have as many samples along the first axis.
-
-    A step holds `HELD` times the tensors of the forward pass, by the growth of resident memory of resnet56 (.9) and
-    mobilenetv2 (1.4).
-    """
-    shapes = infer(model, {name: x.shape for name, x in feeds.items()}).shapes
-    counts = {s[0] if s else None for s in (*(x.shape for x in feeds.values()), *(shapes.get(o, ()) for o in outputs))}
-    count = counts.pop()
-    if counts or not count:
-        return None
-    each = sum(4 * math.prod(d or 1 for d in s) for name, s in shapes.items() if name not in model.weights) / count
-    most = max(1.0, memory / max(HELD * each, 1))
-    return max(k for k in range(1, count + 1) if count % k == 0 and k <= most)
-
-
 class Step:
     """The session of a model's training step.
 
-    layout: of `weights` and `gradients`, flat; free: which values may change; part: samples that are run at a time;
-    blocked: weight -> why it is not trained.
+    layout: of `weights` and `gradients`, flat; free: which values may change; blocked: weight -> why it is not trained.
     """
 
     def __init__(
-        self, model: Model, targets: Sequence[Target], feeds: Feeds, *, names: Sequence[str] | None = None,
-        fixed: bool = True, memory: float = math.inf, threads: int = 0,
+        self, model: Model, objective: Objective, feeds: Feeds, *, names: Sequence[str] | None = None,
+        fixed: bool = True, by_batch: bool = False, threads: int = 0,
     ) -> None:  # fmt: skip
-        """feeds: inputs of one batch; fixed: all batches have their shapes; names: weights to train, by default all
-        that can be; memory: bytes for activations, above which a batch of fixed shapes is run in equal parts.
-
+        """feeds: inputs of one run; fixed: all runs have their shapes; names: weights to train, by default all that can
+        be; by_batch: normalisations go by the statistics of the batch, which those of the model follow.
         Raises `UserError` where no weight has a gradient."""
         form = form_of(model)
         names = list(form.places) if names is None else list(names)
         if not names:
             raise UserError("the model cannot be trained: it has no weights of floating types")
-        self.part = part_of(form.model, feeds, [t.output for t in targets], memory) if fixed else None
-        shapes = {n: x[: self.part].shape for n, x in feeds.items()} if fixed else None
+        shapes = {n: x.shape for n, x in feeds.items()} if fixed else None
         b = Backward(without_normalisations(form.model), shapes)
-        self.inputs = {i.name: "" for i in graph_inputs(model)}
-        self.targets = {t.output: f"{t.output}_target" for t in targets}
-        loss = loss_of(b, targets, self.targets)
-        forward = b.model.copy()
+        loss, self.targets = objective.add(b)
+        forward, measured, self.statistics = b.model.copy(), loss, dict[str, str]()
+        if by_batch:
+            trained, self.statistics = with_batch_statistics(form.model)
+            form = form.also(model, self.statistics)
+            b = Backward(trained, shapes)
+            loss, _ = objective.add(b)
         found: Derivatives = differentiate(b, loss, names)
         if not found.of:
             why = next(iter(found.blocked.values()), "the outputs depend on no weight")
             raise UserError(f"the model cannot be trained: {why}")
-        self.blocked, self.form = dict(found.blocked), form
-        self.layout = Layout.of({name: form.model.weights[name] for name in found.of})
+        self.blocked, self.form, self.trained = dict(found.blocked), form, list(found.of)
+        self.layout = Layout.of({name: form.model.weights[name] for name in (*found.of, *self.statistics)})
         self.weights, self.gradients = self.layout.filled(form.model.weights), self.layout.empty()
         self.free = self.layout.empty(np.bool_)
-        for name in self.layout.places:
+        for name in self.trained:
             self.layout.view(self.free, name)[...] = form.free(name)
-        self._train = self._session(b.finished([loss, *found.of.values()]), loss, found.of, threads)
-        self._measure = self._session(forward, loss, {}, threads)
+        made = {**found.of, **self.statistics}
+        self._train = self._session(b.finished([loss, *made.values()]), loss, made, threads)
+        self._measure = self._session(forward, measured, {}, threads)
 
     def train(self, feeds: Feeds, targets: Feeds) -> float:
-        """The mean loss of one batch; its gradients are in `gradients` then."""
-        count = len(next(iter(feeds.values()))) if self.part else 0
-        if self.part is None or count <= self.part:
-            return self._run(self._train, feeds, targets)
-        loss, total, starts = 0.0, np.zeros_like(self.gradients), range(0, count, self.part)
-        for k in starts:
-            one, other = ({n: x[k : k + self.part] for n, x in of.items()} for of in (feeds, targets))
-            loss += self._run(self._train, one, other) / len(starts)
-            total += self.gradients
-        np.divide(total, np.float32(len(starts)), out=self.gradients)
-        return loss
+        """The loss of one batch; its gradients are in `gradients` then."""
+        return self._run(self._train, feeds, targets)
+
+    def settle(self) -> None:
+        """Statistics of normalisations go a part of the way to those of the last batch, which lie where other weights
+        have their gradients."""
+        for name in self.statistics:
+            w = self.layout.view(self.weights, name)
+            w += np.float32(FOLLOWED) * (self.layout.view(self.gradients, name) - w)
 
     def loss(self, feeds: Feeds, targets: Feeds) -> float:
         """The loss of one batch, of any size."""
@@ -158,7 +125,7 @@ class Step:
     def _run(self, bound: tuple[ort.InferenceSession, ort.IOBinding], feeds: Feeds, targets: Feeds) -> float:
         session, binding = bound
         feeds = float32_feeds(feeds, OTHERS)
-        for name, x in {**feeds, **{self.targets[o]: t for o, t in targets.items()}}.items():
+        for name, x in {**feeds, **{name: targets[key] for key, name in self.targets.items()}}.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(x))
         session.run_with_iobinding(binding)
         return float(np.asarray(binding.get_outputs()[0].numpy()).ravel()[0])
@@ -179,9 +146,7 @@ class Step:
         del graph.output[:]
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in (loss, *of.values()))
         sweep(graph)
-        options = base_options(threads)
-        options.enable_mem_pattern = False  # a pattern doubles what activations take, and saves no time
-        session = open_session(to_proto(model).SerializeToString(), options)
+        session = open_session(to_proto(model).SerializeToString(), base_options(threads))
         binding = session.io_binding()
         binding.bind_output(loss, "cpu")
         for name in self.layout.places:
@@ -195,25 +160,3 @@ class Step:
     def written(self, model: Model, flat: Array) -> Model:
         """A copy of the model with the weights of a buffer."""
         return self.form.written(model, {name: self.layout.view(flat, name).copy() for name in self.layout.places})
-
-
-def loss_of(
-    b: Backward,
-    targets: Sequence[Target],
-    names: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-) -> str:
-    """The weighted sum of the losses of all outputs. names: of the inputs that the targets become; shapes: that they
-    state, by default any batch."""
-    parts = []
-    for t in targets:
-        declared = shapes[t.output] if shapes else [None] * b.rank(t.output)
-        target = b.input_like(names[t.output], t.output, declared)
-        if t.classes:
-            part = kullback_leibler(
-                b, t.output, target, probabilities=t.probabilities, temperature=t.temperature
-            )  # fmt: skip
-        else:
-            part = squared_error(b, t.output, target, t.variance)
-        parts.append(b.scale(part, t.weight))
-    return b.add(parts)

@@ -1,4 +1,5 @@
-"""Tuning without labels: the weights of a pruned model are trained towards the outputs of the original.
+"""Tuning: the weights of a pruned model are trained towards the outputs of the original, and towards the labels of the
+samples where there are some.
 
 Least squares came first, so the schedule is gentle. Zeros of weights with two axes or more stay zero. The average of
 the weights that is best on samples that no stage has seen is taken, and the model as it was where none is better.
@@ -10,28 +11,27 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
+from onnxprune.calibration.augment import AUGMENTATIONS, USUAL, channels_first
 from onnxprune.errors import OptionError, UserError
-from onnxprune.graph.arrays import Array
+from onnxprune.evaluation.training_set import TrainingSet
 from onnxprune.graph.io import Model
 from onnxprune.graph.step import Step as Stage
 from onnxprune.progress import Steps
-from onnxprune.runtime.classes import classifier_output, probabilities
 from onnxprune.runtime.session import Feeds, session
+from onnxprune.training.batches import Batches
+from onnxprune.training.losses import label_feeds, objective_of, teach
 from onnxprune.training.optimizers import Optimizer, follow
 from onnxprune.training.outcome import Tuning
-from onnxprune.training.pictures import flip_and_crop, spatial_axes
 from onnxprune.training.schedule import rate
-from onnxprune.training.step import Step, Target
+from onnxprune.training.step import Step
 
 LOOKS = 12  # times that the held-out samples are looked at, at most
 AVERAGED = 10  # the average of the weights goes back about one in so many steps
 HALVINGS = 5  # of the rate, where losses are no numbers, before it is an error
-TEMPERATURE = 4.0  # of classifiers of samples: resnet20 at half of its MACs gains 3.2 points in 100 steps, at 1 2.3
-LEAST = 1e-30  # probability
 TIMED = 3  # steps by which a time becomes a number of steps
 RATE = {"adam": 1e-4, "adamw": 1e-4, "sgd": 1e-2}  # five times as much undoes what least squares did for resnet56
 BATCH = 64
@@ -40,55 +40,30 @@ BATCH = 64
 @dataclass(frozen=True)
 class Settings:
     """How to tune. amount, unit: how much, in "epochs", "steps" or "seconds"; batch: samples of one step; rate: the
-    highest, None for the optimizer's own; augment: flips and shifts where pictures go in; threads: of onnxruntime;
-    memory: bytes for activations."""
+    highest, None for the optimizer's own; decay: of the weights; schedule, warmup: as of `schedule.rate`; loss: as
+    `losses.parse` gives it, None for what suits the samples; augment: rows of `AUGMENTATIONS`, None for those that are
+    usual without labels; threads: of onnxruntime."""
 
     amount: float
     unit: str = "steps"
     batch: int = BATCH
     rate: float | None = None
     optimizer: str = "adam"
-    augment: bool = True
+    momentum: float = 0.9
+    decay: float = 0.0
+    schedule: str = "cosine"
+    warmup: int | None = None
+    loss: Any = None
+    augment: tuple[str, ...] | None = None
     seed: int = 0
     threads: int = 0
-    memory: float = math.inf
-
-
-class Source(Protocol):
-    """Samples: how many, and inputs of the original for some, in one run."""
-
-    @property
-    def count(self) -> int:
-        """How many samples there are."""
-
-    def feeds(self, indices: Sequence[int]) -> Feeds:
-        """Inputs of one run: these samples, joined along axis 0."""
-
-
-class Teacher:
-    """The outputs of the original, as targets."""
-
-    def __init__(self, run: Callable[[Feeds], Feeds], targets: Sequence[Target]) -> None:
-        self.run, self.targets = run, targets
-
-    def __call__(self, feeds: Feeds) -> Feeds:
-        values = self.run(feeds)
-        return {
-            t.output: _logarithms(values[t.output]) if t.classes else values[t.output].astype(np.float32)
-            for t in self.targets
-        }
-
-
-def _logarithms(y: Array) -> Array:
-    """Logarithms of probabilities, float32 in the shape of the scores."""
-    return np.log(np.maximum(probabilities(y), LEAST)).astype(np.float32).reshape(y.shape)
 
 
 def tune(
     original: Model,
     model: Model,
-    seen: Source,
-    unseen: Source,
+    seen: TrainingSet,
+    unseen: TrainingSet,
     settings: Settings,
     *,
     narrow: Callable[[Feeds], Feeds] = lambda feeds: feeds,
@@ -96,73 +71,55 @@ def tune(
 ) -> Stage[Tuning]:
     """The tuned model, or the one that came in where that is better on the held-out samples.
 
-    seen: samples to train on; unseen: those that choose; narrow: inputs of the original as those of the model.
+    seen: samples to train on, by their labels too where they have some; unseen: those that choose; narrow: inputs of
+    the original as those of the model.
     Raises `UserError` where it cannot be trained.
     """
-    rng = np.random.default_rng([settings.seed, seen.count])
-    batch = min(settings.batch, seen.count)
-    parts = [range(k, min(k + batch, unseen.count)) for k in range(0, unseen.count, batch)]
+    augment = settings.augment
+    if augment is None:
+        augment = USUAL if seen.labels is None else ()  # a flipped 2 is no 2
+    batches = Batches(seen, settings.batch, settings.seed, augment)
+    parts = unseen.batches(batches.size)
     with session(original, threads=settings.threads) as s:
         names = [o.name for o in s.get_outputs()]
 
         def run(feeds: Feeds) -> Feeds:
             return dict(zip(names, s.run(None, feeds), strict=True))
 
-        first = unseen.feeds(parts[0])
-        teacher = Teacher(run, targets_of(original, run(first), len(parts[0])))
-        feed = Batches(seen, batch, rng, augment=settings.augment)
-        shown = feed()
-        alike = batch > 1 or {n: x.shape for n, x in first.items()} == {n: x.shape for n, x in shown.items()}
-        step = Step(
-            model, teacher.targets, narrow(shown), fixed=alike, memory=settings.memory, threads=settings.threads
-        )
-        quiz = [(narrow(x), teacher(x), len(part)) for part in parts for x in [unseen.feeds(part)]]
+        first, (shown, _) = unseen.feeds(parts[0]), batches(0)
+        if len(shown) != 1 or channels_first(*shown.values()) is None:
+            if settings.augment:
+                raise OptionError(f"--augment {','.join(augment)} has no effect: no pictures go in")
+            augment = ()
+        objective = objective_of(
+            original, run(first), len(parts[0]), loss=settings.loss, labels=seen.labels,
+            mixed=any(AUGMENTATIONS[a].mixes for a in augment),
+        )  # fmt: skip
 
-        def draw() -> tuple[Feeds, Feeds]:
-            feeds = feed()
-            return narrow(feeds), teacher(feeds)
+        def teacher(feeds: Feeds) -> Feeds:
+            return teach(objective.terms, run(feeds)) if objective.taught else {}
+
+        alike = [{n: x.shape[1:] for n, x in feeds.items()} for feeds in (first, shown)]
+        fixed = len(seen.kinds) == 1 and alike[0] == alike[1]
+        step = Step(model, objective, narrow(shown), fixed=fixed, threads=settings.threads)
+        quiz = [
+            (narrow(x), {**teacher(x), **label_feeds(objective, unseen.labels, part)}, len(part))
+            for part in parts for x in [unseen.feeds(part)]
+        ]  # fmt: skip
+
+        def draw(k: int) -> tuple[Feeds, Feeds]:
+            feeds, labels = batches(k)
+            return narrow(feeds), {**teacher(feeds), **labels}
 
         work = Run(step, settings, draw, quiz)
-        steps = work.steps(seen.count / batch)
+        steps = work.steps(seen.count / batches.size)
         best = work.train(steps, progress)
     outcome = Tuning(
-        steps, batch, work.rate, settings.optimizer, unseen.count, len(step.layout.places), work.curve[0][1],
-        dict(work.curve)[best], best, tuple(work.curve),
+        steps, batches.size, work.rate, settings.optimizer, unseen.count, len(step.trained), work.curve[0][1],
+        dict(work.curve)[best], best, tuple(work.curve), momentum=settings.momentum, weight_decay=settings.decay,
+        schedule=settings.schedule, warmup=settings.warmup, loss=objective.description, augment=augment,
     )  # fmt: skip
     return Stage(model if best == 0 else step.written(model, work.chosen), outcome, tuple(work.notes))
-
-
-def targets_of(original: Model, outputs: Feeds, samples: int) -> list[Target]:
-    """How each output is compared, by what the original gives for some samples: a classifier's by probabilities, else
-    all floating ones by their values."""
-    classes = classifier_output(original, outputs, samples)
-    if classes:
-        y = outputs[classes]
-        given = bool((y >= 0).all() and np.allclose(y.reshape(len(y), -1).sum(1), 1, atol=1e-3))
-        return [Target(classes, True, probabilities=given, temperature=TEMPERATURE if y.ndim == 2 else 1.0)]
-    floats = [name for name, y in outputs.items() if y.dtype.kind == "f" and y.size]
-    if not floats:
-        raise UserError("tuning needs an output of a floating type, and the model has none")
-    variances = {name: float(np.var(outputs[name], dtype=np.float64)) for name in floats}
-    return [Target(n, classes=False, variance=v or 1.0, weight=1 / len(floats)) for n, v in variances.items()]
-
-
-class Batches:
-    """Batches of the samples that are trained on, in another order each time round, pictures flipped and shifted."""
-
-    def __init__(self, seen: Source, batch: int, rng: np.random.Generator, *, augment: bool) -> None:
-        self.seen, self.batch, self.rng, self.augment = seen, batch, rng, augment
-        self.left = np.arange(0)
-
-    def __call__(self) -> Feeds:
-        if len(self.left) < self.batch:
-            self.left = self.rng.permutation(self.seen.count)
-        part, self.left = self.left[: self.batch], self.left[self.batch :]
-        feeds = self.seen.feeds(part.tolist())
-        pictures = [name for name, x in feeds.items() if spatial_axes(x)]
-        if not self.augment or len(feeds) != 1 or not pictures:
-            return feeds
-        return {name: flip_and_crop(feeds[name], self.rng) for name in pictures}
 
 
 Quiz = Sequence[tuple[Feeds, Feeds, int]]  # inputs, targets, samples
@@ -171,10 +128,12 @@ Quiz = Sequence[tuple[Feeds, Feeds, int]]  # inputs, targets, samples
 class Run:
     """The state of one tuning: weights, optimizer, their average, and the best of the averages (`chosen`)."""
 
-    def __init__(self, step: Step, settings: Settings, draw: Callable[[], tuple[Feeds, Feeds]], quiz: Quiz) -> None:
+    def __init__(self, step: Step, settings: Settings, draw: Callable[[int], tuple[Feeds, Feeds]], quiz: Quiz) -> None:
         self.step, self.settings, self.draw, self.quiz = step, settings, draw, quiz
         self.rate = RATE[settings.optimizer] if settings.rate is None else settings.rate
-        self.optimizer = Optimizer(settings.optimizer, step.layout.size)
+        self.optimizer = Optimizer(
+            settings.optimizer, step.layout.size, momentum=settings.momentum, decay=settings.decay
+        )  # fmt: skip
         self.average, self.before, self.chosen = (step.weights.copy() for _ in range(3))
         self.curve: list[tuple[int, float]] = []
         self.notes: list[str] = []
@@ -188,10 +147,10 @@ class Run:
         amount, unit = self.settings.amount, self.settings.unit
         if unit != "seconds":
             return max(1, round(amount * (1 if unit == "steps" else per_epoch)))
-        self.step.train(*self.draw())
+        self.step.train(*self.draw(0))
         start = time.perf_counter()
-        for _ in range(TIMED):
-            self.step.train(*self.draw())
+        for k in range(TIMED):
+            self.step.train(*self.draw(k + 1))
         each = (time.perf_counter() - start) / TIMED
         looking = time.perf_counter()
         self.look(0)
@@ -209,7 +168,7 @@ class Run:
         every, horizon = math.ceil(steps / LOOKS), max(1.0, steps / AVERAGED)
         best, least = 0, self.look(0)
         for k in range(steps):
-            self.take(*self.draw(), rate(k, steps, self.rate))
+            self.take(*self.draw(k), rate(k, steps, self.rate, self.settings.schedule, self.settings.warmup))
             follow(self.average, self.step.weights, max(1 / horizon, 1 / (k + 2)))
             if (k + 1) % every == 0 or k + 1 == steps:
                 loss = self.look(k + 1)
@@ -233,6 +192,7 @@ class Run:
         if math.isfinite(loss) and math.isfinite(float(np.dot(step.gradients, step.gradients))):
             self.before[...] = step.weights
             self.optimizer.update(step.weights, step.gradients, step.free, height * self.factor)
+            step.settle()
             return
         self.halved += 1
         if self.halved > HALVINGS:

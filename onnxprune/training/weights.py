@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from onnx import NodeProto, helper
 
+from onnxprune.errors import UserError
+from onnxprune.gradient.backward import OPSET
 from onnxprune.graph.arrays import DTYPES, FLOAT_TYPES
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
@@ -20,6 +22,7 @@ from onnxprune.graph.normalisation import MEAN, SCALE, SHIFT, STATISTICS, batchn
 from onnxprune.graph.protos import overridable, place
 from onnxprune.graph.quantized import DEQUANTIZES
 from onnxprune.graph.traits import TRAITS
+from onnxprune.graph.versions import raised
 from onnxprune.layers.stored import CHAIN
 
 FLOATS = {DTYPES[t] for t in FLOAT_TYPES}
@@ -117,3 +120,23 @@ def _on_weights(edit: Edit, norm: Node, conv: Node, rank: int) -> list[NodeProto
     bias = op("Sub", norm.input(SHIFT), op("Mul", moved, factor))
     conv.proto.input[:] = [conv.input(0), op("Mul", conv.input(1), spread), bias]
     return nodes
+
+
+def with_batch_statistics(model: Model) -> tuple[Model, dict[str, str]]:
+    """A copy whose BatchNormalizations go by the mean and variance of the batch; and by statistic of theirs the tensor
+    that holds the batch's. Raises `UserError` where two of them share one."""
+    edit, found = Edit(raised(model, OPSET)), dict[str, str]()
+    for node in edit.graph.node:
+        if node.op_type != "BatchNormalization" or node.domain or not set(node.input[3:5]) <= set(model.weights):
+            continue
+        for name in found.keys() & set(node.input[3:5]):
+            raise UserError(f"the model cannot be trained from scratch: normalisations share the statistics {name}")
+        made = [edit.fresh(f"{name}/batch") for name in node.input[3:5]]
+        found |= dict(zip(node.input[3:5], made, strict=True))
+        kept = [a for a in node.attribute if a.name not in ("training_mode", "momentum")]
+        del node.attribute[:], node.output[1:]
+        node.attribute.extend(
+            [*kept, helper.make_attribute("training_mode", 1), helper.make_attribute("momentum", 0.0)]
+        )  # fmt: skip
+        node.output.extend(made)
+    return edit.model, found
