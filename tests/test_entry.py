@@ -266,10 +266,11 @@ def test_packing_stays_within_its_bytes(layer: Layer) -> None:
 
 
 def plain_pack(machine: str, l1: int) -> ModuleType:
-    """pack.py for any machine, not compiled: its arrays at addresses are to be given with `memory_of`."""
+    """pack.py for any machine, not compiled, with stored.py as its `reading`; arrays at addresses are to be given with
+    `give_memory`."""
     from numba import config
 
-    from onnxprune.kernels import addresses, pack
+    from onnxprune.kernels import addresses, pack, stored
     from onnxprune.kernels import loops as kernels
 
     of = kernels.MACHINES[machine]
@@ -277,16 +278,27 @@ def plain_pack(machine: str, l1: int) -> ModuleType:
         "ROWS": of.rows, "PANEL": 4 * of.lanes, "STRIDE": 4 * of.lanes * of.vectors, "L1": l1,
         "SHARING": kernels.CLASSES[of.rows],
     }  # fmt: skip
-    spec = util.spec_from_file_location("plain_pack", pack.__file__)
+    with mock.patch.multiple(kernels, **there), mock.patch.object(config, "DISABLE_JIT", 1):
+        reading = _plain(stored)
+        with mock.patch.dict(sys.modules, {stored.__name__: reading}):
+            module = _plain(pack)
+    for name in ("aligned", "clear", "copy", "descending"):
+        for part in (module, reading):
+            setattr(part, name, getattr(addresses, name).py_func)
+    reading.float_of = lambda bits: np.uint32(int(bits) & 0xFFFFFFFF).view(np.float32)  # type: ignore[attr-defined]
+    module.reading = reading  # type: ignore[attr-defined]
+    return module
+
+
+def _plain(module: ModuleType) -> ModuleType:
+    """A copy of a module, made as the settings are now."""
+    assert module.__file__ is not None
+    spec = util.spec_from_file_location(f"plain_{module.__name__}", module.__file__)
     assert spec is not None
     assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    with mock.patch.multiple(kernels, **there), mock.patch.object(config, "DISABLE_JIT", 1):
-        spec.loader.exec_module(module)
-    for name in ("aligned", "clear", "copy", "descending"):
-        setattr(module, name, getattr(addresses, name).py_func)
-    module.float_of = lambda bits: np.uint32(int(bits) & 0xFFFFFFFF).view(np.float32)  # type: ignore[attr-defined]
-    return module
+    copy = util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return copy
 
 
 def give_memory(module: ModuleType, regions: dict[int, int]) -> None:
@@ -310,7 +322,8 @@ def give_memory(module: ModuleType, regions: dict[int, int]) -> None:
         "f32": np.float32, "i64": np.int64, "i32": np.int32, "u32": np.uint32, "u16": np.uint16, "u8": np.uint8,
     }  # fmt: skip
     for name, dtype in types.items():
-        setattr(module, name, arrays(dtype))
+        for part in (module, module.reading):
+            setattr(part, name, arrays(dtype))
 
 
 def pack_plainly(module: ModuleType, layer: Layer, layout: int) -> Array:

@@ -133,6 +133,18 @@ def test_max_drop_keeps_its_word(folder: Path) -> None:
     json.dumps(result.report.to_dict())
 
 
+def test_max_drop_tunes_briefly_while_it_searches_and_confirms_the_tuned_file(folder: Path) -> None:
+    done = onnxprune.prune(
+        classifier(), max_drop=0.2, evaluate="data.npz", calibration=IMAGES, round_to=1, verify=False, measure=False,
+        tune="20steps", learning_rate=0.01, batch_size=8,
+    )  # fmt: skip
+    verdict, tuning = done.report.evaluation, done.report.tuning
+    assert verdict is not None and verdict.bound is not None and verdict.bound <= 0.2
+    assert tuning is not None and tuning.steps in (2, 20)
+    short = [note for note in done.report.notes if "tuned by 2steps as in the search" in note]
+    assert bool(short) == (tuning.steps == 2)
+
+
 def test_max_drop_of_a_function(folder: Path) -> None:
     result = onnxprune.prune(
         classifier(), max_drop=0.15, evaluate="judge_of_tests:size", recover="none", importance="l2", round_to=1,

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 import onnxprune
 from conftest import ROOT, Cli
 from models.files import parse
+from onnxprune.allocation.choose import Chooser, Subject
 from onnxprune.calibration.augment import USUAL, augmented, channels_first
 from onnxprune.calibration.calibration import calibrate
 from onnxprune.calibration.read import read
@@ -26,13 +27,14 @@ from onnxprune.evaluation.training_set import training_set
 from onnxprune.formats.codebook import zipped_bytes
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
+from onnxprune.importance.criterion import Scores
 from onnxprune.runtime.classes import probabilities
 from onnxprune.runtime.session import Feeds, run
 from onnxprune.training.losses import Objective, Target
 from onnxprune.training.optimizers import OPTIMIZERS, Optimizer, follow
 from onnxprune.training.options import amount
 from onnxprune.training.schedule import rate
-from onnxprune.training.step import Layout, Step
+from onnxprune.training.step import Layout, Step, part_of
 from onnxprune.training.tune import Settings, tune
 from onnxprune.training.weights import trainable, without_normalisations
 
@@ -153,6 +155,18 @@ def test_a_step_gives_the_gradients_of_the_model() -> None:
     for name in names:
         g, scale = found[f"{name}_gradient"], np.abs(found[f"{name}_gradient"]).max()
         assert np.allclose(step.layout.view(step.gradients, name), g, atol=1e-4 * scale + 1e-6), name
+
+
+def test_a_batch_in_parts_has_the_same_gradients_in_less_memory() -> None:
+    output, feeds = DIGITS.proto.graph.output[0].name, samples(range(12))
+    target = {output: np.log(probabilities(np.random.default_rng(0).standard_normal((12, 10)))).astype(np.float32)}
+    parts = (part_of(DIGITS, feeds, [output], memory) for memory in (1, 3.5e6, math.inf))
+    assert list(parts) == [1, 4, 12]
+    kl = Objective((Target(output, "kl"),))
+    whole, split = (Step(DIGITS, kl, feeds, memory=m, threads=1) for m in (math.inf, 3.5e6))
+    assert (whole.part, split.part) == (12, 4)
+    assert whole.train(feeds, target) == pytest.approx(split.train(feeds, target), rel=1e-5)
+    assert np.allclose(whole.gradients, split.gradients, atol=1e-5 * np.abs(whole.gradients).max())
 
 
 def test_a_layout_keeps_weights_apart() -> None:
@@ -394,6 +408,46 @@ def test_zeros_are_stored_after_they_were_tuned(call: Cli, tmp_path: Any) -> Non
     assert report["tuning"]["best"] > 0 and report["sparsity"]["zeros"] >= 0.89 * report["sparsity"]["weights"]
     kinds = [n.op_type for n in onnx.load(tmp_path / "a.onnx").graph.node]
     assert any("Sparse" in k or "CSR" in k.upper() for k in kinds), kinds
+
+
+def test_zeros_that_grow_are_tuned_after_every_step(call: Cli, tmp_path: Any) -> None:
+    np.savez(tmp_path / "x.npz", pixels=PICTURES[:, 0, ::2, ::2].reshape(64, 64))
+    base = f"{ROOT / 'models' / 'digits_mlp.onnx'} --calibration {tmp_path / 'x.npz'} --threads 1 --no-latency"
+    words = f"{base} --format dense --sparsity 0.9 --solver magnitude --recover none --tune 20steps --batch-size 16"
+    masks = []
+    for name, more in (("one", ""), ("three", f"--steps 3 --save-plan {tmp_path / 'plan.json'}")):
+        done = call(f"{words} --learning-rate 0.003 {more} -o {tmp_path / name}.onnx")
+        assert done.code == 0, done.err
+        masks.append({n: w == 0 for n, w in load(tmp_path / f"{name}.onnx").weights.items() if w.ndim == 2})
+    assert "tuned 3 times, after every step of the zeros" in done.out
+    one, three = masks  # what is smallest changes as the others learn
+    assert sum(m.sum() for m in three.values()) == pytest.approx(0.9 * sum(m.size for m in three.values()), rel=0.01)
+    assert any(not np.array_equal(one[n], three[n]) for n in one)
+    again = call(f"{base} --plan {tmp_path / 'plan.json'} -o {tmp_path / 'again.onnx'}")
+    assert again.code == 0, again.err
+    first, second = (load(tmp_path / f"{name}.onnx").weights for name in ("three", "again"))
+    assert all(np.array_equal(w, second[n]) for n, w in first.items())
+
+
+def test_a_step_of_a_cut_looks_at_the_tuned_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Model] = []
+    choose = Chooser._of
+
+    def looked(self: Chooser, subject: Subject) -> Scores:
+        seen.append(subject.analysis.model)
+        return choose(self, subject)
+
+    monkeypatch.setattr(Chooser, "_of", looked)
+    mlp, pixels = ROOT / "models" / "digits_mlp.onnx", PICTURES[:, 0, ::2, ::2].reshape(64, 64)
+    options: dict[str, Any] = {
+        "channels": 0.4, "steps": 2, "calibration": pixels, "measure": False, "importance": "wanda",
+        "allocate": "uniform",
+    }  # fmt: skip
+    assert onnxprune.prune(mlp, **options).report.tuning is None
+    assert onnxprune.prune(mlp, **options, tune="8steps", learning_rate=0.01, batch_size=16).report.tuning is not None
+    plain, tuned = ({n: w for n, w in m.weights.items() if w.ndim == 2} for m in (seen[1], seen[3]))  # of step 2
+    assert any(w.shape != tuned[n].shape or not np.array_equal(w, tuned[n]) for n, w in plain.items())
+    assert sum(w.size for w in tuned.values()) < sum(w.size for w in load(mlp).weights.values())
 
 
 def test_the_command_tunes_and_a_plan_replays_it(call: Cli, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ class Data:
     memory: float | str = option(
         MEMORY, size("an amount of memory above 0, as 2 (GB) or 500MB", 1e9), panel=DATA, metavar="SIZE", unit="bytes",
         otherwise="250MB", effect="limits memory",
-        help="For activations, in GB or with a unit; less means more passes.",
+        help="For activations, in GB or with a unit; less means more passes, and smaller parts of a step of --tune.",
     )  # fmt: skip
     cache: Path | str | os.PathLike[str] | None = option(
         None, path, panel=DATA, metavar="DIR", needs=("levels or zeros by data",),

@@ -2,7 +2,8 @@
 
 _entry.c     what onnxruntime sees: operators, memory, threads
 driver.py    one run: choice of the kernel, division of work; one function, compiled by numba
-pack.py      checks of a weight, and the forms in which kernels read it
+stored.py    a weight as the file says it; checks.py what may be wrong with it
+pack.py      the forms in which kernels read it
 names.py     names of operators, types and limits
 tables.py    numbers that are shared with the C part; header.py writes them for it into _tables.h
 addresses.py arrays at addresses

@@ -11,8 +11,10 @@ from typing import Any
 from numba import cfunc, njit, types
 
 from onnxprune.kernels import activations, loops
+from onnxprune.kernels.checks import check
 from onnxprune.kernels.emit import I16, I32, switch
-from onnxprune.kernels.pack import bound, check, chunks_of, density, fill, panels_of, small_tile, width_of
+from onnxprune.kernels.pack import bound, chunks_of, density, fill, panels_of, small_tile
+from onnxprune.kernels.stored import width_of
 
 # isort: off
 from onnxprune.kernels.loops import (

@@ -169,6 +169,8 @@ def _cache_folder() -> Path | None:
         "activations.py",
         "tables.py",
         "addresses.py",
+        "stored.py",
+        "checks.py",
         "pack.py",
         "driver.py",
     ):

@@ -225,7 +225,9 @@ class Keywords(TypedDict, total=False):
     """
 
     memory: float | str
-    """For activations, in GB or with a unit; less means more passes. Unit: bytes. Default: 250MB."""
+    """For activations, in GB or with a unit; less means more passes, and smaller parts of a step of tune. Unit:
+    bytes. Default: 250MB.
+    """
 
     cache: Path | str | os.PathLike[str] | None
     """Keep the level database and finished sparse layers here; other targets for the same model, data and options

@@ -120,6 +120,7 @@ class Options:
             self._pairs[1], (), None, self.recovery.zeros,
             None if self.data.cache is None else Path(self.data.cache), self.check.seed,
             self.cut.steps if self.sparse else 1, not self.structural,
+            self.training.tune is not None and self.store.cluster is None,
         )  # fmt: skip
 
     @property
@@ -194,8 +195,6 @@ class Options:
         typed = f"--tune {self.training.tune}"
         if self.check.dry_run:
             raise OptionError(f"{typed} has no effect: --dry-run makes no model that could be tuned")
-        if self.cut.steps > 1:
-            raise OptionError(f"{typed} does not go with --steps {self.cut.steps}: it tunes once, at the end")
 
 
 @dataclass(frozen=True)

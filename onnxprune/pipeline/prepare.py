@@ -225,7 +225,10 @@ def spec_of(options: Options, analysis: Analysis, recorded: Plan | None) -> Spec
     """What is asked of the weights; globs of --ignore go to the layers that they match."""
     if recorded is not None:
         seed = int(recorded.settings.get("seed", options.check.seed))
-        return replace(options.spec, recorded=recorded.sparsity, recover=RECOVERIES[recorded.recover].zeros, seed=seed)
+        return replace(
+            options.spec, recorded=recorded.sparsity, recover=RECOVERIES[recorded.recover].zeros, seed=seed,
+            tuned=bool(recorded_tuning(recorded)),
+        )  # fmt: skip
     return replace(options.spec, ignore=tuple(ignored(options, analysis)[1]))
 
 

@@ -160,18 +160,20 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     data = None if setup.data is None or not later else solve_data(analysis, keep, setup.data)
     sparse: Step[Sparsity | None] = Step(fits.model, None)
     tuner = Tuner(setup, keep)
+    finish = tuner if setup.spec.asked and o.store.cluster is None else None
     if setup.spec.asked:
         clock("sparsify")
         zeroed = sparsify(
             fits.model, setup.spec, narrow, verify=o.check.verify, threads=o.check.threads, dry_run=setup.dry,
-            data=data, finish=tuner if o.store.cluster is None else None, progress=clock.progress,
+            data=data, finish=finish, progress=clock.progress,
         )  # fmt: skip
         sparse, plan = zeroed, replace(plan, sparsity=zeroed.outcome.to_plan())
     codebooks = clustered(setup, sparse, data, narrow)
     outcome = sparse.outcome
     if outcome is not None and codebooks.outcome is not None:
         outcome = outcome.recounted(codebooks.outcome.zeros)
-    clusters, model, tuning = codebooks.outcome, tuner(codebooks.model), tuner.outcome
+    model = codebooks.model if finish else tuner(codebooks.model)
+    clusters, tuning = codebooks.outcome, tuner.outcome
     if tuning is not None:
         plan = replace(plan, settings={**plan.settings, "tune": tuning.to_plan()})
     done = stamp(unfolded(model), analysis.model, plan, analysis, outcome)
@@ -254,9 +256,10 @@ def chooser_of(setup: Setup) -> Chooser:
     def build(keeps: KeptUnits) -> Model:
         keep = analysis.keep_ids(keeps)
         plain = cut(analysis, keep, check=False, input_shapes={}, seed=0, stage=silent)
-        return recover(
+        recovered = recover(
             analysis, keep, plain, setup.recipe.recover, setup.data, ridge=setup.recipe.ridge, progress=silent
         ).model
+        return Tuner(setup, keep)(recovered)  # what the next step looks at
 
     chosen = o.cut
     if isinstance(chosen.scores, Path):
@@ -321,23 +324,25 @@ def clustered(
 
 
 class Tuner:
-    """Trains the weights of a model towards the original's outputs, once, where that was asked for.
+    """Trains the weights of a model towards the original's outputs, where that was asked for, as often as it is called:
+    by the same number of steps each time.
 
-    outcome, notes: what became of it.
+    outcome, notes: what became of the last.
     """
 
     def __init__(self, setup: Setup, keep: Keep) -> None:
         self.setup, self.keep = setup, keep
         self.outcome: Tuning | None = None
         self.notes: tuple[str, ...] = ()
+        self.times = 0
 
     def __call__(self, model: Model) -> Model:
-        """The tuned model; the one that comes in where it was tuned before, or nothing of the kind was asked for."""
+        """The tuned model; the one that comes in where nothing of the kind was asked for."""
         from onnxprune.training.tune import Settings, tune  # the rules of all gradients take a while to be read
 
         o, analysis, data, train = self.setup.options, self.setup.analysis, self.setup.data, self.setup.train
-        training = o.training
-        if self.outcome is not None or training.tune is None:
+        training, clock, stage = o.training, self.setup.clock, self.setup.clock.stage
+        if training.tune is None:
             return model
         if train is not None:
             seen, unseen = train.split()
@@ -345,22 +350,25 @@ class Tuner:
             seen, unseen = (unlabelled(x, 1 if data.batch == 1 else 0) for x in (data.samples, data.aside))
         else:
             return model
-        self.setup.clock("tune")
+        clock("tune")
         pictures = o.data.augment
         chosen = pictures if isinstance(pictures, tuple) else USUAL if pictures and train is not None else None
+        many, unit = amount(training.tune) if self.outcome is None else (self.outcome.steps, "steps")
         settings = Settings(
-            *amount(training.tune), batch=training.batch_size, rate=training.learning_rate,
-            optimizer=training.optimizer, momentum=training.momentum, decay=training.weight_decay,
-            schedule=training.schedule, warmup=training.warmup, loss=training.loss, augment=chosen,
-            seed=o.check.seed, threads=o.check.threads,
+            many, unit, batch=training.batch_size, rate=training.learning_rate, optimizer=training.optimizer,
+            momentum=training.momentum, decay=training.weight_decay, schedule=training.schedule,
+            warmup=training.warmup, loss=training.loss, augment=chosen, seed=o.check.seed, threads=o.check.threads,
+            memory=float(o.data.memory),
         )  # fmt: skip
         done = tune(
             analysis.model, model, seen, unseen, settings,
-            narrow=lambda feeds: analysis.narrow(feeds, self.keep),
-            progress=counting(self.setup.clock.progress, "tune"),
+            narrow=lambda feeds: analysis.narrow(feeds, self.keep), progress=counting(clock.progress, "tune"),
         )  # fmt: skip
+        self.times += 1
+        again = [f"tuned {self.times} times, after every step of the zeros"] if self.times > 1 else []
         described = "" if train is None else train.samples.description
-        self.outcome, self.notes = replace(done.outcome, train=described), done.notes
+        self.outcome, self.notes = replace(done.outcome, train=described), (*done.notes, *again)
+        clock(stage)
         return done.model
 
 

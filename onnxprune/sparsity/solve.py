@@ -9,7 +9,7 @@ the counterpart for layers that lose weights instead of inputs. A solver (solver
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -96,22 +96,27 @@ def solve(
     method: Method,
     *,
     steps: int = 1,
+    between: Callable[[Model], Model] | None = None,
     cache: Path | None = None,
     progress: Steps = lambda done, total: None,
 ) -> tuple[Model, list[LayerSolve]]:
     """The model with zeros, and what became of each layer.
 
     layers: those that become sparse; counts: weight -> entries that go; steps: in which the zeros grow
-    (sparsity/grow.py). A layer that no regression can be made of, or that no data reach, is masked by magnitude, with
-    the reason. cache: folder in which finished layers are kept.
+    (sparsity/grow.py); between: what is done to the weights after every step but the last. A layer that no regression
+    can be made of, or that no data reach, is masked by magnitude, with the reason. cache: folder in which finished
+    layers are kept, of the first step alone where something is done between.
     """
     if steps == 1:
         identity: list[Any] = [str(pattern), sorted(counts.items()), vars(method)]
         return _pass(model, None, layers, counts, pattern, data, method, _Kept.open(cache, model, data, identity),
                      progress)  # fmt: skip
-    out, outcomes = None, list[LayerSolve]()
+    out: Model | None = None
+    outcomes: list[LayerSolve] = []
     plan = schedule(dict(counts), pattern, steps, GROWTH)
     for k, (part, reached) in enumerate(plan):
+        if out is not None and between is not None:
+            out, cache = between(out), None
         folder = None if cache is None else cache / f"step-{k + 1}"
         identity = [str(pattern), sorted(counts.items()), vars(method), steps, k]
         kept = _Kept.open(folder, model, data, identity)
@@ -142,7 +147,8 @@ def _pass(
     jobs, outcomes = jobs_of(model, edit, layers, counts)
     for layer in layers:
         if layer.name in outcomes:
-            layer.write(edit.model, by_magnitude(model, layer, pattern, counts[layer.initializer]))
+            start = model if before is None else before
+            layer.write(edit.model, by_magnitude(start, layer, pattern, counts[layer.initializer]))
     whole = Stream(model, data.source, limit=data.memory / 2, threads=data.threads)
     small = Stream(edit.model, data.source, limit=data.memory / 2, threads=data.threads)
     work = np.cumsum([0.0, *(_work(j) for j in jobs)])
@@ -163,7 +169,8 @@ def _pass(
             kept.write(job, result)
         weight, shift, outcome = result
         if outcome.reason:
-            job.layer.write(edit.model, by_magnitude(model, job.layer, pattern, job.count))
+            start = model if before is None else before
+            job.layer.write(edit.model, by_magnitude(start, job.layer, pattern, job.count))
         else:
             job.tasks[0].into.write(weight, shift)
         outcomes |= {node: replace(outcome, node=node) for node in job.nodes}

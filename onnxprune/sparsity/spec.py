@@ -25,7 +25,7 @@ class Spec:
     ratio: glob -> fraction of zeros of the layers that it matches; recorded: the sparse part of a plan, as `from_plan`
     gives it, which then says all of it; recover: whether the weights that stay make up for the others; cache: folder
     for finished layers; steps: in which the zeros grow, as asked; alone: False where a structural cut takes the steps,
-    too, so that they need not serve the zeros.
+    too, so that they need not serve the zeros; tuned: whether weights are trained between steps.
     """
 
     zeros: Zeros
@@ -38,6 +38,7 @@ class Spec:
     seed: int = 0
     steps: int = 1
     alone: bool = True
+    tuned: bool = False
 
     @property
     def makes_zeros(self) -> bool:
@@ -113,7 +114,7 @@ class Spec:
 
     def _same(self, data: bool) -> bool:
         """Whether many steps choose the same weights as one."""
-        return not data or (not needs_data(self.solver(data)) and not self.recover)
+        return not self.tuned and (not data or (not needs_data(self.solver(data)) and not self.recover))
 
     def solver(self, data: bool) -> str:
         """The solver that is asked for, or the best that there is; data: whether there are samples."""
@@ -133,7 +134,7 @@ class Spec:
                 f"--steps {steps} has no effect: --pattern {self.pattern} is reached in one step; leave it out"
             )
         if self._same(data):
-            way = f"choose --solver {BEST_SOLVER}" if data else "give --calibration SRC"
+            way = f"choose --solver {BEST_SOLVER}, or --tune 10 between" if data else "give --calibration SRC"
             raise OptionError(
                 f"--steps {steps}: {PLAIN_SOLVER} chooses the same weights in one step as in many; leave it out, or "
                 f"{way}"

@@ -61,7 +61,7 @@ def sparsify(
 
     guesses: inputs to check and measure with; the first that runs is used. A dry run measures, so that its plan
     replays what the run would have made, but does not check. data: what solvers work on; None leaves magnitude. finish:
-    what else is done to the values before they are stored; zeros stay.
+    what else is done to the values before they are stored, and between the steps in which zeros grow; zeros stay.
     Raises `OptionError`, `NothingToPrune`, and `VerificationError` where rewriting changed the outputs.
     """
     spec.check(data is not None)
@@ -69,7 +69,7 @@ def sparsify(
     check = verify and not dry_run
     feeds, float32 = running(start.model, guesses, measured=spec.measured) if check or spec.measured else ({}, False)
     ordered = _permute(start, spec, data, progress)
-    masked = _mask(ordered, spec, data, progress)
+    masked = _mask(ordered, spec, data, finish, progress)
     masked = masked if finish is None else replace(masked, model=finish(masked.model))
     stored = store(masked.model, masked.layers, spec, feeds, threads=threads, progress=progress)
     steps = spec.growth(data is not None)
@@ -200,8 +200,10 @@ def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress
     return _Start(out, ordered, start.untouched, start.ratios, tuple(notes), tuple(permuted))
 
 
-def _mask(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -> _Masked:
-    """The model with zeros where they are wanted."""
+def _mask(
+    start: _Start, spec: Spec, data: Batches | None, between: Callable[[Model], Model] | None, progress: Progress
+) -> _Masked:
+    """The model with zeros where they are wanted; between: what is done to it between steps."""
     model = start.model
     by_weight = {layer.initializer: layer for layer in start.asked_layers}  # a shared weight is masked once
     chosen = [layer for layer in start.layers if layer.initializer in by_weight]
@@ -225,8 +227,8 @@ def _mask(start: _Start, spec: Spec, data: Batches | None, progress: Progress) -
     if took > LONG:
         progress("solve", note=f"solving {len(chosen)} layers with {method.solver}; about {took:.0f} s")
     out, solved = solve(
-        model, chosen, counts, spec.pattern, data, method, steps=steps, cache=spec.cache,
-        progress=counting(progress, "solve"),
+        model, chosen, counts, spec.pattern, data, method, steps=steps, between=between,
+        cache=spec.cache, progress=counting(progress, "solve"),
     )  # fmt: skip
     notes = [f"{x.node}: masked by magnitude: {x.reason}" for x in solved if x.reason]
     return _Masked(out, chosen, counts, tuple(solved), (*notes, *_torn(chosen, spec.pattern)))

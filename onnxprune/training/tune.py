@@ -42,7 +42,7 @@ class Settings:
     """How to tune. amount, unit: how much, in "epochs", "steps" or "seconds"; batch: samples of one step; rate: the
     highest, None for the optimizer's own; decay: of the weights; schedule, warmup: as of `schedule.rate`; loss: as
     `losses.parse` gives it, None for what suits the samples; augment: rows of `AUGMENTATIONS`, None for those that are
-    usual without labels; threads: of onnxruntime."""
+    usual without labels; threads: of onnxruntime; memory: bytes for activations."""
 
     amount: float
     unit: str = "steps"
@@ -57,6 +57,7 @@ class Settings:
     augment: tuple[str, ...] | None = None
     seed: int = 0
     threads: int = 0
+    memory: float = math.inf
 
 
 def tune(
@@ -101,7 +102,9 @@ def tune(
 
         alike = [{n: x.shape[1:] for n, x in feeds.items()} for feeds in (first, shown)]
         fixed = len(seen.kinds) == 1 and alike[0] == alike[1]
-        step = Step(model, objective, narrow(shown), fixed=fixed, threads=settings.threads)
+        step = Step(
+            model, objective, narrow(shown), fixed=fixed, memory=settings.memory, threads=settings.threads
+        )  # fmt: skip
         quiz = [
             (narrow(x), {**teacher(x), **label_feeds(objective, unseen.labels, part)}, len(part))
             for part in parts for x in [unseen.feeds(part)]
