@@ -19,7 +19,7 @@ import onnxprune
 from conftest import ROOT, Cli
 from models.files import parse
 from onnxprune.allocation.choose import Chooser, Subject
-from onnxprune.calibration.augment import USUAL, augmented, channels_first
+from onnxprune.calibration.augment import augmented, channels_first, mixed, usual
 from onnxprune.calibration.calibration import calibrate
 from onnxprune.calibration.read import read
 from onnxprune.errors import OptionError, UserError
@@ -311,7 +311,7 @@ def test_outputs_that_are_no_classes_are_compared_by_their_values() -> None:
 def test_pictures_are_flipped_and_shifted(axes: tuple[int, int]) -> None:
     x = np.arange(1, 4 * 64 + 1, dtype=np.float32).reshape((4, 1, 8, 8) if axes == (2, 3) else (4, 8, 8, 1))
     assert channels_first(x) is (axes == (2, 3))
-    out = augmented(np.repeat(x, 8, 0), USUAL, np.random.default_rng(0)).reshape(32, 8, 8)
+    out = augmented(np.repeat(x, 8, 0), usual(x), np.random.default_rng(0)).reshape(32, 8, 8)
     flipped = {bool(one[4, 4] < one[4, 3]) for one in out}
     assert flipped == {True, False} and len({one.tobytes() for one in out}) > 24
     whole = out[:, 1:-1, 1:-1].astype(int)
@@ -319,9 +319,22 @@ def test_pictures_are_flipped_and_shifted(axes: tuple[int, int]) -> None:
     assert (steps == 1).all()  # neighbours stay neighbours
 
 
+@pytest.mark.parametrize("shape", [(5, 3, 128, 96), (5, 128, 96, 3)])
+def test_large_pictures_are_cropped_at_many_scales_and_mixed(shape: tuple[int, ...]) -> None:
+    assert usual(np.zeros(shape, np.float32)) == ("flip", "resized-crop", "mixup")
+    axis = shape.index(128)
+    ramp = np.broadcast_to(np.arange(128, dtype=np.float32).reshape([-1 if k == axis else 1 for k in range(4)]), shape)
+    out = augmented(ramp, ["resized-crop"], np.random.default_rng(0))
+    assert out.shape == shape and -1e-3 < out.min() and out.max() < 127.001
+    inner = np.diff(np.take(out, range(4, 124), axis), axis=axis)
+    assert ((inner > 0.5) & (inner < 1.01)).all()  # a part of the height, stretched: steps are smaller
+    two, other, share = mixed(np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1), np.random.default_rng(0), 1.0)
+    assert np.allclose(two.ravel(), share * np.arange(5) + (1 - share) * other) and (share >= 0.5).all()
+
+
 def test_what_is_no_picture_is_left_alone() -> None:
     for x in (np.zeros((2, 3, 4), np.float32), np.zeros((2, 64, 8, 8), np.float32), np.zeros((2, 3, 8, 8), np.int64)):
-        assert channels_first(x) is None and augmented(x, USUAL, np.random.default_rng(0)) is x
+        assert channels_first(x) is None and augmented(x, ["flip"], np.random.default_rng(0)) is x
 
 
 # what cannot be tuned

@@ -187,7 +187,7 @@ def replayed(options: Options, plan: Plan) -> Options:
     training = options.training
     if then := recorded_tuning(plan):
         pictures = tuple(then.pop("augment", ()))
-        if pictures and data.augment is False and (training.train is not None or pictures != augment.USUAL):
+        if pictures and data.augment is False:
             data = replace(data, augment=augment.parse(pictures))
         known = {o.name: o for o in declared(Training)}
         try:

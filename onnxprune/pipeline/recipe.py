@@ -21,7 +21,6 @@ from onnxprune.allocation.budget import budgets
 from onnxprune.allocation.choose import Chooser, CutRequest, Subject
 from onnxprune.allocation.options import parse_limit
 from onnxprune.allocation.select import KeptUnits
-from onnxprune.calibration.augment import USUAL
 from onnxprune.calibration.calibration import Batches, solve_data
 from onnxprune.calibration.files import load_npz
 from onnxprune.errors import NothingToPrune, OnnxPruneError, OptionError, Unreachable
@@ -351,13 +350,14 @@ class Tuner:
         else:
             return model
         clock("tune")
-        pictures = o.data.augment
-        chosen = pictures if isinstance(pictures, tuple) else USUAL if pictures and train is not None else None
+        pictures: Any = o.data.augment or None
+        if pictures is True and train is None:  # of the images that calibrate
+            pictures = None
         many, unit = amount(training.tune) if self.outcome is None else (self.outcome.steps, "steps")
         settings = Settings(
             many, unit, batch=training.batch_size, rate=training.learning_rate, optimizer=training.optimizer,
             momentum=training.momentum, decay=training.weight_decay, schedule=training.schedule,
-            warmup=training.warmup, loss=training.loss, augment=chosen, seed=o.check.seed, threads=o.check.threads,
+            warmup=training.warmup, loss=training.loss, augment=pictures, seed=o.check.seed, threads=o.check.threads,
             memory=float(o.data.memory),
         )  # fmt: skip
         done = tune(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.augment import AUGMENTATIONS, USUAL, channels_first
+from onnxprune.calibration.augment import AUGMENTATIONS, channels_first, usual
 from onnxprune.errors import OptionError, UserError
 from onnxprune.evaluation.training_set import TrainingSet
 from onnxprune.graph.io import Model
@@ -41,8 +41,8 @@ BATCH = 64
 class Settings:
     """How to tune. amount, unit: how much, in "epochs", "steps" or "seconds"; batch: samples of one step; rate: the
     highest, None for the optimizer's own; decay: of the weights; schedule, warmup: as of `schedule.rate`; loss: as
-    `losses.parse` gives it, None for what suits the samples; augment: rows of `AUGMENTATIONS`, None for those that are
-    usual without labels; threads: of onnxruntime; memory: bytes for activations."""
+    `losses.parse` gives it, None for what suits the samples; augment: rows of `AUGMENTATIONS`, True for those that are
+    usual, None for them without labels; threads: of onnxruntime; memory: bytes for activations."""
 
     amount: float
     unit: str = "steps"
@@ -54,7 +54,7 @@ class Settings:
     schedule: str = "cosine"
     warmup: int | None = None
     loss: Any = None
-    augment: tuple[str, ...] | None = None
+    augment: tuple[str, ...] | bool | None = None
     seed: int = 0
     threads: int = 0
     memory: float = math.inf
@@ -76,9 +76,7 @@ def tune(
     the original as those of the model.
     Raises `UserError` where it cannot be trained.
     """
-    augment = settings.augment
-    if augment is None:
-        augment = USUAL if seen.labels is None else ()  # a flipped 2 is no 2
+    augment = augmentation(settings, seen)
     batches = Batches(seen, settings.batch, settings.seed, augment)
     parts = unseen.batches(batches.size)
     with session(original, threads=settings.threads) as s:
@@ -88,10 +86,6 @@ def tune(
             return dict(zip(names, s.run(None, feeds), strict=True))
 
         first, (shown, _) = unseen.feeds(parts[0]), batches(0)
-        if len(shown) != 1 or channels_first(*shown.values()) is None:
-            if settings.augment:
-                raise OptionError(f"--augment {','.join(augment)} has no effect: no pictures go in")
-            augment = ()
         objective = objective_of(
             original, run(first), len(parts[0]), loss=settings.loss, labels=seen.labels,
             mixed=any(AUGMENTATIONS[a].mixes for a in augment),
@@ -123,6 +117,22 @@ def tune(
         schedule=settings.schedule, warmup=settings.warmup, loss=objective.description, augment=augment,
     )  # fmt: skip
     return Stage(model if best == 0 else step.written(model, work.chosen), outcome, tuple(work.notes))
+
+
+def augmentation(settings: Settings, seen: TrainingSet) -> tuple[str, ...]:
+    """What is done to the pictures: as asked, or what is usual where only the original is the teacher; nothing where no
+    pictures go in. Raises `OptionError` where that was asked for."""
+    feeds = seen.feeds([0])
+    pictures = len(feeds) == 1 and channels_first(*feeds.values()) is not None
+    asked = settings.augment
+    if asked and not pictures:
+        names = f" {','.join(asked)}" if isinstance(asked, tuple) else ""
+        raise OptionError(f"--augment{names} has no effect: no pictures go in")
+    if not pictures:
+        return ()
+    if asked is True or (asked is None and seen.labels is None):  # unasked, a flipped 2 is no 2
+        return usual(*feeds.values())
+    return asked or ()
 
 
 Quiz = Sequence[tuple[Feeds, Feeds, int]]  # inputs, targets, samples
