@@ -9,9 +9,9 @@ import pytest
 from onnx import ModelProto, helper
 
 import onnxprune
+from criteria import ROWS
 from models.nets import PICTURES, Array, data_of, net_of, normal, run
 from onnxprune.allocation.allocators import ALLOCATORS
-from onnxprune.importance.score import CRITERIA
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.solvers.masks import SOLVERS
 from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
@@ -20,7 +20,7 @@ from onnxprune.structure.groups import analyze
 
 PLAIN: dict[str, Any] = {"measure": False, "verify": False, "threads": 1}
 QUICK: dict[str, Any] = {**PLAIN, "samples": 16}
-SEES = [name for name, row in CRITERIA.items() if not row.blind]
+SEES = [name for name, row in ROWS.items() if not row.blind]
 
 
 def emptied(w: Array, *rows: int, axis: int = 0) -> Array:
@@ -62,7 +62,7 @@ def test_units_that_change_nothing_go_first(importance: str, allocate: str) -> N
     np.testing.assert_allclose(run(onnxprune.to_proto(result.model), x)[0], run(proto, x)[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("importance", [name for name in SEES if not CRITERIA[name].needs_data])
+@pytest.mark.parametrize("importance", [name for name in SEES if not ROWS[name].needs_data])
 def test_units_that_change_nothing_go_first_without_data(importance: str) -> None:
     proto, x = dead(), data_of(PICTURES)
     result = onnxprune.prune(proto, channels=0.25, importance=importance, recover="none", round_to=1, **PLAIN)

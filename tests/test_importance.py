@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+import onnxprune
 from models.nets import build, normal
 from onnxprune import load
 from onnxprune.errors import OptionError
@@ -43,6 +44,7 @@ FORMULAS = {
     "l1": [7, 3, 0, 17],
     "l2": NORMS,
     "linf": [4, 1, 0, 12],
+    "lp:P": np.sqrt(np.abs(W)).mean(1) ** 2,  # P is 1/2 where none is given
     "bn_scale": NORMS,  # no BatchNormalization follows
     "fpgm": [
         30**0.5 + 5 + 154**0.5,
@@ -71,6 +73,22 @@ def test_measure(name: str) -> None:
     measure = WEIGHT_CRITERIA[name].function
     site = Site("node", W, np.arange(4), None)
     assert measure(site, np.random.default_rng(0)) == pytest.approx(np.asarray(FORMULAS[name], float), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "same"), [("lp:1", "l1"), ("lp:2", "l2"), ("lp:900", "linf"), ("lp:0.001", None)])
+def test_norms_of_other_exponents(name: str, same: str | None) -> None:
+    nodes = "h = Gemm<transB = 1>(x, w) r = Relu(h) y = Gemm(r, v)"
+    proto = build(nodes, "float[n,5]", "float[n,2]", w=normal(4, 5), v=normal(4, 2))
+    found = scores_of(proto, name)
+    geometric = relative(np.exp(np.log(np.abs(normal(4, 5))).mean(1)))  # what small exponents go to
+    expected = geometric if same is None else scores_of(proto, same)
+    assert found == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize("p", ["0", "-1", "inf", "nan", "much", "P", ""])
+def test_exponents_that_are_none(p: str) -> None:
+    with pytest.raises(OptionError, match=f"^importance='?lp:{p}'?: expected a number above 0 behind lp:, as lp:0.5$"):
+        onnxprune.prune("", channels=0.5, importance=f"lp:{p}")
 
 
 def test_path_is_what_makes_a_unit_times_what_reads_it() -> None:

@@ -9,10 +9,10 @@ import pytest
 from onnx import ModelProto
 
 import onnxprune
+from criteria import ROWS
 from models.nets import PICTURES, SERIES, VECTORS, Array, data_of, net_of, normal
 from onnxprune import load
 from onnxprune.importance.data import DATA_CRITERIA, score
-from onnxprune.importance.score import CRITERIA
 from onnxprune.importance.weights import score as weight_score
 from onnxprune.structure.groups import analyze
 
@@ -61,7 +61,7 @@ SIGNALS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
 def scores_of(proto: ModelProto, x: Array, importance: str) -> dict[str, Array]:
     analysis = analyze(load(proto))
     groups = analysis.of_kind("channels")
-    if not CRITERIA[importance].needs_data:
+    if not ROWS[importance].needs_data:
         return weight_score(analysis, groups, importance=importance)
     return score(analysis, groups, [{"x": part} for part in np.array_split(x, 3)], importance=importance)
 
@@ -69,7 +69,7 @@ def scores_of(proto: ModelProto, x: Array, importance: str) -> dict[str, Array]:
 @pytest.mark.parametrize(
     ("importance", "kind"),
     [
-        *((i, "conv") for i, row in CRITERIA.items() if row.by != "gates"),
+        *((i, "conv") for i, row in ROWS.items() if row.by in ("weights", "data")),
         *((i, kind) for i in DATA_CRITERIA for kind in SIGNALS if kind != "conv"),
     ],
 )
@@ -81,7 +81,7 @@ def test_the_unit_that_carries_the_signal_stays(importance: str, kind: str) -> N
         assert scores[SIGNAL] == scores.max() > np.delete(scores, SIGNAL).max()
 
 
-@pytest.mark.parametrize("importance", CRITERIA)
+@pytest.mark.parametrize("importance", ROWS)
 def test_every_importance_prunes(importance: str) -> None:
     nodes, shape, weights = SIGNALS["conv"]
     proto = net_of(nodes, shape, weights | {"b": QUIET})

@@ -16,10 +16,10 @@ import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 import onnxprune
+from criteria import ROWS
 from models.nets import build, normal
 from models.small import mlp
 from onnxprune.errors import InternalError, OptionError
-from onnxprune.importance.score import CRITERIA
 from onnxprune.pipeline.options import OPTIONS
 from onnxprune.pipeline.recipe import run
 
@@ -284,7 +284,7 @@ def test_plans_belong_to_their_model(tmp_path: Path) -> None:
 # Steps
 
 
-@pytest.mark.parametrize("importance", CRITERIA)
+@pytest.mark.parametrize("importance", ROWS)
 def test_steps_work_with_every_importance(importance: str) -> None:
     options: dict[str, Any] = {"importance": importance, "calibration": {"x": normal(80, 12, seed=5).astype("f")}}
     once, often = (onnxprune.prune(tiny(), channels=0.5, round_to=1, steps=n, **options, **BRIEF) for n in (1, 4))

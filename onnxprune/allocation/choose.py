@@ -18,12 +18,19 @@ from onnxprune.allocation.recipe import GIVEN, Recipe
 from onnxprune.allocation.select import MAX_RATIO, KeptUnits, group_ratios, matches, search, uniform
 from onnxprune.allocation.spread import coarsest, under_limits
 from onnxprune.calibration.calibration import Calibration
-from onnxprune.errors import OptionError, Unreachable
+from onnxprune.errors import NothingToPrune, OptionError, Unreachable
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import fixed, graph_inputs
 from onnxprune.importance.criterion import GONE, Scores
-from onnxprune.importance.score import CRITERIA, data_scores, given_scores, losses_of_gates, scores_of_weights
+from onnxprune.importance.score import (
+    criterion_of,
+    data_scores,
+    given_scores,
+    gradient_scores,
+    losses_of_gates,
+    scores_of_weights,
+)
 from onnxprune.progress import Clock
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
@@ -76,9 +83,12 @@ class Chooser:
         self.whole, self.cut, self.request, self.recipe, self.clock = whole, cut, request, recipe, clock
         self.build, self.absorbed, self.cache, self.seed, self.shapes = build, absorbed, cache, seed, shapes
         self.scores: Scores | None = None
+        self.criterion = criterion_of(recipe.importance)  # None where scores are given
+        self.by_gradients = self.criterion is not None and self.criterion.by == "gradients"
         self.levels: dict[tuple[str, ...], Levels] = {}
         self.cached: bool | None = None  # whether the level database came from the cache
         self.notes: list[str] = []
+        self.lacking: dict[str, str] = {}  # group -> why it was not scored, by gradients
 
     def choose(self, limits: Mapping[str, float]) -> KeptUnits:
         """What stays of every group under the limits (macs, params, bytes: what is left at most).
@@ -89,6 +99,8 @@ class Chooser:
         if allocator.needs_target and not limits:
             targets = "--target-macs, --target-params, --target-bytes or --max-drop"
             raise OptionError(f"--allocate {self.recipe.allocate} spreads a target: give {targets}")
+        if self.by_gradients and self.scores is None:
+            self._leave_unscored()
         if allocator.by_levels is not None:
             return self._by_levels(limits)
         cap = None if self.cut.max_ratio is None else float(self.cut.max_ratio)
@@ -102,7 +114,7 @@ class Chooser:
         w, first = self.whole, all(k.all() for k in keeps.values())
         if first and self.scores is not None:
             return copied(self.scores)
-        criterion = CRITERIA.get(self.recipe.importance)  # None where scores are given
+        criterion = self.criterion
         if w.data is not None and criterion is not None and criterion.by == "gates":
             streams = {g.name for g in w.groups if g.kind == "hidden"}  # these have no gates
             gone = {name: kept for name, kept in keeps.items() if not kept.all() and name not in streams}
@@ -110,7 +122,7 @@ class Chooser:
                 w.analysis, w.groups, w.data, self.recipe.importance, gone=gone, absorbed=self.absorbed,
                 progress=self.clock.progress,
             )  # fmt: skip
-        elif w.data is None and criterion is not None:
+        elif w.data is None and criterion is not None and not self.by_gradients:
             alive = w.analysis.keep_ids(keeps)
             again = self.seed + sum(int((~k).sum()) for k in keeps.values())  # of `random`, anew after each step
             scores = scores_of_weights(
@@ -137,12 +149,34 @@ class Chooser:
             assert given is not None
             known = {g.name for g in self.whole.analysis.groups}
             return given_scores(subject.groups, given, option, known)  # type: ignore[arg-type]
-        assert subject.data is not None
         recipe = self.recipe
+        if self.by_gradients:
+            scores, self.lacking = gradient_scores(
+                subject.analysis, subject.groups, subject.data, recipe.importance, self.clock.progress,
+                absorbed=self.absorbed,
+            )  # fmt: skip
+            return scores
+        assert subject.data is not None
         return data_scores(
             subject.analysis, subject.groups, subject.data, recipe.importance, recipe.prior, self.clock.progress,
             absorbed=self.absorbed,
         )  # fmt: skip
+
+    def _leave_unscored(self) -> None:
+        """Score the whole model, and leave groups alone that no gradient reaches.
+
+        Raises `NothingToPrune` where it reaches none.
+        """
+        w = self.whole
+        scores = self._scored({g.name: np.ones(g.size, bool) for g in w.groups})
+        of: dict[str, list[str]] = {}
+        for g in w.groups:
+            if g.name not in scores:
+                of.setdefault(self.lacking[g.name], []).append(g.name)
+        if not scores and w.groups:
+            raise NothingToPrune(f"--importance {self.recipe.importance}: no gradient reaches a unit: {next(iter(of))}")
+        self.notes += [f"without a gradient, and whole: {', '.join(names)}: {why}" for why, names in of.items()]
+        self.whole = replace(w, groups=[g for g in w.groups if g.name in scores])
 
     def _left(self, keeps: KeptUnits) -> Subject:
         """What is left of the model, recovered, with its own groups and costs."""
@@ -223,7 +257,8 @@ class Chooser:
             return self.levels[key]
         assert subject.data is not None
         self.clock("levels")
-        given = self._of(replace(subject, groups=free)) if self.recipe.importance == GIVEN else None
+        chosen = self.by_gradients or self.recipe.importance == GIVEN
+        given = self._of(replace(subject, groups=free)) if chosen else None
         by_levels = ALLOCATORS[self.recipe.allocate].by_levels
         assert by_levels is not None
         levels, cached = by_levels(

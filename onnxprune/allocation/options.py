@@ -14,6 +14,7 @@ from onnxprune.allocation.recipe import DEFAULTS, GIVEN, UNTARGETED
 from onnxprune.allocation.select import MAX_RATIO, MAX_STEPS, ROUND_TO
 from onnxprune.errors import OptionError
 from onnxprune.importance.score import CRITERIA, Scorer
+from onnxprune.importance.weights import exponent
 from onnxprune.options import (
     HOW,
     WHAT,
@@ -53,6 +54,20 @@ def _target(help: str, example: str, unit: str, *, main: bool = False) -> Any:
         None, target(_LEFT.format(example)), panel=WHAT, metavar="T", unit=f"fraction or {unit} left",
         needs=("no plan",), help=help, main=main,
     )  # fmt: skip
+
+
+def _importance(value: Any) -> Any:
+    """A criterion by its name, `lp:` with an exponent."""
+    if isinstance(value, str) and value.strip().lower().startswith("lp:"):
+        try:
+            return f"lp:{exponent(value.strip().lower()):.12g}"
+        except ValueError:
+            raise ValueError("expected a number above 0 behind lp:, as lp:0.5") from None
+    return _named(value)
+
+
+_named = choice({name: row.help for name, row in CRITERIA.items()})
+_importance.choices = _named.choices  # type: ignore[attr-defined]
 
 
 def _plan(value: Any) -> Any:
@@ -118,7 +133,7 @@ class Cut:
         help="--plan may be one that was made for another model of the same structure.",
     )  # fmt: skip
     importance: str | Scorer | None = option(
-        None, or_function(choice({name: row.help for name, row in CRITERIA.items()})), panel=HOW, metavar="NAME",
+        None, or_function(_importance), panel=HOW, metavar="NAME",
         otherwise=f"{DEFAULTS['real'].importance} with data, {DEFAULTS[''].importance} without",
         needs=("no plan", "units or blocks to score"),
         help="What makes a unit worth keeping; list explains them. In Python also a function: group -> scores.",

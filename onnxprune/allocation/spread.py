@@ -17,7 +17,7 @@ from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import to_proto
 from onnxprune.importance.criterion import Scores
 from onnxprune.importance.data import find_readings
-from onnxprune.importance.score import CRITERIA, data_scores, losses_of_gates
+from onnxprune.importance.score import criterion_of, data_scores, losses_of_gates
 from onnxprune.progress import Progress, counting
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
@@ -73,7 +73,8 @@ def levels_by_outputs(
 
     def make() -> Levels:
         scores = given
-        if given is None and CRITERIA[recipe.importance].by == "gates":
+        criterion = criterion_of(recipe.importance)
+        if given is None and criterion is not None and criterion.by == "gates":
             scores = losses_of_gates(
                 analysis, groups, calibration, recipe.importance, absorbed=absorbed, progress=progress
             )

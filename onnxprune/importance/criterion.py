@@ -1,4 +1,5 @@
-"""What every criterion says of itself; weights.py, data.py and gates.py define them, score.py has them all."""
+"""What every criterion says of itself; weights.py, data.py, gates.py and gradients.py define them, score.py has them
+all."""
 
 from __future__ import annotations
 
@@ -19,31 +20,33 @@ GONE = -np.inf  # of one that went already
 class Criterion:
     """One way to say how much a unit matters.
 
-    by: what it looks at: "weights" alone, "data" as the readers of a unit see them, or "gates" that close a unit, and
-    what the outputs on data suffer then.
+    by: what it looks at: "weights" alone, "data" as the readers of a unit see them, "gates" that close a unit, and
+    what the outputs on data suffer then, or "gradients" of a loss by gates.
     function: by weights, (`weights.Site` that makes units, generator) -> a score per row `(n,)`; by data, `data.Seen`
-    -> a score per unit `(size,)`; by gates, `gates.gate_losses`.
+    -> a score per unit `(size,)`; by gates, `gates.gate_losses`; by gradients, `gradients.unit_scores`.
     reads: by weights, the same of the sites that read the units, by which the first is multiplied; None for neither.
     rowwise: by weights, whether the score of a row depends on that row alone.
     measures: by data, what is measured beside the moments: "magnitudes" of activations, "ranks" of feature maps,
     "energy" of a unit.
     blocks: whether it scores residual blocks, too, which else go by what they change in the stream.
     blind: whether it does not look at units, so that those that change nothing do not go first.
+    dataless: by gradients, whether it does without samples all the same.
     """
 
     help: str
-    by: Literal["weights", "data", "gates"]
+    by: Literal["weights", "data", "gates", "gradients"]
     function: Callable[..., Any]
     reads: Callable[..., Float] | None = None
     rowwise: bool = False
     measures: tuple[str, ...] = ()
     blocks: bool = False
     blind: bool = False
+    dataless: bool = False
 
     @property
     def needs_data(self) -> bool:
         """Whether it cannot do without calibration samples."""
-        return self.by != "weights"
+        return self.by != "weights" and not self.dataless
 
 
 def summary(function: Callable[..., Any]) -> str:

@@ -18,6 +18,7 @@ from onnxprune.evaluation.damage import Damage
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model, graphs
+from onnxprune.graph.node import Node
 from onnxprune.importance.criterion import Criterion, Scores
 from onnxprune.progress import Steps
 from onnxprune.runtime.classes import joined
@@ -67,9 +68,8 @@ class Gated:
                     placed += self._gate(proto, consume, names)
                 if key in blocks:
                     block, name = blocks[key]
-                    placed += self._door(proto, block.branch, name)
-                    if len(proto.input) > 4 and proto.input[4]:
-                        placed += self._door(proto, 4, name)
+                    for slot in (block.branch, *([4] if block.node.input(4) else [])):
+                        placed += self._door(proto, block.node, slot, name)
                 placed.append(proto)
             copies = [onnx.NodeProto.FromString(p.SerializeToString()) for p in placed]
             del graph.node[:]
@@ -119,8 +119,8 @@ class Gated:
             helper.make_node("Cast", [chosen], [out], to=kind),
         ]
 
-    def _door(self, proto: onnx.NodeProto, slot: int, name: str) -> list[onnx.NodeProto]:
-        gate = self.edit.constant(f"{proto.output[0]}:door", np.ones((), self._dtype(proto.input[slot])))
+    def _door(self, proto: onnx.NodeProto, block: Node, slot: int, name: str) -> list[onnx.NodeProto]:
+        gate = self.edit.constant(f"{proto.output[0]}:door", np.ones((), self._dtype(block.input(slot))))
         self.exact[gate] = (np.zeros(0, np.int64), np.zeros(0, np.int64), False)
         self.names[name].append(gate)
         out = self.edit.fresh(f"{gate}:out")

@@ -15,15 +15,23 @@ from onnxprune.importance.data import DATA_CRITERIA
 from onnxprune.importance.data import score as score_by_data
 from onnxprune.importance.depth import closeness, gains
 from onnxprune.importance.gates import GATE_CRITERIA
-from onnxprune.importance.weights import WEIGHT_CRITERIA
+from onnxprune.importance.gradients import GRADIENT_CRITERIA
+from onnxprune.importance.weights import WEIGHT_CRITERIA, weight_criterion
 from onnxprune.importance.weights import score as score_by_weights
 from onnxprune.progress import Progress, counting
 from onnxprune.runtime.stream import Stream
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 from onnxprune.structure.dead import dead_units
 
-CRITERIA: dict[str, Criterion] = {**WEIGHT_CRITERIA, **DATA_CRITERIA, **GATE_CRITERIA}
+CRITERIA: dict[str, Criterion] = {
+    **WEIGHT_CRITERIA, **DATA_CRITERIA, **GATE_CRITERIA, **GRADIENT_CRITERIA,
+}  # fmt: skip
 Scorer = Callable[[ChannelGroup], Any]  # a function of the caller's: group -> one score per unit, larger matters more
+
+
+def criterion_of(name: str) -> Criterion | None:
+    """The row of a criterion, also of `lp:0.5`; None for a name that has none, such as that of given scores."""
+    return weight_criterion(name) or CRITERIA.get(name)
 
 
 def given_scores(
@@ -75,10 +83,11 @@ def ordered(analysis: Analysis, scores: Scores, importance: str, *, absorbed: bo
 
     absorbed: whether the biases of readers absorb constants exactly, so that constant units change nothing either.
     """
-    criterion = CRITERIA[importance]
+    criterion = criterion_of(importance)
+    assert criterion is not None
     if criterion.blind:
         return scores
-    if criterion.needs_data:
+    if criterion.by != "weights":
         units = [g for g in analysis.groups if g.name in scores and g.kind != "layers"]
         scores = by_weights_where_equal(scores, lambda: score_by_weights(analysis, units, seed=seed))
     return dead_first(analysis, scores, absorbed=absorbed)
@@ -128,6 +137,24 @@ def scores_of_weights(
     return ordered(analysis, scores, importance, absorbed=absorbed)
 
 
+def gradient_scores(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    data: Calibration | None,
+    importance: str,
+    progress: Progress,
+    *,
+    absorbed: bool = False,
+) -> tuple[Scores, dict[str, str]]:
+    """Scores by a criterion of gradients, and the groups that have none, with the reason.
+
+    data: None where the criterion needs none; absorbed: see `ordered`.
+    """
+    scores, lacking = CRITERIA[importance].function(analysis, groups, data, counting(progress, "score"))
+    seed = 0 if data is None else data.seed
+    return ordered(analysis, scores, importance, absorbed=absorbed, seed=seed), lacking
+
+
 def data_scores(
     analysis: Analysis,
     groups: Sequence[ChannelGroup],
@@ -139,12 +166,17 @@ def data_scores(
     absorbed: bool = False,
 ) -> Scores:
     """Scores of the units by any criterion, where there are data; of residual blocks what they change in the stream,
-    unless the criterion scores them. prior: ridge, in mean variances; absorbed: see `ordered`."""
+    unless the criterion scores them. prior: ridge, in mean variances; absorbed: see `ordered`.
+
+    By gradients, groups that have none are left out."""
     count = counting(progress, "score")
     blocks = [g for g in groups if g.kind == "layers"]
-    criterion = CRITERIA[importance]
+    criterion = criterion_of(importance)
+    assert criterion is not None
     if criterion.by == "gates":
         return losses_of_gates(analysis, groups, data, importance, absorbed=absorbed, progress=progress)
+    if criterion.by == "gradients":
+        return gradient_scores(analysis, groups, data, importance, progress, absorbed=absorbed)[0]
     scores = closeness(analysis, blocks, data.runs(), memory=data.memory, threads=data.threads) if blocks else {}
     units = [g for g in groups if g.kind != "layers"]
     if criterion.by == "weights":

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -55,6 +56,15 @@ def linf(site: Site, rng: np.random.Generator) -> Float:
     return np.asarray(np.abs(site.rows).max(1), np.float64)
 
 
+def lp(site: Site, rng: np.random.Generator, p: float = 0.5) -> Float:
+    """norm of any exponent P above 0, as lp:0.5; lp:1 and lp:2 are l1 and l2"""
+    w = np.abs(site.rows, dtype=np.float64)
+    top = w.max(1, keepdims=True, initial=0.0)
+    # of the mean in place of the sum: a factor, the same for all rows, that small exponents would let overflow
+    mean = np.power(w / np.where(top > 0, top, 1), p).mean(1) if w.shape[1] else np.zeros(len(w))
+    return np.asarray(top[:, 0] * np.power(mean, 1 / p))
+
+
 def bn_scale(site: Site, rng: np.random.Generator) -> Float:
     """magnitude of the BatchNormalization scale (Liu et al. 2017, Network Slimming); l2 where none follows"""
     return l2(site, rng) if site.bn_scale is None else np.abs(site.bn_scale).astype(np.float64)
@@ -93,11 +103,31 @@ WEIGHT_CRITERIA: dict[str, Criterion] = {
         "what makes a unit (bn_scale, or l2) times the l2 norm of what reads it: its share of the path norm",
         "weights", bn_scale, reads=l2, rowwise=True,
     ),
-    **{f.__name__: Criterion(summary(f), "weights", f, rowwise=True) for f in (l1, l2, linf, bn_scale)},
+    **{f.__name__: Criterion(summary(f), "weights", f, rowwise=True) for f in (l1, l2, linf)},
+    "lp:P": Criterion(summary(lp), "weights", lp, rowwise=True),
+    "bn_scale": Criterion(summary(bn_scale), "weights", bn_scale, rowwise=True),
     **{f.__name__: Criterion(summary(f), "weights", f) for f in (fpgm, lamp)},
     "random": Criterion(summary(random), "weights", random, blind=True),
 }  # fmt: skip
 DEFAULT = "path"  # tools/accuracy.py: without data it keeps most
+
+
+def exponent(name: str) -> float | None:
+    """P of `lp:P`; None for another name. Raises `ValueError` for no number above 0."""
+    kind, mark, text = name.partition(":")
+    if kind != "lp" or not mark:
+        return None
+    p = float(text)
+    if not 0 < p < np.inf:
+        raise ValueError(text)
+    return p
+
+
+def weight_criterion(name: str) -> Criterion | None:
+    """The criterion of a name, None for one that does not go by weights."""
+    known = WEIGHT_CRITERIA.get(name)
+    p = None if known else exponent(name)
+    return known if p is None else replace(WEIGHT_CRITERIA["lp:P"], function=partial(lp, p=p))
 
 
 def score(
@@ -113,9 +143,9 @@ def score(
     keep: ids that are still alive, `(ids,)`; what is gone counts as zero in the weights that read it.
     Raises `OptionError` for an unknown criterion.
     """
-    if importance not in WEIGHT_CRITERIA:
+    criterion = weight_criterion(importance)
+    if criterion is None:
         raise OptionError(f"--importance {importance}: unknown; choose one of {', '.join(WEIGHT_CRITERIA)}")
-    criterion = WEIGHT_CRITERIA[importance]
     owners, unit = analysis.owners(groups), np.zeros(len(analysis.components.reason) + 1, np.int64)
     for g in groups:
         unit[g.labels] = np.arange(g.size)

@@ -79,8 +79,8 @@ class Keywords(TypedDict, total=False):
 
     importance: str | Scorer | None
     """What makes a unit worth keeping; list explains them. In Python also a function: group -> scores. One of path,
-    l1, l2, linf, bn_scale, fpgm, lamp, random, activation, variance, apoz, hrank, wanda, energy, obs, regression,
-    head_loss. Default: obs with data, path without.
+    l1, l2, linf, lp:P, bn_scale, fpgm, lamp, random, activation, variance, apoz, hrank, wanda, energy, obs,
+    regression, head_loss, fisher, obd, synflow. Default: obs with data, path without.
     """
 
     scores: Mapping[str, Any] | str | Path | None

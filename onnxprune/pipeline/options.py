@@ -17,7 +17,7 @@ from onnxprune.evaluation.measure import Check
 from onnxprune.evaluation.metrics import Scoring, is_function
 from onnxprune.formats.options import Store
 from onnxprune.formats.patterns import NMPattern
-from onnxprune.importance.score import CRITERIA
+from onnxprune.importance.score import CRITERIA, criterion_of
 from onnxprune.options import Option, closest, declared, record
 from onnxprune.recovery.recover import RECOVERIES, Recovering
 from onnxprune.sparsity.options import Zeros
@@ -138,7 +138,7 @@ class Options:
     @property
     def data_option(self) -> str:
         """The option that asks for calibration data, "" for none."""
-        criterion = CRITERIA.get(self.cut.criterion or "")
+        criterion = criterion_of(self.cut.criterion or "")
         if self.structural and criterion is not None and criterion.needs_data:
             return f"--importance {self.cut.criterion}"
         if self.structural and self.cut.allocate is not None and ALLOCATORS[self.cut.allocate].needs_data:

@@ -20,10 +20,15 @@ def class_rows(y: Array) -> Array:
     return y.reshape(-1, widest if y.size == len(y) * widest else y.shape[-1])
 
 
+def are_probabilities(rows: Array) -> bool:
+    """Whether rows of classes hold probabilities, not scores."""
+    return bool((rows >= 0).all() and np.allclose(rows.sum(1, dtype=np.float64), 1, atol=1e-3))
+
+
 def probabilities(y: Array) -> Array:
     """Rows of scores or of probabilities as probabilities, float64 `(n, classes)`."""
     y = class_rows(y).astype(np.float64)
-    if (y >= 0).all() and np.allclose(y.sum(1), 1, atol=1e-3):
+    if are_probabilities(y):
         return y
     top = y.max(1, keepdims=True)
     e = np.exp(y - np.where(np.isfinite(top), top, np.nan))  # of what is no number, no number
