@@ -85,7 +85,7 @@ def test_norms_of_other_exponents(name: str, same: str | None) -> None:
     assert found == pytest.approx(expected, rel=5e-3)
 
 
-@pytest.mark.parametrize("p", ["0", "-1", "inf", "nan", "much", "P", ""])
+@pytest.mark.parametrize("p", ["0", "-1", "inf", "nan", "much", "P"])
 def test_exponents_that_are_none(p: str) -> None:
     with pytest.raises(OptionError, match=f"^importance='?lp:{p}'?: expected a number above 0 behind lp:, as lp:0.5$"):
         onnxprune.prune("", channels=0.5, importance=f"lp:{p}")

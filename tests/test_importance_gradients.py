@@ -6,17 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import ModelProto
 
 import onnxprune
 from kinds import analysis_of, samples
 from models.nets import Array, build, data_of, normal, run
 from models.small import classifier
+from onnxprune.calibration.calibration import Batches, calibrate
+from onnxprune.calibration.read import read
 from onnxprune.errors import NothingToPrune, UserError
 from onnxprune.graph.io import load, to_proto
-from onnxprune.importance.gradients import FORMULAS, GRADIENT_CRITERIA, unit_scores
-from onnxprune.importance.slopes import Shown, Slopes, Units, unit_slopes
+from onnxprune.importance.gradients import FORMULAS, GRADIENT_CRITERIA, entry_scores, unit_scores
+from onnxprune.importance.slopes import Shown, Slopes, Units, unit_slopes, weight_slopes
+from onnxprune.layers.layer import sparse_layers
 from onnxprune.runtime.classes import probabilities
+from onnxprune.runtime.stream import Runs
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.groups import analyze
 
@@ -167,9 +173,7 @@ def test_every_kind_has_scores(name: str, form: str) -> None:
     analysis = analysis_of(form)
     data = None
     if not GRADIENT_CRITERIA[name].dataless:
-        data = onnxprune.calibration.calibration.calibrate(
-            onnxprune.calibration.read.read(samples(form, 4), analysis.model), analysis.model, threads=1
-        )
+        data = calibrate(read(samples(form, 4), analysis.model), analysis.model, threads=1)
     scores, lacking = unit_scores(name, analysis, analysis.groups, data, lambda done, total: None)
     assert lacking == {} and set(scores) == {g.name for g in analysis.groups}
     for g in analysis.groups:
@@ -177,15 +181,98 @@ def test_every_kind_has_scores(name: str, form: str) -> None:
         assert s.shape == (g.size,) and np.isfinite(s).all() and (s > 0).any(), g
 
 
+# Single weights
+
+
+def entries(name: str, model: ModelProto, x: Array | None, share: float = 0.5) -> dict[str, Array]:
+    """Scores of the weights of all layers, by name; samples in batches of six."""
+    data = None if x is None else Batches(Runs(2, lambda k: {"x": x[6 * k : 6 * k + 6]}, 6), threads=1)
+    given = load(model)
+    found, lacking = entry_scores(name, given, sparse_layers(given)[0], data, share, progress=lambda done, total: None)
+    assert lacking == {}
+    return found
+
+
+def test_obd_of_weights_is_the_change_of_a_quadratic_loss() -> None:
+    """A sample at a time, whose only output has one sign or the other: exact; eight at a time, on average."""
+    w, x = normal(4, 1), data_of((12, 4))
+    net = load(build("y = MatMul(x, w)", "float[n,4]", "float[n,1]", w=w))
+
+    def over_change(x: Array, most: int) -> Array:
+        source = Slopes(net, shown({"x": x}), memory=1e9, threads=1, most=most)
+        s, _ = weight_slopes(net, {"w": w}, source, FORMULAS["obd"].each, signs=True)
+        return np.asarray(s["w"] * source.loss.variances["y"] / np.square(x[:, :, None] * w).mean(0))
+
+    np.testing.assert_allclose(over_change(x, 1), 1, rtol=1e-4)
+    np.testing.assert_allclose(over_change(np.tile(x, (60, 1)), 8), 1, rtol=0.3)
+
+
+def test_weights_that_are_zero_score_zero_and_no_other() -> None:
+    w = normal(4, 6)
+    w[1] = 0
+    model = build("h = MatMul(x, w) r = Relu(h) y = MatMul(r, v)", "float[n,4]", "float[n,3]", w=w, v=normal(6, 3))
+    for name in GRADIENT_CRITERIA:
+        found = entries(name, model, data_of((10, 4)))
+        assert ((found["w"] == 0) == (w == 0)).all() and (found["v"] > 0).all()
+
+
+def test_slopes_of_a_shared_weight_are_of_all_that_read_it() -> None:
+    """A layer and one behind a Transpose, in the orientation in which the first reads it, by finite differences."""
+    w, x = normal(4, 5), data_of((3, 4))
+
+    def net(w: Array) -> ModelProto:
+        nodes = "h = MatMul(x, w) r = Relu(h) t = Transpose(w) k = MatMul(r, t) y = MatMul(k, u)"
+        return build(nodes, "float[n,4]", "float[n,3]", w=w, u=normal(4, 3, seed=2) / 4)
+
+    model, labels = load(net(w)), np.array([0, 2, 1])
+    source = Slopes(model, shown({"x": x}, labels), memory=1e9, threads=1)
+    found = weight_slopes(model, {"w": w}, source, None)[0]["w"]
+    for at in [(0, 1), (3, 4)]:
+        ends = []
+        for s in (1, -1):
+            moved = w.copy()
+            moved[at] *= 1 + 0.01 * s
+            p = probabilities(run(net(moved), x)[0])
+            ends.append(-np.log(p[np.arange(3), labels]).mean())
+        assert found[at] == pytest.approx((ends[0] - ends[1]) / 0.02, rel=0.02, abs=1e-4)
+
+
+def thinned(name: str, share: float) -> tuple[ModelProto, onnxprune.Result]:
+    """A chain of six layers of different sizes and weights, with so many zeros by one threshold."""
+    widths = [16, 64, 64, 8, 64, 64, 4]
+    nodes = "".join(f"h{k} = MatMul({f'r{k - 1}' if k else 'x'}, w{k}) r{k} = Relu(h{k}) " for k in range(6))
+    weights: dict[str, Any] = {f"w{k}": normal(*widths[k : k + 2], seed=k) * (1 + 3 * (k == 2)) for k in range(6)}
+    model = build(nodes + "y = Identity(r5)", "float[n,16]", "float[n,4]", **weights)
+    result = onnxprune.prune(
+        model, sparsity=share, solver=name, sparsity_allocate="global", format="dense", measure=False, threads=1
+    )
+    return onnxprune.to_proto(result.model), result
+
+
+def test_synflow_keeps_every_layer_alive() -> None:
+    """At 99.5% something still flows from an input to an output, where magnitudes leave layers that meet nothing."""
+
+    def flows(model: ModelProto) -> bool:
+        reach = np.ones((1, 16), bool)
+        for mask in (onnx.numpy_helper.to_array(t) != 0 for t in model.graph.initializer):
+            reach = np.asarray((reach.astype(int) @ mask) > 0)
+        return bool(reach.any())
+
+    kept, result = thinned("synflow", 0.995)
+    assert flows(kept) and not flows(thinned("magnitude", 0.995)[0])
+    sparsity = result.report.sparsity
+    assert sparsity is not None and sparsity.zeros == pytest.approx(0.995 * sparsity.size, abs=2)
+    assert all(layer.zeros < layer.size for layer in sparsity.layers)
+
+
 # What no gradient reaches
 
 
 def cut_off(both: bool = False) -> Any:
     """Two layers of six units; what reads the first (or both) goes through a sequence, which has no gradient."""
-    nodes = """h = Conv(x, w) r = Relu(h) k = Conv(r, v) q = SequenceConstruct(k, k) f = SequenceAt(q, zero) t = Reshape(f, shape)
-               h2 = Conv(x, w2) r2 = Relu(h2) k2 = Conv(r2, v2) s = Add(t, k2) y = Identity(s)"""
-    if both:
-        nodes = nodes.replace("y = Identity(s)", "z = SequenceConstruct(s) f2 = SequenceAt(z, zero) y = Reshape(f2, shape)")
+    nodes = """h = Conv(x, w) r = Relu(h) k = Conv(r, v) q = SequenceConstruct(k, k) f = SequenceAt(q, zero)
+               t = Reshape(f, shape) h2 = Conv(x, w2) r2 = Relu(h2) k2 = Conv(r2, v2) s = Add(t, k2) """
+    nodes += "z = SequenceConstruct(s) g = SequenceAt(z, zero) y = Reshape(g, shape)" if both else "y = Identity(s)"
     names = {"w": (6, 3, 3, 3), "v": (2, 6, 1, 1), "w2": (6, 3, 3, 3), "v2": (2, 6, 1, 1)}
     weights: dict[str, Any] = {name: normal(*shape, seed=i) for i, (name, shape) in enumerate(names.items())}
     return build(nodes, **weights, zero=np.array(0, np.int64), shape=np.array([-1, 2, 6, 6]))
@@ -211,7 +298,7 @@ def test_a_model_that_no_gradient_reaches() -> None:
 def test_gradients_that_are_no_numbers() -> None:
     x = data_of((12, 4))
     x[3] = 1e15
-    nodes, weights = "h = MatMul(x, w) r = Relu(h) e = Exp(r) y = MatMul(e, v)", {"w": normal(4, 6), "v": normal(6, 3)}
-    net = build(nodes, "float[n,4]", "float[n,3]", **weights)
+    nodes = "h = MatMul(x, w) r = Relu(h) e = Exp(r) y = MatMul(e, v)"
+    net = build(nodes, "float[n,4]", "float[n,3]", w=normal(4, 6), v=normal(6, 3))
     with pytest.raises(UserError, match=r"^importance='fisher': the gradient at MatMul\(h\) is no number"):
         onnxprune.prune(net, channels=0.5, importance="fisher", calibration=x, **QUICK)

@@ -23,6 +23,7 @@ from onnxprune.allocation.recipe import DEFAULTS, recipe_of
 from onnxprune.allocation.select import MAX_RATIO
 from onnxprune.cli.command import DECLARED
 from onnxprune.evaluation.metrics import DEFAULT_METRICS, METRICS
+from onnxprune.importance.gradients import GRADIENT_CRITERIA
 from onnxprune.importance.score import CRITERIA
 from onnxprune.importance.weights import WEIGHT_CRITERIA, Site
 from onnxprune.recovery.recover import RECOVERIES, Recovering
@@ -207,8 +208,9 @@ PATTERNS = {"tiles": "block:4x4", "columns": "column", "N:M": "2:4"}
 def test_solvers_are_listed() -> None:
     assert_listed("solver", SOLVERS)
     assert {name: row.help for name, row in SOLVERS.items()} == DECLARED["solver"].choices
-    assert [name for name, row in SOLVERS.items() if not row.needs_data] == [PLAIN_SOLVER]
-    assert f"all but {PLAIN_SOLVER} need --calibration" in DECLARED["solver"].help
+    free = [name for name, row in SOLVERS.items() if not row.needs_data]
+    assert free[0] == PLAIN_SOLVER and f"all but {' and '.join(free)} need --calibration" in DECLARED["solver"].help
+    assert [name for name, row in SOLVERS.items() if row.gradients] == list(GRADIENT_CRITERIA)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -242,7 +244,7 @@ def test_zeros_grow(name: str) -> None:
     row, rng = SOLVERS[name], np.random.default_rng(1)
     x = rng.normal(size=(40, 8))
     w = rng.normal(size=(6, 8))
-    p = Problem(x.T @ x / 40 + 0.01 * np.eye(8), w, w, np.sqrt(np.square(x).mean(0)))
+    p = Problem(x.T @ x / 40 + 0.01 * np.eye(8), w, w, np.sqrt(np.square(x).mean(0)), np.abs(w))
     mask, first = row.solve(p, Count(12))
     after, second = grown(p, Count(24), np.where(mask, first, 0.0), name, recover=False)
     assert (~after).sum() == 24 and not second[~after].any() and not after[first == 0].any()

@@ -37,7 +37,8 @@ def problem(o: int = 6, d: int = 16, seed: int = 0, *, ridge: float = 0.01, rank
     gram = x.T @ x
     original = rng.normal(size=(o, d))
     target = original + 0.1 * rng.normal(size=(o, d))
-    return Problem(gram + ridge * np.trace(gram) / d * np.eye(d), target, original, np.sqrt(np.diag(gram)))
+    hessian = gram + ridge * np.trace(gram) / d * np.eye(d)
+    return Problem(hessian, target, original, np.sqrt(np.diag(gram)), np.abs(original))
 
 
 def energy(p: Problem, w: Array, row: int) -> float:

@@ -9,22 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.calibration.calibration import Calibration
+from onnxprune.calibration.calibration import Batches, Calibration
 from onnxprune.errors import UserError
 from onnxprune.graph.arrays import Array, Float
+from onnxprune.graph.io import Model
+from onnxprune.graph.shapes import infer
 from onnxprune.importance.criterion import Criterion, Scores
+from onnxprune.layers.layer import Layer
 from onnxprune.progress import Steps
+from onnxprune.runtime.session import Feeds
+from onnxprune.runtime.stream import samples_in
+from onnxprune.solvers.patterns import lowest_kept
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 if TYPE_CHECKING:
     from onnxprune.importance.slopes import Each, Shown
 
 Lacking = dict[str, str]  # what has no score -> why
+FEW = 8  # samples whose weights' slopes have random signs together
+ROUNDS = 100  # of SynFlow, as Tanaka et al. 2020 have them
 
 
 @dataclass(frozen=True)
@@ -98,13 +106,11 @@ def unit_scores(
     return {g.name: scores[g.name] for g in groups if g.name in scores}, lacking
 
 
-def _check(name: str, scores: Mapping[str, Array]) -> None:
+def _check(name: str, scores: Mapping[str, Array], option: str = "--importance") -> None:
     """Raise `UserError` for scores that are no numbers."""
     wrong = next((key for key, s in scores.items() if not np.isfinite(s).all()), None)
     if wrong is not None:
-        raise UserError(
-            f"--importance {name}: the gradient at {wrong} is no number; scale the data, or choose another importance"
-        )
+        raise UserError(f"{option} {name}: the gradient at {wrong} is no number; scale the data, or choose another")
 
 
 def _unit_flow(analysis: Analysis, groups: Sequence[ChannelGroup]) -> tuple[Scores, Lacking]:
@@ -127,6 +133,129 @@ def _unit_flow(analysis: Analysis, groups: Sequence[ChannelGroup]) -> tuple[Scor
     _check("synflow", scores)
     lacking = units.lacking | {group_of[v]: why for v, why in graph.blocked.items()}
     return {g.name: scores[g.name] for g in groups if g.name in scores}, lacking
+
+
+# Single weights
+
+
+def entry_scores(
+    name: str, model: Model, layers: Sequence[Layer], data: Batches | None, share: float, *, seed: int = 0,
+    progress: Steps,
+) -> tuple[dict[str, Array], Lacking]:  # fmt: skip
+    """Scores of the entries of every layer's weight as the layer reads it, float64, by initializer; and those that have
+    none, with the reason. None is below zero, and weights that are zero score zero.
+
+    layers: with a weight each; data: None for `synflow`; share: of all these weights that is to go.
+    """
+    if name == "synflow":
+        found, lacking = _entry_flow(model, layers, share, progress)
+    else:
+        assert data is not None
+        found, lacking = _entry_slopes(name, model, layers, of_batches(data), data, seed, progress)
+    _check(name, found, option="--solver")
+    least = min((float(s.min()) for s in found.values()), default=0.0)
+    for layer in layers:
+        if layer.initializer in found:
+            s, w = found[layer.initializer], layer.read(model)
+            found[layer.initializer] = np.where(w == 0, 0.0, s - min(least, 0.0) + np.finfo(np.float64).tiny)
+    return found, lacking
+
+
+def of_batches(data: Batches) -> Shown:
+    """Samples in the batches in which a model takes them."""
+    from onnxprune.importance.slopes import Shown
+
+    each, runs = samples_in(data.source), len(data.source)
+    last = data.source[runs - 1] if runs and each > 1 else {}
+    count = (runs - 1) * each + (len(next(iter(last.values()))) if last else 1)
+
+    @lru_cache(1)
+    def batch(k: int) -> Feeds:
+        return data.source[k]
+
+    def batches(size: int) -> list[list[int]]:
+        ends = [(k, min(k + each, count)) for k in range(0, count, each)]
+        return [list(range(k, min(k + size, b))) for a, b in ends for k in range(a, b, size)]
+
+    def feeds(indices: Sequence[int]) -> Feeds:
+        whole = batch(indices[0] // each)
+        return whole if each == 1 else {n: x[[i % each for i in indices]] for n, x in whole.items()}
+
+    return Shown(count, batches, feeds)
+
+
+def _entry_slopes(
+    name: str, model: Model, layers: Sequence[Layer], shown: Shown, data: Batches, seed: int, progress: Steps
+) -> tuple[dict[str, Array], Lacking]:
+    from onnxprune.importance.slopes import MOST, Slopes, weight_slopes
+
+    formula = FORMULAS[name]
+    most = MOST if formula.each is None else FEW if formula.squares else 1
+    runs = Slopes(model, shown, memory=data.memory, threads=data.threads, most=most, seed=seed)
+    weights = {_tensor(layer): layer.read(model) for layer in layers}
+    plain = {_tensor(x): model.weights[x.initializer] for x in layers if _tensor(x) == x.initializer}
+    found, lacking = weight_slopes(
+        model, weights | plain, runs, formula.each, second=formula.second, signs=formula.squares, progress=progress
+    )  # fmt: skip
+    scores, why = {}, {}
+    for layer in layers:
+        tensor = _tensor(layer)
+        if tensor in found:
+            s = formula.whole(found[tensor])
+            for step in layer.stored.steps if tensor == layer.initializer and layer.stored is not None else ():
+                s = s.transpose(step.perm) if step.perm else s
+            scores[layer.initializer] = s
+        else:
+            why[layer.initializer] = lacking.get(tensor, "no gradient reaches it")
+    return scores, why
+
+
+def _tensor(layer: Layer) -> str:
+    """What a layer's weight is differentiated by: the initializer, which all that read it count for, where it holds
+    numbers as they are; else what the layer reads."""
+    stored = layer.stored
+    assert stored is not None
+    plain = stored.held.kind == "f" and all(step.perm or step.op == "Cast" for step in stored.steps)
+    return layer.initializer if plain else layer.weight
+
+
+def _entry_flow(
+    model: Model, layers: Sequence[Layer], share: float, progress: Steps
+) -> tuple[dict[str, Array], Lacking]:
+    """SynFlow of weights: the round in which each goes, of as many as it takes until this share is gone, and within a
+    round what flows through it; a layer thins out as what flows through it does, and none goes whole."""
+    from onnxprune.importance.slopes import differentiated
+    from onnxprune.importance.synflow import Flow
+    from onnxprune.runtime.session import session
+
+    flow = Flow(model, infer(model))
+    lacking = {x.initializer: "nothing that flows meets it" for x in layers if x.weight not in flow.weights}
+    of = {x.initializer: x for x in layers if x.initializer not in lacking}
+    inputs = {w: flow.weights[x.weight].name for w, x in of.items()}
+    graph = differentiated(flow.model, flow.loss, list(inputs.values()), {n: x.shape for n, x in flow.ones.items()})
+    lacking |= {w: graph.blocked[name] for w, name in inputs.items() if name in graph.blocked}
+    of = {w: x for w, x in of.items() if w not in lacking}
+    alive = {w: np.abs(x.read(model)) for w, x in of.items()}
+    total = sum(a.size for a in alive.values())
+    out = {w: np.full(a.shape, np.inf) for w, a in alive.items()}
+    ends = np.cumsum([0, *(a.size for a in alive.values())])
+    with session(graph.model) as s:
+        given = {i.name for i in s.get_inputs()}
+        for k in range(1, ROUNDS + 2):
+            progress(k - 1, ROUNDS + 1)
+            feeds = {**flow.ones, **flow.values_of({of[w].weight: a for w, a in alive.items()})}
+            values = s.run([graph.names[inputs[w]] for w in of], {n: x for n, x in feeds.items() if n in given})
+            flows = {w: np.abs(feeds[inputs[w]] * np.asarray(g, np.float64)) for w, g in zip(of, values, strict=True)}
+            top = max((float(f.max(initial=0.0)) for f in flows.values()), default=0.0) or 1.0
+            left = round(total * (1 - share) ** (k / ROUNDS)) if k <= ROUNDS else 0
+            every = np.concatenate([np.where(out[w] < np.inf, -1.0, f).ravel() for w, f in flows.items()])
+            gone = ~lowest_kept(every, total - left)
+            for w, a, b in zip(of, ends, ends[1:], strict=False):
+                goes = gone[a:b].reshape(out[w].shape) & (out[w] == np.inf)
+                out[w][goes] = k + flows[w][goes] / (2 * top)
+                alive[w] = np.where(out[w] < np.inf, 0, alive[w]).astype(alive[w].dtype)
+    progress(ROUNDS + 1, ROUNDS + 1)
+    return dict(out), lacking
 
 
 GRADIENT_CRITERIA: dict[str, Criterion] = {

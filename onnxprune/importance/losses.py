@@ -16,13 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.labels import IGNORED
 from onnxprune.errors import UserError
 from onnxprune.gradient.backward import Backward
 from onnxprune.gradient.losses import log_probabilities
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.runtime.classes import are_probabilities, class_rows, classifier_output, probabilities
+from onnxprune.runtime.classes import IGNORED, are_probabilities, class_rows, classifier_output, probabilities
 from onnxprune.runtime.session import Feeds
 
 

@@ -120,8 +120,8 @@ class Keywords(TypedDict, total=False):
     """With pattern=N:M, reorder channels through the whole graph so that less is lost. Default: True."""
 
     solver: str | None
-    """Which weights stay, and with which values; all but magnitude need calibration; list explains them. Default:
-    admm with calibration, magnitude without.
+    """Which weights stay, and with which values; all but magnitude and synflow need calibration; list explains them.
+    Default: admm with calibration, magnitude without.
     """
 
     sparsity_allocate: str | None

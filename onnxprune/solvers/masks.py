@@ -42,12 +42,13 @@ class NotPositive(Exception):
 @dataclass(frozen=True, eq=False)
 class Problem:
     """hessian: H `(d, d)`; target: T `(o, d)`; original: the layer's own weights `(o, d)`; norms: root mean square of
-    every input `(d,)`."""
+    every input `(d,)`; saliency: what each weight matters to the whole model `(o, d)`, for solvers that go by that."""
 
     hessian: Float
     target: Float
     original: Float
     norms: Float
+    saliency: Float | None = None
 
     def error(self, weight: Float) -> float:
         """f of some weights, over that of no weights at all."""
@@ -100,6 +101,12 @@ def ria(problem: Problem, choice: Choice) -> Solution:
     columns, rows = w.sum(0, keepdims=True), w.sum(1, keepdims=True)
     relative = w / np.where(columns > 0, columns, 1) + w / np.where(rows > 0, rows, 1)
     return _pick(problem, choice, relative * np.sqrt(problem.norms))
+
+
+def by_saliency(problem: Problem, choice: Choice) -> Solution:
+    """The highest scores that were given."""
+    assert problem.saliency is not None, "a solver by gradients is given what they say"
+    return _pick(problem, choice, problem.saliency)
 
 
 def inverse(problem: Problem) -> Float:
@@ -240,8 +247,9 @@ class Solver:
 
     needs_data: calibration samples, for the Hessian; tiles: whether weights can go in tiles (`patterns.Tiles`);
     by_original: whether it goes by the layer's own weights, so that those that are zero go first; among: the same among
-    entries that are left, given those that are gone, where `solve` cannot be told of them; factor: seconds that H
-    takes on two cores, for rows and columns, before what all solvers have in common.
+    entries that are left, given those that are gone, where `solve` cannot be told of them; gradients: whether it goes
+    by `Problem.saliency`, which gradients of the whole model make; factor: seconds that H takes on two cores, for rows
+    and columns, before what all solvers have in common.
     """
 
     help: str
@@ -250,11 +258,19 @@ class Solver:
     tiles: bool = True
     by_original: bool = False
     among: Callable[[Problem, Choice, Mask], Solution] | None = None
+    gradients: bool = False
     factor: Callable[[int, int], float] = lambda o, d: 4e-10 * d**3
 
 
-def _row(solve: Solve, **facts: Any) -> Solver:
-    return Solver((solve.__doc__ or "").strip(), solve, **facts)
+def _row(solve: Solve, help: str = "", **facts: Any) -> Solver:
+    return Solver(help or (solve.__doc__ or "").strip(), solve, **facts)
+
+
+GRADIENTS = {
+    "fisher": "half of (w dL/dw)^2 of each sample; without labels that of the outputs' own distribution",
+    "obd": "w^2/2 times the diagonal of the Hessian, by Gauss-Newton (LeCun et al. 1990, Optimal Brain Damage)",
+    "synflow": "what flows through, of ones through the magnitudes of all weights, in 100 rounds (Tanaka et al. 2020)",
+}
 
 
 SOLVERS: dict[str, Solver] = {
@@ -264,7 +280,16 @@ SOLVERS: dict[str, Solver] = {
     "sparsegpt": _row(sparsegpt),
     "obc": _row(obc, tiles=False, among=obc_among, factor=lambda o, d: 4e-10 * d**3 + 2.5e-10 * o * d**3),
     "admm": _row(admm, factor=lambda o, d: (1.2e-9 if d <= EIGEN_LIMIT else 4e-10) * d**3),
+    **{
+        name: _row(by_saliency, text, needs_data=name != "synflow", gradients=True, factor=lambda o, d: 0.0)
+        for name, text in GRADIENTS.items()
+    },
 }
+
+
+def by_gradients(name: str) -> bool:
+    """Whether a name is that of a solver that goes by gradients of the whole model."""
+    return name in SOLVERS and SOLVERS[name].gradients
 
 
 def needs_data(name: str) -> bool:

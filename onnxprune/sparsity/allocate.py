@@ -27,7 +27,8 @@ def uniform(scores: EntryScores, ratios: Mapping[str, float]) -> Counts:
 def global_(scores: EntryScores, ratios: Mapping[str, float]) -> Counts:
     """one threshold over all layers with the same wanted sparsity, at most MAX_SPARSITY of a layer
 
-    Scores are taken as they are, not normalised by layer: with `magnitude`, layers of small weights lose more.
+    Scores are magnitudes, or those of a solver by gradients. They are taken as they are, not normalised by layer: with
+    magnitudes, layers of small weights lose more.
     """
     out: Counts = {}
     for r in sorted(set(ratios.values())):
@@ -158,7 +159,8 @@ class ZeroAllocator:
 
     allocate: scores of all entries by weight, or `Facts` of it where data are needed, and weight -> sparsity -> entries
     that go; needs_data: calibration samples; errors: whether it needs the errors of `Facts`; even: whether every layer
-    gets what is asked for, so that it goes with patterns and thresholds.
+    gets what is asked for, so that it goes with patterns and thresholds; scored: whether it goes by the scores of a
+    solver by gradients, in place of magnitudes.
     """
 
     help: str
@@ -166,6 +168,7 @@ class ZeroAllocator:
     needs_data: bool = False
     errors: bool = False
     even: bool = False
+    scored: bool = False
 
 
 def _row(allocate: Callable[[Any, Mapping[str, float]], Counts], **facts: bool) -> ZeroAllocator:
@@ -174,7 +177,7 @@ def _row(allocate: Callable[[Any, Mapping[str, float]], Counts], **facts: bool) 
 
 ZERO_ALLOCATORS: dict[str, ZeroAllocator] = {
     "uniform": _row(uniform, even=True),
-    "global": _row(global_),
+    "global": _row(global_, scored=True),
     "erk": _row(erk),
     "lamp": _row(lamp),
     "owl": _row(owl, needs_data=True),

@@ -12,6 +12,7 @@ from onnxprune.allocation.kinds import ZEROS
 from onnxprune.calibration.calibration import Batches
 from onnxprune.errors import OptionError
 from onnxprune.formats.patterns import NMPattern
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.progress import Progress, counting
@@ -87,22 +88,30 @@ def counts_of(
     *,
     seed: int,
     progress: Progress,
+    saliency: Mapping[str, Array] | None = None,
 ) -> Counts:
-    """Weight -> entries that go, of layers with a weight each."""
+    """Weight -> entries that go, of layers with a weight each.
+
+    saliency: weight -> scores of its entries, of a solver by gradients; a layer without gets what is asked for.
+    """
     weights = {layer.initializer: layer.read(model) for layer in layers}
     if zeros.quality is not None:
         return below(weights, float(zeros.quality))
     asked = {layer.initializer: ratios[layer.name] for layer in layers}
     default = EVEN_ALLOCATION if data is None or isinstance(zeros.shape, NMPattern) else BEST_ALLOCATION
     allocator = ZERO_ALLOCATORS[zeros.sparsity_allocate or default]
+    if allocator.scored and saliency is not None:
+        known = {name: saliency[name] for name in weights if name in saliency}
+        counts = allocator.allocate(known, {name: asked[name] for name in known}) if known else {}
+        return {name: counts.get(name, round(r * weights[name].size)) for name, r in asked.items()}
     if not allocator.needs_data:
         return allocator.allocate({name: np.abs(w) for name, w in weights.items()}, asked)
     assert data is not None, "options are checked before: this allocator needs data"
-    known = facts(
+    found = facts(
         model, layers, zeros.shape, data, errors=allocator.errors, seed=seed, progress=counting(progress, "survey")
     )
-    counts = allocator.allocate(known, {name: r for name, r in asked.items() if name in known})
-    return counts | {name: round(r * weights[name].size) for name, r in asked.items() if name not in known}
+    counts = allocator.allocate(found, {name: r for name, r in asked.items() if name in found})
+    return counts | {name: round(r * weights[name].size) for name, r in asked.items() if name not in found}
 
 
 __all__ = ["Names", "counts_of", "layer_names", "matching", "names_of", "ratios_of", "recorded_ratios"]

@@ -11,6 +11,7 @@ from onnxprune.solvers.masks import SOLVERS, needs_data
 from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
 
 BEST_SOLVER, PLAIN_SOLVER = "admm", "magnitude"  # the solver with data (tools/bench_solvers.py), and without
+FREE_SOLVERS = [name for name, row in SOLVERS.items() if not row.needs_data]
 BEST_ALLOCATION, EVEN_ALLOCATION = "error", "uniform"  # of zeros, with data and without
 
 
@@ -52,8 +53,8 @@ class Zeros:
     solver: str | None = option(
         None, choice({name: row.help for name, row in SOLVERS.items()}), panel=SPARSE, metavar="NAME",
         otherwise=f"{BEST_SOLVER} with --calibration, {PLAIN_SOLVER} without", needs=("no plan", "zeros"),
-        help=f"Which weights stay, and with which values; all but {PLAIN_SOLVER} need --calibration; list explains "
-        "them.",
+        help=f"Which weights stay, and with which values; all but {' and '.join(FREE_SOLVERS)} need --calibration; "
+        "list explains them.",
     )  # fmt: skip
     sparsity_allocate: str | None = option(
         None, choice({name: row.help for name, row in ZERO_ALLOCATORS.items()}), panel=SPARSE, metavar="NAME",

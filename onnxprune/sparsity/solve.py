@@ -95,6 +95,7 @@ def solve(
     data: Batches,
     method: Method,
     *,
+    saliency: Mapping[str, Array] | None = None,
     steps: int = 1,
     between: Callable[[Model], Model] | None = None,
     cache: Path | None = None,
@@ -102,14 +103,17 @@ def solve(
 ) -> tuple[Model, list[LayerSolve]]:
     """The model with zeros, and what became of each layer.
 
-    layers: those that become sparse; counts: weight -> entries that go; steps: in which the zeros grow
-    (sparsity/grow.py); between: what is done to the weights after every step but the last. A layer that no regression
-    can be made of, or that no data reach, is masked by magnitude, with the reason. cache: folder in which finished
-    layers are kept, of the first step alone where something is done between.
+    layers: those that become sparse; counts: weight -> entries that go; saliency: weight -> scores of its entries, for
+    solvers by gradients, where there are some; steps: in which the zeros grow (sparsity/grow.py); between: what is done
+    to the weights after every step but the last. A layer that no regression can be made of, or that no data reach, is
+    masked by these scores, else by magnitude, with the reason. cache: folder in which finished layers are kept, of the
+    first step alone where something is done between.
     """
+    scored = dict(saliency or {})
+    seen: list[Any] = [str(pattern), sorted(counts.items()), vars(method)]
+    seen += [sorted((w, hashlib.sha256(s.tobytes()).hexdigest()) for w, s in scored.items())] if scored else []
     if steps == 1:
-        identity: list[Any] = [str(pattern), sorted(counts.items()), vars(method)]
-        return _pass(model, None, layers, counts, pattern, data, method, _Kept.open(cache, model, data, identity),
+        return _pass(model, None, layers, counts, pattern, data, method, scored, _Kept.open(cache, model, data, seen),
                      progress)  # fmt: skip
     out: Model | None = None
     outcomes: list[LayerSolve] = []
@@ -118,10 +122,9 @@ def solve(
         if out is not None and between is not None:
             out, cache = between(out), None
         folder = None if cache is None else cache / f"step-{k + 1}"
-        identity = [str(pattern), sorted(counts.items()), vars(method), steps, k]
-        kept = _Kept.open(folder, model, data, identity)
+        kept = _Kept.open(folder, model, data, [*seen, steps, k])
         counted = partial(_counted, progress, k, len(plan))
-        out, outcomes = _pass(model, out, layers, part, reached, data, method, kept, counted)
+        out, outcomes = _pass(model, out, layers, part, reached, data, method, scored, kept, counted)
     assert out is not None, "a schedule has a last step"
     return out, outcomes
 
@@ -139,6 +142,7 @@ def _pass(
     pattern: Pattern | None,
     data: Batches,
     method: Method,
+    saliency: Mapping[str, Array],
     kept: _Kept,
     progress: Steps,
 ) -> tuple[Model, list[LayerSolve]]:
@@ -147,8 +151,8 @@ def _pass(
     jobs, outcomes = jobs_of(model, edit, layers, counts)
     for layer in layers:
         if layer.name in outcomes:
-            start = model if before is None else before
-            layer.write(edit.model, by_magnitude(start, layer, pattern, counts[layer.initializer]))
+            start, scores = model if before is None else before, saliency.get(layer.initializer)
+            layer.write(edit.model, by_magnitude(start, layer, pattern, counts[layer.initializer], scores))
     whole = Stream(model, data.source, limit=data.memory / 2, threads=data.threads)
     small = Stream(edit.model, data.source, limit=data.memory / 2, threads=data.threads)
     work = np.cumsum([0.0, *(_work(j) for j in jobs)])
@@ -165,12 +169,12 @@ def _pass(
         result = kept.read(job)
         if result is None:
             with blas_for(job.tasks[0].matrix.shape[1]):
-                result = _solve(job, pattern, whole, small, method)
+                result = _solve(job, pattern, whole, small, method, saliency.get(job.layer.initializer))
             kept.write(job, result)
         weight, shift, outcome = result
         if outcome.reason:
-            start = model if before is None else before
-            job.layer.write(edit.model, by_magnitude(start, job.layer, pattern, job.count))
+            start, scores = model if before is None else before, saliency.get(job.layer.initializer)
+            job.layer.write(edit.model, by_magnitude(start, job.layer, pattern, job.count, scores))
         else:
             job.tasks[0].into.write(weight, shift)
         outcomes |= {node: replace(outcome, node=node) for node in job.nodes}
@@ -184,14 +188,15 @@ def solver_seconds(layers: Sequence[Layer], solver: str) -> float:
     return sum(x.group * seconds(x.shape[0] // x.group, int(np.prod(x.shape[1:])), SOLVERS[solver]) for x in once)
 
 
-def by_magnitude(model: Model, layer: Layer, pattern: Pattern | None, count: int) -> Array:
-    """The weight float32, as the layer reads it, with zeros where |w| is smallest."""
+def by_magnitude(model: Model, layer: Layer, pattern: Pattern | None, count: int, scores: Array | None = None) -> Array:
+    """The weight float32, as the layer reads it, with zeros where |w| is smallest, or other scores of its shape."""
     w = layer.read(model)
+    scores = np.abs(w) if scores is None else np.where(w == 0, 0, scores)
     if pattern is None:
-        mask = Count(count).keep(np.abs(w))
+        mask = Count(count).keep(scores)
     else:
-        scores = layer.rows(np.abs(w))
-        mask = layer.unrows(np.stack([c.keep(s) for c, s in zip(choices(layer, pattern, count), scores, strict=True)]))
+        rows = zip(choices(layer, pattern, count), layer.rows(scores), strict=True)
+        mask = layer.unrows(np.stack([c.keep(s) for c, s in rows]))
     return np.ascontiguousarray(np.where(mask & (w != 0), w, np.float32(0)))  # +0.0, also instead of -0.0
 
 
@@ -297,8 +302,17 @@ def columns_of(layer: Layer, columns: int) -> Array:
 Solved = tuple[Float, Float, LayerSolve]
 
 
-def _solve(job: Job, pattern: Pattern | None, whole: Stream, small: Stream, method: Method) -> Solved:
-    """Matrix `(groups, in, out)`, shift `(groups * out,)`, and what became of the layer."""
+def _solve(
+    job: Job, pattern: Pattern | None, whole: Stream, small: Stream, method: Method, saliency: Array | None
+) -> Solved:
+    """Matrix `(groups, in, out)`, shift `(groups * out,)`, and what became of the layer.
+
+    saliency: scores of its weights, for a solver that goes by them.
+    """
+    if saliency is None and SOLVERS[method.solver].gradients:
+        reason = "no gradient reaches it"
+        return np.zeros(0), np.zeros(0), LayerSolve(job.layer.name, 0.0, 0.0, 0, reason)
+    scores = None if saliency is None else job.layer.rows(saliency)
     first = job.tasks[0]
     g, d, o = first.matrix.shape
     moments = [Moments(intercept=first.into.bias is not None) for _ in range(g)]
@@ -315,6 +329,7 @@ def _solve(job: Job, pattern: Pattern | None, whole: Stream, small: Stream, meth
     for k, choice in enumerate(choices(job.layer, pattern, job.count)):
         try:
             problem = problem_of(moments[k], first.prior(k), order, method.ridge, constant=some)
+            problem = problem if scores is None else replace(problem, saliency=scores[k])
             if job.before is not None:
                 start = np.ascontiguousarray(job.before[k][order].T)
                 mask, w = grown(problem, choice, start, method.solver, recover=method.recover)

@@ -12,7 +12,7 @@ from onnxprune.formats.dense import DENSE
 from onnxprune.formats.options import Store
 from onnxprune.formats.patterns import NMPattern, Pattern, parse_pattern
 from onnxprune.formats.registry import AUTO
-from onnxprune.solvers.masks import needs_data
+from onnxprune.solvers.masks import by_gradients, needs_data
 from onnxprune.sparsity.grow import taken
 from onnxprune.sparsity.options import BEST_SOLVER, PLAIN_SOLVER, Zeros
 from onnxprune.sparsity.outcome import PRESENT
@@ -114,7 +114,13 @@ class Spec:
 
     def _same(self, data: bool) -> bool:
         """Whether many steps choose the same weights as one."""
-        return not self.tuned and (not data or (not needs_data(self.solver(data)) and not self.recover))
+        solver = self.solver(data)
+        again = self.recover or (needs_data(solver) and not by_gradients(solver))
+        return not self.tuned and not (data and again)
+
+    def by_gradients(self, data: bool) -> bool:
+        """Whether the solver goes by gradients of the whole model; data: whether there are samples."""
+        return by_gradients(self.solver(data))
 
     def solver(self, data: bool) -> str:
         """The solver that is asked for, or the best that there is; data: whether there are samples."""
@@ -136,8 +142,8 @@ class Spec:
         if self._same(data):
             way = f"choose --solver {BEST_SOLVER}, or --tune 10 between" if data else "give --calibration SRC"
             raise OptionError(
-                f"--steps {steps}: {PLAIN_SOLVER} chooses the same weights in one step as in many; leave it out, or "
-                f"{way}"
+                f"--steps {steps}: {self.solver(data)} chooses the same weights in one step as in many; leave it out, "
+                f"or {way}"
             )
 
     def fewer(self, data: bool) -> list[str]:
@@ -145,6 +151,6 @@ class Spec:
         steps, now = self.asked_steps, self.growth(data)
         if not self.makes_zeros or self.recorded is not None or now == steps:
             return []
-        same = f"{PLAIN_SOLVER} chooses the same weights"
+        same = f"{self.solver(data)} chooses the same weights"
         why = same if self._same(data) else f"--pattern {self.pattern} has no more"
         return [f"--steps {steps}: the zeros take {'one step' if now == 1 else f'{now} steps'}: {why}"]

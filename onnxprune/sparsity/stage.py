@@ -213,12 +213,15 @@ def _mask(
         if not np.isfinite(w).all():
             raise OptionError(f"weight {name!r} holds NaN or infinity, which have no order; leave it out with --ignore")
     once = list(by_weight.values())
+    saliency, lacking = _saliency(model, once, start.ratios, spec, data, progress)
     if spec.recorded is not None:
         counts = {x.initializer: int(spec.recorded["layers"][x.name]["zeros"]) for x in once}
     else:
-        counts = counts_of(model, once, start.ratios, spec.zeros, data, seed=spec.seed, progress=progress)
+        counts = counts_of(
+            model, once, start.ratios, spec.zeros, data, seed=spec.seed, progress=progress, saliency=saliency
+        )  # fmt: skip
     if data is None:
-        return _by_magnitude(model, chosen, counts, spec)
+        return _by_scores(model, chosen, counts, spec, saliency, lacking)
     from onnxprune.sparsity.solve import Method, solve, solver_seconds
 
     method = Method(spec.solver(True), spec.recover, seed=spec.seed)
@@ -227,21 +230,47 @@ def _mask(
     if took > LONG:
         progress("solve", note=f"solving {len(chosen)} layers with {method.solver}; about {took:.0f} s")
     out, solved = solve(
-        model, chosen, counts, spec.pattern, data, method, steps=steps, between=between,
+        model, chosen, counts, spec.pattern, data, method, saliency=saliency, steps=steps, between=between,
         cache=spec.cache, progress=counting(progress, "solve"),
     )  # fmt: skip
-    notes = [f"{x.node}: masked by magnitude: {x.reason}" for x in solved if x.reason]
+    of = {x.name: x.initializer for x in chosen}
+    notes = []
+    for x in solved:
+        by = method.solver if saliency is not None and of[x.node] in saliency else "magnitude"
+        why = lacking.get(of[x.node], x.reason)
+        notes += [f"{x.node}: masked by {by}: {why}"] if x.reason else []
     return _Masked(out, chosen, counts, tuple(solved), (*notes, *_torn(chosen, spec.pattern)))
 
 
-def _by_magnitude(model: Model, chosen: list[Layer], counts: Counts, spec: Spec) -> _Masked:
-    """The smallest weights go, nothing makes up for them."""
+def _saliency(
+    model: Model, layers: Sequence[Layer], ratios: Mapping[str, float], spec: Spec, data: Batches | None,
+    progress: Progress,
+) -> tuple[dict[str, Array] | None, dict[str, str]]:  # fmt: skip
+    """Weight -> scores of its entries, None for a solver that does not go by gradients; weight -> why it has none."""
+    if not spec.by_gradients(data is not None):
+        return None, {}
+    from onnxprune.importance.gradients import entry_scores
+
+    size = {x.initializer: int(np.prod(x.shape)) for x in layers}
+    share = sum(ratios[x.name] * size[x.initializer] for x in layers) / max(sum(size.values()), 1)
+    return entry_scores(
+        spec.solver(data is not None), model, layers, data, share, seed=spec.seed, progress=counting(progress, "score")
+    )  # fmt: skip
+
+
+def _by_scores(
+    model: Model, chosen: list[Layer], counts: Counts, spec: Spec, saliency: Mapping[str, Array] | None,
+    lacking: Mapping[str, str],
+) -> _Masked:  # fmt: skip
+    """The smallest weights go, or those of the lowest scores; nothing makes up for them."""
     from onnxprune.sparsity.solve import by_magnitude
 
-    out = model.copy()
+    out, scores = model.copy(), saliency or {}
     for layer in {x.initializer: x for x in chosen}.values():
-        layer.write(out, by_magnitude(model, layer, spec.pattern, counts[layer.initializer]))
-    return _Masked(out, chosen, counts, notes=tuple(_torn(chosen, spec.pattern)))
+        w = layer.initializer
+        layer.write(out, by_magnitude(model, layer, spec.pattern, counts[w], scores.get(w)))
+    notes = [f"{x.name}: masked by magnitude: {lacking[x.initializer]}" for x in chosen if x.initializer in lacking]
+    return _Masked(out, chosen, counts, notes=(*notes, *_torn(chosen, spec.pattern)))
 
 
 def _weights(model: Model, layers: Sequence[Layer]) -> list[tuple[str, Array]]:
