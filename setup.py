@@ -1,4 +1,5 @@
-"""The one native file; without a C compiler the package installs without it."""
+"""The one native library, whose tables onnxprune/kernels/header.py writes; without a C compiler the package installs
+without it."""
 
 from setuptools import Extension, setup
 
@@ -7,7 +8,7 @@ setup(
         Extension(
             "onnxprune.kernels._entry",
             ["onnxprune/kernels/_entry.c"],
-            depends=["onnxprune/kernels/_tables.h"],  # which onnxprune/kernels/header.py writes
+            depends=[f"onnxprune/kernels/{name}.h" for name in ("_tables", "_steps", "_steps_tables")],
             optional=True,
         )
     ]

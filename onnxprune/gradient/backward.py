@@ -7,6 +7,7 @@ turn out to be known, the nodes are replaced by the constant, so that one way of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -56,6 +57,16 @@ def free_constants(model: Model) -> None:
     model.proto.ir_version = max(model.proto.ir_version, 8)
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel of ours, and what it is told. number: of kernels/steps/tables.py; inputs: tensors; params: STEP_PARAMS
+    integers."""
+
+    number: int
+    inputs: tuple[str, ...]
+    params: tuple[int, ...]
+
+
 class Backward:
     """A copy of a model that grows backwards. Names go in and out; a name is a tensor.
 
@@ -77,6 +88,7 @@ class Backward:
         self.wrt: set[str] = set()
         self.needed: set[str] = set()
         self.made: dict[str, list[str]] = {}  # tensor -> parts of its gradient
+        self.kernels: dict[str, Kernel] = {}  # tensor -> what computes it as well, in a session of ours
         self._node: Node | None = None
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._probes = probes(edit.model, input_shapes or {})

@@ -9,6 +9,7 @@ tables.py    numbers that are shared with the C part; header.py writes them for 
 addresses.py arrays at addresses
 loops.py     the inner loops; emit.py writes them as LLVM IR
 library.py   compiling, caching, and handing the driver to the C part
+steps/       the kernels of training, another driver; _steps.h is their part of the C part
 """
 
 from onnxprune.kernels.library import available, get_library_path, register, session

@@ -50,6 +50,7 @@ typedef Status *(*GetDims)(const void *info, int64_t *dims, size_t rank);       
 typedef Status *(*GetTypeAndShape)(const void *value, void **info);                          /* 65 */
 typedef Status *(*GetFloat)(const void *info, const char *name, float *out);                 /* 85 */
 typedef Status *(*GetInt)(const void *info, const char *name, int64_t *out);                 /* 86 */
+typedef Status *(*GetCount)(const void *context, size_t *count);                             /* 88, 89 */
 typedef Status *(*GetInput)(const void *context, size_t index, const void **value);          /* 90 */
 typedef Status *(*GetOutput)(void *context, size_t index, const int64_t *dims, size_t rank, void **value); /* 91 */
 typedef void (*Release)(void *);                                                             /* 93, 99 */
@@ -710,6 +711,8 @@ static void fill_operators(void) {
     }
 }
 
+#include "_steps.h"
+
 /* One domain serves every session; onnxruntime keeps a pointer to it. */
 EXPORT Status *RegisterCustomOps(void *options, const void *const *api_base) {
     static atomic_flag guard = ATOMIC_FLAG_INIT;
@@ -722,6 +725,7 @@ EXPORT Status *RegisterCustomOps(void *options, const void *const *api_base) {
         void *fresh = NULL;
         status = CALL(api, 26, CreateDomain)(DOMAIN_NAME, &fresh);
         for (int i = 0; !status && i < N_OPS; i++) status = CALL(api, 27, DomainAdd)(fresh, &operators[i]);
+        if (!status) status = CALL(api, 27, DomainAdd)(fresh, &step_operator);
         if (!status) domain = fresh;
     }
     if (!status) status = CALL(api, 28, AddDomain)(options, domain);
@@ -756,6 +760,8 @@ static PyObject *memory(PyObject *self, PyObject *nothing) {
 static PyMethodDef methods[] = {
     {"connect", connect, METH_O, "Take the address of the compiled driver; it must live as long as the process."},
     {"connected", connected, METH_NOARGS, "Whether connect() was called."},
+    {"connect_steps", connect_steps, METH_O, "As connect(), the driver of the kernels of training."},
+    {"steps_connected", steps_connected, METH_NOARGS, "Whether connect_steps() was called."},
     {"memory", memory, METH_NOARGS, "Bytes of scratch memory kept for the next run."},
     {NULL, NULL, 0, NULL},
 };
@@ -763,10 +769,12 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_entry", "The custom
                                     NULL, NULL, NULL, NULL};
 EXPORT PyObject *PyInit__entry(void) {
     fill_operators();
+    fill_step_operator();
 #ifndef _WIN32
     pthread_atfork(before_fork, after_fork, after_fork);
 #endif
     PyObject *made = PyModule_Create(&module);
     if (made && PyModule_AddStringConstant(made, "STAMP", STAMP)) Py_CLEAR(made);
+    if (made && PyModule_AddStringConstant(made, "STEPS_STAMP", STEPS_STAMP)) Py_CLEAR(made);
     return made;
 }

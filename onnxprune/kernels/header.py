@@ -1,7 +1,8 @@
-"""The header of the C part, `_tables.h`: the numbers of tables.py, the names of operators and the types of ONNX.
+"""The headers of the C part: `_tables.h` has the numbers of tables.py, the names of operators and the types of ONNX,
+`_steps_tables.h` the numbers of steps/tables.py.
 
-`python -m onnxprune.kernels.header` writes it; a test compares the file with what would be written. A library that was
-built from another one is refused when it is loaded, by the stamp.
+`python -m onnxprune.kernels.header` writes them; a test compares the files with what would be written. A library that
+was built from others is refused when it is loaded, by the stamps.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from onnx import TensorProto, helper
 
 from onnxprune.kernels import tables
 from onnxprune.kernels.names import ACTIVATIONS, DOMAIN, PRODUCTS, STORAGES, VALUES
+from onnxprune.kernels.steps.tables import numbers
 
 PLACE = Path(__file__).parent / "_tables.h"
+STEPS_PLACE = Path(__file__).parent / "_steps_tables.h"
 ONNX_TYPES = ("FLOAT", "UINT8", "INT8", "UINT16", "INT32")  # that inputs have besides those of values
 
 
@@ -30,6 +33,23 @@ def text() -> str:
         "/* Written by `python -m onnxprune.kernels.header` from tables.py; edit that. */\n"
         f'#define STAMP "{stamp()}"\n{_body()}'
     )
+
+
+def steps_stamp() -> str:
+    """As `stamp`, of the header of the kernels of training."""
+    return hashlib.sha256(_steps_body().encode()).hexdigest()[:16]
+
+
+def steps_text() -> str:
+    """The whole header of the kernels of training."""
+    return (
+        "/* Written by `python -m onnxprune.kernels.header` from steps/tables.py; edit that. */\n"
+        f'#define STEPS_STAMP "{steps_stamp()}"\n{_steps_body()}'
+    )
+
+
+def _steps_body() -> str:
+    return "".join(f"#define {name} {_number(value)}\n" for name, value in numbers().items())
 
 
 def _body() -> str:
@@ -58,3 +78,4 @@ def _array(kind: str, name: str, items: Iterable[str]) -> str:
 
 if __name__ == "__main__":
     PLACE.write_text(text(), encoding="utf-8")
+    STEPS_PLACE.write_text(steps_text(), encoding="utf-8")

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +26,25 @@ from onnxprune.graph.ort import ORT_ERRORS, PROVIDERS
 OLDEST = (1, 20)  # onnxruntime
 HERE = Path(__file__).parent
 DRIVER = "onnxprune.kernels.driver"
+SHARED = ("emit.py", "loops.py", "activations.py", "tables.py", "addresses.py")  # of both
 _lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is compiled at once: the module with the entry, the files that it is made of, and what it is called."""
+
+    driver: str
+    files: tuple[str, ...]
+    what: str
+
+
+SPARSE = Part(DRIVER, (*SHARED, "stored.py", "checks.py", "pack.py", "driver.py"), "sparse kernels")
+TRAINING = Part(
+    "onnxprune.kernels.steps.driver",
+    (*SHARED, *(f"steps/{path.name}" for path in sorted((HERE / "steps").glob("*.py")))),
+    "the kernels of training",
+)
 
 
 class LibraryMissing(UserError):
@@ -106,33 +125,53 @@ def _entry() -> ModuleType:
         )
     with _lock:
         if not module.connected():
-            driver = _compiled()
+            driver = _compiled(SPARSE)
             # onnxruntime may call it as long as the process lives, also while the interpreter shuts down
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(driver.entry))
             module.connect(driver.entry.address)
     return module
 
 
-def _compiled() -> ModuleType:
-    """The driver; its machine code comes from a cache, keyed by our code, where it lies, numba, llvmlite and the CPU.
+def register_steps(options: ort.SessionOptions) -> None:
+    """Make the kernels of training known to sessions with these options; they are compiled on the first call. Raises
+    `LibraryMissing`."""
+    missing = available()
+    if missing:
+        raise LibraryMissing(missing)
+    from onnxprune.kernels import header
+
+    module = importlib.import_module("onnxprune.kernels._entry")
+    if getattr(module, "STEPS_STAMP", "") != header.steps_stamp():
+        raise LibraryMissing(f"{module.__file__} was built from another version of onnxprune")
+    with _lock:
+        if not module.steps_connected():
+            driver = _compiled(TRAINING)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(driver.entry))  # as below
+            module.connect_steps(driver.entry.address)
+    options.register_custom_ops_library(str(module.__file__))
+
+
+def _compiled(part: Part) -> ModuleType:
+    """The driver of a part; its machine code comes from a cache, keyed by our code, where it lies, numba, llvmlite and
+    the CPU.
 
     A cache that cannot be read is made anew; where there is no place for one, the code is compiled for this process.
     """
-    folder = _cache_folder()
+    folder = _cache_folder(part)
     if folder and any(folder.rglob("*.nbc")):
         try:
-            return _imported(folder)
+            return _imported(part.driver, folder)
         except Exception:  # numba lets errors of damaged files through
             shutil.rmtree(folder, ignore_errors=True)
-    announce("onnxprune: compiling sparse kernels for this machine, once (about half a minute)")
+    announce(f"onnxprune: compiling {part.what} for this machine, once (about half a minute)")
     if folder:
-        return _imported(folder)
+        return _imported(part.driver, folder)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as temporary:
-        return _imported(Path(temporary))
+        return _imported(part.driver, Path(temporary))
 
 
-def _imported(folder: Path) -> ModuleType:
-    """The driver, with numba's cache in this folder."""
+def _imported(name: str, folder: Path) -> ModuleType:
+    """A driver, with numba's cache in this folder."""
     from numba import config
 
     from onnxprune.kernels.compiled import kept_in
@@ -140,12 +179,12 @@ def _imported(folder: Path) -> ModuleType:
     before, config.DISABLE_JIT = config.DISABLE_JIT, 0
     try:
         with kept_in(folder):
-            return importlib.import_module(DRIVER)
+            return importlib.import_module(name)
     finally:
         config.DISABLE_JIT = before
 
 
-def _cache_folder() -> Path | None:
+def _cache_folder(part: Part = SPARSE) -> Path | None:
     """A folder of the user's for exactly this code on this CPU; None where there can be none.
 
     numba's own key has the CPU too, but processes on two kinds of CPU that write one index at once may confuse it.
@@ -160,22 +199,14 @@ def _cache_folder() -> Path | None:
 
     digest = hashlib.sha256()
     cpu = config.CPU_NAME or llvm.get_host_cpu_name(), config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
-    place = str(HERE), str((HERE / "driver.py").stat().st_mtime_ns)  # which numba compares as well
-    for part in (sys.version, numba.__version__, llvmlite.__version__, platform.machine(), *cpu, *place):
-        digest.update(part.encode() + b"\0")
-    for name in (
-        "emit.py",
-        "loops.py",
-        "activations.py",
-        "tables.py",
-        "addresses.py",
-        "stored.py",
-        "checks.py",
-        "pack.py",
-        "driver.py",
-    ):
-        digest.update((HERE / name).read_bytes())
-    digest.update(header.stamp().encode())  # numbers of tables.py that come from elsewhere
+    driver = HERE.joinpath(*part.driver.split(".")[2:]).with_suffix(".py")
+    place = str(HERE), str(driver.stat().st_mtime_ns)  # which numba compares as well
+    for piece in (sys.version, numba.__version__, llvmlite.__version__, platform.machine(), *cpu, *place):
+        digest.update(piece.encode() + b"\0")
+    for file in part.files:
+        digest.update((HERE / file).read_bytes())
+    stamp = header.stamp() if part is SPARSE else header.steps_stamp()  # of numbers that come from elsewhere
+    digest.update(stamp.encode())
     folder = user_cache() / digest.hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)

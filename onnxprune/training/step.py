@@ -16,7 +16,8 @@ import onnxruntime as ort
 from onnx import helper
 
 from onnxprune.errors import UserError
-from onnxprune.gradient.backward import Backward, sweep
+from onnxprune.gradient.backward import Backward, Kernel, sweep
+from onnxprune.gradient.kernels import forward as note_convolutions
 from onnxprune.gradient.walk import Derivatives, differentiate
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import float32_feeds
@@ -27,6 +28,7 @@ from onnxprune.graph.shapes import infer
 from onnxprune.runtime.session import Feeds
 from onnxprune.training.form import OTHERS, form_of
 from onnxprune.training.losses import Objective
+from onnxprune.training.native import missing, with_kernels
 from onnxprune.training.weights import with_batch_statistics, without_normalisations
 
 ALIGNED = 16  # elements: a cache line
@@ -91,7 +93,8 @@ class Step:
     """The session of a model's training step.
 
     layout: of `weights` and `gradients`, flat; free: which values may change; part: samples that are run at a time;
-    blocked: weight -> why it is not trained.
+    blocked: weight -> why it is not trained; kernels: of ours, by the tensor that they make; missing: why none is used
+    though some could be, or "".
     """
 
     def __init__(
@@ -112,12 +115,17 @@ class Step:
         shapes = {n: x[: self.part].shape if x.ndim else () for n, x in feeds.items()} if fixed else None
         b = Backward(without_normalisations(form.model), shapes)
         loss, self.targets = objective.add(b)
+        note_convolutions(b)
         forward, measured, self.statistics = b.model.copy(), loss, dict[str, str]()
+        self._options = base_options(threads)
+        self._options.enable_mem_pattern = False  # a pattern doubles what activations take, and saves no time
+        of_forward = dict(b.kernels)
         if by_batch:
             trained, self.statistics = with_batch_statistics(form.model)
             form = form.also(model, self.statistics)
             b = Backward(trained, shapes)
             loss, _ = objective.add(b)
+            note_convolutions(b)
         found: Derivatives = differentiate(b, loss, names)
         if not found.of:
             why = next(iter(found.blocked.values()), "the outputs depend on no weight")
@@ -129,8 +137,10 @@ class Step:
         for name in self.trained:
             self.layout.view(self.free, name)[...] = form.free(name)
         made = {**found.of, **self.statistics}
-        self._train = self._session(b.finished([loss, *made.values()]), loss, made, threads)
-        self._measure = self._session(forward, measured, {}, threads)
+        self.missing = missing(self._options) if b.kernels else ""
+        self.kernels = {} if self.missing else b.kernels
+        self._train = self._session(b.finished([loss, *made.values()]), loss, made, self.kernels)
+        self._measure = self._session(forward, measured, {}, {} if self.missing else of_forward)
 
     def train(self, feeds: Feeds, targets: Feeds) -> float:
         """The mean loss of one batch; its gradients are in `gradients` then."""
@@ -165,7 +175,7 @@ class Step:
         return float(np.asarray(binding.get_outputs()[0].numpy()).ravel()[0])
 
     def _session(
-        self, model: Model, loss: str, of: Mapping[str, str], threads: int
+        self, model: Model, loss: str, of: Mapping[str, str], kernels: Mapping[str, Kernel]
     ) -> tuple[ort.InferenceSession, ort.IOBinding]:
         """A session whose weights are inputs, and what binds them and their gradients to the buffers."""
         graph = model.proto.graph
@@ -179,10 +189,9 @@ class Step:
                 del graph.initializer[k]
         del graph.output[:]
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in (loss, *of.values()))
+        with_kernels(model, kernels)
         sweep(graph)
-        options = base_options(threads)
-        options.enable_mem_pattern = False  # a pattern doubles what activations take, and saves no time
-        session = open_session(to_proto(model).SerializeToString(), options)
+        session = open_session(to_proto(model).SerializeToString(), self._options)
         binding = session.io_binding()
         binding.bind_output(loss, "cpu")
         for name in self.layout.places:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 
+from onnxprune.gradient import kernels
 from onnxprune.gradient.backward import LAST, Backward
 from onnxprune.gradient.registry import Gradients, NoRule, gradient
 from onnxprune.gradient.windows import Windows, windows
@@ -25,7 +26,8 @@ def conv(b: Backward, n: Node, dy: Gradients) -> Gradients:
     if b.needs(0):
         out[0] = input_gradient(b, x, w, g, at, group)
     if b.needs(1):
-        out[1] = weight_gradient(b, x, w, g, at, group)
+        out[1] = of_w = weight_gradient(b, x, w, g, at, group)
+        kernels.conv_weight(b, of_w, x, w, g, at, group)
     if len(n.inputs) > 2 and b.needs(2):
         out[2] = b.sum(g, [0, *range(2, b.rank(g))])
     return out
@@ -56,19 +58,23 @@ def input_gradient(b: Backward, x: str, w: str, g: str, at: Windows, group: int)
     outs, inner = b.shape(w)[:2]
     if set(at.strides) == {1} and min(heads + tails) >= 0 and outs is not None and inner is not None:
         turned = _turned(b, w, outs, inner, at, group)
-        return b.op(
+        made = b.op(
             "Conv", g, turned, group=group, kernel_shape=list(at.kernel), dilations=list(at.dilations),
             pads=heads + tails,
         )  # fmt: skip
-    sizes, made, spare = b.shape(x)[2:], b.shape(g)[2:], []
+        kernels.conv_input(b, made, w, g, at, group, heads, tails)
+        return made
+    sizes, counts, spare = b.shape(x)[2:], b.shape(g)[2:], []
     for k, stride in enumerate(at.strides):
-        length, count = sizes[k], made[k]
+        length, count = sizes[k], counts[k]
         if length is None or count is None:
             spare.append(stride - 1)
         else:
             spare.append(length - ((count - 1) * stride + at.reach[k] - at.heads[k] - at.tails[k]))
     out = b.op("ConvTranspose", g, w, group=group, output_padding=spare, **at.attributes)
-    loose = [k + 2 for k in range(len(spare)) if spare[k] and (sizes[k] is None or made[k] is None)]
+    loose = [k + 2 for k in range(len(spare)) if spare[k] and (sizes[k] is None or counts[k] is None)]
+    if not loose:
+        kernels.conv_input(b, out, w, g, at, group, heads, [t + s for t, s in zip(tails, spare, strict=True)])
     return b.slice(out, [0] * len(loose), b.size(x, loose), loose) if loose else out
 
 

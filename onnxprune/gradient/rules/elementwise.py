@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+from onnxprune.gradient import kernels
 from onnxprune.gradient.backward import Backward
 from onnxprune.gradient.formula import Tensor
 from onnxprune.gradient.registry import Gradients, gradient
@@ -151,12 +154,19 @@ def prelu(b: Backward, n: Node, dy: Gradients) -> Gradients:
 
 @gradient("Clip")
 def clip(b: Backward, n: Node, dy: Gradients) -> Gradients:
-    """dy where x lies between the bounds; to a bound, the sum where x lies beyond it"""
+    """dy where y lies between the bounds; to a bound, the sum where x lies beyond it"""
     assert dy[0]
-    x, g = Tensor(b, n.input(0)), Tensor(b, dy[0])
+    x, y, g = Tensor(b, n.input(0)), Tensor(b, n.output(0)), Tensor(b, dy[0])
     out: Gradients = [None] * len(n.inputs)
     if b.needs(0):
-        out[0] = x.op("Equal", Tensor(b, n.output(0))).where(g, 0, g).name
+        # a product of y, as for Relu
+        inside = [y.op(op, Tensor(b, n.input(i))) for i, op in ((1, "Greater"), (2, "Less")) if n.input(i)]
+        whole = functools.reduce(lambda one, other: one.op("And", other), inside) if inside else None
+        dx = g * whole.cast(g) if whole else g
+        bounds = kernels.bounds_of(b, n)
+        if whole and bounds:
+            kernels.clip(b, dx.name, y.name, g.name, *bounds)
+        out[0] = dx.name
     for i, kind in ((1, "Less"), (2, "Greater")):
         if i < len(n.inputs) and n.input(i) and b.needs(i):
             out[i] = b.unbroadcast(x.op(kind, Tensor(b, n.input(i))).where(g, 0, g).name, n.input(i))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.gradient import kernels
 from onnxprune.gradient.backward import Backward
 from onnxprune.gradient.formula import Tensor
 from onnxprune.gradient.registry import Gradients, NoRule, gradient
@@ -61,11 +62,14 @@ def max_pool(b: Backward, n: Node, dy: Gradients) -> Gradients:
         has = Tensor(b, x).op("Equal", Tensor(b, _tile(b, n.output(0), x, at.kernel))).cast(Tensor(b, x))
         few = has.op("AveragePool", kernel_shape=list(at.kernel), strides=list(at.kernel)) * float(np.prod(at.kernel))
         share = Tensor(b, dy[0]) / few
-        return [(has * Tensor(b, _tile(b, share.name, x, at.kernel))).name]
-    given = {name: n.attr(name) for name in n.attributes if name != "storage_order"}
-    places = b.ops("MaxPool", x, outputs=2, **given)[1]  # counted over the whole tensor
-    flat = [b.reshape(v, [-1]) for v in (b.zeros_like(x), places, dy[0])]
-    return [b.reshape_like(b.op("ScatterElements", *flat, axis=0, reduction="add"), x)]
+        out = (has * Tensor(b, _tile(b, share.name, x, at.kernel))).name
+    else:
+        given = {name: n.attr(name) for name in n.attributes if name != "storage_order"}
+        places = b.ops("MaxPool", x, outputs=2, **given)[1]  # counted over the whole tensor
+        flat = [b.reshape(v, [-1]) for v in (b.zeros_like(x), places, dy[0])]
+        out = b.reshape_like(b.op("ScatterElements", *flat, axis=0, reduction="add"), x)
+    kernels.max_pool(b, out, x, n.output(0), dy[0], at)
+    return [out]
 
 
 @gradient("MaxUnpool")

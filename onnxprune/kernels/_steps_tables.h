@@ -1,0 +1,25 @@
+/* Written by `python -m onnxprune.kernels.header` from steps/tables.py; edit that. */
+#define STEPS_STAMP "cf1191a11f516c27"
+#define STEP_KERNEL 0
+#define STEP_INPUTS 1
+#define STEP_OUTPUTS 2
+#define STEP_TASKS 3
+#define STEP_TASK_BYTES 4
+#define STEP_SHARED_BYTES 5
+#define STEP_SHARED 6
+#define STEP_PREPARE_TASKS 7
+#define STEP_PARAMS_AT 8
+#define STEP_PARAMS 32
+#define STEP_TYPE 0
+#define STEP_RANK 1
+#define STEP_ADDRESS 2
+#define STEP_DIMS 3
+#define STEP_ROW 11
+#define STEP_INPUTS_MOST 8
+#define STEP_OUTPUTS_MOST 4
+#define STEP_INPUTS_AT 40
+#define STEP_OUTPUTS_AT 128
+#define STEP_FIELDS 172
+#define STEP_PLAN 0
+#define STEP_PREPARE 1
+#define STEP_RUN 2

@@ -1,0 +1,152 @@
+"""Kernels inside a training session: loss and gradients are those of the nodes that they stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from models.files import parse
+from onnxprune.gradient.kernels import PLACES
+from onnxprune.graph.io import load
+from onnxprune.graph.ort import base_options
+from onnxprune.kernels import header
+from onnxprune.kernels.names import DOMAIN
+from onnxprune.kernels.steps.tables import CLIP, CONV, CONV_WEIGHT, MAX_POOL
+from onnxprune.training import step as step_module
+from onnxprune.training.losses import Objective, Target
+from onnxprune.training.native import missing
+from onnxprune.training.step import Step
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled() -> None:
+    """The kernels; skips where the library is not built, or from another version."""
+    why = missing(base_options())
+    if why:
+        pytest.skip(why)
+
+
+THREE = "kernel_shape = [3,3], pads = [1,1,1,1]"
+FORMS = {  # attributes of the second of two convolutions, channels of the first, filters, kernel, sides of the input
+    "plain": (THREE, 5, 9, (3, 3), (7, 9)),
+    "few-filters": (THREE, 6, 3, (3, 3), (6, 5)),
+    "one-side": ("kernel_shape = [3,2], pads = [1,0,0,1]", 4, 8, (3, 2), (9, 8)),
+    "dilated": ("kernel_shape = [3,3], pads = [2,1,2,1], dilations = [2,1]", 3, 10, (3, 3), (8, 8)),
+    "strides": (f"{THREE}, strides = [2,1]", 3, 8, (3, 3), (9, 8)),
+    "groups": (f"{THREE}, group = 2", 6, 10, (3, 3), (5, 7)),
+    "depthwise": (f"{THREE}, group = 6", 6, 6, (3, 3), (6, 6)),
+    "depthwise-strides": ("kernel_shape = [5,5], pads = [2,2,1,1], strides = [2,2], group = 4", 4, 4, (5, 5), (13, 10)),
+    "depthwise-twice": (f"{THREE}, group = 3", 3, 6, (3, 3), (6, 6)),
+    "same": ("auto_pad = \"SAME_UPPER\", kernel_shape = [3,3], strides = [2,2]", 4, 6, (3, 3), (9, 9)),
+    "line": ("kernel_shape = [3], pads = [1,1]", 4, 8, (3,), (21,)),
+    "wide": (THREE, 5, 70, (3, 3), (5, 5)),
+}  # fmt: skip
+
+
+def net(form: str, after: str = "y = Identity(h)", **more: Any) -> tuple[onnx.ModelProto, np.ndarray]:
+    """Two convolutions, the first 1 x 1, and what stands behind; inputs of three samples."""
+    attributes, channels, filters, kernel, sides = FORMS[form]
+    group = int(attributes.partition("group = ")[2] or 1)
+    sizes = ",".join(map(str, sides))
+    out = ",".join(["N", "K", *(f"o{k}" for k in range(len(sides)))])
+    model = parse(
+        f"g (float[N,2,{sizes}] x) => (float[{out}] y) {{ a = Conv(x, first) c = Conv<{attributes}>(a, w, bias) "
+        f"h = Clip(c, low, high) {after} }}"
+    )
+    rng = np.random.default_rng(len(form))
+    arrays = {
+        "first": rng.standard_normal((channels, 2, *[1] * len(kernel))),
+        "w": rng.standard_normal((filters, channels // group, *kernel)), "bias": rng.standard_normal(filters),
+        "low": np.array(-2.0), "high": np.array(1.5), **more,
+    }  # fmt: skip
+    for name, value in arrays.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+    return model, rng.standard_normal((3, 2, *sides)).astype(np.float32)
+
+
+def trained(
+    model: onnx.ModelProto, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, *, kernels: bool = True, threads: int = 1
+) -> tuple[Step, float, dict[str, np.ndarray]]:
+    """A step, its loss of a batch, and the gradients."""
+    with monkeypatch.context() as m:
+        if not kernels:
+            m.setattr(step_module, "missing", lambda options: "left out")
+        step = Step(load(model), Objective((Target("y", "squared-error"),)), {"x": x}, threads=threads)
+    y = np.random.default_rng(1).standard_normal(shape_of(model, x)).astype(np.float32)
+    loss = step.train({"x": x}, {"y": y})
+    assert step.loss({"x": x[:2]}, {"y": y[:2]}) > 0  # another batch
+    return step, loss, {n: step.layout.view(step.gradients, n).copy() for n in step.layout.places}
+
+
+def shape_of(model: onnx.ModelProto, x: np.ndarray) -> tuple[int, ...]:
+    from onnxprune.runtime.session import run
+
+    return run(load(model), {"x": x})["y"].shape
+
+
+def agree(model: onnx.ModelProto, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, wanted: set[int]) -> None:
+    ours, loss, gradients = trained(model, x, monkeypatch)
+    plain, expected_loss, expected = trained(model, x, monkeypatch, kernels=False)
+    assert not ours.missing and plain.missing == "left out"
+    assert {k.number for k in ours.kernels.values()} == wanted and not plain.kernels
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, g in expected.items():
+        assert np.abs(g).max() > 0
+        np.testing.assert_allclose(gradients[name], g, rtol=1e-4, atol=1e-5 * np.abs(g).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_convolutions(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forwards, to the input, and to the weights, before a Clip."""
+    agree(*net(form), monkeypatch, {CONV, CONV_WEIGHT, CLIP})
+
+
+@pytest.mark.parametrize(
+    "pool",
+    ["kernel_shape = [3,3], strides = [2,2], pads = [1,1,1,1]", "kernel_shape = [2,2], strides = [2,2]",
+     "kernel_shape = [2,3], strides = [1,2], dilations = [2,1]",
+     "kernel_shape = [3,3], strides = [2,2], ceil_mode = 1"],
+)  # fmt: skip
+def test_pools(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without elements that are equal."""
+    model, x = net("plain", f"s = Add(c, h) y = MaxPool<{pool}>(s)")
+    agree(model, x, monkeypatch, {CONV, CONV_WEIGHT, CLIP, MAX_POOL})
+
+
+def test_relu(monkeypatch: pytest.MonkeyPatch) -> None:
+    agree(*net("plain", "y = Relu(h)"), monkeypatch, {CONV, CONV_WEIGHT, CLIP})
+
+
+def test_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are the same to the last bit."""
+    found = [trained(*net("groups"), monkeypatch, threads=threads)[2] for threads in (1, 2, 3)]
+    for name, g in found[0].items():
+        assert all(np.array_equal(g, other[name]) for other in found[1:])
+
+
+def test_few_places_stay_with_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel of weights needs a vector of places."""
+    model, x = net("plain")
+    x = x[..., :3, :5]
+    assert x[0, 0].size < PLACES
+    for k, size in enumerate(x.shape[2:]):
+        model.graph.input[0].type.tensor_type.shape.dim[2 + k].dim_value = size
+    agree(model, x, monkeypatch, {CONV, CLIP})
+
+
+def test_gradients_for_a_file_are_plain() -> None:
+    import onnxprune
+
+    model = onnxprune.gradients(net("plain")[0], lambda b: b.reduce("ReduceMean", "y", range(4)), ["w"])
+    assert DOMAIN not in {o.domain for o in model.opset_import}
+    onnx.checker.check_model(model)
+
+
+def test_header_of_the_kernels_is_what_tables_say() -> None:
+    """After a change of steps/tables.py: `python -m onnxprune.kernels.header`, and build again."""
+    assert header.STEPS_PLACE.read_text(encoding="utf-8") == header.steps_text()
