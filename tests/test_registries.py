@@ -14,7 +14,7 @@ import pytest
 
 import onnxprune
 from conftest import ROOT
-from criteria import ROWS
+from criteria import LABELLED, ROWS
 from models.nets import build, normal
 from models.small import residual_vectors
 from onnxprune import OptionError, Plan
@@ -121,6 +121,28 @@ def test_criterion(name: str) -> None:
     assert row.by == "data" or not row.measures
 
 
+@pytest.mark.parametrize("name", LABELLED)
+def test_criterion_that_needs_labels(name: str) -> None:
+    """Of samples to train on: calibration samples have none."""
+    for data in ({}, {"calibration": X}):
+        with pytest.raises(OptionError, match=f"^importance='{name}' needs labels.* give train=SRC with labels, or "):
+            prune(channels=0.5, importance=name, recover="none", **data)
+    with pytest.raises(OptionError, match=f"^importance='{name}' needs labels"):
+        prune(channels=0.5, importance=name, recover="none", train=X)
+    kept = [
+        prune(channels=0.125, round_to=1, importance=name, recover="none", train=X, train_labels=labels).plan.keep
+        for labels in (np.zeros(80, np.int64), np.full(80, 3))
+    ]
+    assert kept[0] and {k: v.tolist() for k, v in kept[0].items()} != {k: v.tolist() for k, v in kept[1].items()}
+    assert prune(layers=0.5, importance=name, recover="none", train=X, train_labels=CLASSES).plan.keep
+
+
+def test_labels_make_another_fisher() -> None:
+    asked: dict[str, Any] = {"channels": 0.5, "importance": "fisher", "recover": "none", "calibration": X}
+    own, empirical = prune(**asked), prune(**asked, train=X, train_labels=CLASSES)
+    assert {k: v.tolist() for k, v in own.plan.keep.items()} != {k: v.tolist() for k, v in empirical.plan.keep.items()}
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_criterion_of_blocks(name: str) -> None:
     """Residual blocks go by what they change in the stream, unless the row says that it scores them."""
@@ -213,10 +235,18 @@ def test_solvers_are_listed() -> None:
     assert [name for name, row in SOLVERS.items() if row.gradients] == list(GRADIENT_CRITERIA)
 
 
+LABELS: dict[str, Any] = {"train": X, "train_labels": (np.arange(80) % 5).astype(np.int64)}
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solver(name: str) -> None:
-    asked = {"sparsity": 0.5, "solver": name, "format": "dense"}
-    if SOLVERS[name].needs_data:
+    asked: dict[str, Any] = {"sparsity": 0.5, "solver": name, "format": "dense"}
+    if SOLVERS[name].labels:
+        with pytest.raises(OptionError, match=f"^solver='{name}' needs labels.* give train=SRC with labels, or "):
+            prune(**asked, calibration=X)
+        asked |= LABELS
+        assert zeros(prune(**asked)) == pytest.approx(0.5, abs=0.02)
+    elif SOLVERS[name].needs_data:
         with pytest.raises(OptionError, match=f"^solver='{name}' needs data: calibration=FOLDER"):
             prune(**asked)
     else:
@@ -229,6 +259,7 @@ def test_solver(name: str) -> None:
 def test_patterns_of_a_solver(name: str, kind: str) -> None:
     asked: dict[str, Any] = {"pattern": PATTERNS[kind], "solver": name, "format": "dense", "calibration": X}
     asked |= {} if kind == "N:M" else {"sparsity": 0.5}
+    asked |= LABELS if SOLVERS[name].labels else {}
     if kind == "N:M" or SOLVERS[name].tiles:
         assert zeros(prune(**asked)) >= 0.4
     else:

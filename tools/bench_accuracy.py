@@ -46,6 +46,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 import common
+from onnxprune.importance.score import CRITERIA
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -70,9 +71,11 @@ BISECTIONS = 10
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """calibration: file of samples, None without data; rows: which pictures are scored."""
+    """calibration: file of samples, None without data; labels: file of their labels, for importances that go by them;
+    rows: which pictures are scored."""
 
     calibration: Path | None
+    labels: Path | None
     rows: Array
 
 
@@ -111,29 +114,31 @@ def tasks(root: Path, args: argparse.Namespace, folder: Path) -> Iterator[Task]:
             x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
         x = x.astype(np.float32)
         rows = np.arange(len(x))
-        folds: list[tuple[Array | None, Array]]
+        folds: list[tuple[Array | None, Array | None, Array]]
         if args.free:
-            folds = [(None, rows)]
+            folds = [(None, None, rows)]
         elif "cifar" in name:
-            folds = [(cifar_calibration(root, real), rows)]
+            folds = [(*cifar_calibration(root, real), rows)]
         else:
-            folds = [(x[rows % 2 == side], rows[rows % 2 != side]) for side in (0, 1)]
+            folds = [(x[rows % 2 == side], y[rows % 2 == side], rows[rows % 2 != side]) for side in (0, 1)]
         made = []
-        for k, (samples, chosen) in enumerate(folds):
+        for k, (samples, labels, chosen) in enumerate(folds):
             file = None if samples is None else folder / f"{name}.{k}.npy"
-            if file and samples is not None:
-                np.save(file, samples)
-            made.append(Fold(file, chosen[:: max(1, len(x) // args.limit)] if args.limit else chosen))
+            of_file = None if labels is None else folder / f"{name}.{k}.labels.npy"
+            for into, array in ((file, samples), (of_file, labels)):
+                if into is not None and array is not None:
+                    np.save(into, array)
+            made.append(Fold(file, of_file, chosen[:: max(1, len(x) // args.limit)] if args.limit else chosen))
         parameters, macs = common.counts(str(path))
         yield Task(path, tuple(args.cut or cuts), x, y, tuple(made), predictions(path, x), parameters, macs)
 
 
-def cifar_calibration(root: Path, real: Any) -> Array:
-    """Pictures of the training part, evenly spread, as the model wants them: `(n, 3, 32, 32)`."""
-    x = np.load(root / "data" / "cifar10_jpeg.npz")["x_train"]
-    x = x[:: len(x) // CALIBRATION][:CALIBRATION].astype(np.float32) / 255
-    x = (x - np.float32(real.CIFAR["mean"])) / np.float32(real.CIFAR["std"])
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+def cifar_calibration(root: Path, real: Any) -> tuple[Array, Array]:
+    """Pictures of the training part, evenly spread, as the model wants them: `(n, 3, 32, 32)`; and their classes."""
+    data = np.load(root / "data" / "cifar10_jpeg.npz")
+    x, y = (v[:: len(v) // CALIBRATION][:CALIBRATION] for v in (data["x_train"], data["y_train"]))
+    x = (x.astype(np.float32) / 255 - np.float32(real.CIFAR["mean"])) / np.float32(real.CIFAR["std"])
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)), y.astype(np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -342,9 +347,8 @@ def importances(args: argparse.Namespace) -> list[Method]:
     """Every importance asked for, the same fraction everywhere, without and with recovery."""
     if not args.importances:
         return []
-    from onnxprune.importance.score import CRITERIA
-
-    names = list(CRITERIA) if args.importances == "all" else args.importances.split(",")
+    every = ["lp:0.5" if name == "lp:P" else name for name in CRITERIA]
+    names = every if args.importances == "all" else args.importances.split(",")
     return [
         Method(f"{name}, {recover}", "ours", {"importance": name, "allocate": "uniform", "recover": recover},
                seeded=name == "random")
@@ -416,6 +420,9 @@ class Bench:
         if fold.calibration:
             samples = self.args.samples or len(np.load(fold.calibration, mmap_mode="r"))
             options |= {"calibration": str(fold.calibration), "samples": samples}
+            criterion = CRITERIA.get(str(method.options.get("importance")))
+            if criterion is not None and criterion.labels:
+                options |= {"train": str(fold.calibration), "train_labels": str(fold.labels)}
         elif method.options.get("recover") not in ("none", "bias"):
             options["calibration"] = "synthetic"
         answer = common.call("bench_accuracy:prune", task.path, out, cut, options, **self.limits)

@@ -149,7 +149,7 @@ def pictures(name: str, root: Path, both: bool) -> Iterator[Data]:
         x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     x = x.astype(np.float32)
     if "cifar" in name:
-        yield {"x": cifar_calibration(root, real)}, {"x": x}, y
+        yield {"x": cifar_calibration(root, real)[0]}, {"x": x}, y
         return
     for side in (0, 1) if both else (0,):
         yield {"x": x[side::2]}, {"x": x[1 - side :: 2]}, y[1 - side :: 2]

@@ -18,7 +18,9 @@ from onnxprune.allocation.recipe import GIVEN, Recipe
 from onnxprune.allocation.select import MAX_RATIO, KeptUnits, group_ratios, matches, search, uniform
 from onnxprune.allocation.spread import coarsest, under_limits
 from onnxprune.calibration.calibration import Calibration
+from onnxprune.calibration.samples import Samples
 from onnxprune.errors import NothingToPrune, OptionError, Unreachable
+from onnxprune.evaluation.training_set import TrainingSet
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import fixed, graph_inputs
@@ -31,6 +33,7 @@ from onnxprune.importance.score import (
     losses_of_gates,
     scores_of_weights,
 )
+from onnxprune.importance.shown import ground
 from onnxprune.progress import Clock
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
@@ -51,12 +54,14 @@ class CutRequest:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What units are chosen from: the model, or what a step has left of it, with the samples as it takes them."""
+    """What units are chosen from: the model, or what a step has left of it, with the samples as it takes them; train:
+    those with labels."""
 
     analysis: Analysis
     costs: CostModel
     groups: Sequence[ChannelGroup]
     data: Calibration | None
+    train: TrainingSet | None = None
 
 
 class Chooser:
@@ -152,8 +157,8 @@ class Chooser:
         recipe = self.recipe
         if self.by_gradients:
             scores, self.lacking = gradient_scores(
-                subject.analysis, subject.groups, subject.data, recipe.importance, self.clock.progress,
-                absorbed=self.absorbed,
+                subject.analysis, subject.groups, ground(subject.data, subject.train), recipe.importance,
+                self.clock.progress, absorbed=self.absorbed,
             )  # fmt: skip
             return scores
         assert subject.data is not None
@@ -189,12 +194,13 @@ class Chooser:
         )  # fmt: skip
         names = {g.name for g in w.groups}
         groups = [g for g in again.groups if g.name in names and g.size == keeps[g.name].sum()]
-        data = w.data
-        if data is not None:
-            load = data.samples.load
-            narrowed = replace(data.samples, load=lambda i: analysis.narrow(load(i), keep))
-            data = replace(data, samples=narrowed)
-        return Subject(again, again.costs(), groups, data)
+
+        def narrowed(samples: Samples) -> Samples:
+            return replace(samples, load=lambda i: analysis.narrow(samples.load(i), keep))
+
+        data = None if w.data is None else replace(w.data, samples=narrowed(w.data.samples))
+        train = None if w.train is None else replace(w.train, samples=narrowed(w.train.samples))
+        return Subject(again, again.costs(), groups, data, train)
 
     def _by_levels(self, limits: Mapping[str, float]) -> KeptUnits:
         """Step by step: the level database of what is left, and the least damage under that step's limits."""

@@ -37,9 +37,11 @@ def levels_by_error(
 ) -> tuple[Levels, bool | None]:
     """What the layers that read each group suffer at each level, as far as scores tell; arguments and result are those
     of `levels_by_outputs`, and nothing is kept in the cache."""
-    scores = given or data_scores(
-        analysis, groups, calibration, recipe.importance, recipe.prior, progress, absorbed=absorbed
-    )
+    scores = given
+    if scores is None:
+        scores = data_scores(
+            analysis, groups, calibration, recipe.importance, recipe.prior, progress, absorbed=absorbed
+        )  # fmt: skip
     return error_levels(groups, scores, round_to=round_to, max_ratio=max_ratio), None
 
 

@@ -30,7 +30,8 @@ class Criterion:
     "energy" of a unit.
     blocks: whether it scores residual blocks, too, which else go by what they change in the stream.
     blind: whether it does not look at units, so that those that change nothing do not go first.
-    dataless: by gradients, whether it does without samples all the same.
+    dataless: by gradients, whether it does without calibration samples all the same; labels: whether it needs labels,
+    which come with samples to train on.
     """
 
     help: str
@@ -42,6 +43,7 @@ class Criterion:
     blocks: bool = False
     blind: bool = False
     dataless: bool = False
+    labels: bool = False
 
     @property
     def needs_data(self) -> bool:

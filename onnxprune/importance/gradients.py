@@ -9,26 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxprune.calibration.calibration import Batches, Calibration
 from onnxprune.errors import UserError
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import infer
 from onnxprune.importance.criterion import Criterion, Scores
+from onnxprune.importance.shown import Ground
 from onnxprune.layers.layer import Layer
 from onnxprune.progress import Steps
-from onnxprune.runtime.session import Feeds
-from onnxprune.runtime.stream import samples_in
 from onnxprune.solvers.patterns import lowest_kept
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 if TYPE_CHECKING:
-    from onnxprune.importance.slopes import Each, Shown
+    from onnxprune.importance.slopes import Each
 
 Lacking = dict[str, str]  # what has no score -> why
 FEW = 8  # samples whose weights' slopes have random signs together
@@ -38,13 +36,15 @@ ROUNDS = 100  # of SynFlow, as Tanaka et al. 2020 have them
 @dataclass(frozen=True)
 class Formula:
     """each: of the slope at a sample, None where it is that of the mean loss; whole: of the mean over samples; second:
-    whether the gradient is multiplied with the Hessian; squares: whether `each` is a square."""
+    whether the gradient is multiplied with the Hessian; squares: whether `each` is a square; labels: as of `Ground.by`.
+    """
 
     help: str
     each: Each | None = None
     whole: Each = np.asarray
     second: bool = False
     squares: bool = False
+    labels: bool | None = True
 
 
 def half_square(slope: Float) -> Float:
@@ -54,52 +54,39 @@ def half_square(slope: Float) -> Float:
 
 FORMULAS = {
     "taylor": Formula(
-        "magnitude of x dL/dx of each sample, x the weight or the gate of a unit (Molchanov et al. 2019)", np.abs
+        "magnitude of x dL/dx of each sample, x the weight or the gate of a unit (Molchanov et al. 2019); needs labels",
+        np.abs,
     ),
     "fisher": Formula(
         "half of (x dL/dx)^2 of each sample (Theis et al. 2018); without labels that of the outputs' own distribution",
-        half_square, squares=True,
+        half_square, squares=True, labels=None,
     ),
     "obd": Formula(
         "x^2/2 times the diagonal of the Hessian, by Gauss-Newton, without labels (LeCun et al. 1990, Optimal Brain "
-        "Damage)", half_square, squares=True,
+        "Damage)", half_square, squares=True, labels=False,
     ),
-    "snip": Formula("magnitude of x dL/dx of the mean loss (Lee et al. 2019, SNIP)", whole=np.abs),
-    "grasp": Formula("x (H g), what the gradient loses without it (Wang et al. 2020, GraSP)", second=True),
+    "snip": Formula("magnitude of x dL/dx of the mean loss (Lee et al. 2019, SNIP); needs labels", whole=np.abs),
+    "grasp": Formula(
+        "x (H g), what the gradient loses without it (Wang et al. 2020, GraSP); needs labels", second=True
+    ),
 }  # fmt: skip
 SYNFLOW = "what flows through it, of ones through the magnitudes of all weights (Tanaka et al. 2020, SynFlow)"
-OWN = ("fisher", "obd")  # those that can do without labels
-
-
-def calibrated(data: Calibration) -> Shown:
-    """Samples without labels as they are run."""
-    from onnxprune.importance.slopes import Shown
-
-    samples, most = data.samples, data.batch if data.samples.stackable else 1
-
-    def batches(size: int) -> list[list[int]]:
-        size = min(size, most)
-        return [list(range(k, min(k + size, samples.count))) for k in range(0, samples.count, size)]
-
-    return Shown(samples.count, batches, samples.feeds)
 
 
 def unit_scores(
-    name: str, analysis: Analysis, groups: Sequence[ChannelGroup], data: Calibration | None, progress: Steps
+    name: str, analysis: Analysis, groups: Sequence[ChannelGroup], by: Ground, progress: Steps
 ) -> tuple[Scores, Lacking]:
     """Scores of the units by a criterion, `(size,)` per group; and the groups that have none, with the operator that
-    cuts them off. data: None for `synflow`. Raises `UserError` where gradients are no numbers."""
+    cuts them off. Raises `UserError` where gradients are no numbers, `OptionError` where samples or labels lack."""
     from onnxprune.importance import slopes
 
     if name == "synflow":
         return _unit_flow(analysis, groups)
-    assert data is not None
     formula = FORMULAS[name]
-    shown = slopes.Slopes(
-        analysis.model, calibrated(data), memory=data.memory, threads=data.threads, seed=data.seed
-    )  # fmt: skip
+    shown = by.by(formula.labels, f"--importance {name}")
+    runs = slopes.Slopes(analysis.model, shown, memory=by.memory, threads=by.threads, seed=by.seed)
     found, lacking = slopes.unit_slopes(
-        analysis, groups, shown, formula.each, second=formula.second, progress=progress
+        analysis, groups, runs, formula.each, second=formula.second, progress=progress
     )  # fmt: skip
     scores = {group: formula.whole(v) for group, v in found.items()}
     _check(name, scores)
@@ -139,19 +126,17 @@ def _unit_flow(analysis: Analysis, groups: Sequence[ChannelGroup]) -> tuple[Scor
 
 
 def entry_scores(
-    name: str, model: Model, layers: Sequence[Layer], data: Batches | None, share: float, *, seed: int = 0,
-    progress: Steps,
-) -> tuple[dict[str, Array], Lacking]:  # fmt: skip
+    name: str, model: Model, layers: Sequence[Layer], by: Ground, share: float, *, progress: Steps
+) -> tuple[dict[str, Array], Lacking]:
     """Scores of the entries of every layer's weight as the layer reads it, float64, by initializer; and those that have
     none, with the reason. None is below zero, and weights that are zero score zero.
 
-    layers: with a weight each; data: None for `synflow`; share: of all these weights that is to go.
+    layers: with a weight each; share: of all these weights that is to go. Raises as `unit_scores`.
     """
     if name == "synflow":
         found, lacking = _entry_flow(model, layers, share, progress)
     else:
-        assert data is not None
-        found, lacking = _entry_slopes(name, model, layers, of_batches(data), data, seed, progress)
+        found, lacking = _entry_slopes(name, model, layers, by, progress)
     _check(name, found, option="--solver")
     least = min((float(s.min()) for s in found.values()), default=0.0)
     for layer in layers:
@@ -161,37 +146,15 @@ def entry_scores(
     return found, lacking
 
 
-def of_batches(data: Batches) -> Shown:
-    """Samples in the batches in which a model takes them."""
-    from onnxprune.importance.slopes import Shown
-
-    each, runs = samples_in(data.source), len(data.source)
-    last = data.source[runs - 1] if runs and each > 1 else {}
-    count = (runs - 1) * each + (len(next(iter(last.values()))) if last else 1)
-
-    @lru_cache(1)
-    def batch(k: int) -> Feeds:
-        return data.source[k]
-
-    def batches(size: int) -> list[list[int]]:
-        ends = [(k, min(k + each, count)) for k in range(0, count, each)]
-        return [list(range(k, min(k + size, b))) for a, b in ends for k in range(a, b, size)]
-
-    def feeds(indices: Sequence[int]) -> Feeds:
-        whole = batch(indices[0] // each)
-        return whole if each == 1 else {n: x[[i % each for i in indices]] for n, x in whole.items()}
-
-    return Shown(count, batches, feeds)
-
-
 def _entry_slopes(
-    name: str, model: Model, layers: Sequence[Layer], shown: Shown, data: Batches, seed: int, progress: Steps
+    name: str, model: Model, layers: Sequence[Layer], by: Ground, progress: Steps
 ) -> tuple[dict[str, Array], Lacking]:
     from onnxprune.importance.slopes import MOST, Slopes, weight_slopes
 
     formula = FORMULAS[name]
     most = MOST if formula.each is None else FEW if formula.squares else 1
-    runs = Slopes(model, shown, memory=data.memory, threads=data.threads, most=most, seed=seed)
+    shown = by.by(formula.labels, f"--solver {name}")
+    runs = Slopes(model, shown, memory=by.memory, threads=by.threads, most=most, seed=by.seed)
     weights = {_tensor(layer): layer.read(model) for layer in layers}
     plain = {_tensor(x): model.weights[x.initializer] for x in layers if _tensor(x) == x.initializer}
     found, lacking = weight_slopes(
@@ -258,9 +221,15 @@ def _entry_flow(
     return dict(out), lacking
 
 
+def _row(name: str, help: str, labels: bool | None) -> Criterion:
+    needy = labels is True
+    dataless = needy or name == "synflow"
+    return Criterion(help, "gradients", partial(unit_scores, name), blocks=True, dataless=dataless, labels=needy)
+
+
 GRADIENT_CRITERIA: dict[str, Criterion] = {
-    **{name: Criterion(FORMULAS[name].help, "gradients", partial(unit_scores, name), blocks=True) for name in OWN},
-    "synflow": Criterion(SYNFLOW, "gradients", partial(unit_scores, "synflow"), blocks=True, dataless=True),
+    **{name: _row(name, row.help, row.labels) for name, row in FORMULAS.items()},
+    "synflow": _row("synflow", SYNFLOW, None),
 }
 
 __all__ = ["FORMULAS", "GRADIENT_CRITERIA", "Formula", "unit_scores"]

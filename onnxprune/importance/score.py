@@ -16,6 +16,7 @@ from onnxprune.importance.data import score as score_by_data
 from onnxprune.importance.depth import closeness, gains
 from onnxprune.importance.gates import GATE_CRITERIA
 from onnxprune.importance.gradients import GRADIENT_CRITERIA
+from onnxprune.importance.shown import Ground
 from onnxprune.importance.weights import WEIGHT_CRITERIA, weight_criterion
 from onnxprune.importance.weights import score as score_by_weights
 from onnxprune.progress import Progress, counting
@@ -140,7 +141,7 @@ def scores_of_weights(
 def gradient_scores(
     analysis: Analysis,
     groups: Sequence[ChannelGroup],
-    data: Calibration | None,
+    by: Ground,
     importance: str,
     progress: Progress,
     *,
@@ -148,11 +149,10 @@ def gradient_scores(
 ) -> tuple[Scores, dict[str, str]]:
     """Scores by a criterion of gradients, and the groups that have none, with the reason.
 
-    data: None where the criterion needs none; absorbed: see `ordered`.
+    by: the samples; absorbed: see `ordered`.
     """
-    scores, lacking = CRITERIA[importance].function(analysis, groups, data, counting(progress, "score"))
-    seed = 0 if data is None else data.seed
-    return ordered(analysis, scores, importance, absorbed=absorbed, seed=seed), lacking
+    scores, lacking = CRITERIA[importance].function(analysis, groups, by, counting(progress, "score"))
+    return ordered(analysis, scores, importance, absorbed=absorbed, seed=by.seed), lacking
 
 
 def data_scores(
@@ -166,17 +166,14 @@ def data_scores(
     absorbed: bool = False,
 ) -> Scores:
     """Scores of the units by any criterion, where there are data; of residual blocks what they change in the stream,
-    unless the criterion scores them. prior: ridge, in mean variances; absorbed: see `ordered`.
-
-    By gradients, groups that have none are left out."""
+    unless the criterion scores them. prior: ridge, in mean variances; absorbed: see `ordered`. Not by gradients, see
+    `gradient_scores`."""
     count = counting(progress, "score")
     blocks = [g for g in groups if g.kind == "layers"]
     criterion = criterion_of(importance)
     assert criterion is not None
     if criterion.by == "gates":
         return losses_of_gates(analysis, groups, data, importance, absorbed=absorbed, progress=progress)
-    if criterion.by == "gradients":
-        return gradient_scores(analysis, groups, data, importance, progress, absorbed=absorbed)[0]
     scores = closeness(analysis, blocks, data.runs(), memory=data.memory, threads=data.threads) if blocks else {}
     units = [g for g in groups if g.kind != "layers"]
     if criterion.by == "weights":

@@ -28,6 +28,7 @@ from onnxprune.graph.protos import place
 from onnxprune.graph.shapes import Shapes, infer
 from onnxprune.importance.gates import Gated
 from onnxprune.importance.losses import Loss
+from onnxprune.importance.shown import Shown
 from onnxprune.progress import Steps
 from onnxprune.runtime.classes import class_rows
 from onnxprune.runtime.session import Feeds, run, session
@@ -40,17 +41,6 @@ FIRST = 64  # samples whose outputs say what the loss is
 
 def silent(done: int, total: int) -> None:
     """`Steps` that tell nobody."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Samples: how many; batches: indices of runs of at most so many, of one shape each; feeds: inputs of a run;
-    labels_of: their labels, int64 `(n,)` or `(n, tokens)`, None for none."""
-
-    count: int
-    batches: Callable[[int], list[list[int]]]
-    feeds: Callable[[Sequence[int]], Feeds]
-    labels_of: Callable[[Sequence[int]], Array] | None = None
 
 
 Sizes = dict[str, tuple[int, ...]]

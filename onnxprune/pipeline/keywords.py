@@ -80,7 +80,7 @@ class Keywords(TypedDict, total=False):
     importance: str | Scorer | None
     """What makes a unit worth keeping; list explains them. In Python also a function: group -> scores. One of path,
     l1, l2, linf, lp:P, bn_scale, fpgm, lamp, random, activation, variance, apoz, hrank, wanda, energy, obs,
-    regression, head_loss, fisher, obd, synflow. Default: obs with data, path without.
+    regression, head_loss, taylor, fisher, obd, snip, grasp, synflow. Default: obs with data, path without.
     """
 
     scores: Mapping[str, Any] | str | Path | None
@@ -120,8 +120,8 @@ class Keywords(TypedDict, total=False):
     """With pattern=N:M, reorder channels through the whole graph so that less is lost. Default: True."""
 
     solver: str | None
-    """Which weights stay, and with which values; all but magnitude and synflow need calibration; list explains them.
-    Default: admm with calibration, magnitude without.
+    """Which weights stay, and with which values; all but magnitude and taylor and snip and grasp and synflow need
+    calibration; list explains them. Default: admm with calibration, magnitude without.
     """
 
     sparsity_allocate: str | None
@@ -168,9 +168,9 @@ class Keywords(TypedDict, total=False):
     """
 
     train: Any
-    """Samples of tune: any source that calibration takes, read as it is needed. With labels (an array labels,
-    sub-folders per class, or train_labels) the loss is cross entropy, mixed with distillation. Default: the
-    calibration samples.
+    """Samples of tune, and of what goes by labels, as importance='taylor': any source that calibration takes, read
+    as it is needed. With labels (an array labels, sub-folders per class, or train_labels) the loss is cross
+    entropy, for tune mixed with distillation. Default: the calibration samples.
     """
 
     train_labels: Any

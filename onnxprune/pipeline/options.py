@@ -18,8 +18,10 @@ from onnxprune.evaluation.metrics import Scoring, is_function
 from onnxprune.formats.options import Store
 from onnxprune.formats.patterns import NMPattern
 from onnxprune.importance.score import CRITERIA, criterion_of
+from onnxprune.importance.shown import needs_labels as no_labels
 from onnxprune.options import Option, closest, declared, record
 from onnxprune.recovery.recover import RECOVERIES, Recovering
+from onnxprune.solvers.masks import needs_labels
 from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.spec import Spec
 from onnxprune.training.options import Training
@@ -149,6 +151,20 @@ class Options:
         return recovery or (self.zeros.needs_data() if self.sparse else "") or tune
 
     @property
+    def labels_option(self) -> str:
+        """The option that asks for labels of --train, "" for none."""
+        criterion = criterion_of(self.cut.criterion or "")
+        if self.structural and criterion is not None and criterion.labels:
+            return f"--importance {self.cut.criterion}"
+        return f"--solver {self.zeros.solver}" if self.sparse and needs_labels(self.zeros.solver or "") else ""
+
+    @property
+    def goes_by_labels(self) -> bool:
+        """Whether something other than tuning goes by the labels of --train."""
+        fisher = (self.structural and self.cut.criterion == "fisher") or (self.sparse and self.zeros.solver == "fisher")
+        return fisher or bool(self.labels_option)
+
+    @property
     def may_make_up(self) -> bool:
         """Whether samples may be made up, where images go in: nothing that was said forbids the work."""
         chosen = self.recovery.recover
@@ -179,6 +195,8 @@ class Options:
                 "--evaluate scores models that take the same inputs; with --allow-io-change give module:function"
             )
         self.recovery.check(cuts=self.structural)
+        if self.labels_option and self.training.train is None:
+            raise OptionError(no_labels(self.labels_option))
         self.check_tuning()
         if self.check.dry_run and self.scoring.evaluate is not None and self.scoring.max_drop is None:
             raise OptionError("--evaluate has no effect here: --dry-run makes no model that could be scored")
@@ -248,7 +266,8 @@ CONDITIONS: dict[str, Condition] = {
     "zeros": Condition(lambda o: o.sparse, f"needs {ZEROS}"),
     "tuning": Condition(lambda o: o.training.tune is not None, "needs --tune 10"),
     "tuning or a plan": Condition(
-        lambda o: o.training.tune is not None or o.cut.plan is not None, "needs --tune 10, or a --plan that tunes"
+        lambda o: o.training.tune is not None or o.cut.plan is not None or o.goes_by_labels,
+        "needs --tune 10, --importance taylor or another that goes by labels, or a --plan that tunes",
     ),
     "training samples": Condition(lambda o: o.training.train is not None, "needs --train SRC"),
     "sgd": Condition(lambda o: o.training.optimizer == "sgd", "needs --optimizer sgd"),

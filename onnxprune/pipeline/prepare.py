@@ -39,6 +39,7 @@ from onnxprune.pipeline.setup import Setup
 from onnxprune.plan import Plan, fingerprint
 from onnxprune.progress import Clock
 from onnxprune.recovery.recover import RECOVERIES
+from onnxprune.solvers.masks import needs_labels
 from onnxprune.solvers.threads import cores
 from onnxprune.sparsity.amounts import layer_names, matching
 from onnxprune.sparsity.spec import Spec
@@ -209,7 +210,10 @@ def training_set_of(model: Model, options: Options, recorded: Plan | None) -> Tr
     asked = options.training
     if recorded is not None:
         then = dict(recorded.settings.get("tune") or {}).get("train")
-        if asked.train is not None and not then:
+        solver = str((recorded.sparsity or {}).get("solver", ""))
+        if asked.train is None and needs_labels(solver):
+            raise OptionError(f"the plan's --solver {solver} needs --train SRC with labels")
+        if asked.train is not None and not then and not (needs_labels(solver) or solver == "fisher"):
             raise OptionError(f"--train {shown(asked.train)} has no effect: the plan does not tune on such samples")
         if asked.train is None and then:
             raise OptionError(f"the plan tunes on {then}: it needs --train SRC")

@@ -33,6 +33,7 @@ from onnxprune.formats.codebook import Codebooks, zipped_bytes
 from onnxprune.formats.codebook import codebooks as with_codebooks
 from onnxprune.graph.io import Model, load, save, to_proto, unfolded
 from onnxprune.graph.step import Step
+from onnxprune.importance.shown import of_training
 from onnxprune.options import in_python
 from onnxprune.pipeline.options import OPTIONS, Options
 from onnxprune.pipeline.prepare import analyzed, groups_of, ignored, prepared
@@ -157,6 +158,7 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     feeds = feeds_of(setup, cutting.outcome)
     narrow = [analysis.narrow(f, keep) for f in feeds]
     data = None if setup.data is None or not later else solve_data(analysis, keep, setup.data)
+    labelled = None if setup.train is None else of_training(setup.train, lambda feeds: analysis.narrow(feeds, keep))
     sparse: Step[Sparsity | None] = Step(fits.model, None)
     tuner = Tuner(setup, keep)
     finish = tuner if setup.spec.asked and o.store.cluster is None else None
@@ -164,7 +166,7 @@ def make(setup: Setup, plan: Plan) -> Pruning:
         clock("sparsify")
         zeroed = sparsify(
             fits.model, setup.spec, narrow, verify=o.check.verify, threads=o.check.threads, dry_run=setup.dry,
-            data=data, finish=finish, progress=clock.progress,
+            data=data, labelled=labelled, finish=finish, progress=clock.progress,
         )  # fmt: skip
         sparse, plan = zeroed, replace(plan, sparsity=zeroed.outcome.to_plan())
     codebooks = clustered(setup, sparse, data, narrow)
@@ -247,7 +249,7 @@ def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Pruning, Drop]
 def chooser_of(setup: Setup) -> Chooser:
     """What chooses the units, among the groups of the asked kinds."""
     o, analysis = setup.options, setup.analysis
-    whole = Subject(analysis, setup.costs, groups_of(analysis, o), setup.data)
+    whole = Subject(analysis, setup.costs, groups_of(analysis, o), setup.data, setup.train)
     typed = [f"--target-{name} {value}" for name, value in o.cut.targets.items()]
     typed += [] if o.scoring.max_drop is None else [f"--max-drop {o.scoring.max_drop:g}"]
     request = CutRequest(o.amounts, o.cuts, ignored(o, analysis)[0], " and ".join(typed))

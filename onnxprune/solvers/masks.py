@@ -248,8 +248,8 @@ class Solver:
     needs_data: calibration samples, for the Hessian; tiles: whether weights can go in tiles (`patterns.Tiles`);
     by_original: whether it goes by the layer's own weights, so that those that are zero go first; among: the same among
     entries that are left, given those that are gone, where `solve` cannot be told of them; gradients: whether it goes
-    by `Problem.saliency`, which gradients of the whole model make; factor: seconds that H takes on two cores, for rows
-    and columns, before what all solvers have in common.
+    by `Problem.saliency`, which gradients of the whole model make; labels: whether these need labels; factor: seconds
+    that H takes on two cores, for rows and columns, before what all solvers have in common.
     """
 
     help: str
@@ -259,6 +259,7 @@ class Solver:
     by_original: bool = False
     among: Callable[[Problem, Choice, Mask], Solution] | None = None
     gradients: bool = False
+    labels: bool = False
     factor: Callable[[int, int], float] = lambda o, d: 4e-10 * d**3
 
 
@@ -267,9 +268,12 @@ def _row(solve: Solve, help: str = "", **facts: Any) -> Solver:
 
 
 GRADIENTS = {
+    "taylor": "magnitude of w dL/dw of each sample (Molchanov et al. 2019); needs labels",
     "fisher": "half of (w dL/dw)^2 of each sample; without labels that of the outputs' own distribution",
     "obd": "w^2/2 times the diagonal of the Hessian, by Gauss-Newton (LeCun et al. 1990, Optimal Brain Damage)",
-    "synflow": "what flows through, of ones through the magnitudes of all weights, in 100 rounds (Tanaka et al. 2020)",
+    "snip": "magnitude of w dL/dw of the mean loss (Lee et al. 2019, SNIP); needs labels",
+    "grasp": "w (H g), what the gradient loses without it (Wang et al. 2020, GraSP); needs labels",
+    "synflow": "what flows through it of ones, by the magnitudes of all weights, in 100 rounds (Tanaka et al. 2020)",
 }
 
 
@@ -281,10 +285,16 @@ SOLVERS: dict[str, Solver] = {
     "obc": _row(obc, tiles=False, among=obc_among, factor=lambda o, d: 4e-10 * d**3 + 2.5e-10 * o * d**3),
     "admm": _row(admm, factor=lambda o, d: (1.2e-9 if d <= EIGEN_LIMIT else 4e-10) * d**3),
     **{
-        name: _row(by_saliency, text, needs_data=name != "synflow", gradients=True, factor=lambda o, d: 0.0)
+        name: _row(by_saliency, text, needs_data=name in ("fisher", "obd"), gradients=True, factor=lambda o, d: 0.0,
+                   labels="needs labels" in text)
         for name, text in GRADIENTS.items()
     },
-}
+}  # fmt: skip
+
+
+def needs_labels(name: str) -> bool:
+    """Whether a name is that of a solver that needs labels."""
+    return name in SOLVERS and SOLVERS[name].labels
 
 
 def by_gradients(name: str) -> bool:

@@ -37,6 +37,7 @@ from onnxprune.structure.check import ON_FLOAT32, check_file, check_same, runnin
 
 if TYPE_CHECKING:
     from onnxprune.calibration.calibration import Batches
+    from onnxprune.importance.shown import Shown
     from onnxprune.sparsity.permute import Permuted
     from onnxprune.sparsity.solve import LayerSolve
 
@@ -54,14 +55,16 @@ def sparsify(
     threads: int = 0,
     dry_run: bool = False,
     data: Batches | None = None,
+    labelled: Shown | None = None,
     finish: Callable[[Model], Model] | None = None,
     progress: Progress = silent,
 ) -> Step[Sparsity]:
     """The sparse model, what became of its layers, and notes. The model that comes in is not changed.
 
     guesses: inputs to check and measure with; the first that runs is used. A dry run measures, so that its plan
-    replays what the run would have made, but does not check. data: what solvers work on; None leaves magnitude. finish:
-    what else is done to the values before they are stored, and between the steps in which zeros grow; zeros stay.
+    replays what the run would have made, but does not check. data: what solvers work on; None leaves magnitude.
+    labelled: samples with labels, for solvers that go by them; finish: what else is done to the values before they are
+    stored, and between the steps in which zeros grow; zeros stay.
     Raises `OptionError`, `NothingToPrune`, and `VerificationError` where rewriting changed the outputs.
     """
     spec.check(data is not None)
@@ -69,7 +72,7 @@ def sparsify(
     check = verify and not dry_run
     feeds, float32 = running(start.model, guesses, measured=spec.measured) if check or spec.measured else ({}, False)
     ordered = _permute(start, spec, data, progress)
-    masked = _mask(ordered, spec, data, finish, progress)
+    masked = _mask(ordered, spec, data, labelled, finish, progress)
     masked = masked if finish is None else replace(masked, model=finish(masked.model))
     stored = store(masked.model, masked.layers, spec, feeds, threads=threads, progress=progress)
     steps = spec.growth(data is not None)
@@ -201,8 +204,9 @@ def _permute(start: _Start, spec: Spec, data: Batches | None, progress: Progress
 
 
 def _mask(
-    start: _Start, spec: Spec, data: Batches | None, between: Callable[[Model], Model] | None, progress: Progress
-) -> _Masked:
+    start: _Start, spec: Spec, data: Batches | None, labelled: Shown | None,
+    between: Callable[[Model], Model] | None, progress: Progress,
+) -> _Masked:  # fmt: skip
     """The model with zeros where they are wanted; between: what is done to it between steps."""
     model = start.model
     by_weight = {layer.initializer: layer for layer in start.asked_layers}  # a shared weight is masked once
@@ -213,7 +217,7 @@ def _mask(
         if not np.isfinite(w).all():
             raise OptionError(f"weight {name!r} holds NaN or infinity, which have no order; leave it out with --ignore")
     once = list(by_weight.values())
-    saliency, lacking = _saliency(model, once, start.ratios, spec, data, progress)
+    saliency, lacking = _saliency(model, once, start.ratios, spec, data, labelled, progress)
     if spec.recorded is not None:
         counts = {x.initializer: int(spec.recorded["layers"][x.name]["zeros"]) for x in once}
     else:
@@ -244,18 +248,21 @@ def _mask(
 
 def _saliency(
     model: Model, layers: Sequence[Layer], ratios: Mapping[str, float], spec: Spec, data: Batches | None,
-    progress: Progress,
+    labelled: Shown | None, progress: Progress,
 ) -> tuple[dict[str, Array] | None, dict[str, str]]:  # fmt: skip
     """Weight -> scores of its entries, None for a solver that does not go by gradients; weight -> why it has none."""
     if not spec.by_gradients(data is not None):
         return None, {}
     from onnxprune.importance.gradients import entry_scores
+    from onnxprune.importance.shown import Ground, of_batches
 
     size = {x.initializer: int(np.prod(x.shape)) for x in layers}
     share = sum(ratios[x.name] * size[x.initializer] for x in layers) / max(sum(size.values()), 1)
-    return entry_scores(
-        spec.solver(data is not None), model, layers, data, share, seed=spec.seed, progress=counting(progress, "score")
-    )  # fmt: skip
+    ground = Ground(None, labelled, seed=spec.seed)
+    if data is not None:
+        ground = Ground(of_batches(data), labelled, data.memory, data.threads, spec.seed)
+    name = spec.solver(data is not None)
+    return entry_scores(name, model, layers, ground, share, progress=counting(progress, "score"))
 
 
 def _by_scores(

@@ -67,8 +67,9 @@ class Training:
     )  # fmt: skip
     train: Any = option(
         None, anything, panel=TUNE, metavar="SRC", needs=("tuning or a plan",), otherwise="the calibration samples",
-        help="Samples of --tune: any source that --calibration takes, read as it is needed. With labels (an array "
-        "labels, sub-folders per class, or --train-labels) the loss is cross entropy, mixed with distillation.",
+        help="Samples of --tune, and of what goes by labels, as --importance taylor: any source that --calibration "
+        "takes, read as it is needed. With labels (an array labels, sub-folders per class, or --train-labels) the loss "
+        "is cross entropy, for --tune mixed with distillation.",
     )  # fmt: skip
     train_labels: Any = option(
         None, anything, panel=TUNE, metavar="FILE", needs=("training samples",),
