@@ -317,3 +317,11 @@ def test_a_plan_of_zeros_by_labels_needs_them_again() -> None:
         onnxprune.prune(classifier(), plan=first.plan, measure=False, threads=1)
     again = onnxprune.prune(classifier(), plan=first.plan, **asked)
     assert onnxprune.to_proto(again.model) == onnxprune.to_proto(first.model)
+
+
+@pytest.mark.parametrize("name", ["taylor", "grasp"])
+def test_what_a_step_leaves_is_scored_again_by_labels(name: str) -> None:
+    asked = {**QUICK, "importance": name, "train": PICTURES, "train_labels": LABELS}
+    once, often = (onnxprune.prune(classifier(), channels=0.5, steps=n, **asked).plan for n in (1, 4))
+    (a,), (b,) = once.keep.values(), often.keep.values()
+    assert a.sum() == b.sum() == 6
