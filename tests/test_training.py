@@ -330,6 +330,8 @@ def test_large_pictures_are_cropped_at_many_scales_and_mixed(shape: tuple[int, .
     assert ((inner > 0.5) & (inner < 1.01)).all()  # a part of the height, stretched: steps are smaller
     two, other, share = mixed(np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1), np.random.default_rng(0), 1.0)
     assert np.allclose(two.ravel(), share * np.arange(5) + (1 - share) * other) and (share >= 0.5).all()
+    some = mixed(np.zeros((200, 1), np.float32), np.random.default_rng(0), 1.0, 0.5)[2]
+    assert 60 < (some < 1).sum() < 140
 
 
 def test_what_is_no_picture_is_left_alone() -> None:

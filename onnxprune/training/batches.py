@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxprune.calibration.augment import ALPHA, AUGMENTATIONS, UNIFORM, augmented, channels_first, mixed
+from onnxprune.calibration.augment import AUGMENTATIONS, HALF, UNIFORM, augmented, channels_first, mixed
 from onnxprune.evaluation.training_set import TrainingSet
 from onnxprune.runtime.session import Feeds
 from onnxprune.training.losses import LABELS, OTHERS, SHARE
@@ -69,7 +69,7 @@ class Batches:
             return feeds, labels
         x = augmented(x, self.augment, rng)
         if any(AUGMENTATIONS[a].mixes for a in self.augment):
-            x, other, share = mixed(x, rng, ALPHA if LABELS in labels else UNIFORM)
+            x, other, share = mixed(x, rng) if LABELS in labels else mixed(x, rng, UNIFORM, HALF)
             if LABELS in labels:
                 labels |= {OTHERS: labels[LABELS][other], SHARE: share}
         return {name: x}, labels
