@@ -56,10 +56,15 @@ def ours(folder: Path, threads: int) -> Callable[[], Jobs]:
     """The session of training/step.py, its loss alone, and the model in an ordinary session."""
     import common
     from onnxprune.graph.io import load
+    from onnxprune.graph.ort import base_options
     from onnxprune.training.losses import Objective, Target
+    from onnxprune.training.native import missing
     from onnxprune.training.step import Step
 
     feeds, targets = arrays(folder / "feeds.npz"), arrays(folder / "targets.npz")
+    why = missing(base_options())  # the library with its compiler is loaded before, as PyTorch is
+    if why:
+        raise RuntimeError(why)
 
     def make() -> Jobs:
         model = load(folder / "model.onnx")
