@@ -278,6 +278,12 @@ def test_a_model_that_is_not_better_stays_as_it_was() -> None:
     )
 
 
+def test_what_keeps_kernels_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.training.step.missing", lambda options: "no compiler")
+    done = tune(DIGITS, DIGITS, SEEN, UNSEEN, replace(FEW, amount=1))
+    assert done.notes == ("tuning: a step takes longer, without the kernels of training: no compiler",)
+
+
 def test_losses_that_are_no_numbers_halve_the_rate_and_then_name_the_way_out() -> None:
     with pytest.raises(UserError, match=r"does not converge: the gradient of .* a lower --learning-rate than 1e\+30"):
         tune(DIGITS, worse(DIGITS), SEEN, UNSEEN, replace(FEW, amount=40, rate=1e30))

@@ -149,7 +149,8 @@ class Run:
         )  # fmt: skip
         self.average, self.before, self.chosen = (step.weights.copy() for _ in range(3))
         self.curve: list[tuple[int, float]] = []
-        self.notes: list[str] = []
+        why = step.missing
+        self.notes = [f"tuning: a step takes longer, without the kernels of training: {why}"] if why else []
         self.factor, self.halved = 1.0, 0
 
     def steps(self, per_epoch: float) -> int:
