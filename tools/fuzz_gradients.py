@@ -85,9 +85,11 @@ def check(model: ModelProto) -> Counter[str]:
     if not found.of:
         out["no weights"] += 1
         return out
-    names = [loss, *named(b, found.of, "gradient")]
-    whole = to_proto(b.finished(names))
-    weights = {t.name: numpy_helper.to_array(t) for t in whole.graph.initializer if t.name in found.of}
+    ends = dict(zip(found.of, named(b, found.of, "gradient"), strict=True))
+    whole = to_proto(b.finished([loss, *ends.values()]))
+    # those of Constant nodes cannot be replaced, and stay
+    weights = {t.name: numpy_helper.to_array(t) for t in whole.graph.initializer if t.name in ends}
+    names = [loss, *(ends[name] for name in weights)]
     listed = {i.name for i in whole.graph.input}
     whole.graph.input.extend(
         helper.make_tensor_value_info(t.name, t.data_type, t.dims)
