@@ -248,8 +248,9 @@ class Solver:
     needs_data: calibration samples, for the Hessian; tiles: whether weights can go in tiles (`patterns.Tiles`);
     by_original: whether it goes by the layer's own weights, so that those that are zero go first; among: the same among
     entries that are left, given those that are gone, where `solve` cannot be told of them; gradients: whether it goes
-    by `Problem.saliency`, which gradients of the whole model make; labels: whether these need labels; factor: seconds
-    that H takes on two cores, for rows and columns, before what all solvers have in common.
+    by `Problem.saliency`, which gradients of the whole model make; labels: whether these need labels; rounds:
+    whether they thin a model out in rounds, which leaves no layer empty; factor: seconds that H takes on two cores, for
+    rows and columns, before what all solvers have in common.
     """
 
     help: str
@@ -260,6 +261,7 @@ class Solver:
     among: Callable[[Problem, Choice, Mask], Solution] | None = None
     gradients: bool = False
     labels: bool = False
+    rounds: bool = False
     factor: Callable[[int, int], float] = lambda o, d: 4e-10 * d**3
 
 
@@ -286,7 +288,7 @@ SOLVERS: dict[str, Solver] = {
     "admm": _row(admm, factor=lambda o, d: (1.2e-9 if d <= EIGEN_LIMIT else 4e-10) * d**3),
     **{
         name: _row(by_saliency, text, needs_data=name in ("fisher", "obd"), gradients=True, factor=lambda o, d: 0.0,
-                   labels="needs labels" in text)
+                   labels="needs labels" in text, rounds=name == "synflow")
         for name, text in GRADIENTS.items()
     },
 }  # fmt: skip

@@ -30,10 +30,15 @@ def global_(scores: EntryScores, ratios: Mapping[str, float]) -> Counts:
     Scores are magnitudes, or those of a solver by gradients. They are taken as they are, not normalised by layer: with
     magnitudes, layers of small weights lose more.
     """
+    return by_threshold(scores, ratios, MAX_SPARSITY)
+
+
+def by_threshold(scores: EntryScores, ratios: Mapping[str, float], most: float) -> Counts:
+    """`global_`, with at most that of a layer; 1 for scores that leave no layer empty by themselves."""
     out: Counts = {}
     for r in sorted(set(ratios.values())):
         alike = [name for name in scores if ratios[name] == r]
-        everything = np.concatenate([_reachable(scores[name], max(r, MAX_SPARSITY)).ravel() for name in alike])
+        everything = np.concatenate([_reachable(scores[name], max(r, most)).ravel() for name in alike])
         gone = np.concatenate(([0], np.cumsum(~lowest_kept(everything, round(r * everything.size)))))
         ends = np.cumsum([0, *(scores[name].size for name in alike)])
         out |= {name: int(gone[b] - gone[a]) for name, a, b in zip(alike, ends, ends[1:], strict=False)}

@@ -16,8 +16,9 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.progress import Progress, counting
-from onnxprune.sparsity.allocate import ZERO_ALLOCATORS, Counts, below
-from onnxprune.sparsity.options import BEST_ALLOCATION, EVEN_ALLOCATION, Zeros
+from onnxprune.solvers.masks import SOLVERS
+from onnxprune.sparsity.allocate import MAX_SPARSITY, ZERO_ALLOCATORS, Counts, below, by_threshold
+from onnxprune.sparsity.options import BEST_ALLOCATION, EVEN_ALLOCATION, PLAIN_SOLVER, Zeros
 from onnxprune.sparsity.prepare import free_weights
 from onnxprune.sparsity.survey import facts
 
@@ -102,7 +103,8 @@ def counts_of(
     allocator = ZERO_ALLOCATORS[zeros.sparsity_allocate or default]
     if allocator.scored and saliency is not None:
         known = {name: saliency[name] for name in weights if name in saliency}
-        counts = allocator.allocate(known, {name: asked[name] for name in known}) if known else {}
+        most = 1.0 if SOLVERS[zeros.solver or PLAIN_SOLVER].rounds else MAX_SPARSITY
+        counts = by_threshold(known, {name: asked[name] for name in known}, most) if known else {}
         return {name: counts.get(name, round(r * weights[name].size)) for name, r in asked.items()}
     if not allocator.needs_data:
         return allocator.allocate({name: np.abs(w) for name, w in weights.items()}, asked)
