@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from onnxprune.report import Report
     from onnxprune.sparsity.outcome import Sparsity
     from onnxprune.structure.analysis import Analysis, ChannelGroup, Pinned
+    from onnxprune.training.trainer import Trainer
 
 __version__ = "0.6.0"
 
@@ -60,6 +61,7 @@ PLACES = {
     "plan": ("Plan",),
     "report": ("Report",),
     "sparsity.outcome": ("Sparsity",),
+    "training.trainer": ("Trainer",),
     "structure.analysis": ("Analysis", "ChannelGroup", "Pinned"),
 }  # fmt: skip
 _HOMES = {name: f"onnxprune.{module}" for module, names in PLACES.items() for name in names}
@@ -208,6 +210,7 @@ __all__ = [
     "Samples",
     "Score",
     "Sparsity",
+    "Trainer",
     "UserError",
     "VerificationError",
     "analyze",

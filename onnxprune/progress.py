@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 Steps = Callable[[int, int], None]  # done, of how many
@@ -22,6 +23,25 @@ def silent(stage: str, done: int = 0, total: int = 0, *, note: str = "") -> None
 def counting(progress: Progress, stage: str) -> Steps:
     """The `Steps` of one stage, told to the caller's progress."""
     return lambda done, total: progress(stage, done, total)
+
+
+class Stop:
+    """What Ctrl-C means for work that may end early with what it has. inside: such work runs; taken: it was stopped."""
+
+    inside = taken = False
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """The work inside catches a `KeyboardInterrupt`, and goes on with what it has."""
+    before, Stop.inside = Stop.inside, True
+    try:
+        yield
+    except KeyboardInterrupt:
+        Stop.taken = True
+        raise
+    finally:
+        Stop.inside = before
 
 
 class Clock:

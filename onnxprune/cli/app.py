@@ -17,7 +17,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from onnxprune import __version__
-from onnxprune.cli import bench, evaluate, operators, sensitivity
+from onnxprune.cli import bench, evaluate, operators, sensitivity, train
 from onnxprune.cli import help as screens
 from onnxprune.cli import inspect as inspection
 from onnxprune.cli.command import CommandValues, Output, command, shared
@@ -243,6 +243,7 @@ def show_groups(values: CommandValues, out: Output) -> None:
 command(app, operators.OPERATORS, {})(operators.ops)
 command(app, bench.OPTIONS, bench.ARGUMENTS)(bench.bench)
 command(app, evaluate.EVALUATE, evaluate.SOURCES)(evaluate.evaluate)
+command(app, train.TRAIN)(train.train)
 command(app, sensitivity.SENSITIVITY)(sensitivity.sensitivity)
 
 

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from onnxprune.progress import Stop
+
 INTERRUPTED = 130  # exit code
 GRACE = 5.0  # seconds in which work must come to its end
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -96,6 +98,8 @@ def _listen() -> None:
 def _stop(*_: Any) -> None:
     if interruption.stopped:
         return
+    if interruption.working and Stop.inside:  # it ends early, with what it has
+        raise KeyboardInterrupt
     interruption.stopped = True
     if not interruption.working:
         interruption.leave()
@@ -105,9 +109,11 @@ def _stop(*_: Any) -> None:
 
 def _watch(reader: int) -> None:
     """Python's handler waits for native code to come back; this thread does not."""
-    os.read(reader, 1)
-    time.sleep(GRACE)
-    interruption.leave()
+    while True:
+        os.read(reader, 1)
+        time.sleep(GRACE)
+        if interruption.stopped or not (Stop.inside or Stop.taken):
+            interruption.leave()
 
 
 @contextlib.contextmanager

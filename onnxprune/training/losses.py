@@ -209,13 +209,15 @@ def weighted(value: Any) -> dict[str, float]:
 
 
 def objective_of(
-    original: Any, outputs: Feeds, samples: int, *, loss: Any = None, labels: Array | None = None, mixed: bool = False
+    original: Any, outputs: Feeds, samples: int, *, loss: Any = None, labels: Array | None = None, mixed: bool = False,
+    distil: float = DISTIL,
 ) -> Objective:  # fmt: skip
     """What a model is trained towards.
 
     outputs: of the original for some samples; loss: as `parse` gives it, by default the classes of a classifier, by
     their labels where there are some and by the original's probabilities, else all floating outputs by their values;
-    mixed: samples have two labels each. Raises `UserError` where the model or the samples have not what a loss needs.
+    mixed: samples have two labels each; distil: weight of the original beside labels. Raises `UserError` where the
+    model or the samples have not what a loss needs.
     """
     rank = 0 if labels is None else labels.ndim
     if callable(loss) or isinstance(loss, Path):
@@ -231,7 +233,8 @@ def objective_of(
         if LOSSES[name].labels and labels is None:
             raise OptionError(f"--loss {name}: there are no labels; give --train SRC with some, or --train-labels")
     if not asked and classes:
-        asked = {"kl": 1.0} if labels is None else {"cross-entropy": 1 - DISTIL, "kl": DISTIL}
+        asked = {"kl": 1.0} if labels is None else {"cross-entropy": 1 - distil, "kl": distil}
+        asked = {name: weight for name, weight in asked.items() if weight}
     if labels is not None and not any(LOSSES[name].labels for name in asked):
         labels = None
     floats = [name for name, y in outputs.items() if y.dtype.kind == "f" and y.size]

@@ -13,6 +13,8 @@ from onnxprune.training import losses
 from onnxprune.training.optimizers import OPTIMIZERS
 from onnxprune.training.schedule import SCHEDULES
 
+# of how weights follow gradients, wherever something is trained
+OWN = ("loss", "learning_rate", "batch_size", "optimizer", "momentum", "weight_decay", "schedule", "warmup")
 SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 _AMOUNT = re.compile(r"(\d+\.?\d*|\.\d+)\s*(epochs?|steps?|s|sec|min|h)?", re.IGNORECASE)
 

@@ -99,11 +99,12 @@ class Step:
 
     def __init__(
         self, model: Model, objective: Objective, feeds: Feeds, *, names: Sequence[str] | None = None,
-        fixed: bool = True, by_batch: bool = False, memory: float = math.inf, threads: int = 0,
+        fixed: bool = True, by_batch: bool = False, scores: str = "", memory: float = math.inf, threads: int = 0,
     ) -> None:  # fmt: skip
         """feeds: inputs of one batch; fixed: all batches have their shapes; names: weights to train, by default all
         that can be; by_batch: normalisations go by the statistics of the batch, which those of the model follow;
-        memory: bytes for activations, above which a batch is run in equal parts, where its loss is the mean of theirs.
+        scores: an output that `loss` leaves in `scored`; memory: bytes for activations, above which a batch is run in
+        equal parts, where its loss is the mean of theirs.
 
         Raises `UserError` where no weight has a gradient."""
         form = form_of(model)
@@ -113,7 +114,7 @@ class Step:
         parts = fixed and not by_batch and objective.function is None
         self.part = part_of(form.model, feeds, [t.output for t in objective.terms], memory) if parts else None
         shapes = {n: x[: self.part].shape if x.ndim else () for n, x in feeds.items()} if fixed else None
-        b = Backward(without_normalisations(form.model), shapes)
+        b = Backward(form.model if by_batch else without_normalisations(form.model), shapes)
         loss, self.targets = objective.add(b)
         note_convolutions(b)
         forward, measured, self.statistics = b.model.copy(), loss, dict[str, str]()
@@ -140,7 +141,9 @@ class Step:
         self.missing = missing(self._options) if b.kernels else ""
         self.kernels = {} if self.missing else b.kernels
         self._train = self._session(b.finished([loss, *made.values()]), loss, made, self.kernels)
-        self._measure = self._session(forward, measured, {}, {} if self.missing else of_forward)
+        self.scores, self.scored = scores, np.zeros(0, np.float32)
+        more = [scores] if scores else []
+        self._measure = self._session(forward, measured, {}, {} if self.missing else of_forward, more)
 
     def train(self, feeds: Feeds, targets: Feeds) -> float:
         """The mean loss of one batch; its gradients are in `gradients` then."""
@@ -164,7 +167,10 @@ class Step:
 
     def loss(self, feeds: Feeds, targets: Feeds) -> float:
         """The loss of one batch, of any size."""
-        return self._run(self._measure, feeds, targets)
+        found = self._run(self._measure, feeds, targets)
+        if self.scores:
+            self.scored = self._measure[1].get_outputs()[1].numpy()
+        return found
 
     def _run(self, bound: tuple[ort.InferenceSession, ort.IOBinding], feeds: Feeds, targets: Feeds) -> float:
         session, binding = bound
@@ -175,7 +181,7 @@ class Step:
         return float(np.asarray(binding.get_outputs()[0].numpy()).ravel()[0])
 
     def _session(
-        self, model: Model, loss: str, of: Mapping[str, str], kernels: Mapping[str, Kernel]
+        self, model: Model, loss: str, of: Mapping[str, str], kernels: Mapping[str, Kernel], more: Sequence[str] = ()
     ) -> tuple[ort.InferenceSession, ort.IOBinding]:
         """A session whose weights are inputs, and what binds them and their gradients to the buffers."""
         graph = model.proto.graph
@@ -188,12 +194,13 @@ class Step:
             if graph.initializer[k].name in self.layout.places:
                 del graph.initializer[k]
         del graph.output[:]
-        graph.output.extend(onnx.ValueInfoProto(name=name) for name in (loss, *of.values()))
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in (loss, *more, *of.values()))
         with_kernels(model, kernels)
         sweep(graph)
         session = open_session(to_proto(model).SerializeToString(), self._options)
         binding = session.io_binding()
-        binding.bind_output(loss, "cpu")
+        for name in (loss, *more):
+            binding.bind_output(name, "cpu")
         for name in self.layout.places:
             view = self.layout.view(self.weights, name)
             binding.bind_input(name, "cpu", 0, np.float32, view.shape, view.ctypes.data)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,15 @@ import numpy as np
 
 from onnxprune.calibration.augment import AUGMENTATIONS, channels_first, usual
 from onnxprune.errors import OptionError, UserError
+from onnxprune.evaluation.metrics import METRICS
 from onnxprune.evaluation.training_set import TrainingSet
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.step import Step as Stage
-from onnxprune.progress import Steps
+from onnxprune.progress import Steps, stoppable
 from onnxprune.runtime.session import Feeds, session
 from onnxprune.training.batches import Batches
-from onnxprune.training.losses import label_feeds, objective_of, teach
+from onnxprune.training.losses import DISTIL, Objective, label_feeds, objective_of, teach
 from onnxprune.training.optimizers import Optimizer, follow
 from onnxprune.training.outcome import Tuning
 from onnxprune.training.schedule import rate
@@ -35,6 +38,11 @@ HALVINGS = 5  # of the rate, where losses are no numbers, before it is an error
 TIMED = 3  # steps by which a time becomes a number of steps
 RATE = {"adam": 1e-4, "adamw": 1e-4, "sgd": 1e-2}  # five times as much undoes what least squares did for resnet56
 BATCH = 64
+Tell = Callable[[str], None]
+
+
+def _no() -> None:
+    """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -76,47 +84,67 @@ def tune(
     the original as those of the model.
     Raises `UserError` where it cannot be trained.
     """
-    augment = augmentation(settings, seen)
-    batches = Batches(seen, settings.batch, settings.seed, augment)
-    parts = unseen.batches(batches.size)
-    with session(original, threads=settings.threads) as s:
-        names = [o.name for o in s.get_outputs()]
-
-        def run(feeds: Feeds) -> Feeds:
-            return dict(zip(names, s.run(None, feeds), strict=True))
-
-        first, (shown, _) = unseen.feeds(parts[0]), batches(0)
-        objective = objective_of(
-            original, run(first), len(parts[0]), loss=settings.loss, labels=seen.labels,
-            mixed=any(AUGMENTATIONS[a].mixes for a in augment),
-        )  # fmt: skip
-
-        def teacher(feeds: Feeds) -> Feeds:
-            return teach(objective.terms, run(feeds)) if objective.taught else {}
-
-        alike = [{n: x.shape[1:] for n, x in feeds.items()} for feeds in (first, shown)]
-        fixed = len(seen.kinds) == 1 and alike[0] == alike[1]
-        step = Step(
-            model, objective, narrow(shown), fixed=fixed, memory=settings.memory, threads=settings.threads
-        )  # fmt: skip
-        quiz = [
-            (narrow(x), {**teacher(x), **label_feeds(objective, unseen.labels, part)}, len(part))
-            for part in parts for x in [unseen.feeds(part)]
-        ]  # fmt: skip
-
-        def draw(k: int) -> tuple[Feeds, Feeds]:
-            feeds, labels = batches(k)
-            return narrow(feeds), {**teacher(feeds), **labels}
-
-        work = Run(step, settings, draw, quiz)
-        steps = work.steps(seen.count / batches.size)
+    with ExitStack() as stack:
+        work = prepared(original, model, seen, unseen, settings, stack, narrow=narrow)
+        steps = work.steps(seen.count / work.batch)
         best = work.train(steps, progress)
     outcome = Tuning(
-        steps, batches.size, work.rate, settings.optimizer, unseen.count, len(step.trained), work.curve[0][1],
+        steps, work.batch, work.rate, settings.optimizer, unseen.count, len(work.step.trained), work.curve[0][1],
         dict(work.curve)[best], best, tuple(work.curve), momentum=settings.momentum, weight_decay=settings.decay,
-        schedule=settings.schedule, warmup=settings.warmup, loss=objective.description, augment=augment,
+        schedule=settings.schedule, warmup=settings.warmup, loss=work.objective.description, augment=work.augment,
     )  # fmt: skip
-    return Stage(model if best == 0 else step.written(model, work.chosen), outcome, tuple(work.notes))
+    return Stage(model if best == 0 else work.step.written(model, work.chosen), outcome, tuple(work.notes))
+
+
+def prepared(
+    original: Model,
+    model: Model,
+    seen: TrainingSet,
+    unseen: TrainingSet,
+    settings: Settings,
+    stack: ExitStack,
+    *,
+    narrow: Callable[[Feeds], Feeds] = lambda feeds: feeds,
+    distil: float = DISTIL,
+    by_batch: bool = False,
+) -> Run:
+    """A training that may begin. Arguments as of `tune`; stack: closes the original's session; distil: weight of
+    distillation beside labels; by_batch: as of `Step`."""
+    augment = augmentation(settings, seen)
+    batches = Batches(seen, settings.batch, settings.seed, augment)
+    s = stack.enter_context(session(original, threads=settings.threads))
+    names = [o.name for o in s.get_outputs()]
+
+    def run(feeds: Feeds) -> Feeds:
+        return dict(zip(names, s.run(None, feeds), strict=True))
+
+    parts = unseen.batches(batches.size)
+    first, (shown, _) = unseen.feeds(parts[0]), batches(0)
+    objective = objective_of(
+        original, run(first), len(parts[0]), loss=settings.loss, labels=seen.labels,
+        mixed=any(AUGMENTATIONS[a].mixes for a in augment), distil=distil,
+    )  # fmt: skip
+
+    def teacher(feeds: Feeds) -> Feeds:
+        return teach(objective.terms, run(feeds)) if objective.taught else {}
+
+    alike = [{n: x.shape[1:] for n, x in feeds.items()} for feeds in (first, shown)]
+    fixed = len(seen.kinds) == 1 and alike[0] == alike[1]
+    scores = seen.classes if seen.labels is not None else ""
+    step = Step(
+        model, objective, narrow(shown), fixed=fixed, by_batch=by_batch, scores=scores, memory=settings.memory,
+        threads=settings.threads,
+    )  # fmt: skip
+    quiz = [
+        (narrow(x), {**teacher(x), **label_feeds(objective, unseen.labels, part)}, part)
+        for part in parts for x in [unseen.feeds(part)]
+    ]  # fmt: skip
+
+    def draw(k: int) -> tuple[Feeds, Feeds]:
+        feeds, labels = batches(k)
+        return narrow(feeds), {**teacher(feeds), **labels}
+
+    return Run(step, settings, draw, quiz, objective, batches.size, augment, unseen.labels if scores else None)
 
 
 def augmentation(settings: Settings, seen: TrainingSet) -> tuple[str, ...]:
@@ -135,23 +163,32 @@ def augmentation(settings: Settings, seen: TrainingSet) -> tuple[str, ...]:
     return asked or ()
 
 
-Quiz = Sequence[tuple[Feeds, Feeds, int]]  # inputs, targets, samples
+Quiz = Sequence[tuple[Feeds, Feeds, Sequence[int]]]  # inputs, targets, samples
 
 
 class Run:
-    """The state of one tuning: weights, optimizer, their average, and the best of the averages (`chosen`)."""
+    """The state of one training: weights, optimizer, their average, the best of the averages (`chosen`), and what step
+    comes next. `state` is all that another run needs to go on in its place, to the same bytes."""
 
-    def __init__(self, step: Step, settings: Settings, draw: Callable[[int], tuple[Feeds, Feeds]], quiz: Quiz) -> None:
+    def __init__(
+        self, step: Step, settings: Settings, draw: Callable[[int], tuple[Feeds, Feeds]], quiz: Quiz,
+        objective: Objective, batch: int, augment: tuple[str, ...], labels: Array | None,
+    ) -> None:  # fmt: skip
+        """draw: inputs and targets of a step; labels: of the samples of the quiz, None without."""
         self.step, self.settings, self.draw, self.quiz = step, settings, draw, quiz
+        self.objective, self.batch, self.augment, self.labels = objective, batch, augment, labels
         self.rate = RATE[settings.optimizer] if settings.rate is None else settings.rate
         self.optimizer = Optimizer(
             settings.optimizer, step.layout.size, momentum=settings.momentum, decay=settings.decay
         )  # fmt: skip
         self.average, self.before, self.chosen = (step.weights.copy() for _ in range(3))
         self.curve: list[tuple[int, float]] = []
+        self.shares: list[float] = []  # of labels that have the largest score, at every look
         why = step.missing
         self.notes = [f"tuning: a step takes longer, without the kernels of training: {why}"] if why else []
         self.factor, self.halved = 1.0, 0
+        self.position, self.best, self.planned = 0, 0, 0
+        self.last = math.nan  # loss of the last step
 
     def steps(self, per_epoch: float) -> int:
         """How many steps were asked for; a time is turned into steps by the time of a few.
@@ -169,6 +206,7 @@ class Run:
         looking = time.perf_counter()
         self.look(0)
         self.curve.clear()
+        self.shares.clear()
         looking = (time.perf_counter() - looking) * (LOOKS + 1)
         steps = int((amount - looking) / each)
         if steps < 1:
@@ -177,24 +215,81 @@ class Run:
             )
         return steps
 
-    def train(self, steps: int, progress: Steps) -> int:
-        """Take so many steps; the step whose average of weights was the best on the held-out samples, 0 for none."""
-        every, horizon = math.ceil(steps / LOOKS), max(1.0, steps / AVERAGED)
-        best, least = 0, self.look(0)
-        for k in range(steps):
-            self.take(*self.draw(k), rate(k, steps, self.rate, self.settings.schedule, self.settings.warmup))
-            follow(self.average, self.step.weights, max(1 / horizon, 1 / (k + 2)))
-            if (k + 1) % every == 0 or k + 1 == steps:
-                loss = self.look(k + 1)
-                if loss < least:
-                    best, least = k + 1, loss
-                    self.chosen[...] = self.average
-            progress(k + 1, steps)
+    def train(self, steps: int, progress: Steps, tell: Tell = lambda line: None, keep: Callable[[], None] = _no) -> int:
+        """Go on to so many steps; the step whose average of weights was the best on the held-out samples, 0 for none.
+
+        tell: gets a line at every look; keep: is called after each. Where it is interrupted, what it has is looked at
+        once more, and a note says so.
+        """
+        every, self.planned = math.ceil(steps / LOOKS), steps
+        start, began = time.monotonic(), self.position
+        if not self.curve:
+            self.look(0)
+        try:
+            with stoppable():
+                while self.position < steps:
+                    self.advance(steps)
+                    if self.position % every == 0 or self.position == steps:
+                        self.look(self.position)
+                        left = (time.monotonic() - start) / (self.position - began) * (steps - self.position)
+                        tell(f"{self.told()}, {left:.0f} s left")
+                        keep()
+                    progress(self.position, steps)
+        except KeyboardInterrupt:
+            if self.curve[-1][0] != self.position:
+                self.look(self.position)
+            self.notes.append(f"stopped after {self.position} of {steps} steps: the best so far is kept")
         if self.halved:
             self.notes.append(
                 f"tuning: {self.halved} steps had losses that are no numbers; the rate was halved each time"
             )
-        return best
+        return self.best
+
+    def told(self) -> str:
+        """The last look in one line."""
+        at, loss = self.curve[-1]
+        share = f", {self.shares[-1]:.1%} of the labels" if self.shares else ""
+        return f"step {at} of {self.planned}: loss {loss:.4g}{share} on the samples held out"
+
+    def advance(self, steps: int) -> float:
+        """The next step of so many; its loss."""
+        k, settings = self.position, self.settings
+        self.take(*self.draw(k), rate(k, steps, self.rate, settings.schedule, settings.warmup))
+        follow(self.average, self.step.weights, max(1 / max(1.0, steps / AVERAGED), 1 / (k + 2)))
+        self.position = k + 1
+        return self.last
+
+    @property
+    def least(self) -> float:
+        """The loss of the best look."""
+        losses = [loss for at, loss in self.curve if at == self.best]
+        return losses[0] if losses and math.isfinite(losses[0]) else math.inf
+
+    def state(self) -> dict[str, Array]:
+        """Everything that changes, as arrays; random numbers depend on the seed and the position alone."""
+        counts = [self.position, self.best, self.planned, self.halved, self.optimizer.step]
+        return {
+            "weights": self.step.weights.copy(), "average": self.average.copy(), "before": self.before.copy(),
+            "chosen": self.chosen.copy(), "counts": np.array(counts, np.int64), "factor": np.array(self.factor),
+            "curve": np.array(self.curve, np.float64).reshape(-1, 2), "shares": np.array(self.shares, np.float64),
+            "free": self.step.free.copy(),
+            **{f"optimizer {i}": s.copy() for i, s in enumerate(self.optimizer.state)},
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Go back, or forth, to a state. Raises `UserError` for one of another model or optimizer."""
+        own = self.state()
+        if set(own) != set(state) or any(own[n].shape != state[n].shape for n in own if n not in ("curve", "shares")):
+            raise UserError("the state is of another training: of another model, or another optimizer")
+        for name, buffer in (
+            ("weights", self.step.weights), ("average", self.average), ("before", self.before), ("chosen", self.chosen),
+            ("free", self.step.free), *((f"optimizer {i}", s) for i, s in enumerate(self.optimizer.state)),
+        ):  # fmt: skip
+            buffer[...] = state[name]
+        self.position, self.best, self.planned, self.halved, self.optimizer.step = (int(v) for v in state["counts"])
+        self.factor = float(state["factor"])
+        self.curve = [(int(at), float(loss)) for at, loss in state["curve"]]
+        self.shares = state["shares"].tolist()
 
     def take(self, feeds: Feeds, targets: Feeds, height: float) -> None:
         """One step at a rate; where the loss or a gradient is no number, the last one is undone and the rate halved.
@@ -202,7 +297,7 @@ class Run:
         Raises `UserError`, with the weight, where that does not help.
         """
         step = self.step
-        loss = step.train(feeds, targets)
+        self.last = loss = step.train(feeds, targets)
         if math.isfinite(loss) and math.isfinite(float(np.dot(step.gradients, step.gradients))):
             self.before[...] = step.weights
             self.optimizer.update(step.weights, step.gradients, step.free, height * self.factor)
@@ -221,9 +316,25 @@ class Run:
 
     def look(self, at: int) -> float:
         """The mean loss of the average of the weights on the held-out samples; infinite where it is no number."""
+        loss, shares = self.measured(self.average)
+        better = bool(self.curve) and loss < self.least
+        self.curve.append((at, loss))
+        self.shares += shares
+        if better:
+            self.best, self.chosen = at, self.average.copy()
+        return loss if math.isfinite(loss) else math.inf
+
+    def measured(self, weights: Array) -> tuple[float, list[float]]:
+        """The mean loss of some weights on the held-out samples, and the share of labels with the largest score, where
+        there are labels."""
         step, now = self.step, self.step.weights.copy()
-        step.weights[...] = self.average
-        total = sum(count * step.loss(x, t) for x, t, count in self.quiz) / sum(count for *_, count in self.quiz)
+        step.weights[...] = weights
+        loss, hits, count = 0.0, list[Array](), 0
+        for x, t, part in self.quiz:
+            loss += len(part) * step.loss(x, t)
+            count += len(part)
+            if self.labels is not None:
+                outputs = {step.scores: step.scored}
+                hits.append(METRICS["top1"].per_sample(outputs, self.labels[list(part)], outputs, step.scores))
         step.weights[...] = now
-        self.curve.append((at, total))
-        return total if math.isfinite(total) else math.inf
+        return loss / count, [float(np.concatenate(hits).mean())] if hits else []

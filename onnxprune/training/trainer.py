@@ -1,0 +1,211 @@
+"""Training as a caller from Python drives it: step by step, with state that can be saved and put back.
+
+trainer = onnxprune.Trainer("model.onnx", "train/", steps=1000, init=0)
+start = trainer.state()
+trainer.train()
+trainer.evaluate()      # {'loss': 0.31, 'accuracy': 0.92}
+onnxprune.save(trainer.export(), "trained.onnx")
+trainer.restore(start)  # the first step again
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnxprune import cache as store
+from onnxprune.calibration.augment import parse as parse_augment
+from onnxprune.calibration.presets import Preprocess
+from onnxprune.errors import OnnxPruneError, OptionError
+from onnxprune.evaluation.training_set import TrainingSet, training_set
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.io import Model, load
+from onnxprune.options import declared, in_python
+from onnxprune.progress import Steps
+from onnxprune.training.initial import initial
+from onnxprune.training.losses import DISTIL
+from onnxprune.training.options import OWN, Training, amount
+from onnxprune.training.tune import Settings, Tell, prepared
+
+FROM_SCRATCH = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05}  # rates of weights that were never trained
+
+
+class Trainer:
+    """A model, the samples that it is trained on, and where the training stands.
+
+    notes: what the user should know; model: as training began, with new weights where these were asked for.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        train: Any,
+        labels: Any = None,
+        *,
+        steps: str | float = 10,
+        init: int | None = None,
+        original: Any = None,
+        preprocess: Preprocess | None = None,
+        augment: Any = False,
+        cache: Path | str | None = None,
+        seed: int = 0,
+        threads: int = 0,
+        **options: Any,
+    ) -> None:
+        """source: as `load` takes it; train, labels: as --train and --train-labels, or a `TrainingSet`.
+
+        steps: how much in all, as --tune has it: epochs, "500steps" or "5min"; init: seed of new weights; original: the
+        model whose outputs are trained towards by losses without labels, by default `source` as it came; cache: a
+        folder that keeps the state; options: loss, learning_rate, batch_size, optimizer, momentum, weight_decay,
+        schedule, warmup, as of the command. Raises `UserError` where it cannot be trained.
+        """
+        with _in_python():
+            read, pictures = _read(options), parse_augment(augment)
+            given = load(source)
+            loss = read.get("loss")
+            any_labels = callable(loss) or isinstance(loss, Path)
+            if not isinstance(train, TrainingSet):
+                train = training_set(given, train, labels, preprocess=preprocess, seed=seed, any_labels=any_labels)
+            if train.labels is None and loss is None and original is None:
+                raise OptionError(
+                    "--train: there are no labels; give an array labels, sub-folders per class or --train-labels FILE, "
+                    "or a --loss that needs none"
+                )
+            self.notes: list[str] = []
+            self.model = given
+            if init is not None:
+                fresh = initial(given, init)
+                self.model, self.notes = fresh.model, [*fresh.notes]
+            optimizer = read.get("optimizer", "adam")
+            rate = read.get("learning_rate")
+            if rate is None and init is not None:
+                rate = FROM_SCRATCH[optimizer]
+            self.settings = Settings(
+                *amount(steps), batch=read.get("batch_size", Settings.batch), rate=rate, optimizer=optimizer,
+                momentum=read.get("momentum", Settings.momentum), decay=read.get("weight_decay", Settings.decay),
+                schedule=read.get("schedule", Settings.schedule), warmup=read.get("warmup"), loss=loss,
+                augment=pictures or None, seed=seed, threads=threads,
+            )  # fmt: skip
+            self.seen, self.unseen = train.split()
+            self._stack = ExitStack()
+            self.run = prepared(
+                given if original is None else load(original), self.model, self.seen, self.unseen, self.settings,
+                self._stack, distil=0.0 if original is None else DISTIL, by_batch=init is not None,
+            )  # fmt: skip
+            self.steps = self.run.steps(self.seen.count / self.run.batch)
+            self._file = None if cache is None else Path(cache)
+            self._key = self._digest(given, init) if cache is not None else ""
+            self.resumed = self._resume()
+
+    # going on
+
+    def step(self, count: int = 1) -> float:
+        """Take so many steps; the loss of the last batch."""
+        for _ in range(count):
+            self.run.advance(self.steps)
+        return self.run.last
+
+    def train(self, progress: Steps = lambda done, total: None, tell: Tell = lambda line: None) -> None:
+        """All steps that are left. The average of the weights that is best on the samples held out is kept, also where
+        a `KeyboardInterrupt` comes; progress, tell: get the steps, and a line at every look."""
+        self.run.train(self.steps, progress, tell, self._keep)
+
+    # where it stands
+
+    @property
+    def position(self) -> int:
+        """Steps that were taken."""
+        return self.run.position
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """Name -> float32 weights as they are now; what is written into them counts."""
+        return {name: self.run.step.layout.view(self.run.step.weights, name) for name in self.run.step.trained}
+
+    def mask(self, masks: Mapping[str, Array]) -> None:
+        """Make weights zero, which stay so. masks: name -> bool in the shape of the weight, False for a zero."""
+        layout = self.run.step.layout
+        for name, kept in masks.items():
+            for buffer in (self.run.step.weights, self.run.average, self.run.before, self.run.chosen):
+                layout.view(buffer, name)[~kept] = 0
+            layout.view(self.run.step.free, name)[~kept] = False
+
+    def state(self) -> dict[str, Array]:
+        """Weights, optimizer, averages, masks and position; random numbers depend on the seed and the position."""
+        return self.run.state()
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Go on from a state of this training. Raises `UserError` for one of another model or optimizer."""
+        self.run.restore(state)
+
+    def evaluate(self, which: str = "weights") -> dict[str, float]:
+        """Mean loss on the samples held out and, with labels, the accuracy; which: as of `export`."""
+        loss, share = self.run.measured(self._buffer(which))
+        return {"loss": loss, **({"accuracy": share[0]} if share else {})}
+
+    def export(self, which: str = "best") -> Model:
+        """The model with the weights that were best, or the `average`, or as they are now (`weights`)."""
+        return self.run.step.written(self.model, self._buffer(which))
+
+    def _buffer(self, which: str) -> Array:
+        buffers = {"best": self.run.chosen, "average": self.run.average, "weights": self.run.step.weights}
+        if which not in buffers:
+            raise OptionError(f"which={which!r}: expected {', '.join(buffers)}")
+        return buffers[which]
+
+    # what is kept on the disk
+
+    def _digest(self, given: Model, init: int | None) -> str:
+        """The key of the state: of the model, the samples, and all that was asked."""
+        first = hashlib.sha256(self.run.step.weights.tobytes()).hexdigest()
+        proto = hashlib.sha256(given.proto.SerializeToString(deterministic=True)).hexdigest()
+        asked = replace(self.settings, loss=self.run.objective.description)
+        data = [self.seen.samples.digest, self.seen.labels, self.unseen.samples.digest]
+        return store.digest("training", proto, first, init, asked, *data)
+
+    def _path(self) -> Path:
+        assert self._file is not None
+        return self._file / f"training-{self._key[:16]}.npz"
+
+    def _keep(self) -> None:
+        if self._file is not None:
+            with store.cache_errors(self._file):
+                self._file.mkdir(parents=True, exist_ok=True)
+                store.write_arrays(self._path(), self._key, self.state())
+
+    def _resume(self) -> bool:
+        if self._file is None:
+            return False
+        with store.cache_errors(self._file):
+            state = store.read_arrays(self._path(), self._key) if self._path().exists() else None
+        if state is None:
+            return False
+        self.restore(state)
+        self.steps = self.run.planned
+        return True
+
+
+def _read(options: Mapping[str, Any]) -> dict[str, Any]:
+    known = {o.name: o for o in declared(Training) if o.name in OWN}
+    for name in options:
+        if name not in known:
+            raise TypeError(f"Trainer() takes no option {name!r}; there are {', '.join(known)}")
+    try:
+        return {name: known[name].read(value) for name, value in options.items()}
+    except ValueError as e:
+        raise OptionError(str(e)) from None
+
+
+@contextmanager
+def _in_python() -> Iterator[None]:
+    """Errors in the words of a caller from Python."""
+    try:
+        yield
+    except OnnxPruneError as e:
+        renamed = {"train_labels": "labels", "tune": "steps"}
+        known = [replace(o, name=renamed.get(o.name, o.name)) for o in declared(Training)]
+        raise type(e)(in_python(str(e), known)) from e
