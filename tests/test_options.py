@@ -10,13 +10,13 @@ import pytest
 from conftest import ROOT
 from onnxprune.cli import app as cli
 from onnxprune.cli import bench as bench_cli
-from onnxprune.cli import evaluate, sensitivity
+from onnxprune.cli import evaluate, sensitivity, train
 from onnxprune.cli import help as screens
 from onnxprune.cli.command import DECLARED
 from onnxprune.options import PANELS, Option, in_python
 from onnxprune.pipeline.options import CONDITIONS, OPTIONS
 
-EVERY = (*DECLARED.values(), *bench_cli.OPTIONS, *evaluate.EVALUATE, *sensitivity.SENSITIVITY)
+EVERY = (*DECLARED.values(), *bench_cli.OPTIONS, *evaluate.EVALUATE, *sensitivity.SENSITIVITY, *train.TRAIN)
 ONES = {f"{o.name} {o.panel}": o for o in EVERY}
 
 

@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "prune MODEL": "the explicit form of onnxprune MODEL",
     "inspect MODEL": "what can be pruned, what is pinned and why",
     "evaluate MODEL SRC": "how good a model is on data",
+    "train MODEL": "training on labels, from scratch with --init",
     "sensitivity MODEL": "what each group costs at each ratio",
     "bench A.onnx [B.onnx ...]": "latency, size, memory and outputs of models",
     "densify MODEL": "sparse operators back to plain ONNX",

@@ -124,11 +124,13 @@ def _on_weights(edit: Edit, norm: Node, conv: Node, rank: int) -> list[NodeProto
 
 def with_batch_statistics(model: Model) -> tuple[Model, dict[str, str]]:
     """A copy whose BatchNormalizations go by the mean and variance of the batch; and by statistic of theirs the tensor
-    that holds the batch's. Raises `UserError` where two of them share one."""
+    that holds the batch's. Raises `UserError` where two share one, or nodes compute one."""
     edit, found = Edit(raised(model, OPSET)), dict[str, str]()
     for node in edit.graph.node:
-        if node.op_type != "BatchNormalization" or node.domain or not set(node.input[3:5]) <= set(model.weights):
+        if node.op_type != "BatchNormalization" or node.domain:
             continue
+        for name in set(node.input[3:5]) - set(model.weights):
+            raise UserError(f"the model cannot be trained from scratch: {name}, a statistic, is computed by nodes")
         for name in found.keys() & set(node.input[3:5]):
             raise UserError(f"the model cannot be trained from scratch: normalisations share the statistics {name}")
         made = [edit.fresh(f"{name}/batch") for name in node.input[3:5]]
