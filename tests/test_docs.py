@@ -172,7 +172,7 @@ def test_the_set_up_comes_first_and_is_two_commands() -> None:
 
 
 FLAGS = {f for o in OPTIONS for f in (o.flag, o.off, o.short) if f}
-OF_SUBCOMMANDS = {"--against", "--plot", "--json", "--save-plan", "-o", "--quiet"}
+OF_SUBCOMMANDS = {"--against", "--init", "--plot", "--json", "--save-plan", "-o", "--quiet"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/plan.md"])

@@ -78,9 +78,8 @@ def usual(x: Array) -> tuple[str, ...]:
     """What is done where nobody says it to a batch of pictures that a teacher looks at as well.
 
     Small ones are shifted and flipped, large ones cropped at many scales and mixed ("a good teacher is patient and
-    consistent", Beyer et al. 2022, arXiv:2106.05237). mobilenetv2 at 70% of its MACs, 219 pictures: 100 steps of 32 take
-    top-1 from .664 to .708, without mixtures to .712, 200 steps with all of them mixed to .672; the loss on what is held
-    out goes from .782 to .723, .739, .762.
+    consistent", Beyer et al. 2022, arXiv:2106.05237). mobilenetv2 at 70% of its MACs, 219 pictures: 100 steps of 32
+    take top-1 from .664 to .708, without mixtures to .712; the loss on what is held out goes from .782 to .723, .739.
     """
     axes = (2, 3) if channels_first(x) else (1, 2)
     small = min(x.shape[k] for k in axes) < LARGE
