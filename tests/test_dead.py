@@ -227,12 +227,15 @@ SOLVED = [(p, s) for p in PATTERNS for s, row in SOLVERS.items() if row.tiles or
 def test_weights_that_are_zero_go_first(pattern: str, solver: str) -> None:
     """A layer that has as many zeros as are asked for stays as it is, by any solver, with ways to allocate in turn."""
     proto, x = sparse(), data_of(PICTURES)
+    labels: dict[str, Any] = {}
+    if SOLVERS[solver].labels:
+        labels = {"train": x, "train_labels": np.arange(len(x)) % 4}
     for allocate in (
         [*ZERO_ALLOCATORS] if pattern == "" else [name for name, row in ZERO_ALLOCATORS.items() if row.even]
     ):
         result = onnxprune.prune(
             proto, solver=solver, sparsity_allocate=allocate, calibration=x, format="dense", **PATTERNS[pattern],
-            **QUICK,
+            **QUICK, **labels,
         )  # fmt: skip
         before, after = onnxprune.load(proto).weights, result.model.weights
         assert all(np.array_equal(w, after[name]) for name, w in before.items()), allocate

@@ -90,11 +90,11 @@ class Main(TyperGroup):
 def spelled_out(words: Sequence[str], options: Sequence[Option]) -> list[str]:
     """The words, with what a flag stands for that may go without a value and has none."""
     alone, out = {o.flag: o for o in options if o.alone}, list[str]()
-    for word, following in zip(words, (*words[1:], ""), strict=True):
+    for k, word in enumerate(words):
         out.append(word)
         if word in alone:
             try:
-                alone[word].parse(following)
+                alone[word].parse(words[k + 1] if k + 1 < len(words) else "")
             except ValueError:
                 out.append(alone[word].alone)
     return out

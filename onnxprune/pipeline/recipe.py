@@ -161,7 +161,7 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     labelled = None if setup.train is None else of_training(setup.train, lambda feeds: analysis.narrow(feeds, keep))
     sparse: Step[Sparsity | None] = Step(fits.model, None)
     tuner = Tuner(setup, keep)
-    finish = tuner if setup.spec.asked and o.store.cluster is None else None
+    finish = tuner if o.training.tune is not None and setup.spec.asked and o.store.cluster is None else None
     if setup.spec.asked:
         clock("sparsify")
         zeroed = sparsify(
