@@ -20,6 +20,7 @@ from onnxprune.errors import UserError
 from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import load
+from onnxprune.runtime.session import run
 from onnxprune.training.initial import initial
 from onnxprune.training.losses import LOSSES
 from onnxprune.training.schedule import SCHEDULES, rate
@@ -50,6 +51,15 @@ def test_digits_from_scratch() -> None:
     assert t.evaluate("best")["accuracy"] > 0.8 and t.position == 90
     with np.load(MODELS / "digits_mlp.npz") as z:
         assert onnxprune.evaluate(t.export(), {"pixels": z["pixels"]}, labels=z["labels"]).value > 0.85
+
+
+def test_what_is_held_out_need_not_fill_its_batches() -> None:
+    t = Trainer(MLP, DATA, steps="2steps", batch_size=7, threads=1)
+    assert t.unseen.count % 7
+    every = range(t.unseen.count)
+    scores = next(iter(run(MLP, t.unseen.feeds(every)).values()))
+    share = float((scores.argmax(1) == t.unseen.labels_of(every)).mean())
+    assert t.evaluate()["accuracy"] == pytest.approx(share) == t.evaluate()["accuracy"]
 
 
 def test_statistics_of_normalisations_follow_those_of_the_batches() -> None:

@@ -167,6 +167,8 @@ class Step:
 
     def loss(self, feeds: Feeds, targets: Feeds) -> float:
         """The loss of one batch, of any size."""
+        if self.scores:  # of as many samples as there are now
+            self._measure[1].bind_output(self.scores, "cpu")
         found = self._run(self._measure, feeds, targets)
         if self.scores:
             self.scored = self._measure[1].get_outputs()[1].numpy()
