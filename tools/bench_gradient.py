@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto
 
 import common
+from networks import lenet, lstm
 
 ROUNDS, SECONDS = 7, 30.0  # rounds at least, and seconds of one network at most where there are as many
 CLOSE = 1e-4  # gradients, relative to the norm of a weight's
@@ -41,60 +42,6 @@ BOUNDS = {"PyTorch": 1.3, "forward": 4.0, "memory": 1.3}
 # ---------------------------------------------------------------------------------------------------------------------
 # Networks
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def lenet() -> ModelProto:
-    """LeCun et al. 1998, with Relu and maxima; random weights."""
-    rng = np.random.default_rng(0)
-    sizes = {"c1": (6, 1, 5, 5), "c2": (16, 6, 5, 5), "f1": (120, 400), "f2": (84, 120), "f3": (10, 84)}
-    init: list[Any] = []
-    nodes: list[Any] = []
-    for name, shape in sizes.items():
-        w = rng.standard_normal(shape).astype(np.float32) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
-        init += [numpy_helper.from_array(w, f"{name}.w")]
-        init += [numpy_helper.from_array(np.zeros(shape[0], np.float32), f"{name}.b")]
-    x = "x"
-
-    def node(op: str, *inputs: str, **how: Any) -> str:
-        nodes.append(helper.make_node(op, inputs, [f"{op}{len(nodes)}"], **how))
-        return str(nodes[-1].output[0])
-
-    for name, pads in (("c1", 2), ("c2", 0)):
-        x = node("Relu", node("Conv", x, f"{name}.w", f"{name}.b", kernel_shape=[5, 5], pads=[pads] * 4))
-        x = node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
-    x = node("Flatten", x)
-    for name in ("f1", "f2", "f3"):
-        x = node("Gemm", x, f"{name}.w", f"{name}.b", transB=1)
-        x = node("Relu", x) if name != "f3" else x
-    return made(nodes, init, ("x", ["batch", 1, 28, 28]), (x, ["batch", 10]))
-
-
-def lstm(width: int = 128) -> ModelProto:
-    """The last state of an LSTM over steps of as many numbers, and ten classes of it; random weights."""
-    rng = np.random.default_rng(0)
-    shapes = {
-        "w": (1, 4 * width, width),
-        "r": (1, 4 * width, width),
-        "b": (1, 8 * width),
-        "f.w": (10, width),
-        "f.b": (10,),
-    }
-    values = {n: rng.uniform(-1, 1, s).astype(np.float32) / np.float32(np.sqrt(width)) for n, s in shapes.items()}
-    nodes = [
-        helper.make_node("LSTM", ["x", "w", "r", "b"], ["", "h"], hidden_size=width),
-        helper.make_node("Squeeze", ["h", "axes"], ["last"]),
-        helper.make_node("Gemm", ["last", "f.w", "f.b"], ["y"], transB=1),
-    ]
-    init = [numpy_helper.from_array(w, n) for n, w in values.items()]
-    init.append(numpy_helper.from_array(np.array([0]), "axes"))
-    return made(nodes, init, ("x", ["steps", "batch", width]), ("y", ["batch", 10]))
-
-
-def made(nodes: Sequence[Any], init: Sequence[Any], x: tuple[str, Any], y: tuple[str, Any]) -> ModelProto:
-    """A float model of one input and output."""
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name, shape in (x, y)]
-    graph = helper.make_graph(nodes, "graph", ends[0], ends[1], init)
-    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
 
 
 def random50() -> ModelProto:

@@ -65,13 +65,13 @@ def tasks(root: Path, only: str) -> Iterator[Task]:
             if x.shape[1] != 3:
                 x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
             x, y = x.astype(np.float32), y.astype(np.int64)
-            parts = (cifar_calibration(root, real), (x, y)) if "cifar" in name else halves(x, y)
-            yield Task(root / "models" / f"{name}.onnx", *parts, target, steps, batch)
+            calibration, scored = (cifar_calibration(root, real), (x, y)) if "cifar" in name else halves(x, y)
+            yield Task(root / "models" / f"{name}.onnx", calibration, scored, target, steps, batch)
     models = common.REPO / "models"
     if fnmatch("digits_vit", only):
         data = np.load(models / "digits_heldout.npz")
-        parts = halves(data["image"], data["labels"])
-        yield Task(models / "digits_vit.onnx", *parts, "50%", 200, 64, {"heads": "auto"})
+        calibration, scored = halves(data["image"], data["labels"])
+        yield Task(models / "digits_vit.onnx", calibration, scored, "50%", 200, 64, {"heads": "auto"})
     if fnmatch("shakespeare_llama", only):
         data = np.load(models / "shakespeare_heldout.npz")
         (x, y), half = (data["input_ids"], data["labels"]), len(data["labels"]) // 2
