@@ -25,10 +25,8 @@ class Network:
         return str(self.nodes[-1].output[0])
 
     def value(self, name: str, value: Any) -> str:
-        """Append an initializer of float32, or of int64; its name."""
-        array = np.asarray(value)
-        array = array if array.dtype == np.int64 else array.astype(np.float32)
-        self.initializers.append(numpy_helper.from_array(array, name))
+        """Append an initializer of float32; its name."""
+        self.initializers.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
         return name
 
     def weights(self, name: str, *shape: int) -> str:
