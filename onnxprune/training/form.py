@@ -47,6 +47,10 @@ class Form:
         """The same with other tensors that training changes, of the model that it was made of."""
         return replace(self, places={**self.places, **{name: plainly(name, model.weights[name]) for name in names}})
 
+    def read(self, model: Model) -> dict[str, Array]:
+        """The parameters, float32, of a model of the same graph."""
+        return {name: held.read(model) for name, held in self.places.items()}
+
     def written(self, model: Model, values: Mapping[str, Array]) -> Model:
         """A copy of the model that this form was made of, with these values of parameters."""
         out = model.copy()

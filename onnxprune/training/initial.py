@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from onnxprune.errors import UserError
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import read_by
@@ -64,6 +65,28 @@ def initial(model: Model, seed: int) -> Step[int]:
     if kept:
         notes.append(f"{len(kept)} weights keep their values ({', '.join(sorted(kept)[:3])})")
     return Step(out, len(done), tuple(notes))
+
+
+def with_weights(model: Model, source: Model) -> Model:
+    """A copy of a model with the weights of another one of the same graph. Raises `UserError` where they do not fit."""
+    out = model.copy()
+    for name in (*trainable(model), *statistics(model)):
+        w = source.weights.get(name)
+        if w is None or (w.shape, w.dtype) != (model.weights[name].shape, model.weights[name].dtype):
+            there, own = "none" if w is None else f"{w.dtype} {list(w.shape)}", model.weights[name]
+            raise UserError(
+                f"{source.path or 'the other model'}: expected weights of the same graph; it has {there} for "
+                f"{name!r}, {own.dtype} {list(own.shape)}"
+            )
+        out.weights[name] = w
+    return out
+
+
+def statistics(model: Model) -> list[str]:
+    """Initializers that are means and variances of normalisations."""
+    nodes = walk_all(model.proto.graph, opsets(model.proto))
+    found = (n.input(i) for n in nodes if n.op == "BatchNormalization" for i in STATISTICS)
+    return [name for name in dict.fromkeys(found) if name in model.weights]
 
 
 def _statistic(n: Node, i: int) -> bool:

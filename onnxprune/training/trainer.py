@@ -26,10 +26,10 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
 from onnxprune.options import declared, in_python
 from onnxprune.progress import Steps
-from onnxprune.training.initial import initial
+from onnxprune.training.initial import initial, with_weights
 from onnxprune.training.losses import DISTIL
 from onnxprune.training.options import OWN, Training, amount
-from onnxprune.training.tune import Settings, Tell, prepared
+from onnxprune.training.tune import LOOKS, Settings, Tell, prepared
 
 FROM_SCRATCH = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05}  # rates of weights that were never trained
 
@@ -47,18 +47,20 @@ class Trainer:
         labels: Any = None,
         *,
         steps: str | float = 10,
-        init: int | None = None,
+        init: int | Model | None = None,
         original: Any = None,
         preprocess: Preprocess | None = None,
         augment: Any = False,
         cache: Path | str | None = None,
         seed: int = 0,
         threads: int = 0,
+        looks: int = LOOKS,
         **options: Any,
     ) -> None:
         """source: as `load` takes it; train, labels: as --train and --train-labels, or a `TrainingSet`.
 
-        steps: how much in all, as --tune has it: epochs, "500steps" or "5min"; init: seed of new weights; original: the
+        steps: how much in all, as --tune has it: epochs, "500steps" or "5min"; init: seed of new weights, or a model of
+        the same graph that has them (both: weights that were never trained); original: the
         model whose outputs are trained towards by losses without labels, by default `source` as it came; cache: a
         folder that keeps the state; options: loss, learning_rate, batch_size, optimizer, momentum, weight_decay,
         schedule, warmup, as of the command. Raises `UserError` where it cannot be trained.
@@ -77,7 +79,9 @@ class Trainer:
                 )
             self.notes: list[str] = []
             self.model = given
-            if init is not None:
+            if isinstance(init, Model):
+                self.model = with_weights(given, init)
+            elif init is not None:
                 fresh = initial(given, init)
                 self.model, self.notes = fresh.model, [*fresh.notes]
             optimizer = read.get("optimizer", "adam")
@@ -88,7 +92,7 @@ class Trainer:
                 *amount(steps), batch=read.get("batch_size", Settings.batch), rate=rate, optimizer=optimizer,
                 momentum=read.get("momentum", Settings.momentum), decay=read.get("weight_decay", Settings.decay),
                 schedule=read.get("schedule", Settings.schedule), warmup=read.get("warmup"), loss=loss,
-                augment=pictures or None, seed=seed, threads=threads,
+                augment=pictures or None, seed=seed, threads=threads, looks=looks,
             )  # fmt: skip
             self.seen, self.unseen = train.split()
             self._stack = ExitStack()
@@ -138,6 +142,10 @@ class Trainer:
         """Weights, optimizer, averages, masks and position; random numbers depend on the seed and the position."""
         return self.run.state()
 
+    def begin(self, model: Model) -> None:
+        """Train on from the weights of a model of the same graph, at the step where this training stands."""
+        self.run.begin(self.run.step.form.read(model))
+
     def restore(self, state: Mapping[str, Array]) -> None:
         """Go on from a state of this training. Raises `UserError` for one of another model or optimizer."""
         self.run.restore(state)
@@ -159,8 +167,9 @@ class Trainer:
 
     # what is kept on the disk
 
-    def _digest(self, given: Model, init: int | None) -> str:
+    def _digest(self, given: Model, init: int | Model | None) -> str:
         """The key of the state: of the model, the samples, and all that was asked."""
+        init = None if isinstance(init, Model) else init  # the weights say it
         first = hashlib.sha256(self.run.step.weights.tobytes()).hexdigest()
         proto = hashlib.sha256(given.proto.SerializeToString(deterministic=True)).hexdigest()
         asked = replace(self.settings, loss=self.run.objective.description)

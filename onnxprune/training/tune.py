@@ -50,7 +50,8 @@ class Settings:
     """How to tune. amount, unit: how much, in "epochs", "steps" or "seconds"; batch: samples of one step; rate: the
     highest, None for the optimizer's own; decay: of the weights; schedule, warmup: as of `schedule.rate`; loss: as
     `losses.parse` gives it, None for what suits the samples; augment: rows of `AUGMENTATIONS`, True for those that are
-    usual, None for them without labels; threads: of onnxruntime; memory: bytes for activations."""
+    usual, None for them without labels; threads: of onnxruntime; memory: bytes for activations; looks: at what is held
+    out, at most."""
 
     amount: float
     unit: str = "steps"
@@ -66,6 +67,7 @@ class Settings:
     seed: int = 0
     threads: int = 0
     memory: float = math.inf
+    looks: int = LOOKS
 
 
 def tune(
@@ -207,7 +209,7 @@ class Run:
         self.look(0)
         self.curve.clear()
         self.shares.clear()
-        looking = (time.perf_counter() - looking) * (LOOKS + 1)
+        looking = (time.perf_counter() - looking) * (self.settings.looks + 1)
         steps = int((amount - looking) / each)
         if steps < 1:
             raise OptionError(
@@ -221,10 +223,10 @@ class Run:
         tell: gets a line at every look; keep: is called after each. Where it is interrupted, what it has is looked at
         once more, and a note says so.
         """
-        every, self.planned = math.ceil(steps / LOOKS), steps
+        every, self.planned = math.ceil(steps / self.settings.looks), steps
         start, began = time.monotonic(), self.position
         if not self.curve:
-            self.look(0)
+            self.look(began)
         try:
             with stoppable():
                 while self.position < steps:
@@ -276,6 +278,20 @@ class Run:
             **{f"optimizer {i}": s.copy() for i, s in enumerate(self.optimizer.state)},
         }  # fmt: skip
 
+    def begin(self, weights: Mapping[str, Array]) -> None:
+        """Take other weights, by name, as those from which training begins at this step; what was looked at, and what
+        the optimizer knows, is forgotten."""
+        for name in self.step.layout.places:
+            self.step.layout.view(self.step.weights, name)[...] = weights[name]
+        for buffer in (self.average, self.before, self.chosen):
+            buffer[...] = self.step.weights
+        self.optimizer.reset()
+        self.forget()
+
+    def forget(self) -> None:
+        """Let the next look be the first."""
+        self.curve, self.shares, self.best = [], [], self.position
+
     def restore(self, state: Mapping[str, Array]) -> None:
         """Go back, or forth, to a state. Raises `UserError` for one of another model or optimizer."""
         own = self.state()
@@ -317,11 +333,12 @@ class Run:
     def look(self, at: int) -> float:
         """The mean loss of the average of the weights on the held-out samples; infinite where it is no number."""
         loss, shares = self.measured(self.average)
-        better = bool(self.curve) and loss < self.least
+        better = not self.curve or loss < self.least
         self.curve.append((at, loss))
         self.shares += shares
         if better:
-            self.best, self.chosen = at, self.average.copy()
+            self.best = at
+            self.chosen[...] = self.average
         return loss if math.isfinite(loss) else math.inf
 
     def measured(self, weights: Array) -> tuple[float, list[float]]:
