@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnxprune.formats.densify import densify
     from onnxprune.gradient.differentiate import gradients, hessian_vector_product
     from onnxprune.graph.io import Model, load, save, to_proto
+    from onnxprune.pipeline.lottery import lottery
     from onnxprune.pipeline.recipe import Result, prune
     from onnxprune.plan import Plan
     from onnxprune.report import Report
@@ -57,6 +58,7 @@ PLACES = {
     "formats.densify": ("densify",),
     "gradient.differentiate": ("gradients", "hessian_vector_product"),
     "graph.io": ("Model", "load", "save", "to_proto"),
+    "pipeline.lottery": ("lottery",),
     "pipeline.recipe": ("Result", "prune"),
     "plan": ("Plan",),
     "report": ("Report",),
@@ -221,6 +223,7 @@ __all__ = [
     "gradients",
     "hessian_vector_product",
     "load",
+    "lottery",
     "ops",
     "prune",
     "save",

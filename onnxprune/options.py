@@ -434,6 +434,22 @@ def _literal(word: str, option: Option) -> str:
     return word if kept else repr(word)
 
 
+def shared(known: Iterable[Option], names: Iterable[str], helps: Mapping[str, str]) -> tuple[Option, ...]:
+    """Options by name, for another command; helps: what they mean there, where that differs."""
+    by_name = {o.name: o for o in known}
+    return tuple(dataclasses.replace(by_name[n], help=helps.get(n, by_name[n].help)) for n in names)
+
+
+def read_keywords(function: str, known: Iterable[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the keywords that a function was given, read. Raises `TypeError` for one that it does not take, and
+    `ValueError` with a line that names the option."""
+    by_name = {o.name: o for o in known}
+    for name in given:
+        if name not in by_name:
+            raise TypeError(f"{function}() takes no option {name!r}; there are {', '.join(by_name)}")
+    return {name: by_name[name].read(value) for name, value in given.items()}
+
+
 def closest(word: str, options: Iterable[Option]) -> Iterator[str]:
     """Keywords that a mistyped one may have meant."""
     import difflib

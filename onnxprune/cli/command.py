@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,6 +21,7 @@ from onnxprune.cli.help import HelpCommand
 from onnxprune.cli.screen import show_on
 from onnxprune.errors import OptionError
 from onnxprune.options import OUTPUT, Option, declared, option, path, switch, text
+from onnxprune.options import shared as of_others
 from onnxprune.pipeline.options import OPTIONS
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ DECLARED = {o.name: o for o in (*OPTIONS, *declared(Output))}
 
 def shared(*names: str, **helps: str) -> tuple[Option, ...]:
     """Declared options for another command; helps: what they mean there, where that differs."""
-    return tuple(replace(DECLARED[n], help=helps.get(n, DECLARED[n].help)) for n in names)
+    return of_others(DECLARED.values(), names, helps)
 
 
 @dataclass(frozen=True)

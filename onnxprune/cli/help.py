@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "inspect MODEL": "what can be pruned, what is pinned and why",
     "evaluate MODEL SRC": "how good a model is on data",
     "train MODEL": "training on labels, from scratch with --init",
+    "lottery MODEL": "lottery tickets: train, prune, rewind, again",
     "sensitivity MODEL": "what each group costs at each ratio",
     "bench A.onnx [B.onnx ...]": "latency, size, memory and outputs of models",
     "densify MODEL": "sparse operators back to plain ONNX",

@@ -24,7 +24,7 @@ from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
-from onnxprune.options import declared, in_python
+from onnxprune.options import declared, in_python, read_keywords
 from onnxprune.progress import Steps
 from onnxprune.training.initial import initial, with_weights
 from onnxprune.training.losses import DISTIL
@@ -199,12 +199,8 @@ class Trainer:
 
 
 def _read(options: Mapping[str, Any]) -> dict[str, Any]:
-    known = {o.name: o for o in declared(Training) if o.name in OWN}
-    for name in options:
-        if name not in known:
-            raise TypeError(f"Trainer() takes no option {name!r}; there are {', '.join(known)}")
     try:
-        return {name: known[name].read(value) for name, value in options.items()}
+        return read_keywords("Trainer", [o for o in declared(Training) if o.name in OWN], options)
     except ValueError as e:
         raise OptionError(str(e)) from None
 

@@ -1,0 +1,565 @@
+"""Lottery tickets: train, prune, rewind, again; beside controls, over several seeds.
+
+    train -> choose what is left -> rewind -> train -> ...
+
+`tickets` reads top to bottom. A ticket is a network whose weights that are left stand where the first training stood at
+a point; `Weights` makes one by masks, `Channels` by a cut. Every round reads the file of the one before, so that an
+experiment that was stopped goes on to the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from onnxprune import __version__
+from onnxprune.cache import replace as replace_file
+from onnxprune.calibration.presets import Preprocess
+from onnxprune.calibration.samples import unused
+from onnxprune.errors import OnnxPruneError, OptionError, blamed
+from onnxprune.evaluation.metrics import Evaluator, Function
+from onnxprune.evaluation.training_set import TrainingSet, training_set
+from onnxprune.experiments.book import Book, Mean, Row, means
+from onnxprune.experiments.masks import RANDOM, Choice, Masks, choose, left, shuffled
+from onnxprune.experiments.plot import Curve, chart
+from onnxprune.experiments.rewind import WHAT as GOES_BACK
+from onnxprune.experiments.rewind import point, rewind
+from onnxprune.formats.patterns import NMPattern
+from onnxprune.graph.arrays import Array
+from onnxprune.graph.io import Model, load, save, to_proto
+from onnxprune.importance.shown import Ground, Shown, of_training
+from onnxprune.options import (
+    HOW,
+    TUNE,
+    WHAT,
+    choice,
+    declared,
+    in_python,
+    integer,
+    number,
+    option,
+    path,
+    read_keywords,
+    record,
+    shared,
+    switch,
+    text,
+)
+from onnxprune.pipeline.options import OPTIONS, Options
+from onnxprune.pipeline.recipe import run as prune
+from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_unused
+from onnxprune.progress import Clock, Progress, counting, silent
+from onnxprune.solvers.masks import needs_labels
+from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
+from onnxprune.structure.cut import cut
+from onnxprune.structure.groups import analyze
+from onnxprune.training.options import OWN, amount
+from onnxprune.training.weights import trainable
+
+if TYPE_CHECKING:
+    from onnxprune.training.trainer import Trainer
+
+DENSE, TICKET = "dense", "ticket"
+CONTROLS = {
+    "reinit": "the same weights are left, and new ones are trained",
+    RANDOM: "as many weights of every layer are left, at random places, from the same start",
+}
+LOOKS = 40  # at what is held out, of a training: they say how soon it learns
+SALT = 1000  # between the seed of initial weights and that of a control's
+
+
+def _init(value: Any) -> int | Path | Model:
+    """A seed, or a file of weights."""
+    if isinstance(value, Model):
+        return value
+    try:
+        return int(integer("a seed", 0)(value))
+    except ValueError:
+        return Path(path(value))
+
+
+def _controls(value: Any) -> tuple[str, ...]:
+    """Names separated by commas, or none."""
+    names = [n.strip() for n in value.split(",")] if isinstance(value, str) else list(value)
+    if names == ["none"]:
+        return ()
+    if not names or any(n not in CONTROLS for n in names) or len(set(names)) < len(names):
+        raise ValueError(f"expected none, or some of {', '.join(CONTROLS)} with commas between")
+    return tuple(n for n in CONTROLS if n in names)
+
+
+def _rewind(value: Any) -> str:
+    point(value)
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Lottery:
+    """What is pruned and what goes back, round by round."""
+
+    rounds: int = option(
+        10, integer("a whole number of rounds, 1 or more", 1), panel=WHAT, metavar="N", unit="rounds",
+        help="How often to prune and train again, after the dense network was trained.",
+    )  # fmt: skip
+    rate: float = option(
+        0.2, number("a fraction between 0 and 1, as 0.2", 0, 1, above=True, below=True), panel=WHAT, metavar="R",
+        unit="fraction removed", help="The part of what is left that goes in a round.",
+    )  # fmt: skip
+    structured: bool = option(
+        False, switch, panel=WHAT, help="Remove channels, and cut them out, in place of single weights."
+    )
+    init: Any = option(
+        None, _init, panel=TUNE, metavar="FILE|SEED", otherwise="needed, but for --rewind-what schedule",
+        help="Initial weights: new ones by a seed (--seeds counts on from it), or those of an ONNX file of this graph.",
+    )  # fmt: skip
+    rewind: str = option(
+        "0", _rewind, panel=TUNE, metavar="STEP|PERCENT",
+        help="Where every round goes back to: a step of the first training, or a percentage of its steps; 0 is its "
+        "start.",
+    )  # fmt: skip
+    rewind_what: str = option(
+        "weights", choice(GOES_BACK), panel=TUNE, metavar="WHAT",
+        help="What goes back. With schedule and without --init the model counts as trained, and is pruned first.",
+    )  # fmt: skip
+    controls: Any = option(
+        tuple(CONTROLS), _controls, panel=HOW, metavar="A,B|none", otherwise=",".join(CONTROLS),
+        help="What is trained beside every ticket: " + "; ".join(f"{n}: {t}" for n, t in CONTROLS.items()) + ".",
+    )  # fmt: skip
+    seeds: int = option(
+        1, integer("a whole number of seeds, 1 or more", 1), panel=HOW, metavar="N", unit="seeds",
+        help="Repeat everything with so many seeds, of the weights and of the order of the samples.",
+    )  # fmt: skip
+    importance: str = option(
+        "", text, panel=HOW, metavar="NAME", otherwise=f"{PLAIN_SOLVER}; l2 with --structured",
+        help=f"What is left: {PLAIN_SOLVER}, {RANDOM}, taylor, fisher, obd, snip, grasp or synflow of single weights; "
+        "with --structured as of a cut.",
+    )  # fmt: skip
+
+
+LOTTERY = (
+    *shared(
+        OPTIONS, ("train", "train_labels", "evaluate", "labels", "metric"),
+        {
+            "train": "Samples to train on, with labels: any source that --calibration takes, read as it is needed. An "
+            "eighth, at most 512, is held out.",
+            "evaluate": "Score every network on this: samples with labels, or module:function in Python.",
+        },
+    ),
+    *declared(Lottery),
+    *shared(
+        OPTIONS,
+        (
+            "pattern", "sparsity_allocate", "ignore", "round_to", "tune", *OWN, "augment",
+            *(f.name for f in fields(Preprocess)), "seed", "threads",
+        ),
+        {
+            "tune": f"How much a training is: so many epochs, or 500steps; {EPOCHS} epochs where nobody says.",
+            "pattern": "How zeros lie: N:M is reached in the first round.",
+            "sparsity_allocate": "Where the zeros go: by one threshold (global), or layer by layer.",
+            "round_to": "With --structured, widths are multiples of this.",
+            "learning_rate": "The highest rate, after --warmup.",
+        },
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What all trainings of an experiment share. values: options by name; judges: what scores on --evaluate."""
+
+    model: Model
+    data: TrainingSet
+    values: Mapping[str, Any]
+    judges: Sequence[Evaluator | Function]
+    clock: Clock
+
+    @property
+    def how(self) -> Choice:
+        """How single weights are chosen."""
+        v = self.values
+        zeros = Zeros(pattern=v["pattern"], sparsity_allocate=v["sparsity_allocate"])
+        return Choice(v["importance"] or PLAIN_SOLVER, zeros, ignore=v["ignore"], seed=v["seed"])
+
+    @property
+    def by(self) -> Ground:
+        """What gradients go by."""
+        samples = Shown(self.data.count, self.data.batches, self.data.feeds)
+        v = self.values
+        return Ground(samples, of_training(self.data), threads=v["threads"], seed=v["seed"])
+
+    def trainer(self, model: Model, init: int | Model | None, seed: int) -> Trainer:
+        """A training of the whole length."""
+        from onnxprune.training.trainer import Trainer  # the rules of all gradients take a while to be read
+
+        v = self.values
+        asked = {name: v[name] for name in OWN if v[name] is not None}
+        return Trainer(
+            model, self.data, steps=v["tune"] or EPOCHS, init=init, augment=v["augment"], seed=seed,
+            threads=v["threads"], looks=LOOKS, **asked,
+        )  # fmt: skip
+
+    def initial(self, k: int) -> int | Model | None:
+        """Initial weights of repetition k."""
+        init = self.values["init"]
+        return init + k if isinstance(init, int) else init
+
+
+class Tickets(Protocol):
+    """Makes the networks of one seed."""
+
+    def ready(self, round: int, kind: str) -> tuple[Trainer, float, list[str]]:
+        """A training that stands where it is to begin, the share of the weights that it has left, and notes."""
+        ...
+
+
+class Weights:
+    """Tickets by masks: one training, which goes back, and another one with other initial weights."""
+
+    def __init__(self, setup: Setup, book: Book, k: int) -> None:
+        self.setup, self.book, self.k = setup, book, k
+        self.known: tuple[int, Masks, list[str]] = 0, {}, []
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The first training."""
+        return self.setup.trainer(self.setup.model, self.setup.initial(self.k), self.setup.values["seed"] + self.k)
+
+    @cached_property
+    def start(self) -> Mapping[str, Array]:
+        """Where every round goes back to."""
+        self.trainer.step(at(self.setup, self.trainer))
+        return self.trainer.state()
+
+    @cached_property
+    def other(self) -> tuple[Trainer, Mapping[str, Array]]:
+        """A training with other initial weights, and its start."""
+        seed = self.setup.values["seed"] + self.k
+        t = self.setup.trainer(self.setup.model, self.k + SALT, seed)
+        return t, t.state()
+
+    def masks(self, round: int) -> tuple[Masks, list[str]]:
+        """What is left in a round, by the network of the one before."""
+        if self.known[0] != round:
+            setup, values = self.setup, self.setup.values
+            share = 1 - (1 - values["rate"]) ** round
+            before = load(trained_file(self.book, self.k, round - 1))
+            setup.clock("score")
+            found, notes = choose(
+                before, list(self.trainer.weights), share, setup.how, setup.by, counting(setup.clock.progress, "score")
+            )  # fmt: skip
+            self.known = round, found, notes
+        return self.known[1], self.known[2]
+
+    def ready(self, round: int, kind: str) -> tuple[Trainer, float, list[str]]:
+        """See `Tickets`."""
+        if kind == DENSE:
+            rewind(self.trainer, self.start, {})
+            return self.trainer, 1.0, [*self.trainer.notes]
+        masks, notes = self.masks(round)
+        if kind == "reinit":
+            trainer, start = self.other
+            rewind(trainer, start, masks)
+            return trainer, left(masks), []
+        stays = self.setup.values["rewind_what"] == "schedule"
+        trained = load(trained_file(self.book, self.k, round - 1)) if stays else None
+        if kind == RANDOM:
+            rewind(self.trainer, self.start, shuffled(masks, self.setup.values["seed"] + self.k + round), trained)
+            return self.trainer, left(masks), []
+        rewind(self.trainer, self.start, masks, trained)
+        save(self.trainer.export("weights"), ticket_file(self.book, self.k, round))
+        return self.trainer, left(masks), notes
+
+
+class Channels:
+    """Tickets by cuts: a smaller network, and a training of it, every round. What the optimizer knew at the point of
+    rewinding is not cut, it begins anew."""
+
+    def __init__(self, setup: Setup, book: Book, k: int) -> None:
+        self.setup, self.book, self.k = setup, book, k
+        self.seed = setup.values["seed"] + k
+
+    def ready(self, round: int, kind: str) -> tuple[Trainer, float, list[str]]:
+        """See `Tickets`."""
+        file, values = ticket_file(self.book, self.k, round), self.setup.values
+        if kind == DENSE:
+            first = self.setup.trainer(self.setup.model, self.setup.initial(self.k), self.seed)
+            first.step(at(self.setup, first))
+            save(first.export("weights"), file)
+            return first, 1.0, [*first.notes]
+        stays = values["rewind_what"] == "schedule"
+        if kind == TICKET:
+            self.cut(round, file)
+        ticket = load(file)
+        share = size(ticket) / size(self.setup.model)
+        if kind == "reinit":
+            return self.setup.trainer(ticket, self.k + SALT, self.seed), share, []
+        if kind == RANDOM:
+            ticket = self.at_random(ticket, round)
+        elif stays:
+            ticket = load(self.trained_cut(round))
+        trainer = self.setup.trainer(ticket, None if values["init"] is None else ticket, self.seed)
+        trainer.run.position = at(self.setup, trainer)
+        trainer.run.forget()
+        return trainer, share, []
+
+    def trained_cut(self, round: int) -> Path:
+        """The file of the trained network of the round before, cut."""
+        return ticket_file(self.book, self.k, round).with_suffix(".trained.onnx")
+
+    def cut(self, round: int, file: Path) -> None:
+        """Write the ticket of a round: the one before without the channels that matter least after its training."""
+        values, name = self.setup.values, self.setup.values["importance"] or "l2"
+        asked = {
+            "channels": values["rate"], "importance": name, "recover": "none", "round_to": values["round_to"],
+            "ignore": values["ignore"], "seed": self.seed, "threads": values["threads"], "measure": False,
+        }  # fmt: skip
+        if needs_labels(name) or name == "fisher":
+            asked |= {"train": values["train"], "train_labels": values["train_labels"]}
+        self.setup.clock("plan")
+        chosen = prune(load(trained_file(self.book, self.k, round - 1)), Options.of(asked))
+        save(chosen.model, self.trained_cut(round))
+        before = load(ticket_file(self.book, self.k, round - 1))
+        save(self.without(before, dict(chosen.plan.keep)), file)
+
+    def at_random(self, ticket: Model, round: int) -> Model:
+        """The first start with as many channels as a ticket, at random places."""
+        start = load(ticket_file(self.book, self.k, 0))
+        sizes = {g.name: g.size for g in analyze(ticket).groups}
+        rng = np.random.default_rng([self.seed, round, 5])
+        keep = {}
+        for g in analyze(start).groups:
+            if sizes.get(g.name, g.size) < g.size:
+                keep[g.name] = np.isin(np.arange(g.size), rng.permutation(g.size)[: sizes[g.name]])
+        return self.without(start, keep)
+
+    def without(self, model: Model, keep: Mapping[str, Array]) -> Model:
+        """A model without the units that a plan leaves out, shown to compute what the masked one does."""
+        analysis = analyze(model)
+        return cut(
+            analysis, analysis.keep_ids(dict(keep)), check=True, input_shapes={}, seed=self.seed, stage=silent
+        ).model  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The experiment
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def lottery(
+    source: Any, train: Any, evaluate: Any, output: Path | str, *, progress: Progress = silent, **options: Any
+) -> dict[str, Any]:
+    """Search lottery tickets of a model, as `onnxprune lottery` does; the report, plain data.
+
+    source: path of an ONNX file, or what `load` takes; train, evaluate, options: as of the command; output: the folder
+    that gets tickets and table, and from which a run that was stopped goes on. Raises `UserError`, and `TypeError` for
+    an unknown option.
+    """
+    given = {"train": train, "evaluate": evaluate, **options}
+    try:
+        try:
+            read = read_keywords("lottery", LOTTERY, given)
+        except ValueError as e:
+            raise OptionError(str(e)) from None
+        values = {o.name: o.default for o in LOTTERY} | read
+        preprocess = Preprocess(**{f.name: values[f.name] for f in fields(Preprocess)})
+        return tickets(source, Path(output), values, preprocess, progress)
+    except OnnxPruneError as e:
+        raise type(e)(in_python(str(e), LOTTERY)) from e
+
+
+def tickets(
+    source: Any, folder: Path, values: Mapping[str, Any], preprocess: Preprocess, progress: Progress
+) -> dict[str, Any]:
+    """The experiment, in the words of the command line. values: all options of `LOTTERY` by name."""
+    setup = prepared(source, values, preprocess, Clock(progress))
+    book = Book(folder, settings_of(setup))
+    book.open()
+    began = len(book.rows)
+    if began:
+        setup.clock.note(f"going on after {began} trainings, which {book.path} holds")
+    make: Callable[[Setup, Book, int], Tickets] = Channels if values["structured"] else Weights
+    todo = [(k, *each) for k in range(values["seeds"]) for each in trainings(values)]
+    of: tuple[int, Tickets] | None = None
+    for done, (k, round, kind) in enumerate(todo):
+        if book.of(k, round, kind) is None:
+            of = of if of is not None and of[0] == k else (k, make(setup, book, k))
+            book.add(trained(setup, book, of[1], k, round, kind))
+            row = book.rows[-1]
+            setup.clock.note(f"{done + 1} of {len(todo)}: {told(row)}")
+    setup.clock("")
+    return report_of(setup, book)
+
+
+def trainings(values: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Round and kind of every training of a seed, in their order."""
+    rounds = range(1, values["rounds"] + 1)
+    return [(0, DENSE), *((r, kind) for r in rounds for kind in (TICKET, *values["controls"]))]
+
+
+def trained(setup: Setup, book: Book, make: Tickets, k: int, round: int, kind: str) -> Row:
+    """One training, scored; the networks of rounds are written, and scored as they were."""
+    values, file = setup.values, trained_file(book, k, round)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    trainer, share, notes = make.ready(round, kind)
+    setup.clock("tune")
+    start = time.perf_counter()
+    if kind == DENSE and values["init"] is None:  # it counts as trained
+        model, steps = setup.model, 0
+        loss, best = trainer.evaluate()["loss"], 0
+    else:
+        trainer.train(counting(setup.clock.progress, "tune"))
+        if trainer.position < trainer.steps:
+            raise KeyboardInterrupt
+        model, steps = trainer.export(), trainer.steps
+        loss, best = trainer.run.least, trainer.run.best
+    seconds = time.perf_counter() - start
+    if kind in (DENSE, TICKET):
+        setup.clock("save")
+        save(model, file)
+        model = load(file)
+    setup.clock("evaluate")
+    scores = {score.metric: score.value for judge in setup.judges for score in [judge(model)]}
+    return Row(k, round, kind, share, loss, best, steps, scores, seconds, tuple(notes))
+
+
+def prepared(source: Any, values: Mapping[str, Any], preprocess: Preprocess, clock: Clock) -> Setup:
+    """Model, data and what scores. Raises `OptionError`."""
+    refuse(values)
+    clock("load")
+    model = load(source)
+    init = values["init"]
+    if isinstance(init, Path):
+        values = {**values, "init": load(init)}
+    clock("calibration")
+    data = training_set(
+        model, values["train"], values["train_labels"], preprocess=preprocess, seed=values["seed"],
+        any_labels=callable(values["loss"]) or isinstance(values["loss"], Path),
+    )  # fmt: skip
+    judges = judges_of(model, values, preprocess)
+    if line := unused(preprocess, data.samples, *(j.samples for j in judges if isinstance(j, Evaluator))):
+        raise OptionError(line)
+    return Setup(model, data, values, judges, clock)
+
+
+def refuse(values: Mapping[str, Any]) -> None:
+    """Raise `OptionError` for what lacks, or has no effect."""
+    refuse_unused(values)
+    if values["evaluate"] is None:
+        raise OptionError("lottery: what scores the networks is for --evaluate SRC to say, samples with labels")
+    if values["init"] is None and values["rewind_what"] == "weights":
+        raise OptionError(
+            "--rewind-what weights goes back to initial weights, which a trained file does not hold: give --init FILE "
+            "with them, or --init SEED for new ones"
+        )
+    if values["init"] is None and "reinit" in values["controls"]:
+        raise OptionError("--controls reinit needs --init FILE|SEED; --controls random does without")
+    if amount(values["tune"] or EPOCHS)[1] == "seconds":
+        raise OptionError(f"--tune {values['tune']}: all rounds take as many steps; give epochs or steps, as 500steps")
+    single = [n for n in ("pattern", "sparsity_allocate") if values[n] is not None]
+    if values["structured"] and single:
+        raise OptionError(f"--{single[0].replace('_', '-')} is of single weights; leave it out with --structured")
+    if not values["structured"] and values["round_to"] != next(o.default for o in LOTTERY if o.name == "round_to"):
+        raise OptionError("--round-to needs --structured: single weights have no width")
+    if isinstance(Zeros(pattern=values["pattern"]).shape, NMPattern) and values["rounds"] > 1:
+        raise OptionError(f"--pattern {values['pattern']} is reached in one round: give --rounds 1")
+
+
+def at(setup: Setup, trainer: Trainer) -> int:
+    """The step that rounds go back to. Raises `OptionError` for one that lies behind the last."""
+    step = point(setup.values["rewind"])(trainer.steps)
+    if step >= trainer.steps:
+        raise OptionError(f"--rewind {setup.values['rewind']}: a training has {trainer.steps} steps; give fewer")
+    return step
+
+
+def size(model: Model) -> int:
+    """How many values are trained."""
+    return sum(int(model.weights[name].size) for name in trainable(model))
+
+
+def trained_file(book: Book, k: int, round: int) -> Path:
+    """The trained network of a round."""
+    return book.folder / f"seed-{k}" / f"round-{round:02d}.onnx"
+
+
+def ticket_file(book: Book, k: int, round: int) -> Path:
+    """What it was trained from."""
+    return book.folder / f"seed-{k}" / f"round-{round:02d}.ticket.onnx"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is said of it
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def settings_of(setup: Setup) -> dict[str, Any]:
+    """All that the numbers depend on."""
+    names = [o.name for o in LOTTERY if o.name not in ("train", "evaluate", "labels", "train_labels", "threads")]
+    values = setup.values
+    settings = {n: record(values[n]) for n in names if n != "init"}
+    init = values["init"]
+    settings["init"] = digest(init) if isinstance(init, Model) else init
+    judged = [record(values["evaluate"]) if isinstance(j, Function) else j.samples.digest for j in setup.judges]
+    return settings | {
+        "version": __version__, "model": digest(setup.model), "train": setup.data.samples.digest, "evaluate": judged,
+        "labels of train": hashlib.sha256(np.asarray(setup.data.labels).tobytes()).hexdigest()[:16],
+    }  # fmt: skip
+
+
+def digest(model: Model) -> str:
+    """What tells models apart, 16 hex digits."""
+    return hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()[:16]
+
+
+def told(row: Row) -> str:
+    """A training in one line."""
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in row.scores.items())
+    return f"seed {row.seed}, round {row.round}, {row.kind}: {row.left:.2%} of the weights, {scores}"
+
+
+def report_of(setup: Setup, book: Book) -> dict[str, Any]:
+    """Plain data: settings, all rows, their means; and the plot."""
+    metric = next(iter(book.rows[0].scores))
+    table = means(book.rows, metric)
+    page = drawn(table, metric)
+    with blamed(f"-o {book.folder}", refusals=(OSError,)):
+        replace_file(book.folder / "curve.svg", page.encode())
+    notes = list(dict.fromkeys(f"seed {r.seed}, round {r.round}: {n}" for r in book.rows for n in r.notes))
+    return {
+        "version": __version__, "folder": str(book.folder), "settings": dict(book.settings), "metric": metric,
+        "rows": [asdict(r) for r in book.rows], "means": [asdict(m) for m in table], "notes": notes,
+        "files": {"table": str(book.path), "curve": str(book.folder / "curve.svg")},
+        "seconds": dict(setup.clock.seconds),
+    }  # fmt: skip
+
+
+def drawn(table: Sequence[Mean], metric: str) -> str:
+    """The score against weights left, a curve per kind."""
+    dense = [m for m in table if m.kind == DENSE]
+    curves = []
+    for kind in dict.fromkeys(m.kind for m in table if m.kind != DENSE):
+        of = [*dense, *(m for m in table if m.kind == kind)]
+        several = of[0].seeds > 1
+        curves.append(
+            Curve(
+                kind, [100 * m.left for m in of], [m.score for m in of],
+                [m.score - m.deviation for m in of] if several else None,
+                [m.score + m.deviation for m in of] if several else None, dashed=kind != TICKET,
+            )
+        )  # fmt: skip
+    seeds = dense[0].seeds
+    return chart(
+        curves, title=f"{metric} against weights left" + f", mean and deviation of {seeds} seeds" * (seeds > 1),
+        x_label="weights left (%)", y_label=metric, log_x=True, reverse_x=True,
+        lines={DENSE: dense[0].score},
+    )  # fmt: skip
+
+
+__all__ = ["LOTTERY", "Lottery", "lottery", "tickets"]
