@@ -13,7 +13,7 @@ from onnxprune.calibration.presets import Preprocess
 from onnxprune.cli.command import CommandValues, Output, shared
 from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
 from onnxprune.options import declared
-from onnxprune.pipeline.train import EPOCHS, Beginning
+from onnxprune.pipeline.train import EPOCHS, THIN, Beginning
 
 TRAIN = (
     *shared(
@@ -25,6 +25,7 @@ TRAIN = (
         "samples, at most 512, is held out, and the average of the weights that is best on them is written.",
     ),
     *declared(Beginning),
+    *THIN,
     *shared(
         "loss", "learning_rate", "batch_size", "optimizer", "momentum", "weight_decay", "schedule", "warmup", "augment",
         "cache", *(f.name for f in fields(Preprocess)), "seed", "threads", "output", "json", "quiet",
@@ -61,8 +62,11 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     held = report["held_out"]
     first = f"trained: {report['steps']} of {report['planned']} steps of {report['batch']} samples"
     kept = f"after {held['best']} steps" if held["best"] else "never lower: the weights stay as they were"
-    out = [
-        f"data: {report['data']}",
+    out = [f"data: {report['data']}"]
+    if (thin := report["at_init"]) is not None:
+        done = f"pruned at initialization by {thin['importance']} in {thin['seconds']:.1f} s"
+        out.append(f"{done}: {thin['left']:.2%} of the weights are left")
+    out += [
         f"{first}, {report['optimizer']} at {report['learning_rate']:g}, {report['loss']}",
         f"loss on {held['samples']} held out: {held['before']:.4g} -> {held['after']:.4g}, {kept}",
     ]

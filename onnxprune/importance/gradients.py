@@ -36,7 +36,8 @@ ROUNDS = 100  # of SynFlow, as Tanaka et al. 2020 have them
 @dataclass(frozen=True)
 class Formula:
     """each: of the slope at a sample, None where it is that of the mean loss; whole: of the mean over samples; second:
-    whether the gradient is multiplied with the Hessian; squares: whether `each` is a square; labels: as of `Ground.by`.
+    whether the gradient is multiplied with the Hessian; squares: whether `each` is a square; labels: as of `Ground.by`;
+    temperature: as of `Loss`.
     """
 
     help: str
@@ -45,6 +46,7 @@ class Formula:
     second: bool = False
     squares: bool = False
     labels: bool | None = True
+    temperature: float = 1.0
 
 
 def half_square(slope: Float) -> Float:
@@ -67,7 +69,8 @@ FORMULAS = {
     ),
     "snip": Formula("magnitude of x dL/dx of the mean loss (Lee et al. 2019, SNIP); needs labels", whole=np.abs),
     "grasp": Formula(
-        "x (H g), what the gradient loses without it (Wang et al. 2020, GraSP); needs labels", second=True
+        "x (H g), what the gradient loses without it, of class scores over 200 (Wang et al. 2020, GraSP); needs labels",
+        second=True, temperature=200.0,
     ),
 }  # fmt: skip
 SYNFLOW = "what flows through it, of ones through the magnitudes of all weights (Tanaka et al. 2020, SynFlow)"
@@ -84,7 +87,9 @@ def unit_scores(
         return _unit_flow(analysis, groups)
     formula = FORMULAS[name]
     shown = by.by(formula.labels, f"--importance {name}")
-    runs = slopes.Slopes(analysis.model, shown, memory=by.memory, threads=by.threads, seed=by.seed)
+    runs = slopes.Slopes(
+        analysis.model, shown, memory=by.memory, threads=by.threads, seed=by.seed, temperature=formula.temperature
+    )
     found, lacking = slopes.unit_slopes(
         analysis, groups, runs, formula.each, second=formula.second, progress=progress
     )  # fmt: skip
@@ -154,7 +159,9 @@ def _entry_slopes(
     formula = FORMULAS[name]
     most = MOST if formula.each is None else FEW if formula.squares else 1
     shown = by.by(formula.labels, f"--solver {name}")
-    runs = Slopes(model, shown, memory=by.memory, threads=by.threads, most=most, seed=by.seed)
+    runs = Slopes(
+        model, shown, memory=by.memory, threads=by.threads, most=most, seed=by.seed, temperature=formula.temperature
+    )
     weights = {_tensor(layer): layer.read(model) for layer in layers}
     plain = {_tensor(x): model.weights[x.initializer] for x in layers if _tensor(x) == x.initializer}
     found, lacking = weight_slopes(

@@ -28,11 +28,13 @@ from onnxprune.runtime.session import Feeds
 @dataclass(frozen=True)
 class Loss:
     """classes: the output that holds a row of classes per sample or token, "" for none; given: whether these are
-    probabilities; variances: output -> its variance, where there are no classes."""
+    probabilities; variances: output -> its variance, where there are no classes; temperature: that class scores are
+    divided by."""
 
     classes: str
     given: bool
     variances: dict[str, float]
+    temperature: float = 1.0
 
     @staticmethod
     def of(model: Model, outputs: Feeds, samples: int) -> Loss:
@@ -49,6 +51,9 @@ class Loss:
         """Add the nodes of the loss; its name. Its coefficients are inputs named as `coefficients` has them."""
         if self.classes:
             logs = log_probabilities(b, self.classes, probabilities=self.given)
+            if self.temperature != 1:
+                cooler = b.op("Mul", logs, b.constant(1 / self.temperature, like=logs))
+                logs = b.op("LogSoftmax", cooler, axis=-1)
             return _product(b, logs, _name(self.classes))
         return b.add([_product(b, name, _name(name)) for name in self.variances])
 

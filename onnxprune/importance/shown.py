@@ -78,6 +78,12 @@ def of_training(train: TrainingSet, narrow: Callable[[Feeds], Feeds] = lambda fe
     return Shown(train.count, train.batches, lambda indices: narrow(train.feeds(indices)), train.labels_of)
 
 
+def by_training(train: TrainingSet, threads: int = 0, seed: int = 0) -> Ground:
+    """Samples to train on, with their labels and without."""
+    own = Shown(train.count, train.batches, train.feeds)
+    return Ground(own, of_training(train), threads=threads, seed=seed)
+
+
 def of_batches(data: Batches) -> Shown:
     """Samples in the batches in which a model takes them."""
     each, runs = samples_in(data.source), len(data.source)
@@ -99,4 +105,4 @@ def of_batches(data: Batches) -> Shown:
     return Shown(count, batches, feeds)
 
 
-__all__ = ["Ground", "Shown", "ground", "needs_labels", "of_batches", "of_training"]
+__all__ = ["Ground", "Shown", "by_training", "ground", "needs_labels", "of_batches", "of_training"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -186,9 +186,10 @@ class Slopes:
     """Runs of graphs that give slopes, over samples. batch: samples of a run, the last of them filled up."""
 
     def __init__(
-        self, model: Model, shown: Shown, *, memory: float, threads: int = 0, most: int = MOST, seed: int = 0
-    ) -> None:
-        """memory: bytes for activations; most: samples of a run, at most."""
+        self, model: Model, shown: Shown, *, memory: float, threads: int = 0, most: int = MOST, seed: int = 0,
+        temperature: float = 1.0,
+    ) -> None:  # fmt: skip
+        """memory: bytes for activations; most: samples of a run, at most; temperature: as of `Loss`."""
         self.model, self.shown, self.threads, self.seed = model, shown, threads, seed
         one = shown.feeds(shown.batches(1)[0])
         each = sample_bytes(infer(model, {n: x.shape for n, x in one.items()}))
@@ -196,7 +197,7 @@ class Slopes:
         self.batch = max(map(len, shown.batches(limit)))
         few = shown.feeds(shown.batches(FIRST)[0])
         outputs = run(model, few)
-        self.loss = Loss.of(model, outputs, len(next(iter(few.values()))))
+        self.loss = replace(Loss.of(model, outputs, len(next(iter(few.values())))), temperature=temperature)
         self.classes = class_rows(outputs[self.loss.classes]).shape[1] if self.loss.classes else 0
         if shown.labels_of is not None and not self.loss.classes:
             raise UserError("labels are of classes, and the model has no output with a row of class scores")

@@ -34,7 +34,7 @@ from onnxprune.experiments.rewind import point, rewind
 from onnxprune.formats.patterns import NMPattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load, save, to_proto
-from onnxprune.importance.shown import Ground, Shown, of_training
+from onnxprune.importance.shown import Ground, by_training
 from onnxprune.options import (
     HOW,
     TUNE,
@@ -50,18 +50,15 @@ from onnxprune.options import (
     record,
     shared,
     switch,
-    text,
 )
-from onnxprune.pipeline.options import OPTIONS, Options
-from onnxprune.pipeline.recipe import run as prune
+from onnxprune.pipeline.options import OPTIONS
+from onnxprune.pipeline.thin import SCORES, choice_of, fewer_channels, refuse_idle, size
 from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_unused
 from onnxprune.progress import Clock, Progress, counting, silent
-from onnxprune.solvers.masks import needs_labels
 from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
 from onnxprune.structure.cut import cut
 from onnxprune.structure.groups import analyze
 from onnxprune.training.options import OWN, amount
-from onnxprune.training.weights import trainable
 
 if TYPE_CHECKING:
     from onnxprune.training.trainer import Trainer
@@ -72,6 +69,7 @@ CONTROLS = {
     RANDOM: "as many weights of every layer are left, at random places, from the same start",
 }
 LOOKS = 40  # at what is held out, of a training: they say how soon it learns
+CUT_IMPORTANCE = next(o for o in OPTIONS if o.name == "importance")
 SALT = 1000  # between the seed of initial weights and that of a control's
 
 
@@ -93,6 +91,12 @@ def _controls(value: Any) -> tuple[str, ...]:
     if not names or any(n not in CONTROLS for n in names) or len(set(names)) < len(names):
         raise ValueError(f"expected none, or some of {', '.join(CONTROLS)} with commas between")
     return tuple(n for n in CONTROLS if n in names)
+
+
+def _importance(value: Any) -> str:
+    """A name of `SCORES`, or of a cut's importance."""
+    name = str(value).strip().lower()
+    return name if name in SCORES else str(CUT_IMPORTANCE.read(name))
 
 
 def _rewind(value: Any) -> str:
@@ -137,9 +141,8 @@ class Lottery:
         help="Repeat everything with so many seeds, of the weights and of the order of the samples.",
     )  # fmt: skip
     importance: str = option(
-        "", text, panel=HOW, metavar="NAME", otherwise=f"{PLAIN_SOLVER}; l2 with --structured",
-        help=f"What is left: {PLAIN_SOLVER}, {RANDOM}, taylor, fisher, obd, snip, grasp or synflow of single weights; "
-        "with --structured as of a cut.",
+        PLAIN_SOLVER, _importance, panel=HOW, metavar="NAME",
+        help=f"What is left of single weights: {', '.join(SCORES)}; with --structured as of a cut.",
     )  # fmt: skip
 
 
@@ -183,16 +186,12 @@ class Setup:
     @property
     def how(self) -> Choice:
         """How single weights are chosen."""
-        v = self.values
-        zeros = Zeros(pattern=v["pattern"], sparsity_allocate=v["sparsity_allocate"])
-        return Choice(v["importance"] or PLAIN_SOLVER, zeros, ignore=v["ignore"], seed=v["seed"])
+        return choice_of(self.values["importance"], self.values)
 
     @property
     def by(self) -> Ground:
         """What gradients go by."""
-        samples = Shown(self.data.count, self.data.batches, self.data.feeds)
-        v = self.values
-        return Ground(samples, of_training(self.data), threads=v["threads"], seed=v["seed"])
+        return by_training(self.data, self.values["threads"], self.values["seed"])
 
     def trainer(self, model: Model, init: int | Model | None, seed: int) -> Trainer:
         """A training of the whole length."""
@@ -315,18 +314,13 @@ class Channels:
 
     def cut(self, round: int, file: Path) -> None:
         """Write the ticket of a round: the one before without the channels that matter least after its training."""
-        values, name = self.setup.values, self.setup.values["importance"] or "l2"
-        asked = {
-            "channels": values["rate"], "importance": name, "recover": "none", "round_to": values["round_to"],
-            "ignore": values["ignore"], "seed": self.seed, "threads": values["threads"], "measure": False,
-        }  # fmt: skip
-        if needs_labels(name) or name == "fisher":
-            asked |= {"train": values["train"], "train_labels": values["train_labels"]}
+        values = self.setup.values
         self.setup.clock("plan")
-        chosen = prune(load(trained_file(self.book, self.k, round - 1)), Options.of(asked))
+        before = load(trained_file(self.book, self.k, round - 1))
+        chosen = fewer_channels(before, values["rate"], values["importance"], values, self.seed)
         save(chosen.model, self.trained_cut(round))
-        before = load(ticket_file(self.book, self.k, round - 1))
-        save(self.without(before, dict(chosen.plan.keep)), file)
+        start = load(ticket_file(self.book, self.k, round - 1))
+        save(self.without(start, dict(chosen.plan.keep)), file)
 
     def at_random(self, ticket: Model, round: int) -> Model:
         """The first start with as many channels as a ticket, at random places."""
@@ -462,11 +456,11 @@ def refuse(values: Mapping[str, Any]) -> None:
         raise OptionError("--controls reinit needs --init FILE|SEED; --controls random does without")
     if amount(values["tune"] or EPOCHS)[1] == "seconds":
         raise OptionError(f"--tune {values['tune']}: all rounds take as many steps; give epochs or steps, as 500steps")
-    single = [n for n in ("pattern", "sparsity_allocate") if values[n] is not None]
-    if values["structured"] and single:
-        raise OptionError(f"--{single[0].replace('_', '-')} is of single weights; leave it out with --structured")
-    if not values["structured"] and values["round_to"] != next(o.default for o in LOTTERY if o.name == "round_to"):
-        raise OptionError("--round-to needs --structured: single weights have no width")
+    refuse_idle(values, values["structured"], "--structured")
+    if not values["structured"] and values["importance"] not in SCORES:
+        raise OptionError(
+            f"--importance {values['importance']} is of units: add --structured, or choose one of {', '.join(SCORES)}"
+        )
     if isinstance(Zeros(pattern=values["pattern"]).shape, NMPattern) and values["rounds"] > 1:
         raise OptionError(f"--pattern {values['pattern']} is reached in one round: give --rounds 1")
 
@@ -477,11 +471,6 @@ def at(setup: Setup, trainer: Trainer) -> int:
     if step >= trainer.steps:
         raise OptionError(f"--rewind {setup.values['rewind']}: a training has {trainer.steps} steps; give fewer")
     return step
-
-
-def size(model: Model) -> int:
-    """How many values are trained."""
-    return sum(int(model.weights[name].size) for name in trainable(model))
 
 
 def trained_file(book: Book, k: int, round: int) -> Path:
@@ -500,10 +489,10 @@ def ticket_file(book: Book, k: int, round: int) -> Path:
 
 
 def settings_of(setup: Setup) -> dict[str, Any]:
-    """All that the numbers depend on."""
-    names = [o.name for o in LOTTERY if o.name not in ("train", "evaluate", "labels", "train_labels", "threads")]
+    """All that a row depends on; there may be more rounds, seeds and controls in the next run."""
+    other = {"train", "train_labels", "evaluate", "labels", "init", "rounds", "seeds", "controls", "threads"}
     values = setup.values
-    settings = {n: record(values[n]) for n in names if n != "init"}
+    settings = {o.name: record(values[o.name]) for o in LOTTERY if o.name not in other}
     init = values["init"]
     settings["init"] = digest(init) if isinstance(init, Model) else init
     judged = [record(values["evaluate"]) if isinstance(j, Function) else j.samples.digest for j in setup.judges]

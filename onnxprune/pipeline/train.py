@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,21 @@ from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import unused
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.metrics import METRICS, Evaluator, Function, Score, is_function, metric_of
-from onnxprune.evaluation.training_set import training_set
+from onnxprune.evaluation.training_set import TrainingSet, training_set
+from onnxprune.experiments.masks import choose, masked
+from onnxprune.experiments.masks import left as left_of
 from onnxprune.graph.io import Model, load, save
-from onnxprune.options import TUNE, declared, integer, option, record
+from onnxprune.importance.shown import by_training
+from onnxprune.options import TUNE, choice, declared, integer, option, record, shared
+from onnxprune.pipeline.options import OPTIONS
+from onnxprune.pipeline.thin import SCORES, choice_of, fewer_channels, refuse_idle, size
 from onnxprune.progress import Clock, Progress, counting
+from onnxprune.solvers.masks import SOLVERS, by_gradients
+from onnxprune.sparsity.options import Zeros
 from onnxprune.structure.check import check_file, running
+from onnxprune.training.initial import initial
 from onnxprune.training.options import OWN, Training
+from onnxprune.training.weights import trainable
 
 if TYPE_CHECKING:
     from onnxprune.training.trainer import Trainer
@@ -35,6 +45,21 @@ class Beginning:
         help="Train from scratch: new weights (Kaiming by fan-in; scales one, shifts zero), and normalisations by the "
         "statistics of the batch, which the file's follow.",
     )  # fmt: skip
+    at_init: str | None = option(
+        None, choice(SCORES), panel=TUNE, metavar="NAME", otherwise="nothing is pruned",
+        help="Prune before the first step, --sparsity of the weights or --channels, by this.",
+    )  # fmt: skip
+
+
+THIN = shared(
+    OPTIONS, ("sparsity", "channels", "pattern", "sparsity_allocate", "ignore", "round_to"),
+    {
+        "sparsity": "With --at-init: fraction of the weights that is zero from the first step on.",
+        "channels": "With --at-init: fraction of the channels that is cut out before the first step.",
+        "pattern": "With --at-init: how the zeros lie.",
+        "sparsity_allocate": "With --at-init: where the zeros go; by one threshold (global) where nobody says.",
+    },
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +78,7 @@ def train(source: Path, target: Path, values: Mapping[str, Any], preprocess: Pre
     from onnxprune.training.trainer import Trainer  # the rules of all gradients take a while to be read
 
     refuse_unused(values)
+    refuse_thin(values)
     clock = Clock(progress)
     clock("load")
     given = load(source)
@@ -66,18 +92,19 @@ def train(source: Path, target: Path, values: Mapping[str, Any], preprocess: Pre
     seen = [data.samples, *(j.samples for j in judges if isinstance(j, Evaluator))]
     if line := unused(preprocess, *seen):
         raise OptionError(line)
+    start, pruned = thinned(given, data, values, clock)
     clock("tune")
     asked = {name: values[name] for name in OWN if values[name] is not None}
     trainer = Trainer(
-        given, data, steps=values["tune"] or EPOCHS, init=values["init"], augment=values["augment"],
-        cache=values["cache"], seed=values["seed"], threads=values["threads"], **asked,
+        start, data, steps=values["tune"] or EPOCHS, init=values["init"] if pruned is None else start,
+        augment=values["augment"], cache=values["cache"], seed=values["seed"], threads=values["threads"], **asked,
     )  # fmt: skip
     if trainer.resumed:
         clock.note(f"going on after {trainer.position} of {trainer.steps} steps, which {values['cache']} holds")
     trainer.train(counting(progress, "tune"), clock.note)
     out = trainer.export()
     before = [judge(trainer.model) for judge in judges]
-    check_file(given, out)
+    check_file(start, out)
     running(out, [data.feeds([0])], measured=False)
     clock("save")
     save(out, target)
@@ -85,7 +112,41 @@ def train(source: Path, target: Path, values: Mapping[str, Any], preprocess: Pre
     written = load(target)
     after = [judge(written) for judge in judges]
     clock("")
-    return Trained(written, _report(source, target, data.samples.description, trainer, values, before, after, clock))
+    report = _report(source, target, data.samples.description, trainer, values, before, after, clock)
+    notes = [*(() if pruned is None else pruned.pop("notes")), *report["notes"]]
+    return Trained(written, {**report, "at_init": pruned, "notes": notes})
+
+
+def thinned(
+    given: Model, data: TrainingSet, values: Mapping[str, Any], clock: Clock
+) -> tuple[Model, dict[str, Any] | None]:
+    """The model with new weights and without those that --at-init leaves out, and what is to be said of that; the model
+    as it came, and None, without the option.
+
+    Statistics of normalisations follow those of some batches first, where samples say what goes.
+    """
+    from onnxprune.training.trainer import Trainer
+
+    name = values["at_init"]
+    if name is None:
+        return given, None
+    clock("score")
+    steps, start = counting(clock.progress, "score"), initial(given, values["init"])
+    began, notes, model = time.perf_counter(), list(start.notes), start.model
+    if by_gradients(name) and not SOLVERS[name].rounds:
+        settling = Trainer(given, data, steps="1steps", init=model, seed=values["seed"], threads=values["threads"])
+        settling.settle()
+        model = settling.export("weights")
+    if values["channels"] is not None:
+        thin = fewer_channels(model, values["channels"], name, values, values["seed"]).model
+        left = size(thin) / size(given)
+    else:
+        how, by = choice_of(name, values), by_training(data, values["threads"], values["seed"])
+        share = float(values["sparsity"] or 0.0)
+        masks, more = choose(model, trainable(model), share, how, by, steps)
+        thin, left = masked(start.model, masks), left_of(masks)
+        notes += more
+    return thin, {"importance": name, "left": left, "seconds": time.perf_counter() - began, "notes": notes}
 
 
 def judges_of(model: Model, values: Mapping[str, Any], preprocess: Preprocess) -> list[Evaluator | Function]:
@@ -99,6 +160,25 @@ def judges_of(model: Model, values: Mapping[str, Any], preprocess: Preprocess) -
     metric = metric_of(model, samples, values["metric"], values["labels"])
     names = dict.fromkeys([metric, "loss"] if METRICS[metric].labels else [metric])
     return [Evaluator(model, samples, name, threads=values["threads"]) for name in names]
+
+
+def refuse_thin(values: Mapping[str, Any]) -> None:
+    """Raises `OptionError` for an option of --at-init that lacks another, or has no effect."""
+    amounts = [n for n in ("sparsity", "channels", "pattern") if values[n] is not None]
+    if values["at_init"] is None:
+        idle = [o.name for o in THIN if values[o.name] != o.default]
+        if idle:
+            flag = f"--{idle[0].replace('_', '-')}"
+            raise OptionError(f"{flag} needs --at-init NAME here; a trained model is pruned by onnxprune MODEL {flag}")
+        return
+    if values["init"] is None:
+        raise OptionError(f"--at-init {values['at_init']} needs --init SEED: it chooses among weights never trained")
+    if not amounts:
+        raise OptionError(f"--at-init {values['at_init']}: say how much goes, with --sparsity 0.98 or --channels 0.5")
+    if values["channels"] is not None and len(amounts) > 1:
+        raise OptionError(f"--channels and --{amounts[0]}: with --at-init one or the other; leave one of them out")
+    refuse_idle(values, values["channels"] is not None, "--channels")
+    Zeros(**{n: values[n] for n in ("sparsity", "pattern", "sparsity_allocate")}).check(False)
 
 
 def refuse_unused(values: Mapping[str, Any]) -> None:

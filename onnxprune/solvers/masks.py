@@ -274,7 +274,7 @@ GRADIENTS = {
     "fisher": "half of (w dL/dw)^2 of each sample; without labels that of the outputs' own distribution",
     "obd": "w^2/2 times the diagonal of the Hessian, by Gauss-Newton (LeCun et al. 1990, Optimal Brain Damage)",
     "snip": "magnitude of w dL/dw of the mean loss (Lee et al. 2019, SNIP); needs labels",
-    "grasp": "w (H g), what the gradient loses without it (Wang et al. 2020, GraSP); needs labels",
+    "grasp": "w (H g), what the gradient loses without it, of class scores over 200 (Wang et al. 2020); needs labels",
     "synflow": "what flows through it of ones, by the magnitudes of all weights, in 100 rounds (Tanaka et al. 2020)",
 }
 
