@@ -82,7 +82,7 @@ VALUES: dict[str, Any] = {
     "target_params": 0.5, "target_bytes": 0.5, "plan": lambda: plan(channels=0.3, recover="none"),
     "plan_for_another_model": True, "importance": "l1", "scores": scores, "allocate": "global", "round_to": 1,
     "max_ratio": 0.2, "steps": 3, "sparsity": 0.8, "pattern": "1:4", "quality": 1.0, "permute": False,
-    "solver": "sparsegpt", "sparsity_allocate": "erk", "format": "sparse-initializer", "values": "float16",
+    "solver": "sparsegpt", "sparsity_allocate": "erk", "sparsity_schedule": "cubic", "format": "sparse-initializer", "values": "float16",
     "cluster": 4, "cluster_per": "channel", "cluster_storage": "uint8", "recover": "bias", "calibration": pictures,
     "samples": 9, "augment": True, "cache": lambda: Path(tempfile.mkdtemp(dir=FOLDER)), "preset": "tf",
     "image_size": 12, "crop": 6, "mean": "100,110,120", "std": "50,60,70", "scale": 0.01, "layout": "NHWC",

@@ -23,7 +23,7 @@ from onnxprune.graph.io import load
 from onnxprune.kernels import available
 from onnxprune.layers.layer import sparse_layers
 from onnxprune.solvers.patterns import n_of_m
-from onnxprune.sparsity.grow import cubic, linear, schedule, shares, taken
+from onnxprune.sparsity.grow import schedule, shares, taken
 from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.outcome import from_plan
 from onnxprune.sparsity.present import present
@@ -232,10 +232,13 @@ def test_plans_that_cannot_be(change: dict[str, Any]) -> None:
 
 
 def test_schedules_end_at_the_target() -> None:
-    assert shares(4, linear) == (0.25, 0.5, 0.75, 1.0) and shares(2, cubic) == (0.875, 1.0)
-    assert [c["w"] for c, _ in schedule({"w": 80}, None, 4, linear)] == [20, 40, 60, 80]
-    assert [str(p) for _, p in schedule({"w": 80}, NMPattern(2, 8), 3, linear)] == ["6:8", "4:8", "2:8"]
-    assert [str(p) for _, p in schedule({"w": 80}, NMPattern(2, 4), 9, linear)] == ["3:4", "2:4"]
+    assert shares(4, "linear", 0.9) == (0.25, 0.5, 0.75, 1.0) and shares(2, "cubic", 0.9) == (0.875, 1.0)
+    left = [1 - 0.9 * share for share in shares(3, "geometric", 0.9)]
+    assert left == pytest.approx([0.1 ** (k / 3) for k in (1, 2, 3)])
+    assert [c["w"] for c, _ in schedule({"w": 80}, None, 4)] == [20, 40, 60, 80]
+    assert [c["w"] for c, _ in schedule({"w": 75}, None, 2, "geometric", 0.75)] == [50, 75]
+    assert [str(p) for _, p in schedule({"w": 80}, NMPattern(2, 8), 3)] == ["6:8", "4:8", "2:8"]
+    assert [str(p) for _, p in schedule({"w": 80}, NMPattern(2, 4), 9)] == ["3:4", "2:4"]
 
 
 @pytest.mark.parametrize("goes", [1, 2, 6, 15, 250])
@@ -244,7 +247,7 @@ def test_steps_that_were_taken_are_the_same_schedule(goes: int) -> None:
     for steps in (1, 2, 5, 6, 7, 100, MAX_STEPS):
         pattern, now = NMPattern(256 - goes, 256), taken(NMPattern(256 - goes, 256), steps)
         assert now == min(steps, goes)
-        assert schedule({"w": 999}, pattern, now, linear) == schedule({"w": 999}, pattern, steps, linear)
+        assert schedule({"w": 999}, pattern, now) == schedule({"w": 999}, pattern, steps)
     assert taken(None, 7) == taken(BlockPattern(4, 4), 7) == 7
 
 

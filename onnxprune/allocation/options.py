@@ -151,7 +151,7 @@ class Cut:
     )  # fmt: skip
     round_to: int = option(
         ROUND_TO, integer("a whole number, 1 (off) or more", 1), panel=HOW, metavar="N", unit="units",
-        needs=("no plan", "units to choose"), help="Widths become multiples of N; 1 is exact.", main=True,
+        needs=("no plan", "units to choose"), help="Widths become multiples of N; 1 is exact.",
     )  # fmt: skip
     max_ratio: float | str | None = option(
         None, number("a fraction in (0, 1), as 0.8 or 80%", 0, 1, above=True, below=True), panel=HOW, metavar="R",
@@ -160,7 +160,7 @@ class Cut:
     )  # fmt: skip
     steps: int = option(
         1, integer(f"a whole number from 1 to {MAX_STEPS}", 1, MAX_STEPS), panel=HOW, metavar="N",
-        needs=("no plan", "a cut or zeros by data"),
+        needs=("no plan", "a cut, or zeros by data or tuning"),
         help="Cut in N steps, scoring what is left again after each; zeros in N growing steps.",
     )  # fmt: skip
 

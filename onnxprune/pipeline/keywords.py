@@ -129,6 +129,9 @@ class Keywords(TypedDict, total=False):
     calibration, uniform without.
     """
 
+    sparsity_schedule: str | None
+    """How zeros grow in steps. One of linear, cubic, geometric. Default: linear."""
+
     format: str | None
     """How zeros are stored, those that are made or, without sparsity, those that the model has. auto: sparse
     operators for those layers with which the whole session measures faster on this machine; dense: zeros in a

@@ -252,9 +252,9 @@ CONDITIONS: dict[str, Condition] = {
         lambda o: o.structural or o.spec.asked or o.store.cluster is not None,
         f"needs {SOMETHING}, {ZEROS}, or --cluster 16",
     ),
-    "a cut or zeros by data": Condition(
-        lambda o: o.structural or (o.sparse and o.data.calibration is not None),
-        f"needs {SOMETHING}, or {ZEROS}, solved for with --calibration SRC",
+    "a cut, or zeros by data or tuning": Condition(
+        lambda o: o.structural or (o.sparse and (o.data.calibration is not None or o.training.tune is not None)),
+        f"needs {SOMETHING}, or {ZEROS}, solved for with --calibration SRC or trained between with --tune 10",
     ),
     "units to choose": Condition(_units, "needs units to choose from: --channels 0.3, --heads 0.25 or a target; "
                                          "blocks go by what they change in the stream"),

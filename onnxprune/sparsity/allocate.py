@@ -191,5 +191,11 @@ ZERO_ALLOCATORS: dict[str, ZeroAllocator] = {
 
 
 def below(weights: Mapping[str, Array], quality: float) -> Counts:
-    """How many weights lie below `quality` times the standard deviation of their layer (Han et al. 2015)."""
-    return {name: int((np.abs(w) < quality * float(np.std(w, dtype=np.float64))).sum()) for name, w in weights.items()}
+    """How many weights lie below `quality` times the standard deviation of those of their layer that are not zero (Han
+    et al. 2015)."""
+    return {name: int((np.abs(w) < quality * _deviation(w)).sum()) for name, w in weights.items()}
+
+
+def _deviation(w: Array) -> float:
+    left = w[w != 0]
+    return float(np.std(left, dtype=np.float64)) if left.size else 0.0

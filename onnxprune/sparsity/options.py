@@ -9,6 +9,7 @@ from onnxprune.formats.patterns import BlockPattern, NMPattern, Pattern, parse_p
 from onnxprune.options import SPARSE, choice, number, option, switch
 from onnxprune.solvers.masks import SOLVERS, needs_data
 from onnxprune.sparsity.allocate import ZERO_ALLOCATORS
+from onnxprune.sparsity.grow import GROWTH, GROWTHS
 
 BEST_SOLVER, PLAIN_SOLVER = "admm", "magnitude"  # the solver with data (tools/bench_solvers.py), and without
 FREE_SOLVERS = [name for name, row in SOLVERS.items() if not row.needs_data]
@@ -60,6 +61,11 @@ class Zeros:
         None, choice({name: row.help for name, row in ZERO_ALLOCATORS.items()}), panel=SPARSE, metavar="NAME",
         needs=("no plan", "zeros"), otherwise=f"{BEST_ALLOCATION} with --calibration, {EVEN_ALLOCATION} without",
         help="Where the zeros go; list explains them.",
+    )  # fmt: skip
+
+    sparsity_schedule: str | None = option(
+        None, choice({name: row.help for name, row in GROWTHS.items()}), panel=SPARSE, metavar="NAME",
+        otherwise=GROWTH, needs=("no plan", "zeros"), help="How zeros grow in --steps.",
     )  # fmt: skip
 
     @property

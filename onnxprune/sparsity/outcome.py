@@ -19,6 +19,7 @@ from onnxprune.graph.io import Model
 from onnxprune.kernels.names import VALUES
 from onnxprune.layers.layer import Layer, node_names
 from onnxprune.solvers.masks import SOLVERS
+from onnxprune.sparsity.grow import GROWTH, GROWTHS
 from onnxprune.sparsity.present import LayerZeros
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class LayerSparsity(LayerZeros):
 class Sparsity:
     """What became of the weights. speedup: dense over sparse time, measured by `auto` on `cpu`; error: of the check;
     values: type of stored values; rounding: relative squared error of storing them so; permuted: groups whose channels
-    were reordered; steps: in which the zeros grew."""
+    were reordered; steps: in which the zeros grew, by `schedule`, or by a threshold (`quality`)."""
 
     solver: str
     pattern: str
@@ -61,6 +62,8 @@ class Sparsity:
     rounding: float = 0.0
     permuted: tuple[Permuted, ...] = ()
     steps: int = 1
+    schedule: str = GROWTH
+    quality: float | None = None
 
     @property
     def zeros(self) -> int:
@@ -85,8 +88,17 @@ class Sparsity:
         return {
             "solver": self.solver, "pattern": self.pattern, "format": self.format, "cpu": self.cpu,
             "threads": self.threads, "values": self.values, "permute": bool(self.permuted),
-            **({"steps": self.steps} if self.steps > 1 else {}), "layers": layers,
+            **self._grown(), "layers": layers,
         }  # fmt: skip
+
+    def _grown(self) -> dict[str, Any]:
+        """What says how zeros came in several steps."""
+        if self.steps == 1:
+            return {}
+        return {
+            "steps": self.steps,
+            **({"schedule": self.schedule} if self.quality is None else {"quality": self.quality}),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -97,7 +109,7 @@ class Sparsity:
             "weights": self.size, "speedup": self.speedup, "cpu": self.cpu, "threads": self.threads,
             "error": self.error, "layers": rows, "untouched": untouched, "solved": [vars(x) for x in self.solved],
             "values": self.values, "rounding": self.rounding, "permuted": [vars(x) for x in self.permuted],
-            "steps": self.steps,
+            "steps": self.steps, "schedule": self.schedule, "quality": self.quality,
         }  # fmt: skip
 
 
@@ -128,6 +140,8 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
     try:
         out: dict[str, Any] = {k: str(data[k]) for k in ("solver", "pattern", "format", "cpu")}
         out["threads"], out["steps"] = index(data["threads"]), index(data.get("steps", 1))
+        out["schedule"] = str(data.get("schedule", GROWTH))
+        out["quality"] = None if data.get("quality") is None else float(data["quality"])
         out["values"], out["permute"] = str(data.get("values", "float32")), bool(data.get("permute", False))
         rows: dict[str, dict[str, Any]] = {
             str(n): {
@@ -147,6 +161,8 @@ def from_plan(data: Any, where: str) -> dict[str, Any]:
         raise OptionError(f"{where}: solver {out['solver']} removes weights one by one, not as {out['pattern']}")
     if not 1 <= out["steps"] <= MAX_STEPS:
         raise OptionError(f"{where}: {out['steps']} steps; expected 1 to {MAX_STEPS}")
+    if out["schedule"] not in GROWTHS or not (out["quality"] is None or out["quality"] > 0):
+        raise OptionError(f"{where}: unknown schedule {out['schedule']!r}, or a quality of {out['quality']}")
     for node, row in rows.items():
         size, zeros, form = row["size"], row["zeros"], row["format"]
         layer_pattern = parse_pattern(row["pattern"]) if row["pattern"] else pattern

@@ -39,7 +39,7 @@ from onnxprune.solvers.least_squares import Fit, Moments, damping
 from onnxprune.solvers.masks import SOLVERS, NotPositive, Problem, polish, refit, seconds
 from onnxprune.solvers.patterns import Choice, Count
 from onnxprune.solvers.threads import blas_for
-from onnxprune.sparsity.grow import GROWTH, grown, schedule
+from onnxprune.sparsity.grow import Growing, grown
 
 RIDGE = 0.01  # of the mean variance of a layer's inputs
 ENOUGH = "as many of its weights are zero already"
@@ -96,7 +96,7 @@ def solve(
     method: Method,
     *,
     saliency: Mapping[str, Array] | None = None,
-    steps: int = 1,
+    growing: Growing = Growing(),  # noqa: B008  (frozen)
     between: Callable[[Model], Model] | None = None,
     cache: Path | None = None,
     progress: Steps = lambda done, total: None,
@@ -104,29 +104,35 @@ def solve(
     """The model with zeros, and what became of each layer.
 
     layers: those that become sparse; counts: weight -> entries that go; saliency: weight -> scores of its entries, for
-    solvers by gradients, where there are some; steps: in which the zeros grow (sparsity/grow.py); between: what is done
-    to the weights after every step but the last. A layer that no regression can be made of, or that no data reach, is
-    masked by these scores, else by magnitude, with the reason. cache: folder in which finished layers are kept, of the
-    first step alone where something is done between.
+    solvers by gradients, where there are some; growing: the steps in which the zeros come (sparsity/grow.py); between:
+    what is done to the weights after every step but the last. A layer that no regression can be made of, or that no
+    data reach, is masked by these scores, else by magnitude, with the reason. cache: folder in which finished layers
+    are kept, of the first step alone where something is done between.
     """
     scored = dict(saliency or {})
     seen: list[Any] = [str(pattern), sorted(counts.items()), vars(method)]
     seen += [sorted((w, hashlib.sha256(s.tobytes()).hexdigest()) for w, s in scored.items())] if scored else []
-    if steps == 1:
+    if growing.steps == 1:
         return _pass(model, None, layers, counts, pattern, data, method, scored, _Kept.open(cache, model, data, seen),
                      progress)  # fmt: skip
+    sizes = {layer.initializer: int(np.prod(layer.shape)) for layer in layers}
     out: Model | None = None
     outcomes: list[LayerSolve] = []
-    plan = schedule(dict(counts), pattern, steps, GROWTH)
+    plan = growing.parts(dict(counts), sizes, pattern)
     for k, (part, reached) in enumerate(plan):
         if out is not None and between is not None:
             out, cache = between(out), None
+        part = growing.counts(part, k, partial(_weights, out or model, layers))
         folder = None if cache is None else cache / f"step-{k + 1}"
-        kept = _Kept.open(folder, model, data, [*seen, steps, k])
+        kept = _Kept.open(folder, model, data, [*seen, vars(growing), k])
         counted = partial(_counted, progress, k, len(plan))
         out, outcomes = _pass(model, out, layers, part, reached, data, method, scored, kept, counted)
     assert out is not None, "a schedule has a last step"
     return out, outcomes
+
+
+def _weights(model: Model, layers: Sequence[Layer]) -> dict[str, Array]:
+    return {x.initializer: x.read(model) for x in layers}
 
 
 def _counted(progress: Steps, k: int, steps: int, done: int, total: int) -> None:

@@ -13,7 +13,7 @@ from onnxprune.formats.options import Store
 from onnxprune.formats.patterns import NMPattern, Pattern, parse_pattern
 from onnxprune.formats.registry import AUTO
 from onnxprune.solvers.masks import by_gradients, needs_data
-from onnxprune.sparsity.grow import taken
+from onnxprune.sparsity.grow import GROWTH, Growing, taken
 from onnxprune.sparsity.options import BEST_SOLVER, PLAIN_SOLVER, Zeros
 from onnxprune.sparsity.outcome import PRESENT
 
@@ -108,9 +108,22 @@ class Spec:
         """Steps that are asked for, by the option or the plan."""
         return self.steps if self.recorded is None else int(self.recorded.get("steps", 1))
 
-    def growth(self, data: bool) -> int:
-        """Steps in which the zeros grow, of those that are asked for; data: whether there are samples."""
-        return 1 if not self.makes_zeros or self._same(data) else taken(self.pattern, self.asked_steps)
+    @property
+    def quality(self) -> float | None:
+        """The threshold by which weights go, in standard deviations of their layer; None without."""
+        given = self.zeros.quality if self.recorded is None else self.recorded.get("quality")
+        return None if given is None else float(given)
+
+    @property
+    def schedule(self) -> str:
+        """How zeros grow."""
+        given = self.zeros.sparsity_schedule if self.recorded is None else self.recorded.get("schedule")
+        return str(given or GROWTH)
+
+    def growing(self, data: bool) -> Growing:
+        """The steps in which the zeros come, of those that are asked for; data: whether there are samples."""
+        many = 1 if not self.makes_zeros or self._same(data) else taken(self.pattern, self.asked_steps)
+        return Growing(many, self.schedule, self.quality)
 
     def _same(self, data: bool) -> bool:
         """Whether many steps choose the same weights as one."""
@@ -133,6 +146,14 @@ class Spec:
         """Raises `OptionError` where steps are for the zeros alone, which cannot grow in them; data: whether there are
         samples."""
         steps, alone = self.asked_steps, self.alone or self.recorded is not None
+        grows = None if self.recorded is not None else self.zeros.sparsity_schedule
+        idle = {
+            "it needs --steps N": steps == 1,
+            "with --quality every step takes what lies below the threshold": self.quality is not None,
+            f"--pattern {self.pattern} loses as many weights in every step": isinstance(self.pattern, NMPattern),
+        }
+        if grows is not None and any(idle.values()):
+            raise OptionError(f"--sparsity-schedule {grows} has no effect: {next(why for why, x in idle.items() if x)}")
         if not self.makes_zeros or not alone or steps == 1:
             return
         if self.recorded is None and taken(self.pattern, steps) == 1:
@@ -148,7 +169,7 @@ class Spec:
 
     def fewer(self, data: bool) -> list[str]:
         """A line where the zeros grow in fewer steps than were asked for; data: whether there are samples."""
-        steps, now = self.asked_steps, self.growth(data)
+        steps, now = self.asked_steps, self.growing(data).steps
         if not self.makes_zeros or self.recorded is not None or now == steps:
             return []
         same = f"{self.solver(data)} chooses the same weights"

@@ -27,8 +27,9 @@ from onnxprune.graph.step import Step
 from onnxprune.layers.layer import Layer, node_names, sparse_layers
 from onnxprune.progress import Progress, counting, silent
 from onnxprune.runtime.session import Feeds
-from onnxprune.sparsity.allocate import Counts
+from onnxprune.sparsity.allocate import Counts, below
 from onnxprune.sparsity.amounts import counts_of, layer_names, names_of, ratios_of, recorded_ratios
+from onnxprune.sparsity.grow import Growing, Part
 from onnxprune.sparsity.outcome import LayerSparsity, Sparsity, weights_left
 from onnxprune.sparsity.prepare import prepare
 from onnxprune.sparsity.spec import Spec
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from onnxprune.sparsity.permute import Permuted
     from onnxprune.sparsity.solve import LayerSolve
 
+Scored = tuple[dict[str, Array] | None, dict[str, str]]  # weight -> scores of its entries; weight -> why it has none
 LONG = 10.0  # seconds that are worth a line
 TOLERANCE = 1e-3  # of the largest output: other order of the same sums, which normalisations amplify
 PREPARED = 1e-3  # the same, for steps that round weights
@@ -75,7 +77,7 @@ def sparsify(
     masked = _mask(ordered, spec, data, labelled, finish, progress)
     masked = masked if finish is None else replace(masked, model=finish(masked.model))
     stored = store(masked.model, masked.layers, spec, feeds, threads=threads, progress=progress)
-    steps = spec.growth(data is not None)
+    growing = spec.growing(data is not None)
     error, notes = None, [*start.notes, *ordered.notes, *masked.notes, *stored.notes, *spec.fewer(data is not None)]
     if check:
         progress("verify")
@@ -84,7 +86,8 @@ def sparsify(
     outcome = Sparsity(
         spec.solver(data is not None), str(spec.pattern or ""), spec.form, _rows(ordered, masked, stored, spec),
         start.untouched, stored.speedup, stored.cpu, stored.threads, error, masked.solved, spec.values,
-        rounding(masked.model, stored.plain, masked.layers), ordered.permuted, steps,
+        rounding(masked.model, stored.plain, masked.layers), ordered.permuted, growing.steps,
+        growing.growth, growing.quality,
     )  # fmt: skip
     if spec.present and not stored.formats:
         return Step(model, outcome, tuple(notes))
@@ -212,31 +215,41 @@ def _mask(
     by_weight = {layer.initializer: layer for layer in start.asked_layers}  # a shared weight is masked once
     chosen = [layer for layer in start.layers if layer.initializer in by_weight]
     if spec.present:
-        return _Masked(model, chosen, {w: x.size - int(np.count_nonzero(x)) for w, x in _weights(model, chosen)})
-    for name, w in _weights(model, chosen):
+        return _Masked(
+            model, chosen, {w: x.size - int(np.count_nonzero(x)) for w, x in _weights(model, chosen).items()}
+        )
+    for name, w in _weights(model, chosen).items():
         if not np.isfinite(w).all():
             raise OptionError(f"weight {name!r} holds NaN or infinity, which have no order; leave it out with --ignore")
     once = list(by_weight.values())
     saliency, lacking = _saliency(model, once, start.ratios, spec, data, labelled, progress)
-    if spec.recorded is not None:
+    growing = spec.growing(data is not None)
+    again = growing.quality is not None and growing.steps > 1  # a plan's counts are those after the last step
+    if spec.recorded is not None and not again:
         counts = {x.initializer: int(spec.recorded["layers"][x.name]["zeros"]) for x in once}
+    elif spec.quality is not None:
+        counts = below(_weights(model, once), spec.quality)
     else:
         counts = counts_of(
             model, once, start.ratios, spec.zeros, data, seed=spec.seed, progress=progress, saliency=saliency
         )  # fmt: skip
     if data is None:
-        return _by_scores(model, chosen, counts, spec, saliency, lacking)
+        parts = growing.parts(counts, {x.initializer: int(np.prod(x.shape)) for x in once}, spec.pattern)
+        score = partial(
+            _saliency, layers=once, ratios=start.ratios, spec=spec, data=None, labelled=labelled, progress=progress
+        )  # fmt: skip
+        return _by_scores(model, chosen, parts, growing, (saliency, lacking), score, between)
     from onnxprune.sparsity.solve import Method, solve, solver_seconds
 
     method = Method(spec.solver(True), spec.recover, seed=spec.seed)
-    steps = spec.growth(True)
-    took = solver_seconds(chosen, method.solver) * steps
+    took = solver_seconds(chosen, method.solver) * growing.steps
     if took > LONG:
         progress("solve", note=f"solving {len(chosen)} layers with {method.solver}; about {took:.0f} s")
     out, solved = solve(
-        model, chosen, counts, spec.pattern, data, method, saliency=saliency, steps=steps, between=between,
+        model, chosen, counts, spec.pattern, data, method, saliency=saliency, growing=growing, between=between,
         cache=spec.cache, progress=counting(progress, "solve"),
     )  # fmt: skip
+    counts = _zeros(out, once) if again else counts
     of = {x.name: x.initializer for x in chosen}
     notes = []
     for x in solved:
@@ -249,8 +262,8 @@ def _mask(
 def _saliency(
     model: Model, layers: Sequence[Layer], ratios: Mapping[str, float], spec: Spec, data: Batches | None,
     labelled: Shown | None, progress: Progress,
-) -> tuple[dict[str, Array] | None, dict[str, str]]:  # fmt: skip
-    """Weight -> scores of its entries, None for a solver that does not go by gradients; weight -> why it has none."""
+) -> Scored:  # fmt: skip
+    """By a solver that goes by gradients; None for another."""
     if not spec.by_gradients(data is not None):
         return None, {}
     from onnxprune.importance.gradients import entry_scores
@@ -266,22 +279,35 @@ def _saliency(
 
 
 def _by_scores(
-    model: Model, chosen: list[Layer], counts: Counts, spec: Spec, saliency: Mapping[str, Array] | None,
-    lacking: Mapping[str, str],
+    model: Model, chosen: list[Layer], parts: Sequence[Part], growing: Growing, first: Scored,
+    score: Callable[[Model], Scored], between: Callable[[Model], Model] | None,
 ) -> _Masked:  # fmt: skip
-    """The smallest weights go, or those of the lowest scores; nothing makes up for them."""
+    """The smallest weights go, or those of the lowest scores; nothing makes up for them.
+
+    first: scores of the model as it came; score: of the model before another step.
+    """
     from onnxprune.sparsity.solve import by_magnitude
 
-    out, scores = model.copy(), saliency or {}
-    for layer in {x.initializer: x for x in chosen}.values():
-        w = layer.initializer
-        layer.write(out, by_magnitude(model, layer, spec.pattern, counts[w], scores.get(w)))
+    once, out, (scores, lacking), gone = {x.initializer: x for x in chosen}, model, first, Counts()
+    for k, (part, pattern) in enumerate(parts):
+        now = out
+        if k and between is not None:
+            now = between(out)
+            scores, lacking = score(now)
+        gone = growing.counts(part, k, partial(_weights, now, chosen))
+        out = now.copy()
+        for w, layer in once.items():
+            layer.write(out, by_magnitude(now, layer, pattern, gone[w], (scores or {}).get(w)))
     notes = [f"{x.name}: masked by magnitude: {lacking[x.initializer]}" for x in chosen if x.initializer in lacking]
-    return _Masked(out, chosen, counts, notes=(*notes, *_torn(chosen, spec.pattern)))
+    return _Masked(out, chosen, gone, notes=(*notes, *_torn(chosen, parts[-1][1])))
 
 
-def _weights(model: Model, layers: Sequence[Layer]) -> list[tuple[str, Array]]:
-    return [(name, layer.read(model)) for name, layer in {x.initializer: x for x in layers}.items()]
+def _weights(model: Model, layers: Sequence[Layer]) -> dict[str, Array]:
+    return {name: layer.read(model) for name, layer in {x.initializer: x for x in layers}.items()}
+
+
+def _zeros(model: Model, layers: Sequence[Layer]) -> Counts:
+    return {w: x.size - int(np.count_nonzero(x)) for w, x in _weights(model, layers).items()}
 
 
 def _torn(layers: Sequence[Layer], pattern: Pattern | None) -> list[str]:
