@@ -51,8 +51,8 @@ class TrainingSet:
         return self.samples.count
 
     def feeds(self, indices: Sequence[int]) -> Feeds:
-        """Inputs of one run of samples of one kind, decoded by several threads."""
-        if len(indices) < 2:
+        """Inputs of one run of samples of one kind, those that lie in files decoded by several threads."""
+        if len(indices) < 2 or not self.samples.names:
             return self.samples.feeds(indices)
         return self.samples.feeds(indices, self.pool.map)
 

@@ -18,29 +18,29 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 Number = np.float32
 
 
-@njit()
+@njit(error_model="numpy")
 def _sgd(w: Array, g: Array, keep: Array, m: Array, rate: Number, momentum: Number, decay: Number) -> None:
     for i in range(w.size):
-        if keep[i]:
-            m[i] = momentum * m[i] + g[i] + decay * w[i]
-            w[i] -= rate * m[i]
+        moment = momentum * m[i] + g[i] + decay * w[i]
+        after = w[i] - rate * moment
+        m[i] = moment if keep[i] else m[i]  # a choice, and no branch: vectors of the machine
+        w[i] = after if keep[i] else w[i]
 
 
-@njit()
+@njit(error_model="numpy")
 def _adam(
     w: Array, g: Array, keep: Array, m: Array, v: Array, rate: Number, step: int, decay: Number, decoupled: bool
 ) -> None:  # fmt: skip
     a, b = np.float32(1 / (1 - BETA1**step)), np.float32(1 / (1 - BETA2**step))
-    b1, b2, epsilon = np.float32(BETA1), np.float32(BETA2), np.float32(EPSILON)
-    one = np.float32(1)
+    b1, b2, epsilon, one = np.float32(BETA1), np.float32(BETA2), np.float32(EPSILON), np.float32(1)
+    pull, shrunk = (np.float32(0), one - rate * decay) if decoupled else (decay, one)
     for i in range(w.size):
-        if keep[i]:
-            x = g[i] + (np.float32(0) if decoupled else decay * w[i])
-            m[i] = b1 * m[i] + (one - b1) * x
-            v[i] = b2 * v[i] + (one - b2) * x * x
-            if decoupled:
-                w[i] -= rate * decay * w[i]
-            w[i] -= rate * (a * m[i]) / (np.sqrt(b * v[i]) + epsilon)
+        x = g[i] + pull * w[i]
+        first, second = b1 * m[i] + (one - b1) * x, b2 * v[i] + (one - b2) * x * x
+        after = shrunk * w[i] - rate * (a * first) / (np.sqrt(b * second) + epsilon)
+        m[i] = first if keep[i] else m[i]
+        v[i] = second if keep[i] else v[i]
+        w[i] = after if keep[i] else w[i]
 
 
 @njit()
