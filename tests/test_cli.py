@@ -725,7 +725,7 @@ def test_lists_of_choices(words: str, call: Cli, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("ins", {"inspect"}), ("net.onnx --sparsity-", {"--sparsity-allocate", "--sparsity-schedule"}), ("--head-", {"--head-dim"}),
+    [("ins", {"inspect"}), ("net.onnx --sparsity-a", {"--sparsity-allocate"}), ("--head-", {"--head-dim"}),
      ("net.onnx --recover b", {"batchnorm", "bias"}), ("inspect --js", {"--json"}), ("help den", {"densify"})],
 )  # fmt: skip
 def test_completion(words: str, expected: set[str], call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
