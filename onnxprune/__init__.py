@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.io import Model, load, save, to_proto
     from onnxprune.pipeline.lottery import lottery
     from onnxprune.pipeline.recipe import Result, prune
+    from onnxprune.pipeline.train import train
     from onnxprune.plan import Plan
     from onnxprune.report import Report
     from onnxprune.sparsity.outcome import Sparsity
@@ -60,6 +61,7 @@ PLACES = {
     "graph.io": ("Model", "load", "save", "to_proto"),
     "pipeline.lottery": ("lottery",),
     "pipeline.recipe": ("Result", "prune"),
+    "pipeline.train": ("train",),
     "plan": ("Plan",),
     "report": ("Report",),
     "sparsity.outcome": ("Sparsity",),
@@ -230,4 +232,5 @@ __all__ = [
     "session",
     "sparsify",
     "to_proto",
+    "train",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,9 @@ from rich.text import Text
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.cli.command import CommandValues, Output, shared
 from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
-from onnxprune.options import declared
-from onnxprune.pipeline.train import EPOCHS, THIN, Beginning
+from onnxprune.pipeline.train import TRAIN as TRAINING
 
-TRAIN = (
-    *shared(
-        "train", "train_labels", "evaluate", "labels", "metric", "tune",
-        train="Samples to train on: any source that --calibration takes, read as it is needed, with labels (an array "
-        "labels, sub-folders per class, or --train-labels); the loss is their cross entropy.",
-        evaluate="Measure before and after on this: samples with labels, or module:function in Python.",
-        tune=f"How much: so many epochs, or 500steps, or a time, 5min; {EPOCHS} where nobody says. An eighth of the "
-        "samples, at most 512, is held out, and the average of the weights that is best on them is written.",
-    ),
-    *declared(Beginning),
-    *THIN,
-    *shared(
-        "loss", "learning_rate", "batch_size", "optimizer", "momentum", "weight_decay", "schedule", "warmup", "augment",
-        "cache", *(f.name for f in fields(Preprocess)), "seed", "threads", "output", "json", "quiet",
-        loss="What is trained towards: names with weights, or a .onnx file that computes one number from the outputs "
-        "and labels; cross-entropy where nobody says. Others than it compare with the outputs of MODEL as it came.",
-        learning_rate="The highest rate, after --warmup; with --init ten times as high, where nobody says.",
-        augment="Pictures as they might have been taken: alone cropped and flipped, or as the names say: flip, crop, "
-        "resized-crop, mixup.",
-        cache="Keep the state of the training here; a run that was stopped goes on to the same result.",
-        output="Where to write.",
-    ),
-)  # fmt: skip
+TRAIN = (*TRAINING, *shared("output", "json", "quiet", output="Where to write."))
 
 
 def train(values: CommandValues) -> None:
@@ -45,13 +21,13 @@ def train(values: CommandValues) -> None:
 
     onnxprune train model.onnx --train photos/ --evaluate held_out/ writes model.trained.onnx.
     """
-    from onnxprune.pipeline.train import train as run
+    from onnxprune.pipeline.train import trained
 
     model, out = Path(values["model"]), values.part(Output)
     target = out.output or model.parent / f"{model.stem}.trained.onnx"
     check_outputs(model, None, {"-o": target, "--json": out.json_file})
     with hushed(), progress_bar(out.quiet) as progress:
-        done = run(model, target, {n: values[n] for n in values.options}, values.part(Preprocess), progress)
+        done = trained(model, target, {n: values[n] for n in values.options}, values.part(Preprocess), progress)
     emit_json(done.report, out.json)
     if not out.quiet:
         show_on(out.json, Text("\n".join(lines(done.report))))

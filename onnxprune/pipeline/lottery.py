@@ -23,7 +23,7 @@ from onnxprune import __version__
 from onnxprune.cache import replace as replace_file
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
-from onnxprune.errors import OnnxPruneError, OptionError, blamed
+from onnxprune.errors import OptionError, blamed
 from onnxprune.evaluation.metrics import Evaluator, Function
 from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.experiments.book import Book, Mean, Row, means
@@ -41,17 +41,15 @@ from onnxprune.options import (
     WHAT,
     choice,
     declared,
-    in_python,
     integer,
     number,
     option,
     path,
-    read_keywords,
     record,
     shared,
     switch,
 )
-from onnxprune.pipeline.options import OPTIONS
+from onnxprune.pipeline.options import OPTIONS, called
 from onnxprune.pipeline.thin import SCORES, choice_of, fewer_channels, refuse_idle, size
 from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_unused
 from onnxprune.progress import Clock, Progress, counting, silent
@@ -356,16 +354,8 @@ def lottery(
     an unknown option.
     """
     given = {"train": train, "evaluate": evaluate, **options}
-    try:
-        try:
-            read = read_keywords("lottery", LOTTERY, given)
-        except ValueError as e:
-            raise OptionError(str(e)) from None
-        values = {o.name: o.default for o in LOTTERY} | read
-        preprocess = Preprocess(**{f.name: values[f.name] for f in fields(Preprocess)})
+    with called("lottery", LOTTERY, given) as (values, preprocess):
         return tickets(source, Path(output), values, preprocess, progress)
-    except OnnxPruneError as e:
-        raise type(e)(in_python(str(e), LOTTERY)) from e
 
 
 def tickets(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +13,14 @@ from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.options import Amount, Cut, by_mode, kinds_of
 from onnxprune.calibration.options import Data
 from onnxprune.calibration.presets import Preprocess
-from onnxprune.errors import NothingAsked, OptionError
+from onnxprune.errors import NothingAsked, OnnxPruneError, OptionError
 from onnxprune.evaluation.measure import Check
 from onnxprune.evaluation.metrics import Scoring, is_function
 from onnxprune.formats.options import Store
 from onnxprune.formats.patterns import NMPattern
 from onnxprune.importance.score import CRITERIA, criterion_of
 from onnxprune.importance.shown import needs_labels as no_labels
-from onnxprune.options import Option, closest, declared, record
+from onnxprune.options import Option, closest, declared, in_python, read_keywords, record
 from onnxprune.recovery.recover import RECOVERIES, Recovering
 from onnxprune.solvers.masks import needs_labels
 from onnxprune.sparsity.options import Zeros
@@ -304,3 +305,22 @@ CONDITIONS: dict[str, Condition] = {
 def without_effect(option: Option, value: Any, need: str) -> str:
     """The line that refuses an option."""
     return f"{option.as_typed(value)} {CONDITIONS[need].way}"
+
+
+@contextmanager
+def called(
+    function: str, known: Sequence[Option], given: Mapping[str, Any]
+) -> Iterator[tuple[dict[str, Any], Preprocess]]:
+    """Values of all options of a command that is called from Python, and those of images among them.
+
+    Errors, here and inside, are in a caller's words; `TypeError` for a keyword that the function does not take.
+    """
+    try:
+        try:
+            read = read_keywords(function, known, given)
+        except ValueError as e:
+            raise OptionError(str(e)) from None
+        values = {o.name: o.default for o in known} | read
+        yield values, Preprocess(**{f.name: values[f.name] for f in fields(Preprocess)})
+    except OnnxPruneError as e:
+        raise type(e)(in_python(str(e), known)) from e

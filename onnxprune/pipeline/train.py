@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,10 @@ from onnxprune.experiments.masks import choose, masked
 from onnxprune.experiments.masks import left as left_of
 from onnxprune.graph.io import Model, load, save
 from onnxprune.importance.shown import by_training
-from onnxprune.options import TUNE, choice, declared, integer, option, record, shared
-from onnxprune.pipeline.options import OPTIONS
+from onnxprune.options import TUNE, choice, declared, integer, option, record, shared, shown
+from onnxprune.pipeline.options import OPTIONS, called
 from onnxprune.pipeline.thin import SCORES, choice_of, fewer_channels, refuse_idle, size
-from onnxprune.progress import Clock, Progress, counting
+from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.solvers.masks import SOLVERS, by_gradients
 from onnxprune.sparsity.options import Zeros
 from onnxprune.structure.check import check_file, running
@@ -62,6 +62,34 @@ THIN = shared(
 )  # fmt: skip
 
 
+TRAIN = (
+    *shared(
+        OPTIONS, ("train", "train_labels", "evaluate", "labels", "metric", "tune"),
+        {
+            "train": "Samples to train on: any source that --calibration takes, read as it is needed, with labels (an "
+            "array labels, sub-folders per class, or --train-labels); the loss is their cross entropy.",
+            "evaluate": "Measure before and after on this: samples with labels, or module:function in Python.",
+            "tune": f"How much: so many epochs, or 500steps, or a time, 5min; {EPOCHS} where nobody says. An eighth of "
+            "the samples, at most 512, is held out, and the average of the weights that is best on them is written.",
+        },
+    ),
+    *declared(Beginning),
+    *THIN,
+    *shared(
+        OPTIONS, (*OWN, "augment", "cache", *(f.name for f in fields(Preprocess)), "seed", "threads"),
+        {
+            "loss": "What is trained towards: names with weights, or a .onnx file that computes one number from the "
+            "outputs and labels; cross-entropy where nobody says. Others than it compare with the outputs of MODEL as "
+            "it came.",
+            "learning_rate": "The highest rate, after --warmup; with --init ten times as high, where nobody says.",
+            "augment": "Pictures as they might have been taken: alone cropped and flipped, or as the names say: flip, "
+            "crop, resized-crop, mixup.",
+            "cache": "Keep the state of the training here; a run that was stopped goes on to the same result.",
+        },
+    ),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """model: as written; report: plain data."""
@@ -70,7 +98,19 @@ class Trained:
     report: Mapping[str, Any]
 
 
-def train(source: Path, target: Path, values: Mapping[str, Any], preprocess: Preprocess, progress: Progress) -> Trained:
+def train(source: Any, train: Any, output: Path | str, *, progress: Progress = silent, **options: Any) -> Trained:
+    """Train a model on labelled samples and write it, as `onnxprune train` does.
+
+    source: path of an ONNX file, or what `load` takes; train, options: as of the command. Raises `UserError`, and
+    `TypeError` for an unknown option.
+    """
+    with called("train", TRAIN, {"train": train, **options}) as (values, preprocess):
+        return trained(source, Path(output), values, preprocess, progress)
+
+
+def trained(
+    source: Any, target: Path, values: Mapping[str, Any], preprocess: Preprocess, progress: Progress
+) -> Trained:
     """Train a model and write it. values: options by name, those that were not given with their defaults.
 
     Raises `UserError` where it cannot be trained; then nothing is written.
@@ -194,12 +234,12 @@ def refuse_unused(values: Mapping[str, Any]) -> None:
 
 
 def _report(
-    source: Path, target: Path, data: str, trainer: Trainer, values: Mapping[str, Any], before: list[Score],
+    source: Any, target: Path, data: str, trainer: Trainer, values: Mapping[str, Any], before: list[Score],
     after: list[Score], clock: Clock,
 ) -> dict[str, Any]:  # fmt: skip
     run, first, last = trainer.run, dict(trainer.run.curve)[0], dict(trainer.run.curve)[trainer.run.best]
     return {
-        "version": __version__, "model": str(source), "output": str(target), "data": data, "init": values["init"],
+        "version": __version__, "model": shown(source), "output": str(target), "data": data, "init": values["init"],
         "steps": run.position, "planned": trainer.steps, "batch": run.batch, "learning_rate": run.rate,
         "loss": run.objective.description, "augment": list(run.augment),
         **{n: record(values[n]) for n in OWN if n not in ("loss", "learning_rate", "batch_size")},
