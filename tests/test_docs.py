@@ -19,7 +19,9 @@ import onnxprune
 from conftest import ROOT
 from models.nets import build, normal
 from onnxprune.cli import app
+from onnxprune.pipeline.lottery import LOTTERY
 from onnxprune.pipeline.options import OPTIONS
+from onnxprune.pipeline.train import TRAIN
 from test_house import ORDER
 
 Path_ = tuple[str, ...]  # of a key: names, "[]" for the elements of an array, "*" for any name
@@ -118,11 +120,14 @@ def test_example_of_a_plan_is_one() -> None:
     assert onnxprune.Plan.from_json(json.dumps(example | {"groups": {}, "model": ""}), analysis).recover == "bias"
 
 
+FROM_SCRATCH = ["MLP", "--train", "DIGITS", "--evaluate", "DIGITS", "--init", "0", "--tune", "2steps", "-o", "OUTPUT"]
 SUBCOMMANDS: dict[str, list[list[str]]] = {
     "inspect": [["MODEL"]],
     "evaluate": [["MODEL", "DATA", "--against", "MODEL", "--metric", "agreement"]],
     "sensitivity": [["MODEL", "--calibration", "DATA"]],
     "bench": [["MODEL", "MODEL", "--seconds", "0.1", "--threads", "1", "--profile", "--no-memory"]],
+    "train": [FROM_SCRATCH, [*FROM_SCRATCH, "--at-init", "magnitude", "--sparsity", "0.5"]],
+    "lottery": [[*FROM_SCRATCH, "--rounds", "1", "--controls", "random"]],
 }
 
 
@@ -135,7 +140,8 @@ def test_report_of_subcommands(command: str, tmp_path: Path) -> None:
     np.savez(data, x=X)
     real = []
     for words in SUBCOMMANDS[command]:
-        places = {"MODEL": str(model), "DATA": str(data)}
+        places = {"MODEL": str(model), "DATA": str(data), "OUTPUT": str(tmp_path / f"output-{command}")}
+        places |= {"MLP": str(ROOT / "models/digits_mlp.onnx"), "DIGITS": str(ROOT / "models/digits_mlp.npz")}
         assert app.run([command, *(places.get(w, w) for w in words), "--json", str(out), "-q"]) == 0
         real.append(json.loads(out.read_text()))
     compare("docs/report.md", f"`onnxprune {command}`", real)
@@ -172,7 +178,9 @@ def test_the_set_up_comes_first_and_is_two_commands() -> None:
 
 
 FLAGS = {f for o in OPTIONS for f in (o.flag, o.off, o.short) if f}
-OF_SUBCOMMANDS = {"--against", "--init", "--plot", "--json", "--save-plan", "-o", "--quiet"}
+OF_SUBCOMMANDS = {"--against", "--plot", "--json", "--save-plan", "-o", "--quiet"} | {
+    o.flag for o in (*TRAIN, *LOTTERY)
+}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/plan.md"])

@@ -44,14 +44,14 @@ class Case:
 def cases(root: Path, folder: Path) -> Iterator[Case]:
     """The networks."""
     data = experiments.mnist(root, folder)
-    yield Case("LeNet-300-100", experiments.saved(folder, lenet_300_100), data, True, 0.6, "1500steps", "12")
-    yield Case("LeNet-5", experiments.saved(folder, lenet_5_caffe), data, True, 0.6, "1000steps", "12")
+    yield Case("LeNet-300-100", experiments.saved(folder, lenet_300_100), data, True, 0.8, "1500steps", "12")
+    yield Case("LeNet-5", experiments.saved(folder, lenet_5_caffe), data, True, 0.8, "1000steps", "12")
     digits = np.load(common.REPO / "models" / "digits_heldout.npz")
     parts = folder / "digits_train.npz", folder / "digits_test.npz"
     for k, path in enumerate(parts):
         np.savez(path, image=digits["image"][k::2], labels=digits["labels"][k::2])
     for name in ("digits_resnet_bn", "digits_vit"):
-        yield Case(name, common.REPO / "models" / f"{name}.onnx", parts, False, 0.6, "300steps")
+        yield Case(name, common.REPO / "models" / f"{name}.onnx", parts, False, 0.8, "300steps")
 
 
 def main() -> None:

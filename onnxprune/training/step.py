@@ -158,12 +158,12 @@ class Step:
         np.divide(total, np.float32(len(starts)), out=self.gradients)
         return loss
 
-    def settle(self) -> None:
+    def settle(self, share: float = FOLLOWED) -> None:
         """Statistics of normalisations go a part of the way to those of the last batch, which lie where other weights
         have their gradients."""
         for name in self.statistics:
             w = self.layout.view(self.weights, name)
-            w += np.float32(FOLLOWED) * (self.layout.view(self.gradients, name) - w)
+            w += np.float32(share) * (self.layout.view(self.gradients, name) - w)
 
     def loss(self, feeds: Feeds, targets: Feeds) -> float:
         """The loss of one batch, of any size."""

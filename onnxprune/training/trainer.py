@@ -31,7 +31,7 @@ from onnxprune.training.losses import DISTIL
 from onnxprune.training.options import OWN, Training, amount
 from onnxprune.training.tune import LOOKS, Settings, Tell, prepared
 
-SETTLING = 40  # batches; what is left of the first statistics is .9 to their number
+SETTLING = 8  # batches whose statistics are averaged
 FROM_SCRATCH = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05}  # rates of weights that were never trained
 
 
@@ -132,10 +132,10 @@ class Trainer:
         return {name: self.run.step.layout.view(self.run.step.weights, name) for name in self.run.step.trained}
 
     def settle(self, batches: int = SETTLING) -> None:
-        """Let statistics of normalisations follow those of some batches; weights stay as they are."""
+        """Let statistics of normalisations be the mean of those of some batches; weights stay as they are."""
         for k in range(batches if self.run.step.statistics else 0):
             self.run.step.train(*self.run.draw(k))
-            self.run.step.settle()
+            self.run.step.settle(1 / (k + 1))
         self.run.begin({n: self.run.step.layout.view(self.run.step.weights, n) for n in self.run.step.layout.places})
 
     def mask(self, masks: Mapping[str, Array]) -> None:
