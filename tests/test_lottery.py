@@ -184,6 +184,8 @@ def test_a_trained_model_is_pruned_and_its_schedule_goes_back(tmp_path: Path) ->
         ("--train DATA --evaluate DATA --rewind-what schedule", "--controls reinit needs --init"),
         ("--train DATA --evaluate DATA --init 0 --rewind 50", "a training has 20 steps"),
         ("--train DATA --evaluate DATA --init 0 --rate 1", "between 0 and 1"),
+        ("--train DATA --evaluate DATA --init 0 --rate 0.9 --rounds 9", "leaves none of"),
+        (f"--train {MODELS / 'digits_calibration.npz'} --evaluate DATA --init 0", "--train"),
         ("--train DATA --evaluate DATA --init 0 --importance apoz", "is of units"),
         ("--train DATA --evaluate DATA --init 0 --controls all", "expected none, or some of reinit, random"),
         ("--train DATA --evaluate DATA --init 0 --structured --pattern 2:4", "is of single weights"),

@@ -12,7 +12,9 @@ from rich.text import Text
 
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.cli.command import CommandValues, Output, shared
+from onnxprune.cli.process import interruption
 from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
+from onnxprune.experiments.book import NAME
 from onnxprune.pipeline.lottery import LOTTERY as EXPERIMENT
 
 WHERE = "The folder that gets tickets, table and plot, and from which a run that was stopped goes on."
@@ -31,6 +33,7 @@ def lottery(values: CommandValues) -> None:
     model, out = Path(values["model"]), values.part(Output)
     folder = out.output or model.parent / f"{model.stem}.lottery"
     check_outputs(model, None, {"--json": out.json_file})
+    interruption.will_write(folder / NAME)
     asked = {o.name: values[o.name] for o in EXPERIMENT}
     with hushed(), progress_bar(out.quiet) as progress:
         report = tickets(model, folder, asked, values.part(Preprocess), progress)

@@ -27,7 +27,7 @@ from onnxprune.errors import OptionError, blamed
 from onnxprune.evaluation.metrics import Evaluator, Function
 from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.experiments.book import Book, Mean, Row, means
-from onnxprune.experiments.masks import RANDOM, Choice, Masks, choose, left, shuffled
+from onnxprune.experiments.masks import RANDOM, Choice, Masks, choose, left, maskable, shuffled
 from onnxprune.experiments.plot import Curve, chart
 from onnxprune.experiments.rewind import WHAT as GOES_BACK
 from onnxprune.experiments.rewind import point, rewind
@@ -57,6 +57,7 @@ from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
 from onnxprune.structure.cut import cut
 from onnxprune.structure.groups import analyze
 from onnxprune.training.options import OWN, amount
+from onnxprune.training.weights import trainable
 
 if TYPE_CHECKING:
     from onnxprune.training.trainer import Trainer
@@ -426,6 +427,12 @@ def prepared(source: Any, values: Mapping[str, Any], preprocess: Preprocess, clo
         model, values["train"], values["train_labels"], preprocess=preprocess, seed=values["seed"],
         any_labels=callable(values["loss"]) or isinstance(values["loss"], Path),
     )  # fmt: skip
+    weights = sum(int(model.weights[x.initializer].size) for x in maskable(model, trainable(model)))
+    if not values["structured"] and weights * (1 - values["rate"]) ** values["rounds"] < 1:
+        raise OptionError(
+            f"--rate {values['rate']:g} leaves none of {weights} weights after {values['rounds']} rounds; give fewer "
+            "--rounds, or a lower rate"
+        )
     judges = judges_of(model, values, preprocess)
     if line := unused(preprocess, data.samples, *(j.samples for j in judges if isinstance(j, Evaluator))):
         raise OptionError(line)
