@@ -2,7 +2,7 @@
 
     python tools/reproduce_at_init.py --folder DIR     # about an hour of two cores; a run that was stopped goes on
 
-ResNet-20 on 4,000 pictures of CIFAR-10, 1,500 steps of 64 (Tanaka et al. 2020, SynFlow): at 99 and 99.9% sparsity SNIP,
+ResNet-20 on 4,000 pictures of CIFAR-10, 1,500 steps of 32 (Tanaka et al. 2020, SynFlow): at 99 and 99.9% sparsity SNIP,
 GraSP and magnitudes empty whole layers, and only SynFlow still learns. Beside it what pruning after a training gives:
 the dense network trained as long, its smallest weights out by one threshold, and as many steps again.
 
@@ -34,7 +34,7 @@ AFTER, DENSE = "after training", "dense"
 def trained(model: Path, output: Path, data: tuple[Path, Path], seed: int, threads: int, **options: Any) -> Any:
     """One training, scored on the test pictures: the report."""
     return onnxprune.train(
-        model, data[0], output, evaluate=data[1], seed=seed, threads=threads, tune=f"{STEPS}steps", augment=True,
+        model, data[0], output, evaluate=data[1], seed=seed, threads=threads, tune=f"{STEPS}steps", batch_size=32, augment=True,
         progress=told, **options,
     ).report  # fmt: skip
 
