@@ -34,8 +34,8 @@ AFTER, DENSE = "after training", "dense"
 def trained(model: Path, output: Path, data: tuple[Path, Path], seed: int, threads: int, **options: Any) -> Any:
     """One training, scored on the test pictures: the report."""
     return onnxprune.train(
-        model, data[0], output, evaluate=data[1], seed=seed, threads=threads, tune=f"{STEPS}steps", batch_size=32, augment=True,
-        progress=told, **options,
+        model, data[0], output, evaluate=data[1], seed=seed, threads=threads, tune=f"{STEPS}steps", batch_size=32,
+        augment=True, progress=told, **options,
     ).report  # fmt: skip
 
 
