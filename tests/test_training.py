@@ -35,7 +35,7 @@ from onnxprune.training.optimizers import OPTIMIZERS, Optimizer, follow
 from onnxprune.training.options import amount
 from onnxprune.training.schedule import rate
 from onnxprune.training.step import Layout, Step, part_of
-from onnxprune.training.tune import Settings, tune
+from onnxprune.training.tune import Run, Settings, tune
 from onnxprune.training.weights import trainable, without_normalisations
 
 DIGITS = load(ROOT / "models" / "digits_resnet_bn.onnx")
@@ -492,3 +492,38 @@ def test_the_command_tunes_and_a_plan_replays_it(call: Cli, tmp_path: Any, monke
     for model in (a, b):
         del model.metadata_props[:]
     assert a.SerializeToString(deterministic=True) == b.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("unit", ["", "steps"])
+def test_tuning_that_was_stopped_goes_on_to_the_same_bytes(
+    unit: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlp, pixels = ROOT / "models" / "digits_mlp.onnx", PICTURES[:, 0, ::2, ::2].reshape(64, 64)
+    options: dict[str, Any] = {
+        "sparsity": 0.9, "solver": "magnitude", "recover": "none", "format": "dense", "calibration": pixels,
+        "tune": "24steps", "learning_rate": 0.003, "batch_size": 16, "threads": 1, "measure": False,
+    }  # fmt: skip
+    if unit == "steps":
+        options |= {"steps": 2}
+    whole = onnxprune.prune(mlp, **options, cache=tmp_path / "a")
+    files = sorted(tmp_path.glob("a/training-*.npz"))
+    assert len(files) == (2 if unit == "steps" else 1) and "the state of tuning" in str(whole.report.cache)
+    steps, most, advance = list[int](), 36 if unit == "steps" else 12, Run.advance
+
+    def counted(run: Run, count: int) -> float:
+        steps.append(run.position)
+        if len(steps) == most:
+            raise RuntimeError("killed")
+        return advance(run, count)
+
+    monkeypatch.setattr(Run, "advance", counted)
+    with pytest.raises(RuntimeError, match="killed"):
+        onnxprune.prune(mlp, **options, cache=tmp_path / "b")
+    steps, most = [], 0
+    again = onnxprune.prune(mlp, **options, cache=tmp_path / "b")
+    assert steps[0] in (10, 11, 12) and steps[-1] == 23  # what was done before is not done again
+    first, second = (onnxprune.to_proto(r.model).SerializeToString(deterministic=True) for r in (whole, again))
+    assert first == second and whole.report.tuning == again.report.tuning
+    steps = []
+    other = onnxprune.prune(mlp, **options | {"seed": 5}, cache=tmp_path / "b")
+    assert steps[0] == 0 and other.report.tuning != whole.report.tuning

@@ -40,9 +40,9 @@ class Data:
         help="For activations, in GB or with a unit; less means more passes, and smaller parts of a step of --tune.",
     )  # fmt: skip
     cache: Path | str | os.PathLike[str] | None = option(
-        None, path, panel=DATA, metavar="DIR", needs=("levels or zeros by data",),
-        help="Keep the level database and finished sparse layers here; other targets for the same model, data and "
-        "options then take seconds, and a run that was stopped goes on.",
+        None, path, panel=DATA, metavar="DIR", needs=("levels, zeros by data or tuning",),
+        help="Keep the level database, finished sparse layers and the state of --tune here; other targets for the same "
+        "model, data and options then take seconds, and a run that was stopped goes on, to the same result.",
     )  # fmt: skip
     jobs: int | None = option(
         None, integer("a whole number, 1 or more", 1), panel=DATA, metavar="N", effect="time only",

@@ -233,8 +233,8 @@ class Keywords(TypedDict, total=False):
     """
 
     cache: Path | str | os.PathLike[str] | None
-    """Keep the level database and finished sparse layers here; other targets for the same model, data and options
-    then take seconds, and a run that was stopped goes on.
+    """Keep the level database, finished sparse layers and the state of tune here; other targets for the same model,
+    data and options then take seconds, and a run that was stopped goes on, to the same result.
     """
 
     jobs: int | None

@@ -292,12 +292,13 @@ CONDITIONS: dict[str, Condition] = {
     "samples or a function to score": Condition(
         lambda o: o.scoring.evaluate is not None, "needs --evaluate SRC: labelled samples, or module:function"
     ),
-    "levels or zeros by data": Condition(
-        lambda o: (o.targeted and _data(o) and (o.cut.allocate is None or ALLOCATORS[o.cut.allocate].at_outputs))
+    "levels, zeros by data or tuning": Condition(
+        lambda o: o.training.tune is not None
+        or (o.targeted and _data(o) and (o.cut.allocate is None or ALLOCATORS[o.cut.allocate].at_outputs))
         or (o.sparse and o.data.calibration is not None)
         or o.cut.plan is not None,
-        "has no effect here: it keeps level databases (a target with --allocate kl and --calibration SRC) and sparse "
-        "layers that were solved for (--sparsity 0.8 with --calibration SRC)",
+        "has no effect here: it keeps level databases (a target with --allocate kl and --calibration SRC), sparse "
+        "layers that were solved for (--sparsity 0.8 with --calibration SRC) and the state of --tune 10",
     ),
 }  # fmt: skip
 

@@ -329,8 +329,9 @@ def refuse_unused(
                 raise OptionError(without_effect(known[name], value, need))
     allocator = ALLOCATORS[recipe.allocate]
     cached = allocator.at_outputs and options.targeted and recorded is None
-    if options.data.cache is not None and not cached and not (spec.asked and data is not None):
-        raise OptionError(without_effect(known["cache"], options.data.cache, "levels or zeros by data"))
+    worked = cached or options.training.tune is not None or (spec.asked and data is not None)
+    if options.data.cache is not None and not worked:
+        raise OptionError(without_effect(known["cache"], options.data.cache, "levels, zeros by data or tuning"))
     trained = None if train is None else train.samples
     sources = [s for s in (None if data is None else data.samples, scored, trained) if s is not None]
     line = unused(options.images, *sources) if sources else ""

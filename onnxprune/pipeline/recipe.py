@@ -364,7 +364,8 @@ class Tuner:
         )  # fmt: skip
         done = tune(
             analysis.model, model, seen, unseen, settings,
-            narrow=lambda feeds: analysis.narrow(feeds, self.keep), progress=counting(clock.progress, "tune"),
+            narrow=lambda feeds: analysis.narrow(feeds, self.keep),
+            cache=None if o.data.cache is None else Path(o.data.cache), progress=counting(clock.progress, "tune"),
         )  # fmt: skip
         self.times += 1
         again = [f"tuned {self.times} times, after every step of the zeros"] if self.times > 1 else []

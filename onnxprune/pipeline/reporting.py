@@ -69,17 +69,19 @@ def report_of(
         pinned=analysis.pinned, verification=checked, notes=tuple(notes), seconds={}, sparsity=outcome,
         codebooks=pruning.codebooks, tuning=pruning.tuning, fidelity=close, evaluation=verdict, fits=pruning.fits,
         recipe=setup.recipe, calibration=None if setup.data is None else setup.data.samples.description,
-        version=__version__, asked=o.asked, got=tuple(got), cache=cache_of(setup, chooser, outcome),
+        version=__version__, asked=o.asked, got=tuple(got), cache=cache_of(setup, chooser, pruning),
     )  # fmt: skip
 
 
-def cache_of(setup: Setup, chooser: Chooser | None, outcome: Sparsity | None) -> str | None:
+def cache_of(setup: Setup, chooser: Chooser | None, pruning: Pruning) -> str | None:
     """What the cache was good for; None where there is none."""
-    lines = []
+    lines, outcome = [], pruning.sparsity
     if chooser is not None and chooser.cached is not None:
         lines.append("level database " + ("taken from the cache" if chooser.cached else "kept for later"))
     if setup.spec.cache is not None and outcome is not None and outcome.solved:
         lines.append(f"{len(outcome.solved)} sparse layers kept in the cache, or taken from it")
+    if setup.options.data.cache is not None and pruning.tuning is not None:
+        lines.append("the state of tuning kept in the cache, or taken from it")
     return "; ".join(lines) or None
 
 

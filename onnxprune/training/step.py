@@ -6,6 +6,7 @@ where, is a `Layout`.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,10 +141,16 @@ class Step:
         made = {**found.of, **self.statistics}
         self.missing = missing(self._options) if b.kernels else ""
         self.kernels = {} if self.missing else b.kernels
+        self._graphs = hashlib.sha256()
         self._train = self._session(b.finished([loss, *made.values()]), loss, made, self.kernels)
         self.scores, self.scored = scores, np.zeros(0, np.float32)
         more = [scores] if scores else []
         self._measure = self._session(forward, measured, {}, {} if self.missing else of_forward, more)
+
+    @property
+    def digest(self) -> str:
+        """Of the graphs that are run, without the values of the weights."""
+        return self._graphs.hexdigest()
 
     def train(self, feeds: Feeds, targets: Feeds) -> float:
         """The mean loss of one batch; its gradients are in `gradients` then."""
@@ -199,7 +206,9 @@ class Step:
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in (loss, *more, *of.values()))
         with_kernels(model, kernels)
         sweep(graph)
-        session = open_session(to_proto(model).SerializeToString(), self._options)
+        content = to_proto(model).SerializeToString(deterministic=True)
+        self._graphs.update(content)
+        session = open_session(content, self._options)
         binding = session.io_binding()
         for name in (loss, *more):
             binding.bind_output(name, "cpu")

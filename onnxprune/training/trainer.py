@@ -10,14 +10,12 @@ trainer.restore(start)  # the first step again
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxprune import cache as store
 from onnxprune.calibration.augment import parse as parse_augment
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.errors import OnnxPruneError, OptionError
@@ -99,12 +97,11 @@ class Trainer:
             self._stack = ExitStack()
             self.run = prepared(
                 given if original is None else load(original), self.model, self.seen, self.unseen, self.settings,
-                self._stack, distil=0.0 if original is None else DISTIL, by_batch=init is not None,
+                self._stack, cache=None if cache is None else Path(cache),
+                distil=0.0 if original is None else DISTIL, by_batch=init is not None,
             )  # fmt: skip
             self.steps = self.run.steps(self.seen.count / self.run.batch)
-            self._file = None if cache is None else Path(cache)
-            self._key = self._digest(given, init) if cache is not None else ""
-            self.resumed = self._resume()
+            self.resumed = self.run.resumed
 
     # going on
 
@@ -117,7 +114,7 @@ class Trainer:
     def train(self, progress: Steps = lambda done, total: None, tell: Tell = lambda line: None) -> None:
         """All steps that are left. The average of the weights that is best on the samples held out is kept, also where
         a `KeyboardInterrupt` comes; progress, tell: get the steps, and a line at every look."""
-        self.run.train(self.steps, progress, tell, self._keep)
+        self.run.train(self.steps, progress, tell)
 
     # where it stands
 
@@ -172,38 +169,6 @@ class Trainer:
         if which not in buffers:
             raise OptionError(f"which={which!r}: expected {', '.join(buffers)}")
         return buffers[which]
-
-    # what is kept on the disk
-
-    def _digest(self, given: Model, init: int | Model | None) -> str:
-        """The key of the state: of the model, the samples, and all that was asked."""
-        init = None if isinstance(init, Model) else init  # the weights say it
-        first = hashlib.sha256(self.run.step.weights.tobytes()).hexdigest()
-        proto = hashlib.sha256(given.proto.SerializeToString(deterministic=True)).hexdigest()
-        asked = replace(self.settings, loss=self.run.objective.description)
-        data = [self.seen.samples.digest, self.seen.labels, self.unseen.samples.digest]
-        return store.digest("training", proto, first, init, asked, *data)
-
-    def _path(self) -> Path:
-        assert self._file is not None
-        return self._file / f"training-{self._key[:16]}.npz"
-
-    def _keep(self) -> None:
-        if self._file is not None:
-            with store.cache_errors(self._file):
-                self._file.mkdir(parents=True, exist_ok=True)
-                store.write_arrays(self._path(), self._key, self.state())
-
-    def _resume(self) -> bool:
-        if self._file is None:
-            return False
-        with store.cache_errors(self._file):
-            state = store.read_arrays(self._path(), self._key) if self._path().exists() else None
-        if state is None:
-            return False
-        self.restore(state)
-        self.steps = self.run.planned
-        return True
 
 
 def _read(options: Mapping[str, Any]) -> dict[str, Any]:

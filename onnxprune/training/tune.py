@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from onnxprune.graph.step import Step as Stage
 from onnxprune.progress import Steps, stoppable
 from onnxprune.runtime.session import Feeds, session
 from onnxprune.training.batches import Batches
+from onnxprune.training.checkpoint import Checkpoint
 from onnxprune.training.losses import DISTIL, Objective, label_feeds, objective_of, teach
 from onnxprune.training.optimizers import Optimizer, follow
 from onnxprune.training.outcome import Tuning
@@ -39,10 +41,6 @@ TIMED = 3  # steps by which a time becomes a number of steps
 RATE = {"adam": 1e-4, "adamw": 1e-4, "sgd": 1e-2}  # five times as much undoes what least squares did for resnet56
 BATCH = 64
 Tell = Callable[[str], None]
-
-
-def _no() -> None:
-    """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +76,17 @@ def tune(
     settings: Settings,
     *,
     narrow: Callable[[Feeds], Feeds] = lambda feeds: feeds,
+    cache: Path | None = None,
     progress: Steps = lambda done, total: None,
 ) -> Stage[Tuning]:
     """The tuned model, or the one that came in where that is better on the held-out samples.
 
     seen: samples to train on, by their labels too where they have some; unseen: those that choose; narrow: inputs of
-    the original as those of the model.
+    the original as those of the model; cache: a folder that keeps the state.
     Raises `UserError` where it cannot be trained.
     """
     with ExitStack() as stack:
-        work = prepared(original, model, seen, unseen, settings, stack, narrow=narrow)
+        work = prepared(original, model, seen, unseen, settings, stack, narrow=narrow, cache=cache)
         steps = work.steps(seen.count / work.batch)
         best = work.train(steps, progress)
     outcome = Tuning(
@@ -107,11 +106,12 @@ def prepared(
     stack: ExitStack,
     *,
     narrow: Callable[[Feeds], Feeds] = lambda feeds: feeds,
+    cache: Path | None = None,
     distil: float = DISTIL,
     by_batch: bool = False,
 ) -> Run:
-    """A training that may begin. Arguments as of `tune`; stack: closes the original's session; distil: weight of
-    distillation beside labels; by_batch: as of `Step`."""
+    """A training that may begin, or go on where the cache has it. Arguments as of `tune`; stack: closes the original's
+    session; distil: weight of distillation beside labels; by_batch: as of `Step`."""
     augment = augmentation(settings, seen)
     batches = Batches(seen, settings.batch, settings.seed, augment)
     s = stack.enter_context(session(original, threads=settings.threads))
@@ -146,7 +146,10 @@ def prepared(
         feeds, labels = batches(k)
         return narrow(feeds), {**teacher(feeds), **labels}
 
-    return Run(step, settings, draw, quiz, objective, batches.size, augment, unseen.labels if scores else None)
+    asked = replace(settings, loss=objective.description)
+    checkpoint = None if cache is None else Checkpoint.of(cache, original, step, seen, unseen, asked)
+    labels = unseen.labels if scores else None
+    return Run(step, settings, draw, quiz, objective, batches.size, augment, labels, checkpoint)
 
 
 def augmentation(settings: Settings, seen: TrainingSet) -> tuple[str, ...]:
@@ -175,8 +178,10 @@ class Run:
     def __init__(
         self, step: Step, settings: Settings, draw: Callable[[int], tuple[Feeds, Feeds]], quiz: Quiz,
         objective: Objective, batch: int, augment: tuple[str, ...], labels: Array | None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:  # fmt: skip
-        """draw: inputs and targets of a step; labels: of the samples of the quiz, None without."""
+        """draw: inputs and targets of a step; labels: of the samples of the quiz, None without; checkpoint: keeps the
+        state, and may hold one."""
         self.step, self.settings, self.draw, self.quiz = step, settings, draw, quiz
         self.objective, self.batch, self.augment, self.labels = objective, batch, augment, labels
         self.rate = RATE[settings.optimizer] if settings.rate is None else settings.rate
@@ -191,12 +196,19 @@ class Run:
         self.factor, self.halved = 1.0, 0
         self.position, self.best, self.planned = 0, 0, 0
         self.last = math.nan  # loss of the last step
+        self.checkpoint = checkpoint
+        kept = None if checkpoint is None else checkpoint.read()
+        self.resumed = kept is not None
+        if kept is not None:
+            self.restore(kept)
 
     def steps(self, per_epoch: float) -> int:
         """How many steps were asked for; a time is turned into steps by the time of a few.
 
         Raises `OptionError` for a time below one step.
         """
+        if self.resumed:
+            return self.planned
         amount, unit = self.settings.amount, self.settings.unit
         if unit != "seconds":
             return max(1, round(amount * (1 if unit == "steps" else per_epoch)))
@@ -217,11 +229,11 @@ class Run:
             )
         return steps
 
-    def train(self, steps: int, progress: Steps, tell: Tell = lambda line: None, keep: Callable[[], None] = _no) -> int:
+    def train(self, steps: int, progress: Steps, tell: Tell = lambda line: None) -> int:
         """Go on to so many steps; the step whose average of weights was the best on the held-out samples, 0 for none.
 
-        tell: gets a line at every look; keep: is called after each. Where it is interrupted, what it has is looked at
-        once more, and a note says so.
+        tell: gets a line at every look, after which the state is kept. Where it is interrupted, what it has is looked
+        at once more, and a note says so.
         """
         every, self.planned = math.ceil(steps / self.settings.looks), steps
         start, began = time.monotonic(), self.position
@@ -235,7 +247,8 @@ class Run:
                         self.look(self.position)
                         left = (time.monotonic() - start) / (self.position - began) * (steps - self.position)
                         tell(f"{self.told()}, {left:.0f} s left")
-                        keep()
+                        if self.checkpoint is not None:
+                            self.checkpoint.write(self.state())
                     progress(self.position, steps)
         except KeyboardInterrupt:
             if self.curve[-1][0] != self.position:
