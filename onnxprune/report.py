@@ -274,7 +274,8 @@ def _quality(report: Report) -> list[str]:
 
 def _tuned(t: Tuning) -> str:
     """What tuning did to the loss on samples that it did not see."""
-    how = f"{t.steps} steps of {t.batch} samples, {t.optimizer} at {t.rate:g}; loss on {t.held_out} held out"
+    by = " by a range test" if t.range_test else ""
+    how = f"{t.steps} steps of {t.batch} samples, {t.optimizer} at {t.rate:g}{by}; loss on {t.held_out} held out"
     if not t.best:
         return f"tuned: {how} {t.before:.4g} was never lower: the model stays as it was"
     return f"tuned: {how} {t.before:.4g} -> {t.after:.4g}, after {t.best} steps"

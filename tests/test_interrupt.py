@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import onnx
 import pytest
 
-from conftest import Outcome, in_child
+from conftest import ROOT, Outcome, in_child
 from models.small import odd_names
 from onnxprune import __main__
 
@@ -173,6 +175,23 @@ def test_from_outside(folder: Path) -> None:
     assert run.returncode == 130
     assert "Traceback" not in rest
     assert sorted(os.listdir()) == ["net.onnx", "out.onnx"]
+
+
+def test_training_ends_early_with_what_it_has(tmp_path: Path) -> None:
+    """A real signal, once the first state was kept."""
+    data, out, kept = ROOT / "models" / "digits_mlp.npz", tmp_path / "out.onnx", tmp_path / "kept"
+    words = f"train {data.with_suffix('.onnx')} --train {data} --init 0 --tune 6000steps --threads 1 --cache {kept}"
+    command = [sys.executable, "-m", "onnxprune", *words.split(), "-o", str(out), "--json", "-"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while run.poll() is None and not list(kept.glob("training-*.npz")):
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 0
+    report = json.loads(said)
+    assert 500 <= report["steps"] < 6000 and report["held_out"]["after"] < report["held_out"]["before"]
+    assert f"stopped after {report['steps']} of 6000 steps: the best so far is kept" in report["notes"]
+    onnx.checker.check_model(out)
 
 
 def test_the_package_is_light() -> None:

@@ -23,7 +23,7 @@ from onnxprune.calibration.augment import augmented, channels_first, mixed, usua
 from onnxprune.calibration.calibration import calibrate
 from onnxprune.calibration.read import read
 from onnxprune.errors import OptionError, UserError
-from onnxprune.evaluation.training_set import training_set
+from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.formats.codebook import zipped_bytes
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
@@ -35,7 +35,7 @@ from onnxprune.training.optimizers import OPTIMIZERS, Optimizer, follow
 from onnxprune.training.options import amount
 from onnxprune.training.schedule import rate
 from onnxprune.training.step import Layout, Step, part_of
-from onnxprune.training.tune import Run, Settings, tune
+from onnxprune.training.tune import HARM, RATE, SHARE, TRIAL, TRIALS, Run, Settings, tune
 from onnxprune.training.weights import trainable, without_normalisations
 
 DIGITS = load(ROOT / "models" / "digits_resnet_bn.onnx")
@@ -302,13 +302,17 @@ def regression() -> Model:
     return load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
 
 
-def test_outputs_that_are_no_classes_are_compared_by_their_values() -> None:
+def halved() -> tuple[Model, Model, TrainingSet, TrainingSet]:
+    """A regression, the same with outputs of half the size, and samples of it."""
     model = regression()
-    x = np.random.default_rng(1).standard_normal((40, 6)).astype(np.float32)
     other = model.copy()
     other.weights["b"] = np.asarray(model.weights["b"] * np.float32(0.5))
-    seen, unseen = training_set(model, x[:35]), training_set(model, x[35:])
-    done = tune(model, other, seen, unseen, Settings(60, batch=8, rate=0.02, threads=1))
+    x = np.random.default_rng(1).standard_normal((40, 6)).astype(np.float32)
+    return model, other, training_set(model, x[:35]), training_set(model, x[35:])
+
+
+def test_outputs_that_are_no_classes_are_compared_by_their_values() -> None:
+    done = tune(*halved(), Settings(60, batch=8, rate=0.02, threads=1))
     assert done.outcome.before == pytest.approx(0.25, rel=0.5)  # half of every output is missing
     assert done.outcome.after < 0.05
 
@@ -494,21 +498,16 @@ def test_the_command_tunes_and_a_plan_replays_it(call: Cli, tmp_path: Any, monke
     assert a.SerializeToString(deterministic=True) == b.SerializeToString(deterministic=True)
 
 
-@pytest.mark.parametrize("unit", ["", "steps"])
-def test_tuning_that_was_stopped_goes_on_to_the_same_bytes(
-    unit: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tuning_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mlp, pixels = ROOT / "models" / "digits_mlp.onnx", PICTURES[:, 0, ::2, ::2].reshape(64, 64)
     options: dict[str, Any] = {
         "sparsity": 0.9, "solver": "magnitude", "recover": "none", "format": "dense", "calibration": pixels,
-        "tune": "24steps", "learning_rate": 0.003, "batch_size": 16, "threads": 1, "measure": False,
+        "tune": "160steps", "batch_size": 16, "threads": 1, "measure": False, "steps": 2,
     }  # fmt: skip
-    if unit == "steps":
-        options |= {"steps": 2}
     whole = onnxprune.prune(mlp, **options, cache=tmp_path / "a")
-    files = sorted(tmp_path.glob("a/training-*.npz"))
-    assert len(files) == (2 if unit == "steps" else 1) and "the state of tuning" in str(whole.report.cache)
-    steps, most, advance = list[int](), 36 if unit == "steps" else 12, Run.advance
+    assert len(list(tmp_path.glob("a/training-*.npz"))) == 2  # after each step of the zeros
+    assert "the state of tuning" in str(whole.report.cache)
+    steps, most, advance = list[int](), 190, Run.advance
 
     def counted(run: Run, count: int) -> float:
         steps.append(run.position)
@@ -521,9 +520,46 @@ def test_tuning_that_was_stopped_goes_on_to_the_same_bytes(
         onnxprune.prune(mlp, **options, cache=tmp_path / "b")
     steps, most = [], 0
     again = onnxprune.prune(mlp, **options, cache=tmp_path / "b")
-    assert steps[0] in (10, 11, 12) and steps[-1] == 23  # what was done before is not done again
+    assert steps == list(range(28, 160))  # what was kept is not done again
     first, second = (onnxprune.to_proto(r.model).SerializeToString(deterministic=True) for r in (whole, again))
     assert first == second and whole.report.tuning == again.report.tuning
-    steps = []
-    other = onnxprune.prune(mlp, **options | {"seed": 5}, cache=tmp_path / "b")
-    assert steps[0] == 0 and other.report.tuning != whole.report.tuning
+
+
+# the range test
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_rate_is_the_largest_that_does_little_harm(optimizer: str) -> None:
+    settings = Settings(160, batch=8, threads=1, optimizer=optimizer)
+    done = tune(*halved(), settings)
+    tried, rate, before = dict(done.outcome.range_test), done.outcome.rate, done.outcome.before
+    assert 2 <= len(tried) <= TRIALS and RATE[optimizer] in tried
+    assert rate == max(r for r, loss in tried.items() if loss <= (1 + HARM) * before)
+    given = tune(*halved(), replace(settings, rate=rate))  # the test leaves no trace
+    assert given.outcome == replace(done.outcome, range_test=())
+    assert all(np.array_equal(w, given.model.weights[n]) for n, w in done.model.weights.items())
+
+
+def test_few_steps_are_worth_no_range_test() -> None:
+    outcome = tune(*halved(), Settings(TRIAL * TRIALS * SHARE - 1, batch=8, threads=1)).outcome
+    assert outcome.range_test == () and outcome.rate == RATE["adam"]
+
+
+def test_rates_are_tried_downwards_where_the_first_does_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RATE, "adam", 10.0)
+    outcome = tune(*halved(), Settings(160, batch=8, threads=1)).outcome
+    rates = [r for r, _ in outcome.range_test]
+    assert rates == [10, 3, 1, 0.3][: len(rates)] and len(rates) > 1 and outcome.rate == rates[-1]
+
+
+def test_a_plan_replays_the_rate_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp, pixels = ROOT / "models" / "digits_mlp.onnx", PICTURES[:, 0, ::2, ::2].reshape(64, 64)
+    data: dict[str, Any] = {"calibration": pixels, "threads": 1, "measure": False}
+    first = onnxprune.prune(mlp, channels=0.5, tune="160steps", batch_size=16, **data)
+    found = first.report.tuning
+    assert found is not None and found.range_test and f"adam at {found.rate:g} by a range test" in str(first.report)
+    assert first.plan.settings["tune"]["learning_rate"] == found.rate
+    again = onnxprune.prune(mlp, plan=first.plan, **data)
+    assert again.report.tuning == replace(found, range_test=())
+    a, b = (onnxprune.load(r.model).weights for r in (first, again))
+    assert all(np.array_equal(w, b[n]) for n, w in a.items())

@@ -161,9 +161,10 @@ class _Lines:
 
     def tell(self, stage: str) -> None:
         with self.lock:
-            if stage not in self.told and stage and sys.stderr is not None:
+            begins = stage not in self.told
+            if stage and (begins or self.notes) and sys.stderr is not None:
                 self.told.add(stage)
-                words = [*self.notes, STAGES.get(stage, stage)]
+                words = [*self.notes, *([STAGES.get(stage, stage)] if begins else [])]
                 self.notes.clear()
                 with suppress(OSError, ValueError):  # nobody reads them
                     sys.stderr.write("".join(f"onnxprune: {w}\n" for w in words))

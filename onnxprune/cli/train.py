@@ -38,12 +38,13 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     held = report["held_out"]
     first = f"trained: {report['steps']} of {report['planned']} steps of {report['batch']} samples"
     kept = f"after {held['best']} steps" if held["best"] else "never lower: the weights stay as they were"
+    by = " by a range test" if report["range_test"] else ""
     out = [f"data: {report['data']}"]
     if (thin := report["at_init"]) is not None:
         done = f"pruned at initialization by {thin['importance']} in {thin['seconds']:.1f} s"
         out.append(f"{done}: {thin['left']:.2%} of the weights are left")
     out += [
-        f"{first}, {report['optimizer']} at {report['learning_rate']:g}, {report['loss']}",
+        f"{first}, {report['optimizer']} at {report['learning_rate']:g}{by}, {report['loss']}",
         f"loss on {held['samples']} held out: {held['before']:.4g} -> {held['after']:.4g}, {kept}",
     ]
     for e in report["evaluation"]:

@@ -188,7 +188,9 @@ class Keywords(TypedDict, total=False):
     """
 
     learning_rate: float | None
-    """The highest rate, after warmup; it falls by schedule. Default: 0.0001, of sgd 0.01."""
+    """The highest rate, after warmup; it falls by schedule. Default: by a short range test; below 160 steps 0.0001,
+    of sgd 0.01.
+    """
 
     batch_size: int
     """Samples of one step; 1 where the model takes one at a time. Unit: samples. Default: 64."""

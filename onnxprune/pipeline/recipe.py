@@ -326,7 +326,7 @@ def clustered(
 
 class Tuner:
     """Trains the weights of a model towards the original's outputs, where that was asked for, as often as it is called:
-    by the same number of steps each time.
+    by the same number of steps, at the same rate, each time.
 
     outcome, notes: what became of the last.
     """
@@ -356,8 +356,9 @@ class Tuner:
         if pictures is True and train is None:  # of the images that calibrate
             pictures = None
         many, unit = amount(training.tune) if self.outcome is None else (self.outcome.steps, "steps")
+        rate = training.learning_rate if self.outcome is None else self.outcome.rate
         settings = Settings(
-            many, unit, batch=training.batch_size, rate=training.learning_rate, optimizer=training.optimizer,
+            many, unit, batch=training.batch_size, rate=rate, optimizer=training.optimizer,
             momentum=training.momentum, decay=training.weight_decay, schedule=training.schedule,
             warmup=training.warmup, loss=training.loss, augment=pictures, seed=o.check.seed, threads=o.check.threads,
             memory=float(o.data.memory),
@@ -366,6 +367,7 @@ class Tuner:
             analysis.model, model, seen, unseen, settings,
             narrow=lambda feeds: analysis.narrow(feeds, self.keep),
             cache=None if o.data.cache is None else Path(o.data.cache), progress=counting(clock.progress, "tune"),
+            tell=clock.note,
         )  # fmt: skip
         self.times += 1
         again = [f"tuned {self.times} times, after every step of the zeros"] if self.times > 1 else []

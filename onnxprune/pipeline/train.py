@@ -81,7 +81,7 @@ TRAIN = (
             "loss": "What is trained towards: names with weights, or a .onnx file that computes one number from the "
             "outputs and labels; cross-entropy where nobody says. Others than it compare with the outputs of MODEL as "
             "it came.",
-            "learning_rate": "The highest rate, after --warmup; with --init ten times as high, where nobody says.",
+            "learning_rate": "The highest rate, after --warmup; with --init 0.001, of sgd 0.05, where nobody says.",
             "augment": "Pictures as they might have been taken: alone cropped and flipped, or as the names say: flip, "
             "crop, resized-crop, mixup.",
             "cache": "Keep the state of the training here; a run that was stopped goes on to the same result.",
@@ -241,6 +241,7 @@ def _report(
     return {
         "version": __version__, "model": shown(source), "output": str(target), "data": data, "init": values["init"],
         "steps": run.position, "planned": trainer.steps, "batch": run.batch, "learning_rate": run.rate,
+        "range_test": [list(pair) for pair in run.tried],
         "loss": run.objective.description, "augment": list(run.augment),
         **{n: record(values[n]) for n in OWN if n not in ("loss", "learning_rate", "batch_size")},
         "held_out": {

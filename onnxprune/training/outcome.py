@@ -10,7 +10,8 @@ from typing import Any
 class Tuning:
     """What became of it. before, after: mean loss on the held-out samples; curve: (step, that loss) at every look;
     best: the step whose average of weights was taken, 0 where the model stayed as it was; rate: that was used; loss: as
-    --loss has it; augment: what was done to pictures; train: what --train was, "" without."""
+    --loss has it; augment: what was done to pictures; train: what --train was, "" without; range_test: (rate, loss on
+    the held-out samples) of every rate that was tried, none where it was given or the steps were few."""
 
     steps: int
     batch: int
@@ -29,6 +30,7 @@ class Tuning:
     loss: str = "kl"
     augment: tuple[str, ...] = ()
     train: str = ""
+    range_test: tuple[tuple[float, float], ...] = ()
 
     def to_plan(self) -> dict[str, Any]:
         """What it takes to do it again, by option."""
@@ -40,4 +42,5 @@ class Tuning:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
-        return {**vars(self), "curve": [list(point) for point in self.curve]}
+        lists = {"curve": self.curve, "range_test": self.range_test}
+        return {**vars(self), **{name: [list(point) for point in points] for name, points in lists.items()}}

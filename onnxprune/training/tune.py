@@ -39,17 +39,22 @@ AVERAGED = 10  # the average of the weights goes back about one in so many steps
 HALVINGS = 5  # of the rate, where losses are no numbers, before it is an error
 TIMED = 3  # steps by which a time becomes a number of steps
 RATE = {"adam": 1e-4, "adamw": 1e-4, "sgd": 1e-2}  # five times as much undoes what least squares did for resnet56
+TRIAL, TRIALS = 4, 4  # steps at a rate that is tried, and rates
+SHARE = 10  # trials are at most one step in so many, else there are none
+APART = math.sqrt(10)  # a rate over the next lower one
+HARM = 1.0  # of the loss that is held out: what a trial may add to it
 BATCH = 64
+LISTS = ("curve", "shares", "tried")  # parts of a state that grow
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to tune. amount, unit: how much, in "epochs", "steps" or "seconds"; batch: samples of one step; rate: the
-    highest, None for the optimizer's own; decay: of the weights; schedule, warmup: as of `schedule.rate`; loss: as
-    `losses.parse` gives it, None for what suits the samples; augment: rows of `AUGMENTATIONS`, True for those that are
-    usual, None for them without labels; threads: of onnxruntime; memory: bytes for activations; looks: at what is held
-    out, at most."""
+    highest, None for one that `Run.try_rates` finds; decay: of the weights; schedule, warmup: as of `schedule.rate`;
+    loss: as `losses.parse` gives it, None for what suits the samples; augment: rows of `AUGMENTATIONS`, True for those
+    that are usual, None for them without labels; threads: of onnxruntime; memory: bytes for activations; looks: at what
+    is held out, at most."""
 
     amount: float
     unit: str = "steps"
@@ -78,21 +83,24 @@ def tune(
     narrow: Callable[[Feeds], Feeds] = lambda feeds: feeds,
     cache: Path | None = None,
     progress: Steps = lambda done, total: None,
+    tell: Tell = lambda line: None,
 ) -> Stage[Tuning]:
     """The tuned model, or the one that came in where that is better on the held-out samples.
 
     seen: samples to train on, by their labels too where they have some; unseen: those that choose; narrow: inputs of
-    the original as those of the model; cache: a folder that keeps the state.
+    the original as those of the model; cache: a folder that keeps the state;
+    tell: gets a line when the rate is found, and at every look.
     Raises `UserError` where it cannot be trained.
     """
     with ExitStack() as stack:
         work = prepared(original, model, seen, unseen, settings, stack, narrow=narrow, cache=cache)
         steps = work.steps(seen.count / work.batch)
-        best = work.train(steps, progress)
+        best = work.train(steps, progress, tell)
     outcome = Tuning(
         steps, work.batch, work.rate, settings.optimizer, unseen.count, len(work.step.trained), work.curve[0][1],
         dict(work.curve)[best], best, tuple(work.curve), momentum=settings.momentum, weight_decay=settings.decay,
         schedule=settings.schedule, warmup=settings.warmup, loss=work.objective.description, augment=work.augment,
+        range_test=tuple(work.tried),
     )  # fmt: skip
     return Stage(model if best == 0 else work.step.written(model, work.chosen), outcome, tuple(work.notes))
 
@@ -185,6 +193,7 @@ class Run:
         self.step, self.settings, self.draw, self.quiz = step, settings, draw, quiz
         self.objective, self.batch, self.augment, self.labels = objective, batch, augment, labels
         self.rate = RATE[settings.optimizer] if settings.rate is None else settings.rate
+        self.tried: list[tuple[float, float]] = []  # rates, and the loss on what is held out after a trial
         self.optimizer = Optimizer(
             settings.optimizer, step.layout.size, momentum=settings.momentum, decay=settings.decay
         )  # fmt: skip
@@ -227,7 +236,42 @@ class Run:
             raise OptionError(
                 f"--tune: {amount:g} s are less than one step, of {each:.1f} s, and looks at what is held out"
             )
-        return steps
+        return steps - (TRIAL * TRIALS if self.tries(steps) else 0)
+
+    def tries(self, steps: int) -> bool:
+        """Whether rates are to be tried before so many steps."""
+        unsaid = self.settings.rate is None and not self.position and not self.tried
+        return unsaid and steps >= TRIAL * TRIALS * SHARE
+
+    def try_rates(self, steps: int, tell: Tell = lambda line: None) -> None:
+        """A short range test, where nobody said the rate and the steps are many: `rate` becomes the largest of a few at
+        which some steps, down to zero by a cosine, add no more than `HARM` times the loss on the held-out samples.
+
+        The rate at which these steps end lowest is too low by far for many (Wu et al. 2018, Understanding Short-Horizon
+        Bias in Stochastic Meta-Optimization), and noise chooses it. What they do at high rates is no noise: as Smith
+        2017 (Cyclical Learning Rates) the test looks for where the loss begins to grow.
+        """
+        if not self.tries(steps):
+            return
+        start, first = self.state(), self.measured(self.step.weights)[0]
+        base, bound, tried, up = self.rate, first + HARM * abs(first), list[tuple[float, float]](), True
+        try:
+            for n in range(TRIALS):
+                height = float(f"{base * APART ** (n if up else -n):.0e}")
+                for k in range(TRIAL):
+                    self.take(*self.draw(k), rate(k, TRIAL + 1, height))
+                tried.append((height, self.measured(self.step.weights)[0]))
+                self.restore(start)
+                fine = tried[-1][1] <= bound
+                up = fine if n == 0 else up
+                if fine != up:
+                    break
+        finally:
+            self.restore(start)
+        low = min(height for height, _ in tried)
+        self.tried, self.rate = tried, max((height for height, loss in tried if loss <= bound), default=low)
+        told = ", ".join(f"{loss:.4g} at {height:g}" for height, loss in sorted(tried))
+        tell(f"learning rate {self.rate:g}: the loss held out, {first:.4g}, is after {TRIAL} steps {told}")
 
     def train(self, steps: int, progress: Steps, tell: Tell = lambda line: None) -> int:
         """Go on to so many steps; the step whose average of weights was the best on the held-out samples, 0 for none.
@@ -241,6 +285,7 @@ class Run:
             self.look(began)
         try:
             with stoppable():
+                self.try_rates(steps, tell)
                 while self.position < steps:
                     self.advance(steps)
                     if self.position % every == 0 or self.position == steps:
@@ -268,6 +313,7 @@ class Run:
 
     def advance(self, steps: int) -> float:
         """The next step of so many; its loss."""
+        self.try_rates(steps)
         k, settings = self.position, self.settings
         self.take(*self.draw(k), rate(k, steps, self.rate, settings.schedule, settings.warmup))
         follow(self.average, self.step.weights, max(1 / max(1.0, steps / AVERAGED), 1 / (k + 2)))
@@ -287,7 +333,8 @@ class Run:
             "weights": self.step.weights.copy(), "average": self.average.copy(), "before": self.before.copy(),
             "chosen": self.chosen.copy(), "counts": np.array(counts, np.int64), "factor": np.array(self.factor),
             "curve": np.array(self.curve, np.float64).reshape(-1, 2), "shares": np.array(self.shares, np.float64),
-            "free": self.step.free.copy(),
+            "free": self.step.free.copy(), "rate": np.array(self.rate),
+            "tried": np.array(self.tried, np.float64).reshape(-1, 2),
             **{f"optimizer {i}": s.copy() for i, s in enumerate(self.optimizer.state)},
         }  # fmt: skip
 
@@ -308,7 +355,7 @@ class Run:
     def restore(self, state: Mapping[str, Array]) -> None:
         """Go back, or forth, to a state. Raises `UserError` for one of another model or optimizer."""
         own = self.state()
-        if set(own) != set(state) or any(own[n].shape != state[n].shape for n in own if n not in ("curve", "shares")):
+        if set(own) != set(state) or any(own[n].shape != state[n].shape for n in own if n not in LISTS):
             raise UserError("the state is of another training: of another model, or another optimizer")
         for name, buffer in (
             ("weights", self.step.weights), ("average", self.average), ("before", self.before), ("chosen", self.chosen),
@@ -319,6 +366,7 @@ class Run:
         self.factor = float(state["factor"])
         self.curve = [(int(at), float(loss)) for at, loss in state["curve"]]
         self.shares = state["shares"].tolist()
+        self.rate, self.tried = float(state["rate"]), [(float(r), float(loss)) for r, loss in state["tried"]]
 
     def take(self, feeds: Feeds, targets: Feeds, height: float) -> None:
         """One step at a rate; where the loss or a gradient is no number, the last one is undone and the rate halved.
