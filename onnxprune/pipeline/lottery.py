@@ -23,7 +23,6 @@ from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
 from onnxprune.errors import OptionError, blamed
 from onnxprune.evaluation.metrics import Evaluator, Function
-from onnxprune.evaluation.training_set import training_set
 from onnxprune.experiments.book import Book, Mean, Row, means
 from onnxprune.experiments.masks import maskable
 from onnxprune.experiments.plot import Curve, chart
@@ -58,7 +57,7 @@ from onnxprune.pipeline.tickets import (
     Weights,
     trained_file,
 )
-from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_unused
+from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_unused, samples_of
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
 from onnxprune.training.options import OWN, amount
@@ -250,10 +249,7 @@ def prepared(source: Any, values: Mapping[str, Any], preprocess: Preprocess, clo
     if isinstance(init, Path):
         values = {**values, "init": load(init)}
     clock("calibration")
-    data = training_set(
-        model, values["train"], values["train_labels"], preprocess=preprocess, seed=values["seed"],
-        any_labels=callable(values["loss"]) or isinstance(values["loss"], Path),
-    )  # fmt: skip
+    data = samples_of(model, values, preprocess)
     weights = sum(int(model.weights[x.initializer].size) for x in maskable(model, trainable(model)))
     if not values["structured"] and weights * (1 - values["rate"]) ** values["rounds"] < 1:
         raise OptionError(

@@ -27,6 +27,7 @@ from onnxprune.solvers.masks import SOLVERS, by_gradients
 from onnxprune.sparsity.options import Zeros
 from onnxprune.structure.check import check_file, running
 from onnxprune.training.initial import initial
+from onnxprune.training.losses import NO_LABELS
 from onnxprune.training.options import OWN, Training
 from onnxprune.training.weights import trainable
 
@@ -122,12 +123,8 @@ def trained(
     clock = Clock(progress)
     clock("load")
     given = load(source)
-    loss = values["loss"]
     clock("calibration")
-    data = training_set(
-        given, values["train"], values["train_labels"], preprocess=preprocess, seed=values["seed"],
-        any_labels=callable(loss) or isinstance(loss, Path),
-    )  # fmt: skip
+    data = samples_of(given, values, preprocess)
     judges = judges_of(given, values, preprocess)
     seen = [data.samples, *(j.samples for j in judges if isinstance(j, Evaluator))]
     if line := unused(preprocess, *seen):
@@ -187,6 +184,18 @@ def thinned(
         thin, left = masked(start.model, masks), left_of(masks)
         notes += more
     return thin, {"importance": name, "left": left, "seconds": time.perf_counter() - began, "notes": notes}
+
+
+def samples_of(model: Model, values: Mapping[str, Any], preprocess: Preprocess) -> TrainingSet:
+    """The samples of --train. Raises `OptionError` where they do not fit, or lack labels."""
+    loss = values["loss"]
+    data = training_set(
+        model, values["train"], values["train_labels"], preprocess=preprocess, seed=values["seed"],
+        any_labels=callable(loss) or isinstance(loss, Path),
+    )  # fmt: skip
+    if data.labels is None and loss is None:
+        raise OptionError(NO_LABELS)
+    return data
 
 
 def judges_of(model: Model, values: Mapping[str, Any], preprocess: Preprocess) -> list[Evaluator | Function]:

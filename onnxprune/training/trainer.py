@@ -25,7 +25,7 @@ from onnxprune.graph.io import Model, load
 from onnxprune.options import declared, in_python, read_keywords
 from onnxprune.progress import Steps
 from onnxprune.training.initial import initial, with_weights
-from onnxprune.training.losses import DISTIL
+from onnxprune.training.losses import DISTIL, NO_LABELS
 from onnxprune.training.options import OWN, Training, amount
 from onnxprune.training.tune import LOOKS, Settings, Tell, prepared
 
@@ -59,10 +59,10 @@ class Trainer:
         """source: as `load` takes it; train, labels: as --train and --train-labels, or a `TrainingSet`.
 
         steps: how much in all, as --tune has it: epochs, "500steps" or "5min"; init: seed of new weights, or a model of
-        the same graph that has them (both: weights that were never trained); original: the
-        model whose outputs are trained towards by losses without labels, by default `source` as it came; cache: a
-        folder that keeps the state; options: loss, learning_rate, batch_size, optimizer, momentum, weight_decay,
-        schedule, warmup, as of the command. Raises `UserError` where it cannot be trained.
+        the same graph that has them (both: weights that were never trained); original: the model whose outputs are
+        trained towards by losses without labels, by default `source` as it came; cache: a folder that keeps the state;
+        looks: at what is held out, at most; options: loss, learning_rate, batch_size, optimizer, momentum,
+        weight_decay, schedule, warmup, as of the command. Raises `UserError` where it cannot be trained.
         """
         with _in_python():
             read, pictures = _read(options), parse_augment(augment)
@@ -72,10 +72,7 @@ class Trainer:
             if not isinstance(train, TrainingSet):
                 train = training_set(given, train, labels, preprocess=preprocess, seed=seed, any_labels=any_labels)
             if train.labels is None and loss is None and original is None:
-                raise OptionError(
-                    "--train: there are no labels; give an array labels, sub-folders per class or --train-labels FILE, "
-                    "or a --loss that needs none"
-                )
+                raise OptionError(NO_LABELS)
             self.notes: list[str] = []
             self.model = given
             if isinstance(init, Model):
