@@ -21,7 +21,7 @@ from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
 from onnxprune.training.weights import trainable
 
-ROOTS = ("Sqrt",)  # of a variance
+
 DEEP = 8  # layers from which on a network without normalisations may not train
 PASSING = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Add")
 RECTIFIERS = (
@@ -57,7 +57,7 @@ def initial(model: Model, seed: int) -> Step[int]:
         out.weights[name] = value.astype(model.weights[name].dtype)
         out.weights[name].flags.writeable = False
     notes = []
-    normal = any(n.op.endswith("Normalization") or n.op in ROOTS for n in nodes)  # by name, or written out
+    normal = any(n.op.endswith("Normalization") or n.op == "Sqrt" for n in nodes)  # by name, or written out
     if layers > DEEP and not normal:
         notes.append(
             f"{layers} layers without normalisations, or with theirs folded into them: from scratch the model may not "
