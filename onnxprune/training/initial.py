@@ -21,7 +21,6 @@ from onnxprune.graph.step import Step
 from onnxprune.graph.traits import TRAITS
 from onnxprune.training.weights import trainable
 
-
 DEEP = 8  # layers from which on a network without normalisations may not train
 PASSING = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Add")
 RECTIFIERS = (
