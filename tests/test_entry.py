@@ -433,7 +433,8 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
     command = [
-        sys.executable, "-m", "pytest", "-p", "sanitized_entry", "-p", "no:cacheprovider", "-xs", "-k", SANITIZED,
+        sys.executable, "-m", "pytest", "-p", "sanitized_entry", "-p", "no:cacheprovider", "-xs", "-n", "0",
+        "-k", SANITIZED,
         str(ROOT / "tests" / "test_sparse_runtime.py"), str(ROOT / "tests" / "test_entry.py"),
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=300, check=False)

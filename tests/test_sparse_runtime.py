@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 import psutil
 import pytest
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, compose, helper, numpy_helper
 
 from models.nets import noise
 from onnxprune import formats
@@ -135,6 +135,25 @@ def run(session: ort.InferenceSession, x: Array, residual: Array | None = None) 
     return result
 
 
+def together(models: Sequence[ModelProto]) -> ModelProto:
+    """One model of several, names with the number of theirs: every session takes 20 ms to learn all our operators."""
+    out, *others = (compose.add_prefix(m, f"{k} ", rename_functions=False) for k, m in enumerate(models))
+    for other in others:
+        for field in ("node", "input", "output", "initializer"):
+            getattr(out.graph, field).extend(getattr(other.graph, field))
+        known = [f.name for f in out.functions]
+        out.functions.extend(f for f in other.functions if f.name not in known)
+        assert out.opset_import == other.opset_import
+    return out
+
+
+def run_each(session: ort.InferenceSession, feeds: Sequence[Sequence[Array]]) -> list[Array]:
+    """X, and the residual where there is one, of each of several models `together`: what each computes."""
+    named = {f"{k} {name}": x for k, each in enumerate(feeds) for name, x in zip(("X", "residual"), each, strict=False)}
+    result: list[Array] = session.run(None, named)
+    return result
+
+
 def dense(w: Array, x: Array, product: str = "MatMul", **attributes: Any) -> Array:
     """The product in float64."""
     wide, x = w.astype(np.float64), x.astype(np.float64)
@@ -233,10 +252,13 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [ 
 
 @pytest.mark.parametrize("form", [0.0, 0.1, 0.5, 1.0, *PATTERNS, *TILES])
 def test_conv(form: Form) -> None:
-    for x_shape, w_shape, attributes in CONVOLUTIONS:
-        w, bias, x = weight(w_shape, form), noise(w_shape[0], seed=3), noise(*x_shape, seed=4)
-        got = run(session_of(model_of(w, form, "Conv", bias=bias, **attributes)), x)
-        close(got, dense(w, x, "Conv", **attributes) + bias.reshape(-1, *[1] * (w.ndim - 2)))
+    weights = [(weight(shape, form), noise(shape[0], seed=3)) for _, shape, _ in CONVOLUTIONS]
+    inputs = [noise(*shape, seed=4) for shape, _, _ in CONVOLUTIONS]
+    rows = list(zip(weights, inputs, [attributes for _, _, attributes in CONVOLUTIONS], strict=True))
+    models = [model_of(w, form, "Conv", bias=bias, **attributes) for (w, bias), _, attributes in rows]
+    got = run_each(session_of(together(models)), [[x] for x in inputs])
+    for y, ((w, bias), x, attributes) in zip(got, rows, strict=True):
+        close(y, dense(w, x, "Conv", **attributes) + bias.reshape(-1, *[1] * (w.ndim - 2)))
 
 
 HALVES = tuple(VALUES)[1:]
@@ -245,25 +267,34 @@ HALVES = tuple(VALUES)[1:]
 @pytest.mark.parametrize("values", HALVES)
 @pytest.mark.parametrize("form", FORMS)
 def test_values_of_matmul(form: Form, values: str) -> None:
-    for m, k in ((1, 1), (1, 70), (33, 47), (65, 130), (300, 200)):
-        w, bias = round_values(weight((m, k), form), values), noise(m, seed=3)
-        right = session_of(model_of(w, form, bias=bias, values=values, alpha=-0.5))
-        left = session_of(model_of(w, form, "LeftMatMul", bias=bias, values=values, alpha=-0.5))
-        for count in (1, 2, 3, 4, 5, 17, 40):
-            x = noise(count, k, seed=count)
-            close(run(right, x), bias - 0.5 * dense(w, x))
-            close(run(left, np.ascontiguousarray(x.T)), (bias - 0.5 * dense(w, x)).T)
+    weights = [
+        (round_values(weight(shape, form), values), noise(shape[0], seed=3))
+        for shape in ((1, 1), (1, 70), (33, 47), (65, 130), (300, 200))
+    ]
+    options: dict[str, Any] = {"values": values, "alpha": -0.5}
+    right, left = (
+        [model_of(w, form, product, bias=bias, **options) for w, bias in weights]
+        for product in ("MatMul", "LeftMatMul")
+    )
+    session = session_of(together(right + left))
+    for count in (1, 2, 3, 4, 5, 17, 40):
+        inputs = [noise(count, w.shape[1], seed=count) for w, _ in weights]
+        expected = [bias - 0.5 * dense(w, x) for (w, bias), x in zip(weights, inputs, strict=True)]
+        got = run_each(session, [[x] for x in inputs] + [[np.ascontiguousarray(x.T)] for x in inputs])
+        for y, e in zip(got, expected + [e.T for e in expected], strict=True):
+            close(y, e)
 
 
 @pytest.mark.parametrize("values", HALVES)
 @pytest.mark.parametrize("form", [0.1, 0.5, (2, 4), (3, 5), TILES[2]])
 def test_values_of_conv(form: Form, values: str) -> None:
-    for x_shape, w_shape, attributes in CONVOLUTIONS:
-        w, x = round_values(weight(w_shape, form), values), noise(*x_shape, seed=4)
-        close(
-            run(session_of(model_of(w, form, "Conv", values=values, **attributes)), x),
-            dense(w, x, "Conv", **attributes),
-        )
+    rows = [
+        (round_values(weight(w_shape, form), values), noise(*x_shape, seed=4), attributes)
+        for x_shape, w_shape, attributes in CONVOLUTIONS
+    ]
+    session = session_of(together([model_of(w, form, "Conv", values=values, **some) for w, _, some in rows]))
+    for y, (w, x, attributes) in zip(run_each(session, [[x] for _, x, _ in rows]), rows, strict=True):
+        close(y, dense(w, x, "Conv", **attributes))
 
 
 @pytest.mark.parametrize(("form", "k"), [(0.05, 20), (0.5, 4), ((2, 4), 4), *((tiles, 20) for tiles in TILES[:3])])
@@ -309,17 +340,17 @@ INPUTS = {"MatMul": (3, 21), "LeftMatMul": (2, 21, 19), "Conv": (2, 7, 4, 5)}
 @pytest.mark.parametrize("alpha", [1.0, -0.5])
 def test_activations_and_residual(product: str, form: Form, alpha: float) -> None:
     w = weight((19, 7, 3, 1) if product == "Conv" else (19, 21), form)
-    for count, activation, add in itertools.product((1, 2, 7, 20), ACTIVATIONS, (False, True)):
-        shape = (count, 21) if product == "MatMul" else INPUTS[product]
-        if product != "MatMul" and count > 1:
-            continue
+    options: dict[str, Any] = {"pads": [1, 0, 1, 0]} if product == "Conv" else {}
+    rows = list(itertools.product(ACTIVATIONS, (False, True)))
+    models = [model_of(w, form, product, add=add, activation=a, alpha=alpha, **options) for a, add in rows]
+    session = session_of(together(models))
+    for shape in [(count, 21) for count in (1, 2, 7, 20)] if product == "MatMul" else [INPUTS[product]]:
         x = 3 * noise(*shape, seed=5)
-        attributes: dict[str, Any] = {"pads": [1, 0, 1, 0]} if product == "Conv" else {}
-        expected = alpha * dense(w, x, product, **attributes)
-        residual = noise(*expected.shape, seed=6) if add else None
-        expected = expected if residual is None else expected + residual
-        session = session_of(model_of(w, form, product, add=add, activation=activation, alpha=alpha, **attributes))
-        close(run(session, x, residual), activated(expected, activation))
+        plain = alpha * dense(w, x, product, **options)
+        residual = noise(*plain.shape, seed=6)
+        got = run_each(session, [[x, residual] if add else [x] for _, add in rows])
+        for y, (activation, add) in zip(got, rows, strict=True):
+            close(y, activated(plain + residual if add else plain, activation))
 
 
 @pytest.mark.parametrize(
@@ -351,16 +382,17 @@ def test_nothing_comes_of_nothing(form: Form) -> None:
 def test_nan_and_infinity_spread_where_weights_are_stored(form: Form, bad: float) -> None:
     """A row that stores no weight there may or may not show them; other tokens never do."""
     w = weight((37, 61), form)
-    for activation, count in itertools.product(ACTIVATIONS, (2, 9, 30)):
+    session = session_of(together([model_of(w, form, activation=activation) for activation in ACTIVATIONS]))
+    for count in (2, 9, 30):
         x = noise(count, 61)
         x[1, 17] = bad
-        got = run(session_of(model_of(w, form, activation=activation)), x)
-        shows = w[:, 17] != 0
-        if np.isinf(bad) and activation:  # minus infinity may become 0, or 0 times infinity; Clip has bounds
-            shows = (w[:, 17] * np.sign(bad) > 0) & (activation != "Clip")
-        assert not np.isfinite(got[1][shows]).any()
         rest = np.arange(count) != 1
-        close(got[rest], activated(dense(w, x[rest]), activation))
+        for activation, got in zip(ACTIVATIONS, run_each(session, [[x]] * len(ACTIVATIONS)), strict=True):
+            shows = w[:, 17] != 0
+            if np.isinf(bad) and activation:  # minus infinity may become 0, or 0 times infinity; Clip has bounds
+                shows = (w[:, 17] * np.sign(bad) > 0) & (activation != "Clip")
+            assert not np.isfinite(got[1][shows]).any()
+            close(got[rest], activated(dense(w, x[rest]), activation))
 
 
 def test_values_may_be_extreme_in_size() -> None:
@@ -748,11 +780,13 @@ def test_the_library_wins_over_a_function() -> None:
 def test_functions_and_kernels_agree(product: str, form: Form, values: str) -> None:
     w = weight((19, 7, 3, 1) if product == "Conv" else (19, 21), form)
     options: dict[str, Any] = {"alpha": 0.5, "bias": noise(19), "values": values, "body": True}
-    for activation in ACTIVATIONS if values in ("float32", "int8") else ("", "Gelu"):
-        model = model_of(w, form, product, add=True, activation=activation, **options)
-        x = noise(*INPUTS[product])
-        residual = noise(*dense(w, x, product).shape)
-        close(run(session_of(model), x, residual), run(session_of(model, ours=False), x, residual))
+    chosen = ACTIVATIONS if values in ("float32", "int8") else ("", "Gelu")
+    model = together([model_of(w, form, product, add=True, activation=activation, **options) for activation in chosen])
+    x = noise(*INPUTS[product])
+    feeds = [[x, noise(*dense(w, x, product).shape)]] * len(chosen)
+    kernels, functions = (run_each(session_of(model, ours=ours), feeds) for ours in (True, False))
+    for a, b in zip(kernels, functions, strict=True):
+        close(a, b)
 
 
 def test_without_function_and_library() -> None:
