@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from onnxprune.graph.arrays import Array
 STEP = 1e-5
 IDS = [f"{row.op}-{row.form}" for row in ROWS]
 Values = dict[str, Array]
+Run = Callable[[Values], Values]
 
 
 def feeds_of(row: Row, model: ModelProto) -> Values:
@@ -68,13 +70,12 @@ def unknown(model: ModelProto) -> set[str]:
     return ops - set(GRADIENTS) - set(NO_GRADIENTS)
 
 
-def run(row: Row, model: ModelProto, feeds: Values) -> Values:
-    """Outputs by name: of onnx's evaluator, or of onnxruntime where the row says so."""
-    if row.runtime == "reference":
-        values = ReferenceEvaluator(model, new_ops=[Erf, Gelu]).run(None, feeds)
-    else:
-        values = session(model).run(None, feeds)
-    return {o.name: np.asarray(v) for o, v in zip(model.graph.output, values, strict=True)}
+def runner(row: Row, model: ModelProto) -> Run:
+    """What computes the outputs, by name: onnx's evaluator, or onnxruntime where the row says so."""
+    reference = row.runtime == "reference"
+    made: Any = ReferenceEvaluator(model, new_ops=[Erf, Gelu]) if reference else session(model)
+    names = [o.name for o in model.graph.output]
+    return lambda feeds: dict(zip(names, map(np.asarray, made.run(None, feeds)), strict=True))
 
 
 class Erf(OpRun):
@@ -104,16 +105,16 @@ def session(model: ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def differences(row: Row, model: ModelProto, feeds: Values, wrt: list[str], of: list[str], step: float) -> list[Values]:
-    """d outputs / d (along a random direction of each of `wrt`), by central differences; one dict per w. In float32 by
+def differences(row: Row, run: Run, feeds: Values, wrt: list[str], of: list[str], step: float) -> dict[str, Values]:
+    """By name of each of `wrt`: d outputs / d (along a random direction of it), by central differences. In float32 by
     four points, so that the step may be large."""
     points = {1: 1 / 2, -1: -1 / 2} if row.runtime != "float32" else {1: 2 / 3, -1: -2 / 3, 2: -1 / 12, -2: 1 / 12}
-    out = []
+    out = {}
     for w in wrt:
         v = direction(feeds[w])
         moved = {s: np.asarray(feeds[w] + s * step * v, feeds[w].dtype) for s in points}
-        ends = {s: run(row, model, {**feeds, w: x}) for s, x in moved.items()}
-        out.append({o: np.sum([c * ends[s][o].astype(np.float64) for s, c in points.items()], 0) / step for o in of})
+        ends = {s: run({**feeds, w: x}) for s, x in moved.items()}
+        out[w] = {o: np.sum([c * ends[s][o].astype(np.float64) for s, c in points.items()], 0) / step for o in of}
     return out
 
 
@@ -131,31 +132,30 @@ def test_gradient(row: Row) -> None:
     first = onnxprune.gradients(model, squares, wrt, input_shape=shapes)
     assert unknown(first) == set()
     loss = first.graph.output[len(model.graph.output)].name
-    found = run(row, first, feeds)
+    compute = runner(row, first)
+    found = compute(feeds)
     step, tolerance = (row.step, 2e-3) if row.runtime == "float32" else (STEP, 1e-6)
-    slopes = differences(row, first, feeds, wrt, [loss], step)
-    for w, slope in zip(wrt, slopes, strict=True):
+    slopes = differences(row, compute, feeds, wrt, [loss, *(f"{w}_gradient" for w in wrt)], step)
+    for w, slope in slopes.items():
         g = found[f"{w}_gradient"]
         assert g.shape == feeds[w].shape
         close((g * direction(feeds[w])).sum(), slope[loss], tolerance, f"d loss / d {w}")
     if row.second:
-        second(row, model, feeds, wrt, step, tolerance)
+        second(row, model, feeds, slopes, tolerance)
     if row.single:
         single(row, wrt, feeds, found)
 
 
-def second(row: Row, model: ModelProto, feeds: Values, wrt: list[str], step: float, tolerance: float) -> None:
-    """H v against differences of gradients."""
-    first = onnxprune.gradients(model, squares, wrt, input_shape=row.input_shape)
-    product = onnxprune.hessian_vector_product(model, squares, wrt, input_shape=row.input_shape)
+def second(row: Row, model: ModelProto, feeds: Values, slopes: dict[str, Values], tolerance: float) -> None:
+    """H v against differences of gradients, `slopes`, by what is moved."""
+    product = onnxprune.hessian_vector_product(model, squares, list(slopes), input_shape=row.input_shape)
     if row.checked:
         onnx.shape_inference.infer_shapes(product, strict_mode=True, check_type=True)
-    outputs = [f"{w}_gradient" for w in wrt]
-    columns = differences(row, first, feeds, wrt, outputs, step)
-    for v, column in zip(wrt, columns, strict=True):
-        vectors = {f"{w}_vector": np.asarray(direction(feeds[w]) * (w == v), feeds[w].dtype) for w in wrt}
-        hv = run(row, product, {**feeds, **vectors})
-        for w in wrt:
+    compute = runner(row, product)
+    for v, column in slopes.items():
+        vectors = {f"{w}_vector": np.asarray(direction(feeds[w]) * (w == v), feeds[w].dtype) for w in slopes}
+        hv = compute({**feeds, **vectors})
+        for w in slopes:
             close(hv[f"{w}_hessian_vector"], column[f"{w}_gradient"], tolerance * 10, f"d^2 loss / d {w} d {v}")
 
 
