@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -462,13 +463,16 @@ def test_formats_of_standard_operators(name: str) -> None:
 @pytest.mark.parametrize("form", PACKINGS, ids=str)
 def test_every_operator(product: str, form: Packing, opset: int) -> None:
     text, x, y, shape, bias = SHAPES[product]
-    for add, activation in itertools.product((False, True), TEXTS):
-        nodes = [text, "q = Add (p, bias)", "r = Add (R, q)" if add else "", TEXTS[activation].replace("?", "qr"[add])]
-        graph = f"g (float[{x}] X, float[{y}] R) => (float[{y}] Y) {{ {' '.join(nodes)} }}"
-        model = model_of(graph, {"W": rand(*shape), "bias": rand(*bias), **scalars()}, opset)
-        sparse = check(model, form)
-        assert sparse_ops(sparse) == [f"{form.storage.name}{product}{'Add' if add else ''}{activation}"]
-        assert len(sparse.proto.graph.node) == (2 if activation == "" else 1)
+    rows = list(itertools.product((False, True), TEXTS))  # side by side in one model
+    nodes, weights = "", scalars()
+    for k, (add, activation) in enumerate(rows):
+        parts = [text, "q = Add (p, bias)", "r = Add (R, q)" if add else "", TEXTS[activation].replace("?", "qr"[add])]
+        nodes += re.sub(r"\b([a-hpqrWY]|bias)\b", rf"\g<1>{k}", f"{' '.join(parts)} ")
+        weights |= {f"W{k}": rand(*shape), f"bias{k}": rand(*bias)}
+    outputs = ", ".join(f"float[{y}] Y{k}" for k in range(len(rows)))
+    sparse = check(model_of(f"g (float[{x}] X, float[{y}] R) => ({outputs}) {{ {nodes} }}", weights, opset), form)
+    assert sparse_ops(sparse) == [f"{form.storage.name}{product}{'Add' if add else ''}{a}" for add, a in rows]
+    assert len(sparse.proto.graph.node) == len(rows) + sum(activation == "" for _, activation in rows)
 
 
 @pytest.mark.parametrize("values", list(VALUES)[1:])
