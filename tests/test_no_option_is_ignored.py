@@ -122,6 +122,8 @@ def test_every_option_has_a_row() -> None:
 @pytest.fixture(autouse=True)
 def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.evaluation.measure.SECONDS", 0.01)
+    monkeypatch.setattr("onnxprune.runtime.timing.RESAMPLES", 20)
+    monkeypatch.setattr("onnxprune.formats.auto.ROUNDS", (2, 10))
     monkeypatch.setattr("onnxprune.pipeline.prepare.MADE_UP", 12)
 
 

@@ -21,11 +21,12 @@ from onnxprune.graph.links import readers
 from onnxprune.graph.node import opsets, walk
 from onnxprune.layers.layer import Layer, node_names
 from onnxprune.runtime.profile import node_times
-from onnxprune.runtime.session import Feeds
-from onnxprune.runtime.timing import cpu, latency
+from onnxprune.runtime.session import Feeds, session
+from onnxprune.runtime.timing import cpu, timed
 
 LEAST = 0.15  # sparsity below which a layer is not tried
 LEVEL = 1.02  # speed-up of the whole session below which it stays dense
+ROUNDS = 7, 500  # of a comparison, at least and at most
 STEPS = (0.0, 0.8, 1.0, 1.15, 1.4, 1.8, 2.5)  # speed-ups of single layers from which sets are tried
 Tell = Callable[[str], None]  # takes a line on what is done now
 
@@ -137,9 +138,10 @@ def quickest(
 
 def measure(dense: Model, sparse: Model, feeds: Feeds, threads: int, seconds: float) -> float:
     """Dense over sparse time, medians of runs in turn. threads: 0 for all cores; seconds: for both models."""
-    models, inputs = {"dense": dense, "sparse": sparse}, {"dense": feeds, "sparse": feeds}
-    times = latency(models, inputs, threads=threads, seconds=seconds, least=7, most=500)
-    return times["dense"].median / times["sparse"].median
+    least, most = ROUNDS
+    with session(dense, threads=threads) as a, session(sparse, threads=threads) as b:
+        medians = np.median(timed([a, b], [feeds, feeds], seconds, least=least, most=most), axis=0)
+    return float(medians[0] / medians[1])
 
 
 def _layer_speedups(
