@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +99,22 @@ def file_session(file: ModelFile, threads: int, *, profile: str = "") -> ort.Inf
         raise fault(file.path, "a model that onnxruntime loads", e, way) from e
 
 
+@contextmanager
+def running(
+    model: Model, inner: Iterable[str] = (), *, optimize: bool = True
+) -> Iterator[Callable[[Feeds], dict[str, Array]]]:
+    """What computes the outputs by name, and the tensors `inner` of the main graph, in one session. Both that and the
+    call raise UNRUNNABLE."""
+    probed = model.copy()
+    present = {o.name for o in model.proto.graph.output}
+    for name in dict.fromkeys(inner):
+        if name not in present:
+            probed.proto.graph.output.add(name=name)
+    with session(probed, optimize=optimize) as s:
+        names = [o.name for o in s.get_outputs()]
+        yield lambda feeds: dict(zip(names, map(np.asarray, s.run(None, feeds)), strict=True))
+
+
 def run(
     model: Model, feeds: Feeds, inner: Iterable[str] = (), *, optimize: bool = True, times: int = 1
 ) -> dict[str, Array]:
@@ -106,15 +122,10 @@ def run(
 
     Raises UNRUNNABLE.
     """
-    probed = model.copy()
-    present = {o.name for o in model.proto.graph.output}
-    for name in dict.fromkeys(inner):
-        if name not in present:
-            probed.proto.graph.output.add(name=name)
-    with session(probed, optimize=optimize) as s:
+    with running(model, inner, optimize=optimize) as compute:
         for _ in range(times):
-            values = s.run(None, feeds)
-        return {o.name: np.asarray(v) for o, v in zip(s.get_outputs(), values, strict=True)}
+            values = compute(feeds)
+        return values
 
 
 def _integer_kernels(model: Model) -> bool:

@@ -21,7 +21,7 @@ from onnxprune.graph.messages import one_line
 from onnxprune.graph.node import Node
 from onnxprune.graph.shapes import concrete_inputs, fixed, graph_inputs
 from onnxprune.runtime.feeds import Guess, filled, first_running, guesses, random_feeds
-from onnxprune.runtime.session import UNRUNNABLE, Feeds, run
+from onnxprune.runtime.session import UNRUNNABLE, Feeds, running
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.check import ON_FLOAT32, before_last_step, check_file, compare, refuse_random
 from onnxprune.structure.masked import masked_model
@@ -30,6 +30,7 @@ TOLERANCE = {"float16": 3e-2, "bfloat16": 1e-1}
 DEFAULT_TOLERANCE = 1e-3
 QUANTIZED_TOLERANCE = 1e-1  # a sum that falls on the other side of a rounding boundary moves by a whole step
 ROUNDING = ("QuantizeLinear", "DynamicQuantize", "QLinear", "QGemm", "QAttention")  # whose names begin so round sums
+Outputs = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,11 @@ def verify(
     original = analysis.model
     notes = check_file(original, pruned, allowed=lambda info: shrunk(analysis, keep, info))
     inner = probes(analysis, keep)
-    expected, guess, float32 = _run_masked(analysis, keep, inner, input_shapes, seed)
-    if float32:
-        notes.append(ON_FLOAT32)
-
-    expected, small = analysis.narrow(expected, keep), analysis.narrow(guess.feeds, keep)
-    pairs = [(expected, _run_pruned(as_float32(pruned) if float32 else pruned, small, inner))]
-    if not float32 and any(_dynamic_batch(i) for i in graph_inputs(original)):
-        larger = _larger(original, guess.sizes, input_shapes)
-        second = random_feeds(original, analysis.coupling.shapes, larger, seed=seed + 1)
-        second = filled(second, guess.fills, larger)
-        try:
-            expected = analysis.narrow(_run(masked_model(analysis, keep), second, inner), keep)
-        except UNRUNNABLE as e:
-            notes.append(f"the original does not run with a batch of 2, so one sample was verified ({one_line(e, 80)})")
-        else:
-            pairs.append((expected, _run_pruned(pruned, analysis.narrow(second, keep), inner)))
+    masked, guess, float32, more = _run_masked(analysis, keep, inner, input_shapes, seed)
+    notes += [ON_FLOAT32] if float32 else more
+    small = [analysis.narrow(feeds, keep) for feeds, _ in masked]
+    actual = _run_pruned(as_float32(pruned) if float32 else pruned, small, inner)
+    pairs = [(analysis.narrow(outputs, keep), y) for (_, outputs), y in zip(masked, actual, strict=True)]
     limit = tolerance(analysis)
     try:
         error, more = _worst(original, pairs, inner, limit)
@@ -86,8 +76,8 @@ def verify(
         refuse_random(as_float32(original) if float32 else original, guess.feeds, limit)
         raise
     notes += more
-    finite = all(map(_finite, expected.values()))
-    return Verification(error, limit, len(pairs), tuple(notes), guess.feeds, float32, finite, small)
+    finite = all(map(_finite, pairs[-1][0].values()))
+    return Verification(error, limit, len(pairs), tuple(notes), guess.feeds, float32, finite, small[0])
 
 
 def _worst(
@@ -116,7 +106,7 @@ def check_recovered(analysis: Analysis, keep: Keep, recovered: Model, checked: V
     keep: `(ids,)`, True for what is left; checked: what `verify` said before. Raises `VerificationError`.
     """
     check_file(analysis.model, recovered, allowed=lambda info: shrunk(analysis, keep, info))
-    outputs = _run_pruned(as_float32(recovered) if checked.float32 else recovered, checked.pruned_feeds, {})
+    (outputs,) = _run_pruned(as_float32(recovered) if checked.float32 else recovered, [checked.pruned_feeds], {})
     if checked.finite and not all(_finite(v) for v in outputs.values()):
         raise VerificationError("an output is not finite after recovery; try --recover none; nothing was written")
 
@@ -141,18 +131,48 @@ def _dynamic_batch(info: onnx.ValueInfoProto) -> bool:
     return bool(dims) and not fixed(dims[0])
 
 
+def _two(analysis: Analysis, guess: Guess, given: Mapping[str, tuple[int, ...]] | None, seed: int) -> Feeds | None:
+    """Other inputs than those of the guess, with two samples; None where the batch is fixed."""
+    model = analysis.model
+    if not any(_dynamic_batch(i) for i in graph_inputs(model)):
+        return None
+    larger = _larger(model, guess.sizes, given)
+    return filled(random_feeds(model, analysis.coupling.shapes, larger, seed=seed + 1), guess.fills, larger)
+
+
+def _samples(
+    masked: Model, feeds: Feeds, more: Feeds | None, inner: Mapping[str, str]
+) -> tuple[list[tuple[Feeds, Outputs]], list[str]]:
+    """Inputs and outputs of the runs with both, and what is to be said where only the first of them runs.
+
+    Raises UNRUNNABLE where that does not."""
+    notes: list[str] = []
+    with running(masked, inner.values(), optimize=False) as compute:
+        done = [(feeds, compute(feeds))]
+        if more is not None:
+            try:
+                done.append((more, compute(more)))
+            except UNRUNNABLE as e:
+                why = one_line(e, 80)
+                notes.append(f"the original does not run with a batch of 2, so one sample was verified ({why})")
+    return done, notes
+
+
 def _run_masked(
     analysis: Analysis,
     keep: Keep,
     inner: Mapping[str, str],
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     seed: int,
-) -> tuple[dict[str, Array], Guess, bool]:
-    """Outputs of the masked model, for the first inputs with which it runs; those; whether a float32 copy was run."""
+) -> tuple[list[tuple[Feeds, Outputs]], Guess, bool, list[str]]:
+    """Inputs and outputs of the masked model, with the first inputs with which it runs and, where its batch is dynamic,
+    with two samples; those first inputs; whether a float32 copy was run, with one sample; and what is to be noted."""
     original, masked, shapes = analysis.model, masked_model(analysis, keep), analysis.coupling.shapes
     likely = next(guesses(original, shapes, input_shapes, seed=seed))
+    more = _two(analysis, likely, input_shapes, seed)
     try:
-        return _run(masked, likely.feeds, inner), likely, False
+        done, notes = _samples(masked, likely.feeds, more, inner)
+        return done, likely, False, notes
     except UNRUNNABLE:
         reason = ""  # of the original, which is asked now
     for float32 in (False, True):
@@ -161,8 +181,10 @@ def _run_masked(
         found, why = first_running(whole, map(_small, tried) if float32 else tried)
         reason = reason or why
         if found is not None:
+            more = None if float32 else _two(analysis, found, input_shapes, seed)
             try:
-                return _run(zeroed, found.feeds, inner), found, float32
+                done, notes = _samples(zeroed, found.feeds, more, inner)
+                return done, found, float32, notes
             except UNRUNNABLE as e:
                 raise VerificationError(f"the masked model does not run: {one_line(e)}; nothing was written") from e
     raise OptionError(
@@ -190,17 +212,13 @@ def _rounds(n: Node) -> bool:
     return n.proto.op_type.startswith(ROUNDING) or n.attr("accuracy_level", 0) == 4 or blocks_of_bytes
 
 
-def _run_pruned(pruned: Model, feeds: Feeds, probes: Mapping[str, str]) -> dict[str, Array]:
-    """Outputs and probes by name; VerificationError where it does not run."""
+def _run_pruned(pruned: Model, several: Sequence[Feeds], probes: Mapping[str, str]) -> list[Outputs]:
+    """Outputs and probes by name, for each of the inputs; VerificationError where it does not run."""
     try:
-        return _run(pruned, feeds, probes)
+        with running(pruned, probes.values(), optimize=False) as compute:
+            return [compute(feeds) for feeds in several]
     except UNRUNNABLE as e:
         raise VerificationError(f"the pruned model does not run: {one_line(e)}; nothing was written") from e
-
-
-def _run(model: Model, feeds: Feeds, probes: Mapping[str, str]) -> dict[str, Array]:
-    """Outputs and probes by name, as the graph computes them."""
-    return run(model, feeds, probes.values(), optimize=False)
 
 
 def probes(analysis: Analysis, keep: Keep) -> dict[str, str]:
