@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from models.files import parse
 from onnxprune.gradient.kernels import PLACES
@@ -15,7 +16,18 @@ from onnxprune.graph.io import load
 from onnxprune.graph.ort import base_options
 from onnxprune.kernels import header
 from onnxprune.kernels.names import DOMAIN
-from onnxprune.kernels.steps.tables import CLIP, CONV, CONV_WEIGHT, MAX_POOL
+from onnxprune.kernels.steps.tables import (
+    CLIP,
+    CONV,
+    CONV_WEIGHT,
+    GRU,
+    GRU_BACK,
+    LSTM,
+    LSTM_BACK,
+    MAX_POOL,
+    RNN,
+    RNN_BACK,
+)
 from onnxprune.training import step as step_module
 from onnxprune.training.losses import Objective, Target
 from onnxprune.training.native import missing
@@ -92,7 +104,7 @@ def agree(model: onnx.ModelProto, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
     ours, loss, gradients = trained(model, x, monkeypatch)
     plain, expected_loss, expected = trained(model, x, monkeypatch, kernels=False)
     assert not ours.missing and plain.missing == "left out"
-    assert {k.number for k in ours.kernels.values()} == wanted and not plain.kernels
+    assert {k.number for k in ours.kernels} == wanted and not plain.kernels
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert gradients.keys() == expected.keys()
     for name, g in expected.items():
@@ -150,3 +162,85 @@ def test_gradients_for_a_file_are_plain() -> None:
 def test_header_of_the_kernels_is_what_tables_say() -> None:
     """After a change of steps/tables.py: `python -m onnxprune.kernels.header`, and build again."""
     assert header.STEPS_PLACE.read_text(encoding="utf-8") == header.steps_text()
+
+
+AFTER, BOTH = {"linear_before_reset": 1}, {"direction": "bidirectional"}
+RECURRENT: dict[str, tuple[str, dict[str, Any], int, str]] = {  # attributes, hidden units, outputs that are read
+    "lstm": ("LSTM", {}, 21, "hnc"),
+    "lstm-wide": ("LSTM", {}, 80, "h"),
+    "lstm-last": ("LSTM", {"direction": "reverse"}, 16, "n"),
+    "lstm-cell": ("LSTM", {}, 18, "c"),
+    "lstm-both-ways": ("LSTM", BOTH, 16, "hnc"),
+    "gru": ("GRU", AFTER, 70, "hn"),
+    "gru-both-ways": ("GRU", AFTER | BOTH, 18, "h"),
+    "gru-last": ("GRU", AFTER | {"direction": "reverse"}, 16, "n"),
+    "rnn": ("RNN", {}, 35, "hn"),
+    "rnn-relu": ("RNN", {"activations": ["Relu"], "direction": "reverse"}, 19, "h"),
+}
+KERNELS = {"LSTM": {LSTM, LSTM_BACK}, "GRU": {GRU, GRU_BACK}, "RNN": {RNN, RNN_BACK}}
+OTHERS: dict[str, tuple[str, dict[str, Any], int, dict[int, Any]]] = {  # what kernels compute not; inputs by number
+    "few-units": ("LSTM", {}, 12, {}),
+    "lengths": ("LSTM", {}, 16, {4: np.array([2, 4, 3, 1, 4, 4, 4], np.int32)}),
+    "peepholes": ("LSTM", {}, 16, {7: np.ones((1, 48), np.float32)}),
+    "clip": ("LSTM", {"clip": 0.5}, 16, {}),
+    "coupled": ("LSTM", {"input_forget": 1}, 16, {}),
+    "hard": ("LSTM", {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, 16, {}),
+    "reset-before": ("GRU", {}, 16, {}),
+    "softsign": ("RNN", {"activations": ["Softsign"]}, 16, {}),
+}
+
+
+def recurrent(
+    op: str, attributes: dict[str, Any], hidden: int, read: str, bare: bool = False, more: Mapping[int, Any] = {}
+) -> tuple[onnx.ModelProto, np.ndarray]:
+    """A recurrent node of four steps and seven samples; the product of what is read of all steps (h), the last states
+    (n) and cells (c). bare: without bias and states before the first step."""
+    rng, steps, samples, size = np.random.default_rng(hidden), 4, 7, 3
+    gates, ways = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 2 if "bidirectional" in attributes.values() else 1
+    state = (ways, samples, hidden)
+    arrays = {
+        "w": rng.standard_normal((ways, gates * hidden, size)),
+        "r": rng.standard_normal((ways, gates * hidden, hidden)) / 4,
+        "side": rng.standard_normal((size, hidden)),
+    }  # fmt: skip
+    inputs = ["x", "w", "r", *[""] * (5 if op == "LSTM" else 3)]
+    if not bare:
+        arrays |= {"bias": rng.standard_normal((ways, 2 * gates * hidden)), "start": rng.standard_normal(state)}
+        inputs[3], inputs[5] = "bias", "start"
+        if op == "LSTM":
+            arrays["cell"], inputs[6] = rng.standard_normal(state), "cell"
+    init = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in arrays.items()]
+    for i, array in more.items():
+        inputs[i] = f"more{i}"
+        init.append(numpy_helper.from_array(array, inputs[i]))
+    init += [numpy_helper.from_array(np.array([axis]), name) for name, axis in (("at", 0), ("of_x", 1))]
+    outputs = [name if name in read else "" for name in "hnc"[: 3 if op == "LSTM" else 2]]
+    nodes = [helper.make_node(op, inputs, outputs, hidden_size=hidden, **attributes)]
+    nodes += [helper.make_node("Unsqueeze", ["x", "of_x"], ["v"]), helper.make_node("MatMul", ["v", "side"], ["u"])]
+    parts = ["u", *read]
+    for k, name in enumerate(read):
+        if name in "nc":
+            nodes.append(helper.make_node("Unsqueeze", [name, "at"], [f"{name}1"]))
+        nodes.append(helper.make_node("Mul", [parts[0], name if name == "h" else f"{name}1"], [f"m{k}"]))
+        parts[0] = f"m{k}"
+    nodes.append(helper.make_node("Identity", [parts[0]], ["y"]))
+    ends = [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", ("A", "B", size)), ("y", (*"ACD", hidden)))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], init)
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
+    return model, rng.standard_normal((steps, samples, size)).astype(np.float32)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("form", RECURRENT)
+def test_recurrent(form: str, bare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = RECURRENT[form]
+    agree(*recurrent(*row, bare), monkeypatch, KERNELS[row[0]])
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_other_recurrent_layers_stay_with_the_nodes(form: str) -> None:
+    op, attributes, hidden, more = OTHERS[form]
+    model, x = recurrent(op, attributes, hidden, "h", more=more)
+    step = Step(load(model), Objective((Target("y", "squared-error"),)), {"x": x})
+    assert not step.kernels and "r" in step.trained
+    assert np.isfinite(step.train({"x": x}, {"y": np.ones(shape_of(model, x), np.float32)}))

@@ -59,12 +59,12 @@ def free_constants(model: Model) -> None:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel of ours, and what it is told. number: of kernels/steps/tables.py; inputs: tensors; params: STEP_PARAMS
-    integers."""
+    """Tensors that a kernel of ours makes as well as the nodes that the graph has. number: of kernels/steps/tables.py;
+    nodes: with the kernel, and what brings its results into form."""
 
     number: int
-    inputs: tuple[str, ...]
-    params: tuple[int, ...]
+    made: tuple[str, ...]
+    nodes: tuple[NodeProto, ...]
 
 
 class Backward:
@@ -88,7 +88,7 @@ class Backward:
         self.wrt: set[str] = set()
         self.needed: set[str] = set()
         self.made: dict[str, list[str]] = {}  # tensor -> parts of its gradient
-        self.kernels: dict[str, Kernel] = {}  # tensor -> what computes it as well, in a session of ours
+        self.kernels: list[Kernel] = []  # for a session of ours
         self._node: Node | None = None
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._probes = probes(edit.model, input_shapes or {})

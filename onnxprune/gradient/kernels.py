@@ -1,5 +1,5 @@
-"""What kernels of ours compute as well as nodes do: a rule notes the tensor that its nodes end in, what the kernel
-reads and its parameters (kernels/steps/).
+"""What kernels of ours compute as well as nodes do: a rule notes the tensors that its nodes end in, and the nodes with
+kernels that make the same (kernels/steps/).
 
 A note changes nothing: gradients are plain ONNX. A session of training may put the kernel in the place of the nodes.
 """
@@ -8,21 +8,48 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from onnxprune.gradient.backward import Backward, Kernel, NoRule
+from onnx import NodeProto, helper
+
+from onnxprune.gradient.backward import LAST, Backward, Kernel, NoRule
 from onnxprune.gradient.windows import Windows, windows
 from onnxprune.graph.node import Node, walk
-from onnxprune.kernels.steps.tables import CLIP, CONV, CONV_WEIGHT, GIVEN, MAX_POOL, STEP_PARAMS
+from onnxprune.kernels.names import DOMAIN
+from onnxprune.kernels.steps.tables import (
+    CLIP,
+    CONV,
+    CONV_WEIGHT,
+    EVERY_STEP,
+    GIVEN,
+    GRU,
+    GRU_BACK,
+    LAST_CELL,
+    LAST_STATE,
+    LSTM,
+    LSTM_BACK,
+    MAX_POOL,
+    RNN,
+    RNN_BACK,
+    STEP_PARAMS,
+)
 
+OPERATOR = "Step"
 FLOAT = 1  # as ONNX has it
 PLACES = 16  # of an output, least: lanes of the kernels are places
 NARROW = 64  # filters of a group up to which a convolution whose weights are inputs is faster here
 
 
+def step(number: int, inputs: Sequence[str], outputs: Sequence[str], params: Sequence[int]) -> NodeProto:
+    """The operator of a kernel."""
+    given = [*params, *[0] * (STEP_PARAMS - len(params))]
+    return helper.make_node(OPERATOR, inputs, outputs, outputs[0], domain=DOMAIN, kernel=number, params=given)
+
+
 def _note(b: Backward, made: str, number: int, inputs: Sequence[str], params: Sequence[int]) -> None:
     if all(b.code(i) == FLOAT for i in (made, *inputs)):
-        b.kernels[made] = Kernel(number, tuple(inputs), (*params, *[0] * (STEP_PARAMS - len(params))))
+        b.kernels.append(Kernel(number, (made,), (step(number, inputs, [made], params),)))
 
 
 def _bits(value: float) -> int:
@@ -83,6 +110,95 @@ def max_pool(b: Backward, made: str, x: str, y: str, g: str, at: Windows) -> Non
     """The gradient of MaxPool. Of equal elements the first one gets all."""
     if _fits(b, at, x, g):
         _note(b, made, MAX_POOL, [x, y, g], _windows(at, 1, heads=at.heads, tails=at.tails, strides=at.strides))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A direction of a recurrent node as its rule has built it. x: W x with its biases, of all steps in the order of
+    the direction; r: R^T; bias: of what a GRU resets, or ""; states: before the first step; y: h of all steps; last:
+    states after the last."""
+
+    x: str
+    r: str
+    bias: str
+    states: tuple[str, ...]
+    y: str
+    last: tuple[str, ...]
+
+
+def recurrent(b: Backward, n: Node, ways: Sequence[Way], joined: Callable[[Sequence[Way]], Sequence[str]]) -> None:
+    """The steps of a recurrent node, and their gradients, which are known. joined: adds nodes that make the outputs of
+    the node of those of its directions; their names."""
+    number, back = {"LSTM": (LSTM, LSTM_BACK), "GRU": (GRU, GRU_BACK), "RNN": (RNN, RNN_BACK)}[n.op]
+    floats = all(b.code(name) == FLOAT for w in ways for name in (w.x, w.r, *w.states))
+    if not (floats and _usual(n)) or any(_coming(b, w) and not b.gradient_of(w.x) for w in ways):
+        return
+    relu = int((n.attr("activations") or [b""])[0].lower() == b"relu")
+    nodes: list[NodeProto] = []
+    made = [o for o in n.outputs if o]
+    for w in ways:
+        before, kept = (b.edit.fresh(f"{w.y}/{what}") for what in ("before", "kept"))
+        more = {"LSTM": [kept, *w.last[1:]], "GRU": [kept], "RNN": []}[n.op]
+        inputs = [w.x, w.r, *w.states, *([w.bias] if w.bias else [])]
+        nodes.append(step(number, inputs, [w.y, before, *more], [relu]))
+        nodes += _apart(b, [w.last[0]], lambda w=w: [b.op("Gather", w.y, b.constant(-1), axis=0)])  # type: ignore[misc]
+        made += [w.y, *w.last]
+        if _coming(b, w):
+            read = {"LSTM": [kept, w.r, *w.states[1:]], "GRU": [kept, w.r, before], "RNN": [w.y, w.r]}[n.op]
+            b.kernels.append(_backwards(b, w, back, read, before, relu))
+    nodes += _apart(b, n.outputs, lambda: joined(ways))
+    b.kernels.append(Kernel(number, tuple(made), tuple(nodes)))
+
+
+def _usual(n: Node) -> bool:
+    """Whether a recurrent node is one that the kernels compute."""
+    given = [a.lower() for a in n.attr("activations") or []]
+    each = {"LSTM": (b"sigmoid", b"tanh", b"tanh"), "GRU": (b"sigmoid", b"tanh"), "RNN": (b"tanh",)}[n.op]
+    plain = given == [*each] * (len(given) // len(each)) or (n.op == "RNN" and set(given) == {b"relu"})
+    reset = n.op != "GRU" or n.attr("linear_before_reset", 0)
+    other = n.attr("clip") or n.attr("input_forget", 0) or n.input(4) or n.input(7)
+    return bool(plain and reset and not other and int(n.attr("hidden_size")) >= PLACES)
+
+
+def _coming(b: Backward, w: Way) -> dict[int, str]:
+    """The gradients that arrive at a direction, by the number that the kernel has for them."""
+    found = zip((EVERY_STEP, LAST_STATE, LAST_CELL), (w.y, *w.last), strict=False)
+    return {number: g for number, name in found if (g := b.gradient_of(name))}
+
+
+def _backwards(b: Backward, w: Way, number: int, read: Sequence[str], before: str, relu: int) -> Kernel:
+    """The gradients of a direction. before: the states before every step, `(steps * samples, hidden)`."""
+    coming, dx, dr = _coming(b, w), b.gradient_of(w.x), b.gradient_of(w.r)
+    assert dx
+    made = [dx, *(b.gradient_of(s) or b.edit.fresh(f"{s}/back") for s in w.states)]
+    hidden, width = b.shape(w.r)
+    sums = b.edit.fresh(f"{dx}/sums")  # R h, of all steps
+    for name, size in ((before, hidden), (sums, width)):
+        b.know(name, FLOAT, [(None, size)] * b.probe_count)
+    nodes = [step(number, [*read, *coming.values()], made + [sums] * (number == GRU_BACK), [relu, sum(coming)])]
+    if number != GRU_BACK:
+        nodes += _apart(b, [sums], lambda: [b.op("Flatten", dx, axis=2)])
+    if dr:
+        nodes += _apart(b, [dr], lambda: [b.op("Gemm", before, sums, transA=1)])
+        made.append(dr)
+    bias = b.gradient_of(w.bias) if w.bias else None
+    if bias and hidden:
+        nodes += _apart(b, [bias], lambda: [b.sum(b.slice(sums, [-hidden], [LAST], [1]), [0])])
+        made.append(bias)
+    return Kernel(number, tuple(made), tuple(nodes))
+
+
+def _apart(b: Backward, names: Sequence[str], build: Callable[[], Sequence[str]]) -> list[NodeProto]:
+    """Nodes that are not put into the graph; what they make has these names, "" for what is not wanted."""
+    graph = b.edit.graph
+    start = len(graph.node)
+    named = {old: new for old, new in zip(build(), names, strict=False) if new}
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node[start:]]
+    del graph.node[start:]
+    for node in nodes:
+        node.input[:] = [named.get(i, i) for i in node.input]
+        node.output[:] = [named.get(o, o) for o in node.output]
+    return nodes
 
 
 def forward(b: Backward) -> None:

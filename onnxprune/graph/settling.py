@@ -197,7 +197,7 @@ def _sort(scope: _Scope, visible: set[str], where: str, notes: list[str]) -> Non
         for body, _ in chain.from_iterable(inner.all() for inner in scope.bodies.get(i, ())):
             used.update(*(inner.input for inner in body.node), (value.name for value in body.output))
         needs.append({at[name] for name in used if name in at})
-    order = _topological(needs)
+    order = topological(needs)
     if len(order) < len(needs):
         stuck = graph.node[min(set(range(len(needs))) - set(order))]
         raise fault(where, "a graph without cycles", f"one that {label(stuck)} waits for", REPAIR)
@@ -213,10 +213,10 @@ def _sort(scope: _Scope, visible: set[str], where: str, notes: list[str]) -> Non
     visible -= values
 
 
-def _topological(needs: list[set[int]]) -> list[int]:
+def topological(needs: list[set[int]]) -> list[int]:
     """The order nearest to 0, 1, 2, ... in which each comes after all it needs; cycles are left out.
 
-    >>> _topological([{1}, set(), {0}])
+    >>> topological([{1}, set(), {0}])
     [1, 0, 2]
     """
     if all(max(need, default=-1) < i for i, need in enumerate(needs)):

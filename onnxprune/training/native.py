@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import onnxruntime as ort
 from onnx import NodeProto, helper
 
 from onnxprune.gradient.backward import Kernel
 from onnxprune.graph.io import Model
+from onnxprune.graph.links import made_at, reads
 from onnxprune.graph.protos import place
+from onnxprune.graph.settling import topological
 from onnxprune.kernels.library import LibraryMissing, register_steps
 from onnxprune.kernels.names import DOMAIN
 
-OPERATOR = "Step"
 
-
-def with_kernels(model: Model, kernels: Mapping[str, Kernel]) -> bool:
-    """Let kernels make the tensors that are noted, in place; whether there is one. What nothing reads then stays."""
-    graph, nodes, found = model.proto.graph, [], False
+def with_kernels(model: Model, kernels: Iterable[Kernel]) -> list[Kernel]:
+    """Let kernels make the tensors that are noted, in place; those that do. What nothing reads then stays, under names
+    of its own."""
+    graph = model.proto.graph
+    present = {o for node in graph.node for o in node.output}
+    chosen = [k for k in kernels if not present.isdisjoint(k.made)]
+    if not chosen:
+        return []
+    made, first = {name for k in chosen for name in k.made}, {k.made[0]: k.nodes for k in chosen}
+    nodes: list[NodeProto] = []
     for node in graph.node:
-        kernel = kernels.get(node.output[0]) if len(node.output) == 1 else None
-        nodes.append(node if kernel is None else _node(kernel, node))
-        found |= kernel is not None
-    if found:
-        place(graph, nodes)
-        model.proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return found
-
-
-def _node(kernel: Kernel, old: NodeProto) -> NodeProto:
-    return helper.make_node(
-        OPERATOR, list(kernel.inputs), [old.output[0]], old.name, domain=DOMAIN, kernel=kernel.number,
-        params=list(kernel.params),
-    )  # fmt: skip
+        for o in node.output:
+            nodes += first.get(o, ())
+        node.output[:] = [f"{o}/unread" if o in made else o for o in node.output]
+        nodes.append(node)
+    at = made_at(nodes)
+    order = topological([{at[name] for name in reads(node) if name in at} for node in nodes])
+    place(graph, [nodes[k] for k in order])
+    model.proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return chosen
 
 
 def missing(options: ort.SessionOptions) -> str:

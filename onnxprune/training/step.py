@@ -94,7 +94,7 @@ class Step:
     """The session of a model's training step.
 
     layout: of `weights` and `gradients`, flat; free: which values may change; part: samples that are run at a time;
-    blocked: weight -> why it is not trained; kernels: of ours, by the tensor that they make; missing: why none is used
+    blocked: weight -> why it is not trained; kernels: of ours; missing: why none is used
     though some could be, or "".
     """
 
@@ -121,7 +121,7 @@ class Step:
         forward, measured, self.statistics = b.model.copy(), loss, dict[str, str]()
         self._options = base_options(threads)
         self._options.enable_mem_pattern = False  # a pattern doubles what activations take, and saves no time
-        of_forward = dict(b.kernels)
+        of_forward = list(b.kernels)
         if by_batch:
             trained, self.statistics = with_batch_statistics(form.model)
             form = form.also(model, self.statistics)
@@ -140,12 +140,13 @@ class Step:
             self.layout.view(self.free, name)[...] = form.free(name)
         made = {**found.of, **self.statistics}
         self.missing = missing(self._options) if b.kernels else ""
-        self.kernels = {} if self.missing else b.kernels
+        self.kernels: Sequence[Kernel] = with_kernels(b.model, [] if self.missing else b.kernels)
         self._graphs = hashlib.sha256()
-        self._train = self._session(b.finished([loss, *made.values()]), loss, made, self.kernels)
+        self._train = self._session(b.finished([loss, *made.values()]), loss, made)
         self.scores, self.scored = scores, np.zeros(0, np.float32)
         more = [scores] if scores else []
-        self._measure = self._session(forward, measured, {}, {} if self.missing else of_forward, more)
+        with_kernels(forward, [] if self.missing else of_forward)
+        self._measure = self._session(forward, measured, {}, more)
 
     @property
     def digest(self) -> str:
@@ -190,7 +191,7 @@ class Step:
         return float(np.asarray(binding.get_outputs()[0].numpy()).ravel()[0])
 
     def _session(
-        self, model: Model, loss: str, of: Mapping[str, str], kernels: Mapping[str, Kernel], more: Sequence[str] = ()
+        self, model: Model, loss: str, of: Mapping[str, str], more: Sequence[str] = ()
     ) -> tuple[ort.InferenceSession, ort.IOBinding]:
         """A session whose weights are inputs, and what binds them and their gradients to the buffers."""
         graph = model.proto.graph
@@ -204,7 +205,6 @@ class Step:
                 del graph.initializer[k]
         del graph.output[:]
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in (loss, *more, *of.values()))
-        with_kernels(model, kernels)
         sweep(graph)
         content = to_proto(model).SerializeToString(deterministic=True)
         self._graphs.update(content)

@@ -12,9 +12,10 @@ import numpy as np
 
 from onnxprune.gradient.backward import LAST, Backward
 from onnxprune.gradient.formula import Tensor
-from onnxprune.gradient.registry import NoRule
+from onnxprune.gradient.kernels import Way, recurrent
+from onnxprune.gradient.registry import Gradients, NoRule, gradient
 from onnxprune.gradient.rules.control import body_of, placed, renamed
-from onnxprune.gradient.through import decomposed
+from onnxprune.gradient.through import through
 from onnxprune.graph.node import Node
 
 Activation = Callable[[Tensor], Tensor]
@@ -73,18 +74,40 @@ def _split(x: Tensor, hidden: int, parts: int) -> list[Tensor]:
     return [Tensor(x.b, name) for name in x.b.ops("Split", x.name, sizes, outputs=parts, axis=-1)]
 
 
-@decomposed("RNN")
-def rnn(b: Backward, n: Node) -> list[str]:
+def unfolded(op: str) -> Callable[[Callable[[Backward, Node], list[Way]]], object]:
+    """Register an operator by the directions that are built of it; the first line of the docstring is its summary."""
+
+    def register(build: Callable[[Backward, Node], list[Way]]) -> object:
+        def rule(b: Backward, n: Node, dy: Gradients) -> Gradients:
+            ways: list[Way] = []
+
+            def whole(b: Backward, n: Node) -> list[str]:
+                ways.extend(build(b, n))
+                return _joined(b, n, ways)
+
+            found = through(b, n, dy, whole)
+            recurrent(b, n, ways, lambda ways: _joined(b, n, ways))
+            return found
+
+        rule.__doc__ = build.__doc__
+        gradient(op)(rule)
+        return build
+
+    return register
+
+
+@unfolded("RNN")
+def rnn(b: Backward, n: Node) -> list[Way]:
     """through a Scan of h = f(x W^T + h R^T + bias)"""
 
     def step(fs: list[Activation], w: Weights) -> Step:
         return lambda x, states: [fs[0](_clipped(n, x + states[0].op("MatMul", w.r)))]
 
-    return _unfolded(b, n, 1, ["tanh"], 1, step)
+    return _ways(b, n, 1, ["tanh"], 1, step)
 
 
-@decomposed("LSTM")
-def lstm(b: Backward, n: Node) -> list[str]:
+@unfolded("LSTM")
+def lstm(b: Backward, n: Node) -> list[Way]:
     """through a Scan of c = f c + i g, h = o tanh(c)"""
     hidden = int(n.attr("hidden_size"))
 
@@ -104,11 +127,11 @@ def lstm(b: Backward, n: Node) -> list[str]:
 
         return run
 
-    return _unfolded(b, n, 4, ["sigmoid", "tanh", "tanh"], 2, step)
+    return _ways(b, n, 4, ["sigmoid", "tanh", "tanh"], 2, step)
 
 
-@decomposed("GRU")
-def gru(b: Backward, n: Node) -> list[str]:
+@unfolded("GRU")
+def gru(b: Backward, n: Node) -> list[Way]:
     """through a Scan of h = (1 - z) g + z h"""
     hidden, after = int(n.attr("hidden_size")), bool(n.attr("linear_before_reset", 0))
 
@@ -132,34 +155,43 @@ def gru(b: Backward, n: Node) -> list[str]:
 
         return run
 
-    return _unfolded(b, n, 3, ["sigmoid", "tanh"], 1, step)
+    return _ways(b, n, 3, ["sigmoid", "tanh"], 1, step)
 
 
-def _unfolded(
+def _ways(
     b: Backward, n: Node, gates: int, default: Sequence[str], count: int,
     make: Callable[[list[Activation], Weights], Step],
-) -> list[str]:  # fmt: skip
-    """The outputs of a recurrent node. gates: of W and R; count: states; make: the step of a direction."""
-    way, swap = n.attr("direction", "forward"), bool(n.attr("layout", 0))
-    ways = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[way]
-    x = b.transpose(n.input(0), [1, 0, 2]) if swap else n.input(0)
-    ends: list[list[str]] = []
-    steps: list[str] = []
-    for d, (fs, back) in enumerate(zip(activations(n, default, len(ways)), ways, strict=True)):
-        y, last = _direction(b, n, x, d, back, gates, count, lambda w, fs=fs: make(fs, w))  # type: ignore[misc]
-        steps.append(b.unsqueeze(y, [1]))
-        ends.append([b.unsqueeze(s, [0]) for s in last])
+) -> list[Way]:  # fmt: skip
+    """The directions of a recurrent node. gates: of W and R; count: states; make: the step of a direction."""
+    x = b.transpose(n.input(0), [1, 0, 2]) if n.attr("layout", 0) else n.input(0)
+    ways = _backwards(n)
+    found = enumerate(zip(activations(n, default, len(ways)), ways, strict=True))
+    return [
+        _direction(b, n, x, d, back, gates, count, lambda w, fs=fs: make(fs, w))  # type: ignore[misc]
+        for d, (fs, back) in found
+    ]
+
+
+def _backwards(n: Node) -> list[bool]:
+    """Of every direction, whether it goes from the last step to the first."""
+    return {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[n.attr("direction", "forward")]
+
+
+def _joined(b: Backward, n: Node, ways: Sequence[Way]) -> list[str]:
+    """The outputs of a recurrent node from those of its directions."""
+    steps = [b.unsqueeze(_turned(b, w.y, back, n.input(4)), [1]) for w, back in zip(ways, _backwards(n), strict=True)]
+    ends = [[b.unsqueeze(s, [0]) for s in w.last] for w in ways]
     whole = b.op("Concat", *steps, axis=1) if len(ways) > 1 else steps[0]  # (steps, directions, samples, hidden)
     states = [b.op("Concat", *parts, axis=0) if len(ways) > 1 else parts[0] for parts in zip(*ends, strict=True)]
-    if swap:
+    if n.attr("layout", 0):
         whole, states = b.transpose(whole, [2, 0, 1, 3]), [b.transpose(s, [1, 0, 2]) for s in states]
     return [whole, *states][: len(n.outputs)]
 
 
 def _direction(
     b: Backward, n: Node, x: str, d: int, back: bool, gates: int, count: int, make: Callable[[Weights], Step]
-) -> tuple[str, list[str]]:
-    """Outputs of all steps `(steps, samples, hidden)` and last states of one direction."""
+) -> Way:
+    """One direction: the Scan over its steps, and what it reads."""
     hidden, lengths = int(n.attr("hidden_size")), n.input(4)
     own = b.constant(d)
     w, r = (Tensor(b, b.transpose(b.op("Gather", n.input(i), own, axis=0), [1, 0])) for i in (1, 2))
@@ -196,7 +228,7 @@ def _direction(
     whole = [(t, *size) for (t, *_), size in zip(b.sizes(x), b.sizes(states[0]), strict=True)]
     kinds = [(b.code(s), b.sizes(s)) for s in states] + [(b.code(x), whole)]
     *lasting, y = placed(b, "Scan", [*states, *steps], kinds, body=body_of(b, inner, run), num_scan_inputs=len(steps))
-    return _turned(b, y, back, lengths), lasting
+    return Way(steps[0], r.name, bias.name if bias else "", tuple(states), y, tuple(lasting))
 
 
 def _turned(b: Backward, x: str, back: bool, lengths: str) -> str:

@@ -14,7 +14,19 @@ from onnxprune.kernels.steps.conv_weight import plan as plan_weight
 from onnxprune.kernels.steps.conv_weight import run as run_weight
 from onnxprune.kernels.steps.max_pool import plan as plan_pool
 from onnxprune.kernels.steps.max_pool import run as run_pool
-from onnxprune.kernels.steps.tables import CLIP, CONV, CONV_WEIGHT, STEP_FIELDS, STEP_KERNEL, STEP_PLAN, STEP_PREPARE
+from onnxprune.kernels.steps.recurrent import plan as plan_recurrent
+from onnxprune.kernels.steps.recurrent import prepare as prepare_recurrent
+from onnxprune.kernels.steps.recurrent import run as run_recurrent
+from onnxprune.kernels.steps.tables import (
+    CLIP,
+    CONV,
+    CONV_WEIGHT,
+    LSTM,
+    STEP_FIELDS,
+    STEP_KERNEL,
+    STEP_PLAN,
+    STEP_PREPARE,
+)
 
 
 @cfunc(types.int64(types.int64, types.int64, types.int64, types.int64, types.int64), cache=True)
@@ -23,6 +35,8 @@ def entry(what: int, table: int, task: int, scratch: int, unused: int) -> int:
     t = i64(table, STEP_FIELDS)
     kernel = t[STEP_KERNEL]
     if what == STEP_PLAN:
+        if kernel >= LSTM:
+            return 0 if plan_recurrent(t) else 1
         if kernel == CONV_WEIGHT:
             return 0 if plan_weight(t) else 1
         if kernel == CONV:
@@ -31,7 +45,12 @@ def entry(what: int, table: int, task: int, scratch: int, unused: int) -> int:
             return 0 if plan_clip(t) else 1
         return 0 if plan_pool(t) else 1
     if what == STEP_PREPARE:
-        prepare_conv(t)
+        if kernel >= LSTM:
+            prepare_recurrent(t, task)
+        else:
+            prepare_conv(t)
+    elif kernel >= LSTM:
+        run_recurrent(t, task, scratch)
     elif kernel == CONV_WEIGHT:
         run_weight(t, task, scratch)
     elif kernel == CONV:
