@@ -72,7 +72,7 @@ def chart(
     points = [p for c in curves for p in c.points() if math.isfinite(p[1])]
     if not points:
         raise ValueError("a chart needs a point that is a finite number")
-    heads = textwrap.wrap(title, 78)
+    heads = textwrap.wrap(title, 70)
     top = TOP + LINE * len(heads)
     right, bottom = WIDTH - RIGHT, top + HEIGHT
     at_x, x_ticks = _axis([p[0] for p in points], (right, LEFT) if reverse_x else (LEFT, right), log_x)
