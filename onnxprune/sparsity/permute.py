@@ -29,6 +29,7 @@ from onnxprune.progress import Steps
 from onnxprune.solvers.patterns import n_of_m
 from onnxprune.solvers.permutation import best_order, retained
 from onnxprune.structure.analysis import Analysis, ChannelGroup
+from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.groups import analyze
 
 PERMUTED_KINDS = ("channels", "hidden")
@@ -118,21 +119,26 @@ def permute(
 
 def rearranged(analysis: Analysis, moved: Ids) -> Model:
     """The model with the elements of id `moved[i]` in the place of id i, `(ids,)`, in all weights."""
-    c = analysis.coupling
     out = analysis.model.copy()
     for name, w in analysis.model.weights.items():
-        new = w
-        for axis, ids in enumerate(c.base.get(name, ())):
-            if ids is not None and (moved[ids] != ids).any():
-                new = np.take(new, moved[ids] - ids[0], axis)
-        inner = c.grouped.get(name)
-        if inner is not None and (moved[inner] != inner).any():
-            grouped = new.reshape(len(inner), -1, *new.shape[1:])  # (g, O/g, I/g, k...)
-            new = np.concatenate([np.take(g, i, 1) for g, i in zip(grouped, _inner(moved, inner), strict=True)])
+        new = reordered(analysis.coupling, name, w, moved)
         if new is not w:
             new.flags.writeable = False
             out.weights[name] = new
     return out
+
+
+def reordered(c: Coupling, name: str, w: Array, moved: Ids) -> Array:
+    """A weight with the elements of id `moved[i]` in the place of id i, `(ids,)`; itself where nothing moves."""
+    new = w
+    for axis, ids in enumerate(c.base.get(name, ())):
+        if ids is not None and (moved[ids] != ids).any():
+            new = np.take(new, moved[ids] - ids[0], axis)
+    inner = c.grouped.get(name)
+    if inner is not None and (moved[inner] != inner).any():
+        grouped = new.reshape(len(inner), -1, *new.shape[1:])  # (g, O/g, I/g, k...)
+        new = np.concatenate([np.take(g, i, 1) for g, i in zip(grouped, _inner(moved, inner), strict=True)])
+    return new
 
 
 def _inner(moved: Ids, ids: Ids) -> Ids:
@@ -307,4 +313,4 @@ class Places:
         return ""
 
 
-__all__ = ["Permuted", "permute", "rearranged"]
+__all__ = ["Permuted", "Places", "permute", "rearranged", "reordered"]
