@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnxprune.formats.densify import densify
     from onnxprune.gradient.differentiate import gradients, hessian_vector_product
     from onnxprune.graph.io import Model, load, save, to_proto
+    from onnxprune.pipeline.connect import connect
     from onnxprune.pipeline.lottery import lottery
     from onnxprune.pipeline.recipe import Result, prune
     from onnxprune.pipeline.train import train
@@ -59,6 +60,7 @@ PLACES = {
     "formats.densify": ("densify",),
     "gradient.differentiate": ("gradients", "hessian_vector_product"),
     "graph.io": ("Model", "load", "save", "to_proto"),
+    "pipeline.connect": ("connect",),
     "pipeline.lottery": ("lottery",),
     "pipeline.recipe": ("Result", "prune"),
     "pipeline.train": ("train",),
@@ -218,6 +220,7 @@ __all__ = [
     "UserError",
     "VerificationError",
     "analyze",
+    "connect",
     "densify",
     "evaluate",
     "formats",

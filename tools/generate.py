@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from onnxprune.cli import bench, evaluate, lottery, operators, sensitivity, train  # noqa: E402
+from onnxprune.cli import bench, connect, evaluate, lottery, operators, sensitivity, train  # noqa: E402
 from onnxprune.cli import help as screens  # noqa: E402
 from onnxprune.cli.command import Output  # noqa: E402
 from onnxprune.cli.help import describe_choices  # noqa: E402
@@ -119,6 +119,7 @@ def page() -> str:
         ("evaluate", evaluate.EVALUATE),
         ("train", train.TRAIN),
         ("lottery", lottery.LOTTERY),
+        ("connect", connect.CONNECT),
         ("sensitivity", sensitivity.SENSITIVITY),
         ("ops", operators.OPERATORS),
     ):

@@ -17,7 +17,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from onnxprune import __version__
-from onnxprune.cli import bench, evaluate, lottery, operators, sensitivity, train
+from onnxprune.cli import bench, connect, evaluate, lottery, operators, sensitivity, train
 from onnxprune.cli import help as screens
 from onnxprune.cli import inspect as inspection
 from onnxprune.cli.command import CommandValues, Output, command, shared
@@ -245,6 +245,7 @@ command(app, bench.OPTIONS, bench.ARGUMENTS)(bench.bench)
 command(app, evaluate.EVALUATE, evaluate.SOURCES)(evaluate.evaluate)
 command(app, train.TRAIN)(train.train)
 command(app, lottery.LOTTERY)(lottery.lottery)
+command(app, connect.CONNECT, connect.MODELS)(connect.connect)
 command(app, sensitivity.SENSITIVITY)(sensitivity.sensitivity)
 
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from rich.table import Table
@@ -94,7 +94,7 @@ def command(
             with process.working():
                 body(values)
 
-        parameters = [_parameter(n, annotation, inspect.Parameter.empty) for n, annotation in arguments.items()]
+        parameters = [_parameter(n, annotation, _absent(annotation)) for n, annotation in arguments.items()]
         parameters += [_parameter(o.name, *_typed(o)) for o in options]
         run.__doc__ = body.__doc__
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -119,6 +119,11 @@ def read_words(options: Mapping[str, Option], words: Mapping[str, Any]) -> dict[
         except ValueError as e:
             raise OptionError(str(e)) from None
     return values
+
+
+def _absent(annotation: Any) -> Any:
+    """What an argument is where it is left out: None where it may be that, else it must be there."""
+    return None if type(None) in get_args(get_args(annotation)[0]) else inspect.Parameter.empty
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

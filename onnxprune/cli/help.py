@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "evaluate MODEL SRC": "how good a model is on data",
     "train MODEL": "training on labels, from scratch with --init",
     "lottery MODEL": "lottery tickets: train, prune, rewind, again",
+    "connect A.onnx [B.onnx]": "the line between two models, the barrier",
     "sensitivity MODEL": "what each group costs at each ratio",
     "bench A.onnx [B.onnx ...]": "latency, size, memory and outputs of models",
     "densify MODEL": "sparse operators back to plain ONNX",

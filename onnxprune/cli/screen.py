@@ -46,6 +46,8 @@ STAGES = {
     "solve": "solving for the weights that stay",
     "cluster": "clustering weights",
     "measure": "measuring latency, both models in turn",
+    "align": "matching hidden units",
+    "line": "scoring the points of the line",
     "save": "writing",
 }
 

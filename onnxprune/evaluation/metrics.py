@@ -10,7 +10,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,9 +243,13 @@ class Evaluator:
         return joined(Stream(model, list(runs), threads=self.threads).compute(self.names), self.names)
 
     def __call__(self, model: Model) -> Score:
+        return self.of(self.outputs(model))
+
+    def of(self, outputs: Outputs) -> Score:
+        """The score of the outputs of a model for all samples."""
         metric = METRICS[self.metric]
         labels = None if self.labels is None else self.labels + self.offset
-        each = metric.per_sample(self.outputs(model), labels, self.reference, self.classes)
+        each = metric.per_sample(outputs, labels, self.reference, self.classes)
         return Score(self.metric, float(each.mean()), each, metric.better)
 
 
@@ -278,6 +282,21 @@ class Function:
                 f"--evaluate {self.name}: expected one finite number, or one per sample; got {values!r:.80}"
             )
         return Score(self.name, float(values.mean()), values if values.ndim else None)
+
+
+def scored(judges: Iterable[Evaluator | Function], model: Model) -> list[Score]:
+    """A model's score by each, run once for all that have the same samples."""
+    known: dict[int, Outputs] = {}
+    out = []
+    for judge in judges:
+        if isinstance(judge, Function):
+            out.append(judge(model))
+            continue
+        key = id(judge.samples)
+        if key not in known:
+            known[key] = judge.outputs(model)
+        out.append(judge.of(known[key]))
+    return out
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Matching the hidden units of one model to those of another one of the same graph (Git Re-Basin; Ainsworth, Hayase and
 Srinivasa 2022, arXiv:2209.04836, weight matching).
 
-Two networks that were trained apart may be alike but for the order of their hidden units. Group after group the units of
-B take the order in which their weights are most like A's: the largest sum of products of weights, which is a linear
+Two networks that were trained apart may be alike but for the order of their hidden units. Group after group the units
+of B take the order in which their weights are most like A's: the largest sum of products of weights, which is a linear
 assignment as long as the other groups stay as they are. That is repeated until nothing changes; the sum only grows.
 
 What a unit is, and where it lies in all weights, the channel groups say: channels, widths of residual streams, heads,
@@ -19,6 +19,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from onnxprune.graph.arrays import Array, Ids
+from onnxprune.graph.folding import fold
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import concrete_inputs, infer
 from onnxprune.graph.step import Step
@@ -29,7 +30,7 @@ from onnxprune.structure.analysis import Analysis, ChannelGroup, Slice
 from onnxprune.structure.check import check_same, running
 from onnxprune.structure.groups import analyze
 from onnxprune.training.initial import statistics
-from onnxprune.training.weights import trainable
+from onnxprune.training.weights import FLOATS, trainable
 
 SWEEPS = 100  # over all groups, at most
 LEAST = 1e-9  # of the products of A with itself: a gain below that is rounding
@@ -39,10 +40,12 @@ Weights = dict[str, Array]
 
 @dataclass(frozen=True)
 class Alignment:
-    """moved: group -> units that have another place; kept: group -> why its order stays, where it cannot change;
-    before, after: cosine of the angle between the weights of A and B; sweeps: over all groups; difference: of B's
-    outputs before and after, over the largest."""
+    """reference: A in the form that B has now, whose weights are constants where nodes computed them of constants;
+    moved: group -> units that have another place; kept: group -> why its order stays, where it cannot change; before,
+    after: cosine of the angle between the weights of A and B; sweeps: over all groups; difference: of B's outputs
+    before and after, over the largest."""
 
+    reference: Model
     moved: Mapping[str, int]
     kept: Mapping[str, str]
     before: float
@@ -57,7 +60,7 @@ def align(a: Model, b: Model, *, seed: int = 0, progress: Steps = lambda done, t
     a, b: models of one graph; seed: of the order in which groups are visited. Raises `VerificationError` where the
     outputs of B change.
     """
-    analysis = analyze(b)
+    analysis, a = analyze(b), fold(infer(a, None))
     places, names = Places(analysis), compared(a, analysis.model)
     x: Weights = {n: a.weights[n].astype(np.float64) for n in names}
     y: Weights = {n: analysis.model.weights[n].astype(np.float64) for n in names}
@@ -77,14 +80,15 @@ def align(a: Model, b: Model, *, seed: int = 0, progress: Steps = lambda done, t
             if why:
                 kept[groups[g].name] = why
                 continue
-            other = {n: reordered(analysis.coupling, n, y[n], new) for n in {s.tensor for s in groups[g].slices} & y.keys()}
+            touched = sorted(y.keys() & {s.tensor for s in groups[g].slices})  # the sum is the same every time
+            other = {n: reordered(analysis.coupling, n, y[n], new) for n in touched}
             if sum(float(np.vdot(x[n], w - y[n])) for n, w in other.items()) > least:
                 y |= other
                 moved, changed = moved[new], True
         sweep += 1
     progress(len(groups), len(groups))
     out = rearranged(analysis, moved)
-    return Step(out, Alignment(_places_of(places, groups, moved), kept, before, _cosine(x, y), sweep, _same(b, out)))
+    return Step(out, Alignment(a, _places_of(places, groups, moved), kept, before, _cosine(x, y), sweep, _same(b, out)))
 
 
 def compared(a: Model, b: Model) -> list[str]:
@@ -93,7 +97,7 @@ def compared(a: Model, b: Model) -> list[str]:
     trained = set(trainable(b))
     return [
         name for name, w in b.weights.items()
-        if w.dtype.kind == "f" and w.size and name in a.weights and name not in statistics(b)
+        if w.dtype in FLOATS and w.size and name in a.weights and name not in statistics(b)
         and (name in trained or not np.array_equal(a.weights[name], w))
     ]  # fmt: skip
 

@@ -111,6 +111,16 @@ def chart(
     return "\n".join([*out, "</svg>", ""])
 
 
+def stacked(charts: Sequence[str]) -> str:
+    """Charts one below the other, as one SVG file."""
+    heights = [float(c.split(' height="', 1)[1].split('"', 1)[0]) for c in charts]
+    tops = [sum(heights[:k]) for k in range(len(charts))]
+    whole = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH:g}" height="{sum(heights):g}" role="img">'
+    return "\n".join(
+        [whole, *(c.replace("<svg ", f'<svg y="{y:g}" ', 1) for c, y in zip(charts, tops, strict=True)), "</svg>", ""]
+    )
+
+
 @dataclass(frozen=True)
 class _Look:
     colour: str
@@ -238,4 +248,4 @@ def _between(low: float, high: float, ends: tuple[float, float]) -> Place:
     return lambda v: first + (v - low) / (high - low) * (last - first)
 
 
-__all__ = ["Curve", "chart"]
+__all__ = ["Curve", "chart", "stacked"]

@@ -28,6 +28,11 @@ class Batches:
         self.epoch, self.order = -1, list[list[int]]()
         self.next: tuple[int, Future[Batch]] | None = None
 
+    def reorder(self, seed: int) -> None:
+        """Go by another seed from the next batch on."""
+        if seed != self.seed:
+            self.seed, self.epoch, self.next = seed, -1, None
+
     @cached_property
     def each(self) -> int:
         """Batches of an epoch."""

@@ -141,12 +141,16 @@ class Trainer:
             layout.view(self.run.step.free, name)[~kept] = False
 
     def state(self) -> dict[str, Array]:
-        """Weights, optimizer, averages, masks and position; random numbers depend on the seed and the position."""
+        """Weights, optimizer, averages, masks, position and the seed of the order: random numbers depend on these."""
         return self.run.state()
 
     def begin(self, model: Model) -> None:
         """Train on from the weights of a model of the same graph, at the step where this training stands."""
         self.run.begin(self.run.step.form.read(model))
+
+    def reorder(self, seed: int) -> None:
+        """Draw samples, and change them, by another seed from the next step on, as another training would."""
+        self.run.batches.reorder(seed)
 
     def restore(self, state: Mapping[str, Array]) -> None:
         """Go on from a state of this training. Raises `UserError` for one of another model or optimizer."""

@@ -157,7 +157,7 @@ def prepared(
     asked = replace(settings, loss=objective.description)
     checkpoint = None if cache is None else Checkpoint.of(cache, original, step, seen, unseen, asked)
     labels = unseen.labels if scores else None
-    return Run(step, settings, draw, quiz, objective, batches.size, augment, labels, checkpoint)
+    return Run(step, settings, draw, batches, quiz, objective, augment, labels, checkpoint)
 
 
 def augmentation(settings: Settings, seen: TrainingSet) -> tuple[str, ...]:
@@ -184,14 +184,13 @@ class Run:
     comes next. `state` is all that another run needs to go on in its place, to the same bytes."""
 
     def __init__(
-        self, step: Step, settings: Settings, draw: Callable[[int], tuple[Feeds, Feeds]], quiz: Quiz,
-        objective: Objective, batch: int, augment: tuple[str, ...], labels: Array | None,
-        checkpoint: Checkpoint | None = None,
+        self, step: Step, settings: Settings, draw: Callable[[int], tuple[Feeds, Feeds]], batches: Batches, quiz: Quiz,
+        objective: Objective, augment: tuple[str, ...], labels: Array | None, checkpoint: Checkpoint | None = None,
     ) -> None:  # fmt: skip
-        """draw: inputs and targets of a step; labels: of the samples of the quiz, None without; checkpoint: keeps the
-        state, and may hold one."""
-        self.step, self.settings, self.draw, self.quiz = step, settings, draw, quiz
-        self.objective, self.batch, self.augment, self.labels = objective, batch, augment, labels
+        """draw: inputs and targets of a step, made of those of `batches`; labels: of the samples of the quiz, None
+        without; checkpoint: keeps the state, and may hold one."""
+        self.step, self.settings, self.draw, self.batches, self.quiz = step, settings, draw, batches, quiz
+        self.objective, self.batch, self.augment, self.labels = objective, batches.size, augment, labels
         self.rate = RATE[settings.optimizer] if settings.rate is None else settings.rate
         self.tried: list[tuple[float, float]] = []  # rates, and the loss on what is held out after a trial
         self.optimizer = Optimizer(
@@ -299,11 +298,13 @@ class Run:
             if self.curve[-1][0] != self.position:
                 self.look(self.position)
             self.notes.append(f"stopped after {self.position} of {steps} steps: the best so far is kept")
-        if self.halved:
-            self.notes.append(
-                f"tuning: {self.halved} steps had losses that are no numbers; the rate was halved each time"
-            )
+        self.notes += self.stumbled()
         return self.best
+
+    def stumbled(self) -> list[str]:
+        """A line where the rate was halved."""
+        why = f"tuning: {self.halved} steps had losses that are no numbers; the rate was halved each time"
+        return [why] if self.halved else []
 
     def told(self) -> str:
         """The last look in one line."""
@@ -327,8 +328,11 @@ class Run:
         return losses[0] if losses and math.isfinite(losses[0]) else math.inf
 
     def state(self) -> dict[str, Array]:
-        """Everything that changes, as arrays; random numbers depend on the seed and the position alone."""
-        counts = [self.position, self.best, self.planned, self.halved, self.optimizer.step]
+        """Everything that changes, as arrays; random numbers depend on the position and the seed of the order, which
+        are among it."""
+        counts = [
+            self.position, self.best, self.planned, self.halved, self.optimizer.step, self.batches.seed,
+        ]  # fmt: skip
         return {
             "weights": self.step.weights.copy(), "average": self.average.copy(), "before": self.before.copy(),
             "chosen": self.chosen.copy(), "counts": np.array(counts, np.int64), "factor": np.array(self.factor),
@@ -362,7 +366,9 @@ class Run:
             ("free", self.step.free), *((f"optimizer {i}", s) for i, s in enumerate(self.optimizer.state)),
         ):  # fmt: skip
             buffer[...] = state[name]
-        self.position, self.best, self.planned, self.halved, self.optimizer.step = (int(v) for v in state["counts"])
+        *counts, seed = (int(v) for v in state["counts"])
+        self.position, self.best, self.planned, self.halved, self.optimizer.step = counts
+        self.batches.reorder(seed)
         self.factor = float(state["factor"])
         self.curve = [(int(at), float(loss)) for at, loss in state["curve"]]
         self.shares = state["shares"].tolist()

@@ -1,0 +1,101 @@
+"""`onnxprune connect`: the command, and what it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.calibration.presets import Preprocess
+from onnxprune.cli.command import CommandValues, Output, shared
+from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on, staged_file
+from onnxprune.errors import OptionError
+from onnxprune.pipeline.connect import CONNECT as EXPERIMENT
+
+PLOT = replace(shared("output", output="Write the chart here, as SVG.")[0], otherwise="no chart", metavar="SVG")
+CONNECT = (*EXPERIMENT, PLOT, *shared("json", "quiet"))
+MODELS = {
+    "model": Annotated[Path, typer.Argument(metavar="A.onnx", help="The ONNX file.", show_default=False)],
+    "other": Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[B.onnx]", show_default=False, help="Another one of the same graph; none with --spawn."
+        ),
+    ],
+}
+
+
+def connect(values: CommandValues) -> None:
+    """Measure loss and accuracy on the straight line between the weights of two models of one graph, and its barrier:
+    the worst point, less the mean of the ends.
+
+    onnxprune connect a.onnx b.onnx --evaluate test.npz --align -o curve.svg. With --spawn 0,50,200 --train train.npz
+    it trains pairs of children of one model, which part at these steps: from which on is there no barrier?
+    """
+    from onnxprune.pipeline.connect import connected, draw
+
+    model, other, out = Path(values["model"]), values.given["other"], values.part(Output)
+    files = {"-o": out.output, "--json": out.json_file}
+    for path in (p for p in (model, other) if p is not None):
+        check_outputs(Path(path), None, files)
+    if str(out.output) == "-":
+        raise OptionError("-o -: the chart needs a file, as curve.svg")
+    asked = {o.name: values[o.name] for o in EXPERIMENT}
+    with hushed(), progress_bar(out.quiet) as progress:
+        report = connected(model, other, asked, values.part(Preprocess), progress)
+    with staged_file("-o", out.output, draw(report)):
+        emit_json({**report, "chart": None if out.output is None else str(out.output)}, out.json)
+    if not out.quiet:
+        show_on(out.json, table_of(report))
+        show_on(out.json, Text("\n".join(lines(report, out.output))))
+
+
+def table_of(report: Mapping[str, Any]) -> Table:
+    """A row per point of the line, or per step of --spawn."""
+    table = Table(box=None, pad_edge=False)
+    units = {name: f"{name} ({unit})" if unit else name for name, unit in report["metrics"].items()}
+    if "runs" not in report:
+        for column in ("share of the way", *units.values()):
+            table.add_column(column, justify="right")
+        for p in report["points"]:
+            table.add_row(f"{p['share']:.3g}", *(f"{p[name]:.4f}" for name in units))
+        return table
+    several = report["means"][0]["seeds"] > 1
+    columns = ["spawned at step"]
+    for shown in units.values():
+        columns += [f"barrier of {shown}", *["±"] * several, "mean of the ends"]
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in report["means"]:
+        cells = [str(row["step"])]
+        for name in units:
+            of = row[name]
+            cells += [f"{of['barrier']:.4f}", *[f"{of['deviation']:.4f}"] * several, f"{of['ends']:.4f}"]
+        table.add_row(*cells)
+    return table
+
+
+def lines(report: Mapping[str, Any], chart: Path | None) -> list[str]:
+    """What stands below the table."""
+    out = []
+    if "runs" not in report:
+        for name, value in report["barriers"].items():
+            out.append(f"barrier of {name}: {value:.4f} {report['metrics'][name]}".rstrip())
+        if how := report["aligned"]:
+            out.append(
+                f"aligned: {sum(how['units_moved'].values())} units of {len(how['units_moved'])} groups have another "
+                f"place; cosine of the weights {how['cosine_before']:.3f} -> {how['cosine_after']:.3f}"
+            )
+    else:
+        seeds = report["means"][0]["seeds"]
+        out.append(f"{report['runs'][0]['steps']} steps in all, {seeds} seed{'s' * (seeds > 1)}")
+    out += [f"note: {note}" for note in report["notes"]]
+    return out if chart is None else [*out, f"written: {chart}"]
+
+
+__all__ = ["CONNECT", "MODELS", "connect", "lines", "table_of"]
