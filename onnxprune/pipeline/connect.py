@@ -12,7 +12,7 @@ from typing import Any
 from onnxprune import __version__
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
-from onnxprune.errors import OnnxPruneError, OptionError
+from onnxprune.errors import OptionError
 from onnxprune.evaluation.metrics import METRICS, Evaluator, Function, metric_of
 from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.experiments.align import Alignment, align
@@ -20,10 +20,11 @@ from onnxprune.experiments.connect import Line, children, difference, line, sett
 from onnxprune.experiments.plot import Curve, chart, stacked
 from onnxprune.experiments.rewind import point
 from onnxprune.graph.io import Model, load
-from onnxprune.options import HOW, WHAT, declared, in_python, integer, option, read_keywords, record, shared, switch
-from onnxprune.pipeline.lottery import LOTTERY, Setup
-from onnxprune.pipeline.options import OPTIONS
-from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_unused
+from onnxprune.options import HOW, WHAT, declared, integer, option, record, shared, switch
+from onnxprune.pipeline.lottery import LOTTERY
+from onnxprune.pipeline.options import OPTIONS, called
+from onnxprune.pipeline.tickets import Setup
+from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_unused, samples_of
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.recovery.normalisation import normalisations
 from onnxprune.training.options import OWN, amount
@@ -104,15 +105,8 @@ def connect(a: Any, b: Any = None, *, progress: Progress = silent, **options: An
     a, b: paths of ONNX files, or what `load` takes; options: as of `onnxprune connect`. The report is plain data, as of
     --json; `draw` makes the chart of it. Raises `UserError`, and `TypeError` for an unknown option.
     """
-    try:
-        try:
-            values = DEFAULTS | read_keywords("connect", CONNECT, options)
-        except ValueError as e:
-            raise OptionError(str(e)) from None
-        preprocess = Preprocess(**{f.name: values[f.name] for f in fields(Preprocess)})
+    with called("connect", CONNECT, options) as (values, preprocess):
         return connected(a, b, values, preprocess, progress)
-    except OnnxPruneError as e:
-        raise type(e)(in_python(str(e), CONNECT)) from e
 
 
 def connected(a: Any, b: Any, values: Mapping[str, Any], preprocess: Preprocess, progress: Progress) -> dict[str, Any]:
@@ -238,11 +232,7 @@ def _spawned(a: Any, values: Mapping[str, Any], preprocess: Preprocess, clock: C
     if isinstance(init, Path):
         values = {**values, "init": load(init)}
     clock("calibration")
-    any_labels = callable(values["loss"]) or isinstance(values["loss"], Path)
-    data = training_set(
-        model, values["train"], values["train_labels"], preprocess=preprocess, seed=values["seed"],
-        any_labels=any_labels,
-    )  # fmt: skip
+    data = samples_of(model, values, preprocess)
     judges = judges_of(model, values, preprocess) or _on_held_out(model, data, values)
     if line_ := unused(preprocess, data.samples, *(j.samples for j in judges if isinstance(j, Evaluator))):
         raise OptionError(line_)
@@ -271,6 +261,7 @@ def _family(setup: Setup, k: int, done: int) -> tuple[list[dict[str, Any]], list
     clock("tune")
     seed = values["seed"] + k
     trainer = setup.trainer(setup.model, setup.initial(k), seed)
+    trainer.run.try_rates(trainer.steps, clock.note)  # one rate for all children
     steps = sorted({_step(word, trainer.steps) for word in values["spawn"]})
     norms = len(normalisations(setup.model))
     total = values["seeds"] * (steps[-1] + sum(2 * (trainer.steps - at) for at in steps))
@@ -290,7 +281,8 @@ def _family(setup: Setup, k: int, done: int) -> tuple[list[dict[str, Any]], list
         one, other = children(trainer, seed, stepped)
         found, aligned = _line(one, other, values, setup.judges, trainer.seen if norms else None, clock)
         notes += [*trainer.run.stumbled(), *_kept(aligned)]
-        out.append({"seed": k, "step": at, "steps": trainer.steps, **_said(found, aligned)})
+        taught = {"seed": k, "step": at, "steps": trainer.steps, "learning_rate": trainer.run.rate}
+        out.append({**taught, **_said(found, aligned)})
         told = ", ".join(f"{name} {v:.4g}" for name, v in found.barriers.items())
         clock.note(f"{done + len(out)} of {values['seeds'] * len(steps)}: seed {k}, step {at}: barrier {told}")
     return out, notes
