@@ -17,6 +17,7 @@ from onnxprune.graph.ort import base_options
 from onnxprune.kernels import header
 from onnxprune.kernels.names import DOMAIN
 from onnxprune.kernels.steps.tables import (
+    BATCH_NORM,
     CLIP,
     CONV,
     CONV_WEIGHT,
@@ -81,13 +82,20 @@ def net(form: str, after: str = "y = Identity(h)", **more: Any) -> tuple[onnx.Mo
 
 
 def trained(
-    model: onnx.ModelProto, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, *, kernels: bool = True, threads: int = 1
+    model: onnx.ModelProto,
+    x: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    kernels: bool = True,
+    threads: int = 1,
+    by_batch: bool = False,
 ) -> tuple[Step, float, dict[str, np.ndarray]]:
     """A step, its loss of a batch, and the gradients."""
     with monkeypatch.context() as m:
         if not kernels:
             m.setattr(step_module, "missing", lambda options: "left out")
-        step = Step(load(model), Objective((Target("y", "squared-error"),)), {"x": x}, threads=threads)
+        objective = Objective((Target("y", "squared-error"),))
+        step = Step(load(model), objective, {"x": x}, threads=threads, by_batch=by_batch)
     y = np.random.default_rng(1).standard_normal(shape_of(model, x)).astype(np.float32)
     loss = step.train({"x": x}, {"y": y})
     assert step.loss({"x": x[:2]}, {"y": y[:2]}) > 0  # another batch
@@ -100,9 +108,11 @@ def shape_of(model: onnx.ModelProto, x: np.ndarray) -> tuple[int, ...]:
     return run(load(model), {"x": x})["y"].shape
 
 
-def agree(model: onnx.ModelProto, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, wanted: set[int]) -> None:
-    ours, loss, gradients = trained(model, x, monkeypatch)
-    plain, expected_loss, expected = trained(model, x, monkeypatch, kernels=False)
+def agree(
+    model: onnx.ModelProto, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, wanted: set[int], by_batch: bool = False
+) -> None:
+    ours, loss, gradients = trained(model, x, monkeypatch, by_batch=by_batch)
+    plain, expected_loss, expected = trained(model, x, monkeypatch, kernels=False, by_batch=by_batch)
     assert not ours.missing and plain.missing == "left out"
     assert {k.number for k in ours.kernels} == wanted and not plain.kernels
     assert loss == pytest.approx(expected_loss, rel=1e-5)
@@ -132,6 +142,23 @@ def test_pools(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     agree(*net("plain", "y = Relu(h)"), monkeypatch, {CONV, CONV_WEIGHT, CLIP})
+
+
+@pytest.mark.parametrize("sides", [(), (9,), (7, 5), (2, 3, 4)], ids=str)
+def test_statistics_of_the_batch(sides: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One normalisation behind another, so that all gradients of both are needed."""
+    rng, shape = np.random.default_rng(3), ",".join(["N", "5", *map(str, sides)])
+    model = parse(
+        f"g (float[{shape}] x) => (float[{shape}] y) {{ p = Mul(x, first) a = Sigmoid(p) "
+        "b = BatchNormalization(a, s, b1, m, v) "
+        "c = Sigmoid(b) y = BatchNormalization<epsilon = 0.01>(c, s2, b1, m2, v2) }"
+    )
+    first = rng.uniform(1, 2, (5, *[1] * len(sides)))
+    vectors = {"s": rng.uniform(1, 2, 5), "s2": rng.uniform(1, 2, 5), "b1": np.zeros(5), "m": np.zeros(5)}
+    for name, value in {"first": first, **vectors, "m2": np.ones(5), "v": np.ones(5), "v2": np.ones(5)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+    x = rng.standard_normal((6, 5, *sides)).astype(np.float32) + np.float32(3)
+    agree(model, x, monkeypatch, {BATCH_NORM}, by_batch=True)
 
 
 def test_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:

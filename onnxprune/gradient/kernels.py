@@ -18,6 +18,7 @@ from onnxprune.gradient.windows import Windows, windows
 from onnxprune.graph.node import Node, walk
 from onnxprune.kernels.names import DOMAIN
 from onnxprune.kernels.steps.tables import (
+    BATCH_NORM,
     CLIP,
     CONV,
     CONV_WEIGHT,
@@ -104,6 +105,13 @@ def conv_input(
 def clip(b: Backward, made: str, y: str, g: str, low: float = -math.inf, high: float = math.inf) -> None:
     """The gradient of Relu or Clip; g: that of y, of its shape."""
     _note(b, made, CLIP, [y, g], [*[0] * (GIVEN - 4), _bits(low), _bits(high)])
+
+
+def batch_norm(b: Backward, made: Sequence[str], x: str, g: str, scale: str, epsilon: float) -> None:
+    """The gradients of input, scale and shift of a BatchNormalization by the statistics of the batch."""
+    if all(b.code(name) == FLOAT for name in (*made, x, g, scale)):
+        node = step(BATCH_NORM, [x, g, scale], made, [_bits(epsilon)])
+        b.kernels.append(Kernel(BATCH_NORM, tuple(made), (node,)))
 
 
 def max_pool(b: Backward, made: str, x: str, y: str, g: str, at: Windows) -> None:

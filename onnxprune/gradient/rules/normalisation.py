@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.gradient import kernels
 from onnxprune.gradient.backward import Backward
 from onnxprune.gradient.formula import Tensor
 from onnxprune.gradient.registry import Gradients, NoRule, gradient
@@ -47,8 +48,11 @@ def _by_batch(b: Backward, n: Node, dy: Gradients) -> Gradients:
     spatial = list(range(1, rank - 1))
     x, scale = Tensor(b, n.input(0)), Tensor(b, b.unsqueeze(n.input(1), spatial))
     others = [0, *range(2, rank)]
-    out = _of_statistics(Tensor(b, dy[0]), x, scale, others, others, n.attr("epsilon", 1e-5))
-    return [*(b.reshape_like(g, name) for g, name in zip(out, n.inputs, strict=False)), None, None]
+    epsilon = n.attr("epsilon", 1e-5)
+    parts = _of_statistics(Tensor(b, dy[0]), x, scale, others, others, epsilon)
+    out = [b.reshape_like(g, name) for g, name in zip(parts, n.inputs, strict=False)]
+    kernels.batch_norm(b, out, n.input(0), dy[0], n.input(1), epsilon)
+    return [*out, None, None]
 
 
 def _standard(x: Tensor, axes: list[int], epsilon: float) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from numba import cfunc, types
 
 from onnxprune.kernels.addresses import i64
+from onnxprune.kernels.steps.batch_norm import plan as plan_norm
+from onnxprune.kernels.steps.batch_norm import run as run_norm
 from onnxprune.kernels.steps.clip import plan as plan_clip
 from onnxprune.kernels.steps.clip import run as run_clip
 from onnxprune.kernels.steps.conv import plan as plan_conv
@@ -18,6 +20,7 @@ from onnxprune.kernels.steps.recurrent import plan as plan_recurrent
 from onnxprune.kernels.steps.recurrent import prepare as prepare_recurrent
 from onnxprune.kernels.steps.recurrent import run as run_recurrent
 from onnxprune.kernels.steps.tables import (
+    BATCH_NORM,
     CLIP,
     CONV,
     CONV_WEIGHT,
@@ -43,6 +46,8 @@ def entry(what: int, table: int, task: int, scratch: int, unused: int) -> int:
             return 0 if plan_conv(t) else 1
         if kernel == CLIP:
             return 0 if plan_clip(t) else 1
+        if kernel == BATCH_NORM:
+            return 0 if plan_norm(t) else 1
         return 0 if plan_pool(t) else 1
     if what == STEP_PREPARE:
         if kernel >= LSTM:
@@ -57,6 +62,8 @@ def entry(what: int, table: int, task: int, scratch: int, unused: int) -> int:
         run_conv(t, task, scratch)
     elif kernel == CLIP:
         run_clip(t, task)
+    elif kernel == BATCH_NORM:
+        run_norm(t, task)
     else:
         run_pool(t, task, scratch)
     return 0
