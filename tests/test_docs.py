@@ -190,7 +190,7 @@ def test_flags_exist(page: str) -> None:
 
 def test_commands_of_the_readme_name_files_that_exist() -> None:
     files = {w.replace(".pruned", "") for words in commands("README.md") for w in words if w.startswith("models/")}
-    assert len(commands("README.md")) == 12 and [f for f in files if not (ROOT / f).is_file()] == []
+    assert len(commands("README.md")) == 15 and [f for f in files if not (ROOT / f).is_file()] == []
 
 
 def test_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

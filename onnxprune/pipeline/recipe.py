@@ -361,7 +361,7 @@ class Tuner:
             many, unit, batch=training.batch_size, rate=rate, optimizer=training.optimizer,
             momentum=training.momentum, decay=training.weight_decay, schedule=training.schedule,
             warmup=training.warmup, loss=training.loss, augment=pictures, seed=o.check.seed, threads=o.check.threads,
-            memory=float(o.data.memory),
+            memory=float(o.data.memory), fitted=self.setup.recipe.recover != "none" and data is not None,
         )  # fmt: skip
         done = tune(
             analysis.model, model, seen, unseen, settings,

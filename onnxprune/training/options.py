@@ -86,7 +86,8 @@ class Training:
     )  # fmt: skip
     learning_rate: float | None = option(
         None, number("a number above 0", 0, above=True), panel=TUNE, metavar="X", needs=("tuning",),
-        otherwise="by a short range test; below 160 steps 0.0001, of sgd 0.01",
+        otherwise="by a short range test; below 160 steps 0.0001, of sgd 0.01, ten times that where nothing made up "
+        "for what went",
         help="The highest rate, after --warmup; it falls by --schedule.",
     )  # fmt: skip
     batch_size: int = option(

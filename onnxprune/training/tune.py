@@ -39,6 +39,8 @@ AVERAGED = 10  # the average of the weights goes back about one in so many steps
 HALVINGS = 5  # of the rate, where losses are no numbers, before it is an error
 TIMED = 3  # steps by which a time becomes a number of steps
 RATE = {"adam": 1e-4, "adamw": 1e-4, "sgd": 1e-2}  # five times as much undoes what least squares did for resnet56
+UNFITTED = 10  # times as much where nothing made up for what went
+SAID = 2.0  # seconds between two lines, least
 TRIAL, TRIALS = 4, 4  # steps at a rate that is tried, and rates
 SHARE = 10  # trials are at most one step in so many, else there are none
 APART = math.sqrt(10)  # a rate over the next lower one
@@ -54,7 +56,7 @@ class Settings:
     highest, None for one that `Run.try_rates` finds; decay: of the weights; schedule, warmup: as of `schedule.rate`;
     loss: as `losses.parse` gives it, None for what suits the samples; augment: rows of `AUGMENTATIONS`, True for those
     that are usual, None for them without labels; threads: of onnxruntime; memory: bytes for activations; looks: at what
-    is held out, at most."""
+    is held out, at most; fitted: whether something made up for what went before."""
 
     amount: float
     unit: str = "steps"
@@ -71,6 +73,7 @@ class Settings:
     threads: int = 0
     memory: float = math.inf
     looks: int = LOOKS
+    fitted: bool = True
 
 
 def tune(
@@ -191,7 +194,8 @@ class Run:
         without; checkpoint: keeps the state, and may hold one."""
         self.step, self.settings, self.draw, self.batches, self.quiz = step, settings, draw, batches, quiz
         self.objective, self.batch, self.augment, self.labels = objective, batches.size, augment, labels
-        self.rate = RATE[settings.optimizer] if settings.rate is None else settings.rate
+        usual = RATE[settings.optimizer] * (1 if settings.fitted else UNFITTED)
+        self.rate = usual if settings.rate is None else settings.rate
         self.tried: list[tuple[float, float]] = []  # rates, and the loss on what is held out after a trial
         self.optimizer = Optimizer(
             settings.optimizer, step.layout.size, momentum=settings.momentum, decay=settings.decay
@@ -275,11 +279,12 @@ class Run:
     def train(self, steps: int, progress: Steps, tell: Tell = lambda line: None) -> int:
         """Go on to so many steps; the step whose average of weights was the best on the held-out samples, 0 for none.
 
-        tell: gets a line at every look, after which the state is kept. Where it is interrupted, what it has is looked
-        at once more, and a note says so.
+        tell: gets a line at a look, at most one in `SAID` seconds; the state is kept after each. Where it is stopped,
+        what it has is looked at once more, and a note says so.
         """
         every, self.planned = math.ceil(steps / self.settings.looks), steps
         start, began = time.monotonic(), self.position
+        said = start
         if not self.curve:
             self.look(began)
         try:
@@ -289,8 +294,11 @@ class Run:
                     self.advance(steps)
                     if self.position % every == 0 or self.position == steps:
                         self.look(self.position)
-                        left = (time.monotonic() - start) / (self.position - began) * (steps - self.position)
-                        tell(f"{self.told()}, {left:.0f} s left")
+                        now = time.monotonic()
+                        left = (now - start) / (self.position - began) * (steps - self.position)
+                        if now - said >= SAID:
+                            tell(f"{self.told()}, {left:.0f} s left")
+                            said = now
                         if self.checkpoint is not None:
                             self.checkpoint.write(self.state())
                     progress(self.position, steps)
