@@ -17,7 +17,7 @@ from onnxprune.graph.node import Node
 
 @gradient("Einsum")
 def einsum(b: Backward, n: Node, dy: Gradients) -> Gradients:
-    """to every operand, the Einsum of dy and the others onto its axes"""
+    """to every operand, the Einsum of dy and the others onto its axes, of which one that is named twice is diagonal"""
     assert dy[0]
     terms, result = _terms(b, n)
     out: Gradients = []
@@ -25,18 +25,34 @@ def einsum(b: Backward, n: Node, dy: Gradients) -> Gradients:
         if not b.needs(i):
             out.append(None)
             continue
-        if len(set(term)) < len(term):
-            raise NoRule("an operand that names an axis twice")
-        others = [k for k in range(len(terms)) if k != i]
-        there = set(result).union(*(terms[k] for k in others))
+        term, units = _apart(b, x, term, "".join([result, *terms]))
+        others = [(n.inputs[k], terms[k]) for k in range(len(terms)) if k != i] + units
+        there = set(result).union(*(letters for _, letters in others))
         found = "".join(c for c in term if c in there)
-        left = ",".join([result, *(terms[k] for k in others)])
-        g = b.op("Einsum", dy[0], *(n.inputs[k] for k in others), equation=f"{left}->{found}")
+        left = ",".join([result, *(letters for _, letters in others)])
+        g = b.op("Einsum", dy[0], *(name for name, _ in others), equation=f"{left}->{found}")
         summed = [k for k, c in enumerate(term) if c not in there]  # the same along these
         if summed:
             g = b.op("Expand", b.unsqueeze(g, summed), b.shape_of(x))
         out.append(b.unbroadcast(g, x))
     return out
+
+
+def _apart(b: Backward, x: str, term: str, used: str) -> tuple[str, list[tuple[str, str]]]:
+    """Other letters for the second and later ones of a kind in the term of `x`, and unit matrices that tie them, each
+    with its letters."""
+    free = iter(c for c in string.ascii_letters if c not in used)
+    letters, units = "", []
+    for k, c in enumerate(term):
+        if c in letters:
+            size = b.shape(x)[k]
+            if size is None:
+                raise NoRule("an axis of unknown size that is named twice")
+            other = next(free)
+            units.append((b.constant(np.eye(size), like=x), c + other))
+            c = other
+        letters += c
+    return letters, units
 
 
 def _terms(b: Backward, n: Node) -> tuple[list[str], str]:

@@ -12,6 +12,8 @@ for form, equation, shapes in [
     ("attention", "bhqd,bhkd->bhqk", ("1,2,3,2", "1,2,2,2")),
     ("outer", "i,j->ij", ("3", "2")),
     ("broadcast", "...i,...i->...", ("1,2,3", "4,1,3")),
+    ("diagonal", "ii->i", ("3,3",)),
+    ("trace", "iijj,j->i", ("2,2,2,2", "2")),
 ]:
     names = "abc"[: len(shapes)]
     inputs = ", ".join(f"double[{s}] {k}" for k, s in zip(names, shapes, strict=True))
