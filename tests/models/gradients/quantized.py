@@ -22,6 +22,28 @@ row(
     feeds={"a": [[1, -2], [3, 0], [5, -7]]},
     **FLOAT32,
 )
+row(
+    "DequantizeLinear",
+    "blocks",
+    "int8[2,6,2] a, double[2,2,2] s",
+    "y = DequantizeLinear<axis = 1, block_size = 3>(a, s, z)",
+    "int8[2,2,2] z = {1,2,0,1,-1,0,2,3}",
+    outputs="double[2,6,2] y",
+    feeds={"a": [[[k - j, 2 * j - k] for k in range(6)] for j in (2, 3)]},
+    opset=21,
+    **FLOAT32,
+)
+row(
+    "QuantizeLinear",
+    "blocks",
+    "double[4,3] a",
+    "h = QuantizeLinear<axis = 0, block_size = 2>(a, s, z) y = DequantizeLinear<axis = 0, block_size = 2>(h, s, z)",
+    "float[2,3] s = {0.0001,0.0002,0.0001,0.0001,0.00007,0.0001}, uint16[2,3] z = {9,9,9,32768,9,9}",
+    outputs="double[4,3] y",
+    opset=21,
+    checked=False,
+    **FLOAT32,
+)
 FINE = "float s = {0.0001}, uint16 z = {32768}"
 for op in ("QuantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear"):
     domain = "com.microsoft." if "::" in op else ""
