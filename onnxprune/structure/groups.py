@@ -141,23 +141,23 @@ def _groups(c: Coupling, s: Components) -> tuple[ChannelGroup, ...]:
     touched = np.zeros(n, bool)
     times = np.full(n, NEVER)  # ids of a unit along one axis, at least
 
-    def units(ids: Ids) -> Ids:
-        parts = np.unique(s.homes[np.unique(s.labels[ids])])
+    def units(labels: Ids) -> Ids:
+        parts = np.unique(s.homes[labels])
         return parts[parts >= 0]
 
     for name in c.base:
         for _, ids in weight_axes(c, name):
-            present = units(ids)
+            labels, count = np.unique(s.labels[ids], return_counts=True)
+            times[labels] = np.minimum(times[labels], count)
+            present = units(labels)
             signature[present] += rng.integers(1, 1 << 63, dtype=np.uint64)
             if name in c.model.weights:
                 touched[present] = True
-            labels, count = np.unique(s.labels[ids], return_counts=True)
-            times[labels] = np.minimum(times[labels], count)
     for p in c.produces:
         axes = c.axes(p.weight)
         out = axes[p.axis] if axes else None
         if out is not None:
-            produced[units(out)] = True
+            produced[units(s.labels[out])] = True
     free &= produced & touched
     before = -1
     while before != free.sum():  # a block that holds what nothing makes (a constant's channels) cannot shrink evenly

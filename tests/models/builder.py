@@ -398,6 +398,15 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
+def contents(model: onnx.ModelProto) -> object:
+    """What a graph consists of, however it is stored: its inputs, nodes and initializers."""
+    graph = model.graph
+    nodes = [
+        (n.op_type, n.domain, n.input, n.output, sorted(a.SerializeToString() for a in n.attribute)) for n in graph.node
+    ]
+    return graph.input, nodes, {t.name: numpy_helper.to_array(t).tobytes() for t in graph.initializer}
+
+
 BATCH_NAMES = frozenset({"batch", "batch_size", "n", "b"})
 TOKENS = 8  # integer inputs lie in [1, TOKENS), inside every vocabulary and sequence length used here
 FREE_SIZE = 8
