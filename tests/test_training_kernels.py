@@ -57,6 +57,7 @@ FORMS = {  # attributes of the second of two convolutions, channels of the first
     "same": ("auto_pad = \"SAME_UPPER\", kernel_shape = [3,3], strides = [2,2]", 4, 6, (3, 3), (9, 9)),
     "line": ("kernel_shape = [3], pads = [1,1]", 4, 8, (3,), (21,)),
     "wide": (THREE, 5, 70, (3, 3), (5, 5)),
+    "broad": (THREE, 2, 3, (3, 3), (4, 75)),
 }  # fmt: skip
 
 
@@ -132,11 +133,12 @@ def test_convolutions(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     "pool",
     ["kernel_shape = [3,3], strides = [2,2], pads = [1,1,1,1]", "kernel_shape = [2,2], strides = [2,2]",
      "kernel_shape = [2,3], strides = [1,2], dilations = [2,1]",
-     "kernel_shape = [3,3], strides = [2,2], ceil_mode = 1"],
+     "kernel_shape = [3,3], strides = [2,2], ceil_mode = 1", "kernel_shape = [2,4], strides = [2,3], pads = [0,1,0,0]"],
 )  # fmt: skip
-def test_pools(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", ["plain", "broad"])
+def test_pools(form: str, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without elements that are equal."""
-    model, x = net("plain", f"s = Add(c, h) y = MaxPool<{pool}>(s)")
+    model, x = net(form, f"s = Add(c, h) y = MaxPool<{pool}>(s)")
     agree(model, x, monkeypatch, {CONV, CONV_WEIGHT, CLIP, MAX_POOL})
 
 
@@ -161,9 +163,11 @@ def test_statistics_of_the_batch(sides: tuple[int, ...], monkeypatch: pytest.Mon
     agree(model, x, monkeypatch, {BATCH_NORM}, by_batch=True)
 
 
-def test_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", ["groups", "gru"])
+def test_any_number_of_threads(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are the same to the last bit."""
-    found = [trained(*net("groups"), monkeypatch, threads=threads)[2] for threads in (1, 2, 3)]
+    made = net(form) if form in FORMS else recurrent(*RECURRENT[form])
+    found = [trained(*made, monkeypatch, threads=threads)[2] for threads in (1, 2, 3)]
     for name, g in found[0].items():
         assert all(np.array_equal(g, other[name]) for other in found[1:])
 
