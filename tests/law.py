@@ -41,9 +41,9 @@ def cut(
     kinds: Sequence[str] = ("channels",),
     allow_io_change: bool = False,
 ) -> Cut:
-    """Remove `ratio` of every group of the kinds."""
-    model = load(source)
-    analysis = analyze(model, allow_io_change=allow_io_change)
+    """Remove `ratio` of every group of the kinds. source: a model, or the analysis of one."""
+    analysis = source if isinstance(source, Analysis) else analyze(load(source), allow_io_change=allow_io_change)
+    model = analysis.model
     groups = [g for g in analysis.groups if g.kind in kinds]
     scores = score(analysis, groups, importance=importance)
     keeps = uniform(groups, scores, {g.name: ratio for g in groups}, round_to=1, max_ratio=1.0)

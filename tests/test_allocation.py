@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.allocation.select import depth, global_, group_ratios, matches, rounded, search, select, uniform
@@ -81,6 +81,7 @@ def test_rounding_never_removes_more_than_the_most(size: int, removed: float, mo
     assert stay < size or size * most < 1
 
 
+@settings(deadline=None)
 @given(
     size=st.integers(2, 300),
     count=st.sampled_from([1, 1, 2, 3, 4]),
@@ -221,6 +222,7 @@ def test_global_counts_all_units_even_where_scores_are_equal() -> None:
     assert sum(k.sum() for k in keeps.values()) == 30
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=6), st.floats(0.0, 0.7), st.integers(0, 99))
 def test_global_removes_the_fraction_of_all_units(sizes: list[int], r: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
