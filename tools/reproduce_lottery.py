@@ -54,12 +54,13 @@ def resnet20(root: Path, args: Any) -> tuple[Any, Any]:
     """Where ResNet-20 has to go back to."""
     train, test = experiments.cifar(root, args.folder)
     model = experiments.saved(args.folder, resnet)
-    table = common.columns(f"ResNet-20, CIFAR-10 (4,000), {args.seeds or 2} seeds", "back_to left -top-1 steps s")
+    title = f"ResNet-20, CIFAR-10 (4,000), {args.steps} steps, {args.seeds or 2} seeds"
+    table = common.columns(title, "back_to left -top-1 steps s")
     reports = {}
     for point in POINTS:
         reports[point] = report = onnxprune.lottery(
-            model, train, test, args.folder / f"resnet20-{point.replace('%', 'p')}", init=0, seeds=args.seeds or 2,
-            rounds=2, rate=1 - math.sqrt(0.1), rewind=point, controls="none", tune="2000steps", batch_size=32,
+            model, train, test, args.folder / f"resnet20-{args.steps}-{point.replace('%', 'p')}", init=0, seeds=args.seeds or 2,
+            rounds=2, rate=1 - math.sqrt(0.1), rewind=point, controls="none", tune=f"{args.steps}steps", batch_size=32,
             augment=True, threads=args.threads, progress=told,
         )  # fmt: skip
         for m in report["means"]:
@@ -82,7 +83,9 @@ PARTS = {"lenet": lenet, "resnet20": resnet20}
 
 
 def main() -> None:
-    args = experiments.parser(__doc__, list(PARTS)).parse_args()
+    p = experiments.parser(__doc__, list(PARTS))
+    p.add_argument("--steps", type=int, default=2000, metavar="N", help="of a training of resnet20 (default 2000)")
+    args = p.parse_args()
     root = common.assets(args.assets)
     made = {part: PARTS[part](root, args) for part in args.part or PARTS}
     common.emit(args, [table for table, _ in made.values()], {part: report for part, (_, report) in made.items()})
