@@ -58,9 +58,10 @@ def resnet20(root: Path, args: Any) -> tuple[Any, Any]:
     table = common.columns(title, "back_to left -top-1 steps s")
     reports = {}
     for point in POINTS:
+        folder = args.folder / f"resnet20-{args.steps}-{point.replace('%', 'p')}"
         reports[point] = report = onnxprune.lottery(
-            model, train, test, args.folder / f"resnet20-{args.steps}-{point.replace('%', 'p')}", init=0, seeds=args.seeds or 2,
-            rounds=2, rate=1 - math.sqrt(0.1), rewind=point, controls="none", tune=f"{args.steps}steps", batch_size=32,
+            model, train, test, folder, init=0, seeds=args.seeds or 2, rounds=2,
+            rate=1 - math.sqrt(0.1), rewind=point, controls="none", tune=f"{args.steps}steps", batch_size=32,
             augment=True, threads=args.threads, progress=told,
         )  # fmt: skip
         for m in report["means"]:
