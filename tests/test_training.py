@@ -552,6 +552,18 @@ def test_rates_are_tried_downwards_where_the_first_does_harm(monkeypatch: pytest
     assert rates == [10, 3, 1, 0.3][: len(rates)] and len(rates) > 1 and outcome.rate == rates[-1]
 
 
+def test_a_rate_that_makes_nothing_better_gives_way_to_the_next_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RATE, "adam", 3.0)
+    monkeypatch.setattr("onnxprune.training.tune.HARM", math.inf)
+    settings, said = Settings(160, batch=8, threads=1), list[str]()
+    done = tune(*halved(), settings, tell=said.append)
+    assert [r for r, _ in done.outcome.range_test] == [3, 9, 30, 90] and done.outcome.rate == 30
+    assert "tuning: a third of the steps at a higher rate made nothing better: begun again at 30" in done.notes
+    assert "nothing was better: from the first step again, at 30" in said
+    given = tune(*halved(), replace(settings, rate=30))
+    assert given.outcome == replace(done.outcome, range_test=()) and given.outcome.curve[-1][0] == 160
+
+
 def test_a_plan_replays_the_rate_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     mlp, pixels = ROOT / "models" / "digits_mlp.onnx", PICTURES[:, 0, ::2, ::2].reshape(64, 64)
     data: dict[str, Any] = {"calibration": pixels, "threads": 1, "measure": False}

@@ -44,6 +44,7 @@ SAID = 2.0  # seconds between two lines, least
 TRIAL, TRIALS = 4, 4  # steps at a rate that is tried, and rates
 SHARE = 10  # trials are at most one step in so many, else there are none
 APART = math.sqrt(10)  # a rate over the next lower one
+PATIENCE = 3  # one step in so many at a rate that was found must make something better
 HARM = 1.0  # of the loss that is held out: what a trial may add to it
 BATCH = 64
 LISTS = ("curve", "shares", "tried")  # parts of a state that grow
@@ -197,6 +198,7 @@ class Run:
         usual = RATE[settings.optimizer] * (1 if settings.fitted else UNFITTED)
         self.rate = usual if settings.rate is None else settings.rate
         self.tried: list[tuple[float, float]] = []  # rates, and the loss on what is held out after a trial
+        self.again = False  # whether it began a second time, at a lower rate
         self.optimizer = Optimizer(
             settings.optimizer, step.layout.size, momentum=settings.momentum, decay=settings.decay
         )  # fmt: skip
@@ -299,6 +301,9 @@ class Run:
                         if now - said >= SAID:
                             tell(f"{self.told()}, {left:.0f} s left")
                             said = now
+                        if self.in_vain(every):
+                            self.begin_again(tell)
+                            start, began = now, 0
                         if self.checkpoint is not None:
                             self.checkpoint.write(self.state())
                     progress(self.position, steps)
@@ -309,10 +314,27 @@ class Run:
         self.notes += self.stumbled()
         return self.best
 
+    def in_vain(self, every: int) -> bool:
+        """Whether a third of the steps at a rate that was found, looked at every so many, has made nothing better."""
+        unlucky = bool(self.tried) and not self.again and not self.best
+        return unlucky and self.position - every < self.planned / PATIENCE <= self.position
+
+    def begin_again(self, tell: Tell) -> None:
+        """From the first step, at the next lower rate: a few steps cannot tell all that many do."""
+        lower = float(f"{self.rate / APART:.0e}")
+        self.again, self.rate = True, max((r for r, _ in self.tried if r < self.rate), default=lower)
+        for buffer in (self.step.weights, self.average, self.before):
+            buffer[...] = self.chosen
+        self.optimizer.reset()
+        self.position, self.halved, self.factor = 0, 0, 1.0
+        del self.curve[1:], self.shares[1:]
+        tell(f"nothing was better: from the first step again, at {self.rate:g}")
+
     def stumbled(self) -> list[str]:
-        """A line where the rate was halved."""
+        """A line where the rate was halved, and one where training began a second time."""
         why = f"tuning: {self.halved} steps had losses that are no numbers; the rate was halved each time"
-        return [why] if self.halved else []
+        again = f"tuning: a third of the steps at a higher rate made nothing better: begun again at {self.rate:g}"
+        return [*([why] if self.halved else []), *([again] if self.again else [])]
 
     def told(self) -> str:
         """The last look in one line."""
@@ -339,7 +361,8 @@ class Run:
         """Everything that changes, as arrays; random numbers depend on the position and the seed of the order, which
         are among it."""
         counts = [
-            self.position, self.best, self.planned, self.halved, self.optimizer.step, self.batches.seed,
+            self.position, self.best, self.planned, self.halved, self.optimizer.step, self.again,
+            self.batches.seed,
         ]  # fmt: skip
         return {
             "weights": self.step.weights.copy(), "average": self.average.copy(), "before": self.before.copy(),
@@ -375,7 +398,8 @@ class Run:
         ):  # fmt: skip
             buffer[...] = state[name]
         *counts, seed = (int(v) for v in state["counts"])
-        self.position, self.best, self.planned, self.halved, self.optimizer.step = counts
+        self.position, self.best, self.planned, self.halved, self.optimizer.step = counts[:5]
+        self.again = bool(counts[5])
         self.batches.reorder(seed)
         self.factor = float(state["factor"])
         self.curve = [(int(at), float(loss)) for at, loss in state["curve"]]
