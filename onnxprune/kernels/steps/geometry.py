@@ -6,13 +6,15 @@ What a position of the kernel meets is then `count * OW` floats in a row.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from llvmlite import ir
 from numba import njit
 
 from onnxprune.kernels import loops
-from onnxprune.kernels.addresses import f32
-from onnxprune.kernels.emit import Emitter, Value, constant, kernel, lanes_of, vector
+from onnxprune.kernels.addresses import clear, f32
+from onnxprune.kernels.emit import F32, I1, I32, Emitter, Value, constant, kernel, lanes_of, vector
 from onnxprune.kernels.loops import LANES
 from onnxprune.kernels.steps.tables import (
     BATCH,
@@ -43,7 +45,6 @@ from onnxprune.kernels.steps.tables import (
 )  # fmt: skip
 
 MOVE, CLEAR = loops.move(False), loops.move(True)
-FEW = 4  # lanes, where a row is shorter than a vector
 
 
 @njit
@@ -121,47 +122,87 @@ def place(t: Any, count: int, channel: int, ky: int, kx: int) -> int:
     return channel * planes(t, count) + (kx * t[PHASES] + down % t[SH]) * plane(t, count) + down // t[SH] * t[OW]
 
 
+@dataclass(frozen=True)
+class Masked:
+    """Loads and stores of those of LANES elements whose bit is set."""
+
+    k: Emitter
+    mask: Value
+
+    @staticmethod
+    def first(k: Emitter, n: Value) -> Masked:
+        """Of the first n."""
+        return Masked(k, k.b.icmp_signed("<", lanes_of(range(LANES)), k.splat(k.b.trunc(n, I32), LANES)))
+
+    def load(self, at: Value, element: Any = F32) -> Value:
+        """Zeros where nothing is loaded."""
+        kind = vector(LANES, element)
+        name = f"llvm.masked.load.v{LANES}{'i32' if element is I32 else 'f32'}.p0"
+        return self.k.intrinsic(name, kind, [at, constant(4, I32), self.mask, self.k.zero(LANES, element)])
+
+    def store(self, value: Value, at: Value, element: Any = F32) -> None:
+        """Leave the others."""
+        name = f"llvm.masked.store.v{LANES}{'i32' if element is I32 else 'f32'}.p0"
+        self.k.intrinsic(name, ir.VoidType(), [value, at, constant(4, I32), self.mask])
+
+
 def copy_rows(stride: int) -> Any:
-    """Copy `count` rows of `n` floats, every `stride`-th (1 or 2) of the source; *_step: bytes from a row to the next.
-    The last vector of a row ends with it, and writes again what the one before wrote."""
+    """`count` rows of `columns` floats: those from `low` to `high` are every `stride`-th (1 or 2) of the source, the
+    others zeros. *_step: bytes from a row to the next. The last vector of a row ends with it, where it has a whole one.
+    """
 
     def emit(
-        k: Emitter, source: Value, target: Value, count: Value, n: Value, source_step: Value, target_step: Value
-    ) -> None:
+        k: Emitter, source: Value, target: Value, count: Value, low: Value, high: Value, columns: Value,
+        source_step: Value, target_step: Value,
+    ) -> None:  # fmt: skip
         b = k.b
-        source, target = k.pointer(source), k.pointer(target)
-        wide, some = (b.icmp_signed(">=", n, constant(lanes)) for lanes in (LANES, FEW))
-        none = constant(0)
-        for lanes, rows in (
-            (LANES, b.select(wide, count, none)),
-            (FEW, b.select(wide, none, b.select(some, count, none))),
-            (1, b.select(some, none, count)),
-        ):
-            odd = [0 + 2 * i for i in range(lanes // 2)] + [lanes + 1 + 2 * i for i in range(lanes // 2)]
+        evens = lanes_of([2 * i for i in range(LANES)])
+        # of a vector that ends with the last element: nothing beyond is read
+        odd = [2 * i if i < LANES // 2 else 2 * i + 1 for i in range(LANES)]
+        most = k.add(columns, -LANES)
+        most = b.select(b.icmp_signed("<", most, constant(0)), constant(0), most)
 
-            def read(at: Value, lanes: int = lanes, odd: list[int] = odd) -> Value:
-                first = k.load(at, vector(lanes))
-                if stride == 1 or lanes == 1:
-                    return first
-                # the second vector begins with the last element of the first: nothing beyond is read
-                return b.shuffle_vector(first, k.load(k.at(at, 4 * (lanes - 1)), vector(lanes)), lanes_of(odd))
+        def plain(at: Value) -> Value:
+            first = k.load(at, vector(LANES))
+            if stride == 1:
+                return first
+            return b.shuffle_vector(first, k.load(k.at(at, 4 * (LANES - 1)), vector(LANES)), lanes_of(odd))
 
-            def row(i: Value, _: list[Value], lanes: int = lanes, read: Any = read) -> list[Value]:
-                start, end = k.at(source, b.mul(i, source_step)), k.at(target, b.mul(i, target_step))
-                last = k.add(n, -lanes)
+        def within(x: Value, part: int) -> Masked:
+            """Of the elements of a vector, those that are wanted."""
+            places = [(part * LANES + i) // stride for i in range(LANES)]
+            column = b.add(lanes_of(places), k.splat(b.trunc(x, I32), LANES))
+            ends = [k.splat(b.trunc(v, I32), LANES) for v in (low, high)]
+            mask = b.and_(b.icmp_signed(">=", column, ends[0]), b.icmp_signed("<", column, ends[1]))
+            if stride == 2:
+                mask = b.and_(mask, ir.Constant(vector(LANES, I1), [i % 2 == 0 for i in range(LANES)]))
+            return Masked(k, mask)
 
-                def step(x: Value, _: list[Value]) -> list[Value]:
-                    k.store(read(k.at(start, k.mul(x, 4 * stride))), k.at(end, k.mul(x, 4)))
-                    return []
+        def some(x: Value, _: list[Value]) -> list[Value]:
+            x = b.select(b.icmp_signed("<", x, most), x, most)
+            start, end = k.add(source, k.mul(x, 4 * stride)), k.add(target, k.mul(x, 4))
+            whole = b.and_(b.icmp_signed("<=", low, x), b.icmp_signed("<=", k.add(x, LANES), high))
+            parts, stored = [within(x, part) for part in range(stride)], Masked.first(k, b.sub(columns, x))
 
-                k.loop(0, last, lanes, [], step)
-                any_ = b.select(b.icmp_signed(">", n, none), constant(1), none)
-                k.loop(0, any_, 1, [], lambda _, s: step(last, s))
+            def all_(i: Value, _: list[Value]) -> list[Value]:
+                value = plain(k.pointer(k.add(start, b.mul(i, source_step))))
+                k.store(value, k.pointer(k.add(end, b.mul(i, target_step))))
                 return []
 
-            k.loop(0, rows, 1, [], row)
+            def few(i: Value, _: list[Value]) -> list[Value]:
+                at = k.add(start, b.mul(i, source_step))
+                met = [m.load(k.pointer(k.add(at, constant(4 * LANES * p)))) for p, m in enumerate(parts)]
+                value = met[0] if stride == 1 else b.shuffle_vector(met[0], met[1], evens)
+                stored.store(value, k.pointer(k.add(end, b.mul(i, target_step))))
+                return []
 
-    return kernel(6, emit)
+            k.loop(0, b.select(whole, count, constant(0)), 1, [], all_)
+            k.loop(0, b.select(whole, constant(0), count), 1, [], few)
+            return []
+
+        k.loop(0, columns, LANES, [], some)
+
+    return kernel(8, emit)
 
 
 COPY, COPY_EVERY_SECOND = copy_rows(1), copy_rows(2)
@@ -185,26 +226,19 @@ def build(t: Any, source: int, target: int, first: int, count: int) -> None:
             out = target + 4 * (kx * t[PHASES] + phase) * rows * columns
             CLEAR((out, out, begin * columns))
             CLEAR((out, out + 4 * end * columns, (rows - end) * columns))
-            row, to = source + 4 * (y + begin * t[SH]) * width, out + 4 * begin * columns
+            row, to = source + 4 * ((y + begin * t[SH]) * width + shift), out + 4 * begin * columns
+            rows_of = (row, to, end - begin, low, high, columns, 4 * t[SH] * width, 4 * columns)
             if t[SW] == 1:
-                COPY((
-                    row + 4 * (low + shift), to + 4 * low, end - begin, high - low, 4 * t[SH] * width, 4 * columns
-                ))  # fmt: skip
-            if t[SW] == 2:
-                COPY_EVERY_SECOND((
-                    row + 4 * (2 * low + shift), to + 4 * low, end - begin, high - low, 4 * t[SH] * width, 4 * columns
-                ))  # fmt: skip
-            cells = f32(to, (end - begin) * columns)
-            for j in range(end - begin):
-                at = j * columns
-                for x in range(low):
-                    cells[at + x] = 0.0
-                for x in range(high, columns):
-                    cells[at + x] = 0.0
-                if t[SW] > 2:
-                    pixels = f32(row + 4 * j * t[SH] * width, width)
+                COPY(rows_of)
+            elif t[SW] == 2:
+                COPY_EVERY_SECOND(rows_of)
+            else:
+                for j in range(end - begin):
+                    pixels = f32(row + 4 * (j * t[SH] * width + low * t[SW]), width)
+                    cells = f32(to + 4 * j * columns, columns)
+                    clear(cells, 0, columns)
                     for x in range(low, high):
-                        cells[at + x] = pixels[x * t[SW] + shift]
+                        cells[x] = pixels[(x - low) * t[SW]]
 
 
 @njit

@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite.ir import VoidType
 from numba import njit
 
 from onnxprune.kernels.addresses import clear, f32, i32
-from onnxprune.kernels.emit import F32, I32, Emitter, Value, constant, kernel, lanes_of, vector
+from onnxprune.kernels.emit import F32, I32, Emitter, Value, kernel, lanes_of
 from onnxprune.kernels.loops import LANES
-from onnxprune.kernels.steps.geometry import data, dim, measure, rank, result, shape_like
+from onnxprune.kernels.steps.geometry import Masked, data, dim, measure, rank, result, shape_like
 from onnxprune.kernels.steps.tables import (
     BATCH,
     DH,
@@ -36,25 +35,6 @@ from onnxprune.kernels.steps.tables import (
 )  # fmt: skip
 
 
-class Masked:
-    """Loads and stores of the first `n` of LANES elements."""
-
-    def __init__(self, k: Emitter, n: Value) -> None:
-        count = k.b.trunc(n, I32)
-        self.k, self.mask = k, k.b.icmp_signed("<", lanes_of(range(LANES)), k.splat(count, LANES))
-
-    def load(self, at: Value, element: Any) -> Value:
-        """Zeros where nothing is loaded."""
-        kind = vector(LANES, element)
-        name = f"llvm.masked.load.v{LANES}{'i32' if element is I32 else 'f32'}.p0"
-        return self.k.intrinsic(name, kind, [at, constant(4, I32), self.mask, self.k.zero(LANES, element)])
-
-    def store(self, value: Value, at: Value, element: Any) -> None:
-        """Leave the others."""
-        name = f"llvm.masked.store.v{LANES}{'i32' if element is I32 else 'f32'}.p0"
-        self.k.intrinsic(name, VoidType(), [value, at, constant(4, I32), self.mask])
-
-
 def row_of(stride: int) -> Any:
     """As `row`, which see, for windows that are `stride` columns apart (1 or 2)."""
 
@@ -66,12 +46,12 @@ def row_of(stride: int) -> Any:
 
         def some(i: Value, _: list[Value]) -> list[Value]:
             at, left = k.mul(i, 4), b.sub(count, i)
-            here = Masked(k, left)
+            here = Masked.first(k, left)
             first = k.mul(i, 4 * stride)
             spans = []  # of the elements that are met: so many vectors, the last of which ends with the last of them
             for part in range(stride):
                 rest = k.add(k.mul(left, stride), 1 - stride - part * LANES)
-                spans.append((Masked(k, rest), k.add(first, 4 * LANES * part)))
+                spans.append((Masked.first(k, rest), k.add(first, 4 * LANES * part)))
             met = [m.load(k.at(x, place), F32) for m, place in spans]
             values = met[0] if stride == 1 else b.shuffle_vector(met[0], met[1], evens)
             open_ = here.load(k.at(free, at), I32)
