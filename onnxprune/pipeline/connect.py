@@ -346,7 +346,7 @@ def _barriers(report: Mapping[str, Any], metric: str) -> str:
     return chart(
         [Curve(name, [r["step"] for r in rows], y, low, high)],
         title=f"Barrier of {metric} between two children of one training", x_label="step from which both were trained",
-        y_label=f"barrier{_unit(report, metric)}", log_x=True, lines={"none": 0.0},
+        y_label=f"barrier{_unit(report, metric)}", log_x=True, lines={"no barrier": 0.0},
     )  # fmt: skip
 
 
