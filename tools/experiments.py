@@ -34,6 +34,12 @@ def saved(folder: Path, network: Callable[[], ModelProto]) -> Path:
     return path
 
 
+def told(stage: str, done: int = 0, total: int = 0, *, note: str = "") -> None:
+    """Notes of an experiment."""
+    if note:
+        common.say(note)
+
+
 def mnist(root: Path, folder: Path) -> tuple[Path, Path]:
     """Training and test pictures of the sample of MNIST, `(n, 1, 28, 28)`, with labels."""
     data = np.load(root / "data" / "mnist.npz")

@@ -23,7 +23,6 @@ import common
 import experiments
 import onnxprune
 from networks import resnet
-from reproduce_lottery import told
 
 SPARSITIES = (0.99, 0.999)
 METHODS = ("synflow", "snip", "grasp", "magnitude", "random")
@@ -35,7 +34,7 @@ def trained(model: Path, output: Path, data: tuple[Path, Path], seed: int, threa
     """One training, scored on the test pictures: the report."""
     return onnxprune.train(
         model, data[0], output, evaluate=data[1], seed=seed, threads=threads, tune=f"{STEPS}steps", batch_size=32,
-        augment=True, progress=told, **options,
+        augment=True, progress=experiments.told, **options,
     ).report  # fmt: skip
 
 

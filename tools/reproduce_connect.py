@@ -60,7 +60,7 @@ def spawned(network: Callable[[], Any], data: tuple[Path, Path], args: Any, seed
     def of(k: int) -> dict[str, Any]:
         return onnxprune.connect(
             model, train=train, evaluate=test, spawn=STEPS[name], init=k, seed=k, tune=LENGTH[name],
-            learning_rate=RATE[name], threads=args.threads, progress=told,
+            learning_rate=RATE[name], threads=args.threads, progress=experiments.told,
         )  # fmt: skip
 
     reports = [kept(args.folder / "connect" / f"{name}-{k}.json", partial(of, k)) for k in range(seeds)]
@@ -131,12 +131,6 @@ def pair(name: str, k: int, data: str, args: Any) -> dict[str, Any]:
         onnxprune.connect(*ends, evaluate=test, train=statistics, align=x, threads=args.threads) for x in (False, True)
     )
     return {"plain": plain, "aligned": aligned}
-
-
-def told(stage: str, done: int = 0, total: int = 0, *, note: str = "") -> None:
-    """Notes of an experiment."""
-    if note:
-        common.say(note)
 
 
 PARTS = {"lenet": of_lenet, "resnet20": of_resnet20, "digits": of_digits}

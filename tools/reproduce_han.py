@@ -24,7 +24,6 @@ import common
 import experiments
 import onnxprune
 from networks import lenet_5_caffe, lenet_300_100
-from reproduce_lottery import told
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,11 @@ def main() -> None:
             if case.init:
                 source = args.folder / f"{case.name}.trained.onnx"
                 onnxprune.train(
-                    case.model, case.data[0], source, init=0, tune=case.amount, threads=args.threads, progress=told
+                    case.model, case.data[0], source, init=0, tune=case.amount, threads=args.threads, progress=experiments.told
                 )  # fmt: skip
             result = onnxprune.prune(
                 source, quality=case.quality, steps=5, tune=case.amount, train=case.data[0], evaluate=case.data[1],
-                learning_rate=1e-3, format="dense", measure=False, threads=args.threads, progress=told,
+                learning_rate=1e-3, format="dense", measure=False, threads=args.threads, progress=experiments.told,
             )  # fmt: skip
             result.save(args.folder / f"{case.name}.han.onnx")
             report = result.report.to_dict()

@@ -33,7 +33,7 @@ def lenet(root: Path, args: Any) -> tuple[Any, Any]:
     report = onnxprune.lottery(
         experiments.saved(args.folder, lenet_300_100), train, test, args.folder / "lenet", init=0,
         seeds=args.seeds or 3, rounds=21, rate=0.2, tune="1500steps", learning_rate=1.2e-3, threads=args.threads,
-        progress=told,
+        progress=experiments.told,
     )  # fmt: skip
     table = common.columns(
         f"LeNet-300-100, MNIST, {args.seeds or 3} seeds", "left -ticket -reinit -random steps steps_reinit s"
@@ -62,7 +62,7 @@ def resnet20(root: Path, args: Any) -> tuple[Any, Any]:
         reports[point] = report = onnxprune.lottery(
             model, train, test, folder, init=0, seeds=args.seeds or 2, rounds=2,
             rate=1 - math.sqrt(0.1), rewind=point, controls="none", tune=f"{args.steps}steps", batch_size=32,
-            augment=True, threads=args.threads, progress=told,
+            augment=True, threads=args.threads, progress=experiments.told,
         )  # fmt: skip
         for m in report["means"]:
             table.add_row(point, f"{m['left']:.1%}", shown(m), f"{m['best']:.0f}", f"{m['seconds']:.0f}")
@@ -72,12 +72,6 @@ def resnet20(root: Path, args: Any) -> tuple[Any, Any]:
 def shown(mean: dict[str, Any] | None) -> str:
     """A score in percent, with the deviation of the seeds."""
     return "-" if mean is None else f"{100 * mean['score']:.2f} ± {100 * mean['deviation']:.2f}"
-
-
-def told(stage: str, done: int = 0, total: int = 0, *, note: str = "") -> None:
-    """Notes of an experiment."""
-    if note:
-        common.say(note)
 
 
 PARTS = {"lenet": lenet, "resnet20": resnet20}
