@@ -70,7 +70,8 @@ def main() -> None:
             if case.init:
                 source = args.folder / f"{case.name}.trained.onnx"
                 onnxprune.train(
-                    case.model, case.data[0], source, init=0, tune=case.amount, threads=args.threads, progress=experiments.told
+                    case.model, case.data[0], source, init=0, tune=case.amount, threads=args.threads,
+                    progress=experiments.told,
                 )  # fmt: skip
             result = onnxprune.prune(
                 source, quality=case.quality, steps=5, tune=case.amount, train=case.data[0], evaluate=case.data[1],
