@@ -62,9 +62,11 @@ def choose(
     """What is left where so much of the weights of all layers goes; and what the user should know.
 
     names: initializers that may be masked, those that are trained; share: of the weights, 0 to 1, with those that are
-    zero already. Raises `OptionError` where no layer can be masked, or none is left.
+    zero already; an N:M pattern says it itself. Raises `OptionError` where no layer can be masked, or none is left.
     """
     how.check()
+    pattern = how.zeros.shape
+    share = pattern.ratio if isinstance(pattern, NMPattern) else share
     layers = maskable(model, names)
     ratios = ratios_of(names_of(model), layers, _zeros(how.zeros, share), how.ratio, how.ignore)
     layers = [layer for layer in layers if ratios.get(layer.name)]
@@ -80,7 +82,7 @@ def choose(
     counts |= {w: round(r * int(model.weights[w].size)) for w, r in asked.items() if w not in counts}
     masks = {
         layer.initializer: _stored(model, layer, by_magnitude(
-            model, layer, how.zeros.shape, counts[layer.initializer], scores.get(layer.initializer)
+            model, layer, pattern, counts[layer.initializer], scores.get(layer.initializer)
         ) != 0)
         for layer in layers
     }  # fmt: skip
