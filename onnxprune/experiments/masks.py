@@ -36,11 +36,10 @@ RANDOM = "random"
 @dataclass(frozen=True)
 class Choice:
     """How weights are chosen. importance: magnitude, random, or a solver by gradients; zeros: pattern and allocation;
-    ratio, ignore: globs, as the sparse stage has them."""
+    ignore: globs, as the sparse stage has them."""
 
     importance: str
     zeros: Zeros
-    ratio: tuple[tuple[str, float], ...] = ()
     ignore: tuple[str, ...] = ()
     seed: int = 0
 
@@ -68,7 +67,7 @@ def choose(
     pattern = how.zeros.shape
     share = pattern.ratio if isinstance(pattern, NMPattern) else share
     layers = maskable(model, names)
-    ratios = ratios_of(names_of(model), layers, _zeros(how.zeros, share), how.ratio, how.ignore)
+    ratios = ratios_of(names_of(model), layers, _zeros(how.zeros, share), (), how.ignore)
     layers = [layer for layer in layers if ratios.get(layer.name)]
     if not layers:
         raise OptionError("no layer can be masked: --ignore names them all, or none has weights that are trained")
@@ -142,9 +141,8 @@ def _scores(
 
 def _stored(model: Model, layer: Layer, kept: Array) -> Array:
     """A mask of a weight as the layer reads it, as one of what is stored."""
-    out = model.copy()
-    layer.write(out, kept.astype(np.float32))
-    return np.asarray(out.weights[layer.initializer] != 0)
+    assert layer.stored is not None, "a weight that may hold zeros is stored somewhere"
+    return np.asarray(layer.stored.encoded(model, kept.astype(np.float32)) != 0)
 
 
 __all__ = ["RANDOM", "Choice", "Masks", "choose", "left", "maskable", "masked", "shuffled"]

@@ -24,10 +24,10 @@ from onnxprune.options import HOW, WHAT, declared, integer, option, record, shar
 from onnxprune.pipeline.lottery import LOTTERY
 from onnxprune.pipeline.options import OPTIONS, called
 from onnxprune.pipeline.tickets import Setup
-from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_unused, samples_of
+from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_time, refuse_unused, samples_of
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.recovery.normalisation import normalisations
-from onnxprune.training.options import OWN, amount
+from onnxprune.training.options import OWN
 
 UNITS = {name: row.unit for name, row in METRICS.items()}
 
@@ -130,8 +130,7 @@ def refuse(values: Mapping[str, Any], two: bool) -> None:
         if values["train"] is None:
             raise OptionError("--spawn needs --train SRC, samples to train on, with labels")
         refuse_unused(values)
-        if amount(values["tune"] or EPOCHS)[1] == "seconds":
-            raise OptionError(f"--tune {values['tune']}: all children take as many steps; give epochs or steps")
+        refuse_time(values)
         return
     if not two:
         raise OptionError(

@@ -22,7 +22,7 @@ from onnxprune.cache import replace as replace_file
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
 from onnxprune.errors import OptionError, blamed
-from onnxprune.evaluation.metrics import Evaluator, Function
+from onnxprune.evaluation.metrics import Evaluator, Function, scored
 from onnxprune.experiments.book import Book, Mean, Row, means
 from onnxprune.experiments.masks import maskable
 from onnxprune.experiments.plot import Curve, chart
@@ -57,10 +57,10 @@ from onnxprune.pipeline.tickets import (
     Weights,
     trained_file,
 )
-from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_unused, samples_of
+from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_time, refuse_unused, samples_of
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
-from onnxprune.training.options import OWN, amount
+from onnxprune.training.options import OWN
 from onnxprune.training.weights import trainable
 
 CUT_IMPORTANCE = next(o for o in OPTIONS if o.name == "importance")
@@ -236,7 +236,7 @@ def trained(setup: Setup, book: Book, make: Tickets, k: int, round: int, kind: s
         save(model, file)
         model = load(file)
     setup.clock("evaluate")
-    scores = {score.metric: score.value for judge in setup.judges for score in [judge(model)]}
+    scores = {score.metric: score.value for score in scored(setup.judges, model)}
     return Row(k, round, kind, share, loss, best, steps, scores, seconds, tuple(notes))
 
 
@@ -274,8 +274,7 @@ def refuse(values: Mapping[str, Any]) -> None:
         )
     if values["init"] is None and REINIT in values["controls"]:
         raise OptionError("--controls reinit needs --init FILE|SEED; --controls random does without")
-    if amount(values["tune"] or EPOCHS)[1] == "seconds":
-        raise OptionError(f"--tune {values['tune']}: all rounds take as many steps; give epochs or steps, as 500steps")
+    refuse_time(values)
     refuse_idle(values, values["structured"], "--structured")
     if not values["structured"] and values["importance"] not in SCORES:
         raise OptionError(

@@ -13,7 +13,7 @@ from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import unused
 from onnxprune.errors import OptionError
-from onnxprune.evaluation.metrics import METRICS, Evaluator, Function, Score, is_function, metric_of
+from onnxprune.evaluation.metrics import METRICS, Evaluator, Function, Score, is_function, metric_of, scored
 from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.experiments.masks import choose, masked
 from onnxprune.experiments.masks import left as left_of
@@ -28,7 +28,7 @@ from onnxprune.sparsity.options import Zeros
 from onnxprune.structure.check import check_file, running
 from onnxprune.training.initial import initial
 from onnxprune.training.losses import NO_LABELS
-from onnxprune.training.options import OWN, Training
+from onnxprune.training.options import OWN, Training, amount
 from onnxprune.training.weights import trainable
 
 if TYPE_CHECKING:
@@ -140,14 +140,14 @@ def trained(
         clock.note(f"going on after {trainer.position} of {trainer.steps} steps, which {values['cache']} holds")
     trainer.train(counting(progress, "tune"), clock.note)
     out = trainer.export()
-    before = [judge(trainer.model) for judge in judges]
+    before = scored(judges, trainer.model)
     check_file(start, out)
     running(out, [data.feeds([0])], measured=False)
     clock("save")
     save(out, target)
     clock("evaluate")
     written = load(target)
-    after = [judge(written) for judge in judges]
+    after = scored(judges, written)
     clock("")
     report = _report(source, target, data.samples.description, trainer, values, before, after, clock)
     notes = [*(() if pruned is None else pruned.pop("notes")), *report["notes"]]
@@ -196,6 +196,12 @@ def samples_of(model: Model, values: Mapping[str, Any], preprocess: Preprocess) 
     if data.labels is None and loss is None:
         raise OptionError(NO_LABELS)
     return data
+
+
+def refuse_time(values: Mapping[str, Any]) -> None:
+    """Raises `OptionError` for a time, where several trainings are compared: each takes as many steps."""
+    if amount(values["tune"] or EPOCHS)[1] == "seconds":
+        raise OptionError(f"--tune {values['tune']}: give epochs or steps, as 500steps; all take as many")
 
 
 def judges_of(model: Model, values: Mapping[str, Any], preprocess: Preprocess) -> list[Evaluator | Function]:

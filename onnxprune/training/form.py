@@ -19,14 +19,12 @@ from onnxprune.graph.io import Model, graphs
 from onnxprune.graph.links import read_by
 from onnxprune.graph.node import Node
 from onnxprune.graph.protos import place
-from onnxprune.graph.quantized import DEQUANTIZES
 from onnxprune.layers.stored import Stored, integral, plainly, step_of
 from onnxprune.layers.values import Values
 from onnxprune.training.weights import trainable
 
 OTHERS = tuple(t for t in FLOAT_TYPES if t != TensorProto.FLOAT)  # they become float32
 FINE = 4  # bytes of an integer that stands for a number as exactly as float32 does
-QUANTIZER = {op: op.replace("Dequantize", "Quantize") for op in DEQUANTIZES}
 
 
 @dataclass(frozen=True, eq=False)
