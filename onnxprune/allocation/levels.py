@@ -8,7 +8,7 @@ for what is gone, so that the original graph runs with other numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,9 +177,17 @@ def level_database(
             progress(done, total)
         for r in gathered:
             r.forget()
-    ends = [name for name in blocks if len(kept[name]) > 1]
-    if ends and len(ends) == len(blocks):  # one block stays, whatever the target
-        last = max(ends, key=lambda name: loss[name][-1])
+    return Levels(kept, loss, scores)
+
+
+def joined_levels(parts: Iterable[Levels], groups: Sequence[ChannelGroup]) -> Levels:
+    """The levels of all groups in their order; of blocks, one stays whatever the target."""
+    kept, loss, scores = dict[str, list[int]](), dict[str, list[float]](), Scores()
+    for part in parts:
+        kept, loss, scores = kept | part.kept, loss | part.damage, {**scores, **part.scores}
+    blocks = [g.name for g in groups if g.kind == "layers"]
+    if blocks and all(len(kept[name]) > 1 for name in blocks):
+        last = max(blocks, key=lambda name: loss[name][-1])
         kept[last], loss[last] = kept[last][:1], loss[last][:1]
     return Levels(kept, loss, scores)
 

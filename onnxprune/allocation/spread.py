@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from onnxprune.allocation.budget import Usage, budgets, least_damage
-from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, level_database
+from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, joined_levels, level_database
 from onnxprune.allocation.recipe import Recipe
 from onnxprune.allocation.select import KeptUnits, select
 from onnxprune.calibration.calibration import Calibration
@@ -18,8 +20,12 @@ from onnxprune.graph.io import to_proto
 from onnxprune.importance.criterion import Scores
 from onnxprune.importance.data import find_readings
 from onnxprune.importance.score import criterion_of, data_scores, losses_of_gates
-from onnxprune.progress import Progress, counting
+from onnxprune.progress import Progress, Steps, counting
+from onnxprune.runtime.jobs import Job, packed, results, unpacked
+from onnxprune.runtime.jobs import run as run_jobs
 from onnxprune.structure.analysis import Analysis, ChannelGroup
+
+PART = 2  # groups of a job, where they are made on a cluster
 
 
 def levels_by_error(
@@ -63,7 +69,7 @@ def levels_by_outputs(
     given: scores, in place of those that the recipe names; absorbed: see `score.ordered`; cache: folder. Also says
     whether the levels came from the cache, None where they are not kept at all.
     """
-    learn, held_out = calibration.split()
+    _, held_out = calibration.split()
     options = {**asdict(recipe), "round_to": round_to, "max_ratio": max_ratio, "seed": calibration.seed}
     options["given"] = None if given is None else {name: s.tolist() for name, s in given.items()}
     options |= {"sizes": [(g.kind, g.size) for g in groups], "batch": calibration.batch, "absorbed": absorbed}
@@ -80,15 +86,50 @@ def levels_by_outputs(
             scores = losses_of_gates(
                 analysis, groups, calibration, recipe.importance, absorbed=absorbed, progress=progress
             )
-        return level_database(
-            analysis, groups, calibration.runs(learn), (calibration.runs(held_out), len(held_out)),
-            importance=recipe.importance, given=scores, absorbed=absorbed, ridge=recipe.prior, jobs=calibration.jobs,
-            round_to=round_to, max_ratio=max_ratio, memory=calibration.memory, threads=calibration.threads,
-            seed=calibration.seed, progress=counting(progress, "levels"),
-        )  # fmt: skip
+        many = PART if calibration.at.cluster else len(groups)
+        parts = [groups[k : k + many] for k in range(0, len(groups), many)]
+        local, steps = calibration.alone(), counting(progress, "levels")
+        shared = (analysis, local, recipe, scores, absorbed, round_to, max_ratio)
+        if not calibration.at.cluster:
+            return joined_levels([part_of_levels(*shared, part, steps) for part in parts], groups)
+        bundle, made = packed(*shared), dict[int, Levels]()
+
+        def done(n: int, content: Mapping[str, Any]) -> None:
+            made[n] = Levels.from_json(json.dumps(content))
+            steps(len(made), len(parts))
+
+        names = [[g.name for g in part] for part in parts]
+        jobs = [Job(cache_key("part", key, part), levels_elsewhere, (bundle, part)) for part in names]
+        with results(calibration.at, cache) as folder:
+            run_jobs(jobs, calibration.at, folder, done)
+        return joined_levels([made[n] for n in range(len(parts))], groups)
 
     levels, was_cached = cached(cache, key, [g.name for g in groups], make)
     return levels, None if cache is None else was_cached
+
+
+def part_of_levels(
+    analysis: Analysis, calibration: Calibration, recipe: Recipe, given: Scores | None, absorbed: bool, round_to: int,
+    max_ratio: float, groups: Sequence[ChannelGroup], progress: Steps,
+) -> Levels:  # fmt: skip
+    """The levels of some groups; arguments are those of `levels_by_outputs`."""
+    learn, held_out = calibration.split()
+    return level_database(
+        analysis, groups, calibration.runs(learn), (calibration.runs(held_out), len(held_out)),
+        importance=recipe.importance, given=given, absorbed=absorbed, ridge=recipe.prior, jobs=calibration.jobs,
+        round_to=round_to, max_ratio=max_ratio, memory=calibration.memory, threads=calibration.threads,
+        seed=calibration.seed, progress=progress,
+    )  # fmt: skip
+
+
+def levels_elsewhere(bundle: bytes, names: Sequence[str]) -> Mapping[str, Any]:
+    """The levels of the groups of these names, in a worker; bundle: the other arguments of `part_of_levels`."""
+    analysis, calibration, recipe, given, absorbed, round_to, max_ratio = unpacked(bundle)
+    groups = [g for g in analysis.groups if g.name in names]
+    levels = part_of_levels(
+        analysis, calibration, recipe, given, absorbed, round_to, max_ratio, groups, lambda done, total: None
+    )  # fmt: skip
+    return dict(json.loads(levels.to_json()))
 
 
 def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:

@@ -19,8 +19,10 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.graph.shapes import graph_inputs
+from onnxprune.runtime.jobs import Where
 from onnxprune.runtime.session import Feeds, session
 from onnxprune.runtime.stream import Runs, mapped
+from onnxprune.solvers.threads import cores
 from onnxprune.structure.analysis import Analysis, Keep
 
 SYNTHETIC = "synthetic"
@@ -42,7 +44,7 @@ def calibration_of(
     augment: bool,
     memory: float,
     threads: int,
-    jobs: int,
+    jobs: Where | None,
     seed: int,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     largest: float = 0.0,
@@ -54,8 +56,10 @@ def calibration_of(
         source, model, preprocess=preprocess, samples=samples or default_samples(macs), augment=augment, seed=seed,
         shapes=shapes,
     )  # fmt: skip
-    data = calibrate(read_from, model, synthetic=synthetic, memory=memory, threads=threads, jobs=jobs, seed=seed)
-    return replace(data, batch=max(1, min(data.batch, int(ACTIVATIONS / max(largest, 1)))))
+    at = Where(cores()) if jobs is None else jobs
+    many = cores() if at.cluster else at.processes
+    data = calibrate(read_from, model, synthetic=synthetic, memory=memory, threads=threads, jobs=many, seed=seed)
+    return replace(data, batch=max(1, min(data.batch, int(ACTIVATIONS / max(largest, 1)))), at=at)
 
 
 def describe(data: Calibration) -> str:
@@ -110,8 +114,8 @@ FEW = 64  # samples below which moments say little
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """samples: what is used; batch: how many are run at once; synthetic: not real data; memory: bytes for activations;
-    threads: of onnxruntime; jobs: solves in parallel; held_out: samples that damage is measured on, at most; aside:
-    samples that no stage uses but the one that asked for them."""
+    threads: of onnxruntime; jobs: solves in parallel, in threads; held_out: samples that damage is measured on, at
+    most; aside: samples that no stage uses but the one that asked for them; at: where parts of long work are done."""
 
     samples: Samples
     batch: int
@@ -122,6 +126,11 @@ class Calibration:
     seed: int = 0
     held_out: int = HELD_OUT
     aside: Samples | None = None
+    at: Where = Where()  # noqa: RUF009  (frozen)
+
+    def alone(self) -> Calibration:
+        """The same for work that is done here, whose parts are not done elsewhere."""
+        return replace(self, at=Where())
 
     def set_aside(self) -> Calibration:
         """The same with one sample in ASIDE, evenly spread, set aside. Raises `OptionError` for a single sample."""

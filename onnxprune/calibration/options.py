@@ -10,6 +10,7 @@ from typing import Any
 from onnxprune.calibration import augment
 from onnxprune.errors import OptionError
 from onnxprune.options import DATA, anything, integer, option, path, size
+from onnxprune.runtime.jobs import Where, needs_cache, where
 
 MEMORY = 2.5e8  # bytes for activations
 
@@ -44,14 +45,29 @@ class Data:
         help="Keep the level database, finished sparse layers and the state of --tune here; other targets for the same "
         "model, data and options then take seconds, and a run that was stopped goes on, to the same result.",
     )  # fmt: skip
-    jobs: int | None = option(
-        None, integer("a whole number, 1 or more", 1), panel=DATA, metavar="N", effect="time only",
-        otherwise="all cores", help="Solves in parallel.",
+    jobs: Where | int | str | None = option(
+        None, where, panel=DATA, metavar="N|dask:ADDRESS|ray", effect="time only", otherwise="all cores",
+        help="Solves in parallel; or parts of the level database on the workers of a Dask or Ray cluster of yours, "
+        "which must see the samples and --cache by the same names.",
     )  # fmt: skip
 
-    def check(self, threads: int) -> None:
-        """Raises `OptionError` for more jobs than there are cores."""
-        if self.jobs is not None and self.jobs * max(threads, 1) > (os.cpu_count() or 1):
+    @property
+    def at(self) -> Where | None:
+        """Where work is done."""
+        return None if self.jobs is None else where(self.jobs)
+
+    def check(self, threads: int, *, levels: bool) -> None:
+        """Raises `OptionError` for more jobs than there are cores, or for a cluster without work or results; levels:
+        whether a level database is made."""
+        at = self.at
+        if at is None:
+            return
+        if at.cluster and not levels:
             raise OptionError(
-                f"--jobs {self.jobs}: jobs times --threads must be 1 to {os.cpu_count()}, the number of cores"
+                f"--jobs {at} has no effect here: on a cluster level databases are made (a target with "
+                "--allocate kl and --calibration SRC)"
             )
+        if at.cluster and self.cache is None:
+            raise OptionError(needs_cache(at))
+        if at.processes * max(threads, 1) > (os.cpu_count() or 1):
+            raise OptionError(f"--jobs {at}: jobs times --threads must be 1 to {os.cpu_count()}, the number of cores")

@@ -25,7 +25,6 @@ from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar,
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.io import load
 from onnxprune.options import OUTPUT, declared, option, path
-from onnxprune.solvers.threads import cores
 from onnxprune.structure.analysis import ChannelGroup
 from onnxprune.structure.groups import analyze
 
@@ -81,7 +80,7 @@ def sensitivity(values: CommandValues) -> None:
         data = calibration_of(
             values["calibration"], loaded, costs.macs(analysis.keep_ids({})), samples=values["samples"],
             preprocess=values.part(Preprocess), augment=False, memory=values["memory"], threads=values["threads"],
-            jobs=values["jobs"] or cores(), seed=values["seed"], shapes=dict(values["input_shape"]),
+            jobs=values["jobs"], seed=values["seed"], shapes=dict(values["input_shape"]),
         )  # fmt: skip
         if line := unused(values.part(Preprocess), data.samples):
             raise OptionError(line)

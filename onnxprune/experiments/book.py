@@ -36,6 +36,11 @@ class Row:
     seconds: float
     notes: tuple[str, ...] = ()
 
+    @staticmethod
+    def of(data: Mapping[str, Any]) -> Row:
+        """A row of plain data, as `asdict` made it. Raises `TypeError` and `KeyError` for other data."""
+        return Row(**{**data, "notes": tuple(data["notes"])})
+
 
 @dataclass(eq=False)
 class Book:
@@ -62,7 +67,7 @@ class Book:
             return
         try:
             read = json.loads(text)
-            before, rows = read["settings"], [Row(**{**r, "notes": tuple(r["notes"])}) for r in read["rows"]]
+            before, rows = read["settings"], [Row.of(r) for r in read["rows"]]
         except (ValueError, KeyError, TypeError):
             raise OptionError(f"{self.path}: this is no table of an experiment; name another folder with -o") from None
         for name in sorted({*before, *self.settings}):

@@ -3,13 +3,16 @@ of the samples: the experiments of `onnxprune connect`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune import __version__
+from onnxprune.cache import digest as digest_of
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
 from onnxprune.errors import OptionError
@@ -19,15 +22,21 @@ from onnxprune.experiments.align import Alignment, align
 from onnxprune.experiments.connect import Line, children, difference, line, settling
 from onnxprune.experiments.plot import Curve, chart, stacked
 from onnxprune.experiments.rewind import point
+from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
 from onnxprune.options import HOW, WHAT, declared, integer, option, record, shared, switch
-from onnxprune.pipeline.lottery import LOTTERY
+from onnxprune.pipeline.lottery import LOTTERY, settings_of
 from onnxprune.pipeline.options import OPTIONS, called
 from onnxprune.pipeline.tickets import Setup
 from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_time, refuse_unused, samples_of
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.recovery.normalisation import normalisations
+from onnxprune.runtime.jobs import Job, Where, packed, results, threads_of, unpacked
+from onnxprune.runtime.jobs import run as run_jobs
 from onnxprune.training.options import OWN
+
+if TYPE_CHECKING:
+    from onnxprune.training.trainer import Trainer
 
 UNITS = {name: row.unit for name, row in METRICS.items()}
 
@@ -79,23 +88,29 @@ _TAKEN = (
         },
     ),
     *shared(
-        LOTTERY, ("init", "seeds", "tune", *OWN, "augment"),
+        LOTTERY, ("init", "seeds", "jobs", "tune", *OWN, "augment"),
         {
             "init": "With --spawn: new weights by a seed (--seeds counts on from it), or those of an ONNX file of this "
             "graph.",
             "seeds": "With --spawn: repeat everything with so many seeds, of the weights and of the orders.",
             "tune": "With --spawn: how much a training is, so many epochs, or 500steps. An eighth of the samples, at "
             "most 512, is held out.",
+            "jobs": "With --spawn: how many pairs at a time, in processes of this machine that share its cores (each "
+            "takes one thread where --threads does not say more), or on the workers of a Dask or Ray cluster of yours; "
+            "these must see all files, and --cache, by the same names.",
         },
     ),
     *shared(
-        OPTIONS, (*(f.name for f in fields(Preprocess)), "seed", "threads"),
-        {"seed": "With --spawn, of the order of the samples, --seeds counts on from it; of the order in which --align "
-         "visits groups."},
+        OPTIONS, ("cache", *(f.name for f in fields(Preprocess)), "seed", "threads"),
+        {
+            "cache": "With --spawn: keep pairs that are done here; a run that was stopped goes on to the same result.",
+            "seed": "With --spawn, of the order of the samples, --seeds counts on from it; of the order in which "
+            "--align visits groups.",
+        },
     ),
 )  # fmt: skip
 CONNECT = tuple(replace(o, otherwise=OTHERWISE.get(o.name, o.otherwise)) for o in _TAKEN)
-SPAWNING = ("init", "seeds", "tune", *OWN, "augment", "train_labels")  # what needs --spawn
+SPAWNING = ("init", "seeds", "jobs", "cache", "tune", *OWN, "augment", "train_labels")  # what needs --spawn
 DEFAULTS = {o.name: o.default for o in CONNECT}
 
 
@@ -118,7 +133,8 @@ def connected(a: Any, b: Any, values: Mapping[str, Any], preprocess: Preprocess,
     clock("")
     return {
         "version": __version__, "models": [_named(m) for m in (a, b) if m is not None],
-        "settings": {o.name: record(values[o.name]) for o in CONNECT}, **made, "seconds": dict(clock.seconds),
+        "settings": {o.name: record(values[o.name]) for o in CONNECT if o.name not in ("jobs", "cache")}, **made,
+        "seconds": dict(clock.seconds),
     }  # fmt: skip
 
 
@@ -227,23 +243,94 @@ def _estimated(data: TrainingSet | None, norms: int) -> list[str]:
 
 
 def _spawned(a: Any, values: Mapping[str, Any], preprocess: Preprocess, clock: Clock) -> dict[str, Any]:
-    model, init = load(a), values["init"]
-    if isinstance(init, Path):
-        values = {**values, "init": load(init)}
-    clock("calibration")
-    data = samples_of(model, values, preprocess)
-    judges = judges_of(model, values, preprocess) or _on_held_out(model, data, values)
-    if line_ := unused(preprocess, data.samples, *(j.samples for j in judges if isinstance(j, Evaluator))):
-        raise OptionError(line_)
-    setup = Setup(model, data, values, judges, clock)
-    runs: list[dict[str, Any]] = []
-    notes: dict[str, None] = {}
-    for k in range(values["seeds"]):
-        made, said = _family(setup, k, len(runs))
-        runs += made
-        notes |= dict.fromkeys(said)
+    at: Where = values["jobs"]
+    asked = {**values, "threads": threads_of(at, values["threads"])}
+    families = Families.of(a, asked, preprocess, clock)
+    setup, parent = families.setup, families.parent(0)
+    steps = sorted({_step(word, parent.steps) for word in values["spawn"]})
+    of = digest_of("pairs", settings_of(setup, CONNECT, ("spawn", "seeds", "cache")))
+    pairs = [(k, step) for k in range(values["seeds"]) for step in steps]
+    bundle = b"" if at.serial else packed(a, asked, preprocess)
+    make: tuple[Any, ...] = (families.pair,) if at.serial else (elsewhere, bundle)
+    jobs = [Job(digest_of("pair", of, pair), make[0], (*make[1:], *pair)) for pair in pairs]
+    made: dict[int, dict[str, Any]] = {}
+    families.counted = ticking(clock.progress, sum(2 * (parent.steps - step) for _, step in pairs))
+
+    def done(n: int, result: dict[str, Any]) -> None:
+        made[n] = result
+        told = ", ".join(f"{name} {v:.4g}" for name, v in result["run"]["barriers"].items())
+        clock.note(f"{len(made)} of {len(pairs)}: seed {pairs[n][0]}, step {pairs[n][1]}: barrier {told}")
+
+    with results(at, values["cache"]) as folder:
+        run_jobs(jobs, at, folder, done)
+    runs = [made[n]["run"] for n in range(len(pairs))]
+    notes = dict.fromkeys(note for n in range(len(pairs)) for note in made[n]["notes"])
     metrics = {name: UNITS.get(name, "") for name in runs[0]["barriers"]}
     return {"runs": runs, "means": _means(runs, list(metrics)), "metrics": metrics, "notes": list(notes)}
+
+
+@dataclass
+class Families:
+    """What trains pairs, and remembers the parent of one seed; counted: gets every step."""
+
+    setup: Setup
+    known: dict[int, tuple[Trainer, Mapping[str, Array]]] = field(default_factory=dict)
+    counted: Callable[[], None] = lambda: None
+
+    @staticmethod
+    def of(a: Any, values: Mapping[str, Any], preprocess: Preprocess, clock: Clock) -> Families:
+        """Model, data and what scores. Raises `OptionError`."""
+        model, init = load(a), values["init"]
+        if isinstance(init, Path):
+            values = {**values, "init": load(init)}
+        clock("calibration")
+        data = samples_of(model, values, preprocess)
+        judges = judges_of(model, values, preprocess) or _on_held_out(model, data, values)
+        if line_ := unused(preprocess, data.samples, *(j.samples for j in judges if isinstance(j, Evaluator))):
+            raise OptionError(line_)
+        return Families(Setup(model, data, values, judges, clock))
+
+    def parent(self, k: int) -> Trainer:
+        """The training of a seed, from which pairs part; at its start, or at the step where it was left."""
+        if k not in self.known:
+            self.setup.clock("tune")
+            trainer = self.setup.trainer(self.setup.model, self.setup.initial(k), self.setup.values["seed"] + k)
+            trainer.run.try_rates(trainer.steps, self.setup.clock.note)  # one rate for all children
+            self.known = {k: (trainer, trainer.state())}
+        return self.known[k][0]
+
+    def pair(self, k: int, at: int) -> dict[str, Any]:
+        """Two children of seed k that part at a step, and the line between them: the run, and notes."""
+        setup, trainer = self.setup, self.parent(k)
+        values, clock, norms = setup.values, setup.clock, len(normalisations(setup.model))
+        clock("tune")
+        if trainer.position > at:
+            trainer.restore(self.known[k][1])
+        while trainer.position < at:
+            trainer.step()
+        one, other = children(trainer, values["seed"] + k, self.counted)
+        found, aligned = _line(one, other, values, setup.judges, trainer.seen if norms else None, clock)
+        notes = [*trainer.notes, *trainer.run.notes, *_estimated(trainer.seen, norms), *trainer.run.stumbled()]
+        taught = {"seed": k, "step": at, "steps": trainer.steps, "learning_rate": trainer.run.rate}
+        return {"run": {**taught, **_said(found, aligned)}, "notes": [*notes, *_kept(aligned)]}
+
+
+def ticking(progress: Progress, total: int) -> Callable[[], None]:
+    """What counts steps of training, of so many."""
+    steps = count(1)
+    return lambda: progress("tune", next(steps), total)
+
+
+def elsewhere(bundle: bytes, k: int, at: int) -> dict[str, Any]:
+    """One pair in a worker; bundle: model, values, preprocess."""
+    return _families(bundle).pair(k, at)
+
+
+@lru_cache(1)
+def _families(bundle: bytes) -> Families:
+    """A worker's own, for all that it is given of one experiment."""
+    a, values, preprocess = unpacked(bundle)
+    return Families.of(a, values, preprocess, Clock(silent))
 
 
 def _on_held_out(model: Model, data: TrainingSet, values: Mapping[str, Any]) -> list[Evaluator]:
@@ -252,39 +339,6 @@ def _on_held_out(model: Model, data: TrainingSet, values: Mapping[str, Any]) -> 
     metric = metric_of(model, samples, None, None)
     names = dict.fromkeys([metric, "loss"] if METRICS[metric].labels else [metric])
     return [Evaluator(model, samples, name, threads=values["threads"]) for name in names]
-
-
-def _family(setup: Setup, k: int, done: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """All pairs of one seed: a parent that goes on from step to step, and two children at each. done: pairs before."""
-    values, clock = setup.values, setup.clock
-    clock("tune")
-    seed = values["seed"] + k
-    trainer = setup.trainer(setup.model, setup.initial(k), seed)
-    trainer.run.try_rates(trainer.steps, clock.note)  # one rate for all children
-    steps = sorted({_step(word, trainer.steps) for word in values["spawn"]})
-    norms = len(normalisations(setup.model))
-    total = values["seeds"] * (steps[-1] + sum(2 * (trainer.steps - at) for at in steps))
-    taken = k * (total // values["seeds"])
-
-    def stepped() -> None:
-        nonlocal taken
-        taken += 1
-        clock.progress("tune", taken, total)
-
-    out, notes = [], [*trainer.notes, *trainer.run.notes, *_estimated(trainer.seen, norms)]
-    for at in steps:
-        clock("tune")
-        while trainer.position < at:
-            trainer.step()
-            stepped()
-        one, other = children(trainer, seed, stepped)
-        found, aligned = _line(one, other, values, setup.judges, trainer.seen if norms else None, clock)
-        notes += [*trainer.run.stumbled(), *_kept(aligned)]
-        taught = {"seed": k, "step": at, "steps": trainer.steps, "learning_rate": trainer.run.rate}
-        out.append({**taught, **_said(found, aligned)})
-        told = ", ".join(f"{name} {v:.4g}" for name, v in found.barriers.items())
-        clock.note(f"{done + len(out)} of {values['seeds'] * len(steps)}: seed {k}, step {at}: barrier {told}")
-    return out, notes
 
 
 def _step(word: str, steps: int) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnxprune.allocation.options import Amount, Target
     from onnxprune.calibration.presets import Preprocess
     from onnxprune.importance.score import Scorer
+    from onnxprune.runtime.jobs import Where
 
 
 class Keywords(TypedDict, total=False):
@@ -239,8 +240,10 @@ class Keywords(TypedDict, total=False):
     data and options then take seconds, and a run that was stopped goes on, to the same result.
     """
 
-    jobs: int | None
-    """Solves in parallel. Default: all cores."""
+    jobs: Where | int | str | None
+    """Solves in parallel; or parts of the level database on the workers of a Dask or Ray cluster of yours, which
+    must see the samples and cache by the same names. Default: all cores.
+    """
 
     preset: str | None
     """How pixels become inputs: x = (x * scale - mean) / std of values 0 to 255. imagenet: its mean and deviation;

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxprune import __version__
+from onnxprune.cache import digest as digest_of
 from onnxprune.cache import replace as replace_file
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
@@ -34,6 +36,7 @@ from onnxprune.options import (
     HOW,
     TUNE,
     WHAT,
+    Option,
     choice,
     declared,
     integer,
@@ -59,10 +62,13 @@ from onnxprune.pipeline.tickets import (
 )
 from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_time, refuse_unused, samples_of
 from onnxprune.progress import Clock, Progress, counting, silent
+from onnxprune.runtime.jobs import Job, Where, packed, threads_of, unpacked, where
+from onnxprune.runtime.jobs import run as run_jobs
 from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
 from onnxprune.training.options import OWN
 from onnxprune.training.weights import trainable
 
+MORE = ("rounds", "seeds", "controls")  # there may be more in the next run
 CUT_IMPORTANCE = next(o for o in OPTIONS if o.name == "importance")
 
 
@@ -137,6 +143,12 @@ class Lottery:
         PLAIN_SOLVER, _importance, panel=HOW, metavar="NAME",
         help=f"What is left of single weights: {', '.join(SCORES)}; with --structured as of a cut.",
     )  # fmt: skip
+    jobs: Where = option(
+        Where(), where, panel=HOW, metavar="N|dask:ADDRESS|ray", unit="processes", effect="time only",
+        help="How many trainings at a time, in processes of this machine that share its cores (each takes one thread "
+        "where --threads does not say more), or on the workers of a Dask or Ray cluster of yours, one each. All must "
+        "see the files and the folder by the same names; a worker that is lost costs what it was at.",
+    )  # fmt: skip
 
 
 LOTTERY = (
@@ -189,23 +201,76 @@ def tickets(
     source: Any, folder: Path, values: Mapping[str, Any], preprocess: Preprocess, progress: Progress
 ) -> dict[str, Any]:
     """The experiment, in the words of the command line. values: all options of `LOTTERY` by name."""
-    setup = prepared(source, values, preprocess, Clock(progress))
-    book = Book(folder, settings_of(setup))
-    book.open()
-    began = len(book.rows)
-    if began:
+    values = {**values, "threads": threads_of(values["jobs"], values["threads"])}
+    laboratory = Laboratory.of(source, folder, values, preprocess, Clock(progress))
+    setup, book = laboratory.setup, laboratory.book
+    if began := len(book.rows):
         setup.clock.note(f"going on after {began} trainings, which {book.path} holds")
-    make: Callable[[Setup, Book, int], Tickets] = Channels if values["structured"] else Weights
-    todo = [(k, *each) for k in range(values["seeds"]) for each in trainings(values)]
-    of: tuple[int, Tickets] | None = None
-    for done, (k, round, kind) in enumerate(todo):
-        if book.of(k, round, kind) is None:
-            of = of if of is not None and of[0] == k else (k, make(setup, book, k))
-            book.add(trained(setup, book, of[1], k, round, kind))
-            row = book.rows[-1]
-            setup.clock.note(f"{done + 1} of {len(todo)}: {told(row)}")
+    whole = [(k, *each) for k in range(values["seeds"]) for each in trainings(values)]
+    at: Where = values["jobs"]
+
+    def done(row: Row) -> None:
+        book.add(row)
+        setup.clock.note(f"{sum(book.of(*each) is not None for each in whole)} of {len(whole)}: {told(row)}")
+
+    for todo in ([each for each in those if book.of(*each) is None] for those in stages(whole, at)):
+        if at.serial:
+            for each in todo:
+                done(laboratory.trained(*each))
+            continue
+        setup.clock("tune")
+        bundle = packed(source, folder, values, preprocess)
+        jobs = [Job(digest_of("training", dict(book.settings), each), elsewhere, (bundle, *each)) for each in todo]
+        run_jobs(jobs, at, folder / "jobs", lambda _, row: done(Row.of(row)), option="-o")
     setup.clock("")
     return report_of(setup, book)
+
+
+def stages(whole: Sequence[tuple[int, int, str]], at: Where) -> list[list[tuple[int, int, str]]]:
+    """Trainings (seed, round, kind) that need what those before made, and nothing of each other; all in one, in their
+    order, where one is made after the other. A ticket needs that of the round before, controls the ticket beside."""
+    if at.serial:
+        return [list(whole)]
+    of = [round + (kind in CONTROLS) for _, round, kind in whole]
+    return [[x for x, n in zip(whole, of, strict=True) if n == stage] for stage in range(max(of) + 1)]
+
+
+@dataclass
+class Laboratory:
+    """What makes the trainings of an experiment, and remembers what those of one seed have in common."""
+
+    setup: Setup
+    book: Book
+    known: dict[int, Tickets] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        source: Any, folder: Path, values: Mapping[str, Any], preprocess: Preprocess, clock: Clock
+    ) -> Laboratory:  # fmt: skip
+        """That of a folder, which is made where it is not there."""
+        setup = prepared(source, values, preprocess, clock)
+        book = Book(folder, settings_of(setup, LOTTERY, MORE))
+        book.open()
+        return Laboratory(setup, book)
+
+    def trained(self, k: int, round: int, kind: str) -> Row:
+        """One training."""
+        if k not in self.known:
+            make = Channels if self.setup.values["structured"] else Weights
+            self.known = {k: make(self.setup, self.book, k)}
+        return trained(self.setup, self.book, self.known[k], k, round, kind)
+
+
+def elsewhere(bundle: bytes, k: int, round: int, kind: str) -> Mapping[str, Any]:
+    """One training in a worker; bundle: source, folder, values, preprocess."""
+    return asdict(_laboratory(bundle).trained(k, round, kind))
+
+
+@lru_cache(1)
+def _laboratory(bundle: bytes) -> Laboratory:
+    """A worker's own, for all that it is given of one experiment."""
+    source, folder, values, preprocess = unpacked(bundle)
+    return Laboratory.of(source, folder, values, preprocess, Clock(silent))
 
 
 def trainings(values: Mapping[str, Any]) -> list[tuple[int, str]]:
@@ -289,11 +354,11 @@ def refuse(values: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def settings_of(setup: Setup) -> dict[str, Any]:
-    """All that a row depends on; there may be more rounds, seeds and controls in the next run."""
-    other = {"train", "train_labels", "evaluate", "labels", "init", "rounds", "seeds", "controls", "threads"}
+def settings_of(setup: Setup, known: Sequence[Option], free: Collection[str]) -> dict[str, Any]:
+    """All that a training depends on. known: options of the command; free: those that it does not depend on."""
+    other = {"train", "train_labels", "evaluate", "labels", "init", "threads", "jobs", *free}
     values = setup.values
-    settings = {o.name: record(values[o.name]) for o in LOTTERY if o.name not in other}
+    settings = {o.name: record(values[o.name]) for o in known if o.name not in other}
     init = values["init"]
     settings["init"] = digest(init) if isinstance(init, Model) else init
     judged = [record(values["evaluate"]) if isinstance(j, Function) else j.samples.digest for j in setup.judges]
@@ -316,15 +381,17 @@ def told(row: Row) -> str:
 
 def report_of(setup: Setup, book: Book) -> dict[str, Any]:
     """Plain data: settings, all rows, their means; and the plot."""
-    metric = next(iter(book.rows[0].scores))
-    table = means(book.rows, metric)
+    kinds = (DENSE, TICKET, *CONTROLS)
+    rows = sorted(book.rows, key=lambda r: (r.seed, r.round, kinds.index(r.kind)))
+    metric = next(iter(rows[0].scores))
+    table = means(rows, metric)
     page = drawn(table, metric)
     with blamed(f"-o {book.folder}", refusals=(OSError,)):
         replace_file(book.folder / "curve.svg", page.encode())
-    notes = list(dict.fromkeys(f"seed {r.seed}, round {r.round}: {n}" for r in book.rows for n in r.notes))
+    notes = list(dict.fromkeys(f"seed {r.seed}, round {r.round}: {n}" for r in rows for n in r.notes))
     return {
         "version": __version__, "folder": str(book.folder), "settings": dict(book.settings), "metric": metric,
-        "rows": [asdict(r) for r in book.rows], "means": [asdict(m) for m in table], "notes": notes,
+        "rows": [asdict(r) for r in rows], "means": [asdict(m) for m in table], "notes": notes,
         "files": {"table": str(book.path), "curve": str(book.folder / "curve.svg")},
         "seconds": dict(setup.clock.seconds),
     }  # fmt: skip

@@ -188,7 +188,7 @@ class Options:
         self.cut.check()
         self.zeros.check(bool(self._pairs[1]))
         self.store.check(self.zeros.shape, zeros=self.sparse)
-        self.data.check(self.check.threads)
+        self.data.check(self.check.threads, levels=_levels(self))
         if self.amounts.get("layers") == "auto" and not self.targeted:
             raise OptionError("--layers auto needs a target: --target-macs, --target-params or --target-bytes")
         if self.cut.allow_io_change and self.scoring.evaluate is not None and not is_function(self.scoring.evaluate):
@@ -234,6 +234,11 @@ def _units(o: Options) -> bool:
 
 def _data(o: Options) -> bool:
     return o.data.calibration is not None or o.may_make_up or o.cut.plan is not None
+
+
+def _levels(o: Options) -> bool:
+    """Whether a level database is made."""
+    return o.targeted and _data(o) and (o.cut.allocate is None or ALLOCATORS[o.cut.allocate].at_outputs)
 
 
 SOMETHING = "something to remove: --channels 0.3, --heads 0.25, --layers 0.1, --target-macs 70% or --ratio"
@@ -294,7 +299,7 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "levels, zeros by data or tuning": Condition(
         lambda o: o.training.tune is not None
-        or (o.targeted and _data(o) and (o.cut.allocate is None or ALLOCATORS[o.cut.allocate].at_outputs))
+        or _levels(o)
         or (o.sparse and o.data.calibration is not None)
         or o.cut.plan is not None,
         "has no effect here: it keeps level databases (a target with --allocate kl and --calibration SRC), sparse "

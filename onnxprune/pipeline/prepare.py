@@ -40,7 +40,6 @@ from onnxprune.plan import Plan, fingerprint
 from onnxprune.progress import Clock
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.solvers.masks import needs_labels
-from onnxprune.solvers.threads import cores
 from onnxprune.sparsity.amounts import layer_names, matching
 from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, ChannelGroup
@@ -288,7 +287,7 @@ def samples_of(
             SYNTHETIC if source is None else source, model, macs, samples=count, preprocess=options.images,
             augment=options.data.augment is True and options.training.train is None,
             memory=float(options.data.memory), threads=options.check.threads,
-            jobs=options.data.jobs or cores(), seed=options.check.seed, shapes=shapes, largest=largest_tensor(analysis),
+            jobs=options.data.at, seed=options.check.seed, shapes=shapes, largest=largest_tensor(analysis),
         ), notes  # fmt: skip
     except OptionError as e:
         if source is not None or needed:
