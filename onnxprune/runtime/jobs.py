@@ -153,8 +153,9 @@ def _carried(
             delayed(_call)(k, cache.version(), packed(job), witness, option) for k, job in left.items()
         ]  # fmt: skip
         count = at.processes if not at.cluster else -1
+        how = "list" if at.cluster == "ray" else "generator_unordered"  # ray's backend gives all at the end
         try:
-            yield from Parallel(n_jobs=count, batch_size=1, return_as="generator_unordered")(calls)
+            yield from Parallel(n_jobs=count, batch_size=1, return_as=how)(calls)
         except (OnnxPruneError, BrokenExecutor, KeyboardInterrupt):
             raise
         except Exception as e:
@@ -213,7 +214,7 @@ def _workers(at: Where) -> Iterator[None]:
             else:
                 stack.enter_context(parallel_config("loky"))
         except ImportError as e:
-            raise OptionError(f"--jobs {at} needs {e.name}: pip install 'onnxprune[{at.cluster}]'") from None
+            raise OptionError(f"--jobs {at}: {_line(e)}; pip install 'onnxprune[{at.cluster}]'") from None
         except (OSError, TimeoutError, ValueError) as e:
             raise OptionError(f"--jobs {at}: the cluster cannot be reached ({_line(e)})") from e
         yield
