@@ -8,7 +8,7 @@ setup(
         Extension(
             "onnxprune.kernels._entry",
             ["onnxprune/kernels/_entry.c"],
-            depends=[f"onnxprune/kernels/{name}.h" for name in ("_tables", "_steps", "_steps_tables")],
+            depends=[f"onnxprune/kernels/{name}.h" for name in ("_ops", "_tables", "_steps", "_steps_tables")],
             optional=True,
         )
     ]

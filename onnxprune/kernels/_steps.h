@@ -149,16 +149,3 @@ static void fill_step_operator(void) {
     op->first_version = op_one;
     op->last_version = op_newest;
 }
-
-static PyObject *connect_steps(PyObject *self, PyObject *address) {
-    (void)self;
-    void *pointer = PyLong_AsVoidPtr(address);
-    if (PyErr_Occurred()) return NULL;
-    atomic_store(&steps_entry, (Entry)(uintptr_t)pointer);
-    Py_RETURN_NONE;
-}
-
-static PyObject *steps_connected(PyObject *self, PyObject *nothing) {
-    (void)self, (void)nothing;
-    return PyBool_FromLong(atomic_load(&steps_entry) != NULL);
-}

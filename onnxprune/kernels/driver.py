@@ -1,14 +1,14 @@
 """One run of a sparse operator: choice of the kernel, division of the work, X made ready, Y written.
 
-The C part (`_entry.c`) owns memory and threads and knows onnxruntime; it calls `entry`, which is compiled by numba,
-with the addresses of the two tables of tables.py.
+The C part (`_ops.h`) owns memory and threads and knows onnxruntime; it calls `dispatch`, compiled by numba, with the
+addresses of the two tables of tables.py.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from numba import cfunc, njit, types
+from numba import njit
 
 from onnxprune.kernels import activations, loops
 from onnxprune.kernels.checks import check
@@ -461,9 +461,9 @@ def run(d: Any, call: Any, task: int, scratch: int) -> None:
         run_gather(d, call, begin, end, scratch)
 
 
-@cfunc(types.int64(types.int64, types.int64, types.int64, types.int64, types.int64), cache=True)
-def entry(what: int, desc: int, call: int, task: int, scratch: int) -> int:
-    """All that the C part calls.
+@njit
+def dispatch(what: int, desc: int, call: int, task: int, scratch: int) -> int:
+    """All that the C part asks for.
 
     BOUND and FILL have the layout for `task`; FILL writes at `scratch`, where there are `call` bytes.
     """

@@ -25,7 +25,7 @@ from onnxprune.graph.ort import ORT_ERRORS, PROVIDERS
 
 OLDEST = (1, 20)  # onnxruntime
 HERE = Path(__file__).parent
-DRIVER = "onnxprune.kernels.driver"
+DRIVER = "onnxprune.kernels.entry"
 SHARED = ("emit.py", "loops.py", "activations.py", "tables.py", "addresses.py")  # of both
 _lock = threading.Lock()
 
@@ -39,7 +39,7 @@ class Part:
     what: str
 
 
-SPARSE = Part(DRIVER, (*SHARED, "stored.py", "checks.py", "pack.py", "driver.py"), "sparse kernels")
+SPARSE = Part(DRIVER, (*SHARED, "stored.py", "checks.py", "pack.py", "driver.py", "entry.py"), "sparse kernels")
 TRAINING = Part(
     "onnxprune.kernels.steps.driver",
     (*SHARED, *(f"steps/{path.name}" for path in sorted((HERE / "steps").glob("*.py")))),

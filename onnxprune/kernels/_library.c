@@ -1,0 +1,85 @@
+/* libonnxprune_ops: the custom operators with kernels that were compiled ahead of time, for any program that uses
+ * onnxruntime. It needs no Python, and no compiler when it runs.
+ *
+ * ahead.py compiles the driver once for each level of CPU and says by macros which are here; the best that the CPU at
+ * hand can run is taken.
+ */
+#include "_ops.h"
+
+/* as numba calls: what it gives, a fault where there is one, and its arguments; 0 is success */
+typedef int32_t (*Compiled)(int64_t *result, void **fault, int64_t, int64_t, int64_t, int64_t, int64_t);
+#define COMPILED(name) int32_t name(int64_t *, void **, int64_t, int64_t, int64_t, int64_t, int64_t);
+#ifdef HAS_V2
+COMPILED(onnxprune_v2)
+#endif
+#ifdef HAS_V3
+COMPILED(onnxprune_v3)
+#endif
+#ifdef HAS_V4
+COMPILED(onnxprune_v4)
+#endif
+#ifdef HAS_NEON
+COMPILED(onnxprune_neon)
+#endif
+
+static Compiled compiled;
+
+/* what compiled code gives on a fault of its own, which only memory can cause: none of CHECK's faults, no size */
+static int64_t call_compiled(int64_t what, int64_t desc, int64_t call, int64_t task, int64_t scratch) {
+    int64_t result = 0;
+    void *fault = NULL;
+    return compiled(&result, &fault, what, desc, call, task, scratch) ? NO_ROOM : result;
+}
+
+static const char *make_ready(void) {
+#if defined(HAS_V2) || defined(HAS_V3) || defined(HAS_V4)
+    __builtin_cpu_init();
+#endif
+#ifdef HAS_V4
+    if (!compiled && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") &&
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
+        compiled = onnxprune_v4;
+#endif
+#ifdef HAS_V3
+    if (!compiled && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+        __builtin_cpu_supports("bmi2"))
+        compiled = onnxprune_v3;
+#endif
+#ifdef HAS_V2
+    if (!compiled && __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt")) compiled = onnxprune_v2;
+#endif
+#ifdef HAS_NEON
+    compiled = onnxprune_neon;
+#endif
+    if (!compiled) return "onnxprune: this CPU runs none of the kernels of this library: " LEVELS;
+    atomic_store(&entry, call_compiled);
+#ifndef _WIN32
+    pthread_atfork(before_fork, after_fork, after_fork);
+#endif
+    return NULL;
+}
+
+static Status *add_more(Api api, void *domain) { return (void)api, (void)domain, NULL; }
+
+/* ---- arrays of compiled code ---------------------------------------------------------------------------------- */
+
+/* numba's record of an array's memory, of which compiled code reads `data` and counts references in `count` */
+typedef struct {
+    size_t count;
+    void *destructor, *information, *data;
+    size_t size;
+    void *allocator;
+} Memory;
+
+void *NRT_MemInfo_alloc_aligned(size_t size, uint32_t align);
+void *NRT_MemInfo_alloc_aligned(size_t size, uint32_t align) {
+    (void)align; /* at most a line */
+    Memory *m = size > SIZE_MAX / 2 ? NULL : aligned_new(LINE + line(size + 1));
+    if (!m) return NULL;
+    *m = (Memory){.count = 1, .data = (char *)m + LINE, .size = size};
+    return m;
+}
+
+void NRT_MemInfo_call_dtor(void *memory);
+void NRT_MemInfo_call_dtor(void *memory) { aligned_delete(memory); }
