@@ -30,6 +30,7 @@ SUBCOMMANDS = {
     "sensitivity MODEL": "what each group costs at each ratio",
     "bench A.onnx [B.onnx ...]": "latency, size, memory and outputs of models",
     "densify MODEL": "sparse operators back to plain ONNX",
+    "export-library": "sparse operators for C, C++, phones",
     "ops": "operators with a rule, and deliberate barriers",
     "help [SUBCOMMAND]": "this, or the options of a subcommand",
 }

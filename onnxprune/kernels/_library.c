@@ -23,6 +23,11 @@ COMPILED(onnxprune_neon)
 #endif
 
 static Compiled compiled;
+static const char *level = "";
+
+/* of which version of the operators' tables this is: what Python compares with its own */
+EXPORT const char *onnxprune_ops_stamp(void);
+EXPORT const char *onnxprune_ops_stamp(void) { return STAMP; }
 
 /* what compiled code gives on a fault of its own, which only memory can cause: none of CHECK's faults, no size */
 static int64_t call_compiled(int64_t what, int64_t desc, int64_t call, int64_t task, int64_t scratch) {
@@ -31,7 +36,7 @@ static int64_t call_compiled(int64_t what, int64_t desc, int64_t call, int64_t t
     return compiled(&result, &fault, what, desc, call, task, scratch) ? NO_ROOM : result;
 }
 
-static const char *make_ready(void) {
+static void choose_level(void) {
 #if defined(HAS_V2) || defined(HAS_V3) || defined(HAS_V4)
     __builtin_cpu_init();
 #endif
@@ -39,19 +44,31 @@ static const char *make_ready(void) {
     if (!compiled && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") &&
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
-        compiled = onnxprune_v4;
+        compiled = onnxprune_v4, level = "v4";
 #endif
 #ifdef HAS_V3
     if (!compiled && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
         __builtin_cpu_supports("bmi2"))
-        compiled = onnxprune_v3;
+        compiled = onnxprune_v3, level = "v3";
 #endif
 #ifdef HAS_V2
-    if (!compiled && __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt")) compiled = onnxprune_v2;
+    if (!compiled && __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"))
+        compiled = onnxprune_v2, level = "v2";
 #endif
 #ifdef HAS_NEON
-    compiled = onnxprune_neon;
+    compiled = onnxprune_neon, level = "neon";
 #endif
+}
+
+/* the level of the kernels that run here: v2, v3, v4, neon; "" where there are none for this CPU */
+EXPORT const char *onnxprune_ops_level(void);
+EXPORT const char *onnxprune_ops_level(void) {
+    if (!compiled) choose_level();
+    return level;
+}
+
+static const char *make_ready(void) {
+    onnxprune_ops_level();
     if (!compiled) return "onnxprune: this CPU runs none of the kernels of this library: " LEVELS;
     atomic_store(&entry, call_compiled);
 #ifndef _WIN32
@@ -59,6 +76,11 @@ static const char *make_ready(void) {
 #endif
     return NULL;
 }
+
+#ifndef HELD
+#define HELD -1 /* bits of formats and products that it has: all */
+#endif
+static int lacks(int format, int kind) { return !(HELD >> (format * N_KINDS + kind) & 1); }
 
 static Status *add_more(Api api, void *domain) { return (void)api, (void)domain, NULL; }
 

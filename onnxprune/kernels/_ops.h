@@ -68,6 +68,9 @@ enum { N_OPS = N_KINDS * N_FORMATS * 2 * N_ACTIVATIONS * 2 };
 /* desc and call are addresses of tables; for BOUND and FILL task is a layout, and call, for FILL, the room that it has */
 typedef int64_t (*Entry)(int64_t what, int64_t desc, int64_t call, int64_t task, int64_t scratch);
 static _Atomic(Entry) entry;
+/* what who includes this file has besides: */
+static const char *make_ready(void); /* sees to `entry`, once; NULL, or why there can be none */
+static int lacks(int format, int kind); /* whether its kernels were left out */
 enum { NO_ROOM = -2 }; /* what it gives where it found no memory */
 
 /* ---- memory: buffers are kept for the next run --------------------------------------------------------------- */
@@ -482,7 +485,10 @@ static Status *create(const void *op_, Api api, const void *info, void **kernel)
     find_name(k, op, info);
     Status *status = NULL;
     Entry run = atomic_load(&entry);
-    if (!run)
+    if (lacks(op->format, op->kind))
+        status = error(api, k->name, "%s is not in this library, which was made for the operators of another model; "
+                       "onnxprune export-library makes one with all", op->label);
+    else if (!run)
         status = error(api, k->name, "the kernels are not compiled; call onnxprune.get_library_path() first");
     else
         status = describe(k, op, info);
@@ -714,7 +720,6 @@ static void fill_operators(void) {
 }
 
 /* what who includes this file has besides: */
-static const char *make_ready(void); /* sees to `entry`, once; NULL, or why there can be none */
 static Status *add_more(Api api, void *domain); /* operators of its own */
 
 /* One domain serves every session; onnxruntime keeps a pointer to it. */

@@ -25,7 +25,7 @@ from onnxprune.kernels.tables import (
     KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, LOW, HIGH, CODE,
     BIAS, NNZ, X, Y, ADDED, BATCH, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PACK, LAYOUT, SHARED, PREPARE_TASKS, TASKS,
     SHARED_BYTES, TASK_BYTES, COLUMNS, PANELS, UNITS, RIGHT, LEFT, NM, FLOAT32, RELU, CLIP, SPMM, PERMUTE, EXPAND,
-    GATHER, TILES, CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, DESC_FIELDS, CALL_FIELDS,
+    GATHER, TILES, LAYOUTS, CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, DESC_FIELDS, CALL_FIELDS,
 )  # fmt: skip
 # isort: on
 
@@ -36,6 +36,7 @@ TILES_WIDE_MOST = 8192  # columns whose X, for 16 tokens, leaves room in the sec
 TASK_FLOPS = 3_000_000.0  # 20 to 100 microseconds
 TASK_BYTES_READ = 1_000_000.0
 
+KEPT = (1 << LAYOUTS) - 1  # layouts whose kernels are compiled, as bits; ahead.py leaves some out
 COUNTS = tuple(t for t in (1, 2, 4) if t <= FEW)  # tokens that kernels for few of them are compiled for
 SPMM_OF = switch(15, *(loops.spmm(v, c) for c in (ALONE, SHARING) for v in range(1, VECTORS + 1)))
 GATHER_OF = switch(5, *(loops.gather(c, i) for c in CODES for i in (I16, I32)))
@@ -60,14 +61,14 @@ def choose(d: Any, call: Any) -> None:
     r, c = small_tile(d)
     vectors = 1 if r == 1 else len(TILES_VECTORS)  # one row alone has too few sums for two
     some = tokens <= LANES * vectors and d[CODE] == FLOAT32 and d[K] <= TILES_WIDE_MOST
-    if r * c > 1 and (tokens <= TILES_COUNTS[-1] or some):
+    if KEPT & (1 << TILES) and r * c > 1 and (tokens <= TILES_COUNTS[-1] or some):
         call[LAYOUT] = TILES
     elif d[KIND] == RIGHT and tokens <= FEW:
-        if WIDE and d[FORMAT] == NM and d[BLOCK] == 4 and d[N] <= 2 and d[KH] * d[KW] == 1:
+        if WIDE and KEPT & (1 << PERMUTE) and d[FORMAT] == NM and d[BLOCK] == 4 and d[N] <= 2 and d[KH] * d[KW] == 1:
             call[LAYOUT] = PERMUTE
-        elif WIDE and density(d) >= EXPAND_FROM:
+        elif WIDE and KEPT & (1 << EXPAND) and density(d) >= EXPAND_FROM:
             call[LAYOUT] = EXPAND
-        else:
+        elif KEPT & (1 << GATHER):
             call[LAYOUT] = GATHER
 
 
@@ -451,13 +452,13 @@ def run(d: Any, call: Any, task: int, scratch: int) -> None:
     begin, end = call[UNITS] * task // call[TASKS], call[UNITS] * (task + 1) // call[TASKS]
     if call[LAYOUT] == SPMM:
         run_spmm(d, call, begin, end, scratch)
-    elif call[LAYOUT] == EXPAND:
+    elif KEPT & (1 << EXPAND) and call[LAYOUT] == EXPAND:
         run_expand(d, call, begin, end, scratch)
-    elif call[LAYOUT] == PERMUTE:
+    elif KEPT & (1 << PERMUTE) and call[LAYOUT] == PERMUTE:
         run_permute(d, call, begin, end, scratch)
-    elif call[LAYOUT] == TILES:
+    elif KEPT & (1 << TILES) and call[LAYOUT] == TILES:
         run_tiles(d, call, begin, end, scratch)
-    else:
+    elif KEPT & (1 << GATHER):
         run_gather(d, call, begin, end, scratch)
 
 

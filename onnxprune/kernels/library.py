@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -51,8 +52,35 @@ class LibraryMissing(UserError):
     """Sparse operators cannot run here: what is missing, and the way out."""
 
 
+@functools.cache
+def packaged() -> Path | None:
+    """The library of kernels that were compiled ahead of time, where the package carries one that this CPU runs and
+    that is of this version; else the kernels are compiled here."""
+    from onnxprune.kernels import header
+    from onnxprune.kernels.ahead import PACKAGED, TARGETS, host
+
+    path = HERE / PACKAGED / (TARGETS[host()].library if host() else "none")
+    if not path.exists():
+        return None
+    try:
+        held = ctypes.CDLL(str(path))
+    except OSError:  # of another C library
+        return None
+    held.onnxprune_ops_stamp.restype = held.onnxprune_ops_level.restype = ctypes.c_char_p
+    fits = held.onnxprune_ops_stamp() == header.stamp().encode() and held.onnxprune_ops_level()
+    return path if fits else None
+
+
 def available() -> str:
     """ "" where sparse operators can run; otherwise what is missing, in one sentence. Nothing is compiled."""
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    if version < OLDEST:
+        return f"onnxruntime {ort.__version__} is too old: sparse operators need {OLDEST[0]}.{OLDEST[1]} or newer"
+    return "" if packaged() else compilable()
+
+
+def compilable() -> str:
+    """ "" where kernels can be compiled here; otherwise what is missing. Nothing is compiled."""
     if importlib.util.find_spec("onnxprune.kernels._entry") is None:
         return (
             "the native part of onnxprune was not built: install a C compiler and reinstall onnxprune "
@@ -60,18 +88,18 @@ def available() -> str:
         )
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed: pip install numba"
-    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
-    if version < OLDEST:
-        return f"onnxruntime {ort.__version__} is too old: sparse operators need {OLDEST[0]}.{OLDEST[1]} or newer"
     return ""
 
 
 def get_library_path() -> str:
-    """The path for `onnxruntime.SessionOptions.register_custom_ops_library`; kernels are compiled on the first call.
+    """The path for `onnxruntime.SessionOptions.register_custom_ops_library`: that of the library which the package
+    carries, or else of one whose kernels are compiled on the first call.
 
     Raises `LibraryMissing` where the native part or numba is missing, or onnxruntime is too old.
     """
-    return str(_entry().__file__)
+    if missing := available():
+        raise LibraryMissing(f"sparse operators cannot run: {missing}")
+    return str(packaged() or _entry().__file__)
 
 
 def register(options: ort.SessionOptions) -> None:
@@ -105,16 +133,15 @@ def session(
 
 
 def loaded() -> bool:
-    """Whether the kernels are compiled and handed over."""
+    """Whether no kernel is compiled any more."""
+    if packaged():
+        return True
     module = sys.modules.get("onnxprune.kernels._entry")
     return module is not None and bool(module.connected())
 
 
 def _entry() -> ModuleType:
     """The native module, with the driver connected."""
-    missing = available()
-    if missing:
-        raise LibraryMissing(f"sparse operators cannot run: {missing}")
     from onnxprune.kernels import header  # late, because it can be run as a program
 
     module = importlib.import_module("onnxprune.kernels._entry")
@@ -135,8 +162,7 @@ def _entry() -> ModuleType:
 def register_steps(options: ort.SessionOptions) -> None:
     """Make the kernels of training known to sessions with these options; they are compiled on the first call. Raises
     `LibraryMissing`."""
-    missing = available()
-    if missing:
+    if missing := compilable() or available():
         raise LibraryMissing(missing)
     from onnxprune.kernels import header
 
