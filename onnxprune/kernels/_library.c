@@ -5,6 +5,9 @@
  * hand can run is taken.
  */
 #include "_ops.h"
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
 /* as numba calls: what it gives, a fault where there is one, and its arguments; 0 is success */
 typedef int32_t (*Compiled)(int64_t *result, void **fault, int64_t, int64_t, int64_t, int64_t, int64_t);
@@ -36,24 +39,37 @@ static int64_t call_compiled(int64_t what, int64_t desc, int64_t call, int64_t t
     return compiled(&result, &fault, what, desc, call, task, scratch) ? NO_ROOM : result;
 }
 
+#ifdef __x86_64__
+/* 2, 3 or 4 of the levels of x86-64 that the CPU and the system have, 0 below */
+static int x86_level(void) {
+    const unsigned sse42_popcnt = 1u << 20 | 1u << 23, saves = 1u << 27;
+    const unsigned avx_fma_f16c_movbe = 1u << 28 | 1u << 12 | 1u << 29 | 1u << 22;
+    const unsigned bmi_avx2_bmi2 = 1u << 3 | 1u << 5 | 1u << 8, lzcnt = 1u << 5;
+    const unsigned f_dq_cd_bw_vl = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31;
+    unsigned a, b, one, seven, extended, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &one, &d) || (one & sse42_popcnt) != sse42_popcnt) return 0;
+    if (!(one & saves) || !__get_cpuid_count(7, 0, &a, &seven, &b, &d)) return 2;
+    if (!__get_cpuid(0x80000001, &a, &b, &extended, &d)) return 2;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); /* registers that the system saves */
+    if ((low & 0x06) != 0x06 || (one & avx_fma_f16c_movbe) != avx_fma_f16c_movbe || !(extended & lzcnt) ||
+        (seven & bmi_avx2_bmi2) != bmi_avx2_bmi2)
+        return 2;
+    return (low & 0xE6) == 0xE6 && (seven & f_dq_cd_bw_vl) == f_dq_cd_bw_vl ? 4 : 3;
+}
+#endif
+
 static void choose_level(void) {
-#if defined(HAS_V2) || defined(HAS_V3) || defined(HAS_V4)
-    __builtin_cpu_init();
+#ifdef __x86_64__
+    int most = x86_level();
 #endif
 #ifdef HAS_V4
-    if (!compiled && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") &&
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
-        compiled = onnxprune_v4, level = "v4";
+    if (!compiled && most >= 4) compiled = onnxprune_v4, level = "v4";
 #endif
 #ifdef HAS_V3
-    if (!compiled && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-        __builtin_cpu_supports("bmi2"))
-        compiled = onnxprune_v3, level = "v3";
+    if (!compiled && most >= 3) compiled = onnxprune_v3, level = "v3";
 #endif
 #ifdef HAS_V2
-    if (!compiled && __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"))
-        compiled = onnxprune_v2, level = "v2";
+    if (!compiled && most >= 2) compiled = onnxprune_v2, level = "v2";
 #endif
 #ifdef HAS_NEON
     compiled = onnxprune_neon, level = "neon";
