@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.io import Model, load, save, to_proto
     from onnxprune.pipeline.connect import connect
     from onnxprune.pipeline.lottery import lottery
+    from onnxprune.pipeline.proxies import proxies
     from onnxprune.pipeline.recipe import Result, prune
     from onnxprune.pipeline.train import train
     from onnxprune.plan import Plan
@@ -62,6 +63,7 @@ PLACES = {
     "graph.io": ("Model", "load", "save", "to_proto"),
     "pipeline.connect": ("connect",),
     "pipeline.lottery": ("lottery",),
+    "pipeline.proxies": ("proxies",),
     "pipeline.recipe": ("Result", "prune"),
     "pipeline.train": ("train",),
     "plan": ("Plan",),
@@ -230,6 +232,7 @@ __all__ = [
     "load",
     "lottery",
     "ops",
+    "proxies",
     "prune",
     "save",
     "session",

@@ -294,6 +294,7 @@ def each(parse: Parse) -> Parse:
         return tuple(parse(v) for v in values)
 
     several.many = True  # type: ignore[attr-defined]
+    several.choices = getattr(parse, "choices", {})  # type: ignore[attr-defined]
     return several
 
 

@@ -22,6 +22,7 @@ from onnxprune.cli import app
 from onnxprune.pipeline.connect import CONNECT
 from onnxprune.pipeline.lottery import LOTTERY
 from onnxprune.pipeline.options import OPTIONS
+from onnxprune.pipeline.proxies import PROXY_OPTIONS
 from onnxprune.pipeline.train import TRAIN
 from test_house import ORDER
 
@@ -128,6 +129,7 @@ SUBCOMMANDS: dict[str, list[list[str]]] = {
     "sensitivity": [["MODEL", "--calibration", "DATA"]],
     "bench": [["MODEL", "MODEL", "--seconds", "0.1", "--threads", "1", "--profile", "--no-memory"]],
     "train": [FROM_SCRATCH, [*FROM_SCRATCH, "--at-init", "magnitude", "--sparsity", "0.5"]],
+    "proxies": [["MLP", "--calibration", "DIGITS", "--samples", "4"]],
     "lottery": [[*FROM_SCRATCH, "--rounds", "1", "--controls", "random"]],
 }
 
@@ -180,7 +182,7 @@ def test_the_set_up_comes_first_and_is_two_commands() -> None:
 
 FLAGS = {f for o in OPTIONS for f in (o.flag, o.off, o.short) if f}
 OF_SUBCOMMANDS = {"--against", "--plot", "--json", "--save-plan", "-o", "--quiet"} | {
-    o.flag for o in (*TRAIN, *LOTTERY, *CONNECT)
+    o.flag for o in (*TRAIN, *LOTTERY, *CONNECT, *PROXY_OPTIONS)
 }
 
 
@@ -191,7 +193,7 @@ def test_flags_exist(page: str) -> None:
 
 def test_commands_of_the_readme_name_files_that_exist() -> None:
     files = {w.replace(".pruned", "") for words in commands("README.md") for w in words if w.startswith("models/")}
-    assert len(commands("README.md")) == 16 and [f for f in files if not (ROOT / f).is_file()] == []
+    assert len(commands("README.md")) == 17 and [f for f in files if not (ROOT / f).is_file()] == []
 
 
 def test_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

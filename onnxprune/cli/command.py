@@ -164,7 +164,8 @@ def _lister(o: Option) -> Callable[[Any], Any] | None:
         return None
 
     def callback(value: Any) -> Any:
-        if isinstance(value, str) and value.strip().lower() == "list":
+        words = [value] if isinstance(value, str) else value or []
+        if any(isinstance(word, str) and word.strip().lower() == "list" for word in words):
             show_on(None, choice_table(o))
             raise typer.Exit
         return value

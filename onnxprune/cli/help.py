@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from onnxprune.options import PANELS, Option, shown
 
 LEFT = 27  # columns of names
-SUMMARY = "Make an ONNX model smaller and faster: remove channels, heads or layers, make weights sparse, or both."
+SUMMARY = "Make ONNX models smaller and faster: cut channels or heads, make weights sparse."
 EXAMPLE = "onnxprune model.onnx --channels 0.3      writes model.pruned.onnx"
 SUBCOMMANDS = {
     "prune MODEL": "the explicit form of onnxprune MODEL",
@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "train MODEL": "training on labels, from scratch with --init",
     "lottery MODEL": "lottery tickets: train, prune, rewind, again",
     "connect A.onnx [B.onnx]": "the line between two models, the barrier",
+    "proxies A.onnx ...": "what networks may be worth, before training",
     "sensitivity MODEL": "what each group costs at each ratio",
     "bench A.onnx [B.onnx ...]": "latency, size, memory and outputs of models",
     "densify MODEL": "sparse operators back to plain ONNX",
@@ -117,8 +118,7 @@ def _width() -> int:
 
 
 def _usage() -> list[str]:
-    return ["Usage: onnxprune MODEL [OPTIONS]", "       onnxprune SUBCOMMAND ...", "", *_filled(SUMMARY),
-            f"  {EXAMPLE}"]  # fmt: skip
+    return ["Usage: onnxprune MODEL [OPTIONS], or onnxprune SUBCOMMAND ...", "", *_filled(SUMMARY), f"  {EXAMPLE}"]
 
 
 def _subcommands() -> list[str]:

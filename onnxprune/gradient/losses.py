@@ -23,6 +23,25 @@ def log_probabilities(b: Backward, output: str, *, probabilities: bool = False) 
 
     probabilities: it holds some, whatever made them.
     """
+    classes, softmax = _classes(b, output)
+    if softmax is not None:
+        axis = softmax.attr("axis", -1)
+        logs = output if softmax.op == "LogSoftmax" else b.op("LogSoftmax", softmax.input(0), axis=axis)
+        return rows_of(b, logs, classes)
+    rows = rows_of(b, output, classes)
+    if probabilities:
+        return b.op("Log", b.op("Add", rows, b.constant(LEAST, like=rows)))
+    return b.op("LogSoftmax", rows, axis=-1)
+
+
+def class_scores(b: Backward, output: str) -> str:
+    """The scores that a Softmax made an output of; the output itself where none did."""
+    _, softmax = _classes(b, output)
+    return output if softmax is None else softmax.input(0)
+
+
+def _classes(b: Backward, output: str) -> tuple[int, Node | None]:
+    """How many classes an output has, and the Softmax over them that made it."""
     shape = b.shape(output)
     wide = [d for d in shape[1:] if d != 1]
     classes = wide[0] if len(wide) == 1 else shape[-1]
@@ -30,15 +49,10 @@ def log_probabilities(b: Backward, output: str, *, probabilities: bool = False) 
         raise NoRule(f"the number of classes of {output} is not known")
     nodes = b.edit.graph.node
     at = made_at(nodes).get(output)
-    if at is not None and nodes[at].op_type in ("Softmax", "LogSoftmax"):
-        axis = Node(nodes[at], b.opset).attr("axis", -1)
-        if shape[axis] == classes:
-            logs = output if nodes[at].op_type == "LogSoftmax" else b.op("LogSoftmax", nodes[at].input[0], axis=axis)
-            return rows_of(b, logs, classes)
-    rows = rows_of(b, output, classes)
-    if probabilities:
-        return b.op("Log", b.op("Add", rows, b.constant(LEAST, like=rows)))
-    return b.op("LogSoftmax", rows, axis=-1)
+    node = None if at is None else Node(nodes[at], b.opset)
+    if node is None or node.op not in ("Softmax", "LogSoftmax") or shape[node.attr("axis", -1)] != classes:
+        return classes, None
+    return classes, node
 
 
 def rows_of(b: Backward, x: str, classes: int) -> str:

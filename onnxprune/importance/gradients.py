@@ -162,10 +162,9 @@ def _entry_slopes(
     runs = Slopes(
         model, shown, memory=by.memory, threads=by.threads, most=most, seed=by.seed, temperature=formula.temperature
     )
-    weights = {_tensor(layer): layer.read(model) for layer in layers}
-    plain = {_tensor(x): model.weights[x.initializer] for x in layers if _tensor(x) == x.initializer}
     found, lacking = weight_slopes(
-        model, weights | plain, runs, formula.each, second=formula.second, signs=formula.squares, progress=progress
+        model, weights_of(model, layers), runs, formula.each, second=formula.second, signs=formula.squares,
+        progress=progress,
     )  # fmt: skip
     scores, why = {}, {}
     for layer in layers:
@@ -178,6 +177,12 @@ def _entry_slopes(
         else:
             why[layer.initializer] = lacking.get(tensor, "no gradient reaches it")
     return scores, why
+
+
+def weights_of(model: Model, layers: Sequence[Layer]) -> dict[str, Array]:
+    """What the weights of layers are differentiated by, with its values."""
+    read = {_tensor(layer): layer.read(model) for layer in layers}
+    return read | {_tensor(x): model.weights[x.initializer] for x in layers if _tensor(x) == x.initializer}
 
 
 def _tensor(layer: Layer) -> str:
@@ -239,4 +244,4 @@ GRADIENT_CRITERIA: dict[str, Criterion] = {
     "synflow": _row("synflow", SYNFLOW, None),
 }
 
-__all__ = ["FORMULAS", "GRADIENT_CRITERIA", "Formula", "unit_scores"]
+__all__ = ["FORMULAS", "GRADIENT_CRITERIA", "Formula", "unit_scores", "weights_of"]

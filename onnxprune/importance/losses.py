@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxprune.errors import UserError
 from onnxprune.gradient.backward import Backward
-from onnxprune.gradient.losses import log_probabilities
+from onnxprune.gradient.losses import class_scores, log_probabilities
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.runtime.classes import IGNORED, are_probabilities, class_rows, classifier_output, probabilities
@@ -87,6 +87,22 @@ class Loss:
         return out
 
 
+@dataclass(frozen=True)
+class Sum(Loss):
+    """In place of a loss the sum of the class scores, or of all outputs where there are no classes."""
+
+    def build(self, b: Backward) -> str:
+        """Add the nodes; the name of the sum."""
+        if self.classes:
+            return _product(b, class_scores(b, self.classes), _name(self.classes))
+        return super().build(b)
+
+    def drawn(self, outputs: Feeds, samples: int, count: int, rng: np.random.Generator) -> Feeds:
+        """One for every output of the samples that count."""
+        names = [self.classes] if self.classes else list(self.variances)
+        return {_name(name): _counting(np.ones(outputs[name].shape), samples, count) for name in names}
+
+
 def _name(output: str) -> str:
     return f"{output}:coefficients"
 
@@ -108,4 +124,4 @@ def _counting(c: Array, samples: int, count: int) -> Array:
     return c.astype(np.float32)
 
 
-__all__ = ["Loss"]
+__all__ = ["Loss", "Sum"]

@@ -81,6 +81,9 @@ class Flow:
         self._placed: list[NodeProto] = []
         for n in walk(self.edit.graph, opsets(self.edit.model.proto)):
             self._step(n)
+        self.outputs = tuple(o.name for o in self.edit.graph.output if o.name in self.flow)
+        for name in self.outputs if len(self.outputs) > 1 else ():  # parts of one R
+            self._now[name] = self._over(name, self.outputs)
         made = {o for proto in self._placed for o in proto.output}
         known = [v for v in self.edit.graph.value_info if v.name not in made]
         place(self.edit.graph, self._placed)
@@ -94,11 +97,15 @@ class Flow:
 
     def loss(self, b: Backward) -> str:
         """Add the nodes of R to a copy of the model; its name."""
-        names = [self._now.get(o.name, o.name) for o in self.edit.graph.output if o.name in self.flow]
+        names = [self._now.get(name, name) for name in self.outputs]
         return b.add([b.sum(name, range(b.rank(name))) for name in names])
 
     def values_of(self, weights: Mapping[str, Array]) -> dict[str, Array]:
         """Magnitudes of all weights as they go in, and factors, by input; weights: some in place of the model's own."""
+        return self.scaled(weights)[0]
+
+    def scaled(self, weights: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
+        """What `values_of` gives, and the exponent e: R is 2^e times what the model then computes."""
         exponents: dict[str, float] = {}
         out: Feeds = {}
         for tensor, w in self.weights.items():
@@ -113,7 +120,7 @@ class Flow:
         for name, (tensor, others) in self._factors.items():
             kind = helper.tensor_dtype_to_np_dtype(self.shapes.types[tensor])
             out[name] = np.asarray(2.0 ** (exponents[tensor] - max(exponents[o] for o in others)), kind)
-        return out
+        return out, max((exponents[name] for name in self.outputs), default=0.0)
 
     # nodes
 
@@ -190,11 +197,15 @@ class Flow:
         """Let tensors that meet be over the same number."""
         read = tuple(dict.fromkeys(n.inputs[i] for i in flows))
         for i in flows if len(read) > 1 else ():
-            name = self.edit.fresh("flow/factor")
-            self._factors[name] = n.inputs[i], read
-            code = self.shapes.types[n.inputs[i]]
-            self.edit.graph.input.append(helper.make_tensor_value_info(name, code, []))
-            proto.input[i] = self._op("Mul", n.inputs[i], name)
+            proto.input[i] = self._over(n.inputs[i], read)
+
+    def _over(self, tensor: str, others: tuple[str, ...]) -> str:
+        """A tensor over the number that all of some are to be over, itself among them."""
+        name = self.edit.fresh("flow/factor")
+        self._factors[name] = tensor, others
+        code = self.shapes.types[tensor]
+        self.edit.graph.input.append(helper.make_tensor_value_info(name, code, []))
+        return self._op("Mul", tensor, name)
 
     def _sum(self, proto: NodeProto, n: Node, flows: Sequence[int]) -> None:
         """Of what flows; constants are biases, and zero."""
