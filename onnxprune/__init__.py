@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnxprune.formats.densify import densify
     from onnxprune.gradient.differentiate import gradients, hessian_vector_product
     from onnxprune.graph.io import Model, load, save, to_proto
+    from onnxprune.pipeline.agree import agree
     from onnxprune.pipeline.connect import connect
     from onnxprune.pipeline.lottery import lottery
     from onnxprune.pipeline.proxies import proxies
@@ -61,6 +62,7 @@ PLACES = {
     "formats.densify": ("densify",),
     "gradient.differentiate": ("gradients", "hessian_vector_product"),
     "graph.io": ("Model", "load", "save", "to_proto"),
+    "pipeline.agree": ("agree",),
     "pipeline.connect": ("connect",),
     "pipeline.lottery": ("lottery",),
     "pipeline.proxies": ("proxies",),
@@ -221,6 +223,7 @@ __all__ = [
     "Trainer",
     "UserError",
     "VerificationError",
+    "agree",
     "analyze",
     "connect",
     "densify",

@@ -19,6 +19,7 @@ import onnxprune
 from conftest import ROOT
 from models.nets import build, normal
 from onnxprune.cli import app
+from onnxprune.pipeline.agree import AGREE
 from onnxprune.pipeline.connect import CONNECT
 from onnxprune.pipeline.lottery import LOTTERY
 from onnxprune.pipeline.options import OPTIONS
@@ -130,6 +131,7 @@ SUBCOMMANDS: dict[str, list[list[str]]] = {
     "bench": [["MODEL", "MODEL", "--seconds", "0.1", "--threads", "1", "--profile", "--no-memory"]],
     "train": [FROM_SCRATCH, [*FROM_SCRATCH, "--at-init", "magnitude", "--sparsity", "0.5"]],
     "proxies": [["MLP", "--calibration", "DIGITS", "--samples", "4"]],
+    "agree": [["MODEL", "--calibration", "DATA", "--importance", "fisher"]],
     "lottery": [[*FROM_SCRATCH, "--rounds", "1", "--controls", "random"]],
 }
 
@@ -182,7 +184,7 @@ def test_the_set_up_comes_first_and_is_two_commands() -> None:
 
 FLAGS = {f for o in OPTIONS for f in (o.flag, o.off, o.short) if f}
 OF_SUBCOMMANDS = {"--against", "--plot", "--json", "--save-plan", "-o", "--quiet"} | {
-    o.flag for o in (*TRAIN, *LOTTERY, *CONNECT, *PROXY_OPTIONS)
+    o.flag for o in (*TRAIN, *LOTTERY, *CONNECT, *PROXY_OPTIONS, *AGREE)
 }
 
 
@@ -193,7 +195,7 @@ def test_flags_exist(page: str) -> None:
 
 def test_commands_of_the_readme_name_files_that_exist() -> None:
     files = {w.replace(".pruned", "") for words in commands("README.md") for w in words if w.startswith("models/")}
-    assert len(commands("README.md")) == 17 and [f for f in files if not (ROOT / f).is_file()] == []
+    assert len(commands("README.md")) == 18 and [f for f in files if not (ROOT / f).is_file()] == []
 
 
 def test_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from onnxprune.cli import bench, connect, evaluate, lottery, operators, proxies, sensitivity, train  # noqa: E402
+from onnxprune.cli import agree, bench, connect, evaluate, lottery, operators, proxies, sensitivity, train  # noqa: E402
 from onnxprune.cli import help as screens  # noqa: E402
 from onnxprune.cli.command import Output  # noqa: E402
 from onnxprune.cli.help import describe_choices  # noqa: E402
@@ -121,11 +121,12 @@ def page() -> str:
         ("lottery", lottery.LOTTERY),
         ("connect", connect.CONNECT),
         ("proxies", proxies.PROXIES),
+        ("agree", agree.AGREE),
         ("sensitivity", sensitivity.SENSITIVITY),
         ("ops", operators.OPERATORS),
     ):
-        as_above = {(o.name, o.metavar) for o in everything}
-        own = [o for o in declarations if (o.name, o.metavar) not in as_above]
+        as_above = {(o.name, o.metavar, o.many) for o in everything}
+        own = [o for o in declarations if (o.name, o.metavar, o.many) not in as_above]
         also = ", ".join(f"`{o.flag}`" for o in declarations if o not in own)
         lines += [f"## onnxprune {name}", "", *_table(COLUMNS, map(_row, own)), f"And {also}, as above.", ""]
     codes = ([str(code), what] for code, what in screens.EXIT_CODES.items())

@@ -17,7 +17,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from onnxprune import __version__
-from onnxprune.cli import bench, connect, evaluate, export_library, lottery, operators, proxies, sensitivity, train
+from onnxprune.cli import agree, bench, connect, evaluate, export_library, lottery, operators, proxies, sensitivity, train
 from onnxprune.cli import help as screens
 from onnxprune.cli import inspect as inspection
 from onnxprune.cli.command import CommandValues, Output, command, shared
@@ -247,6 +247,7 @@ command(app, train.TRAIN)(train.train)
 command(app, lottery.LOTTERY)(lottery.lottery)
 command(app, connect.CONNECT, connect.MODELS)(connect.connect)
 command(app, proxies.PROXIES, proxies.MODELS)(proxies.proxies)
+command(app, agree.AGREE)(agree.agree)
 command(app, sensitivity.SENSITIVITY)(sensitivity.sensitivity)
 command(app, export_library.EXPORT, {}, name="export-library")(export_library.export_library)
 

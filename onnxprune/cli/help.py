@@ -28,6 +28,7 @@ SUBCOMMANDS = {
     "lottery MODEL": "lottery tickets: train, prune, rewind, again",
     "connect A.onnx [B.onnx]": "the line between two models, the barrier",
     "proxies A.onnx ...": "what networks may be worth, before training",
+    "agree MODEL": "how stable importances are",
     "sensitivity MODEL": "what each group costs at each ratio",
     "bench A.onnx [B.onnx ...]": "latency, size, memory and outputs of models",
     "densify MODEL": "sparse operators back to plain ONNX",
@@ -118,7 +119,7 @@ def _width() -> int:
 
 
 def _usage() -> list[str]:
-    return ["Usage: onnxprune MODEL [OPTIONS], or onnxprune SUBCOMMAND ...", "", *_filled(SUMMARY), f"  {EXAMPLE}"]
+    return ["Usage: onnxprune MODEL [OPTIONS], or onnxprune SUBCOMMAND ...", *_filled(SUMMARY), f"  {EXAMPLE}"]
 
 
 def _subcommands() -> list[str]:

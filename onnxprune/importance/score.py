@@ -155,6 +155,27 @@ def gradient_scores(
     return ordered(analysis, scores, importance, absorbed=absorbed, seed=by.seed), lacking
 
 
+def scores_alone(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    data: Calibration,
+    by: Ground,
+    importance: str,
+    prior: float,
+    progress: Progress,
+) -> tuple[Scores, dict[str, str]]:
+    """Scores by any criterion as it gives them, in no other order, and the groups that have none, with the reason.
+
+    by: the same samples for gradients; prior: as of `data_scores`.
+    """
+    criterion = criterion_of(importance)
+    assert criterion is not None
+    if criterion.by == "gradients":
+        found: tuple[Scores, dict[str, str]] = criterion.function(analysis, groups, by, counting(progress, "score"))
+        return found
+    return _scores_alone(analysis, groups, data, importance, prior, progress), {}
+
+
 def data_scores(
     analysis: Analysis,
     groups: Sequence[ChannelGroup],
@@ -168,12 +189,24 @@ def data_scores(
     """Scores of the units by any criterion, where there are data; of residual blocks what they change in the stream,
     unless the criterion scores them. prior: ridge, in mean variances; absorbed: see `ordered`. Not by gradients, see
     `gradient_scores`."""
+    scores = _scores_alone(analysis, groups, data, importance, prior, progress)
+    return ordered(analysis, scores, importance, absorbed=absorbed, seed=data.seed)
+
+
+def _scores_alone(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    data: Calibration,
+    importance: str,
+    prior: float,
+    progress: Progress,
+) -> Scores:
     count = counting(progress, "score")
     blocks = [g for g in groups if g.kind == "layers"]
     criterion = criterion_of(importance)
     assert criterion is not None
     if criterion.by == "gates":
-        return losses_of_gates(analysis, groups, data, importance, absorbed=absorbed, progress=progress)
+        return _losses_of_gates(analysis, groups, data, importance, {}, progress)
     scores = closeness(analysis, blocks, data.runs(), memory=data.memory, threads=data.threads) if blocks else {}
     units = [g for g in groups if g.kind != "layers"]
     if criterion.by == "weights":
@@ -183,7 +216,7 @@ def data_scores(
             analysis, units, data.runs(), importance=importance, ridge=prior, jobs=data.jobs, memory=data.memory,
             threads=data.threads, seed=data.seed, progress=count,
         )  # fmt: skip
-    return ordered(analysis, scores, importance, absorbed=absorbed, seed=data.seed)
+    return scores
 
 
 def losses_of_gates(
@@ -200,6 +233,18 @@ def losses_of_gates(
 
     gone: group -> units that are closed already; absorbed: see `ordered`.
     """
+    scores = _losses_of_gates(analysis, groups, data, importance, gone or {}, progress)
+    return ordered(analysis, scores, importance, absorbed=absorbed, seed=data.seed)
+
+
+def _losses_of_gates(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    data: Calibration,
+    importance: str,
+    gone: Mapping[str, Keep],
+    progress: Progress,
+) -> Scores:
     streams = [g for g in groups if g.kind == "hidden"]
     gated = [g for g in groups if g.kind != "hidden"]
     _, held_out = data.split()
@@ -216,4 +261,4 @@ def losses_of_gates(
         scores |= score_by_data(
             analysis, streams, data.runs(), importance="obs", memory=data.memory, threads=data.threads
         )
-    return ordered(analysis, scores, importance, absorbed=absorbed, seed=data.seed)
+    return scores
