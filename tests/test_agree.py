@@ -46,8 +46,8 @@ def taylor(x: Array, labels: Array) -> list[Array]:
     return [np.abs(r * ((ds * (s > 0)) @ B.T)).mean(0), np.abs(s * ds).mean(0)]
 
 
-def expected(a: list[Array], b: list[Array]) -> dict[str, dict[str, float]]:
-    out = {}
+def expected(a: list[Array], b: list[Array]) -> dict[str, dict[str, Any]]:
+    out: dict[str, dict[str, Any]] = {}
     for name, of in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
         each = [of(x, y).statistic for x, y in zip(a, b, strict=True)]
         together = of(np.concatenate(a), np.concatenate(b)).statistic
@@ -96,7 +96,7 @@ def test_what_is_the_same_on_all_data_is_compared_with_others_alone() -> None:
 def test_heads() -> None:
     """What a head's gate is worth, by differences in float64."""
     shapes = {"wq": (8, 8), "wk": (8, 8), "wv": (8, 8), "wo": (8, 8), "w": (8, 3)}
-    w = {name: normal(*shape, seed=k) * 0.7 for k, (name, shape) in enumerate(shapes.items())}
+    w: dict[str, Any] = {name: normal(*shape, seed=k) * 0.7 for k, (name, shape) in enumerate(shapes.items())}
     parts = " ".join(
         f"{n}0 = MatMul(x, w{n}) {n}1 = Reshape({n}0, split) {n} = Transpose<perm = {perm}>({n}1)"
         for n, perm in (("q", "[0,2,1,3]"), ("k", "[0,2,3,1]"), ("v", "[0,2,1,3]"))

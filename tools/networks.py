@@ -108,6 +108,39 @@ def lenet() -> ModelProto:
     return net.model(["batch", 1, 28, 28], net.gemm(x, "f3", 84, 10))
 
 
+def plain_or_residual(depth: int, width: int, kernel: int, skip: bool, norm: bool, size: int = 14) -> ModelProto:
+    """A stem and so many convolutions of one width, with skip connections, with normalisations or not; maxima of 2x2
+    after the first. For square pictures of one channel."""
+    net = Network()
+
+    def convolved(x: str, name: str, inputs: int) -> str:
+        if norm:
+            return net.conv_norm(x, name, inputs, width, kernel)
+        return net.conv(x, name, inputs, width, kernel, kernel // 2)
+
+    x = net.node("Relu", convolved("x", "stem", 1))
+    for k in range(depth):
+        y = convolved(x, f"c{k}", width)
+        x = net.node("Relu", net.node("Add", x, y) if skip else y)
+        x = net.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]) if not k else x
+    x = net.node("Flatten", net.node("GlobalAveragePool", x))
+    return net.model(["batch", 1, size, size], net.gemm(x, "head", width, 10))
+
+
+def small_networks(count: int, seed: int = 0) -> dict[str, ModelProto]:
+    """Some of the 288 networks of `plain_or_residual` with these depths, widths and kernels, by name."""
+    every = [
+        (depth, width, kernel, skip, norm)
+        for depth in (1, 2, 3, 5) for width in (3, 4, 6, 8, 12, 16) for kernel in (1, 3, 5)
+        for skip in (False, True) for norm in (False, True)
+    ]  # fmt: skip
+    drawn = np.random.default_rng(seed).permutation(len(every))[:count]
+    return {
+        f"d{d}-w{w}-k{k}{'-skip' * s}{'-norm' * n}": plain_or_residual(d, w, k, s, n)
+        for d, w, k, s, n in (every[i] for i in sorted(drawn))
+    }
+
+
 def lstm(width: int = 128) -> ModelProto:
     """The last state of an LSTM over steps of as many numbers, and ten classes of it; random weights."""
     rng = np.random.default_rng(0)
