@@ -2,10 +2,11 @@
 
     python tools/reproduce_proxies.py --folder DIR     # about half an hour of a core; a run that was stopped goes on
 
-48 small networks (depth, width, kernel, skip connections, normalisations or none: `networks.small_networks`) are trained
-on 4,000 digits of MNIST, 14 by 14 pixels, 300 steps of 64 each, and scored on 5,000 others. Abdelfattah et al. 2021
-report Spearman correlations with trained accuracy of .5 to .8 (NAS-Bench-201), synflow the steadiest over search spaces;
-that few proxies beat the number of parameters is what White et al. 2022 (A Deeper Look at Zero-Cost Proxies) found.
+48 small networks (depth, width, kernel, skip connections, normalisations or none: `networks.small_networks`) are
+trained on 4,000 digits of MNIST, 14 by 14 pixels, 300 steps of 64 each, and scored on 5,000 others. Abdelfattah et al.
+2021 report Spearman correlations with trained accuracy of .5 to .8 (NAS-Bench-201), synflow the steadiest over search
+spaces; that few proxies beat the number of parameters is what White et al. 2022 (A Deeper Look at Zero-Cost Proxies)
+found.
 
 Columns: Spearman and Kendall of each proxy with the mean accuracy of the seeds, proxies asked at the weights of the
 first seed, with 95% intervals by bootstrap; the standard deviation of Spearman over the weights of all seeds.

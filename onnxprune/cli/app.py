@@ -17,7 +17,18 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from onnxprune import __version__
-from onnxprune.cli import agree, bench, connect, evaluate, export_library, lottery, operators, proxies, sensitivity, train
+from onnxprune.cli import (
+    agree,
+    bench,
+    connect,
+    evaluate,
+    export_library,
+    lottery,
+    operators,
+    proxies,
+    sensitivity,
+    train,
+)
 from onnxprune.cli import help as screens
 from onnxprune.cli import inspect as inspection
 from onnxprune.cli.command import CommandValues, Output, command, shared
