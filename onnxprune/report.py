@@ -23,7 +23,7 @@ from onnxprune.runtime.timing import Latency
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.structure.analysis import Analysis, Pinned
 from onnxprune.structure.verify import Verification
-from onnxprune.training.outcome import Tuning
+from onnxprune.training.outcome import SparseLearning, Tuning
 
 SCHEMA = 1  # of the JSON
 
@@ -69,6 +69,7 @@ class Report:
     seconds: Mapping[str, float]
     sparsity: Sparsity | None = None
     codebooks: Codebooks | None = None
+    learning: SparseLearning | None = None
     tuning: Tuning | None = None
     fidelity: Fidelity | None = None
     evaluation: Drop | None = None
@@ -118,6 +119,7 @@ class Report:
             else {"error": v.error, "tolerance": v.tolerance, "runs": v.runs, "notes": list(v.notes)},
             "sparsity": None if self.sparsity is None else self.sparsity.to_dict(),
             "codebooks": None if self.codebooks is None else self.codebooks.to_dict(),
+            "regularization": None if self.learning is None else self.learning.to_dict(),
             "tuning": None if self.tuning is None else self.tuning.to_dict(),
             "calibration": self.calibration,
             "cache": self.cache,
@@ -252,6 +254,8 @@ def _quality(report: Report) -> list[str]:
             f"recovered: {report.recipe.recover}, {len(done)} of {len(report.fits)} layers that lost inputs; "
             f"unexplained variance of their outputs {before:.1%} -> {after:.1%} on average"
         )
+    if report.learning is not None:
+        lines.append(_learned(report.learning))
     if report.tuning is not None:
         lines.append(_tuned(report.tuning))
     f = report.fidelity
@@ -270,6 +274,16 @@ def _quality(report: Report) -> list[str]:
         count = "" if e.samples is None else f" on {e.samples} samples"
         lines.append(f"{e.metric}: {e.before:.4f} -> {e.after:.4f}{count}; worse by {e.drop:.4f}{sure}")
     return lines
+
+
+def _learned(x: SparseLearning) -> str:
+    """What the training before the cut did to the units, and to the loss on samples that it did not see."""
+    by = " by a range test" if x.range_test else ""
+    return (
+        f"regularized by {x.method}, strength {x.strength:g}: {x.steps} steps of {x.batch} samples at {x.rate:g}{by}; "
+        f"{x.small_before:.1%} -> {x.small_after:.1%} of {x.units} units are below a hundredth of the largest, all "
+        f"norms together at {x.norms:.1%}; loss on {x.held_out} held out {x.before:.4g} -> {x.after:.4g}"
+    )
 
 
 def _tuned(t: Tuning) -> str:

@@ -89,6 +89,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "tiles": {"sparsity": 0.5, "pattern": "block:4x4", "format": "bsr"},
     "clustered": {"cluster": 16},
     "tuned": {"channels": 0.3, "calibration": {"x": X}, "tune": "2steps"},
+    "regularized": {"channels": 0.3, "calibration": {"x": X}, "tune": "4steps", "regularize": "group"},
     "growing": {"sparsity": 0.8, "steps": 2, "calibration": {"x": X}, "format": "dense"},
 }
 

@@ -37,6 +37,7 @@ STAGES = {
     "score": "scoring units on the data",
     "search": "looking for the smallest model that is good enough",
     "recover": "making up for what went",
+    "regularize": "training under a penalty, before the cut",
     "tune": "training what is left towards the original's outputs",
     "compare": "comparing outputs with the original's",
     "evaluate": "evaluating",

@@ -208,6 +208,17 @@ class Keywords(TypedDict, total=False):
     schedule: str
     """How the rate falls. One of cosine, linear, step, constant. Default: 'cosine'."""
 
+    regularize: str | None
+    """Before the cut, train the network for half of the steps of tune under a penalty that drives whole units
+    towards zero, and choose on what came out; the other half tunes after the cut. One of bn, group, growing.
+    Default: no sparse learning.
+    """
+
+    regularize_strength: float | None
+    """What the penalty adds to the loss at the first step; of growing the sum over all steps of the part that each
+    takes of the weights. Default: 1 of bn, 1 of group, 7 of growing.
+    """
+
     warmup: int | None
     """Steps in which the rate rises to its height. Unit: steps. Default: 20, at most an eighth of all."""
 

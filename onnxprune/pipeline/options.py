@@ -26,6 +26,7 @@ from onnxprune.solvers.masks import needs_labels
 from onnxprune.sparsity.options import Zeros
 from onnxprune.sparsity.spec import Spec
 from onnxprune.training.options import Training
+from onnxprune.training.regularize import REGULARIZERS
 
 PARTS: dict[str, type[Any]] = {
     "cut": Cut, "zeros": Zeros, "store": Store, "recovery": Recovering, "training": Training, "data": Data,
@@ -214,6 +215,16 @@ class Options:
         typed = f"--tune {self.training.tune}"
         if self.check.dry_run:
             raise OptionError(f"{typed} has no effect: --dry-run makes no model that could be tuned")
+        name = self.training.regularize
+        if name is not None and self.cut.steps > 1:
+            raise OptionError(
+                f"--regularize {name} goes before one cut; leave out --steps {self.cut.steps}, or --regularize"
+            )
+        if name is not None and REGULARIZERS[name].chosen and self.scoring.max_drop is not None:
+            raise OptionError(
+                f"--regularize {name} pulls at units that are chosen first, and --max-drop chooses again and again; "
+                f"say how much goes with --channels 0.3 or --target-macs 70%, or choose another regularizer"
+            )
 
 
 @dataclass(frozen=True)
@@ -276,6 +287,7 @@ CONDITIONS: dict[str, Condition] = {
         "needs --tune 10, --importance taylor or another that goes by labels, or a --plan that tunes",
     ),
     "training samples": Condition(lambda o: o.training.train is not None, "needs --train SRC"),
+    "a regularizer": Condition(lambda o: o.training.regularize is not None, "needs --regularize bn, or another"),
     "sgd": Condition(lambda o: o.training.optimizer == "sgd", "needs --optimizer sgd"),
     "an N:M pattern": Condition(
         lambda o: isinstance(o.zeros.shape, NMPattern),

@@ -45,6 +45,7 @@ from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
 from onnxprune.training.options import Training
+from onnxprune.training.regularize import REGULARIZERS
 
 BUDGET = 35.0  # seconds that made-up samples may take where nobody says how many there are
 LOOKING = 240.0  # seconds that levels are looked at on samples that are held out, of which there are fewer else
@@ -127,7 +128,8 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
         clock.note(describe(data) + about)
         clock.expected = seconds
     return Setup(
-        options, analysis, analysis.costs(), recorded, spec, data, evaluator, score, recipe, clock, tuple(notes), train
+        options, analysis, analysis.costs(), recorded, spec, data, evaluator, score, recipe, clock, tuple(notes), train,
+        analysis,
     )  # fmt: skip
 
 
@@ -153,8 +155,10 @@ def chosen_recipe(options: Options, recorded: Plan | None, data: Calibration | N
     if recorded is not None:
         return recipe_of(DEFAULTS[""].importance, UNTARGETED, recorded.recover, data=kind, targeted=False)
     cut, free = options.cut, any(amount == "auto" for amount in options.amounts.values())
+    penalty = options.training.regularize
+    usual = None if penalty is None else REGULARIZERS[penalty].importance or None
     recipe = recipe_of(
-        cut.criterion, cut.allocate, options.recovery.recover, data=kind, targeted=options.targeted and free
+        cut.criterion or usual, cut.allocate, options.recovery.recover, data=kind, targeted=options.targeted and free
     )
     return recipe if options.structural or options.sparse else replace(recipe, recover="none")
 
@@ -185,7 +189,7 @@ def replayed(options: Options, plan: Plan) -> Options:
     )  # fmt: skip
     seed = int(plan.settings.get("seed", options.check.seed))
     training = options.training
-    if then := recorded_tuning(plan):
+    if then := {**recorded_tuning(plan), **recorded_learning(plan)}:
         pictures = tuple(then.pop("augment", ()))
         if pictures and data.augment is False:
             data = replace(data, augment=augment.parse(pictures))
@@ -202,6 +206,12 @@ def recorded_tuning(plan: Plan) -> dict[str, Any]:
     then = dict(plan.settings.get("tune") or {})
     then.pop("train", None)
     return {"tune": f"{then.pop('steps')}steps", **then} if then else {}
+
+
+def recorded_learning(plan: Plan) -> dict[str, Any]:
+    """The options with which a plan learned before its cut, by keyword; none where it did not."""
+    then = dict(plan.settings.get("regularize") or {})
+    return {"regularize": then.get("method"), "regularize_strength": then.get("strength")} if then else {}
 
 
 def training_set_of(model: Model, options: Options, recorded: Plan | None) -> TrainingSet | None:

@@ -1,7 +1,7 @@
 """The recipe, and all options together.
 
-    load -> analyze -> calibrate -> plan -> cut (+ law) -> recover -> sparsify -> cluster -> tune -> stamp -> measure
-         -> report
+    load -> analyze -> calibrate -> regularize -> plan -> cut (+ law) -> recover -> sparsify -> cluster -> tune -> stamp
+         -> measure -> report
 
 `run` reads top to bottom; `make` is the part from the cut on, whose every stage is one call that gives back a `Step`.
 Searches are loops around it: a target chooses the plan (allocation/choose.py), `--steps` chooses anew on what `make`
@@ -28,13 +28,13 @@ from onnxprune.evaluation.fidelity import Fidelity, fidelity
 from onnxprune.evaluation.measure import file_bytes, told
 from onnxprune.evaluation.metrics import Drop, Score, drop
 from onnxprune.evaluation.smallest import smallest
-from onnxprune.evaluation.training_set import unlabelled
 from onnxprune.formats.codebook import Codebooks, zipped_bytes
 from onnxprune.formats.codebook import codebooks as with_codebooks
 from onnxprune.graph.io import Model, load, save, to_proto, unfolded
 from onnxprune.graph.step import Step
 from onnxprune.importance.shown import of_training
 from onnxprune.options import in_python
+from onnxprune.pipeline.learn import chosen_first, learned, parts_of, settings_of
 from onnxprune.pipeline.options import OPTIONS, Options
 from onnxprune.pipeline.prepare import analyzed, groups_of, ignored, prepared
 from onnxprune.pipeline.reporting import folded, report_of
@@ -122,10 +122,18 @@ def _run(source: Any, options: Options, progress: Progress) -> Result:
     clock("plan")
     verdict: Drop | None = None
     chooser = None if setup.recorded is not None or not options.structural else chooser_of(setup)
+    keeps: KeptUnits | None = None if setup.recorded is None else dict(setup.recorded.keep)
+    if setup.options.training.regularize is not None:
+        if chooser is not None and chosen_first(setup):
+            keeps = chooser.choose(limits_of(setup))
+        setup = learned(setup, keeps or {})
+        chooser = chooser if chooser is None or keeps is not None else chooser_of(setup)
+        clock("plan")
     if options.scoring.max_drop is not None and chooser is not None:
         pruning, verdict = search(setup, chooser, float(options.scoring.max_drop))
     else:
-        keeps: KeptUnits = {} if chooser is None else chooser.choose(limits_of(setup))
+        if keeps is None:
+            keeps = {} if chooser is None else chooser.choose(limits_of(setup))
         pruning = make(setup, setup.recorded or plan_of(setup, keeps))
     close, verdict, notes = compared(setup, pruning, verdict)
     pruning = replace(pruning, notes=(*pruning.notes, *notes))
@@ -160,6 +168,8 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     data = None if setup.data is None or not later else solve_data(analysis, keep, setup.data)
     labelled = None if setup.train is None else of_training(setup.train, lambda feeds: analysis.narrow(feeds, keep))
     sparse: Step[Sparsity | None] = Step(fits.model, None)
+    if setup.learning is not None:
+        plan = replace(plan, settings={**plan.settings, "regularize": setup.learning.to_plan()})
     tuner = Tuner(setup, keep)
     finish = tuner if o.training.tune is not None and setup.spec.asked and o.store.cluster is None else None
     if setup.spec.asked:
@@ -293,7 +303,7 @@ def plan_of(setup: Setup, keeps: KeptUnits) -> Plan:
     chosen = {x.name for x in OPTIONS if "no plan" in x.needs}
     settings["asked"] = {name: value for name, value in o.asked.items() if name in chosen and name != "scores"}
     keep = {name: kept for name, kept in keeps.items() if not kept.all()}
-    return Plan(keep, recipe.recover, settings, None, fingerprint(setup.analysis.model))
+    return Plan(keep, recipe.recover, settings, None, fingerprint(setup.original.model))
 
 
 def feeds_of(setup: Setup, cutting: Cutting | None) -> list[Feeds]:
@@ -339,32 +349,19 @@ class Tuner:
 
     def __call__(self, model: Model) -> Model:
         """The tuned model; the one that comes in where nothing of the kind was asked for."""
-        from onnxprune.training.tune import Settings, tune  # the rules of all gradients take a while to be read
+        from onnxprune.training.tune import tune  # the rules of all gradients take a while to be read
 
         o, analysis, data, train = self.setup.options, self.setup.analysis, self.setup.data, self.setup.train
         training, clock, stage = o.training, self.setup.clock, self.setup.clock.stage
-        if training.tune is None:
-            return model
-        if train is not None:
-            seen, unseen = train.split()
-        elif data is not None and data.aside is not None:
-            seen, unseen = (unlabelled(x, 1 if data.batch == 1 else 0) for x in (data.samples, data.aside))
-        else:
+        parts = None if training.tune is None else parts_of(self.setup)
+        if parts is None:
             return model
         clock("tune")
-        pictures: Any = o.data.augment or None
-        if pictures is True and train is None:  # of the images that calibrate
-            pictures = None
         many, unit = amount(training.tune) if self.outcome is None else (self.outcome.steps, "steps")
         rate = training.learning_rate if self.outcome is None else self.outcome.rate
-        settings = Settings(
-            many, unit, batch=training.batch_size, rate=rate, optimizer=training.optimizer,
-            momentum=training.momentum, decay=training.weight_decay, schedule=training.schedule,
-            warmup=training.warmup, loss=training.loss, augment=pictures, seed=o.check.seed, threads=o.check.threads,
-            memory=float(o.data.memory), fitted=self.setup.recipe.recover != "none" and data is not None,
-        )  # fmt: skip
+        fitted = self.setup.recipe.recover != "none" and data is not None
         done = tune(
-            analysis.model, model, seen, unseen, settings,
+            self.setup.original.model, model, *parts, settings_of(self.setup, many, unit, rate, fitted=fitted),
             narrow=lambda feeds: analysis.narrow(feeds, self.keep),
             cache=None if o.data.cache is None else Path(o.data.cache), progress=counting(clock.progress, "tune"),
             tell=clock.note,
@@ -387,7 +384,7 @@ def compared(setup: Setup, pruning: Pruning, verdict: Drop | None) -> tuple[Fide
     setup.clock("compare")
     close = None
     if data is not None:
-        compare = partial(fidelity, setup.analysis, pruning.keep, model, data)
+        compare = partial(fidelity, setup.original, pruning.keep, model, data)
         close = told("outputs not compared with the original's", compare, notes)
     if verdict is None and evaluator is not None and score is not None:
         verdict = told("the result was not scored", lambda: drop(score, evaluator(model)), notes)

@@ -40,12 +40,12 @@ def report_of(
     if o.check.measure and written is not None:
         setup.clock("measure")
         pairs = [(feeds, analysis.narrow(feeds, pruning.keep)) for feeds in pruning.feeds]
-        timing = partial(latencies, analysis.model, written, pairs, o.check.threads)
+        timing = partial(latencies, setup.original.model, written, pairs, o.check.threads)
         times, more = told("latency not measured", timing, notes) or ({}, [])
         notes += more
     before = Cost(
         round(setup.costs.parameters(whole)) + stored_more(analysis.model), round(setup.costs.macs(whole)),
-        file_bytes(analysis.model, analysis.model.path), times.get("before"),
+        file_bytes(setup.original.model, setup.original.model.path), times.get("before"),
     )  # fmt: skip
     counted = told("parameters counted as of the cut", partial(parameters_of, setup, pruning), notes)
     after = Cost(
@@ -60,14 +60,15 @@ def report_of(
     got = got_of(setup, pruning, share, verdict)
     notes += notes_of(setup, pruning, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome)
     return Report(
-        model=str(analysis.model.path or ""), output="", before=before, after=after,
+        model=str(setup.original.model.path or ""), output="", before=before, after=after,
         groups=tuple(
             GroupReport(g.name, g.kind, g.size, int(plan.keep.get(g.name, np.ones(g.size)).sum()), g.nodes)
             for g in groups
         ),
         left_alone={k: sum(g.kind == k for g in others) for k in dict.fromkeys(g.kind for g in others)},
         pinned=analysis.pinned, verification=checked, notes=tuple(notes), seconds={}, sparsity=outcome,
-        codebooks=pruning.codebooks, tuning=pruning.tuning, fidelity=close, evaluation=verdict, fits=pruning.fits,
+        codebooks=pruning.codebooks, learning=setup.learning, tuning=pruning.tuning,
+        fidelity=close, evaluation=verdict, fits=pruning.fits,
         recipe=setup.recipe, calibration=None if setup.data is None else setup.data.samples.description,
         version=__version__, asked=o.asked, got=tuple(got), cache=cache_of(setup, chooser, pruning),
     )  # fmt: skip
@@ -110,7 +111,7 @@ def zeros_got(setup: Setup, outcome: Sparsity, *, clustered: bool) -> Got:
     ratio = o.zeros.sparsity if o.zeros.sparsity is not None else getattr(pattern, "ratio", None)
     names = [name for name in ("sparsity", "pattern", "quality") if getattr(o.zeros, name) is not None] or ["ratio"]
     asked = getattr(o.zeros, names[0], None) if names[0] != "ratio" else "sparsity:..."
-    there, counted = {x.weight: x.zeros for x in present(setup.analysis.model)}, {x.weight for x in outcome.layers}
+    there, counted = {x.weight: x.zeros for x in present(setup.original.model)}, {x.weight for x in outcome.layers}
     before = sum(there.get(weight, 0) for weight in counted) / max(outcome.size, 1)
     causes = []
     if ratio == 0:

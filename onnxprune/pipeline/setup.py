@@ -21,7 +21,7 @@ from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.cut import Cutting
-from onnxprune.training.outcome import Tuning
+from onnxprune.training.outcome import SparseLearning, Tuning
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,9 @@ class Setup:
     """What the stages work on: what was asked, the analysed model, and what choosing and recovering rest on.
 
     recorded: the plan that is replayed; data, evaluator, train: None without samples; score: of the original, None
-    where none is needed; recipe: how units are scored, what goes of each group, and how the loss is made up for.
+    where none is needed; recipe: how units are scored, what goes of each group, and how the loss is made up for;
+    original: of the model as it came, where `analysis` is of the one that a training under a penalty made of it;
+    learning: what became of that, None without.
     """
 
     options: Options
@@ -43,7 +45,9 @@ class Setup:
     recipe: Recipe
     clock: Clock
     notes: tuple[str, ...]
-    train: TrainingSet | None = None
+    train: TrainingSet | None
+    original: Analysis
+    learning: SparseLearning | None = None
 
     @property
     def dry(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from onnxprune.options import TUNE, anything, choice, integer, number, option
 from onnxprune.training import losses
 from onnxprune.training.optimizers import OPTIMIZERS
+from onnxprune.training.regularize import REGULARIZERS
 from onnxprune.training.schedule import SCHEDULES
 
 # of how weights follow gradients, wherever something is trained
@@ -109,6 +110,18 @@ class Training:
     schedule: str = option(
         "cosine", choice({name: row.help for name, row in SCHEDULES.items()}), panel=TUNE, metavar="NAME",
         needs=("tuning",), help="How the rate falls.",
+    )  # fmt: skip
+    regularize: str | None = option(
+        None, choice({name: row.help for name, row in REGULARIZERS.items()}), panel=TUNE, metavar="NAME",
+        needs=("no plan", "a cut", "tuning"), otherwise="no sparse learning",
+        help="Before the cut, train the network for half of the steps of --tune under a penalty that drives whole "
+        "units towards zero, and choose on what came out; the other half tunes after the cut.",
+    )  # fmt: skip
+    regularize_strength: float | None = option(
+        None, number("a number above 0", 0, above=True), panel=TUNE, metavar="X", needs=("no plan", "a regularizer"),
+        otherwise=", ".join(f"{row.strength:g} of {name}" for name, row in REGULARIZERS.items()),
+        help="What the penalty adds to the loss at the first step; of growing the sum over all steps of the part that "
+        "each takes of the weights.",
     )  # fmt: skip
     warmup: int | None = option(
         None, integer("a whole number of steps, 0 or more", 0), panel=TUNE, metavar="N", unit="steps",

@@ -7,6 +7,42 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class SparseLearning:
+    """What became of a training under a penalty, before the cut. method, strength: of `REGULARIZERS`; units: that it
+    pulled at; before, after: mean loss on the samples held out, without the penalty; small_before, small_after: share
+    of the units whose norm is at most a hundredth of what that of the largest of its group was at first; norms: sum of
+    the units' norms over what it was; groups: of the units; left: steps for what follows the cut; range_test: as of
+    `Tuning`."""
+
+    method: str
+    strength: float
+    steps: int
+    batch: int
+    rate: float
+    units: int
+    held_out: int
+    before: float
+    after: float
+    small_before: float
+    small_after: float
+    norms: float
+    groups: tuple[str, ...] = ()
+    left: int = 0
+    range_test: tuple[tuple[float, float], ...] = ()
+
+    def to_plan(self) -> dict[str, Any]:
+        """What it takes to do it again, beside what the plan says of tuning."""
+        return {
+            "method": self.method, "strength": self.strength, "steps": self.steps, "learning_rate": self.rate,
+            "groups": list(self.groups),
+        }  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return {**vars(self), "range_test": [list(point) for point in self.range_test]}
+
+
+@dataclass(frozen=True)
 class Tuning:
     """What became of it. before, after: mean loss on the held-out samples; curve: (step, that loss) at every look;
     best: the step whose average of weights was taken, 0 where the model stayed as it was; rate: that was used; loss: as

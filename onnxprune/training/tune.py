@@ -30,7 +30,8 @@ from onnxprune.training.batches import Batches
 from onnxprune.training.checkpoint import Checkpoint
 from onnxprune.training.losses import DISTIL, Objective, label_feeds, objective_of, teach
 from onnxprune.training.optimizers import Optimizer, follow
-from onnxprune.training.outcome import Tuning
+from onnxprune.training.outcome import SparseLearning, Tuning
+from onnxprune.training.regularize import Penalty, Units
 from onnxprune.training.schedule import rate
 from onnxprune.training.step import Step
 
@@ -109,6 +110,58 @@ def tune(
     return Stage(model if best == 0 else work.step.written(model, work.chosen), outcome, tuple(work.notes))
 
 
+def learn(
+    original: Model,
+    model: Model,
+    seen: TrainingSet,
+    unseen: TrainingSet,
+    settings: Settings,
+    pressure: Pressure,
+    *,
+    share: float = 1.0,
+    cache: Path | None = None,
+    progress: Steps = lambda done, total: None,
+    tell: Tell = lambda line: None,
+) -> Stage[SparseLearning]:
+    """The model after a training under a penalty, with its weights as they are at the end: what is held out chooses
+    nothing here, since the cut is still to come.
+
+    share: of the steps of the settings that are taken; the others are `left`. Other arguments and errors as of `tune`,
+    and `OptionError` where there are no steps for both.
+    """
+    with ExitStack() as stack:
+        work = prepared(original, model, seen, unseen, settings, stack, cache=cache, pressure=pressure)
+        penalty = work.penalty
+        assert penalty is not None
+        steps, left = work.shared(share, seen.count / work.batch)
+        if share < 1 and not left:
+            raise OptionError(
+                f"--regularize {pressure.name}: --tune has no steps for the penalty and for what follows the cut; "
+                f"give 2steps or more"
+            )
+        work.train(steps, progress, tell)
+        weights = work.step.weights
+        last = work.measured(weights)[0]
+    outcome = SparseLearning(
+        pressure.name, pressure.strength, steps, work.batch, work.rate, penalty.count, unseen.count,
+        work.curve[0][1], last, penalty.small_at_first, penalty.small(weights),
+        float(penalty.norms(weights).sum() / max(penalty.before.sum(), 1e-30)), pressure.groups, left,
+        tuple(work.tried),
+    )  # fmt: skip
+    return Stage(work.step.written(model, weights), outcome, tuple(work.notes))
+
+
+@dataclass(frozen=True, eq=False)
+class Pressure:
+    """What a training is regularized by: a row of `REGULARIZERS`, its strength, the units that it pulls at, and the
+    names of their groups."""
+
+    name: str
+    strength: float
+    units: Units
+    groups: tuple[str, ...]
+
+
 def prepared(
     original: Model,
     model: Model,
@@ -121,9 +174,10 @@ def prepared(
     cache: Path | None = None,
     distil: float = DISTIL,
     by_batch: bool = False,
+    pressure: Pressure | None = None,
 ) -> Run:
     """A training that may begin, or go on where the cache has it. Arguments as of `tune`; stack: closes the original's
-    session; distil: weight of distillation beside labels; by_batch: as of `Step`."""
+    session; distil: weight of distillation beside labels; by_batch: as of `Step`; pressure: as of `learn`."""
     augment = augmentation(settings, seen)
     batches = Batches(seen, settings.batch, settings.seed, augment)
     s = stack.enter_context(session(original, threads=settings.threads))
@@ -158,10 +212,14 @@ def prepared(
         feeds, labels = batches(k)
         return narrow(feeds), {**teacher(feeds), **labels}
 
-    asked = replace(settings, loss=objective.description)
+    penalty = None if pressure is None else Penalty(pressure.name, pressure.strength, pressure.units, step)
+    asked: Any = replace(settings, loss=objective.description)
+    if pressure is not None:
+        units = [(p.tensor, p.shape, p.units) for p in pressure.units.parts]
+        asked = (asked, pressure.name, pressure.strength, units)
     checkpoint = None if cache is None else Checkpoint.of(cache, original, step, seen, unseen, asked)
     labels = unseen.labels if scores else None
-    return Run(step, settings, draw, batches, quiz, objective, augment, labels, checkpoint)
+    return Run(step, settings, draw, batches, quiz, objective, augment, labels, checkpoint, penalty)
 
 
 def augmentation(settings: Settings, seen: TrainingSet) -> tuple[str, ...]:
@@ -190,10 +248,12 @@ class Run:
     def __init__(
         self, step: Step, settings: Settings, draw: Callable[[int], tuple[Feeds, Feeds]], batches: Batches, quiz: Quiz,
         objective: Objective, augment: tuple[str, ...], labels: Array | None, checkpoint: Checkpoint | None = None,
+        penalty: Penalty | None = None,
     ) -> None:  # fmt: skip
         """draw: inputs and targets of a step, made of those of `batches`; labels: of the samples of the quiz, None
-        without; checkpoint: keeps the state, and may hold one."""
+        without; checkpoint: keeps the state, and may hold one; penalty: pulls before every step of the optimizer."""
         self.step, self.settings, self.draw, self.batches, self.quiz = step, settings, draw, batches, quiz
+        self.penalty = penalty
         self.objective, self.batch, self.augment, self.labels = objective, batches.size, augment, labels
         usual = RATE[settings.optimizer] * (1 if settings.fitted else UNFITTED)
         self.rate = usual if settings.rate is None else settings.rate
@@ -242,6 +302,17 @@ class Run:
                 f"--tune: {amount:g} s are less than one step, of {each:.1f} s, and looks at what is held out"
             )
         return steps - (TRIAL * TRIALS if self.tries(steps) else 0)
+
+    def shared(self, share: float, per_epoch: float) -> tuple[int, int]:
+        """Steps that are taken, and those that are left for later, of what was asked for. Of a time, this part of it
+        says how many both are."""
+        whole, unit = self.settings.amount, self.settings.unit
+        if unit == "seconds":
+            self.settings = replace(self.settings, amount=whole * share)
+            steps = self.steps(per_epoch)
+            return steps, round(steps * (1 - share) / share)
+        whole = max(1, round(whole * (1 if unit == "steps" else per_epoch)))
+        return max(1, round(whole * share)), whole - max(1, round(whole * share))
 
     def tries(self, steps: int) -> bool:
         """Whether rates are to be tried before so many steps."""
@@ -310,13 +381,14 @@ class Run:
         except KeyboardInterrupt:
             if self.curve[-1][0] != self.position:
                 self.look(self.position)
-            self.notes.append(f"stopped after {self.position} of {steps} steps: the best so far is kept")
+            kept = "the best so far is kept" if self.penalty is None else "what it learned by then is kept"
+            self.notes.append(f"stopped after {self.position} of {steps} steps: {kept}")
         self.notes += self.stumbled()
         return self.best
 
     def in_vain(self, every: int) -> bool:
         """Whether a third of the steps at a rate that was found, looked at every so many, has made nothing better."""
-        unlucky = bool(self.tried) and not self.again and not self.best
+        unlucky = bool(self.tried) and not self.again and not self.best and self.penalty is None
         return unlucky and self.position - every < self.planned / PATIENCE <= self.position
 
     def begin_again(self, tell: Tell) -> None:
@@ -415,6 +487,8 @@ class Run:
         self.last = loss = step.train(feeds, targets)
         if math.isfinite(loss) and math.isfinite(float(np.dot(step.gradients, step.gradients))):
             self.before[...] = step.weights
+            if self.penalty is not None:
+                self.penalty(step.weights, step.gradients, self.position, self.planned)
             self.optimizer.update(step.weights, step.gradients, step.free, height * self.factor)
             step.settle()
             return
