@@ -386,3 +386,30 @@ def test_models(name: str) -> None:
         onnx.checker.check_model(onnxprune.to_proto(q), full_check=True)
         assert agreement(name, q) >= least_agreement
         assert onnxprune.to_proto(q).ByteSize() < (size + 0.08) * dense_size
+
+
+# end to end
+
+
+def test_deep_compression_in_one_command(tmp_path: Path) -> None:
+    """Han et al. 2016: zeros in steps with training between, then clusters, trained as they are stored."""
+    source = MODELS / "digits_mlp.onnx"
+    options: dict[str, Any] = {"cluster_storage": "uint8", "measure": False, "threads": 1}
+    zeros: dict[str, Any] = {"sparsity": 0.9, "sparsity_allocate": "global"}
+    result = onnxprune.prune(
+        source, **zeros, steps=3, tune="80steps", learning_rate=5e-3, train=MODELS / "digits_mlp.npz",
+        evaluate=MODELS / "digits_mlp.npz", cluster=8, **options,
+    )  # fmt: skip
+    report = result.save(tmp_path / "small.onnx").to_dict()
+    assert "tuned 4 times, after every step of the zeros, and as clusters" in report["notes"]
+    assert report["sparsity"]["zeros"] >= 0.899 * report["sparsity"]["weights"]
+    found, sizes = report["codebooks"], {r["weight"]: r["k"] for r in report["codebooks"]["weights"]}
+    written = load(tmp_path / "small.onnx")
+    assert all(written.weights[f"{n}_codebook"].size <= 8 for n in sizes)
+    assert found["ratio"] == source.stat().st_size / zipped_bytes(tmp_path / "small.onnx") > 20
+    assert "the original file over" in str(result.report)
+    assert report["evaluation"]["after"] > 0.95
+    plain = onnxprune.prune(source, **zeros, cluster=8, evaluate=MODELS / "digits_mlp.npz", **options)
+    assert plain.report.evaluation is not None and plain.report.evaluation.after < 0.5
+    again = onnxprune.prune(source, plan=result.plan, train=MODELS / "digits_mlp.npz", measure=False, threads=1)
+    assert all(np.array_equal(w, written.weights[n]) for n, w in again.model.weights.items())

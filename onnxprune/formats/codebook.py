@@ -165,7 +165,8 @@ def cluster(
 
 @dataclass(frozen=True)
 class Codebooks:
-    """What clustering a model made: its weights, and bytes of the file before and after, plain and deflated."""
+    """What clustering a model made: its weights, and bytes of the deflated file before and after; original: of the file
+    that came in, as it lies there, before anything was done to it."""
 
     k: int
     per: str
@@ -174,11 +175,17 @@ class Codebooks:
     zipped_before: int
     zipped_after: int
     checked: bool = False  # the model was run
+    original: int = 0
 
     @property
     def bits_per_weight(self) -> float:
         """Of all clustered weights, codebooks included."""
         return 8 * sum(r.after_bytes for r in self.rows) / sum(r.size for r in self.rows)
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller than the original the deflated file is (Han et al. 2016, Deep Compression)."""
+        return self.original / self.zipped_after
 
     @property
     def zeros(self) -> dict[str, int]:
@@ -189,7 +196,7 @@ class Codebooks:
         """Plain data for `--json`."""
         rows = [{**vars(r), "bits_per_weight": r.bits_per_weight} for r in self.rows]
         own = {k: v for k, v in vars(self).items() if k != "rows"}
-        return own | {"bits_per_weight": self.bits_per_weight, "weights": rows}
+        return own | {"ratio": self.ratio, "bits_per_weight": self.bits_per_weight, "weights": rows}
 
 
 def codebooks(

@@ -124,7 +124,7 @@ class Options:
             self._pairs[1], (), None, self.recovery.zeros,
             None if self.data.cache is None else Path(self.data.cache), self.check.seed,
             self.cut.steps if self.sparse else 1, not self.structural,
-            self.training.tune is not None and self.store.cluster is None,
+            self.training.tune is not None,
         )  # fmt: skip
 
     @property

@@ -171,7 +171,7 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     if setup.learning is not None:
         plan = replace(plan, settings={**plan.settings, "regularize": setup.learning.to_plan()})
     tuner = Tuner(setup, keep)
-    finish = tuner if o.training.tune is not None and setup.spec.asked and o.store.cluster is None else None
+    finish = tuner if o.training.tune is not None and setup.spec.asked else None
     if setup.spec.asked:
         clock("sparsify")
         zeroed = sparsify(
@@ -183,13 +183,17 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     outcome = sparse.outcome
     if outcome is not None and codebooks.outcome is not None:
         outcome = outcome.recounted(codebooks.outcome.zeros)
-    model = codebooks.model if finish else tuner(codebooks.model)
+    last = codebooks.outcome is not None or finish is None  # what is clustered is tuned again, as it is stored
+    model = tuner(codebooks.model, clustered=codebooks.outcome is not None) if last else codebooks.model
     clusters, tuning = codebooks.outcome, tuner.outcome
     if tuning is not None:
         plan = replace(plan, settings={**plan.settings, "tune": tuning.to_plan()})
     done = stamp(unfolded(model), analysis.model, plan, analysis, outcome)
     if clusters is not None:  # measured on what is written
-        clusters = replace(clusters, zipped_after=zipped_bytes(done.model))
+        original = setup.original.model
+        clusters = replace(
+            clusters, zipped_after=zipped_bytes(done.model), original=file_bytes(original, original.path)
+        )  # fmt: skip
     notes = (*folded(model), *cutting.notes, *fits.notes, *sparse.notes, *codebooks.notes, *tuner.notes)
     return Pruning(
         plan, keep, done.model, cut=cutting.outcome, fits=fits.outcome, sparsity=outcome,
@@ -347,8 +351,9 @@ class Tuner:
         self.notes: tuple[str, ...] = ()
         self.times = 0
 
-    def __call__(self, model: Model) -> Model:
-        """The tuned model; the one that comes in where nothing of the kind was asked for."""
+    def __call__(self, model: Model, *, clustered: bool = False) -> Model:
+        """The tuned model; the one that comes in where nothing of the kind was asked for. clustered: whether its
+        weights are codebooks by now."""
         from onnxprune.training.tune import tune  # the rules of all gradients take a while to be read
 
         o, analysis, data, train = self.setup.options, self.setup.analysis, self.setup.data, self.setup.train
@@ -367,7 +372,8 @@ class Tuner:
             tell=clock.note,
         )  # fmt: skip
         self.times += 1
-        again = [f"tuned {self.times} times, after every step of the zeros"] if self.times > 1 else []
+        what = "after every step of the zeros" + (", and as clusters" if clustered else "")
+        again = [f"tuned {self.times} times, {what}"] if self.times > 1 else []
         described = "" if train is None else train.samples.description
         self.outcome, self.notes = replace(done.outcome, train=described), (*done.notes, *again)
         clock(stage)
