@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from onnxprune.errors import OptionError, blamed
 from onnxprune.formats.operators import OPERATORS, is_sparse
 from onnxprune.graph.io import load
 from onnxprune.graph.protos import graphs
-from onnxprune.kernels.ahead import EVERY, TARGETS, Made, Operator, host, library
-from onnxprune.options import OUTPUT, STORE, declared, each, option, path
+from onnxprune.kernels.ahead import EVERY, LEVELS, TARGETS, Made, Operator, host, library
+from onnxprune.options import OUTPUT, STORE, choice, declared, each, option, path
 
 
 def _target(value: Any) -> str:
@@ -34,16 +34,20 @@ class Export:
         (), each(_target), panel=OUTPUT, metavar="SYSTEM", otherwise="this system",
         help=f"For what system: {', '.join(TARGETS)}. Repeatable; each gets a folder of its own then.",
     )  # fmt: skip
+    level: tuple[str, ...] = option(
+        (), each(choice({name: row.needs for name, row in LEVELS.items()})), panel=OUTPUT, metavar="LEVEL",
+        otherwise="all of the system",
+        help="Kernels for this level of CPU alone: v2, v3, v4 of x86-64, neon. Repeatable; the best of them that a CPU "
+        "has runs.",
+    )  # fmt: skip
     ops_from: Path | None = option(
         None, path, panel=STORE, metavar="MODEL", otherwise="all operators",
         help="A small library: the operators of this model alone.",
     )  # fmt: skip
 
 
-EXPORT = (
-    *declared(Export),
-    *shared("output", "json", "quiet", output="The folder that gets the library; the current one where nobody says."),
-)
+FOLDER = replace(shared("output", output="The folder that gets the library.")[0], otherwise="this one", metavar="DIR")
+EXPORT = (*declared(Export), FOLDER, *shared("json", "quiet"))
 
 
 def export_library(values: CommandValues) -> None:
@@ -56,6 +60,9 @@ def export_library(values: CommandValues) -> None:
     names = values["target"] or (host(),)
     if not names[0]:
         raise OptionError(f"there are no kernels for this system; name another with --target: {', '.join(TARGETS)}")
+    for name in names:
+        for level in set(values["level"]) - set(TARGETS[name].levels):
+            raise OptionError(f"--level {level}: {name} has {', '.join(TARGETS[name].levels)}")
     operators = EVERY if values["ops_from"] is None else operators_of(values["ops_from"])
     json_file = None if values["json"] in (None, "-") else Path(values["json"])
     check_outputs(values["ops_from"], None, {"--json": json_file})
@@ -75,7 +82,7 @@ def export_library(values: CommandValues) -> None:
 
 def operators_of(model: Path) -> tuple[Operator, ...]:
     """The operators of a model, by how weights lie and what product it is."""
-    nodes = [node for graph in graphs(load(model).proto) for node in graph.node if is_sparse(node)]
+    nodes = [node for graph in graphs(load(model).proto.graph) for node in graph.node if is_sparse(node)]
     rows = [OPERATORS[node.op_type] for node in nodes if node.op_type in OPERATORS]
     if not rows:
         raise OptionError(f"--ops-from {model}: there is no sparse operator in it; leave it out for a library with all")
