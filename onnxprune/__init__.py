@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.lottery import lottery
     from onnxprune.pipeline.proxies import proxies
     from onnxprune.pipeline.recipe import Result, prune
+    from onnxprune.pipeline.supermask import supermask
     from onnxprune.pipeline.train import train
     from onnxprune.plan import Plan
     from onnxprune.report import Report
@@ -67,6 +68,7 @@ PLACES = {
     "pipeline.lottery": ("lottery",),
     "pipeline.proxies": ("proxies",),
     "pipeline.recipe": ("Result", "prune"),
+    "pipeline.supermask": ("supermask",),
     "pipeline.train": ("train",),
     "plan": ("Plan",),
     "report": ("Report",),
@@ -240,6 +242,7 @@ __all__ = [
     "save",
     "session",
     "sparsify",
+    "supermask",
     "to_proto",
     "train",
 ]

@@ -298,6 +298,17 @@ def each(parse: Parse) -> Parse:
     return several
 
 
+def listed(parse: Parse) -> Parse:
+    """Values with commas between, repeated on the command line, or a sequence of them; each once."""
+
+    def several(value: Any) -> tuple[Any, ...]:
+        words = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+        return tuple(dict.fromkeys(parse(w) for w in words))
+
+    several.many, several.choices = True, getattr(parse, "choices", {})  # type: ignore[attr-defined]
+    return several
+
+
 def pair(expected: str, parse: Parse, *, mark: str = "=") -> Parse:
     """A name and a value, split at the last mark since names may hold some: `GLOB=0.3`, `NAME:1,3,8,8`."""
 
@@ -460,7 +471,7 @@ def closest(word: str, options: Iterable[Option]) -> Iterator[str]:
 
 __all__ = [
     "CHECK", "DATA", "HOW", "IMAGES", "OUTPUT", "PANELS", "SPARSE", "STORE", "TUNE", "WHAT", "Option", "amount",
-    "anything", "choice", "closest", "declared", "dims", "each", "in_python", "integer", "number", "numbers",
+    "anything", "choice", "closest", "declared", "dims", "each", "in_python", "integer", "listed", "number", "numbers",
     "of_total", "option", "or_function", "pair", "path", "quantity", "record", "shown", "size", "switch", "target",
     "text",
 ]  # fmt: skip

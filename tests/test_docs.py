@@ -24,6 +24,7 @@ from onnxprune.pipeline.connect import CONNECT
 from onnxprune.pipeline.lottery import LOTTERY
 from onnxprune.pipeline.options import OPTIONS
 from onnxprune.pipeline.proxies import PROXY_OPTIONS
+from onnxprune.pipeline.supermask import SUPERMASK
 from onnxprune.pipeline.train import TRAIN
 from test_house import ORDER
 
@@ -134,6 +135,7 @@ SUBCOMMANDS: dict[str, list[list[str]]] = {
     "proxies": [["MLP", "--calibration", "DIGITS", "--samples", "4"]],
     "agree": [["MODEL", "--calibration", "DATA", "--importance", "fisher"]],
     "lottery": [[*FROM_SCRATCH, "--rounds", "1", "--controls", "random"]],
+    "supermask": [["MLP", "--init", "0", "--evaluate", "DIGITS", "--criterion", "movement,random"]],
 }
 
 
@@ -185,7 +187,7 @@ def test_the_set_up_comes_first_and_is_two_commands() -> None:
 
 FLAGS = {f for o in OPTIONS for f in (o.flag, o.off, o.short) if f}
 OF_SUBCOMMANDS = {"--against", "--plot", "--json", "--save-plan", "-o", "--quiet"} | {
-    o.flag for o in (*TRAIN, *LOTTERY, *CONNECT, *PROXY_OPTIONS, *AGREE)
+    o.flag for o in (*TRAIN, *LOTTERY, *CONNECT, *PROXY_OPTIONS, *AGREE, *SUPERMASK)
 }
 
 
@@ -195,8 +197,9 @@ def test_flags_exist(page: str) -> None:
 
 
 def test_commands_of_the_readme_name_files_that_exist() -> None:
-    files = {w.replace(".pruned", "") for words in commands("README.md") for w in words if w.startswith("models/")}
-    assert len(commands("README.md")) == 18 and [f for f in files if not (ROOT / f).is_file()] == []
+    named = [w for words in commands("README.md") for w in words if w.startswith("models/")]
+    files = {re.sub(r"\.(pruned|trained)", "", w) for w in named}
+    assert len(commands("README.md")) == 19 and [f for f in files if not (ROOT / f).is_file()] == []
 
 
 def test_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -20,7 +20,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from onnxprune.cli import agree, bench, connect, evaluate, lottery, operators, proxies, sensitivity, train  # noqa: E402
+from onnxprune.cli import (  # noqa: E402
+    agree,
+    bench,
+    connect,
+    evaluate,
+    lottery,
+    operators,
+    proxies,
+    sensitivity,
+    supermask,
+    train,
+)
 from onnxprune.cli import help as screens  # noqa: E402
 from onnxprune.cli.command import Output  # noqa: E402
 from onnxprune.cli.help import describe_choices  # noqa: E402
@@ -122,6 +133,7 @@ def page() -> str:
         ("connect", connect.CONNECT),
         ("proxies", proxies.PROXIES),
         ("agree", agree.AGREE),
+        ("supermask", supermask.SUPERMASK),
         ("sensitivity", sensitivity.SENSITIVITY),
         ("ops", operators.OPERATORS),
     ):

@@ -27,6 +27,7 @@ from onnxprune.cli import (
     operators,
     proxies,
     sensitivity,
+    supermask,
     train,
 )
 from onnxprune.cli import help as screens
@@ -259,6 +260,7 @@ command(app, lottery.LOTTERY)(lottery.lottery)
 command(app, connect.CONNECT, connect.MODELS)(connect.connect)
 command(app, proxies.PROXIES, proxies.MODELS)(proxies.proxies)
 command(app, agree.AGREE)(agree.agree)
+command(app, supermask.SUPERMASK, supermask.MODELS)(supermask.supermask)
 command(app, sensitivity.SENSITIVITY)(sensitivity.sensitivity)
 command(app, export_library.EXPORT, {}, name="export-library")(export_library.export_library)
 

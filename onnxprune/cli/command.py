@@ -37,7 +37,7 @@ class Output:
     )  # fmt: skip
     force: bool = option(False, switch, panel=OUTPUT, help="Allow OUT to be the input.")
     save_plan: Path | None = option(
-        None, path, panel=OUTPUT, metavar="FILE", help="Write what is kept, as JSON; --plan replays it.", main=True
+        None, path, panel=OUTPUT, metavar="FILE", help="Write what is kept, as JSON; --plan replays it."
     )
     json: str | None = option(
         None, text, panel=OUTPUT, metavar="FILE", help="Write the report as JSON; - for standard output.", main=True

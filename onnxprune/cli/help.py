@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "connect A.onnx [B.onnx]": "the line between two models, the barrier",
     "proxies A.onnx ...": "what networks may be worth, before training",
     "agree MODEL": "how stable importances are",
+    "supermask A.onnx [B.onnx]": "networks of masks and weights never trained",
     "sensitivity MODEL": "what each group costs at each ratio",
     "bench A.onnx [B.onnx ...]": "latency, size, memory and outputs of models",
     "densify MODEL": "sparse operators back to plain ONNX",

@@ -1,1 +1,1 @@
-"""Experiments in training sparse networks: tickets, rewinding, pruning at initialization, connectivity."""
+"""Experiments in training sparse networks: tickets, rewinding, pruning at initialization, connectivity, supermasks."""

@@ -1,7 +1,8 @@
 """Masks: which weights of a network are left, as the experiments choose, shuffle and count them.
 
 A mask is a bool array in the shape in which its weight is stored, False for what is gone. What is gone stays gone: a
-weight that is zero scores lowest.
+weight that is zero scores lowest. Criteria of experiments/criteria.py compare the network with the one it was trained
+from.
 
 >>> kept = {"w": np.array([True, False, True, False])}
 >>> left(kept), [int(m.sum()) for m in shuffled(kept, seed=0).values()]
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.errors import OptionError
+from onnxprune.experiments.criteria import CRITERIA, RANDOM, compared
 from onnxprune.formats.patterns import NMPattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
@@ -30,13 +32,12 @@ from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
 from onnxprune.sparsity.solve import by_magnitude
 
 Masks = dict[str, Array]  # initializer -> bool in its shape, False for a weight that is gone
-RANDOM = "random"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How weights are chosen. importance: magnitude, random, or a solver by gradients; zeros: pattern and allocation;
-    ignore: globs, as the sparse stage has them."""
+    """How weights are chosen. importance: magnitude, a solver by gradients, or a row of `CRITERIA`; zeros: pattern and
+    allocation; ignore: globs, as the sparse stage has them."""
 
     importance: str
     zeros: Zeros
@@ -53,15 +54,19 @@ class Choice:
         if ZERO_ALLOCATORS[self.allocate].needs_data:
             free = ", ".join(name for name, row in ZERO_ALLOCATORS.items() if not row.needs_data)
             raise OptionError(f"--sparsity-allocate {self.allocate} needs least squares; here there are {free}")
+        if self.allocate == "lamp" and self.importance in CRITERIA:
+            raise OptionError(f"--sparsity-allocate lamp goes by magnitudes, which {self.importance} does not")
 
 
 def choose(
-    model: Model, names: Collection[str], share: float, how: Choice, by: Ground, progress: Steps
-) -> tuple[Masks, list[str]]:
+    model: Model, names: Collection[str], share: float, how: Choice, by: Ground,
+    progress: Steps = lambda done, total: None, start: Model | None = None,
+) -> tuple[Masks, list[str]]:  # fmt: skip
     """What is left where so much of the weights of all layers goes; and what the user should know.
 
     names: initializers that may be masked, those that are trained; share: of the weights, 0 to 1, with those that are
-    zero already; an N:M pattern says it itself. Raises `OptionError` where no layer can be masked, or none is left.
+    zero already; an N:M pattern says it itself; start: what the model was trained from, for criteria that compare both.
+    Raises `OptionError` where no layer can be masked, or none is left.
     """
     how.check()
     pattern = how.zeros.shape
@@ -71,7 +76,7 @@ def choose(
     layers = [layer for layer in layers if ratios.get(layer.name)]
     if not layers:
         raise OptionError("no layer can be masked: --ignore names them all, or none has weights that are trained")
-    scores, lacking = _scores(model, layers, share, how, by, progress)
+    scores, lacking = _scores(model, layers, share, how, by, progress, start or model)
     asked = {layer.initializer: ratios[layer.name] for layer in layers}
     sound = {w: scores[w] for w in asked if w in scores}
     if how.allocate == "global":
@@ -125,18 +130,16 @@ def _zeros(zeros: Zeros, share: float) -> Zeros:
 
 
 def _scores(
-    model: Model, layers: Sequence[Layer], share: float, how: Choice, by: Ground, progress: Steps
+    model: Model, layers: Sequence[Layer], share: float, how: Choice, by: Ground, progress: Steps, start: Model
 ) -> tuple[dict[str, Array], dict[str, str]]:
     """Scores of the entries of every layer's weight as it reads it; and why some have none."""
     if by_gradients(how.importance):
         return entry_scores(how.importance, model, layers, by, share, progress=progress)
-    weights = {x.initializer: np.abs(x.read(model)) for x in layers}
-    if how.importance == RANDOM:
-        rng = np.random.default_rng([how.seed, 4])
-        return {w: np.where(v == 0, 0.0, 1.0 - rng.random(v.shape)) for w, v in weights.items()}, {}
+    if how.importance in CRITERIA:
+        return compared(how.importance, {x.initializer: (x.read(start), x.read(model)) for x in layers}, how.seed), {}
     if how.importance != PLAIN_SOLVER:
         raise OptionError(f"--importance {how.importance} does not score single weights")
-    return dict(weights), {}
+    return {x.initializer: np.abs(x.read(model)) for x in layers}, {}
 
 
 def _stored(model: Model, layer: Layer, kept: Array) -> Array:

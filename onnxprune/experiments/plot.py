@@ -1,4 +1,5 @@
-"""Line charts as SVG text: curves with error bars and bands, axes, a legend, legible on light and on dark ground.
+"""Charts as SVG text, legible on light and on dark ground: curves with error bars and bands, and points of a plane with
+a region of it; axes, a legend.
 
 Colours are those of Okabe and Ito, which the colour-blind tell apart, without the two that are too light on white;
 where they come round again the marks are others.
@@ -12,8 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 720.0, 300.0  # of the picture, and of the part within the axes
+import numpy as np
+
+from onnxprune.graph.arrays import Array
+
+WIDTH, HEIGHT = 720.0, 300.0  # of a chart of curves, and of the part within the axes
 LEFT, RIGHT, TOP, BOTTOM = 70.0, 24.0, 16.0, 50.0  # around it
+SIDE = LEFT + HEIGHT + RIGHT  # width of a picture that is as wide as high within the axes
+ROOM = 0.04  # of what values span, between them and the ends of an axis
+CELLS = 100  # of a region, along each axis
 LINE = 20.0  # height of a line of text
 LETTER = 6.8  # width of a letter, on average
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#808080")
@@ -72,37 +80,14 @@ def chart(
     points = [p for c in curves for p in c.points() if math.isfinite(p[1])]
     if not points:
         raise ValueError("a chart needs a point that is a finite number")
-    heads = textwrap.wrap(title, 70)
-    top = TOP + LINE * len(heads)
-    right, bottom = WIDTH - RIGHT, top + HEIGHT
-    at_x, x_ticks = _axis([p[0] for p in points], (right, LEFT) if reverse_x else (LEFT, right), log_x)
-    at_y, y_ticks = _linear([*(v for p in points for v in p[1:]), *lines.values()], (bottom, top))
     keys = list(_flowing([c.name for c in curves]))
-    height = bottom + BOTTOM + LINE * (1 + max(row for row, _ in keys))
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" width="{WIDTH:g}" '
-        f'height="{height:g}" role="img">',
-        f"<title>{escape(title)}</title><style>{STYLE}</style>",
-        f'<rect class="ground" width="{WIDTH:g}" height="{height:g}"/>',
-        *(_text(LEFT, 24 + LINE * k, head, "title") for k, head in enumerate(heads)),
-    ]
-    for value, label in y_ticks:
-        out += [
-            _line("grid", LEFT, at_y(value), right, at_y(value)),
-            _text(LEFT - 8, at_y(value) + 4, label, "y", "end"),
-        ]
-    for value, label in x_ticks:
-        out += [
-            _line("axis", at_x(value), bottom, at_x(value), bottom + 5),
-            _text(at_x(value), bottom + 20, label, "x"),
-        ]
-    out += [
-        f'<path class="axis" d="M{LEFT:g} {top:g}V{bottom:g}H{right:g}"/>',
-        _text((LEFT + right) / 2, bottom + 40, x_label, "label"),
-        f'<g transform="translate(16 {(top + bottom) / 2:g}) rotate(-90)">{_text(0, 0, y_label, "label")}</g>',
-    ]
+    frame = _Frame(title, x_label, y_label, WIDTH, 1 + max(row for row, _ in keys))
+    left, right, top, bottom = frame.ends
+    at_x, x_ticks = _axis([p[0] for p in points], (right, left) if reverse_x else (left, right), log_x)
+    at_y, y_ticks = _linear([*(v for p in points for v in p[1:]), *lines.values()], (bottom, top))
+    out = frame.drawn(at_x, x_ticks, at_y, y_ticks)
     for name, y in lines.items():
-        out += [_line("level", LEFT, at_y(y), right, at_y(y)), _text(right - 4, at_y(y) - 5, name, "level-name", "end")]
+        out += [_line("level", left, at_y(y), right, at_y(y)), _text(right - 4, at_y(y) - 5, name, "level-name", "end")]
     for k, (curve, (row, x)) in enumerate(zip(curves, keys, strict=True)):
         look, y = _Look.of(k, curve.dashed), bottom + BOTTOM + 8 + LINE * row
         out.append(_drawn(curve, look, at_x, at_y))
@@ -111,14 +96,128 @@ def chart(
     return "\n".join([*out, "</svg>", ""])
 
 
-def stacked(charts: Sequence[str]) -> str:
-    """Charts one below the other, as one SVG file."""
-    heights = [float(c.split(' height="', 1)[1].split('"', 1)[0]) for c in charts]
-    tops = [sum(heights[:k]) for k in range(len(charts))]
-    whole = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH:g}" height="{sum(heights):g}" role="img">'
-    return "\n".join(
-        [whole, *(c.replace("<svg ", f'<svg y="{y:g}" ', 1) for c, y in zip(charts, tops, strict=True)), "</svg>", ""]
+def plane(
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    region: Callable[[Array, Array], Array] | None,
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+) -> str:
+    """An SVG file of groups of points, and a region of their plane, which is as wide as high.
+
+    points: name -> x and y, drawn in this order, the last one in colour; region: x and y of middles of cells, `(n,)` ->
+    whether they belong to it; None for no region. Both axes go through 0. Raises `ValueError` without points.
+    """
+    if not any(len(x) for x, _ in points.values()):
+        raise ValueError("a picture needs points")
+    frame = _Frame(title, x_label, y_label, SIDE, 1)
+    left, right, top, bottom = frame.ends
+    reach = [max(abs(v) for x_y in points.values() for v in x_y[axis]) or 1.0 for axis in (0, 1)]
+    (at_x, x_ticks), (at_y, y_ticks) = (
+        _linear([-r, r], ends) for r, ends in zip(reach, ((left, right), (bottom, top)), strict=True)
     )
+    out = frame.drawn(at_x, x_ticks, at_y, y_ticks)
+    if region is not None:
+        out.append(f'<path class="region" fill="{COLOURS[0]}" fill-opacity=".18" d="{_cells(region, reach, frame)}"/>')
+    out += [_line("level", at_x(0), top, at_x(0), bottom), _line("level", left, at_y(0), right, at_y(0))]
+    for (name, (xs, ys)), (_, x) in zip(points.items(), _flowing(list(points)), strict=True):
+        colour = COLOURS[0] if name == list(points)[-1] else COLOURS[-1]
+        look, size = f'fill="none" stroke="{colour}" stroke-linecap="round"', 'stroke-width="2.6"'
+        dots = "".join(f"M{at_x(a):.1f} {at_y(b):.1f}h0" for a, b in zip(xs, ys, strict=True))
+        out.append(f'<path class="points" {look} {size} d="{dots}"><title>{escape(name)}</title></path>')
+        y = bottom + BOTTOM + 8
+        key = (
+            f'<path {look} stroke-width="8" d="M{x + 13:.2f} {y:.2f}h0"/>{_text(x + 24, y + 4, name, "name", "start")}'
+        )
+        out.append(f'<g class="key">{key}</g>')
+    return "\n".join([*out, "</svg>", ""])
+
+
+def _cells(region: Callable[[Array, Array], Array], reach: Sequence[float], frame: _Frame) -> str:
+    """The cells of a plane that belong to a region, those beside each other as one: the data of a path."""
+    left, right, top, bottom = frame.ends
+    (x, width), (y, height) = (
+        ((np.arange(CELLS) + 0.5) / CELLS * 2 - 1, abs(b - a) / CELLS) for a, b in ((left, right), (top, bottom))
+    )
+    room = 1 + 2 * ROOM  # as the axes have it
+    xs, ys = np.meshgrid(x * reach[0] * room, -y * reach[1] * room)
+    inside = np.zeros((CELLS, CELLS + 2), int)
+    inside[:, 1:-1] = np.reshape(region(xs.ravel(), ys.ravel()), xs.shape)
+    out = []
+    for k, row in enumerate(inside):
+        edges = np.flatnonzero(np.diff(row))
+        for a, b in edges.reshape(-1, 2):
+            out.append(f"M{left + a * width:.2f} {top + k * height:.2f}h{(b - a) * width:.2f}v{height:.2f}"
+                       f"h{(a - b) * width:.2f}Z")  # fmt: skip
+    return "".join(out)
+
+
+def stacked(charts: Sequence[str], columns: int = 1) -> str:
+    """Charts one below the other, or in rows of so many, as one SVG file."""
+    sizes = [[float(c.split(f' {side}="', 1)[1].split('"', 1)[0]) for side in ("width", "height")] for c in charts]
+    width = max(w for w, _ in sizes)
+    tops, y = [], 0.0
+    for k in range(0, len(charts), columns):
+        row = sizes[k : k + columns]
+        tops += [y] * len(row)
+        y += max(h for _, h in row)
+    whole = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * columns:g}" height="{y:g}" role="img">'
+    placed = (
+        c.replace("<svg ", f'<svg x="{k % columns * width:g}" y="{top:g}" ', 1)
+        for k, (c, top) in enumerate(zip(charts, tops, strict=True))
+    )
+    return "\n".join([whole, *placed, "</svg>", ""])
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What stands around a chart. width: of the picture; rows: of the legend."""
+
+    title: str
+    x_label: str
+    y_label: str
+    width: float
+    rows: int
+
+    @property
+    def heads(self) -> list[str]:
+        """The title, line by line."""
+        return textwrap.wrap(self.title, round((self.width - LEFT) / 9.3))
+
+    @property
+    def ends(self) -> tuple[float, float, float, float]:
+        """Where the axes end: left, right, top, bottom."""
+        top = TOP + LINE * len(self.heads)
+        return LEFT, self.width - RIGHT, top, top + HEIGHT
+
+    def drawn(self, at_x: Place, x_ticks: Ticks, at_y: Place, y_ticks: Ticks) -> list[str]:
+        """The beginning of the file: ground, title, axes and their labels."""
+        left, right, top, bottom = self.ends
+        height = bottom + BOTTOM + LINE * self.rows
+        out = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:g} {height:g}" width="{self.width:g}" '
+            f'height="{height:g}" role="img">',
+            f"<title>{escape(self.title)}</title><style>{STYLE}</style>",
+            f'<rect class="ground" width="{self.width:g}" height="{height:g}"/>',
+            *(_text(left, 24 + LINE * k, head, "title") for k, head in enumerate(self.heads)),
+        ]
+        for value, label in y_ticks:
+            out += [
+                _line("grid", left, at_y(value), right, at_y(value)),
+                _text(left - 8, at_y(value) + 4, label, "y", "end"),
+            ]
+        for value, label in x_ticks:
+            out += [
+                _line("axis", at_x(value), bottom, at_x(value), bottom + 5),
+                _text(at_x(value), bottom + 20, label, "x"),
+            ]
+        return [
+            *out,
+            f'<path class="axis" d="M{left:g} {top:g}V{bottom:g}H{right:g}"/>',
+            _text((left + right) / 2, bottom + 40, self.x_label, "label"),
+            f'<g transform="translate(16 {(top + bottom) / 2:g}) rotate(-90)">{_text(0, 0, self.y_label, "label")}</g>',
+        ]
 
 
 @dataclass(frozen=True)
@@ -206,7 +305,7 @@ def _axis(values: Sequence[float], ends: tuple[float, float], log: bool) -> tupl
 def _linear(values: Sequence[float], ends: tuple[float, float]) -> tuple[Place, Ticks]:
     """Where values stand between two coordinates, with a little room at both, and the ticks."""
     low, high = min(values), max(values)
-    room = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
+    room = ROOM * (high - low) or 0.1 * abs(high) or 1.0
     low, high = low - room, high + room
     step = _step(high - low)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
@@ -248,4 +347,4 @@ def _between(low: float, high: float, ends: tuple[float, float]) -> Place:
     return lambda v: first + (v - low) / (high - low) * (last - first)
 
 
-__all__ = ["Curve", "chart", "stacked"]
+__all__ = ["Curve", "chart", "plane", "stacked"]

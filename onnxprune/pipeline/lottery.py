@@ -26,6 +26,7 @@ from onnxprune.calibration.samples import unused
 from onnxprune.errors import OptionError, blamed
 from onnxprune.evaluation.metrics import Evaluator, Function, scored
 from onnxprune.experiments.book import Book, Mean, Row, means
+from onnxprune.experiments.criteria import CRITERIA
 from onnxprune.experiments.masks import maskable
 from onnxprune.experiments.plot import Curve, chart
 from onnxprune.experiments.rewind import WHAT as GOES_BACK
@@ -69,6 +70,7 @@ from onnxprune.training.options import OWN
 from onnxprune.training.weights import trainable
 
 MORE = ("rounds", "seeds", "controls")  # there may be more in the next run
+OF_WEIGHTS = {**SCORES, **{name: row.help for name, row in CRITERIA.items()}}
 CUT_IMPORTANCE = next(o for o in OPTIONS if o.name == "importance")
 
 
@@ -93,9 +95,9 @@ def _controls(value: Any) -> tuple[str, ...]:
 
 
 def _importance(value: Any) -> str:
-    """A name of `SCORES`, or of a cut's importance."""
+    """A name of `OF_WEIGHTS`, or of a cut's importance."""
     name = str(value).strip().lower()
-    return name if name in SCORES else str(CUT_IMPORTANCE.read(name))
+    return name if name in OF_WEIGHTS else str(CUT_IMPORTANCE.read(name))
 
 
 def _rewind(value: Any) -> str:
@@ -141,7 +143,7 @@ class Lottery:
     )  # fmt: skip
     importance: str = option(
         PLAIN_SOLVER, _importance, panel=HOW, metavar="NAME",
-        help=f"What is left of single weights: {', '.join(SCORES)}; with --structured as of a cut.",
+        help=f"What is left of single weights: {', '.join(OF_WEIGHTS)}; with --structured as of a cut.",
     )  # fmt: skip
     jobs: Where = option(
         Where(), where, panel=HOW, metavar="N|dask:ADDRESS|ray", unit="processes", effect="time only",
@@ -341,9 +343,12 @@ def refuse(values: Mapping[str, Any]) -> None:
         raise OptionError("--controls reinit needs --init FILE|SEED; --controls random does without")
     refuse_time(values)
     refuse_idle(values, values["structured"], "--structured")
-    if not values["structured"] and values["importance"] not in SCORES:
+    name = values["importance"]
+    if values["structured"] and name in CRITERIA and name not in SCORES:
+        raise OptionError(f"--importance {name} is of single weights; leave --structured out")
+    if not values["structured"] and name not in OF_WEIGHTS:
         raise OptionError(
-            f"--importance {values['importance']} is of units: add --structured, or choose one of {', '.join(SCORES)}"
+            f"--importance {name} is of units: add --structured, or choose one of {', '.join(OF_WEIGHTS)}"
         )
     if isinstance(Zeros(pattern=values["pattern"]).shape, NMPattern) and values["rounds"] > 1:
         raise OptionError(f"--pattern {values['pattern']} is reached in one round: give --rounds 1")

@@ -106,6 +106,12 @@ class Weights:
         return self.trainer.state()
 
     @cached_property
+    def origin(self) -> Model:
+        """The network that every round goes back to."""
+        rewind(self.trainer, self.start, {})
+        return self.trainer.export("weights")
+
+    @cached_property
     def other(self) -> tuple[Trainer, Mapping[str, Array]]:
         """A training with other initial weights, and its start."""
         seed = self.setup.values["seed"] + self.k
@@ -120,7 +126,8 @@ class Weights:
             before = load(trained_file(self.book, self.k, round - 1))
             setup.clock("score")
             found, notes = choose(
-                before, list(self.trainer.weights), share, setup.how, setup.by, counting(setup.clock.progress, "score")
+                before, list(self.trainer.weights), share, setup.how, setup.by, counting(setup.clock.progress, "score"),
+                self.origin,
             )  # fmt: skip
             self.known = round, found, notes
         return self.known[1], self.known[2]
@@ -128,6 +135,7 @@ class Weights:
     def ready(self, round: int, kind: str) -> tuple[Trainer, float, list[str]]:
         """See `Tickets`."""
         if kind == DENSE:
+            save(self.origin, ticket_file(self.book, self.k, round))
             rewind(self.trainer, self.start, {})
             return self.trainer, 1.0, [*self.trainer.notes]
         masks, notes = self.masks(round)
