@@ -106,7 +106,7 @@ def test_what_the_library_needs_and_shows(place: Path) -> None:
     assert held.onnxprune_ops_stamp() == header.stamp().encode() and held.onnxprune_ops_level() == LEVEL.encode()
     symbols = subprocess.run(["nm", "-D", str(path)], capture_output=True, text=True, check=True).stdout.split("\n")
     shown = {line.split()[-1] for line in symbols if " T " in line}
-    assert shown == {"RegisterCustomOps", "onnxprune_ops_stamp", "onnxprune_ops_level"}
+    assert shown == {"RegisterCustomOps", *(f"onnxprune_ops_{what}" for what in ("stamp", "level", "memory"))}
     assert not [line for line in symbols if " U " in line and ("Py" in line or "NRT" in line)]
 
 

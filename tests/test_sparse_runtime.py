@@ -949,7 +949,7 @@ def test_memory_does_not_grow() -> None:
 
 
 def test_scratch_memory_goes_with_the_last_session() -> None:
-    memory = sys.modules["onnxprune.kernels._entry"].memory
+    memory = library.waiting_memory
     session = session_of(model_of(weight((64, 512), 0.3), 0.3))
     run(session, noise(20000, 512))
     assert memory() > 30 << 20

@@ -33,11 +33,7 @@ static PyObject *connected(PyObject *self, PyObject *nothing) {
 
 static PyObject *memory(PyObject *self, PyObject *nothing) {
     (void)self, (void)nothing;
-    size_t bytes = 0;
-    lock(&idle_lock);
-    for (Buffer *b = idle; b; b = b->next) bytes += b->bytes;
-    unlock(&idle_lock);
-    return PyLong_FromSize_t(bytes);
+    return PyLong_FromSize_t(idle_bytes());
 }
 
 static PyObject *connect_steps(PyObject *self, PyObject *address) {

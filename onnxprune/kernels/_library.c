@@ -83,6 +83,10 @@ EXPORT const char *onnxprune_ops_level(void) {
     return level;
 }
 
+/* bytes of memory that waits for the next run */
+EXPORT size_t onnxprune_ops_memory(void);
+EXPORT size_t onnxprune_ops_memory(void) { return idle_bytes(); }
+
 static const char *make_ready(void) {
     onnxprune_ops_level();
     if (!compiled) return "onnxprune: this CPU runs none of the kernels of this library: " LEVELS;

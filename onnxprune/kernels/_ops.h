@@ -141,6 +141,15 @@ static void give(void *memory) {
     aligned_delete(dropped);
 }
 
+/* of memory that waits for the next run */
+static size_t idle_bytes(void) {
+    size_t bytes = 0;
+    lock(&idle_lock);
+    for (Buffer *b = idle; b; b = b->next) bytes += b->bytes;
+    unlock(&idle_lock);
+    return bytes;
+}
+
 static void drop_idle(void) {
     lock(&idle_lock);
     Buffer *buffer = idle;

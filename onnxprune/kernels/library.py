@@ -140,6 +140,15 @@ def loaded() -> bool:
     return module is not None and bool(module.connected())
 
 
+def waiting_memory() -> int:
+    """Bytes that the library keeps for the next run."""
+    if path := packaged():
+        held = ctypes.CDLL(str(path)).onnxprune_ops_memory
+        held.restype = ctypes.c_size_t
+        return int(held())
+    return int(_entry().memory())
+
+
 def _entry() -> ModuleType:
     """The native module, with the driver connected."""
     from onnxprune.kernels import header  # late, because it can be run as a program
