@@ -243,6 +243,7 @@ def link_words(
     words += [*(f"-DHAS_{level.upper()}" for level in levels), f'-DLEVELS="{needs}"']
     words += [str(sources / "_library.c"), *map(str, made)]
     words += [] if "windows" in target.triple else ["-fPIC", "-lm"]
+    words += [f"-Wl,-install_name,@rpath/{target.library}"] if "apple" in target.triple else []
     return words + (["-D_GNU_SOURCE", "-pthread", "-s"] if "linux-gnu" in target.triple else [])
 
 
