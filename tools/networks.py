@@ -95,6 +95,19 @@ def resnet(depth: int = 20, widths: Sequence[int] = (16, 32, 64)) -> ModelProto:
     return net.model(["batch", 3, 32, 32], net.gemm(x, "head", before, 10))
 
 
+def plain(widths: Sequence[int] = (16, 32, 64)) -> ModelProto:
+    """Pairs of normalised convolutions with maxima between, for pictures of MNIST."""
+    net = Network()
+    x, before = "x", 1
+    for stage, width in enumerate(widths):
+        for k in range(2):
+            x, before = net.node("Relu", net.conv_norm(x, f"s{stage}.{k}", before, width)), width
+        if stage < len(widths) - 1:
+            x = net.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    x = net.node("Flatten", net.node("GlobalAveragePool", x))
+    return net.model(["batch", 1, 28, 28], net.gemm(x, "head", before, 10))
+
+
 def lenet() -> ModelProto:
     """LeNet-5 of LeCun et al. 1998, with Relu and maxima."""
     net = Network()

@@ -53,17 +53,19 @@ def learned(setup: Setup, kept: KeptUnits) -> Setup:
     clock("regularize")
     done = learn(
         setup.original.model, analysis.model, *parts, settings_of(setup, many, unit, rate, fitted=False),
-        Pressure(name, strength, units, tuple(g.name for g in groups)), share=1.0 if then else SHARE,
+        Pressure(name, strength, units), share=1.0 if then else SHARE,
         cache=None if o.data.cache is None else Path(o.data.cache), progress=counting(clock.progress, "regularize"),
         tell=clock.note,
     )  # fmt: skip
     again = analyze(
         done.model, o.check.shapes or None, allow_io_change=o.cut.allow_io_change, whole_layers=o.cut.whole_layers
     )  # fmt: skip
+    missed = len(groups) - len(units.groups)
+    notes = [f"--regularize {name}: {missed} of {len(groups)} groups have no such scale, and no pull"] if missed else []
     training = o.training if then else replace(o.training, tune=f"{done.outcome.left}steps")
     return replace(
         setup, analysis=again, costs=again.costs(), options=replace(o, training=training), learning=done.outcome,
-        notes=(*setup.notes, *done.notes),
+        notes=(*setup.notes, *notes, *done.notes),
     )  # fmt: skip
 
 

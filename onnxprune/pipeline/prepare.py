@@ -211,6 +211,8 @@ def recorded_tuning(plan: Plan) -> dict[str, Any]:
 def recorded_learning(plan: Plan) -> dict[str, Any]:
     """The options with which a plan learned before its cut, by keyword; none where it did not."""
     then = dict(plan.settings.get("regularize") or {})
+    if then and (lacks := sorted({"method", "strength", "steps", "learning_rate", "groups"} - then.keys())):
+        raise OptionError(f"the plan says nothing of regularize.{lacks[0]}; it is not what onnxprune wrote")
     return {"regularize": then.get("method"), "regularize_strength": then.get("strength")} if then else {}
 
 

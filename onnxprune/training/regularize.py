@@ -12,7 +12,7 @@ What works with Adam, whose steps are about as long as its rate, however small o
   the loss with its penalty does; a step towards zero after Adam's would pull at a weight whose loss is steep no less
   than at one whose loss is flat. Adam's rates add up to what weights are, so they get far enough.
 - bn: scales are about one, which Adam's rates never reach. They take proximal gradient steps of their own (Daubechies
-  et al. 2004), so long that the pull alone takes a scale to zero twice, and the optimizer leaves them.
+  et al. 2004), so long that the pull alone takes a scale to zero, and the optimizer leaves them.
 - growing: what will go has no say. The weights become a part smaller at every step, whatever their gradient, as decay
   is decoupled in AdamW (Loshchilov and Hutter 2019).
 """
@@ -37,8 +37,8 @@ from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 if TYPE_CHECKING:
     from onnxprune.training.step import Step
 
-REACH = 2.0  # times that the pull alone takes a scale to zero
-HOLD = 2.0  # of the pull: as much of the loss's gradient counts, so that a scale comes back as fast as it goes
+REACH = 1.0  # times that the pull alone takes a scale to zero
+HOLD = 8.0  # of the pull: no more of the gradient of the loss counts in a step
 SMALL = 0.01  # of the largest unit of a group: below it a unit counts as nearly zero
 
 
@@ -68,9 +68,10 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Units of some groups, one after the other. spans: first unit of every group, and the end; parts: where their
-    values lie."""
+    """Units of some groups, one after the other. groups: their names; spans: first unit of every group, and the end;
+    parts: where their values lie."""
 
+    groups: tuple[str, ...]
     spans: tuple[int, ...]
     parts: tuple[Part, ...]
 
@@ -100,7 +101,7 @@ def units_of(analysis: Analysis, groups: Sequence[ChannelGroup], chosen: Mapping
                 if name in weights and readers[name] <= inside:
                     parts.append(Part(name, (1, weights[name].size), (0,), number[unit]))
         spans.append(spans[-1] + int(mine.sum()))
-    return Units(tuple(spans), tuple(p for p in parts if (p.units >= 0).any()))
+    return Units(tuple(g.name for g in groups), tuple(spans), tuple(p for p in parts if (p.units >= 0).any()))
 
 
 def _seen(shape: tuple[int, ...], axis: int, units: Ids) -> tuple[tuple[int, ...], tuple[int, ...]]:

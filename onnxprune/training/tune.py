@@ -145,7 +145,7 @@ def learn(
     outcome = SparseLearning(
         pressure.name, pressure.strength, steps, work.batch, work.rate, penalty.count, unseen.count,
         work.curve[0][1], last, penalty.small_at_first, penalty.small(weights),
-        float(penalty.norms(weights).sum() / max(penalty.before.sum(), 1e-30)), pressure.groups, left,
+        float(penalty.norms(weights).sum() / max(penalty.before.sum(), 1e-30)), pressure.units.groups, left,
         tuple(work.tried),
     )  # fmt: skip
     return Stage(work.step.written(model, weights), outcome, tuple(work.notes))
@@ -153,13 +153,11 @@ def learn(
 
 @dataclass(frozen=True, eq=False)
 class Pressure:
-    """What a training is regularized by: a row of `REGULARIZERS`, its strength, the units that it pulls at, and the
-    names of their groups."""
+    """What a training is regularized by: a row of `REGULARIZERS`, its strength, and the units that it pulls at."""
 
     name: str
     strength: float
     units: Units
-    groups: tuple[str, ...]
 
 
 def prepared(
