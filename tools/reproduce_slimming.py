@@ -95,11 +95,11 @@ def cut(name: str, channels: float, method: str, seed: int, args: Any) -> dict[s
     """One cut, and what it cost."""
     case = CASES[name]
     train, test = case.data(args, seed)
-    more = {} if method == "tuning" else {"regularize": method}
     report = onnxprune.prune(
         case.model(args, seed), channels=channels, tune=f"{case.steps}steps", batch_size=case.batch,
         learning_rate=case.rate, train=train, calibration=train, samples=225, evaluate=test, seed=seed,
-        augment=name == "resnet20", threads=args.threads, measure=False, progress=experiments.told, **more,
+        augment=name == "resnet20", threads=args.threads, measure=False, progress=experiments.told,
+        regularize=None if method == "tuning" else method,
     ).report.to_dict()  # fmt: skip
     score, learned = report["evaluation"], report["regularization"]
     return {
