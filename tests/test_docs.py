@@ -131,9 +131,13 @@ SUBCOMMANDS: dict[str, list[list[str]]] = {
     "evaluate": [["MODEL", "DATA", "--against", "MODEL", "--metric", "agreement"]],
     "sensitivity": [["MODEL", "--calibration", "DATA"]],
     "bench": [["MODEL", "MODEL", "--seconds", "0.1", "--threads", "1", "--profile", "--no-memory"]],
-    "train": [FROM_SCRATCH, [*FROM_SCRATCH, "--at-init", "magnitude", "--sparsity", "0.5"]],
     "proxies": [["MLP", "--calibration", "DIGITS", "--samples", "4"]],
     "agree": [["MODEL", "--calibration", "DATA", "--importance", "fisher"]],
+    "train": [
+        FROM_SCRATCH,
+        [*FROM_SCRATCH, "--at-init", "magnitude", "--sparsity", "0.5"],
+        [*FROM_SCRATCH, "--learn-masks", "movement", "--sparsity", "0.5"],
+    ],
     "lottery": [[*FROM_SCRATCH, "--rounds", "1", "--controls", "random"]],
     "supermask": [["MLP", "--init", "0", "--evaluate", "DIGITS", "--criterion", "movement,random"]],
 }

@@ -43,6 +43,10 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     if (thin := report["at_init"]) is not None:
         done = f"pruned at initialization by {thin['importance']} in {thin['seconds']:.1f} s"
         out.append(f"{done}: {thin['left']:.2%} of the weights are left")
+    if (masks := report["masks"]) is not None:
+        closed = f"{masks['came_back']} of them were closed before" if masks["came_back"] else "none came back"
+        out.append(f"masks learned by {masks['method']}: {masks['left']:.2%} of the {masks['of']} are left, {closed}")
+        out += [f"  {row['name']}: {row['left']} of {row['size']}" for row in masks["parts"]]
     out += [
         f"{first}, {report['optimizer']} at {report['learning_rate']:g}{by}, {report['loss']}",
         f"loss on {held['samples']} held out: {held['before']:.4g} -> {held['after']:.4g}, {kept}",

@@ -23,11 +23,11 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.importance.gradients import entry_scores
 from onnxprune.importance.shown import Ground
-from onnxprune.layers.layer import Layer, sparse_layers
+from onnxprune.layers.layer import Layer
 from onnxprune.progress import Steps
 from onnxprune.solvers.masks import by_gradients
-from onnxprune.sparsity.allocate import ZERO_ALLOCATORS, by_threshold
-from onnxprune.sparsity.amounts import names_of, ratios_of
+from onnxprune.sparsity.allocate import ZERO_ALLOCATORS, spread
+from onnxprune.sparsity.amounts import maskable, names_of, ratios_of
 from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
 from onnxprune.sparsity.solve import by_magnitude
 
@@ -79,10 +79,7 @@ def choose(
     scores, lacking = _scores(model, layers, share, how, by, progress, start or model)
     asked = {layer.initializer: ratios[layer.name] for layer in layers}
     sound = {w: scores[w] for w in asked if w in scores}
-    if how.allocate == "global":
-        counts = by_threshold(sound, {w: asked[w] for w in sound}, 1.0) if sound else {}
-    else:
-        counts = ZERO_ALLOCATORS[how.allocate].allocate(sound, {w: asked[w] for w in sound})
+    counts = spread(sound, {w: asked[w] for w in sound}, how.allocate)
     counts |= {w: round(r * int(model.weights[w].size)) for w, r in asked.items() if w not in counts}
     masks = {
         layer.initializer: _stored(model, layer, by_magnitude(
@@ -96,12 +93,6 @@ def choose(
         raise OptionError(f"of {share:.4%} zeros no weight is left; choose fewer")
     notes += [f"no weight is left of {', '.join(empty[:3])}{', ...' * (len(empty) > 3)}"] if empty else []
     return masks, notes
-
-
-def maskable(model: Model, names: Collection[str]) -> list[Layer]:
-    """Layers whose weights are trained, one per weight."""
-    found = {x.initializer: x for x in sparse_layers(model)[0] if x.initializer in names}
-    return list(found.values())
 
 
 def left(masks: Mapping[str, Array]) -> float:
@@ -148,4 +139,4 @@ def _stored(model: Model, layer: Layer, kept: Array) -> Array:
     return np.asarray(layer.stored.encoded(model, kept.astype(np.float32)) != 0)
 
 
-__all__ = ["RANDOM", "Choice", "Masks", "choose", "left", "maskable", "masked", "shuffled"]
+__all__ = ["RANDOM", "Choice", "Masks", "choose", "left", "masked", "shuffled"]

@@ -27,7 +27,6 @@ from onnxprune.errors import OptionError, blamed
 from onnxprune.evaluation.metrics import Evaluator, Function, scored
 from onnxprune.experiments.book import Book, Mean, Row, means
 from onnxprune.experiments.criteria import CRITERIA
-from onnxprune.experiments.masks import maskable
 from onnxprune.experiments.plot import Curve, chart
 from onnxprune.experiments.rewind import WHAT as GOES_BACK
 from onnxprune.experiments.rewind import point
@@ -65,6 +64,7 @@ from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_time, refuse_unus
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.runtime.jobs import Job, Where, packed, threads_of, unpacked, where
 from onnxprune.runtime.jobs import run as run_jobs
+from onnxprune.sparsity.amounts import maskable
 from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
 from onnxprune.training.options import OWN
 from onnxprune.training.weights import trainable

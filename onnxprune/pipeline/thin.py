@@ -11,8 +11,12 @@ from onnxprune.graph.io import Model
 from onnxprune.options import declared
 from onnxprune.pipeline.options import OPTIONS, Options
 from onnxprune.pipeline.recipe import Result, run
+from onnxprune.progress import silent
 from onnxprune.solvers.masks import SOLVERS, needs_labels
 from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
+from onnxprune.structure.analysis import Keep
+from onnxprune.structure.cut import cut
+from onnxprune.structure.groups import analyze
 from onnxprune.training.weights import trainable
 
 UNITS = "l2"  # of units, what magnitude is of weights
@@ -43,6 +47,12 @@ def fewer_channels(model: Model, amount: Any, importance: str, values: Mapping[s
     if needs_labels(name) or name == "fisher":
         asked |= {"train": values["train"], "train_labels": values["train_labels"]}
     return run(model, Options.of(asked))
+
+
+def without(model: Model, keep: Mapping[str, Keep], seed: int) -> Model:
+    """A model without the units that are False, by group, shown to compute what the masked one does."""
+    analysis = analyze(model)
+    return cut(analysis, analysis.keep_ids(dict(keep)), check=True, input_shapes={}, seed=seed, stage=silent).model
 
 
 def refuse_idle(values: Mapping[str, Any], structured: bool, with_channels: str) -> None:

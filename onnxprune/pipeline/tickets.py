@@ -23,10 +23,9 @@ from onnxprune.experiments.rewind import point, rewind
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load, save
 from onnxprune.importance.shown import Ground, by_training
-from onnxprune.pipeline.thin import choice_of, fewer_channels, size
+from onnxprune.pipeline.thin import choice_of, fewer_channels, size, without
 from onnxprune.pipeline.train import EPOCHS
-from onnxprune.progress import Clock, counting, silent
-from onnxprune.structure.cut import cut
+from onnxprune.progress import Clock, counting
 from onnxprune.structure.groups import analyze
 from onnxprune.training.options import OWN
 
@@ -198,7 +197,7 @@ class Channels:
         chosen = fewer_channels(before, values["rate"], values["importance"], values, self.seed)
         save(chosen.model, self.trained_cut(round))
         start = load(ticket_file(self.book, self.k, round - 1))
-        save(self.without(start, dict(chosen.plan.keep)), file)
+        save(without(start, chosen.plan.keep, self.seed), file)
 
     def at_random(self, ticket: Model, round: int) -> Model:
         """The first start with as many channels as a ticket, at random places."""
@@ -209,14 +208,7 @@ class Channels:
         for g in analyze(start).groups:
             if sizes.get(g.name, g.size) < g.size:
                 keep[g.name] = np.isin(np.arange(g.size), rng.permutation(g.size)[: sizes[g.name]])
-        return self.without(start, keep)
-
-    def without(self, model: Model, keep: Mapping[str, Array]) -> Model:
-        """A model without the units that a plan leaves out, shown to compute what the masked one does."""
-        analysis = analyze(model)
-        return cut(
-            analysis, analysis.keep_ids(dict(keep)), check=True, input_shapes={}, seed=self.seed, stage=silent
-        ).model  # fmt: skip
+        return without(start, keep, self.seed)
 
 
 def at(setup: Setup, trainer: Trainer) -> int:

@@ -20,6 +20,7 @@ from onnxprune.experiments.masks import left as left_of
 from onnxprune.graph.io import Model, load, save
 from onnxprune.importance.shown import by_training
 from onnxprune.options import TUNE, choice, declared, integer, option, record, shared, shown
+from onnxprune.pipeline.masks import finished
 from onnxprune.pipeline.options import OPTIONS, called
 from onnxprune.pipeline.thin import SCORES, choice_of, fewer_channels, refuse_idle, size
 from onnxprune.progress import Clock, Progress, counting, silent
@@ -28,6 +29,8 @@ from onnxprune.sparsity.options import Zeros
 from onnxprune.structure.check import check_file, running
 from onnxprune.training.initial import initial
 from onnxprune.training.losses import NO_LABELS
+from onnxprune.training.masking import GROWTH, Masked, learning_of
+from onnxprune.training.masking import OPTIONS as MASKS
 from onnxprune.training.options import OWN, Training, amount
 from onnxprune.training.weights import trainable
 
@@ -55,11 +58,24 @@ class Beginning:
 THIN = shared(
     OPTIONS, ("sparsity", "channels", "pattern", "sparsity_allocate", "ignore", "round_to"),
     {
-        "sparsity": "With --at-init: fraction of the weights that is zero from the first step on.",
-        "channels": "With --at-init: fraction of the channels that is cut out before the first step.",
-        "pattern": "With --at-init: how the zeros lie.",
-        "sparsity_allocate": "With --at-init: where the zeros go; by one threshold (global) where nobody says.",
+        "sparsity": "With --at-init: fraction of the weights that is zero from the first step on; with --learn-masks: "
+        "that is zero at the end.",
+        "channels": "With --at-init: fraction of the channels that is cut out before the first step; with "
+        "--learn-masks: of those that are masked, and cut out at the end.",
+        "pattern": "With --at-init or --learn-masks: how the zeros lie.",
+        "sparsity_allocate": "With --at-init or --learn-masks: where the zeros go; by one threshold (global) where "
+        "nobody says, but for edge-popup.",
     },
+)  # fmt: skip
+LEARNED = (
+    *declared(Masked),
+    *shared(
+        OPTIONS, ("heads", "sparsity_schedule"),
+        {
+            "heads": "With --learn-masks: fraction of the attention heads that is masked, and cut out at the end.",
+            "sparsity_schedule": f"With --learn-masks: how zeros grow; {GROWTH} where nobody says.",
+        },
+    ),
 )  # fmt: skip
 
 
@@ -76,6 +92,7 @@ TRAIN = (
     ),
     *declared(Beginning),
     *THIN,
+    *LEARNED,
     *shared(
         OPTIONS, (*OWN, "augment", "cache", *(f.name for f in fields(Preprocess)), "seed", "threads"),
         {
@@ -120,6 +137,7 @@ def trained(
 
     refuse_unused(values)
     refuse_thin(values)
+    refuse_masks(values)
     clock = Clock(progress)
     clock("load")
     given = load(source)
@@ -131,7 +149,8 @@ def trained(
         raise OptionError(line)
     start, pruned = thinned(given, data, values, clock)
     clock("tune")
-    asked = {name: values[name] for name in OWN if values[name] is not None}
+    words = OWN if values["learn_masks"] is None else (*OWN, *(o.name for o in MASKS))
+    asked = {name: values[name] for name in words if values[name] is not None}
     trainer = Trainer(
         start, data, steps=values["tune"] or EPOCHS, init=values["init"] if pruned is None else start,
         augment=values["augment"], cache=values["cache"], seed=values["seed"], threads=values["threads"], **asked,
@@ -139,9 +158,10 @@ def trained(
     if trainer.resumed:
         clock.note(f"going on after {trainer.position} of {trainer.steps} steps, which {values['cache']} holds")
     trainer.train(counting(progress, "tune"), clock.note)
-    out = trainer.export()
+    out, learned = finished(trainer.run.masks, trainer.export(), data.feeds([0]), values["seed"])
     before = scored(judges, trainer.model)
-    check_file(start, out)
+    if learned is None:
+        check_file(start, out)
     running(out, [data.feeds([0])], measured=False)
     clock("save")
     save(out, target)
@@ -151,7 +171,7 @@ def trained(
     clock("")
     report = _report(source, target, data.samples.description, trainer, values, before, after, clock)
     notes = [*(() if pruned is None else pruned.pop("notes")), *report["notes"]]
-    return Trained(written, {**report, "at_init": pruned, "notes": notes})
+    return Trained(written, {**report, "at_init": pruned, "masks": learned, "notes": notes})
 
 
 def thinned(
@@ -220,11 +240,17 @@ def judges_of(model: Model, values: Mapping[str, Any], preprocess: Preprocess) -
 def refuse_thin(values: Mapping[str, Any]) -> None:
     """Raises `OptionError` for an option of --at-init that lacks another, or has no effect."""
     amounts = [n for n in ("sparsity", "channels", "pattern") if values[n] is not None]
+    if values["learn_masks"] is not None:
+        if values["at_init"] is not None:
+            both = f"--at-init {values['at_init']} and --learn-masks {values['learn_masks']}"
+            raise OptionError(f"{both}: one or the other; leave one of them out")
+        return
     if values["at_init"] is None:
         idle = [o.name for o in THIN if values[o.name] != o.default]
         if idle:
             flag = f"--{idle[0].replace('_', '-')}"
-            raise OptionError(f"{flag} needs --at-init NAME here; a trained model is pruned by onnxprune MODEL {flag}")
+            way = f"a trained model is pruned by onnxprune MODEL {flag}"
+            raise OptionError(f"{flag} needs --at-init NAME or --learn-masks NAME here; {way}")
         return
     if values["init"] is None:
         raise OptionError(f"--at-init {values['at_init']} needs --init SEED: it chooses among weights never trained")
@@ -234,6 +260,13 @@ def refuse_thin(values: Mapping[str, Any]) -> None:
         raise OptionError(f"--channels and --{amounts[0]}: with --at-init one or the other; leave one of them out")
     refuse_idle(values, values["channels"] is not None, "--channels")
     Zeros(**{n: values[n] for n in ("sparsity", "pattern", "sparsity_allocate")}).check(False)
+
+
+def refuse_masks(values: Mapping[str, Any]) -> None:
+    """Raises `OptionError` for an option of --learn-masks that lacks another, or has no effect."""
+    of_others = {o.name for o in THIN} if values["learn_masks"] is None else set()
+    mine = {n: v for n, v in values.items() if n not in of_others}
+    learning_of(mine, values["optimizer"], values["init"] is not None)
 
 
 def refuse_unused(values: Mapping[str, Any]) -> None:
@@ -270,5 +303,6 @@ def _report(
             }
             for b, a in zip(before, after, strict=True)
         ],
-        "notes": [*trainer.notes, *run.notes], "seconds": dict(clock.seconds),
+        "notes": [*trainer.notes, *run.notes, *([] if run.masks is None else run.masks.said())],
+        "seconds": dict(clock.seconds),
     }  # fmt: skip

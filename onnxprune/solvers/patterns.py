@@ -135,6 +135,13 @@ class Tiles:
         spread = np.repeat(np.repeat(kept.reshape(sums.shape), self.rows, 0), self.columns, 1)
         return np.asarray(spread.reshape(down * self.rows, -1, across * self.columns)[:o, :, :segment].reshape(o, d))
 
+    def numbers(self, rows: int, columns: int) -> Array:
+        """The number of the tile that every entry of a matrix lies in."""
+        segment, column = min(self.segment, columns), np.arange(columns)
+        across = -(-segment // self.columns)
+        tile = column // segment * across + column % segment // self.columns
+        return np.arange(rows)[:, None] // self.rows * (columns // segment * across) + tile
+
     def slabs(self, columns: int, width: int) -> Iterator[tuple[int, int]]:
         """Runs of whole tiles, about `width` columns wide; see `Choice.slabs`."""
         step = max(1, width // self.columns) * self.columns

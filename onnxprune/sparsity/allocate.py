@@ -190,6 +190,13 @@ ZERO_ALLOCATORS: dict[str, ZeroAllocator] = {
 }
 
 
+def spread(scores: EntryScores, ratios: Mapping[str, float], allocate: str) -> Counts:
+    """What a row of `ZERO_ALLOCATORS` that needs no data gives, `global` without a limit for a layer."""
+    if allocate == "global":
+        return by_threshold(scores, ratios, 1.0) if scores else {}
+    return ZERO_ALLOCATORS[allocate].allocate(scores, ratios)
+
+
 def below(weights: Mapping[str, Array], quality: float) -> Counts:
     """How many weights lie below `quality` times the standard deviation of those of their layer that are not zero (Han
     et al. 2015)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,12 @@ def names_of(model: Model) -> Names:
         names = (layer.name, layer.weight, layer.initializer, node.proto.name, *node.outputs)
         out.setdefault(layer.initializer, set()).update(names)
     return out
+
+
+def maskable(model: Model, names: Collection[str]) -> list[Layer]:
+    """Layers whose weights are among these initializers, one per weight."""
+    found = {x.initializer: x for x in sparse_layers(model)[0] if x.initializer in names}
+    return list(found.values())
 
 
 def matching(names: Names, glob: str) -> set[str]:
@@ -116,4 +122,4 @@ def counts_of(
     return counts | {name: round(r * weights[name].size) for name, r in asked.items() if name not in found}
 
 
-__all__ = ["Names", "counts_of", "layer_names", "matching", "names_of", "ratios_of", "recorded_ratios"]
+__all__ = ["Names", "counts_of", "layer_names", "maskable", "matching", "names_of", "ratios_of", "recorded_ratios"]

@@ -37,7 +37,7 @@ from onnxprune.progress import Steps
 from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Moments, damping
 from onnxprune.solvers.masks import SOLVERS, NotPositive, Problem, polish, refit, seconds
-from onnxprune.solvers.patterns import Choice, Count
+from onnxprune.solvers.patterns import Choice, Count, Mask
 from onnxprune.solvers.threads import blas_for
 from onnxprune.sparsity.grow import Growing, grown
 
@@ -197,13 +197,16 @@ def solver_seconds(layers: Sequence[Layer], solver: str) -> float:
 def by_magnitude(model: Model, layer: Layer, pattern: Pattern | None, count: int, scores: Array | None = None) -> Array:
     """The weight float32, as the layer reads it, with zeros where |w| is smallest, or other scores of its shape."""
     w = layer.read(model)
-    scores = np.abs(w) if scores is None else np.where(w == 0, 0, scores)
-    if pattern is None:
-        mask = Count(count).keep(scores)
-    else:
-        rows = zip(choices(layer, pattern, count), layer.rows(scores), strict=True)
-        mask = layer.unrows(np.stack([c.keep(s) for c, s in rows]))
+    mask = kept(layer, pattern, count, np.abs(w) if scores is None else np.where(w == 0, 0, scores))
     return np.ascontiguousarray(np.where(mask & (w != 0), w, np.float32(0)))  # +0.0, also instead of -0.0
+
+
+def kept(layer: Layer, pattern: Pattern | None, count: int, scores: Array) -> Mask:
+    """The entries that stay where `count` of the lowest scores go, bool; scores: of a weight as the layer reads it."""
+    if pattern is None:
+        return Count(count).keep(scores)
+    rows = zip(choices(layer, pattern, count), layer.rows(scores), strict=True)
+    return np.asarray(layer.unrows(np.stack([c.keep(s) for c, s in rows])))
 
 
 def enough_zeros(layer: Layer, weight: Float, pattern: Pattern | None, count: int) -> bool:

@@ -26,6 +26,8 @@ from onnxprune.options import declared, in_python, read_keywords
 from onnxprune.progress import Steps
 from onnxprune.training.initial import initial, with_weights
 from onnxprune.training.losses import DISTIL, NO_LABELS
+from onnxprune.training.masking import NONE, learning_of
+from onnxprune.training.masking import OPTIONS as MASKS
 from onnxprune.training.options import OWN, Training, amount
 from onnxprune.training.tune import LOOKS, Settings, Tell, prepared
 
@@ -62,7 +64,8 @@ class Trainer:
         the same graph that has them (both: weights that were never trained); original: the model whose outputs are
         trained towards by losses without labels, by default `source` as it came; cache: a folder that keeps the state;
         looks: at what is held out, at most; options: loss, learning_rate, batch_size, optimizer, momentum,
-        weight_decay, schedule, warmup, as of the command. Raises `UserError` where it cannot be trained.
+        weight_decay, schedule, warmup, and those of masks that are learned (learn_masks, sparsity, heads, ...), as of
+        the command. Raises `UserError` where it cannot be trained.
         """
         with _in_python():
             read, pictures = _read(options), parse_augment(augment)
@@ -82,13 +85,15 @@ class Trainer:
                 self.model, self.notes = fresh.model, [*fresh.notes]
             optimizer = read.get("optimizer", "adam")
             rate = read.get("learning_rate")
+            masks = learning_of(read, optimizer, init is not None)
             if rate is None and init is not None:
-                rate = FROM_SCRATCH[optimizer]
+                rate = FROM_SCRATCH[optimizer] if masks is None or masks.row.moves != NONE else masks.rate
             self.settings = Settings(
                 *amount(steps), batch=read.get("batch_size", Settings.batch), rate=rate, optimizer=optimizer,
                 momentum=read.get("momentum", Settings.momentum), decay=read.get("weight_decay", Settings.decay),
                 schedule=read.get("schedule", Settings.schedule), warmup=read.get("warmup"), loss=loss,
                 augment=pictures or None, seed=seed, threads=threads, looks=looks,
+                masks=masks,
             )  # fmt: skip
             self.seen, self.unseen = train.split()
             self._stack = ExitStack()
@@ -97,6 +102,7 @@ class Trainer:
                 self._stack, cache=None if cache is None else Path(cache),
                 distil=0.0 if original is None else DISTIL, by_batch=init is not None,
             )  # fmt: skip
+            self.notes += [] if self.run.masks is None else self.run.masks.notes
             self.steps = self.run.steps(self.seen.count / self.run.batch)
             self.resumed = self.run.resumed
 
@@ -127,6 +133,7 @@ class Trainer:
 
     def settle(self, batches: int = SETTLING) -> None:
         """Let statistics of normalisations be the mean of those of some batches; weights stay as they are."""
+        self._refuse_masks("settle")
         for k in range(batches if self.run.step.statistics else 0):
             self.run.step.train(*self.run.draw(k))
             self.run.step.settle(1 / (k + 1))
@@ -134,6 +141,7 @@ class Trainer:
 
     def mask(self, masks: Mapping[str, Array]) -> None:
         """Make weights zero, which stay so. masks: name -> bool in the shape of the weight, False for a zero."""
+        self._refuse_masks("mask")
         layout = self.run.step.layout
         for name, kept in masks.items():
             for buffer in (self.run.step.weights, self.run.average, self.run.before, self.run.chosen):
@@ -146,6 +154,7 @@ class Trainer:
 
     def begin(self, model: Model) -> None:
         """Train on from the weights of a model of the same graph, at the step where this training stands."""
+        self._refuse_masks("begin")
         self.run.begin(self.run.step.form.read(model))
 
     def reorder(self, seed: int) -> None:
@@ -165,6 +174,18 @@ class Trainer:
         """The model with the weights that were best, or the `average`, or as they are now (`weights`)."""
         return self.run.step.written(self.model, self._buffer(which))
 
+    @property
+    def masks(self) -> dict[str, dict[str, int]]:
+        """Of masks that are learned, by layer or group: size, left and came_back, in weights or units; {} without."""
+        return {} if self.run.masks is None else self.run.masks.counts()
+
+    def _refuse_masks(self, what: str) -> None:
+        """Raises `OptionError` for what knows nothing of weights behind a mask."""
+        if self.run.masks is not None:
+            raise OptionError(
+                f"{what}() has no meaning with learn_masks: weights behind a mask are kept beside the others"
+            )
+
     def _buffer(self, which: str) -> Array:
         buffers = {"best": self.run.chosen, "average": self.run.average, "weights": self.run.step.weights}
         if which not in buffers:
@@ -174,7 +195,7 @@ class Trainer:
 
 def _read(options: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return read_keywords("Trainer", [o for o in declared(Training) if o.name in OWN], options)
+        return read_keywords("Trainer", [*(o for o in declared(Training) if o.name in OWN), *MASKS], options)
     except ValueError as e:
         raise OptionError(str(e)) from None
 
@@ -186,5 +207,5 @@ def _in_python() -> Iterator[None]:
         yield
     except OnnxPruneError as e:
         renamed = {"train_labels": "labels", "tune": "steps"}
-        known = [replace(o, name=renamed.get(o.name, o.name)) for o in declared(Training)]
+        known = [replace(o, name=renamed.get(o.name, o.name)) for o in (*declared(Training), *MASKS)]
         raise type(e)(in_python(str(e), known)) from e

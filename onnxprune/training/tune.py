@@ -28,7 +28,9 @@ from onnxprune.progress import Steps, stoppable
 from onnxprune.runtime.session import Feeds, session
 from onnxprune.training.batches import Batches
 from onnxprune.training.checkpoint import Checkpoint
+from onnxprune.training.keeper import Keeper
 from onnxprune.training.losses import DISTIL, Objective, label_feeds, objective_of, teach
+from onnxprune.training.masking import Learning
 from onnxprune.training.optimizers import Optimizer, follow
 from onnxprune.training.outcome import SparseLearning, Tuning
 from onnxprune.training.regularize import Penalty, Units
@@ -58,7 +60,7 @@ class Settings:
     highest, None for one that `Run.try_rates` finds; decay: of the weights; schedule, warmup: as of `schedule.rate`;
     loss: as `losses.parse` gives it, None for what suits the samples; augment: rows of `AUGMENTATIONS`, True for those
     that are usual, None for them without labels; threads: of onnxruntime; memory: bytes for activations; looks: at what
-    is held out, at most; fitted: whether something made up for what went before."""
+    is held out, at most; fitted: whether something made up for what went before; masks: that are learned."""
 
     amount: float
     unit: str = "steps"
@@ -76,6 +78,7 @@ class Settings:
     memory: float = math.inf
     looks: int = LOOKS
     fitted: bool = True
+    masks: Learning | None = None
 
 
 def tune(
@@ -217,7 +220,10 @@ def prepared(
         asked = (asked, pressure.name, pressure.strength, units)
     checkpoint = None if cache is None else Checkpoint.of(cache, original, step, seen, unseen, asked)
     labels = unseen.labels if scores else None
-    return Run(step, settings, draw, batches, quiz, objective, augment, labels, checkpoint, penalty)
+    masks = None
+    if settings.masks is not None:
+        masks = Keeper(model, step, settings.masks, settings.optimizer, settings.momentum, settings.seed)
+    return Run(step, settings, draw, batches, quiz, objective, augment, labels, checkpoint, penalty, masks)
 
 
 def augmentation(settings: Settings, seen: TrainingSet) -> tuple[str, ...]:
@@ -246,7 +252,7 @@ class Run:
     def __init__(
         self, step: Step, settings: Settings, draw: Callable[[int], tuple[Feeds, Feeds]], batches: Batches, quiz: Quiz,
         objective: Objective, augment: tuple[str, ...], labels: Array | None, checkpoint: Checkpoint | None = None,
-        penalty: Penalty | None = None,
+        penalty: Penalty | None = None, masks: Keeper | None = None,
     ) -> None:  # fmt: skip
         """draw: inputs and targets of a step, made of those of `batches`; labels: of the samples of the quiz, None
         without; checkpoint: keeps the state, and may hold one; penalty: pulls before every step of the optimizer."""
@@ -268,7 +274,7 @@ class Run:
         self.factor, self.halved = 1.0, 0
         self.position, self.best, self.planned = 0, 0, 0
         self.last = math.nan  # loss of the last step
-        self.checkpoint = checkpoint
+        self.checkpoint, self.masks = checkpoint, masks
         kept = None if checkpoint is None else checkpoint.read()
         self.resumed = kept is not None
         if kept is not None:
@@ -417,8 +423,11 @@ class Run:
         self.try_rates(steps)
         k, settings = self.position, self.settings
         self.take(*self.draw(k), rate(k, steps, self.rate, settings.schedule, settings.warmup))
-        follow(self.average, self.step.weights, max(1 / max(1.0, steps / AVERAGED), 1 / (k + 2)))
         self.position = k + 1
+        if self.masks is not None and self.masks.choose(self.position / steps):
+            self.begin_with(self.step.weights)
+        else:
+            follow(self.average, self.step.weights, max(1 / max(1.0, steps / AVERAGED), 1 / (k + 2)))
         return self.last
 
     @property
@@ -441,6 +450,7 @@ class Run:
             "free": self.step.free.copy(), "rate": np.array(self.rate),
             "tried": np.array(self.tried, np.float64).reshape(-1, 2),
             **{f"optimizer {i}": s.copy() for i, s in enumerate(self.optimizer.state)},
+            **({} if self.masks is None else self.masks.state()),
         }  # fmt: skip
 
     def begin(self, weights: Mapping[str, Array]) -> None:
@@ -452,6 +462,11 @@ class Run:
             buffer[...] = self.step.weights
         self.optimizer.reset()
         self.forget()
+
+    def begin_with(self, weights: Array) -> None:
+        """Let averages, and what is best, begin with these weights at this step: as long as masks move, an average has
+        fewer zeros than is asked for, and a look at what has more weights says nothing."""
+        self.average[...], self.chosen[...], self.best = weights, weights, self.position
 
     def forget(self) -> None:
         """Let the next look be the first."""
@@ -471,6 +486,8 @@ class Run:
         self.position, self.best, self.planned, self.halved, self.optimizer.step = counts[:5]
         self.again = bool(counts[5])
         self.batches.reorder(seed)
+        if self.masks is not None:
+            self.masks.restore(state)
         self.factor = float(state["factor"])
         self.curve = [(int(at), float(loss)) for at, loss in state["curve"]]
         self.shares = state["shares"].tolist()
@@ -487,7 +504,10 @@ class Run:
             self.before[...] = step.weights
             if self.penalty is not None:
                 self.penalty(step.weights, step.gradients, self.position, self.planned)
-            self.optimizer.update(step.weights, step.gradients, step.free, height * self.factor)
+            if self.masks is None or self.masks.frozen:
+                self.optimizer.update(step.weights, step.gradients, step.free, height * self.factor)
+            else:
+                self.masks.update(self.optimizer, height * self.factor, self.masks.how.rate / self.rate)
             step.settle()
             return
         self.halved += 1
@@ -498,13 +518,15 @@ class Run:
                 f"--learning-rate than {self.rate:g} may help"
             )
         step.weights[...] = self.before
+        if self.masks is not None and not self.masks.frozen:
+            self.masks.undo()
         self.optimizer.reset()
         self.factor /= 2
 
     def look(self, at: int) -> float:
         """The mean loss of the average of the weights on the held-out samples; infinite where it is no number."""
         loss, shares = self.measured(self.average)
-        better = not self.curve or loss < self.least
+        better = self.best not in dict(self.curve) or loss < self.least
         self.curve.append((at, loss))
         self.shares += shares
         if better:
