@@ -99,7 +99,7 @@ def test_tiles_share_a_score(method: str) -> None:
 
 @pytest.mark.parametrize("method", MASKING)
 def test_a_resumed_training_gives_the_same_bytes(method: str, tmp_path: Path) -> None:
-    options = {"data": DATA, "steps": 20, "cache": tmp_path / "cache"}
+    options: dict[str, Any] = {"data": DATA, "steps": 20, "cache": tmp_path / "cache"}
     whole = trainer(method, steps=20)
     whole.train()
     first = trainer(method, **options)
@@ -130,7 +130,7 @@ def test_losses_that_are_no_numbers_are_undone() -> None:
 
 
 def test_heads_and_channels_are_cut_and_equal_the_masked_model() -> None:
-    amount = {"heads": 0.5, "channels": 0.25}
+    amount: dict[str, Any] = {"heads": 0.5, "channels": 0.25}
     t = Trainer(VIT, PICTURES, steps="5steps", batch_size=8, threads=1, learn_masks="movement", **amount)
     t.train()
     feeds = t.unseen.feeds(range(8))
@@ -142,8 +142,8 @@ def test_heads_and_channels_are_cut_and_equal_the_masked_model() -> None:
         assert left == round(part * count)
     made = {g.name: g.size for g in analyze(small).groups}
     assert all(made[n] == left for n, (left, _) in parts.items() if left > 1), "they are gone, and not zero alone"
-    outputs = [run(m, feeds)["logits"] for m in (t.export(), small, load(VIT))]
-    assert np.allclose(*outputs[:2], atol=1e-4) and not np.allclose(outputs[0], outputs[2], atol=1e-2)
+    masked, cut, whole = (run(m, feeds)["logits"] for m in (t.export(), small, load(VIT)))
+    assert np.allclose(masked, cut, atol=1e-4) and not np.allclose(masked, whole, atol=1e-2)
 
 
 REFUSED = [

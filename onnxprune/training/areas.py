@@ -198,6 +198,7 @@ class Units(Area):
 
     def parts(self, chosen: Mask) -> dict[str, Mask]:
         """See `Area`."""
+        assert self.number is not None, "units have a score together"
         each = self._of(np.bincount(self.number, chosen, self.count))
         return {name: units > 0 for name, units in each.items()}
 

@@ -142,8 +142,8 @@ class Keeper:
             *((f"optimizer {i}", s) for i, s in enumerate(self.optimizer.state)),
         ):  # fmt: skip
             buffer[...] = state[f"mask {name}"]
-        self.frozen, self.optimizer.step = (int(v) for v in state["mask counts"])
-        self.frozen = bool(self.frozen)
+        frozen, self.optimizer.step = (int(v) for v in state["mask counts"])
+        self.frozen = bool(frozen)
         self.share = float(state["mask share"])
 
 
