@@ -16,7 +16,6 @@ import numpy as np
 
 from onnxprune.calibration.options import MEMORY
 from onnxprune.evaluation.training_set import TrainingSet
-from onnxprune.experiments.masks import maskable
 from onnxprune.gradient.backward import Backward
 from onnxprune.gradient.walk import differentiate
 from onnxprune.graph.arrays import FLOAT_TYPES, Array, Float
@@ -32,6 +31,7 @@ from onnxprune.importance.synflow import Flow
 from onnxprune.layers.layer import Layer, sparse_layers
 from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.runtime.session import Feeds, running, session
+from onnxprune.sparsity.amounts import maskable
 from onnxprune.structure.groups import analyze
 from onnxprune.training.weights import trainable
 
