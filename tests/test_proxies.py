@@ -182,6 +182,17 @@ def test_without_labels() -> None:
         onnxprune.proxies([NET], calibration=x, proxy="snip")
 
 
+def test_numbers_that_leave_float32() -> None:
+    net = load(NET)
+    for name, w in net.weights.items():
+        net.weights[name] = w * np.float32(1e30)
+    report = onnxprune.proxies([net], calibration={"x": X}, labels=LABELS, init="file", threads=1)
+    values = report["models"][0]["proxies"]
+    assert values["snip"] is None and values["synflow"] == pytest.approx(BY_HAND["synflow"]() + 60 * np.log(10))
+    assert "model 1: snip says nothing: float32 overflows" in report["notes"]
+    json.dumps(report, allow_nan=False)
+
+
 def test_without_samples() -> None:
     report = onnxprune.proxies([NET], proxy=["synflow", "macs"], init="file")
     assert report["models"][0]["proxies"] == pytest.approx({"synflow": BY_HAND["synflow"](), "macs": 96}, rel=1e-5)

@@ -27,6 +27,8 @@ import experiments
 import onnxprune
 from networks import small_networks
 from onnxprune.calibration.samples import spread
+from onnxprune.experiments.proxies import PROXIES
+from onnxprune.pipeline.proxies import correlations
 
 COUNT, STEPS, TAUGHT, TESTED, RATE = 48, "300steps", 4000, 5000, 0.01
 
@@ -54,10 +56,6 @@ def main() -> None:
     book = args.folder / "proxies.json"
     rows: dict[str, Any] = json.loads(book.read_text(encoding="utf-8")) if book.exists() else {}
 
-    def keep(key: str, value: Any) -> None:
-        rows[key] = value
-        book.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
     for name, path in files.items():
         onnx.save(models[name], path)
         for seed in range(seeds):
@@ -66,16 +64,18 @@ def main() -> None:
                     path, train, args.folder / "trained.onnx", evaluate=test, init=seed, seed=seed, tune=STEPS,
                     learning_rate=RATE, threads=args.threads,
                 ).report  # fmt: skip
-                keep(f"{name}, {seed}", report["evaluation"][0]["after"])
-                common.say(f"{name}, {seed}: {rows[f'{name}, {seed}']:.4f} in {report['seconds']['tune']:.1f} s")
-    scores = [fmean(rows[f"{name}, {seed}"] for seed in range(seeds)) for name in files]
+                found = onnxprune.proxies([path], calibration=train, init=seed, seed=seed, threads=args.threads)
+                rows[f"{name}, {seed}"] = {
+                    "accuracy": report["evaluation"][0]["after"], "seconds": report["seconds"]["tune"],
+                    **found["models"][0],
+                }  # fmt: skip
+                book.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+                common.say(f"{name}, {seed}: {rows[f'{name}, {seed}']['accuracy']:.4f}")
+    scores = [fmean(rows[f"{name}, {seed}"]["accuracy"] for seed in range(seeds)) for name in files]
     asked = []
     for seed in range(seeds):
-        key = f"proxies, {seed}, {seeds} seeds, {len(files)} networks"
-        if key not in rows:
-            keep(key, onnxprune.proxies(list(files.values()), calibration=train, scores=scores, init=seed, seed=seed,
-                                        threads=args.threads, progress=experiments.told))  # fmt: skip
-        asked.append({r["proxy"]: r for r in rows[key]["correlations"]})
+        said = [rows[f"{name}, {seed}"]["proxies"] for name in files]
+        asked.append({r["proxy"]: r for r in correlations(list(PROXIES), said, scores, 0, [])})
     title = f"{len(files)} networks, MNIST 14x14, accuracy {min(scores):.1%} to {max(scores):.1%}, {seeds} seeds"
     table = common.columns(title, "-proxy networks Spearman -interval Kendall -interval over_weights")
     for proxy, row in asked[0].items():
@@ -84,7 +84,7 @@ def main() -> None:
         for of in (row["spearman"], row["kendall"]):
             cells += [f"{of['value']:.2f}", f"{of['low']:.2f} to {of['high']:.2f}"] if of else ["-", "-"]
         table.add_row(proxy, str(row["models"]), *cells, f"± {stdev(each):.2f}" if len(each) > 1 else "-")
-    common.emit(args, [table], rows)
+    common.emit(args, [table], {"rows": rows, "correlations": asked})
 
 
 if __name__ == "__main__":

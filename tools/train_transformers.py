@@ -37,10 +37,11 @@ from onnxruntime.transformers.optimizer import optimize_model
 from torch import Tensor, nn
 
 from train_models import strip
+from words import SENTENCE, WORDS, encoded, labelled, vocabulary
 
 REPO = Path(__file__).resolve().parent.parent
 MAX_BYTES = 5_000_000
-WORDS, SENTENCE, CONTEXT = 3400, 48, 128
+CONTEXT = 128
 PLAIN = "Add Sub Mul Div MatMul Gemm Reshape Transpose Shape Constant Unsqueeze Gather Slice Concat Cast".split()
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 Batch = tuple[tuple[Tensor, ...], Tensor]
@@ -253,18 +254,10 @@ class ViT(nn.Module):
 
 def sst2(data: Path) -> tuple[Arrays, Arrays]:
     """Training and held-out arrays; 0 pads and 1 is a word outside the vocabulary of the training part."""
-    files = [(data / f"sst2_{part}.tsv").read_text(encoding="utf-8").splitlines() for part in ("train", "dev")]
-    parts = [[(line[:-2].split()[:SENTENCE], int(line[-1])) for line in lines] for lines in files]
-    counts = Counter(word for words, _ in parts[0] for word in words)
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))[: WORDS - 2]
-    ids = {word: index + 2 for index, word in enumerate(ranked)}
-    arrays = []
-    for part in parts:
-        rows, mask = np.zeros((2, len(part), SENTENCE), np.int64)
-        for row, on, (words, _) in zip(rows, mask, part, strict=True):
-            row[: len(words)], on[: len(words)] = [ids.get(word, 1) for word in words], 1
-        labels = np.array([label for _, label in part])
-        arrays.append({"input_ids": rows, "attention_mask": mask, "labels": labels})
+    ids, arrays = vocabulary(data), []
+    for part in ("train", "dev"):
+        sentences, labels = labelled(data / f"sst2_{part}.tsv")
+        arrays.append({**encoded(sentences, ids), "labels": np.array(labels)})
     return arrays[0], arrays[1]
 
 

@@ -56,8 +56,12 @@ def table_of(report: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for m in report["models"]:
         cells = [*[m["score"]] * scored, *(m["proxies"][p] for p in asked)]
-        table.add_row(Text(m["model"]), *("-" if v is None else f"{v:.4g}" for v in cells))
+        table.add_row(Text(m["model"]), *map(_shown, cells))
     return table
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def correlation_table(report: Mapping[str, Any]) -> Table:

@@ -1,8 +1,9 @@
 """Zero-cost proxies: what a network may be worth once it is trained, asked before it is, of its weights and a few
 samples (Abdelfattah et al. 2021, Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134).
 
-A proxy maps a `Network` to a number; larger is better. Weights are those of layers, without biases and normalisations;
-the loss is the mean cross entropy of a batch. What a network has no number of raises `Lacking`.
+A proxy maps a `Network` to a number: larger is better, NaN or infinite where float32 overflows. Weights are those of
+layers, without biases and normalisations; the loss is the mean cross entropy of a batch. A proxy raises `Lacking` where
+it says nothing of a network.
 """
 
 from __future__ import annotations
@@ -216,7 +217,7 @@ def _summed(parts: Iterable[float], none: str = "no gradient reaches its weights
     found = list(parts)
     if not found:
         raise Lacking(none)
-    return math.fsum(found)
+    return float(sum(found))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -269,6 +270,8 @@ def jacob_cov(net: Network) -> float:
     if len({r.size for r in rows}) > 1:
         raise Lacking("samples are of several shapes")
     jacobians = np.array(rows, np.float64)
+    if not np.isfinite(jacobians).all():
+        return math.nan
     if not (np.ptp(jacobians, axis=1) > 0).all():
         raise Lacking("a sample has the same gradient at every input")
     v = np.linalg.eigvalsh(np.corrcoef(jacobians)) + 1e-5

@@ -44,6 +44,13 @@ def _importance(value: Any) -> str:
     return str(NAMED.parse(str(value)))
 
 
+def _kind(value: Any) -> str:
+    """A kind, as options or groups name it."""
+    return str(_kinds(str(value).replace("-", "_")))
+
+
+_kinds = choice(dict.fromkeys(PRUNABLE, ""))
+_kind.choices = _kinds.choices  # type: ignore[attr-defined]
 _several.many = True  # type: ignore[attr-defined]
 _importance.choices = NAMED.choices  # type: ignore[attr-defined]
 
@@ -58,7 +65,7 @@ class Comparing:
         "also compared with each other, on each data set. list explains them.",
     )  # fmt: skip
     kind: tuple[str, ...] = option(
-        ("channels",), each(choice(dict.fromkeys(PRUNABLE, ""))), panel=HOW, metavar="KIND",
+        ("channels",), each(_kind), panel=HOW, metavar="KIND",
         help=f"Units of this kind: {', '.join(PRUNABLE)}. Repeatable.",
     )  # fmt: skip
     calibration: tuple[Any, ...] = option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -114,11 +115,8 @@ def asked(
         row = dict[str, float | None]()
         for j, proxy in enumerate(chosen):
             progress("score", k * len(chosen) + j, len(names) * len(chosen))
-            try:
-                row[proxy] = PROXIES[proxy].function(net)
-            except Lacking as e:
-                row[proxy] = None
-                notes.append(f"{proxy} says nothing: {e}")
+            row[proxy], why = ask(net, proxy)
+            notes += [f"{proxy} says nothing: {why}"] if why else []
         rows.append(row)
         for note in (*notes, *(f"without {tensor}: {why}" for tensor, why in net.missed.items())):
             said.setdefault(note, []).append(name)
@@ -138,6 +136,16 @@ def asked(
         ],
         "correlations": found, "notes": notes, "seconds": dict(clock.seconds),
     }  # fmt: skip
+
+
+def ask(net: Network, proxy: str) -> tuple[float | None, str]:
+    """What a proxy says of a network; None, and why, where that is no number."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = PROXIES[proxy].function(net)
+    except Lacking as e:
+        return None, str(e)
+    return (found, "") if math.isfinite(found) else (None, "float32 overflows")
 
 
 def refuse(values: Mapping[str, Any], names: Sequence[str]) -> list[str]:
