@@ -886,6 +886,50 @@ def test_processes_end_well(end: str, tmp_path: Path) -> None:
     python(tmp_path, ENDS[end])
 
 
+EDGES = """
+import ctypes, mmap
+import onnxruntime as ort
+from onnx import numpy_helper
+from test_sparse_runtime import FORMS, options_of
+libc, kept = ctypes.CDLL(None), []
+
+def edged(a):  # a copy that ends where a page begins that nobody may read
+    size = -(-max(a.nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mprotect(ctypes.c_void_p(at + size), mmap.PAGESIZE, 0) == 0
+    out = np.frombuffer(memory, a.dtype, a.size, size - a.nbytes).reshape(a.shape)
+    out[...] = a
+    kept.append((memory, out))
+    return out
+
+def at_edges(model, x):
+    options, values = options_of(), []
+    for t in model.graph.initializer:
+        values.append(ort.OrtValue.ortvalue_from_numpy(edged(numpy_helper.to_array(t))))
+        options.add_initializer(t.name, values[-1])
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    y = run(session_of(model), x)
+    out, binding, x = edged(np.zeros_like(y)), session.io_binding(), edged(x)
+    binding.bind_input("X", "cpu", 0, np.float32, x.shape, x.ctypes.data)
+    binding.bind_output("Y", "cpu", 0, np.float32, y.shape, out.ctypes.data)
+    session.run_with_iobinding(binding)
+    np.testing.assert_array_equal(out, y)
+
+for form in FORMS:
+    for values in ("float32", "int8"):
+        for tokens in (1, 2, 4, 23):
+            at_edges(model_of(weight((37, 83), form), form, values=values), noise(tokens, 83))
+    at_edges(model_of(weight((21, 13, 3, 3), form), form, "Conv", pads=[1, 1, 1, 1]), noise(1, 13, 7, 9))
+    at_edges(model_of(weight((21, 13, 1, 1), form), form, "Conv"), noise(2, 13, 5, 7))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pages")
+def test_arrays_may_end_at_an_unreadable_page(tmp_path: Path) -> None:
+    python(tmp_path, EDGES)
+
+
 TELL = """
 from onnxprune.kernels import library
 from onnxprune.kernels.loops import MACHINE
