@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxprune.gradient.backward import Backward, NoRule
 from onnxprune.graph.node import Node
@@ -47,15 +47,31 @@ def windows(b: Backward, n: Node, kernel: Sequence[int | None]) -> Windows:
     pads = n.attr("pads") or [0] * 2 * rank if auto == "NOTSET" else [0] * 2 * rank
     heads, tails = tuple(pads[:rank]), tuple(pads[rank:])
     plain = Windows(size, strides, dilations, heads, tails)
+    if n.op == "ConvTranspose" and (n.attr("output_shape") or auto.startswith("SAME")):
+        return _of_transpose(b, n, plain)
     if auto in ("NOTSET", "VALID"):
         return plain
-    if n.op.endswith("Transpose"):
-        raise NoRule(f"auto_pad {auto}")
     both = [_same(length, s, reach) for length, s, reach in
             zip(b.shape(n.input(0))[2:], strides, plain.reach, strict=True)]  # fmt: skip
     less, more = tuple(p // 2 for p in both), tuple(p - p // 2 for p in both)
     heads, tails = (less, more) if auto == "SAME_UPPER" else (more, less)
     return Windows(size, strides, dilations, heads, tails)
+
+
+def _of_transpose(b: Backward, n: Node, plain: Windows) -> Windows:
+    """Where the output has a given size: padding is what is over, half on each side. Where that is odd, onnx and
+    onnxruntime do not agree on the side."""
+    sizes, made = b.shape(n.input(0))[2:], b.shape(n.output(0))[2:]
+    more = n.attr("output_padding") or [0] * len(sizes)
+    over = []
+    for length, out, stride, extra, reach in zip(sizes, made, plain.strides, more, plain.reach, strict=True):
+        if length is None or out is None:
+            raise NoRule("output_shape of an axis of unknown size")
+        over.append(stride * (length - 1) + extra + reach - out)
+    if any(total % 2 or total < 0 for total in over):
+        raise NoRule("output_shape with padding that is not the same on both sides")
+    half = tuple(total // 2 for total in over)
+    return replace(plain, heads=half, tails=half)
 
 
 def _same(length: int | None, stride: int, reach: int) -> int:

@@ -37,8 +37,6 @@ def conv(b: Backward, n: Node, dy: Gradients) -> Gradients:
 def conv_transpose(b: Backward, n: Node, dy: Gradients) -> Gradients:
     """dX: Conv of dY; dW: products of X and shifted dY; dB: sum of dY"""
     assert dy[0]
-    if n.attr("output_shape"):
-        raise NoRule("output_shape")
     x, w, g = n.input(0), n.input(1), dy[0]
     at, group = windows(b, n, b.shape(w)[2:]), int(n.attr("group", 1))
     out: Gradients = [None] * len(n.inputs)

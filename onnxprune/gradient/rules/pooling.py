@@ -97,9 +97,14 @@ def global_lp_pool(b: Backward, n: Node) -> list[str]:
 def lp_pool(b: Backward, n: Node) -> list[str]:
     """through the sum of |x|^p over a window"""
     x, p = Tensor(b, n.input(0)), int(n.attr("p", 2))
-    if n.attr("ceil_mode", 0):
-        raise NoRule("ceil_mode")
     given = {name: n.attr(name) for name in n.attributes if name not in ("p", "ceil_mode")}
+    if n.attr("ceil_mode", 0):  # where the last windows end beyond the padding, zeros are added
+        at, sizes, made = windows(b, n, n.attr("kernel_shape")), b.shape(x.name)[2:], b.shape(n.output(0))[2:]
+        if None in sizes or None in made:
+            raise NoRule("ceil_mode over an axis of unknown size")
+        ends = [(int(c or 0) - 1) * s + r for c, s, r in zip(made, at.strides, at.reach, strict=True)]
+        tails = [max(end - h - int(d or 0), 0) for end, h, d in zip(ends, at.heads, sizes, strict=True)]
+        given |= {"pads": [*at.heads, *tails], "auto_pad": "NOTSET"}
     mean = (x.op("Abs") ** p).op("AveragePool", count_include_pad=1, **given)
     return [((mean * float(np.prod(n.attr("kernel_shape")))) ** (1 / p)).name]
 

@@ -27,7 +27,9 @@ T = "double[4,3,3,3] w"
 for form, w, how in [
     ("plain", T, ""), ("strided", T, "strides = [2,2], pads = [1,1,1,1], output_padding = [1,0]"),
     ("grouped", T, "group = 2"), ("dilated", T, "dilations = [2,1]"),
+    ("output-shape", T, "strides = [2,2], output_shape = [5,9]"),
+    ("same-upper", "double[4,3,2,4] w", 'auto_pad = "SAME_UPPER", strides = [2,2]'),
 ]:  # fmt: skip
     row("ConvTranspose", form, f"double[2,4,3,4] x, {w}", f"y = ConvTranspose{f'<{how}>' if how else ''}(x, w)",
-        runtime="float32" if form == "grouped" else "reference")  # fmt: skip
+        runtime="float32" if form in ("grouped", "output-shape") else "reference")  # fmt: skip
 row("ConvTranspose", "bias", f"double[2,4,3,4] x, {T}, double[3] b", "y = ConvTranspose(x, w, b)")

@@ -70,6 +70,14 @@ row("GlobalLpPool", "one", "double[2,3,4] a", "y = GlobalLpPool<p = 1>(a)", runt
 row("LpPool", "plain", "double[1,2,4,5] a", "y = LpPool<kernel_shape = [2,2], strides = [2,1]>(a)", low=-1, high=1.1)
 row(
     "LpPool",
+    "ceil",
+    "double[1,2,4,5] a",
+    "y = LpPool<kernel_shape = [3,2], strides = [2,2], ceil_mode = 1>(a)",
+    low=-1,
+    high=1.1,
+)
+row(
+    "LpPool",
     "padded",
     "double[1,2,4,5] a",
     "y = LpPool<kernel_shape = [3,2], pads = [1,0,1,1], p = 3>(a)",
