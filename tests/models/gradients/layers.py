@@ -75,6 +75,7 @@ row(
     "y = LpPool<kernel_shape = [3,2], strides = [2,2], ceil_mode = 1>(a)",
     low=-1,
     high=1.1,
+    runtime="float32",
 )
 row(
     "LpPool",
