@@ -100,3 +100,15 @@ def test_energy_divides_by_what_a_unit_costs() -> None:
     wanda, energy = (scores_of(net_of(nodes, PICTURES, weights), data_of(PICTURES), i) for i in ("wanda", "energy"))
     ratios = [float((energy[name] / wanda[name]).mean()) for name in wanda]
     assert max(ratios) > 1.2 * min(ratios)
+
+
+def test_ranks_are_those_of_all_small_maps() -> None:
+    """The first eight samples of a batch would say the opposite of all twenty."""
+    rng = np.random.default_rng(0)
+    x = rng.random((20, 2, 6, 6))  # of rank 6
+    x[:8, 0], x[:, 1] = 1.0, rng.random((20, 6, 2)) @ rng.random((20, 2, 6))  # of rank 1 and 2
+    weights = {"w": np.eye(2).reshape(2, 2, 1, 1), "v": normal(3, 2, 1, 1)}
+    net = net_of("h = Conv(x, w) y = Conv(h, v)", (20, 2, 6, 6), weights)
+    analysis = analyze(load(net))
+    (found,) = score(analysis, analysis.groups, [{"x": x.astype(np.float32)}], importance="hrank").values()
+    assert found[0] / found[1] == pytest.approx((8 * 1 + 12 * 6) / 20 / 2)

@@ -32,6 +32,9 @@ from onnxprune.solvers.threads import Beside
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 RIDGE = 0.03
+# operations for ranks of feature maps, of a layer and batch, and for one map at least; and samples: few of large maps,
+# hundreds of small ones, by which units are told apart (Lin et al. 2020 take 500)
+RANK_EFFORT, LEAST_EFFORT, FEWEST_MAPS = 100_000_000, 256, 8
 
 
 @dataclass(eq=False)
@@ -193,7 +196,8 @@ def _rank(r: Reading, x: Array, groups: int) -> None:
     else:
         last = x.T if r.layer.node.attr("transA", 0) else x
         maps = last.reshape(-1, 1, 1, last.shape[-1]).transpose(0, 3, 1, 2)
-    maps = maps[:8]  # few samples tell (Lin et al. 2020)
+    each = max(maps.shape[2] * maps.shape[3] * min(maps.shape[2:]), LEAST_EFFORT)
+    maps = maps[: max(FEWEST_MAPS, RANK_EFFORT // (maps.shape[1] * each))]
     channels = np.array_split(np.arange(maps.shape[1]), groups)[r.group]
     shown = maps[:, channels].astype(np.float32)
     finite = np.asarray(np.isfinite(shown).all((-2, -1)))  # of what is no number, no rank
