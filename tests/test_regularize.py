@@ -134,6 +134,14 @@ def test_a_residual_block_is_what_its_nodes_read() -> None:
     np.testing.assert_allclose(penalty.norms(weights), norms, rtol=1e-5)
 
 
+def test_there_is_nothing_to_pull_at() -> None:
+    model = load(residual_pictures())
+    model.weights["s"] = np.zeros_like(model.weights["s"])
+    analysis = analyze(model)
+    with pytest.raises(OptionError, match="are zero already"):
+        on("bn", analysis.model, penalised(analysis, analysis.of_kind("channels"), "bn"), 1.0)
+
+
 # what they do
 
 

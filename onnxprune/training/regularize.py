@@ -127,7 +127,7 @@ class Penalty:
     small_at_first: norms of the units then, and what `small` says; count: of the units."""
 
     def __init__(self, name: str, strength: float, units: Units, step: Step) -> None:
-        """Raises `OptionError` where none of the units' weights is trained."""
+        """Raises `OptionError` where none of the units' weights is trained, or all are zero."""
         self.row, self.strength, self.layout, self.count = REGULARIZERS[name], strength, step.layout, units.count
         parameter = {stored.name: p for p, stored in step.form.places.items() if p in step.trained}
         known = [(parameter[p.tensor], p) for p in units.parts if p.tensor in parameter]
@@ -135,6 +135,8 @@ class Penalty:
         if not self.parts:
             raise OptionError(f"--regularize {name} has no effect: no weight of the units that are cut is trained")
         self.spans, self.start = units.spans, self.row.total(self, step.weights)
+        if not self.start > 0:
+            raise OptionError(f"--regularize {name} has no effect: the weights that it would pull at are zero already")
         self.before = self.norms(step.weights)
         self.small_at_first = self.small(step.weights)
 
