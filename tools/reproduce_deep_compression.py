@@ -41,7 +41,7 @@ class Case:
 
 
 CASES = {
-    "LeNet-300-100": Case(lenet_300_100, 0.8, 16, "1500steps", "40"),
+    "LeNet-300-100": Case(lenet_300_100, 0.82, 16, "1500steps", "40"),
     "LeNet-5": Case(lenet_5_caffe, 0.8, 16, "1000steps", "39"),
 }
 
