@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from conftest import ROOT
 from models.files import parse
 from onnxprune.gradient.kernels import PLACES
 from onnxprune.graph.io import load
@@ -29,10 +30,12 @@ from onnxprune.kernels.steps.tables import (
     RNN,
     RNN_BACK,
 )
+from onnxprune.training import native
 from onnxprune.training import step as step_module
 from onnxprune.training.losses import Objective, Target
 from onnxprune.training.native import missing
 from onnxprune.training.step import Step
+from onnxprune.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -97,8 +100,8 @@ def trained(
             m.setattr(step_module, "missing", lambda options: "left out")
         objective = Objective((Target("y", "squared-error"),))
         step = Step(load(model), objective, {"x": x}, threads=threads, by_batch=by_batch)
-    y = np.random.default_rng(1).standard_normal(shape_of(model, x)).astype(np.float32)
-    loss = step.train({"x": x}, {"y": y})
+        y = np.random.default_rng(1).standard_normal(shape_of(model, x)).astype(np.float32)
+        loss = step.train({"x": x}, {"y": y})
     assert step.loss({"x": x[:2]}, {"y": y[:2]}) > 0  # another batch
     return step, loss, {n: step.layout.view(step.gradients, n).copy() for n in step.layout.places}
 
@@ -144,6 +147,60 @@ def test_pools(form: str, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     agree(*net("plain", "y = Relu(h)"), monkeypatch, {CONV, CONV_WEIGHT, CLIP})
+
+
+PRODUCTS = {  # of 83 to 37 and back, and what x is; the first keeps no gradient of its input
+    "MatMul": ("h = MatMul(x, u) y = MatMul(h, v)", "N,83", (70, 83)),
+    "rows of rows": ("h = MatMul(x, u) y = MatMul(h, v)", "N,5,83", (3, 5, 83)),
+    "Gemm": ("h = Gemm<transB = 1>(x, ut, a) y = Gemm(h, v, c)", "N,83", (16, 83)),
+    "Gemm without a bias": ("h = Gemm(x, u) y = Gemm<transB = 1>(h, vt)", "N,83", (1, 83)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", PRODUCTS)
+def test_products_with_weights_that_are_mostly_zero(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output without an entry, and one with an odd number of them, are among them."""
+    nodes, shape, sides = PRODUCTS[form]
+    rng = np.random.default_rng(0)
+    u, v = (rng.standard_normal(s) * (rng.random(s) < 0.06) for s in ((83, 37), (37, 83)))
+    u[:, 5], v[:, 7] = 0, 0
+    arrays = {"u": u, "v": v, "ut": u.T, "vt": v.T, "a": rng.standard_normal(37), "c": rng.standard_normal(83)}
+    model = parse(f"g (float[{shape}] x) => (float[{shape}] y) {{ w = Identity(x) {nodes} }}")
+    for name in (n for n in arrays if f"{n})" in nodes or f"{n}," in nodes):
+        model.graph.initializer.append(numpy_helper.from_array(arrays[name].astype(np.float32), name))
+    x = rng.standard_normal(sides).astype(np.float32)
+    monkeypatch.setattr(native, "WIDE", 0)
+    ours, loss, gradients = trained(model, x, monkeypatch, threads=2)
+    plain, expected_loss, expected = trained(model, x, monkeypatch, kernels=False)
+    assert (ours.products, plain.products) == (2 + 1 + 2, 0), "forwards, back to h, and forwards without gradients"
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    for name, g in expected.items():
+        np.testing.assert_allclose(gradients[name], g, rtol=1e-4, atol=1e-5 * np.abs(g).max(), err_msg=name)
+    assert [list(g.ravel()) for g in trained(model, x, monkeypatch)[2].values()] == [
+        list(g.ravel()) for g in gradients.values()
+    ], "sums do not depend on the number of threads"
+
+
+def test_products_go_by_masks_as_they_are_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None below nine tenths of zeros; a mask that goes back takes them along."""
+    monkeypatch.setattr(native, "WIDE", 0)
+    folder = ROOT / "models"
+    t = Trainer(folder / "digits_mlp.onnx", folder / "digits_mlp.npz", steps=9, batch_size=8, threads=1, init=0)
+    start, found = t.state(), []
+    layout, rng = t.run.step.layout, np.random.default_rng(2)
+    places = {n: rng.random(shape) for n, (_, shape) in layout.places.items() if len(shape) == 2}
+    for share in (0.2, 0.05):
+        t.mask({n: x < share for n, x in places.items()})
+        t.step()
+        found.append(t.run.step.products)
+    assert not any(layout.view(t.run.step.weights, n)[x >= 0.05].any() for n, x in places.items())
+    t.restore(start)
+    t.step()
+    count = len(places)
+    assert [*found, t.run.step.products] == [0, 3 * count - 1, 0], "forwards, backwards but for the first, held out"
+    whole = Trainer(folder / "digits_mlp.onnx", folder / "digits_mlp.npz", steps=9, batch_size=8, threads=1, init=0)
+    whole.step()
+    assert np.array_equal(whole.run.step.weights, t.run.step.weights)
 
 
 @pytest.mark.parametrize("sides", [(), (9,), (7, 5), (2, 3, 4)], ids=str)

@@ -29,7 +29,7 @@ from onnxprune.graph.shapes import infer
 from onnxprune.runtime.session import Feeds
 from onnxprune.training.form import OTHERS, form_of
 from onnxprune.training.losses import Objective
-from onnxprune.training.native import missing, with_kernels
+from onnxprune.training.native import missing, with_kernels, with_products, worth
 from onnxprune.training.weights import with_batch_statistics, without_normalisations
 
 ALIGNED = 16  # elements: a cache line
@@ -139,14 +139,18 @@ class Step:
         for name in self.trained:
             self.layout.view(self.free, name)[...] = form.free(name)
         made = {**found.of, **self.statistics}
-        self.missing = missing(self._options) if b.kernels else ""
+        self._known = bool(b.kernels)
+        self.missing = missing(self._options) if self._known else ""
         self.kernels: Sequence[Kernel] = with_kernels(b.model, [] if self.missing else b.kernels)
         self._graphs = hashlib.sha256()
-        self._train = self._session(b.finished([loss, *made.values()]), loss, made)
+        train = self._content(b.finished([loss, *made.values()]), loss, made)
         self.scores, self.scored = scores, np.zeros(0, np.float32)
         more = [scores] if scores else []
         with_kernels(forward, [] if self.missing else of_forward)
-        self._measure = self._session(forward, measured, {}, more)
+        measure = self._content(forward, measured, {}, more)
+        self._plain = (train, loss, made, ()), (measure, measured, {}, more)
+        self._train, self._measure = (self._session(*parts) for parts in self._plain)
+        self.masked, self.products, self.followed = dict[str, Array](), 0, False
 
     @property
     def digest(self) -> str:
@@ -155,6 +159,8 @@ class Step:
 
     def train(self, feeds: Feeds, targets: Feeds) -> float:
         """The mean loss of one batch; its gradients are in `gradients` then."""
+        if not self.followed:
+            self._follow()
         count = len(next(iter(feeds.values()))) if self.part else 0
         if self.part is None or count <= self.part:
             return self._run(self._train, feeds, targets)
@@ -175,6 +181,8 @@ class Step:
 
     def loss(self, feeds: Feeds, targets: Feeds) -> float:
         """The loss of one batch, of any size."""
+        if not self.followed:
+            self._follow()
         if self.scores:  # of as many samples as there are now
             self._measure[1].bind_output(self.scores, "cpu")
         found = self._run(self._measure, feeds, targets)
@@ -190,10 +198,35 @@ class Step:
         session.run_with_iobinding(binding)
         return float(np.asarray(binding.get_outputs()[0].numpy()).ravel()[0])
 
-    def _session(
-        self, model: Model, loss: str, of: Mapping[str, str], more: Sequence[str] = ()
-    ) -> tuple[ort.InferenceSession, ort.IOBinding]:
-        """A session whose weights are inputs, and what binds them and their gradients to the buffers."""
+    def _follow(self) -> None:
+        """Let products with weights that are mostly fixed at zero, those that may change and those that are not zero
+        apart, run by their entries."""
+        self.followed = True
+        masks = {}
+        for name in self.trained:
+            free = self.layout.view(self.free, name)
+            if worth(free):
+                kept = free | (self.layout.view(self.weights, name) != 0)
+                if worth(kept):
+                    masks[name] = kept
+        alike = masks.keys() == self.masked.keys() and all(np.array_equal(m, self.masked[n]) for n, m in masks.items())
+        if alike:
+            return
+        if not self._known:
+            self._known, self.missing = True, missing(self._options)
+        if self.missing:
+            return
+        self.masked = masks
+        sessions = []
+        self.products = 0
+        for content, *rest in self._plain:
+            model = onnx.ModelProto.FromString(content)
+            self.products += with_products(model, masks)
+            sessions.append(self._session(model.SerializeToString(deterministic=True), *rest))
+        self._train, self._measure = sessions
+
+    def _content(self, model: Model, loss: str, of: Mapping[str, str], more: Sequence[str] = ()) -> bytes:
+        """A graph whose weights are inputs, with these outputs, as a file."""
         graph = model.proto.graph
         nodes = [n for n in graph.node if not (is_constant(n) and n.output[0] in self.layout.places)]
         place(graph, nodes)
@@ -208,6 +241,12 @@ class Step:
         sweep(graph)
         content = to_proto(model).SerializeToString(deterministic=True)
         self._graphs.update(content)
+        return content
+
+    def _session(
+        self, content: bytes, loss: str, of: Mapping[str, str], more: Sequence[str] = ()
+    ) -> tuple[ort.InferenceSession, ort.IOBinding]:
+        """A session of such a file, and what binds weights and their gradients to the buffers."""
         session = open_session(content, self._options)
         binding = session.io_binding()
         for name in (loss, *more):

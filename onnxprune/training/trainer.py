@@ -147,6 +147,7 @@ class Trainer:
             for buffer in (self.run.step.weights, self.run.average, self.run.before, self.run.chosen):
                 layout.view(buffer, name)[~kept] = 0
             layout.view(self.run.step.free, name)[~kept] = False
+        self.run.step.followed = False
 
     def state(self) -> dict[str, Array]:
         """Weights, optimizer, averages, masks, position and the seed of the order: random numbers depend on these."""

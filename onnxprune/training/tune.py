@@ -458,6 +458,7 @@ class Run:
         the optimizer knows, is forgotten."""
         for name in self.step.layout.places:
             self.step.layout.view(self.step.weights, name)[...] = weights[name]
+        self.step.followed = False
         for buffer in (self.average, self.before, self.chosen):
             buffer[...] = self.step.weights
         self.optimizer.reset()
@@ -482,6 +483,7 @@ class Run:
             ("free", self.step.free), *((f"optimizer {i}", s) for i, s in enumerate(self.optimizer.state)),
         ):  # fmt: skip
             buffer[...] = state[name]
+        self.step.followed = False
         *counts, seed = (int(v) for v in state["counts"])
         self.position, self.best, self.planned, self.halved, self.optimizer.step = counts[:5]
         self.again = bool(counts[5])

@@ -9,6 +9,7 @@ conv.py          narrow and depthwise convolutions whose weights are inputs, and
 clip.py          the gradients of Relu and Clip
 max_pool.py      the gradient of MaxPool
 batch_norm.py    the gradients of a BatchNormalization by the statistics of the batch
+product.py       products with weights that are mostly zero
 recurrent.py     LSTM, GRU and RNN over all steps, and back; cells.py: one step of one sample
 
 Sums do not depend on the number of threads: what a task adds up is its own.

@@ -16,6 +16,9 @@ from onnxprune.kernels.steps.conv_weight import plan as plan_weight
 from onnxprune.kernels.steps.conv_weight import run as run_weight
 from onnxprune.kernels.steps.max_pool import plan as plan_pool
 from onnxprune.kernels.steps.max_pool import run as run_pool
+from onnxprune.kernels.steps.product import plan as plan_product
+from onnxprune.kernels.steps.product import prepare as prepare_product
+from onnxprune.kernels.steps.product import run as run_product
 from onnxprune.kernels.steps.recurrent import plan as plan_recurrent
 from onnxprune.kernels.steps.recurrent import prepare as prepare_recurrent
 from onnxprune.kernels.steps.recurrent import run as run_recurrent
@@ -25,6 +28,7 @@ from onnxprune.kernels.steps.tables import (
     CONV,
     CONV_WEIGHT,
     LSTM,
+    PRODUCT,
     STEP_FIELDS,
     STEP_KERNEL,
     STEP_PLAN,
@@ -48,10 +52,14 @@ def entry(what: int, table: int, task: int, scratch: int, unused: int) -> int:
             return 0 if plan_clip(t) else 1
         if kernel == BATCH_NORM:
             return 0 if plan_norm(t) else 1
+        if kernel == PRODUCT:
+            return 0 if plan_product(t) else 1
         return 0 if plan_pool(t) else 1
     if what == STEP_PREPARE:
         if kernel >= LSTM:
             prepare_recurrent(t, task)
+        elif kernel == PRODUCT:
+            prepare_product(t, task)
         else:
             prepare_conv(t)
     elif kernel >= LSTM:
@@ -64,6 +72,8 @@ def entry(what: int, table: int, task: int, scratch: int, unused: int) -> int:
         run_clip(t, task)
     elif kernel == BATCH_NORM:
         run_norm(t, task)
+    elif kernel == PRODUCT:
+        run_product(t, task, scratch)
     else:
         run_pool(t, task, scratch)
     return 0

@@ -22,7 +22,7 @@ STEP_FIELDS = STEP_OUTPUTS_AT + STEP_OUTPUTS_MOST * STEP_ROW
 STEP_PLAN, STEP_PREPARE, STEP_RUN = range(3)  # what the entry is asked for
 
 # kernels; from LSTM on those of recurrent layers, then their gradients in the same order
-CONV_WEIGHT, CONV, CLIP, MAX_POOL, BATCH_NORM, LSTM, GRU, RNN, LSTM_BACK, GRU_BACK, RNN_BACK = range(11)
+CONV_WEIGHT, CONV, CLIP, MAX_POOL, BATCH_NORM, PRODUCT, LSTM, GRU, RNN, LSTM_BACK, GRU_BACK, RNN_BACK = range(12)
 
 # parameters of the kernels with windows; from BATCH on they are found in a run
 (
@@ -32,6 +32,8 @@ CONV_WEIGHT, CONV, CLIP, MAX_POOL, BATCH_NORM, LSTM, GRU, RNN, LSTM_BACK, GRU_BA
 GIVEN = 16  # of them are given
 
 EPSILON = STEP_PARAMS_AT  # the parameter of a normalisation
+
+INNER, OUTPUTS, CHUNKS, SHARES = range(STEP_PARAMS_AT, STEP_PARAMS_AT + 4)  # of a sparse product, found in a run
 
 # parameters of recurrent layers, of which RELU (in place of Tanh in an RNN) and COMING are given: which gradients
 # arrive, a sum of EVERY_STEP, LAST_STATE and LAST_CELL
