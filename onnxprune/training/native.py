@@ -22,7 +22,7 @@ from onnxprune.kernels.steps.tables import PRODUCT
 
 SPARSE = 0.9  # share of zeros from which on a product is faster by its entries
 PAIR = 2  # of entries, as the kernel takes them
-WIDE = 70  # entries of a weight over its rows and columns, below which turning rows to and fro costs as much
+WIDE = 70.0  # entries of a weight over its rows and columns, below which turning rows to and fro costs as much
 
 
 def with_kernels(model: Model, kernels: Iterable[Kernel]) -> list[Kernel]:

@@ -90,12 +90,23 @@ def part_of(model: Model, feeds: Feeds, outputs: Collection[str], memory: float)
     return max(k for k in range(1, count + 1) if count % k == 0 and k <= most)
 
 
+@dataclass(frozen=True)
+class Graph:
+    """What a session runs. content: a file whose weights are inputs; loss, more: outputs; of: weight -> gradient."""
+
+    content: bytes
+    loss: str
+    of: Mapping[str, str]
+    more: Sequence[str]
+
+
 class Step:
     """The session of a model's training step.
 
     layout: of `weights` and `gradients`, flat; free: which values may change; part: samples that are run at a time;
     blocked: weight -> why it is not trained; kernels: of ours; missing: why none is used
-    though some could be, or "".
+    though some could be, or ""; masked: weight -> its mask, where products go by the entries that are left, of which
+    there are so many `products`; followed: whether that is as `free` and `weights` are now.
     """
 
     def __init__(
@@ -143,13 +154,12 @@ class Step:
         self.missing = missing(self._options) if self._known else ""
         self.kernels: Sequence[Kernel] = with_kernels(b.model, [] if self.missing else b.kernels)
         self._graphs = hashlib.sha256()
-        train = self._content(b.finished([loss, *made.values()]), loss, made)
+        train = self._graph(b.finished([loss, *made.values()]), loss, made)
         self.scores, self.scored = scores, np.zeros(0, np.float32)
         more = [scores] if scores else []
         with_kernels(forward, [] if self.missing else of_forward)
-        measure = self._content(forward, measured, {}, more)
-        self._plain = (train, loss, made, ()), (measure, measured, {}, more)
-        self._train, self._measure = (self._session(*parts) for parts in self._plain)
+        self._plain = train, self._graph(forward, measured, {}, more)
+        self._train, self._measure = (self._session(g.content, g) for g in self._plain)
         self.masked, self.products, self.followed = dict[str, Array](), 0, False
 
     @property
@@ -204,29 +214,24 @@ class Step:
         self.followed = True
         masks = {}
         for name in self.trained:
-            free = self.layout.view(self.free, name)
-            if worth(free):
-                kept = free | (self.layout.view(self.weights, name) != 0)
-                if worth(kept):
-                    masks[name] = kept
-        alike = masks.keys() == self.masked.keys() and all(np.array_equal(m, self.masked[n]) for n, m in masks.items())
-        if alike:
+            free, w = (self.layout.view(x, name) for x in (self.free, self.weights))
+            if worth(free) and worth(kept := free | (w != 0)):
+                masks[name] = kept
+        if masks.keys() == self.masked.keys() and all(np.array_equal(m, self.masked[n]) for n, m in masks.items()):
             return
         if not self._known:
             self._known, self.missing = True, missing(self._options)
         if self.missing:
             return
-        self.masked = masks
-        sessions = []
-        self.products = 0
-        for content, *rest in self._plain:
-            model = onnx.ModelProto.FromString(content)
+        self.masked, self.products, sessions = masks, 0, []
+        for graph in self._plain:
+            model = onnx.ModelProto.FromString(graph.content)
             self.products += with_products(model, masks)
-            sessions.append(self._session(model.SerializeToString(deterministic=True), *rest))
+            sessions.append(self._session(model.SerializeToString(deterministic=True), graph))
         self._train, self._measure = sessions
 
-    def _content(self, model: Model, loss: str, of: Mapping[str, str], more: Sequence[str] = ()) -> bytes:
-        """A graph whose weights are inputs, with these outputs, as a file."""
+    def _graph(self, model: Model, loss: str, of: Mapping[str, str], more: Sequence[str] = ()) -> Graph:
+        """A graph whose weights are inputs, with these outputs."""
         graph = model.proto.graph
         nodes = [n for n in graph.node if not (is_constant(n) and n.output[0] in self.layout.places)]
         place(graph, nodes)
@@ -239,24 +244,22 @@ class Step:
         del graph.output[:]
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in (loss, *more, *of.values()))
         sweep(graph)
-        content = to_proto(model).SerializeToString(deterministic=True)
+        content: bytes = to_proto(model).SerializeToString(deterministic=True)
         self._graphs.update(content)
-        return content
+        return Graph(content, loss, of, more)
 
-    def _session(
-        self, content: bytes, loss: str, of: Mapping[str, str], more: Sequence[str] = ()
-    ) -> tuple[ort.InferenceSession, ort.IOBinding]:
-        """A session of such a file, and what binds weights and their gradients to the buffers."""
+    def _session(self, content: bytes, graph: Graph) -> tuple[ort.InferenceSession, ort.IOBinding]:
+        """A session of a graph, as it is or with kernels in it, and what binds weights and gradients to the buffers."""
         session = open_session(content, self._options)
         binding = session.io_binding()
-        for name in (loss, *more):
+        for name in (graph.loss, *graph.more):
             binding.bind_output(name, "cpu")
         for name in self.layout.places:
             view = self.layout.view(self.weights, name)
             binding.bind_input(name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
-            if name in of:
+            if name in graph.of:
                 view = self.layout.view(self.gradients, name)
-                binding.bind_output(of[name], "cpu", 0, np.float32, view.shape, view.ctypes.data)
+                binding.bind_output(graph.of[name], "cpu", 0, np.float32, view.shape, view.ctypes.data)
         return session, binding
 
     def written(self, model: Model, flat: Array) -> Model:
