@@ -1,6 +1,6 @@
 """Masks that are learned while training as they were published, beside ours.
 
-    python tools/reproduce_movement.py --folder DIR    # about three hours of two cores; a run that was stopped goes on
+    python tools/reproduce_movement.py --folder DIR    # about four hours of two cores; a run that was stopped goes on
 
 edge-popup (Ramanujan et al. 2020): LeNet-300-100 on MNIST by weights that were never trained, at three sparsities.
 
@@ -36,7 +36,7 @@ HERE = Path(__file__).resolve().parent.parent / "models"
 LEFT = (0.03, 0.05, 0.15)
 DENSE = "dense"
 RULES = ("movement", "magnitude", "gradual-magnitude")
-RATES = (3e-4, 1e-3, 3e-3)  # of weights
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # of weights
 TRIED = 1000  # the seed with which rates are chosen
 POPUP = (0.3, 0.5, 0.7)
 WORDS, SENTENCE = 3400, 48  # of the encoder: vocabulary, words of a sentence
