@@ -407,10 +407,12 @@ class Run:
         tell(f"nothing was better: from the first step again, at {self.rate:g}")
 
     def stumbled(self) -> list[str]:
-        """A line where the rate was halved, and one where training began a second time."""
+        """A line where the rate was halved, one where training began a second time, and one where products were
+        sparse."""
         why = f"tuning: {self.halved} steps had losses that are no numbers; the rate was halved each time"
         again = f"tuning: a third of the steps at a higher rate made nothing better: begun again at {self.rate:g}"
-        return [*([why] if self.halved else []), *([again] if self.again else [])]
+        sparse = f"tuning: {self.step.products} products of a step read only the weights that are not fixed at zero"
+        return [why] * bool(self.halved) + [again] * self.again + [sparse] * bool(self.step.products)
 
     def told(self) -> str:
         """The last look in one line."""
