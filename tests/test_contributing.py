@@ -15,7 +15,8 @@ import pytest
 from conftest import ROOT
 
 COPIED = ("onnxprune", "tests", "tools/generate.py", "pyproject.toml", "docs/options.md", "models/digits_mlp.onnx",
-          "models/digits_mlp.npz", "models/digits_resnet_bn.onnx", "models/digits_heldout.npz")  # fmt: skip
+          "models/digits_mlp.npz", "models/digits_resnet_bn.onnx", "models/digits_vit.onnx",
+          "models/digits_heldout.npz")  # fmt: skip
 # what numba has compiled goes along; kernels would be compiled anew where they lie, and functions do without them
 LEFT = shutil.ignore_patterns("test_contributing.py", "_entry*.so", "_entry*.pyd")
 
