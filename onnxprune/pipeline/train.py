@@ -265,8 +265,8 @@ def refuse_thin(values: Mapping[str, Any]) -> None:
 def refuse_masks(values: Mapping[str, Any]) -> None:
     """Raises `OptionError` for an option of --learn-masks that lacks another, or has no effect."""
     of_others = {o.name for o in THIN} if values["learn_masks"] is None else set()
-    mine = {n: v for n, v in values.items() if n not in of_others}
-    learning_of(mine, values["optimizer"], values["init"] is not None)
+    own = {n: v for n, v in values.items() if n not in of_others}
+    learning_of(own, values["optimizer"], values["init"] is not None)
 
 
 def refuse_unused(values: Mapping[str, Any]) -> None:

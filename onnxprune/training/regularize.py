@@ -89,8 +89,8 @@ def units_of(analysis: Analysis, groups: Sequence[ChannelGroup], chosen: Mapping
     spans, parts = [0], list[Part]()
     weights, readers = analysis.model.weights, _readers(analysis)
     for g in groups:
-        mine = np.ones(g.size, bool) if chosen is None else chosen[g.name]
-        number = np.append(np.where(mine, spans[-1] + np.cumsum(mine) - 1, -1), -1)
+        meant = np.ones(g.size, bool) if chosen is None else chosen[g.name]
+        number = np.append(np.where(meant, spans[-1] + np.cumsum(meant) - 1, -1), -1)
         for s in g.slices:
             shape, axes = _seen(weights[s.tensor].shape, s.axis, s.units)
             parts.append(Part(s.tensor, shape, axes, number[s.units]))
@@ -100,7 +100,7 @@ def units_of(analysis: Analysis, groups: Sequence[ChannelGroup], chosen: Mapping
             for name in dict.fromkeys(i for n in b.inside for i in n.inputs) if unit.size else ():
                 if name in weights and readers[name] <= inside:
                     parts.append(Part(name, (1, weights[name].size), (0,), number[unit]))
-        spans.append(spans[-1] + int(mine.sum()))
+        spans.append(spans[-1] + int(meant.sum()))
     return Units(tuple(g.name for g in groups), tuple(spans), tuple(p for p in parts if (p.units >= 0).any()))
 
 
