@@ -99,6 +99,34 @@ def test_programs_without_python(build: Any, place: Path, runtime: Path, tmp_pat
     assert done.returncode == 1 and "NmMatMul" in done.stderr and "is not in this library" in done.stderr
 
 
+JAVA = {  # of onnxruntime's interface, what the example uses
+    "NodeInfo": "public class NodeInfo { public Object getInfo() { return null; } }",
+    "TensorInfo": "public class TensorInfo { public long[] getShape() { return null; } }",
+    "OnnxTensor": """public class OnnxTensor implements AutoCloseable {
+        public static OnnxTensor createTensor(OrtEnvironment e, java.nio.FloatBuffer b, long[] s) { return null; }
+        public java.nio.FloatBuffer getFloatBuffer() { return null; } public void close() {} }""",
+    "OrtEnvironment": """public class OrtEnvironment {
+        public static OrtEnvironment getEnvironment() { return null; }
+        public OrtSession createSession(String m, OrtSession.SessionOptions o) throws Exception { return null; } }""",
+    "OrtSession": """public class OrtSession implements AutoCloseable {
+        public java.util.Map<String, NodeInfo> getInputInfo() { return null; } public void close() {}
+        public Result run(java.util.Map<String, OnnxTensor> x) { return null; }
+        public static class Result implements AutoCloseable {
+            public Object get(int i) { return null; } public void close() {} }
+        public static class SessionOptions implements AutoCloseable {
+            public void registerCustomOpLibrary(String p) {} public void close() {} } }""",
+}
+
+
+def test_java_compiles(tmp_path: Path) -> None:
+    folder = tmp_path / "ai" / "onnxruntime"
+    folder.mkdir(parents=True)
+    for name, text in JAVA.items():
+        (folder / f"{name}.java").write_text(f"package ai.onnxruntime;\n{text}\n")
+    words = [compiler("javac"), "-Xlint:all", "-Werror", "-d", str(tmp_path), *map(str, folder.glob("*.java"))]
+    subprocess.run([*words, str(EXAMPLES / "java" / "Run.java")], check=True)
+
+
 def test_what_the_library_needs_and_shows(place: Path) -> None:
     path = place / TARGETS[HERE].library
     held = ctypes.CDLL(str(path))
