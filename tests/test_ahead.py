@@ -132,6 +132,8 @@ def test_what_the_library_needs_and_shows(place: Path) -> None:
     held = ctypes.CDLL(str(path))
     held.onnxprune_ops_stamp.restype = held.onnxprune_ops_level.restype = ctypes.c_char_p
     assert held.onnxprune_ops_stamp() == header.stamp().encode() and held.onnxprune_ops_level() == LEVEL.encode()
+    named = {name for name, row in ahead.LEVELS.items() if row.needs.encode() in path.read_bytes()}
+    assert named == {LEVEL}, "of --level alone"
     symbols = subprocess.run(["nm", "-D", str(path)], capture_output=True, text=True, check=True).stdout.split("\n")
     shown = {line.split()[-1] for line in symbols if " T " in line}
     assert shown == {"RegisterCustomOps", *(f"onnxprune_ops_{what}" for what in ("stamp", "level", "memory"))}

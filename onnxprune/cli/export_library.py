@@ -68,13 +68,15 @@ def export_library(values: CommandValues) -> None:
     check_outputs(values["ops_from"], None, {"--json": json_file})
     made, texts = list[Made](), dict[str, str]()
     with hushed(), progress_bar(values["quiet"]) as progress:
+
+        def tell(line: str) -> None:
+            progress("export", note=line)
+
         for name in names:
             place = folder / name if len(names) > 1 else folder
             with blamed(f"-o {place}"):
                 place.mkdir(parents=True, exist_ok=True)
-                made.append(
-                    library(name, place, operators, tell=lambda line: progress("export", note=line), texts=texts)
-                )
+                made.append(library(name, place, operators, values["level"], tell=tell, texts=texts))
     emit_json(report_of(made, operators), values["json"])
     if not values["quiet"]:
         show_on(values["json"], Text("\n".join(line for each in made for line in told(each))))

@@ -7,6 +7,7 @@ computed, so that its gradient says whether it should, as that of a gate does (M
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,7 +29,7 @@ from onnxprune.training.masking import Learning
 from onnxprune.training.step import Layout
 
 
-class Area:
+class Area(ABC):
     """What may be closed. inside: of the flat buffers, bool `(n,)`; number: of the score that each weight inside goes
     by, `(inside,)`, None where each has its own; count: of scores."""
 
@@ -47,18 +48,18 @@ class Area:
         """A value per score as one per weight inside."""
         return each if self.number is None else each[self.number]
 
+    @abstractmethod
     def keep(self, scores: Array, share: float) -> Mask:
         """What stays of the weights inside, `(inside,)`, where the lowest scores `(count,)` go: this share of what
         shall."""
-        raise NotImplementedError
 
     def above(self, scores: Array, limit: float) -> Mask:
         """What stays where scores at most the limit go."""
         return np.asarray(self.spread(scores > limit))
 
+    @abstractmethod
     def parts(self, chosen: Mask) -> dict[str, Mask]:
         """A choice among the weights inside by layer, or by group one among its units."""
-        raise NotImplementedError
 
 
 class Entries(Area):
