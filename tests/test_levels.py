@@ -17,7 +17,7 @@ import onnxprune
 from models.nets import Array, build, normal
 from models.small import cnn
 from onnxprune import load
-from onnxprune.allocation.budget import Usage, least_damage
+from onnxprune.allocation.budget import Switch, Usage, least_damage
 from onnxprune.allocation.levels import Levels, level_database
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.damage import damage
@@ -170,27 +170,62 @@ def test_the_choice_holds_the_limits_with_the_least_damage() -> None:
     gaps = []
     for seed in range(200):
         groups, levels, measures, limits = problem(seed)
-        kept = least_damage(groups, levels, measures, limits)
-        assert kept is not None
+        point = least_damage(groups, levels, measures, limits)
+        assert point is not None
+        kept = point.kept
         assert all(measures[m](np.array(list(kept.values()))) <= limit for m, limit in limits.items())
         gaps.append(cost_of(levels, kept) / max(best(levels, measures, limits), 1e-9) - 1)
     assert np.mean(np.array(gaps) > 1e-9) < 0.06 and np.mean(gaps) < 0.02
+
+
+def test_zeros_and_units_share_a_target() -> None:
+    """Against all combinations: layers whose zeros leave a part of a cost, which differs by budget, beside groups."""
+    gaps = []
+    for seed in range(60):
+        groups, levels, measures, limits = problem(seed)
+        rng = np.random.default_rng([seed, 1])
+        switches = []
+        for k in range(2):
+            left = {b: (frozenset({f"l{k}"}), (1.0, *sorted(rng.uniform(0.2, 1, 2), reverse=True))) for b in measures}
+            switches.append(Switch(f"l{k}", (0.0, 0.5, 0.9), (0.0, *np.cumsum(rng.exponential(size=2)).tolist()), left))
+            for m in measures.values():
+                m.prices = np.append(m.prices, rng.uniform(5, 30))
+        point = least_damage(groups, levels, measures, limits, switches)
+        found = np.inf
+        for at in itertools.product(range(3), repeat=5):
+            kept = [k[i] for k, i in zip(levels.kept.values(), at, strict=False)]
+            parts = {b: [s.left[b][1][i] for s, i in zip(switches, at[3:], strict=True)] for b in measures}
+            if all(measures[b](np.array([*kept, *parts[b]])) <= limit for b, limit in limits.items()):
+                hurt = [*levels.damage.values(), *(s.damage for s in switches)]
+                found = min(found, sum(h[i] for h, i in zip(hurt, at, strict=True)))
+        assert (point is None) == np.isinf(found)
+        if point is None:
+            continue
+        zeros = [s.sparsity.index(point.zeros.get(s.layer, 0.0)) for s in switches]
+        kept = [*point.kept.values()]
+        for b, limit in limits.items():
+            parts_left = [s.left[b][1][i] for s, i in zip(switches, zeros, strict=True)]
+            assert measures[b](np.array([*kept, *parts_left])) <= limit
+        cost = cost_of(levels, point.kept) + sum(s.damage[i] for s, i in zip(switches, zeros, strict=True))
+        gaps.append(cost / max(found, 1e-9) - 1)
+    assert len(gaps) > 20 and np.mean(np.array(gaps) > 1e-9) < 0.2 and np.mean(gaps) < 0.03
 
 
 def test_the_choice_knows_what_is_out_of_reach_and_what_is_free() -> None:
     groups, levels, measures, _ = problem(0)
     least = measures["macs"](np.array([k[-1] for k in levels.kept.values()]))
     assert least_damage(groups, levels, measures, {"macs": least - 1e-6}) is None
-    assert least_damage(groups, levels, measures, {"macs": least}) == {n: k[-1] for n, k in levels.kept.items()}
-    assert least_damage(groups, levels, measures, {"macs": 1e9}) == {n: k[0] for n, k in levels.kept.items()}
+    for limit, level in ((least, -1), (1e9, 0)):
+        point = least_damage(groups, levels, measures, {"macs": limit})
+        assert point is not None and point.kept == {n: k[level] for n, k in levels.kept.items()}
 
 
 def test_a_level_of_no_finite_damage_is_the_last_resort() -> None:
     groups, levels, measures, _ = problem(1)
     levels.damage["g0"][1:] = [np.inf, np.inf]
     most = measures["macs"](np.array([k[0] for k in levels.kept.values()]))
-    kept = least_damage(groups, levels, measures, {"macs": 0.9 * most})
-    assert kept is not None and np.isfinite(cost_of(levels, kept))
+    point = least_damage(groups, levels, measures, {"macs": 0.9 * most})
+    assert point is not None and np.isfinite(cost_of(levels, point.kept))
 
 
 def test_a_measure_counts_what_the_cost_model_counts() -> None:

@@ -1,14 +1,15 @@
-"""One level per group, so that targets hold and the sum of the damage is least.
+"""One level per group and per layer with zeros, so that targets hold and the sum of the damage is least.
 
 minimise sum_g damage_g(l_g)  subject to  measure_k(l) <= limit_k. Costs are products of the survivors of two groups (a
-convolution's inputs and outputs), so that groups interact: for a price of the cost, groups choose their level in turn
-until none moves (coordinate descent), the price is bisected until the targets hold, and pairs of groups then exchange
-levels while that lowers the damage.
+convolution's inputs and outputs), of which zeros leave a part, so that they interact: for a price of the cost, groups
+and layers choose their level in turn until none moves (coordinate descent), the price is bisected until the targets
+hold, and pairs of them then exchange levels while that lowers the damage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -29,41 +30,73 @@ def budgets(costs: CostModel) -> dict[str, Callable[[Keep], float]]:
     return {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
 
 
+@dataclass(frozen=True, eq=False)
+class Switch:
+    """How many weights of one layer become zero, as one more choice beside the units of the groups.
+
+    layer: its name; sparsity, damage: at every level, which begin at 0, `(levels,)`; left: budget -> labels of the
+    products that zeros make cheaper, and what is left of these at every level, `(levels,)`.
+    """
+
+    layer: str
+    sparsity: tuple[float, ...]
+    damage: tuple[float, ...]
+    left: Mapping[str, tuple[frozenset[str], tuple[float, ...]]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a search chose. kept: group name -> units that stay; zeros: layer -> the part of its weights that goes."""
+
+    kept: dict[str, int]
+    zeros: dict[str, float]
+
+
 class Usage:
     """What a model uses of a budget (MACs, parameters, bytes): a sum of products, as a function of how many units every
-    group keeps.
+    group keeps, and of what the zeros leave of each layer that may have some.
 
     An array of ids whose survivors are counted is a sum over the groups that they belong to, and where they belong to
     two (heads, dimensions of a head) a product: of what is kept of either.
-    alive: ids that survive in the groups that are not asked about, bool `(ids,)`.
+    alive: ids that survive in the groups that are not asked about, bool `(ids,)`; switched: of every layer with zeros
+    the labels of the products of which they leave a part.
     """
 
     def __init__(
-        self, products: Sequence[Product], analysis: Analysis, groups: Sequence[ChannelGroup], alive: Keep
+        self,
+        products: Sequence[Product],
+        analysis: Analysis,
+        groups: Sequence[ChannelGroup],
+        alive: Keep,
+        switched: Sequence[frozenset[str]] = (),
     ) -> None:
         owners = analysis.owners(groups)
+        sizes = [*(g.size for g in groups), *(1 for _ in switched)]
         terms: list[tuple[float, list[_Count]]] = []
         for p in products:
             counts = [_counts(ids, d, analysis, owners, alive) for ids, d in zip(p.ids, p.divisors, strict=True)]
-            terms += [(p.factor, [way for part in parts for way in part]) for parts in product(*counts)]
+            parts_left: list[_Count] = [
+                (0.0, {len(groups) + j: 1.0}) for j, labels in enumerate(switched) if p.label in labels
+            ]
+            terms += [(p.factor, [*(way for part in parts for way in part), *parts_left]) for parts in product(*counts)]
         ways = max((len(t) for _, t in terms), default=1) or 1
         self.base = np.zeros((len(terms), ways))
-        self.per_unit = np.zeros((len(terms), ways, len(groups)))
+        self.per_unit = np.zeros((len(terms), ways, len(sizes)))
         self.factor = np.array([factor for factor, _ in terms])
         for i, (_, term) in enumerate(terms):
             self.base[i, len(term) :] = 1.0
             for j, (base, each) in enumerate(term):
                 self.base[i, j] = base
                 for k, count in each.items():
-                    self.per_unit[i, j, k] = count / groups[k].size
-        self.touched = [np.flatnonzero(self.per_unit[:, :, k].any(1)) for k in range(len(groups))]
+                    self.per_unit[i, j, k] = count / sizes[k]
+        self.touched = [np.flatnonzero(self.per_unit[:, :, k].any(1)) for k in range(len(sizes))]
 
     def __call__(self, kept: Float) -> float:
-        """kept: units per group, `(groups,)`."""
+        """kept: units per group, then what zeros leave of each layer, `(groups + layers,)`."""
         return float((self.factor * (self.base + self.per_unit @ kept).prod(1)).sum())
 
     def along(self, k: int, kept: Float, choices: Float) -> Float:
-        """The usage, up to a constant, where group k keeps each of `choices`."""
+        """The usage, up to a constant, where group k keeps each of `choices`, or zeros leave so much of layer k."""
         rows = self.touched[k]
         counts = self.base[rows] + self.per_unit[rows] @ kept
         moved = counts[:, :, None] + self.per_unit[rows, :, k][:, :, None] * (choices - kept[k])
@@ -93,53 +126,71 @@ def least_damage(
     levels: Levels,
     usages: Mapping[str, Usage],
     limits: Mapping[str, float],
-) -> dict[str, int] | None:
-    """Group name -> units kept; None where even the deepest levels do not reach the limits."""
+    switches: Sequence[Switch] = (),
+) -> Point | None:
+    """The point of least damage under the limits; None where even the deepest levels do not reach them.
+
+    usages: of the same groups and switches, by budget.
+    """
     kept = [np.array(levels.kept[g.name], float) for g in groups]
-    damage = [np.array(levels.damage[g.name]) for g in groups]
+    damage = [np.array(d) for d in (*(levels.damage[g.name] for g in groups), *(s.damage for s in switches))]
     used = {k: u for k, u in usages.items() if k in limits}
+    # budget -> what every level is to it: units that are kept, or the part that zeros leave
+    worth = {k: [*kept, *(np.array(s.left[k][1]) for s in switches)] for k in used}
+    count = len(damage)
 
-    def holds(at: Float) -> bool:
-        return all(u(at) <= limits[k] for k, u in used.items())
+    def at(k: str, level: Sequence[int]) -> Float:
+        return np.array([values[n] for values, n in zip(worth[k], level, strict=True)])
 
-    def settle(price: float) -> Float:
-        at = np.array([k[0] for k in kept])
+    def holds(level: Sequence[int]) -> bool:
+        return all(u(at(k, level)) <= limits[k] for k, u in used.items())
+
+    def settle(price: float) -> list[int]:
+        level = [0] * count
+        points = {k: at(k, level) for k in used}
         for _ in range(SWEEPS):
             moved = False
-            for g in range(len(groups)):
-                cost = damage[g] + price * sum(u.along(g, at, kept[g]) / limits[k] for k, u in used.items())
-                best = kept[g][int(np.argmin(cost))]
-                moved |= best != at[g]
-                at[g] = best
+            for g in range(count):
+                cost = damage[g] + price * sum(u.along(g, points[k], worth[k][g]) / limits[k] for k, u in used.items())
+                best = int(np.argmin(cost))
+                moved |= best != level[g]
+                level[g] = best
+                for k in used:
+                    points[k][g] = worth[k][g][best]
             if not moved:
                 break
-        return at
+        return level
 
-    deepest = np.array([k[-1] for k in kept])
+    def chosen(level: Sequence[int]) -> Point:
+        units, zeros = level[: len(groups)], level[len(groups) :]
+        return Point(
+            {g.name: int(kept[k][n]) for k, (g, n) in enumerate(zip(groups, units, strict=True))},
+            {s.layer: s.sparsity[n] for s, n in zip(switches, zeros, strict=True) if n},
+        )
+
+    deepest = [len(d) - 1 for d in damage]
     if not holds(deepest):
         return None
     low, high, best = 1e-9, 1e6, deepest
-    if holds(np.array([k[0] for k in kept])):
-        return {g.name: g.size for g in groups}
+    if holds([0] * count):
+        return chosen([0] * count)
     for _ in range(PRICES):
         price = float(np.sqrt(low * high))
-        at = settle(price)
-        if holds(at):
-            high, best = price, at
+        level = settle(price)
+        if holds(level):
+            high, best = price, level
         else:
             low = price
-    at = _exchange(best, kept, damage, holds)
-    return {g.name: int(a) for g, a in zip(groups, at, strict=True)}
+    return chosen(_exchange(best, damage, holds))
 
 
-def _exchange(at: Float, kept: Sequence[Float], damage: Sequence[Float], holds: Callable[[Float], bool]) -> Float:
-    """One group up, perhaps another one down, as long as the damage falls and the limits hold; the best move first."""
-    level = [int(np.flatnonzero(k == a)[0]) for k, a in zip(kept, at, strict=True)]
-    count = len(kept)
+def _exchange(level: list[int], damage: Sequence[Float], holds: Callable[[Sequence[int]], bool]) -> list[int]:
+    """One choice up, perhaps another one down, as long as the damage falls and the limits hold; the best move first."""
+    level, count = list(level), len(damage)
 
     def gain(g: int, step: int) -> float:
         to = level[g] + step
-        if not 0 <= to < len(kept[g]) or not np.isfinite(damage[g][to]):
+        if not 0 <= to < len(damage[g]) or not np.isfinite(damage[g][to]):
             return -np.inf
         return float(damage[g][level[g]] - damage[g][to])
 
@@ -149,15 +200,12 @@ def _exchange(at: Float, kept: Sequence[Float], damage: Sequence[Float], holds: 
         moves = [(p + q, a, s, b, t) for p, a, s in up for q, b, t in down if a != b and np.isfinite(p + q)]
         # units that cost nothing come back while there is room
         for _, a, s, b, t in sorted((m for m in moves if m[0] > 1e-9 or (m[0] >= 0 and m[3] < 0)), reverse=True):
-            new = at.copy()
-            new[a] = kept[a][level[a] + s]
+            new = list(level)
+            new[a] += s
             if b >= 0:
-                new[b] = kept[b][level[b] + t]
+                new[b] += t
             if holds(new):
                 break
         else:
-            return at
-        at = new
-        level[a] += s
-        if b >= 0:
-            level[b] += t
+            return level
+        level = new

@@ -165,10 +165,10 @@ def under_limits(
     exact = budgets(costs)
     tight = dict(limits)
     for _ in range(8):  # counts of shared or repeated units are approximate
-        kept = least_damage(groups, levels, usages, tight)
-        if kept is None:
+        point = least_damage(groups, levels, usages, tight)
+        if point is None:
             return None
-        keeps = {g.name: select(g, levels.scores[g.name], kept[g.name]) for g in groups}
+        keeps = {g.name: select(g, levels.scores[g.name], point.kept[g.name]) for g in groups}
         ids = analysis.keep_ids({**fixed, **keeps})
         over = {k: exact[k](ids) / limit for k, limit in limits.items()}
         if all(o <= 1 + 1e-9 for o in over.values()):
