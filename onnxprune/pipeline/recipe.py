@@ -3,57 +3,38 @@
     load -> analyze -> calibrate -> regularize -> plan -> cut (+ law) -> recover -> sparsify -> cluster -> tune -> stamp
          -> measure -> report
 
-`run` reads top to bottom; `make` is the part from the cut on, whose every stage is one call that gives back a `Step`.
-Searches are loops around it: a target chooses the plan (allocation/choose.py), `--steps` chooses anew on what `make`
-left, and `--max-drop` scores what `make` made, which is what gets written.
+`run` reads top to bottom; `make` (pipeline/make.py) is the part from the cut on, whose every stage is one call that
+gives back a `Step`. Searches are loops around it: a target chooses the plan (allocation/choose.py), `--steps` chooses
+anew on what `make` left, and `--max-drop` (pipeline/search.py) scores what `make` made, which is what gets written.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.allocation.budget import budgets
-from onnxprune.allocation.choose import Chooser, CutRequest, Subject
-from onnxprune.allocation.options import parse_limit
 from onnxprune.allocation.select import KeptUnits
-from onnxprune.calibration.calibration import Batches, solve_data
-from onnxprune.calibration.files import load_npz
-from onnxprune.errors import NothingToPrune, OnnxPruneError, OptionError, Unreachable
+from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.evaluation.fidelity import Fidelity, fidelity
 from onnxprune.evaluation.measure import file_bytes, told
-from onnxprune.evaluation.metrics import Drop, Score, drop
-from onnxprune.evaluation.smallest import smallest
-from onnxprune.formats.codebook import Codebooks, zipped_bytes
-from onnxprune.formats.codebook import codebooks as with_codebooks
-from onnxprune.graph.io import Model, load, save, to_proto, unfolded
-from onnxprune.graph.step import Step
-from onnxprune.importance.shown import of_training
+from onnxprune.evaluation.metrics import Drop, drop
+from onnxprune.graph.io import Model, load, save, to_proto
 from onnxprune.options import in_python
-from onnxprune.pipeline.learn import chosen_first, learned, parts_of, settings_of
+from onnxprune.pipeline.learn import chosen_first, learned
+from onnxprune.pipeline.make import chooser_of, limits_of, make, plan_of
 from onnxprune.pipeline.options import OPTIONS, Options
-from onnxprune.pipeline.prepare import analyzed, groups_of, ignored, prepared
-from onnxprune.pipeline.reporting import folded, report_of
-from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
-from onnxprune.plan import Plan, fingerprint, stamp
-from onnxprune.progress import Clock, Progress, counting, silent
-from onnxprune.recovery.recover import RECOVERIES, recover
+from onnxprune.pipeline.prepare import analyzed, prepared
+from onnxprune.pipeline.reporting import report_of
+from onnxprune.pipeline.search import search
+from onnxprune.pipeline.setup import Pruning, Setup
+from onnxprune.plan import Plan
+from onnxprune.progress import Clock, Progress, silent
 from onnxprune.report import Report
-from onnxprune.runtime.feeds import likely_feeds
-from onnxprune.runtime.session import Feeds
 from onnxprune.solvers.threads import blas_threads
-from onnxprune.sparsity.outcome import Sparsity
-from onnxprune.sparsity.stage import sparsify
-from onnxprune.sparsity.survey import curvatures
-from onnxprune.structure.analysis import Analysis, Keep
-from onnxprune.structure.check import ON_FLOAT32, running
-from onnxprune.structure.cut import Cutting, cut
-from onnxprune.training.options import amount, shortened
-from onnxprune.training.outcome import Tuning
+from onnxprune.structure.analysis import Analysis
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -142,242 +123,6 @@ def _run(source: Any, options: Options, progress: Progress) -> Result:
     report = replace(report, seconds=dict(clock.seconds), expected=clock.expected)
     written = None if setup.dry else pruning.model
     return Result(as_given(source, written), pruning.plan, report, analysis, written)
-
-
-def make(setup: Setup, plan: Plan) -> Pruning:
-    """From the cut on: what a plan makes of the model, stage by stage."""
-    o, analysis, clock = setup.options, setup.analysis, setup.clock
-    keep = analysis.keep_ids(dict(plan.keep))
-    if setup.recorded is not None and setup.data is not None:  # the plan names the samples that made this model
-        plan = replace(plan, settings={**plan.settings, "calibration": recorded_samples(setup.data, setup.recipe)})
-    later = setup.spec.asked or setup.options.store.cluster is not None
-    if setup.dry and not later:
-        return Pruning(plan, keep, None)
-    cutting, method = Step(analysis.model, Cutting({}, None)), "none"
-    if plan.keep or not later:
-        clock("cut")
-        cutting = cut(
-            analysis, keep, check=o.check.verify, input_shapes=o.check.shapes, seed=o.check.seed, stage=clock
-        )  # fmt: skip
-        method = plan.recover
-    if not RECOVERIES[method].instant:
-        clock("recover")
-    fits = recover(analysis, keep, cutting, method, setup.data, ridge=setup.recipe.ridge, progress=clock.progress)
-    feeds = feeds_of(setup, cutting.outcome)
-    narrow = [analysis.narrow(f, keep) for f in feeds]
-    data = None if setup.data is None or not later else solve_data(analysis, keep, setup.data)
-    labelled = None if setup.train is None else of_training(setup.train, lambda feeds: analysis.narrow(feeds, keep))
-    sparse: Step[Sparsity | None] = Step(fits.model, None)
-    if setup.learning is not None:
-        plan = replace(plan, settings={**plan.settings, "regularize": setup.learning.to_plan()})
-    tuner = Tuner(setup, keep)
-    finish = tuner if o.training.tune is not None and setup.spec.asked else None
-    if setup.spec.asked:
-        clock("sparsify")
-        zeroed = sparsify(
-            fits.model, setup.spec, narrow, verify=o.check.verify, threads=o.check.threads, dry_run=setup.dry,
-            data=data, labelled=labelled, finish=finish, progress=clock.progress,
-        )  # fmt: skip
-        sparse, plan = zeroed, replace(plan, sparsity=zeroed.outcome.to_plan())
-    codebooks = clustered(setup, sparse, data, narrow)
-    outcome = sparse.outcome
-    if outcome is not None and codebooks.outcome is not None:
-        outcome = outcome.recounted(codebooks.outcome.zeros)
-    last = codebooks.outcome is not None or finish is None  # what is clustered is tuned again, as it is stored
-    model = tuner(codebooks.model, clustered=codebooks.outcome is not None) if last else codebooks.model
-    clusters, tuning = codebooks.outcome, tuner.outcome
-    if tuning is not None:
-        plan = replace(plan, settings={**plan.settings, "tune": tuning.to_plan()})
-    done = stamp(unfolded(model), analysis.model, plan, analysis, outcome)
-    if clusters is not None:  # measured on what is written
-        original = setup.original.model
-        clusters = replace(
-            clusters, zipped_after=zipped_bytes(done.model), original=file_bytes(original, original.path)
-        )  # fmt: skip
-    notes = (*folded(model), *cutting.notes, *fits.notes, *sparse.notes, *codebooks.notes, *tuner.notes)
-    return Pruning(
-        plan, keep, done.model, cut=cutting.outcome, fits=fits.outcome, sparsity=outcome,
-        codebooks=clusters, tuning=tuning, notes=notes, feeds=tuple(feeds), recovered=fits.model,
-    )  # fmt: skip
-
-
-def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Pruning, Drop]:
-    """The smallest model whose metric falls by at most `limit`, and by how much it does: `make` in a loop."""
-    assert setup.evaluator is not None and setup.score is not None
-    evaluator, o, total = setup.evaluator, setup.options, setup.costs.macs(setup.analysis.keep_ids({}))
-    brief = replace(o.training, tune=None if o.training.tune is None else shortened(o.training.tune))
-    wet = replace(o, check=replace(o.check, dry_run=False), training=brief)  # scored is what would be written
-    limits, quiet = limits_of(setup), replace(setup, clock=Clock(silent), options=wet)
-    fixed = bool(o.cuts) or any(amount != "auto" for amount in o.amounts.values())
-    later = setup.spec.asked or o.store.cluster is not None
-    candidates: dict[int, Pruning] = {}
-    failed: list[OnnxPruneError] = []
-
-    def build(left: int) -> Score | None:
-        try:
-            goal = {**limits, "macs": min(total * left / 100, limits.get("macs", total))}
-            candidates[left] = make(quiet, plan_of(setup, chooser.choose(goal) if left < 100 or fixed else {}))
-        except (Unreachable, NothingToPrune) as e:  # too small a model, or none that zeros or codebooks would suit
-            if left == 100:
-                raise
-            failed.append(e)
-            return None
-        model = candidates[left].model
-        assert model is not None
-        return evaluator(model)
-
-    setup.clock("search")
-    alone = None
-    if later:  # zeros and codebooks that no cut can make good
-        model = make(quiet, plan_of(setup, {})).model
-        assert model is not None
-        alone = evaluator(model)
-    try:
-        best = smallest(
-            build, setup.score, limit, alone=alone, whole=later and not limits, seed=o.check.seed,
-            progress=lambda done, total: setup.clock.progress("search", done, total),
-        )  # fmt: skip
-    except OptionError:
-        if failed and not candidates:  # what every candidate stumbled over says more
-            raise failed[0] from None
-        raise
-    chosen = candidates[best.left]
-    whole = setup.analysis.keep_ids({})
-    notes = [f"--max-drop {limit:g}: {setup.costs.macs(chosen.keep) / setup.costs.macs(whole):.0%} of the MACs"]
-    if o.training.tune is None:
-        return replace(chosen, notes=(*chosen.notes, *notes)), best.confirmed
-    tuned = make(setup, chosen.plan)
-    assert tuned.model is not None
-    now = drop(setup.score, evaluator(tuned.model), best.rest)
-    if not now.holds(limit):
-        notes.append(f"tuned by {brief.tune} as in the search: tuned by {o.training.tune}, the bound was not held")
-        return replace(chosen, notes=(*chosen.notes, *notes)), best.confirmed
-    return replace(tuned, notes=(*tuned.notes, *notes)), now
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What the recipe is made of
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def chooser_of(setup: Setup) -> Chooser:
-    """What chooses the units, among the groups of the asked kinds."""
-    o, analysis = setup.options, setup.analysis
-    whole = Subject(analysis, setup.costs, groups_of(analysis, o), setup.data, setup.train)
-    typed = [f"--target-{name} {value}" for name, value in o.cut.targets.items()]
-    typed += [] if o.scoring.max_drop is None else [f"--max-drop {o.scoring.max_drop:g}"]
-    request = CutRequest(o.amounts, o.cuts, ignored(o, analysis)[0], " and ".join(typed))
-
-    def build(keeps: KeptUnits) -> Model:
-        keep = analysis.keep_ids(keeps)
-        plain = cut(analysis, keep, check=False, input_shapes={}, seed=0, stage=silent)
-        recovered = recover(
-            analysis, keep, plain, setup.recipe.recover, setup.data, ridge=setup.recipe.ridge, progress=silent
-        ).model
-        return Tuner(setup, keep)(recovered)  # what the next step looks at
-
-    chosen = o.cut
-    if isinstance(chosen.scores, Path):
-        chosen = replace(chosen, scores=load_npz(chosen.scores, f"--scores {chosen.scores}"))
-    return Chooser(
-        whole, chosen, request, setup.recipe, setup.clock, build=build,
-        absorbed=RECOVERIES[setup.recipe.recover].absorbs,
-        cache=None if o.data.cache is None else Path(o.data.cache), seed=o.check.seed, shapes=o.check.shapes,
-    )  # fmt: skip
-
-
-def limits_of(setup: Setup) -> dict[str, float]:
-    """Targets as absolute numbers. Raises `OptionError` for one above what the model has."""
-    whole = setup.analysis.keep_ids({})
-    used = budgets(setup.costs)
-    return {k: parse_limit(f"--target-{k}", t, used[k](whole)) for k, t in setup.options.cut.targets.items()}
-
-
-def plan_of(setup: Setup, keeps: KeptUnits) -> Plan:
-    """The plan of what was chosen, with what it takes to replay it."""
-    o, recipe = setup.options, setup.recipe
-    settings: dict[str, Any] = {
-        "importance": recipe.importance, "allocate": recipe.allocate, "round_to": o.cut.round_to, "steps": o.cut.steps,
-        "seed": o.check.seed, "allow_io_change": o.cut.allow_io_change, "whole_layers": o.cut.whole_layers,
-    }  # fmt: skip
-    if o.store.cluster is not None:
-        settings["cluster"] = {"k": o.store.cluster, "per": o.store.cluster_per, "storage": o.store.cluster_storage}
-    if setup.data is not None:
-        settings["calibration"] = recorded_samples(setup.data, recipe)
-    chosen = {x.name for x in OPTIONS if "no plan" in x.needs}
-    settings["asked"] = {name: value for name, value in o.asked.items() if name in chosen and name != "scores"}
-    keep = {name: kept for name, kept in keeps.items() if not kept.all()}
-    return Plan(keep, recipe.recover, settings, None, fingerprint(setup.original.model))
-
-
-def feeds_of(setup: Setup, cutting: Cutting | None) -> list[Feeds]:
-    """Inputs of the original to try: those that the check ran with, else guesses for dynamic axes."""
-    if cutting is not None and cutting.verification is not None:
-        return [cutting.verification.feeds]
-    check, model = setup.options.check, setup.analysis.model
-    return likely_feeds(model, setup.analysis.coupling.shapes, check.shapes or None, seed=check.seed)
-
-
-def clustered(
-    setup: Setup, before: Step[Sparsity | None], data: Batches | None, feeds: Sequence[Feeds]
-) -> Step[Codebooks | None]:
-    """The model with codebooks, where some were asked for, shown to run."""
-    store, o = setup.options.store, setup.options
-    if store.cluster is None:
-        return Step(before.model, None)
-    setup.clock("cluster")
-    progress = counting(setup.clock.progress, "survey")
-    weigh = None if data is None else curvatures(before.model, data, seed=o.check.seed, progress=progress)
-    step: Step[Codebooks | None] = with_codebooks(
-        before.model, store.cluster, store.cluster_per, store.cluster_storage, weigh, setup.clock.progress
-    )
-    if o.check.verify and step.outcome is not None:
-        _, float32 = running(step.model, feeds, measured=False)
-        notes = (*step.notes, *([ON_FLOAT32] if float32 else []))
-        step = replace(step, outcome=replace(step.outcome, checked=True), notes=notes)
-    return step
-
-
-class Tuner:
-    """Trains the weights of a model towards the original's outputs, where that was asked for, as often as it is called:
-    by the same number of steps, at the same rate, each time.
-
-    outcome, notes: what became of the last.
-    """
-
-    def __init__(self, setup: Setup, keep: Keep) -> None:
-        self.setup, self.keep = setup, keep
-        self.outcome: Tuning | None = None
-        self.notes: tuple[str, ...] = ()
-        self.times = 0
-
-    def __call__(self, model: Model, *, clustered: bool = False) -> Model:
-        """The tuned model; the one that comes in where nothing of the kind was asked for. clustered: whether its
-        weights are codebooks by now."""
-        from onnxprune.training.tune import tune  # the rules of all gradients take a while to be read
-
-        o, analysis, data, train = self.setup.options, self.setup.analysis, self.setup.data, self.setup.train
-        training, clock, stage = o.training, self.setup.clock, self.setup.clock.stage
-        parts = None if training.tune is None else parts_of(self.setup)
-        if parts is None:
-            return model
-        clock("tune")
-        many, unit = amount(training.tune) if self.outcome is None else (self.outcome.steps, "steps")
-        rate = training.learning_rate if self.outcome is None else self.outcome.rate
-        fitted = self.setup.recipe.recover != "none" and data is not None
-        done = tune(
-            self.setup.original.model, model, *parts, settings_of(self.setup, many, unit, rate, fitted=fitted),
-            narrow=lambda feeds: analysis.narrow(feeds, self.keep),
-            cache=None if o.data.cache is None else Path(o.data.cache), progress=counting(clock.progress, "tune"),
-            tell=clock.note,
-        )  # fmt: skip
-        self.times += 1
-        what = "after every step of the zeros" + (", and as clusters" if clustered else "")
-        again = [f"tuned {self.times} times, {what}"] if self.times > 1 else []
-        described = "" if train is None else train.samples.description
-        self.outcome, self.notes = replace(done.outcome, train=described), (*done.notes, *again)
-        clock(stage)
-        return done.model
 
 
 def compared(setup: Setup, pruning: Pruning, verdict: Drop | None) -> tuple[Fidelity | None, Drop | None, list[str]]:
