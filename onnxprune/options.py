@@ -155,15 +155,18 @@ UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "KB": 1e3, "MB": 1e6, 
 NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf)\s*(%|[a-z]*)", re.IGNORECASE)
 
 
-def quantity(value: Any) -> tuple[float, str]:
-    """`0.7` is (0.7, ""), `70%` (0.7, "%"), `5MB` (5e6, "MB"), `1.2G` (1.2e9, "G"); raises `ValueError`."""
+def quantity(value: Any, units: Mapping[str, float] = UNITS) -> tuple[float, str]:
+    """`0.7` is (0.7, ""), `70%` (0.7, "%"), `5MB` (5e6, "MB"), `1.2G` (1.2e9, "G"); raises `ValueError`.
+
+    units: their sizes, by their names in capitals.
+    """
     if isinstance(value, Real) and not isinstance(value, bool):
         return float(value), ""
     match = NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
     unit = match.group(2).upper() if match else "?"
-    if match is None or (unit != "%" and unit not in UNITS):
+    if match is None or (unit and unit != "%" and unit not in units):
         raise ValueError("no number")
-    factor = 0.01 if unit == "%" else UNITS[unit]
+    factor = 0.01 if unit == "%" else units.get(unit, 1.0)
     return float(match.group(1)) * factor, unit
 
 
@@ -210,12 +213,12 @@ def amount(expected: str) -> Parse:
     return parse
 
 
-def target(expected: str) -> Parse:
+def target(expected: str, units: Mapping[str, float] = UNITS) -> Parse:
     """What is left: 0.7, 70% or an absolute 300M, 5MB; kept as it was given, since it is a part of a total."""
 
     def parse(value: Any) -> Any:
         try:
-            x, _ = quantity(value)
+            x, _ = quantity(value, units)
         except ValueError:
             raise ValueError(f"expected {expected}") from None
         if not x > 0 or not math.isfinite(x):
@@ -225,9 +228,9 @@ def target(expected: str) -> Parse:
     return parse
 
 
-def of_total(value: Any, total: float) -> float:
+def of_total(value: Any, total: float, units: Mapping[str, float] = UNITS) -> float:
     """A target as an absolute number: fractions up to 1 and percentages are parts of `total`."""
-    x, unit = quantity(value)
+    x, unit = quantity(value, units)
     return x * total if unit == "%" or (not unit and x <= 1) else x
 
 

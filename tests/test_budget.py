@@ -25,8 +25,10 @@ from models.forms import TRANSFORMERS, feeds
 from models.forms.form import FFN, HEADS, WIDTH
 from models.nets import run
 from onnxprune import OptionError, Plan
-from onnxprune.allocation.budget import Usage
+from onnxprune.allocation.budget import BUDGETS, Tables, Usage, added, meters_of
+from onnxprune.allocation.options import Cut
 from onnxprune.graph.io import load, to_proto
+from onnxprune.options import declared
 from onnxprune.structure.groups import analyze
 from onnxprune.structure.surgery import prune_model
 
@@ -116,6 +118,10 @@ def test_what_heads_and_dimensions_make_together(name: str) -> None:
     assert seen >= 4
 
 
+def test_every_budget_has_its_target() -> None:
+    assert [f"target_{name}" for name in BUDGETS] == [o.name for o in declared(Cut) if o.name.startswith("target_")]
+
+
 STRONG = (
     "encoder_post_norm", "llama", "ms_attention_qkv_sizes", "onnx_attention_3d", "t5", "swin", "moe_dense",
     "fused_qkv_per_head", "resnet_depth", "conformer",
@@ -125,14 +131,12 @@ STRONG = (
 @pytest.mark.parametrize("name", STRONG)
 def test_the_usage_of_a_target_is_the_cost_of_the_plan(name: str) -> None:
     analysis = analysis_of(name)
-    costs = analysis.costs()
-    products = {"macs": costs.macs_of, "params": costs.parameters_of, "bytes": costs.bytes_of}
     whole = np.ones(analysis.coupling.size, bool)
-    for what, mine in products.items():
-        usage = Usage(mine, analysis, analysis.groups, whole)
+    for what, meter in meters_of(analysis, Tables(), BUDGETS).items():
+        usage = Usage(meter, analysis, analysis.groups, whole)
         for seed in range(5):
             keeps = random_keeps(analysis, seed)
-            expected = sum(p(analysis.keep_ids(keeps)) for p in mine)
+            expected = meter(analysis.keep_ids(keeps))
             kept = counts(analysis.groups, keeps)
             assert usage(kept) == pytest.approx(expected, rel=1e-9), (what, seed)
             for k, g in enumerate(analysis.groups[:6]):
@@ -174,7 +178,7 @@ def test_the_usage_where_the_other_factor_is_fixed(fixed: str) -> None:
     held = {g.name: np.arange(g.size) < g.size // 2 for g in analysis.of_kind(fixed)}
     alive = analysis.keep_ids(held)
     costs = analysis.costs()
-    usage = Usage(costs.macs_of, analysis, free, alive)
+    usage = Usage(added(costs.macs_of), analysis, free, alive)
     assert usage(counts(free, {})) == pytest.approx(costs.macs(alive), rel=1e-9)
 
 

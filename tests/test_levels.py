@@ -17,7 +17,7 @@ import onnxprune
 from models.nets import Array, build, normal
 from models.small import cnn
 from onnxprune import load
-from onnxprune.allocation.budget import Switch, Usage, least_damage
+from onnxprune.allocation.budget import Switch, Usage, added, least_damage
 from onnxprune.allocation.levels import Levels, level_database
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.damage import damage
@@ -233,7 +233,7 @@ def test_a_measure_counts_what_the_cost_model_counts() -> None:
     costs, groups = analysis.costs(), analysis.of_kind("channels")
     whole = analysis.keep_ids({})
     for products, exact in ((costs.macs_of, costs.macs), (costs.parameters_of, costs.parameters)):
-        measure = Usage(products, analysis, groups, whole)
+        measure = Usage(added(products), analysis, groups, whole)
         for kept in itertools.product((8, 3), (10, 4), (12, 1)):
             keep = analysis.keep_ids({g.name: np.arange(g.size) < k for g, k in zip(groups, kept, strict=True)})
             np.testing.assert_allclose(measure(np.array(kept, float)), exact(keep))

@@ -23,7 +23,7 @@ from models.nets import build, normal, run
 from models.small import three_groups
 from models.topologies import TOPOLOGIES
 from onnxprune import ModelFileError, NothingToPrune, OptionError, Plan, Result
-from onnxprune.allocation.options import parse_limit
+from onnxprune.allocation.options import limit_of
 from onnxprune.cli.app import main
 
 sys.path.insert(0, str(ROOT / "models"))
@@ -375,7 +375,7 @@ def test_targets_that_make_no_sense(text: str) -> None:
 
 def test_parse_target() -> None:
     words: list[float | str] = ["0.7", 0.7, "70%", "300M", "1.2G", "300m", "5k", 12345, "1", " 50% ", "1.5B"]
-    found = [parse_limit("-", word, 2e9) for word in words]
+    found = [limit_of("macs", word, 2e9) for word in words]
     assert found == pytest.approx([1.4e9, 1.4e9, 1.4e9, 3e8, 1.2e9, 3e8, 5e3, 12345, 2e9, 1e9, 1.5e9])
 
 

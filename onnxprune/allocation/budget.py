@@ -1,4 +1,5 @@
-"""One level per group and per layer with zeros, so that targets hold and the sum of the damage is least.
+"""What a target bounds, a row each, and one level per group and per layer with zeros, so that targets hold and the sum
+of the damage is least.
 
 minimise sum_g damage_g(l_g)  subject to  measure_k(l) <= limit_k. Costs are products of the survivors of two groups (a
 convolution's inputs and outputs), of which zeros leave a part, so that they interact: for a price of the cost, groups
@@ -8,16 +9,16 @@ hold, and pairs of them then exchange levels while that lowers the damage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
 
 from onnxprune.allocation.levels import Levels
 from onnxprune.graph.arrays import Array, Float, Ids
-from onnxprune.graph.cost import CostModel
 from onnxprune.graph.traits import Product
+from onnxprune.options import UNITS
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
 SWEEPS = 20
@@ -25,9 +26,75 @@ STEPS = (1, 2)  # levels that a group moves in an exchange
 PRICES = 60
 
 
-def budgets(costs: CostModel) -> dict[str, Callable[[Keep], float]]:
-    """macs, params, bytes -> how much of it the ids use that survive, bool `(ids,)`."""
-    return {"macs": costs.macs, "params": costs.parameters, "bytes": costs.bytes}
+@dataclass(frozen=True, eq=False)
+class Meter:
+    """How much a model uses of something, as a function of what survives.
+
+    amounts: what it is counted from, a product of survivors each; total: what they come to, `(amounts, ...)` to
+    `(...)`; eased: the same for the search, where the total does not change with every amount.
+    """
+
+    amounts: tuple[Product, ...]
+    total: Callable[[Float], Float]
+    eased: Callable[[Float], Float] | None = None
+
+    def __call__(self, keep: Keep) -> float:
+        """keep: ids that survive, bool `(ids,)`."""
+        return float(self.total(np.array([p(keep) for p in self.amounts])))
+
+
+def added(products: tuple[Product, ...], constant: float = 0.0) -> Meter:
+    """The sum of the products, and a constant."""
+    return Meter(products, lambda amounts: np.asarray(constant + amounts.sum(0)))
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What meters look up besides the model: tables that options name."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a target bounds. unit: what is counted; example: of an absolute target; help: of the option; meter: how much
+    a model uses of it; units: of an absolute target, by their names in capitals;
+    main: whether the option is on the first screen of help."""
+
+    unit: str
+    example: str
+    help: str
+    meter: Callable[[Analysis, Tables], Meter]
+    units: Mapping[str, float] = field(default_factory=lambda: UNITS)
+    main: bool = False
+
+
+def _bytes(analysis: Analysis, tables: Tables) -> Meter:
+    costs = analysis.costs()
+    return added(costs.bytes_of, costs.overhead)
+
+
+# A target is its row here, and its field `target_NAME` in `allocation.options.Cut`.
+BUDGETS: dict[str, Budget] = {
+    "macs": Budget(
+        "MACs", "300M", "MACs that are left: 0.7, 70% or 300M. A fixed --channels applies first.",
+        lambda analysis, tables: added(analysis.costs().macs_of), main=True,
+    ),
+    "params": Budget(
+        "parameters", "5M", "Parameters that are left: 0.7, 70% or 5M. Two targets must both hold.",
+        lambda analysis, tables: added(analysis.costs().parameters_of), main=True,
+    ),
+    "bytes": Budget("bytes", "5MB", "Size of the file that is left: 0.7, 70% or 5MB.", _bytes, main=True),
+}  # fmt: skip
+
+
+def meters_of(analysis: Analysis, tables: Tables, names: Iterable[str]) -> dict[str, Meter]:
+    """The meters of budgets, by name."""
+    return {name: BUDGETS[name].meter(analysis, tables) for name in names}
+
+
+def target_flags() -> str:
+    """The options that bound what is left, in a message."""
+    *others, last = (f"--target-{name}" for name in BUDGETS)
+    return f"{', '.join(others)} or {last}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,32 +120,37 @@ class Point:
 
 
 class Usage:
-    """What a model uses of a budget (MACs, parameters, bytes): a sum of products, as a function of how many units every
-    group keeps, and of what the zeros leave of each layer that may have some.
+    """What a meter reads, as a function of how many units every group keeps, and of what the zeros leave of each layer
+    that may have some.
 
     An array of ids whose survivors are counted is a sum over the groups that they belong to, and where they belong to
-    two (heads, dimensions of a head) a product: of what is kept of either.
+    two (heads, dimensions of a head) a product: of what is kept of either. An amount is so a sum of terms.
     alive: ids that survive in the groups that are not asked about, bool `(ids,)`; switched: of every layer with zeros
-    the labels of the products of which they leave a part.
+    the labels of the amounts of which they leave a part.
     """
 
     def __init__(
         self,
-        products: Sequence[Product],
+        meter: Meter,
         analysis: Analysis,
         groups: Sequence[ChannelGroup],
         alive: Keep,
         switched: Sequence[frozenset[str]] = (),
     ) -> None:
+        self.total, self.eased = meter.total, meter.eased or meter.total
         owners = analysis.owners(groups)
         sizes = [*(g.size for g in groups), *(1 for _ in switched)]
         terms: list[tuple[float, list[_Count]]] = []
-        for p in products:
+        starts: list[int] = []  # the first term of every amount
+        for p in meter.amounts:
             counts = [_counts(ids, d, analysis, owners, alive) for ids, d in zip(p.ids, p.divisors, strict=True)]
+            starts.append(len(terms))
             parts_left: list[_Count] = [
                 (0.0, {len(groups) + j: 1.0}) for j, labels in enumerate(switched) if p.label in labels
             ]
-            terms += [(p.factor, [*(way for part in parts for way in part), *parts_left]) for parts in product(*counts)]
+            of = [(p.factor, [*(way for part in parts for way in part), *parts_left]) for parts in product(*counts)]
+            terms += of or [(0.0, [])]
+        self.starts = np.array(starts, np.int64)
         ways = max((len(t) for _, t in terms), default=1) or 1
         self.base = np.zeros((len(terms), ways))
         self.per_unit = np.zeros((len(terms), ways, len(sizes)))
@@ -93,14 +165,24 @@ class Usage:
 
     def __call__(self, kept: Float) -> float:
         """kept: units per group, then what zeros leave of each layer, `(groups + layers,)`."""
-        return float((self.factor * (self.base + self.per_unit @ kept).prod(1)).sum())
+        return float(self.total(self._amounts(self._terms(kept))))
 
     def along(self, k: int, kept: Float, choices: Float) -> Float:
-        """The usage, up to a constant, where group k keeps each of `choices`, or zeros leave so much of layer k."""
+        """The usage, eased, where group k keeps each of `choices`, or zeros leave so much of layer k."""
         rows = self.touched[k]
         counts = self.base[rows] + self.per_unit[rows] @ kept
         moved = counts[:, :, None] + self.per_unit[rows, :, k][:, :, None] * (choices - kept[k])
-        return np.asarray(self.factor[rows] @ moved.prod(1))
+        terms = np.repeat(self._terms(kept)[:, None], len(choices), 1)
+        terms[rows] = self.factor[rows, None] * moved.prod(1)
+        return self.eased(self._amounts(terms))
+
+    def _terms(self, kept: Float) -> Float:
+        """`(terms,)`"""
+        return np.asarray(self.factor * (self.base + self.per_unit @ kept).prod(1))
+
+    def _amounts(self, terms: Float) -> Float:
+        """`(terms, ...)` to `(amounts, ...)`"""
+        return np.asarray(np.add.reduceat(terms, self.starts, axis=0)) if len(self.starts) else terms[:0]
 
 
 _Count = tuple[float, dict[int, float]]  # ids that stay whatever happens, and those of every group

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.allocation.allocators import ALLOCATORS, Allocator, allocated
-from onnxprune.allocation.budget import budgets
+from onnxprune.allocation.budget import Meter, Tables, meters_of, target_flags
 from onnxprune.allocation.kinds import flag
 from onnxprune.allocation.levels import Levels
 from onnxprune.allocation.options import Cut
@@ -21,7 +21,6 @@ from onnxprune.calibration.calibration import Calibration
 from onnxprune.calibration.samples import Samples
 from onnxprune.errors import NothingToPrune, OptionError, Unreachable
 from onnxprune.evaluation.training_set import TrainingSet
-from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import fixed, graph_inputs
 from onnxprune.importance.criterion import GONE, Scores
@@ -54,11 +53,12 @@ class CutRequest:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What units are chosen from: the model, or what a step has left of it, with the samples as it takes them; train:
-    those with labels."""
+    """What units are chosen from: the model, or what a step has left of it, with the samples as it takes them; meters:
+    of the budgets that may be limited, made with these tables; train: samples with labels."""
 
     analysis: Analysis
-    costs: CostModel
+    meters: Mapping[str, Meter]
+    tables: Tables
     groups: Sequence[ChannelGroup]
     data: Calibration | None
     train: TrainingSet | None = None
@@ -96,14 +96,15 @@ class Chooser:
         self.lacking: dict[str, str] = {}  # group -> why it was not scored, by gradients
 
     def choose(self, limits: Mapping[str, float]) -> KeptUnits:
-        """What stays of every group under the limits (macs, params, bytes: what is left at most).
+        """What stays of every group under the limits: budget -> what is left at most.
 
         Raises `OptionError` where the targets cannot be reached.
         """
         allocator = ALLOCATORS[self.recipe.allocate]
         if allocator.needs_target and not limits:
-            targets = "--target-macs, --target-params, --target-bytes or --max-drop"
-            raise OptionError(f"--allocate {self.recipe.allocate} spreads a target: give {targets}")
+            raise OptionError(
+                f"--allocate {self.recipe.allocate} spreads a target: give {target_flags()}, or --max-drop"
+            )
         if self.by_gradients and self.scores is None:
             self._leave_unscored()
         if allocator.by_levels is not None:
@@ -200,7 +201,7 @@ class Chooser:
 
         data = None if w.data is None else replace(w.data, samples=narrowed(w.data.samples))
         train = None if w.train is None else replace(w.train, samples=narrowed(w.train.samples))
-        return Subject(again, again.costs(), groups, data, train)
+        return Subject(again, meters_of(again, w.tables, w.meters), w.tables, groups, data, train)
 
     def _by_levels(self, limits: Mapping[str, float]) -> KeptUnits:
         """Step by step: the level database of what is left, and the least damage under that step's limits."""
@@ -216,7 +217,7 @@ class Chooser:
         ratios = group_ratios(w.groups, amounts=fixed_kinds, ratio=request.pairs, ignore=request.ignore)
         some_left(w.groups, ratios)
         whole = w.analysis.keep_ids({})
-        used = budgets(w.costs)
+        used = w.meters
         keeps: KeptUnits = {g.name: np.ones(g.size, bool) for g in w.groups}
         for step in range(1, steps + 1):
             subject = w if step == 1 else self._left(keeps)
@@ -247,9 +248,9 @@ class Chooser:
         keeps = None
         if subject.data.synthetic:  # as long as the target can be reached without them
             without = levels.without(coarsest(subject.analysis, free))
-            keeps = under_limits(subject.analysis, subject.costs, free, without, limits, fixed)
+            keeps = under_limits(subject.analysis, subject.meters, free, without, limits, fixed)
         if keeps is None:
-            keeps = under_limits(subject.analysis, subject.costs, free, levels, limits, fixed)
+            keeps = under_limits(subject.analysis, subject.meters, free, levels, limits, fixed)
         if keeps is None:
             raise Unreachable(
                 f"{self.request.goal} cannot be reached by {named(self.request)} with --max-ratio {cap:g} of every "
@@ -346,11 +347,11 @@ def choose_by_ratio(
     by_ratio = allocator.by_ratio
     assert by_ratio is not None
     whole = np.ones(analysis.coupling.size, bool)
-    used = budgets(subject.costs)
+    used = subject.meters
     automatic = {kind for kind, amount in amounts.items() if amount == "auto"}
     if automatic and not limits:
         kind = flag(sorted(automatic)[0])
-        raise OptionError(f"{kind} auto needs a target: --target-macs, --target-params or --target-bytes")
+        raise OptionError(f"{kind} auto needs a target: {target_flags()}")
     fixed = {kind: amount for kind, amount in amounts.items() if amount != "auto"}
     ratios = group_ratios(groups, amounts=fixed, ratio=pairs, ignore=ignore)
     some_left(groups, ratios)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxprune.allocation.allocators import ALLOCATORS
+from onnxprune.allocation.budget import BUDGETS
 from onnxprune.allocation.kinds import PRUNABLE, ZEROS, split_kind
 from onnxprune.allocation.recipe import DEFAULTS, GIVEN, UNTARGETED
 from onnxprune.allocation.select import MAX_RATIO, MAX_STEPS, ROUND_TO
@@ -36,7 +37,6 @@ from onnxprune.options import path as path_
 Target = float | str  # 0.7, "70%", "300M"
 Amount = float | str | Literal["auto"]
 Amounts = Mapping[str, Amount]  # kind -> how much of it goes
-TARGETS = ("macs", "params", "bytes")
 
 _FRACTION = "a fraction in [0, 1) that is removed, as 0.3 or 30%, or auto"
 _LEFT = "what is left, a fraction (0.7, 70%) or a number ({})"
@@ -49,10 +49,11 @@ def _kind(help: str, *, short: str = "", main: bool = False) -> Any:
     )  # fmt: skip
 
 
-def _target(help: str, example: str, unit: str, *, main: bool = False) -> Any:
+def _target(budget: str) -> Any:
+    row = BUDGETS[budget]
     return option(
-        None, target(_LEFT.format(example)), panel=WHAT, metavar="T", unit=f"fraction or {unit} left",
-        needs=("no plan",), help=help, main=main,
+        None, target(_LEFT.format(row.example), row.units), panel=WHAT, metavar="T",
+        unit=f"fraction or {row.unit} left", needs=("no plan",), help=row.help, main=row.main,
     )  # fmt: skip
 
 
@@ -117,13 +118,9 @@ class Cut:
         (), each(text), panel=WHAT, metavar="GLOB", needs=("no plan", "a cut or zeros"),
         help="Leave matching groups or layers alone. Repeatable.",
     )  # fmt: skip
-    target_macs: Target | None = _target(
-        "MACs that are left: 0.7, 70% or 300M. A fixed --channels applies first.", "300M", "MACs", main=True
-    )
-    target_params: Target | None = _target(
-        "Parameters that are left: 0.7, 70% or 5M. Two targets must both hold.", "5M", "parameters", main=True
-    )
-    target_bytes: Target | None = _target("Size of the file that is left: 0.7, 70% or 5MB.", "5MB", "bytes", main=True)
+    target_macs: Target | None = _target("macs")
+    target_params: Target | None = _target("params")
+    target_bytes: Target | None = _target("bytes")
     plan: Any = option(
         None, _plan, panel=WHAT, metavar="FILE",
         help="Replay a plan that --save-plan wrote: what is kept, the zeros and their storage come from it.",
@@ -177,8 +174,8 @@ class Cut:
 
     @cached_property
     def targets(self) -> dict[str, Target]:
-        """macs, params, bytes -> what is left, as far as they are given."""
-        given = {name: getattr(self, f"target_{name}") for name in TARGETS}
+        """Budget -> what is left of it, as far as targets are given."""
+        given = {name: getattr(self, f"target_{name}") for name in BUDGETS}
         return {name: value for name, value in given.items() if value is not None}
 
     @property
@@ -227,12 +224,15 @@ def by_mode(
     return tuple(cuts), tuple(zeros)
 
 
-def parse_limit(option: str, value: Target, total: float) -> float:
+def limit_of(budget: str, value: Target, total: float) -> float:
     """`0.7`, `70%` (of what there is) or `300M`, `1.2G` (absolute) as an absolute number; raises `OptionError`."""
-    limit = of_total(value, total)
+    row = BUDGETS[budget]
+    limit = of_total(value, total, row.units)
     if not 0 < limit <= total:
-        raise OptionError(f"{option} {value}: must be above 0 and at most what the model has now ({total:.4g})")
+        raise OptionError(
+            f"--target-{budget} {value}: must be above 0 and at most what the model has now ({total:.4g} {row.unit})"
+        )
     return limit
 
 
-__all__ = ["Amount", "Amounts", "Cut", "Target", "by_mode", "kinds_of", "parse_limit"]
+__all__ = ["Amount", "Amounts", "Cut", "Target", "by_mode", "kinds_of", "limit_of"]

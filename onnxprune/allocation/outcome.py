@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.allocation.budget import budgets
+from onnxprune.allocation.budget import Meter
 from onnxprune.allocation.kinds import flag
-from onnxprune.allocation.options import Amount, Cut, parse_limit
+from onnxprune.allocation.options import Amount, Cut, limit_of
 from onnxprune.allocation.select import KeptUnits, matches, rounded
 from onnxprune.graph.arrays import Array
-from onnxprune.graph.cost import CostModel
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 CLOSE = 0.005  # of all units: what differs by less needs no word
@@ -95,16 +94,17 @@ def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, ign
     return "; ".join(causes)
 
 
-def targets_got(cut: Cut, costs: CostModel, whole: Array, keep: Array, *, share: float | None, lone: bool) -> list[Got]:
+def targets_got(
+    cut: Cut, meters: Mapping[str, Meter], whole: Array, keep: Array, *, share: float | None, lone: bool
+) -> list[Got]:
     """A row per target: what is left. share: bytes of the file over the original's; None where there is no file, and
     the count of the plan stands in; lone: whether nothing but the target decided how much goes."""
     rows = []
     for name, asked in cut.targets.items():
-        used = budgets(costs)[name]
-        total, left = used(whole), used(keep)
+        total, left = meters[name](whole), meters[name](keep)
         if name == "bytes" and share is not None:
             left = share * total
-        limit = parse_limit(f"--target-{name}", asked, total)
+        limit = limit_of(name, asked, total)
         why = ""
         if limit >= total:
             why = "the model meets it as it is, and nothing was removed for it"

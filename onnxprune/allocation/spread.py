@@ -10,12 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from onnxprune.allocation.budget import Usage, budgets, least_damage
+from onnxprune.allocation.budget import Meter, Usage, least_damage
 from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, joined_levels, level_database
 from onnxprune.allocation.recipe import Recipe
 from onnxprune.allocation.select import KeptUnits, select
 from onnxprune.calibration.calibration import Calibration
-from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import to_proto
 from onnxprune.importance.criterion import Scores
 from onnxprune.importance.data import find_readings
@@ -150,19 +149,17 @@ def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:
 
 def under_limits(
     analysis: Analysis,
-    costs: CostModel,
+    meters: Mapping[str, Meter],
     groups: Sequence[ChannelGroup],
     levels: Levels,
     limits: Mapping[str, float],
     fixed: KeptUnits,
 ) -> KeptUnits | None:
-    """The plan with the least damage under the limits (macs, params, bytes); None where none holds them.
+    """The plan with the least damage under the limits, by the names of their budgets; None where none holds them.
 
     fixed: what stays of the other groups.
     """
-    products = {"macs": costs.macs_of, "params": costs.parameters_of, "bytes": costs.bytes_of}
-    usages = {k: Usage(products[k], analysis, groups, analysis.keep_ids(fixed)) for k in limits}
-    exact = budgets(costs)
+    usages = {k: Usage(meters[k], analysis, groups, analysis.keep_ids(fixed)) for k in limits}
     tight = dict(limits)
     for _ in range(8):  # counts of shared or repeated units are approximate
         point = least_damage(groups, levels, usages, tight)
@@ -170,7 +167,7 @@ def under_limits(
             return None
         keeps = {g.name: select(g, levels.scores[g.name], point.kept[g.name]) for g in groups}
         ids = analysis.keep_ids({**fixed, **keeps})
-        over = {k: exact[k](ids) / limit for k, limit in limits.items()}
+        over = {k: meters[k](ids) / limit for k, limit in limits.items()}
         if all(o <= 1 + 1e-9 for o in over.values()):
             return keeps
         tight = {k: tight[k] / max(over[k], 1.0) * 0.999 for k in limits}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.allocation.budget import meters_of
 from onnxprune.allocation.select import KeptUnits, matches
 from onnxprune.evaluation.training_set import TrainingSet, unlabelled
 from onnxprune.pipeline.options import Options
@@ -64,8 +65,8 @@ def learned(setup: Setup, kept: KeptUnits) -> Setup:
     notes = [f"--regularize {name}: {missed} of {len(groups)} groups have no such scale, and no pull"] if missed else []
     training = o.training if then else replace(o.training, tune=f"{done.outcome.left}steps")
     return replace(
-        setup, analysis=again, costs=again.costs(), options=replace(o, training=training), learning=done.outcome,
-        notes=(*setup.notes, *notes, *done.notes),
+        setup, analysis=again, costs=again.costs(), meters=meters_of(again, setup.tables, setup.meters),
+        options=replace(o, training=training), learning=done.outcome, notes=(*setup.notes, *notes, *done.notes),
     )  # fmt: skip
 
 

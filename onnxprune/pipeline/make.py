@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxprune.allocation.budget import budgets
 from onnxprune.allocation.choose import Chooser, CutRequest, Subject
-from onnxprune.allocation.options import parse_limit
+from onnxprune.allocation.options import limit_of
 from onnxprune.allocation.select import KeptUnits
 from onnxprune.calibration.calibration import Batches, solve_data
 from onnxprune.calibration.files import load_npz
@@ -102,7 +101,7 @@ def make(setup: Setup, plan: Plan) -> Pruning:
 def chooser_of(setup: Setup) -> Chooser:
     """What chooses the units, among the groups of the asked kinds."""
     o, analysis = setup.options, setup.analysis
-    whole = Subject(analysis, setup.costs, groups_of(analysis, o), setup.data, setup.train)
+    whole = Subject(analysis, setup.meters, setup.tables, groups_of(analysis, o), setup.data, setup.train)
     typed = [f"--target-{name} {value}" for name, value in o.cut.targets.items()]
     typed += [] if o.scoring.max_drop is None else [f"--max-drop {o.scoring.max_drop:g}"]
     request = CutRequest(o.amounts, o.cuts, ignored(o, analysis)[0], " and ".join(typed))
@@ -128,8 +127,7 @@ def chooser_of(setup: Setup) -> Chooser:
 def limits_of(setup: Setup) -> dict[str, float]:
     """Targets as absolute numbers. Raises `OptionError` for one above what the model has."""
     whole = setup.analysis.keep_ids({})
-    used = budgets(setup.costs)
-    return {k: parse_limit(f"--target-{k}", t, used[k](whole)) for k, t in setup.options.cut.targets.items()}
+    return {k: limit_of(k, t, setup.meters[k](whole)) for k, t in setup.options.cut.targets.items()}
 
 
 def plan_of(setup: Setup, keeps: KeptUnits) -> Plan:

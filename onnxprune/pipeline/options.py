@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.allocation.allocators import ALLOCATORS
+from onnxprune.allocation.budget import target_flags
 from onnxprune.allocation.options import Amount, Cut, by_mode, kinds_of
 from onnxprune.calibration.options import Data
 from onnxprune.calibration.presets import Preprocess
@@ -90,6 +91,11 @@ class Options:
     def targeted(self) -> bool:
         """Whether how much goes is up to a target."""
         return bool(self.cut.targets) or self.scoring.max_drop is not None
+
+    @property
+    def limited(self) -> set[str]:
+        """Budgets that are bounded: by targets, and by the search for --max-drop."""
+        return {*self.cut.targets, *({"macs"} if self.scoring.max_drop is not None else ())}
 
     @property
     def amounts(self) -> dict[str, Amount]:
@@ -191,7 +197,7 @@ class Options:
         self.store.check(self.zeros.shape, zeros=self.sparse)
         self.data.check(self.check.threads, levels=_levels(self))
         if self.amounts.get("layers") == "auto" and not self.targeted:
-            raise OptionError("--layers auto needs a target: --target-macs, --target-params or --target-bytes")
+            raise OptionError(f"--layers auto needs a target: {target_flags()}")
         if self.cut.allow_io_change and self.scoring.evaluate is not None and not is_function(self.scoring.evaluate):
             raise OptionError(
                 "--evaluate scores models that take the same inputs; with --allow-io-change give module:function"

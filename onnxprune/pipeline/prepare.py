@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.allocation.allocators import ALLOCATORS
+from onnxprune.allocation.budget import Tables, meters_of
 from onnxprune.allocation.choose import nothing_found
 from onnxprune.allocation.outcome import split_globs
 from onnxprune.allocation.recipe import DEFAULTS, UNTARGETED, Recipe, recipe_of
@@ -127,9 +128,10 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
         about = "" if seconds is None else f"; about {seconds:.0f} s{instead(options)}"
         clock.note(describe(data) + about)
         clock.expected = seconds
+    tables = Tables()
     return Setup(
-        options, analysis, analysis.costs(), recorded, spec, data, evaluator, score, recipe, clock, tuple(notes), train,
-        analysis,
+        options, analysis, analysis.costs(), meters_of(analysis, tables, options.limited), tables, recorded, spec,
+        data, evaluator, score, recipe, clock, tuple(notes), train, analysis,
     )  # fmt: skip
 
 

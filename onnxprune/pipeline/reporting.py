@@ -94,7 +94,7 @@ def got_of(setup: Setup, pruning: Pruning, share: float | None, verdict: Drop | 
     got = cut_got(setup.analysis, o.cut.amounts, o.cut, dict(pruning.plan.keep), named, targeted=o.targeted)
     lone = len(o.cut.targets) == 1 and o.scoring.max_drop is None and not (outcome or pruning.codebooks or o.cuts)
     lone = lone and all(amount == "auto" for amount in o.amounts.values())
-    got += targets_got(o.cut, setup.costs, whole, pruning.keep, share=share, lone=lone)
+    got += targets_got(o.cut, setup.meters, whole, pruning.keep, share=share, lone=lone)
     got += [ratio_got(setup.analysis, glob, r, dict(pruning.plan.keep)) for glob, r in o.cuts]
     if outcome is not None and o.sparse:
         got.append(zeros_got(setup, outcome, clustered=pruning.codebooks is not None))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from onnxprune.allocation.budget import Meter, Tables
 from onnxprune.allocation.recipe import Recipe
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.evaluation.metrics import Evaluator, Function, Score
@@ -28,15 +30,17 @@ from onnxprune.training.outcome import SparseLearning, Tuning
 class Setup:
     """What the stages work on: what was asked, the analysed model, and what choosing and recovering rest on.
 
-    recorded: the plan that is replayed; data, evaluator, train: None without samples; score: of the original, None
-    where none is needed; recipe: how units are scored, what goes of each group, and how the loss is made up for;
-    original: of the model as it came, where `analysis` is of the one that a training under a penalty made of it;
-    learning: what became of that, None without.
+    meters: of the budgets that are limited, made with these tables; recorded: the plan that is replayed; data,
+    evaluator, train: None without samples; score: of the original, None where none is needed; recipe: how units are
+    scored, what goes of each group, and how the loss is made up for; original: of the model as it came, where
+    `analysis` is of the one that a training under a penalty made of it; learning: what became of that, None without.
     """
 
     options: Options
     analysis: Analysis
     costs: CostModel
+    meters: Mapping[str, Meter]
+    tables: Tables
     recorded: Plan | None
     spec: Spec
     data: Calibration | None
