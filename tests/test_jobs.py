@@ -84,7 +84,7 @@ def test_workers_must_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def made(key: str) -> Mapping[str, Any]:
         return {}
 
-    job = jobs.packed(Job("a", made, ("a",)))
+    job = jobs._packed(Job("a", made, ("a",)))
     with pytest.raises(OptionError, match="does not see this folder"):
         jobs._call(0, onnxprune.__version__, job, tmp_path / "elsewhere" / "witness", "--cache")
     monkeypatch.setattr("onnxprune.cache.version", lambda: "9.9")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,7 @@ from onnxprune.importance.criterion import Scores
 from onnxprune.importance.data import find_readings
 from onnxprune.importance.score import criterion_of, data_scores, losses_of_gates
 from onnxprune.progress import Progress, Steps, counting
-from onnxprune.runtime.jobs import Job, packed, results, unpacked
-from onnxprune.runtime.jobs import run as run_jobs
+from onnxprune.runtime.jobs import Job, collected, elsewhere
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 PART = 2  # groups of a job, where they are made on a cluster
@@ -88,20 +89,14 @@ def levels_by_outputs(
         many = PART if calibration.at.cluster else len(groups)
         parts = [groups[k : k + many] for k in range(0, len(groups), many)]
         local, steps = calibration.alone(), counting(progress, "levels")
-        shared = (analysis, local, recipe, scores, absorbed, round_to, max_ratio)
+        made_of = partial(part_of_levels, analysis, local, recipe, scores, absorbed, round_to, max_ratio)
         if not calibration.at.cluster:
-            return joined_levels([part_of_levels(*shared, part, steps) for part in parts], groups)
-        bundle, made = packed(*shared), dict[int, Levels]()
-
-        def done(n: int, content: Mapping[str, Any]) -> None:
-            made[n] = Levels.from_json(json.dumps(content))
-            steps(len(made), len(parts))
-
+            return joined_levels([made_of(part, steps) for part in parts], groups)
+        function, finished = elsewhere(worker, made_of, groups), count(1)
         names = [[g.name for g in part] for part in parts]
-        jobs = [Job(cache_key("part", key, part), levels_elsewhere, (bundle, part)) for part in names]
-        with results(calibration.at, cache) as folder:
-            run_jobs(jobs, calibration.at, folder, done)
-        return joined_levels([made[n] for n in range(len(parts))], groups)
+        jobs = [Job(cache_key("part", key, part), function, (part,)) for part in names]
+        made = collected(jobs, calibration.at, cache, lambda n, content: steps(next(finished), len(parts)))
+        return joined_levels([Levels.from_json(json.dumps(content)) for content in made], groups)
 
     levels, was_cached = cached(cache, key, [g.name for g in groups], make)
     return levels, None if cache is None else was_cached
@@ -121,14 +116,16 @@ def part_of_levels(
     )  # fmt: skip
 
 
-def levels_elsewhere(bundle: bytes, names: Sequence[str]) -> Mapping[str, Any]:
-    """The levels of the groups of these names, in a worker; bundle: the other arguments of `part_of_levels`."""
-    analysis, calibration, recipe, given, absorbed, round_to, max_ratio = unpacked(bundle)
-    groups = [g for g in analysis.groups if g.name in names]
-    levels = part_of_levels(
-        analysis, calibration, recipe, given, absorbed, round_to, max_ratio, groups, lambda done, total: None
-    )  # fmt: skip
-    return dict(json.loads(levels.to_json()))
+def worker(
+    made_of: Callable[[Sequence[ChannelGroup], Steps], Levels], groups: Sequence[ChannelGroup]
+) -> Callable[[Sequence[str]], Mapping[str, Any]]:
+    """What makes the levels of groups by their names in a worker; made_of: that of the groups themselves."""
+
+    def named(names: Sequence[str]) -> Mapping[str, Any]:
+        levels = made_of([g for g in groups if g.name in names], lambda done, total: None)
+        return dict(json.loads(levels.to_json()))
+
+    return named
 
 
 def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:

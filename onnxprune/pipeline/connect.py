@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from statistics import fmean, stdev
@@ -31,8 +30,7 @@ from onnxprune.pipeline.tickets import Setup
 from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_time, refuse_unused, samples_of
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.recovery.normalisation import normalisations
-from onnxprune.runtime.jobs import Job, Where, packed, results, threads_of, unpacked
-from onnxprune.runtime.jobs import run as run_jobs
+from onnxprune.runtime.jobs import Job, Where, collected, elsewhere, threads_of
 from onnxprune.training.options import OWN
 
 if TYPE_CHECKING:
@@ -250,21 +248,17 @@ def _spawned(a: Any, values: Mapping[str, Any], preprocess: Preprocess, clock: C
     steps = sorted({_step(word, parent.steps) for word in values["spawn"]})
     of = digest_of("pairs", settings_of(setup, CONNECT, ("spawn", "seeds", "cache")))
     pairs = [(k, step) for k in range(values["seeds"]) for step in steps]
-    bundle = b"" if at.serial else packed(a, asked, preprocess)
-    make: tuple[Any, ...] = (families.pair,) if at.serial else (elsewhere, bundle)
-    jobs = [Job(digest_of("pair", of, pair), make[0], (*make[1:], *pair)) for pair in pairs]
-    made: dict[int, dict[str, Any]] = {}
+    function = families.pair if at.serial else elsewhere(worker, a, asked, preprocess)
     families.counted = ticking(clock.progress, sum(2 * (parent.steps - step) for _, step in pairs))
+    finished = count(1)
 
-    def done(n: int, result: dict[str, Any]) -> None:
-        made[n] = result
-        told = ", ".join(f"{name} {v:.4g}" for name, v in result["run"]["barriers"].items())
-        clock.note(f"{len(made)} of {len(pairs)}: seed {pairs[n][0]}, step {pairs[n][1]}: barrier {told}")
+    def told(n: int, result: dict[str, Any]) -> None:
+        barriers = ", ".join(f"{name} {v:.4g}" for name, v in result["run"]["barriers"].items())
+        clock.note(f"{next(finished)} of {len(pairs)}: seed {pairs[n][0]}, step {pairs[n][1]}: barrier {barriers}")
 
-    with results(at, values["cache"]) as folder:
-        run_jobs(jobs, at, folder, done)
-    runs = [made[n]["run"] for n in range(len(pairs))]
-    notes = dict.fromkeys(note for n in range(len(pairs)) for note in made[n]["notes"])
+    made = collected([Job(digest_of("pair", of, pair), function, pair) for pair in pairs], at, values["cache"], told)
+    runs = [result["run"] for result in made]
+    notes = dict.fromkeys(note for result in made for note in result["notes"])
     metrics = {name: UNITS.get(name, "") for name in runs[0]["barriers"]}
     return {"runs": runs, "means": _means(runs, list(metrics)), "metrics": metrics, "notes": list(notes)}
 
@@ -321,16 +315,9 @@ def ticking(progress: Progress, total: int) -> Callable[[], None]:
     return lambda: progress("tune", next(steps), total)
 
 
-def elsewhere(bundle: bytes, k: int, at: int) -> dict[str, Any]:
-    """One pair in a worker; bundle: model, values, preprocess."""
-    return _families(bundle).pair(k, at)
-
-
-@lru_cache(1)
-def _families(bundle: bytes) -> Families:
-    """A worker's own, for all that it is given of one experiment."""
-    a, values, preprocess = unpacked(bundle)
-    return Families.of(a, values, preprocess, Clock(silent))
+def worker(a: Any, values: Mapping[str, Any], preprocess: Preprocess) -> Callable[[int, int], dict[str, Any]]:
+    """What makes pairs (seed, step) in a worker."""
+    return Families.of(a, values, preprocess, Clock(silent)).pair
 
 
 def _on_held_out(model: Model, data: TrainingSet, values: Mapping[str, Any]) -> list[Evaluator]:

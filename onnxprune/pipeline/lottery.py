@@ -8,15 +8,11 @@ begins from.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from onnxprune import __version__
 from onnxprune.cache import digest as digest_of
@@ -24,14 +20,14 @@ from onnxprune.cache import replace as replace_file
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
 from onnxprune.errors import OptionError, blamed
-from onnxprune.evaluation.metrics import Evaluator, Function, scored
+from onnxprune.evaluation.metrics import Evaluator, scored
 from onnxprune.experiments.book import Book, Mean, Row, means
 from onnxprune.experiments.criteria import CRITERIA
 from onnxprune.experiments.plot import Curve, chart
 from onnxprune.experiments.rewind import WHAT as GOES_BACK
 from onnxprune.experiments.rewind import point
 from onnxprune.formats.patterns import NMPattern
-from onnxprune.graph.io import Model, load, save, to_proto
+from onnxprune.graph.io import Model, load, save
 from onnxprune.options import (
     HOW,
     TUNE,
@@ -43,10 +39,10 @@ from onnxprune.options import (
     number,
     option,
     path,
-    record,
     shared,
     switch,
 )
+from onnxprune.pipeline.depends import depends
 from onnxprune.pipeline.options import OPTIONS, called
 from onnxprune.pipeline.thin import SCORES, refuse_idle
 from onnxprune.pipeline.tickets import (
@@ -62,7 +58,7 @@ from onnxprune.pipeline.tickets import (
 )
 from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_time, refuse_unused, samples_of
 from onnxprune.progress import Clock, Progress, counting, silent
-from onnxprune.runtime.jobs import Job, Where, packed, threads_of, unpacked, where
+from onnxprune.runtime.jobs import Job, Where, elsewhere, threads_of, where
 from onnxprune.runtime.jobs import run as run_jobs
 from onnxprune.sparsity.amounts import maskable
 from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
@@ -221,8 +217,8 @@ def tickets(
                 done(laboratory.trained(*each))
             continue
         setup.clock("tune")
-        bundle = packed(source, folder, values, preprocess)
-        jobs = [Job(digest_of("training", dict(book.settings), each), elsewhere, (bundle, *each)) for each in todo]
+        function = elsewhere(worker, source, folder, values, preprocess)
+        jobs = [Job(digest_of("training", dict(book.settings), each), function, each) for each in todo]
         run_jobs(jobs, at, folder / "jobs", lambda _, row: done(Row.of(row)), option="-o")
     setup.clock("")
     return report_of(setup, book)
@@ -263,16 +259,12 @@ class Laboratory:
         return trained(self.setup, self.book, self.known[k], k, round, kind)
 
 
-def elsewhere(bundle: bytes, k: int, round: int, kind: str) -> Mapping[str, Any]:
-    """One training in a worker; bundle: source, folder, values, preprocess."""
-    return asdict(_laboratory(bundle).trained(k, round, kind))
-
-
-@lru_cache(1)
-def _laboratory(bundle: bytes) -> Laboratory:
-    """A worker's own, for all that it is given of one experiment."""
-    source, folder, values, preprocess = unpacked(bundle)
-    return Laboratory.of(source, folder, values, preprocess, Clock(silent))
+def worker(
+    source: Any, folder: Path, values: Mapping[str, Any], preprocess: Preprocess
+) -> Callable[..., Mapping[str, Any]]:
+    """What makes trainings (seed, round, kind) in a worker."""
+    laboratory = Laboratory.of(source, folder, values, preprocess, Clock(silent))
+    return lambda *each: asdict(laboratory.trained(*each))
 
 
 def trainings(values: Mapping[str, Any]) -> list[tuple[int, str]]:
@@ -362,20 +354,10 @@ def refuse(values: Mapping[str, Any]) -> None:
 def settings_of(setup: Setup, known: Sequence[Option], free: Collection[str]) -> dict[str, Any]:
     """All that a training depends on. known: options of the command; free: those that it does not depend on."""
     other = {"train", "train_labels", "evaluate", "labels", "init", "threads", "jobs", *free}
-    values = setup.values
-    settings = {o.name: record(values[o.name]) for o in known if o.name not in other}
-    init = values["init"]
-    settings["init"] = digest(init) if isinstance(init, Model) else init
-    judged = [record(values["evaluate"]) if isinstance(j, Function) else j.samples.digest for j in setup.judges]
-    return settings | {
-        "version": __version__, "model": digest(setup.model), "train": setup.data.samples.digest, "evaluate": judged,
-        "labels of train": hashlib.sha256(np.asarray(setup.data.labels).tobytes()).hexdigest()[:16],
-    }  # fmt: skip
-
-
-def digest(model: Model) -> str:
-    """What tells models apart, 16 hex digits."""
-    return hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()[:16]
+    return depends(
+        known, setup.values, other, init=setup.values["init"], model=setup.model, train=setup.data,
+        evaluate=setup.judges,
+    )  # fmt: skip
 
 
 def told(row: Row) -> str:

@@ -11,10 +11,11 @@ skips what is there.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 from threading import Lock
@@ -93,39 +94,66 @@ class Job:
     arguments: tuple[Any, ...]
 
 
-def packed(*arguments: Any) -> bytes:
-    """Arguments as jobs have them, that share them: what a worker makes of them may be remembered by these bytes."""
+def elsewhere(make: Callable[..., Callable[..., Mapping[str, Any]]], *shared: Any) -> Callable[..., Mapping[str, Any]]:
+    """What jobs call in workers: make(*shared), which a worker makes once for all jobs of one experiment."""
+    return partial(_made_and_called, _packed(make, *shared))
+
+
+def _made_and_called(bundle: bytes, *arguments: Any) -> Mapping[str, Any]:
+    return _made(bundle)(*arguments)
+
+
+@lru_cache(1)
+def _made(bundle: bytes) -> Callable[..., Mapping[str, Any]]:
+    make, *shared = _unpacked(bundle)
+    made: Callable[..., Mapping[str, Any]] = make(*shared)
+    return made
+
+
+def _packed(*arguments: Any) -> bytes:
     import cloudpickle  # the user's own functions are among them
 
     return bytes(cloudpickle.dumps(arguments))
 
 
-def unpacked(bundle: bytes) -> Any:
-    """The arguments that were packed."""
+def _unpacked(bundle: bytes) -> Any:
     import cloudpickle
 
     return cloudpickle.loads(bundle)
 
 
-def run(jobs: Sequence[Job], at: Where, folder: Path, done: Done, *, option: str = "--cache") -> None:
-    """Do all jobs that the folder has no result of, in any order; serially in theirs.
+def collected(jobs: Iterable[Job], at: Where, folder: Path | str | None, told: Done) -> list[dict[str, Any]]:
+    """The results of all jobs, in their order; arguments are those of `run`, and `results`."""
+    made = dict[int, dict[str, Any]]()
+
+    def done(k: int, result: dict[str, Any]) -> None:
+        made[k] = result
+        told(k, result)
+
+    with results(at, folder) as kept:
+        run(jobs, at, kept, done)
+    return [made[k] for k in range(len(made))]
+
+
+def run(jobs: Iterable[Job], at: Where, folder: Path, done: Done, *, option: str = "--cache") -> None:
+    """Do all jobs that the folder has no result of, in any order; serially in theirs, each taken when it is its turn.
 
     folder: keeps results, and must be seen by all workers; option: that names it, in messages; done: gets the place of
     a job in `jobs` and its result, as soon as it is there. Raises what a job raises, and `OptionError` where workers
     cannot be reached, do not fit, or die again and again.
     """
-    left = dict(enumerate(jobs))
+    left = dict[int, Job]()
     with _errors(option, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for k, job in enumerate(jobs):
+    for k, job in enumerate(jobs):
+        with _errors(option, folder):
             result = cache.read_json(_entry(folder, job), job.key)
-            if result is not None:
-                del left[k]
-                done(k, result)
-    if at.serial:
-        for k, job in left.items():
-            done(k, _kept(job, folder, option))
-        return
+        if result is None and at.serial:
+            result = _kept(job, folder, option)
+        if result is None:
+            left[k] = job
+        else:
+            done(k, result)
     for _ in range(ATTEMPTS):
         if not left:
             return
@@ -150,7 +178,7 @@ def _carried(
             witness = Path(stack.enter_context(NamedTemporaryFile(dir=folder, prefix="workers-")).name)
         stack.enter_context(_workers(at))
         calls = [
-            delayed(_call)(k, cache.version(), packed(job), witness, option) for k, job in left.items()
+            delayed(_call)(k, cache.version(), _packed(job), witness, option) for k, job in left.items()
         ]  # fmt: skip
         count = at.processes if not at.cluster else -1
         how = "list" if at.cluster == "ray" else "generator_unordered"  # ray's backend gives all at the end
@@ -175,7 +203,7 @@ def _call(k: int, version: str, job: bytes, witness: Path, option: str) -> tuple
             "all workers share"
         )
     with ALONE:
-        (work,) = unpacked(job)
+        (work,) = _unpacked(job)
         return k, _kept(work, witness.parent, option)
 
 
