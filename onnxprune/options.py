@@ -367,7 +367,8 @@ def shown(value: Any) -> str:
         return mark.join(_named(*v) if isinstance(v, (tuple, list)) and len(v) == 2 else shown(v) for v in value)
     if callable(value):
         return f"function {getattr(value, '__name__', type(value).__name__)}"
-    return str(value) if isinstance(value, Real) else type(value).__name__
+    typed = dataclasses.is_dataclass(value) and type(value).__str__ is not object.__str__  # says how it is typed
+    return str(value) if typed or isinstance(value, Real) else type(value).__name__
 
 
 def _named(name: Any, value: Any) -> str:

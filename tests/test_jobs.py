@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,46 @@ def test_pairs_on_processes_and_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert onnxprune.connect(MLP, **cached)["runs"] == both["runs"]
 
 
+@dataclass(frozen=True)
+class Table:
+    """A command whose parts are jobs. asked: of it; part: what makes one; rows: of its report; parts: how many."""
+
+    asked: Callable[..., dict[str, Any]]
+    part: str
+    rows: str
+    parts: int
+
+
+TABLES = {
+    "supermask": Table(
+        partial(onnxprune.supermask, MLP, init=0, evaluate=DIGITS, criterion="large_final,random", action="reinit"),
+        "supermask.network", "rows", 2,
+    ),
+    "proxies": Table(
+        partial(onnxprune.proxies, [MLP, MODELS / "digits_resnet_bn.onnx"], proxy=["synflow", "parameters"]),
+        "proxies.network", "models", 2,
+    ),
+    "agree": Table(
+        partial(onnxprune.agree, MLP, calibration=[DIGITS], samples=32, importance=["activation", "fisher"]),
+        "agree.scores_alone", "comparisons", 4,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_on_processes_and_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = TABLES[name]
+    serial = of.asked(threads=1)
+    both = of.asked(jobs=2, threads=1, cache=tmp_path)
+    assert both[of.rows] == serial[of.rows] and both["notes"] == serial["notes"]
+    assert len(list(tmp_path.glob("job-*.json"))) == of.parts
+    monkeypatch.setattr(f"onnxprune.pipeline.{of.part}", None)  # nothing is made again
+    assert of.asked(threads=1, cache=tmp_path)[of.rows] == serial[of.rows]
+    next(tmp_path.glob("job-*.json")).unlink()
+    with pytest.raises(TypeError, match="not callable"):
+        of.asked(threads=1, cache=tmp_path)
+
+
 LOTTERY = f"lottery {MLP} --train {DIGITS} --evaluate {DIGITS} --init 0"
 BAD = {
     "no cluster": (f"{LOTTERY} --jobs dask:tcp://127.0.0.1:9", "the cluster cannot be reached"),
@@ -177,7 +218,8 @@ BAD = {
     "no folder": (f"connect {MLP} --train {DIGITS} --spawn 0 --jobs dask:tcp://127.0.0.1:9", "needs --cache DIR"),
     "nothing to share out": (f"{MLP} --channels 0.3 --jobs dask:tcp://127.0.0.1:9", "has no effect here"),
     "no results": (f"{MLP} --target-macs 60% --calibration {DIGITS} --jobs dask:x", "needs --cache DIR"),
-    "one model's line": (f"connect {MLP} {MLP} --evaluate {DIGITS} --jobs 2", "needs --spawn"),
+    "no networks": (f"supermask {MLP} --init 0 --picture x.svg --jobs 2", "--jobs 2 needs --evaluate"),
+    "one model's line": (f"connect {MLP} {MLP} --evaluate {DIGITS} --jobs 2", "--jobs 2 needs --spawn"),
 }  # fmt: skip
 
 

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from onnxprune import __version__
 from onnxprune.allocation.kinds import PRUNABLE
 from onnxprune.allocation.recipe import DEFAULTS
+from onnxprune.cache import digest as digest_of
 from onnxprune.calibration.calibration import SYNTHETIC, Calibration, calibration_of, default_samples
 from onnxprune.calibration.effort import largest_tensor
 from onnxprune.calibration.presets import Preprocess
@@ -26,12 +29,16 @@ from onnxprune.importance.score import criterion_of, scores_alone
 from onnxprune.importance.shown import Ground, ground
 from onnxprune.options import DATA, HOW, choice, declared, each, option, record, shared, shown
 from onnxprune.pipeline.options import OPTIONS, called
+from onnxprune.pipeline.parts import depends, sharing
 from onnxprune.progress import Clock, Progress, silent
-from onnxprune.structure.analysis import Analysis
+from onnxprune.runtime.jobs import Job, Where, collected, elsewhere, threads_of
+from onnxprune.solvers.threads import cores
+from onnxprune.structure.analysis import Analysis, ChannelGroup
 from onnxprune.structure.groups import analyze
 
 NAMED = next(o for o in OPTIONS if o.name == "importance")
 EITHER = ("fisher",)  # by labels where there are some
+FREE = ("importance", "calibration", "labels", "samples", "jobs", "cache", "threads")  # or others stand for them
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -81,6 +88,7 @@ class Comparing:
 
 AGREE = (
     *declared(Comparing),
+    *sharing("pairs of importance and data set", "scores"),
     *shared(
         OPTIONS, ("samples", *(f.name for f in fields(Preprocess)), "input_shape", "memory", "seed", "threads"),
         {
@@ -113,28 +121,19 @@ def agree(source: Any, *, progress: Progress = silent, **options: Any) -> dict[s
 
 def compared(source: Any, values: Mapping[str, Any], preprocess: Preprocess, progress: Progress) -> dict[str, Any]:
     """The report, in the words of the command line. values: all options of `AGREE` by name."""
-    importances = refuse(values)
-    clock = Clock(progress)
-    clock("load")
-    model = load(source)
-    clock("analyze")
-    analysis = analyze(model, dict(values["input_shape"]))
-    groups = [g for g in analysis.groups if g.kind in values["kind"]]
-    if not groups:
-        there = ", ".join(dict.fromkeys(g.kind for g in analysis.groups)) or "none"
-        raise NothingToPrune(
-            f"--kind {' '.join(values['kind'])}: the model has no such units; kinds of its own: {there}"
-        )
-    clock("calibration")
-    sets, notes = data_sets(model, analysis, importances, values, preprocess)
+    importances, where = refuse(values), values["jobs"]
+    values = {**values, "threads": threads_of(where, values["threads"])}
+    of = Scoring.of(source, importances, values, preprocess, Clock(progress))
+    clock, groups, sets = of.clock, of.groups, of.sets
     clock("score")
-    scores = dict[tuple[str, int], Scores]()
-    for name in importances:
-        for k, of in enumerate(sets):
-            scores[name, k], lacking = scores_alone(
-                analysis, groups, of.data, of.by, name, DEFAULTS["real"].prior, progress
-            )
-            notes += [f"{name}: {group} has no score: {why}" for group, why in lacking.items() if not k]
+    parts, finished = [(name, k) for name in importances for k in range(len(sets))], count(1)
+    function = of.scored if where.serial else elsewhere(worker, source, importances, values, preprocess)
+    jobs = [Job(of.key(*part), function, part) for part in parts]
+    made = collected(jobs, where, values["cache"], lambda n, _: progress("score", next(finished), len(parts)))
+    scores, notes = dict[tuple[str, int], Scores](), list(of.notes)
+    for (name, k), result in zip(parts, made, strict=True):
+        scores[name, k] = {group: np.array(each, np.float64) for group, each in result["scores"].items()}
+        notes += [f"{name}: {group} has no score: {why}" for group, why in result["lacking"].items() if not k]
     rows = [
         _row((a, b), [sets[k].name for k in at], agreement(scores[a, at[0]], scores[b, at[1]], groups))
         for (a, b), at in pairs(importances, len(sets))
@@ -142,13 +141,65 @@ def compared(source: Any, values: Mapping[str, Any], preprocess: Preprocess, pro
     clock("")
     return {
         "version": __version__, "model": shown(source) if isinstance(source, (str, Path)) else "the model",
-        "settings": {o.name: record(values[o.name]) for o in AGREE},
+        "settings": {o.name: record(values[o.name]) for o in AGREE if o.name not in ("jobs", "cache")},
         "sets": [
             {"name": s.name, "data": s.data.samples.description, "samples": s.data.samples.count,
              "labels": s.by.labelled is not None} for s in sets
         ],
         "comparisons": rows, "notes": notes, "seconds": dict(clock.seconds),
     }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """What scores the units of a model. groups: of the kinds that are asked for; notes: on the data."""
+
+    analysis: Analysis
+    groups: Sequence[ChannelGroup]
+    sets: Sequence[DataSet]
+    notes: Sequence[str]
+    values: Mapping[str, Any]
+    clock: Clock
+
+    @staticmethod
+    def of(
+        source: Any, importances: Sequence[str], values: Mapping[str, Any], preprocess: Preprocess, clock: Clock
+    ) -> Scoring:
+        """Model and data sets. Raises `OptionError`, and `NothingToPrune` where there are no such units."""
+        clock("load")
+        model = load(source)
+        clock("analyze")
+        analysis = analyze(model, dict(values["input_shape"]))
+        groups = [g for g in analysis.groups if g.kind in values["kind"]]
+        if not groups:
+            there = ", ".join(dict.fromkeys(g.kind for g in analysis.groups)) or "none"
+            raise NothingToPrune(
+                f"--kind {' '.join(values['kind'])}: the model has no such units; kinds of its own: {there}"
+            )
+        clock("calibration")
+        sets, notes = data_sets(model, analysis, importances, values, preprocess)
+        return Scoring(analysis, groups, sets, notes, values, clock)
+
+    def scored(self, name: str, k: int) -> dict[str, Any]:
+        """Scores by an importance on a data set, and why groups lack some, as plain data."""
+        of = self.sets[k]
+        scores, lacking = scores_alone(
+            self.analysis, self.groups, of.data, of.by, name, DEFAULTS["real"].prior, self.clock.progress
+        )
+        return {"scores": {group: each.tolist() for group, each in scores.items()}, "lacking": lacking}
+
+    def key(self, name: str, k: int) -> str:
+        """Of what these depend on."""
+        of = self.sets[k]
+        settings = depends(AGREE, self.values, FREE, model=self.analysis.model, data=of.data.samples)
+        return digest_of("agree", settings, name, of.data.synthetic, of.by.labelled is not None)
+
+
+def worker(
+    source: Any, importances: Sequence[str], values: Mapping[str, Any], preprocess: Preprocess
+) -> Callable[[str, int], Mapping[str, Any]]:
+    """What scores by an importance on a data set in a worker."""
+    return Scoring.of(source, importances, values, preprocess, Clock(silent)).scored
 
 
 def pairs(importances: Sequence[str], sets: int) -> Iterator[tuple[tuple[str, str], tuple[int, int]]]:
@@ -219,12 +270,13 @@ def data_sets(
         f"{n} goes by the outputs' own distribution: {without[0]} has no labels"
         for n in either if without and len(without) < len(named)
     ]  # fmt: skip
+    solves = Where(max(1, cores() // values["jobs"].processes))
     largest, synthetic = largest_tensor(analysis), [s == SYNTHETIC for s in map(str, sources)]
     out = []
     for k, (name, samples) in enumerate(named):
         data = calibration_of(
-            samples, model, macs, samples=samples.count, preprocess=preprocess, augment=False,
-            memory=float(values["memory"]), threads=values["threads"], jobs=None, seed=values["seed"], largest=largest,
+            samples, model, macs, samples=samples.count, preprocess=preprocess, augment=False, jobs=solves,
+            memory=float(values["memory"]), threads=values["threads"], seed=values["seed"], largest=largest,
         )  # fmt: skip
         train = training_set(model, samples, seed=values["seed"], option="--calibration") if labelled else None
         by = ground(data, train)

@@ -26,6 +26,7 @@ from onnxprune.graph.io import Model, load
 from onnxprune.options import HOW, WHAT, declared, integer, option, record, shared, switch
 from onnxprune.pipeline.lottery import LOTTERY, settings_of
 from onnxprune.pipeline.options import OPTIONS, called
+from onnxprune.pipeline.parts import sharing
 from onnxprune.pipeline.tickets import Setup
 from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_time, refuse_unused, samples_of
 from onnxprune.progress import Clock, Progress, counting, silent
@@ -86,22 +87,19 @@ _TAKEN = (
         },
     ),
     *shared(
-        LOTTERY, ("init", "seeds", "jobs", "tune", *OWN, "augment"),
+        LOTTERY, ("init", "seeds", "tune", *OWN, "augment"),
         {
             "init": "With --spawn: new weights by a seed (--seeds counts on from it), or those of an ONNX file of this "
             "graph.",
             "seeds": "With --spawn: repeat everything with so many seeds, of the weights and of the orders.",
             "tune": "With --spawn: how much a training is, so many epochs, or 500steps. An eighth of the samples, at "
             "most 512, is held out.",
-            "jobs": "With --spawn: how many pairs at a time, in processes of this machine that share its cores (each "
-            "takes one thread where --threads does not say more), or on the workers of a Dask or Ray cluster of yours; "
-            "these must see all files, and --cache, by the same names.",
         },
     ),
+    *sharing("pairs", "pairs that are done", "--spawn"),
     *shared(
-        OPTIONS, ("cache", *(f.name for f in fields(Preprocess)), "seed", "threads"),
+        OPTIONS, (*(f.name for f in fields(Preprocess)), "seed", "threads"),
         {
-            "cache": "With --spawn: keep pairs that are done here; a run that was stopped goes on to the same result.",
             "seed": "With --spawn, of the order of the samples, --seeds counts on from it; of the order in which "
             "--align visits groups.",
         },

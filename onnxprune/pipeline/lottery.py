@@ -42,8 +42,8 @@ from onnxprune.options import (
     shared,
     switch,
 )
-from onnxprune.pipeline.depends import depends
 from onnxprune.pipeline.options import OPTIONS, called
+from onnxprune.pipeline.parts import Sharing, depends
 from onnxprune.pipeline.thin import SCORES, refuse_idle
 from onnxprune.pipeline.tickets import (
     CONTROLS,
@@ -58,7 +58,7 @@ from onnxprune.pipeline.tickets import (
 )
 from onnxprune.pipeline.train import EPOCHS, judges_of, refuse_time, refuse_unused, samples_of
 from onnxprune.progress import Clock, Progress, counting, silent
-from onnxprune.runtime.jobs import Job, Where, elsewhere, threads_of, where
+from onnxprune.runtime.jobs import Job, Where, elsewhere, threads_of
 from onnxprune.runtime.jobs import run as run_jobs
 from onnxprune.sparsity.amounts import maskable
 from onnxprune.sparsity.options import PLAIN_SOLVER, Zeros
@@ -141,12 +141,6 @@ class Lottery:
         PLAIN_SOLVER, _importance, panel=HOW, metavar="NAME",
         help=f"What is left of single weights: {', '.join(OF_WEIGHTS)}; with --structured as of a cut.",
     )  # fmt: skip
-    jobs: Where = option(
-        Where(), where, panel=HOW, metavar="N|dask:ADDRESS|ray", unit="processes", effect="time only",
-        help="How many trainings at a time, in processes of this machine that share its cores (each takes one thread "
-        "where --threads does not say more), or on the workers of a Dask or Ray cluster of yours, one each. All must "
-        "see the files and the folder by the same names; a worker that is lost costs what it was at.",
-    )  # fmt: skip
 
 
 LOTTERY = (
@@ -159,6 +153,14 @@ LOTTERY = (
         },
     ),
     *declared(Lottery),
+    *shared(
+        declared(Sharing), ("jobs",),
+        {
+            "jobs": "How many trainings at a time, in processes of this machine that share its cores (each takes one "
+            "thread where --threads does not say more), or on the workers of a Dask or Ray cluster of yours, one each. "
+            "All must see the files and the folder by the same names; a worker that is lost costs what it was at.",
+        },
+    ),
     *shared(
         OPTIONS,
         (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxprune import __version__
+from onnxprune.cache import digest as digest_of
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import spread, unused
 from onnxprune.errors import OptionError
@@ -22,11 +24,14 @@ from onnxprune.experiments.scores import FEWEST, scores_of
 from onnxprune.graph.io import Model, load
 from onnxprune.options import DATA, HOW, choice, declared, each, integer, option, path, record, shared
 from onnxprune.pipeline.options import OPTIONS, called
+from onnxprune.pipeline.parts import depends, sharing
 from onnxprune.progress import Clock, Progress, silent
 from onnxprune.recovery.normalisation import normalisations
+from onnxprune.runtime.jobs import Job, Where, collected, elsewhere, threads_of
 from onnxprune.training.initial import initial
 
 SAMPLES = 128  # two batches, as ZiCo has them
+FREE = ("proxy", "scores", "calibration", "samples", "labels", "jobs", "cache", "threads")  # or others stand for them
 FILE = "file"
 
 
@@ -66,6 +71,7 @@ class Asking:
 
 PROXY_OPTIONS = (
     *declared(Asking),
+    *sharing("networks", "what proxies say of a network"),
     *(
         replace(o, otherwise={"calibration": "none", "samples": str(SAMPLES)}.get(o.name, o.otherwise))
         for o in shared(
@@ -102,24 +108,21 @@ def asked(
     names = [_named(source, k) for k, source in enumerate(sources)]
     chosen = refuse(values, names)
     scores, unknown = (None, []) if values["scores"] is None else scores_of(values["scores"], names)
+    at: Where = values["jobs"]
+    values = {**values, "threads": threads_of(at, values["threads"])}
     clock, said = Clock(progress), dict[str, list[str]]()  # note -> the models that it is about
-    rows, data = list[dict[str, float | None]](), None
-    for k, (source, name) in enumerate(zip(sources, names, strict=True)):
-        clock("load")
-        model = load(source)
-        clock("calibration")
-        data = samples_of(model, chosen, values, preprocess)
-        chosen = with_labels(chosen, data, values) if not k else chosen
-        clock("score")
-        net, notes = network(model, data, values)
-        row = dict[str, float | None]()
-        for j, proxy in enumerate(chosen):
-            progress("score", k * len(chosen) + j, len(names) * len(chosen))
-            row[proxy], why = ask(net, proxy)
-            notes += [f"{proxy} says nothing: {why}"] if why else []
-        rows.append(row)
-        for note in (*notes, *(f"without {tensor}: {why}" for tensor, why in net.missed.items())):
+    asking, finished = Questions(chosen, values, preprocess, clock, len(names)), count(1)
+
+    def told(_: int, result: Mapping[str, Any]) -> None:
+        each = len(result["proxies"])
+        progress("score", next(finished) * each, len(names) * each)
+
+    made = collected(asking.jobs(sources), at, values["cache"], told)
+    for name, result in zip(names, made, strict=True):
+        for note in result["notes"]:
             said.setdefault(note, []).append(name)
+    rows, data = [result["proxies"] for result in made], asking.data
+    chosen = list(rows[0])
     clock("")
     notes = [f"{_several(of)}: {note}" for note, of in said.items()]
     left_out = [p for p in PROXIES if p not in chosen and not values["proxy"]]
@@ -129,13 +132,63 @@ def asked(
     return {
         "version": __version__, "data": None if data is None else data.samples.description,
         "samples": 0 if data is None else data.count, "batch": 0 if data is None else whole_batches(data.count)[1],
-        "settings": {o.name: record(values[o.name]) for o in PROXY_OPTIONS},
+        "settings": {o.name: record(values[o.name]) for o in PROXY_OPTIONS if o.name not in ("jobs", "cache")},
         "models": [
             {"model": name, "score": None if scores is None else scores[k], "proxies": rows[k]}
             for k, name in enumerate(names)
         ],
         "correlations": found, "notes": notes, "seconds": dict(clock.seconds),
     }  # fmt: skip
+
+
+@dataclass
+class Questions:
+    """What is asked of networks. many: how many there are; place: of the one that is next; data: samples, as the last
+    one takes them."""
+
+    chosen: Sequence[str]
+    values: Mapping[str, Any]
+    preprocess: Preprocess
+    clock: Clock
+    many: int = 1
+    place: int = 0
+    data: TrainingSet | None = None
+
+    def ready(self, source: Any) -> Model:
+        """A model, for which samples are ready. Raises `OptionError`."""
+        self.clock("load")
+        model = load(source)
+        self.clock("calibration")
+        self.data = samples_of(model, self.chosen, self.values, self.preprocess)
+        return model
+
+    def jobs(self, sources: Sequence[Any]) -> Iterator[Job]:
+        """A job for each model, which is at hand where jobs are done one after the other in this process."""
+        at: Where = self.values["jobs"]
+        function = self.answers if at.serial else elsewhere(worker, self.chosen, self.values, self.preprocess)
+        for self.place, source in enumerate(sources):
+            model = self.ready(source)
+            settings = depends(PROXY_OPTIONS, self.values, FREE, model=model, data=self.data, proxies=self.chosen)
+            self.clock("score")
+            yield Job(digest_of("proxies", settings), function, (model if at.serial else source,))
+
+    def answers(self, model: Model) -> dict[str, Any]:
+        """What the proxies say of a model, and notes."""
+        net, notes = network(model, self.data, self.values)
+        row, asked = dict[str, float | None](), with_labels(self.chosen, self.data, self.values)
+        for j, proxy in enumerate(asked):
+            self.clock.progress("score", self.place * len(asked) + j, self.many * len(asked))
+            row[proxy], why = ask(net, proxy)
+            notes += [f"{proxy} says nothing: {why}"] if why else []
+        return {"proxies": row, "notes": [*notes, *(f"without {name}: {why}" for name, why in net.missed.items())]}
+
+
+def worker(
+    chosen: Sequence[str], values: Mapping[str, Any], preprocess: Preprocess
+) -> Callable[[Any], Mapping[str, Any]]:
+    """What asks about a model in a worker."""
+    asking = Questions(chosen, values, preprocess, Clock(silent))
+    return lambda source: asking.answers(asking.ready(source))
 
 
 def ask(net: Network, proxy: str) -> tuple[float | None, str]:
@@ -145,7 +198,7 @@ def ask(net: Network, proxy: str) -> tuple[float | None, str]:
             found = PROXIES[proxy].function(net)
     except Lacking as e:
         return None, str(e)
-    return (found, "") if math.isfinite(found) else (None, "float32 overflows")
+    return (float(found), "") if math.isfinite(found) else (None, "float32 overflows")
 
 
 def refuse(values: Mapping[str, Any], names: Sequence[str]) -> list[str]:

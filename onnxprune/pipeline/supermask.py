@@ -8,13 +8,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxprune import __version__
+from onnxprune.cache import digest as digest_of
 from onnxprune.cache import replace as replace_file
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import Samples, unused
@@ -44,9 +46,11 @@ from onnxprune.options import (
     shared,
 )
 from onnxprune.pipeline.options import OPTIONS, called
+from onnxprune.pipeline.parts import depends, sharing
 from onnxprune.pipeline.train import judges_of
-from onnxprune.progress import Clock, Progress, counting, silent
+from onnxprune.progress import Clock, Progress, silent
 from onnxprune.recovery.normalisation import normalisations
+from onnxprune.runtime.jobs import Job, Where, collected, elsewhere, threads_of
 from onnxprune.sparsity.options import EVEN_ALLOCATION, Zeros
 from onnxprune.structure.check import check_file
 from onnxprune.training.initial import initial
@@ -100,6 +104,7 @@ _TAKEN = (
         },
     ),
     *declared(Supermasks),
+    *sharing("networks", "scores", "--evaluate"),
     *shared(
         OPTIONS, ("sparsity_allocate", "ignore", *(f.name for f in fields(Preprocess)), "seed", "threads"),
         {
@@ -110,6 +115,8 @@ _TAKEN = (
 )  # fmt: skip
 OTHERWISE = {"train": "statistics are those of the initial model", "sparsity_allocate": EVEN_ALLOCATION}
 SUPERMASK = tuple(replace(o, otherwise=OTHERWISE.get(o.name, o.otherwise)) for o in _TAKEN)
+CELL = ("criterion", "sparsity", "action")
+FREE = (*CELL, "picture", "init", "evaluate", "labels", "train", "jobs", "cache", "threads")  # or others stand for them
 
 
 def supermask(
@@ -131,60 +138,112 @@ def compared(
 ) -> dict[str, Any]:
     """The report of the experiment, in the words of the command line. values: all options of `SUPERMASK` by name."""
     refuse(values, b is not None, target)
-    clock = Clock(progress)
-    clock("load")
-    before, after = models(a, b, values["init"])
-    clock("calibration")
-    judges = judges_of(after, values, preprocess)
-    settle, notes, given = settled(before, values, preprocess)
-    if line := unused(preprocess, *given, *(j.samples for j in judges if isinstance(j, Evaluator))):
-        raise OptionError(line)
-    clock("score")
-    names = [n for n in trainable(after) if after.weights[n].dtype in FLOATS]
-    masks: dict[tuple[str, float], Masks] = {}
-    for share in values["sparsity"]:
-        for name in values["criterion"]:
-            masks[name, share], said = choose(after, names, share, choice_by(name, values), Ground(), start=before)
-            notes += [f"{name} at {share:.4%} zeros: {n}" for n in said]
-    alike = cosine(before, after, list(next(iter(masks.values()))))
+    at: Where = values["jobs"]
+    values = {**values, "threads": threads_of(at, values["threads"])}
+    of = Comparison.of(a, b, values, preprocess, Clock(progress))
+    clock, before, after, notes = of.clock, of.before, of.after, list(of.notes)
+    first, share = values["criterion"][0], values["sparsity"][0]
+    alike = cosine(before, after, list(of.masks(first, share)[0]))
+    cells = [(n, s, action) for s in values["sparsity"] for n in values["criterion"] for action in values["action"]]
+    made = list[dict[str, Any]]()
+    if of.judges:
+        clock("evaluate")
+        function, finished = of.score if at.serial else elsewhere(worker, a, b, values, preprocess), count(1)
+        jobs = [Job(key, function, cell) for key, cell in zip(of.keys(cells), cells, strict=True)]
+        made = collected(jobs, at, values["cache"], lambda k, _: progress("evaluate", next(finished), len(cells)))
+    notes += [note for result in made for note in result["notes"]]
     if alike < STRANGE:
         notes.append(
             f"initial and trained weights have hardly to do with each other (cosine {alike:.3f}): was the training "
             "begun from these?"
         )
-
-    def made(name: str, share: float, action: str) -> Model:
-        return settle(network(before, after, masks[name, share], action, values["masked"], values["seed"]))
-
-    clock("evaluate")
-    cells = [(name, share, action) for name, share in masks for action in values["action"]] if judges else []
-    steps, rows = counting(progress, "evaluate"), list[dict[str, Any]]()
-    for k, (name, share, action) in enumerate(cells):
-        steps(k, len(cells))
-        rows.append({
-            "criterion": name, "sparsity": share, "action": action, "left": left(masks[name, share]),
-            "scores": values_of(judges, made(name, share, action)),
-        })  # fmt: skip
-    ends = {what: values_of(judges, model) for what, model in (("initial", before), ("trained", after))}
+    ends = {what: values_of(of.judges, model) for what, model in (("initial", before), ("trained", after))}
     clock("save")
     if target is not None:
-        ((name, share),) = masks
-        out = made(name, share, values["action"][0])
+        notes += of.masks(first, share)[1]
+        out = of.network(*cells[0])
         check_file(before, out)
         save(out, target)
     if values["picture"] is not None:
-        page = drawn({name: of for (name, _), of in masks.items()}, before, after, values["seed"])
+        masks = {name: of.masks(name, share) for name in values["criterion"]}
+        notes += [note for _, said in masks.values() for note in said]
+        page = drawn({name: kept for name, (kept, _) in masks.items()}, before, after, values["seed"])
         with blamed(f"--picture {values['picture']}", refusals=(OSError,)):
             replace_file(values["picture"], page.encode())
     clock("")
     return {
         "version": __version__, "models": {"initial": _named(a) if b is not None else f"--init {values['init']}",
                                            "trained": _named(b if b is not None else a)},
-        "settings": {o.name: record(values[o.name]) for o in SUPERMASK},
+        "settings": {o.name: record(values[o.name]) for o in SUPERMASK if o.name not in ("jobs", "cache")},
         "metrics": {name: METRICS[name].unit if name in METRICS else "" for name in ends["trained"]},
-        "cosine": alike, "ends": ends, "rows": rows, "notes": notes,
+        "cosine": alike, "ends": ends, "rows": [result["row"] for result in made], "notes": list(dict.fromkeys(notes)),
         "output": None if target is None else str(target), "seconds": dict(clock.seconds),
     }  # fmt: skip
+
+
+@dataclass
+class Comparison:
+    """What makes networks and scores them. settle: is done to each before; known: the masks that were made last."""
+
+    before: Model
+    after: Model
+    judges: Sequence[Evaluator | Function]
+    settle: Callable[[Model], Model]
+    notes: list[str]
+    given: list[Samples]
+    values: Mapping[str, Any]
+    clock: Clock
+    known: dict[tuple[str, float], tuple[Masks, list[str]]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(a: Any, b: Any, values: Mapping[str, Any], preprocess: Preprocess, clock: Clock) -> Comparison:
+        """Models, data and what scores. Raises `OptionError`."""
+        clock("load")
+        before, after = models(a, b, values["init"])
+        clock("calibration")
+        judges = judges_of(after, values, preprocess)
+        settle, notes, given = settled(before, values, preprocess)
+        if line := unused(preprocess, *given, *(j.samples for j in judges if isinstance(j, Evaluator))):
+            raise OptionError(line)
+        return Comparison(before, after, judges, settle, notes, given, values, clock)
+
+    def masks(self, name: str, share: float) -> tuple[Masks, list[str]]:
+        """What a criterion keeps at a sparsity, and notes."""
+        if (name, share) not in self.known:
+            self.clock("score")
+            names = [n for n in trainable(self.after) if self.after.weights[n].dtype in FLOATS]
+            how = choice_by(name, self.values)
+            made, said = choose(self.after, names, share, how, Ground(), start=self.before)
+            self.known = {(name, share): (made, [f"{name} at {share:.4%} zeros: {n}" for n in said])}
+        return self.known[name, share]
+
+    def network(self, name: str, share: float, action: str) -> Model:
+        """The network of a criterion, a sparsity and an action."""
+        masks, _ = self.masks(name, share)
+        return self.settle(
+            network(self.before, self.after, masks, action, self.values["masked"], self.values["seed"])
+        )  # fmt: skip
+
+    def score(self, name: str, share: float, action: str) -> dict[str, Any]:
+        """Its row, and notes."""
+        masks, notes = self.masks(name, share)
+        self.clock("evaluate")
+        scores = values_of(self.judges, self.network(name, share, action))
+        row = {"criterion": name, "sparsity": share, "action": action, "left": left(masks), "scores": scores}
+        return {"row": row, "notes": notes}
+
+    def keys(self, cells: Sequence[tuple[str, float, str]]) -> list[str]:
+        """Of what the rows of criteria, sparsities and actions depend on."""
+        inputs = {"initial": self.before, "trained": self.after, "judges": self.judges, "samples": self.given}
+        settings = depends(SUPERMASK, self.values, FREE, **inputs)
+        return [digest_of("supermask", settings, cell) for cell in cells]
+
+
+def worker(
+    a: Any, b: Any, values: Mapping[str, Any], preprocess: Preprocess
+) -> Callable[[str, float, str], dict[str, Any]]:
+    """What scores a criterion, sparsity and action in a worker."""
+    return Comparison.of(a, b, values, preprocess, Clock(silent)).score
 
 
 def refuse(values: Mapping[str, Any], two: bool, target: Path | None) -> None:
@@ -200,6 +259,9 @@ def refuse(values: Mapping[str, Any], two: bool, target: Path | None) -> None:
     for name in ("labels", "metric"):
         if values[name] is not None and (values["evaluate"] is None or is_function(values["evaluate"])):
             raise OptionError(f"--{name} needs --evaluate SRC, samples and no function")
+    for o in SUPERMASK:
+        if o.name in ("jobs", "cache") and values[o.name] != o.default and values["evaluate"] is None:
+            raise OptionError(f"{o.as_typed(values[o.name])} needs --evaluate SRC, which scores networks")
     single = ("criterion", "action", "sparsity") if target is not None else ("sparsity",)
     for name in single if target is not None or values["picture"] is not None else ():
         if len(values[name]) > 1:

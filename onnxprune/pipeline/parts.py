@@ -1,9 +1,11 @@
-"""What a result depends on, as plain data: options by name, inputs by what they hold, wherever they lie."""
+"""Parts of an experiment that do not depend on each other: where they are made, and what their results depend on, by
+which they are kept: options by name, inputs by what they hold, wherever they lie."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,32 @@ from onnxprune.evaluation.metrics import Evaluator, Function
 from onnxprune.evaluation.training_set import TrainingSet
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
-from onnxprune.options import Option, record
+from onnxprune.options import HOW, Option, declared, option, record, shared
+from onnxprune.pipeline.options import OPTIONS
+from onnxprune.runtime.jobs import Where, where
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Where parts are made."""
+
+    jobs: Where = option(
+        Where(), where, panel=HOW, metavar="N|dask:ADDRESS|ray", unit="processes", effect="time only",
+        help="How many parts at a time.",
+    )  # fmt: skip
+
+
+def sharing(parts: str, kept: str, when: str = "") -> tuple[Option, ...]:
+    """--jobs and --cache of a command, in its words. parts: what is made; kept: what stays; when: without which they
+    have no effect."""
+    helps = {
+        "jobs": f"how many {parts} at a time, in processes of this machine that share its cores (each takes one thread "
+        "where --threads does not say more), or on the workers of a Dask or Ray cluster of yours, one each; these must "
+        "see all files, and --cache, by the same names. A worker that is lost costs what it was at.",
+        "cache": f"keep {kept} here; a run that was stopped goes on, to the same result.",
+    }
+    start = {name: f"With {when}: {text}" if when else text[0].upper() + text[1:] for name, text in helps.items()}
+    return shared((*OPTIONS, *declared(Sharing)), tuple(helps), start)
 
 
 def depends(
@@ -59,4 +86,4 @@ def _digest_of(arrays: Mapping[str, Array], data: bytes = b"") -> str:
     return made.hexdigest()[:16]
 
 
-__all__ = ["depends", "digest", "identity"]
+__all__ = ["Sharing", "depends", "digest", "identity", "sharing"]
