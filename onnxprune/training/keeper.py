@@ -16,7 +16,7 @@ from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.sparsity.grow import GROWTHS
 from onnxprune.training.areas import Area, Units, area_of
-from onnxprune.training.masking import LEARNED, NONE, OPEN, Learning
+from onnxprune.training.masking import LEARNED, NONE, OPEN, SCORES, Learning
 from onnxprune.training.optimizers import Optimizer
 from onnxprune.training.step import Step
 
@@ -87,7 +87,9 @@ class Keeper:
 
     def _kept(self) -> Array:
         """What stays of the weights inside."""
-        scores = self.scores if self.row.scores == LEARNED else self.area.gathered(np.abs(self.raw)) / self.sizes
+        scores: Array = self.scores
+        if self.row.scores != LEARNED:
+            scores = self.area.gathered(SCORES[self.row.scores](self.raw, self.step.gradients)) / self.sizes
         out = ~self.alive if self.row.returns else ~self.alive | (self.area.gathered(self.ever) > 0)
         scores = np.where(out, np.float32(-np.inf), scores)
         if not self.row.soft:

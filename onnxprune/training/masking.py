@@ -7,26 +7,37 @@ a weight can come back. A rule says what the scores are, which weights move, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from onnxprune.allocation.kinds import flag
 from onnxprune.allocation.options import Cut
 from onnxprune.errors import OptionError
 from onnxprune.formats.patterns import NMPattern
+from onnxprune.graph.arrays import Array
 from onnxprune.options import TUNE, choice, declared, number, option, shared
 from onnxprune.sparsity.options import Zeros
 
-LEARNED, MAGNITUDE = "learned", "magnitude"  # what scores are: a parameter of their own, or |W|
+LEARNED, MAGNITUDE = "learned", "magnitude"  # what scores are: a parameter of their own, or a row of `SCORES`
 OPEN, ALL, NONE = "open", "all", "none"  # weights that move: those whose mask is open, all, none
 RATE = {"adam": 1e-2, "adamw": 1e-2, "sgd": 0.1}  # of scores; Adam's as Sanh et al. 2020 have it
 UNIT_KINDS = ("heads", "channels")
 
 
+def magnitude(w: Array, g: Array) -> Array:
+    """|W|"""
+    return np.asarray(np.abs(w))
+
+
+SCORES: dict[str, Callable[[Array, Array], Array]] = {MAGNITUDE: magnitude}  # of weights, and of the step's gradients
+
+
 @dataclass(frozen=True)
 class Masking:
-    """One rule. scores: `LEARNED` or `MAGNITUDE`; moves: `OPEN`, `ALL` or `NONE`; soft: whether what lies below a
+    """One rule. scores: `LEARNED` or a row of `SCORES`; moves: `OPEN`, `ALL` or `NONE`; soft: whether what lies below a
     threshold is closed, in place of a number of the lowest; returns: whether a weight that was closed can come back;
     grows: whether zeros come by a schedule, else all are there from the first step on; signed: weights are constants
     with the signs that they have."""
@@ -170,7 +181,7 @@ def _idle(name: str, v: Mapping[str, Any], row: Masking, of_units: str) -> str:
     if name == "sparsity_schedule" and not row.grows:
         return "all zeros are there from the first step on"
     if name == "mask_rate" and row.scores != LEARNED:
-        return "weights are scored by their magnitudes"
+        return f"scores are not learned but {SCORES[row.scores].__doc__}"
     return "it is told how much goes; soft-movement is not" if name == "mask_penalty" and not row.soft else ""
 
 
@@ -191,4 +202,4 @@ def _check_amount(
     zeros.check(False)
 
 
-__all__ = ["MASKING", "OPTIONS", "Learning", "Masked", "Masking", "learning_of"]
+__all__ = ["MASKING", "OPTIONS", "SCORES", "Learning", "Masked", "Masking", "learning_of"]
