@@ -18,6 +18,8 @@ from onnxprune.evaluation.fidelity import Fidelity
 from onnxprune.evaluation.metrics import CONFIDENCE, Drop
 from onnxprune.formats.codebook import Codebooks
 from onnxprune.options import record, shown
+from onnxprune.page.pages import notebook
+from onnxprune.page.units import show_bytes, show_number
 from onnxprune.recovery.cut_model import LayerFit
 from onnxprune.runtime.timing import Latency
 from onnxprune.sparsity.outcome import Sparsity
@@ -51,6 +53,39 @@ class GroupReport:
 
 
 @dataclass(frozen=True)
+class Extent:
+    """A layer's weight as a matrix of rows (outputs) x columns, how many of its entries are zero, and seconds of a call
+    in onnxruntime, None where not measured."""
+
+    rows: int
+    columns: int
+    zeros: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A layer with a weight, in the original and in the model that is written; after: None where it went."""
+
+    node: str
+    op: str
+    weight: str
+    before: Extent
+    after: Extent | None
+
+
+@dataclass(frozen=True)
+class LevelsReport:
+    """What a group costs at each level of the level database: units kept, damage; chosen: units that stay."""
+
+    name: str
+    size: int
+    kept: tuple[int, ...]
+    damage: tuple[float, ...]
+    chosen: int
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that one pruning says; `to_dict` is what `--json` writes.
 
@@ -80,6 +115,8 @@ class Report:
     asked: Mapping[str, Any] = field(default_factory=dict)
     got: tuple[Got, ...] = ()
     cache: str | None = None
+    layers: tuple[LayerReport, ...] = ()
+    levels: tuple[LevelsReport, ...] = ()
     expected: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,6 +164,8 @@ class Report:
             "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
             "evaluation": None if self.evaluation is None else self.evaluation.to_dict(),
             "refitted": [asdict(f) for f in self.fits],
+            "layers": [asdict(x) for x in self.layers],
+            "levels": [{**asdict(x), "kept": list(x.kept), "damage": list(x.damage)} for x in self.levels],
             "notes": list(self.notes),
             "seconds": {**self.seconds, **({} if self.expected is None else {"expected": self.expected})},
         }
@@ -139,29 +178,13 @@ class Report:
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
-        """The tables, for a notebook."""
-        console = Console(width=120, file=StringIO(), record=True, highlight=False)
-        console.print(render(self))
-        style = "font-family:monospace;line-height:1.3"
-        return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+        """The page of --html, for a notebook."""
+        return notebook("prune", self.to_dict())
 
 
 def pinned_dict(p: Pinned) -> dict[str, Any]:
     """A pinned axis as plain data."""
     return {"tensor": p.tensor, "axis": p.axis, "size": p.size, "node": p.node, "op": p.op, "reason": p.reason}
-
-
-def show_number(x: float) -> str:
-    """A number in four digits with a unit: 1234567 -> 1.235 M."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(x) >= size:
-            return f"{x / size:.4g} {unit}"
-    return f"{x:.4g}"
-
-
-def show_bytes(b: float) -> str:
-    """A number of bytes in four digits with a unit: 1234567 -> 1.235 MB."""
-    return f"{show_number(b)}B" if b >= 1e3 else f"{b:.0f} B"
 
 
 def render(report: Report, *, verbose: bool = False) -> RenderableType:

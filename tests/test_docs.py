@@ -190,7 +190,7 @@ def test_the_set_up_comes_first_and_is_two_commands() -> None:
 
 
 FLAGS = {f for o in OPTIONS for f in (o.flag, o.off, o.short) if f}
-OF_SUBCOMMANDS = {"--against", "--plot", "--json", "--save-plan", "-o", "--quiet"} | {
+OF_SUBCOMMANDS = {"--against", "--plot", "--json", "--html", "--save-plan", "-o", "--quiet"} | {
     o.flag for o in (*TRAIN, *LOTTERY, *CONNECT, *PROXY_OPTIONS, *AGREE, *SUPERMASK)
 }
 

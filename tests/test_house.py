@@ -21,7 +21,7 @@ PACKAGE = ROOT / "onnxprune"
 ORDER = (
     "errors", "progress", "options", "graph", "cache", "kernels", "solvers", "runtime", "gradient", "structure",
     "layers", "calibration", "evaluation", "importance", "allocation", "recovery", "formats", "sparsity", "training",
-    "experiments", "plan", "report", "pipeline", "cli", "__main__",
+    "experiments", "plan", "page", "report", "pipeline", "cli", "__main__",
 )  # fmt: skip
 LOOSE = 7  # modules beside the rooms, at most
 

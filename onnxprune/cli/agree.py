@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.calibration.presets import Preprocess
-from onnxprune.cli.command import CommandValues, Output, shared
-from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
+from onnxprune.cli.command import CommandValues, Output, emit, shared
+from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on
 from onnxprune.experiments.ranks import COEFFICIENTS
 from onnxprune.pipeline.agree import AGREE as EXPERIMENT
 
-AGREE = (*EXPERIMENT, *shared("json", "verbose", "quiet", verbose="Every group by itself."))
+AGREE = (*EXPERIMENT, *shared("json", "html", "verbose", "quiet", verbose="Every group by itself."))
 
 
 def agree(values: CommandValues) -> None:
@@ -27,11 +27,11 @@ def agree(values: CommandValues) -> None:
     from onnxprune.pipeline.agree import compared
 
     model, out = Path(values["model"]), values.part(Output)
-    check_outputs(model, None, {"--json": out.json_file})
+    check_outputs(model, None, out.reports)
     asked = {o.name: values[o.name] for o in EXPERIMENT}
     with hushed(), progress_bar(out.quiet) as progress:
         report = compared(model, asked, values.part(Preprocess), progress)
-    emit_json(report, out.json)
+    emit(values, report)
     if not out.quiet:
         show_on(out.json, table_of(report))
         for row in report["comparisons"] if out.verbose else ():

@@ -32,7 +32,7 @@ from onnxprune.cli import (
 )
 from onnxprune.cli import help as screens
 from onnxprune.cli import inspect as inspection
-from onnxprune.cli.command import CommandValues, Output, command, shared
+from onnxprune.cli.command import CommandValues, Output, command, emit, shared
 from onnxprune.cli.process import INTERRUPTED, Interrupted, interruption
 from onnxprune.cli.screen import (
     check_outputs,
@@ -132,7 +132,7 @@ def prune(values: CommandValues) -> None:
     dry = options.check.dry_run
     target = out.output or model.parent / f"{model.stem}.pruned.onnx"
     plan = options.cut.plan
-    outputs = {"-o": None if dry or piped else target, "--save-plan": out.save_plan, "--json": out.json_file}
+    outputs = {"-o": None if dry or piped else target, "--save-plan": out.save_plan, **out.reports}
     check_outputs(model, None if plan is None else Path(plan), outputs, force=out.force)
     data = b""
     with hushed(), progress_bar(out.quiet) as progress:
@@ -148,7 +148,7 @@ def prune(values: CommandValues) -> None:
     if data:
         write_out(data)
     try:
-        emit_json(report.to_dict(), out.json)
+        emit(values, report.to_dict())
     except OptionError as e:
         raise OptionError(str(e) if dry else f"{e}; the model is in {target}") from e
     if not out.quiet:

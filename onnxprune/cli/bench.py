@@ -14,8 +14,8 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.cli.command import CommandValues, Output, shared
-from onnxprune.cli.screen import check_outputs, emit_json, hushed, line_progress, show_on
+from onnxprune.cli.command import CommandValues, Output, emit, shared
+from onnxprune.cli.screen import check_outputs, hushed, line_progress, show_on
 from onnxprune.options import declared, each, number, option, path, switch
 from onnxprune.runtime.benchmark import Benchmark, benchmark, plural
 from onnxprune.runtime.profile import Profile
@@ -59,8 +59,8 @@ class BenchOptions:
 OPTIONS = (
     *declared(BenchOptions),
     *shared(
-        "input_shape", "seed", "json", "verbose", "quiet", input_shape="Concrete shape of a dynamic input. Repeatable.",
-        seed="Of random inputs.", verbose="With --profile, every node.",
+        "input_shape", "seed", "json", "html", "verbose", "quiet", seed="Of random inputs.",
+        input_shape="Concrete shape of a dynamic input. Repeatable.", verbose="With --profile, every node.",
     ),
 )  # fmt: skip
 ARGUMENTS = {
@@ -79,9 +79,9 @@ def bench(values: CommandValues) -> None:
     onnxprune bench model.onnx model.pruned.onnx says how much faster the second is, and how sure that is.
     """
     models, what, out = values["models"], values.part(BenchOptions), values.part(Output)
-    for read in (*models, what.inputs) if out.json_file else ():
+    for read in (*models, what.inputs):
         if read is not None:
-            check_outputs(read, None, {"--json": out.json_file})
+            check_outputs(read, None, out.reports)
     with hushed(), _still(out.quiet) as progress:
         result = benchmark(
             models,
@@ -94,9 +94,9 @@ def bench(values: CommandValues) -> None:
             memory=what.memory,
             progress=progress,
         )
-    for data_file in {p for m in result.models for p in m.data} if out.json_file else ():
-        check_outputs(Path(data_file), None, {"--json": out.json_file})
-    emit_json(result.to_dict(), out.json)
+    for data_file in {p for m in result.models for p in m.data}:
+        check_outputs(Path(data_file), None, out.reports)
+    emit(values, result.to_dict())
     if not out.quiet:
         show_on(out.json, render_benchmark(result, verbose=out.verbose))
 

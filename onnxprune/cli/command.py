@@ -7,7 +7,8 @@ In goes a function that takes `CommandValues`; typer sees a function with a para
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -18,13 +19,21 @@ from rich.text import Text
 
 from onnxprune.cli import process
 from onnxprune.cli.help import HelpCommand
-from onnxprune.cli.screen import show_on
+from onnxprune.cli.screen import emit_json, show_on, staged_file
 from onnxprune.errors import OptionError
 from onnxprune.options import OUTPUT, Option, declared, option, path, switch, text
 from onnxprune.options import shared as of_others
+from onnxprune.page.pages import page_of
 from onnxprune.pipeline.options import OPTIONS
 
 T = TypeVar("T")
+
+
+def page_file(value: Any) -> Path:
+    """A path that a page can be written to; raises `ValueError` for standard output."""
+    if str(value) == "-":
+        raise ValueError("the page needs a file, as report.html")
+    return path(value)
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,10 @@ class Output:
     json: str | None = option(
         None, text, panel=OUTPUT, metavar="FILE", help="Write the report as JSON; - for standard output.", main=True
     )
+    html: Path | None = option(
+        None, page_file, panel=OUTPUT, metavar="FILE",
+        help="Write the report as a page: one HTML file that needs no network, for screen, phone and paper.",
+    )  # fmt: skip
     verbose: bool = option(
         False, switch, panel=OUTPUT, short="-v", help="Name every group and everything pinned.", main=True
     )
@@ -51,6 +64,11 @@ class Output:
     def json_file(self) -> Path | None:
         """The file of --json, where that is no stream."""
         return None if self.json in (None, "-") else Path(str(self.json))
+
+    @property
+    def reports(self) -> dict[str, Path | None]:
+        """The files that the report goes to, by option."""
+        return {"--json": self.json_file, "--html": self.html}
 
 
 DECLARED = {o.name: o for o in (*OPTIONS, *declared(Output))}
@@ -63,10 +81,13 @@ def shared(*names: str, **helps: str) -> tuple[Option, ...]:
 
 @dataclass(frozen=True)
 class CommandValues:
-    """What the words of a command mean. given: name -> value of what was given; the rest has its default."""
+    """What the words of a command mean. given: name -> value of what was given; the rest has its default; command: its
+    name; typed: the words as a shell takes them."""
 
     options: Mapping[str, Option]
     given: Mapping[str, Any]
+    command: str
+    typed: str
 
     def __getitem__(self, name: str) -> Any:
         return self.given[name] if name in self.given else self.options[name].default
@@ -88,18 +109,19 @@ def command(
 
     def register(body: Body) -> Body:
         def run(**words: Any) -> None:
-            values = CommandValues(known, {n: words[n] for n in arguments} | read_words(known, words))
+            given = {n: words[n] for n in arguments} | read_words(known, words)
+            values = CommandValues(known, given, called, as_typed(called, arguments, known, words))
             if values.given.get("quiet") and values.given.get("verbose"):
                 raise OptionError("--quiet and --verbose: one says less, the other more; leave one of them out")
             with process.working():
                 body(values)
 
+        called = name or body.__name__
         parameters = [_parameter(n, annotation, _absent(annotation)) for n, annotation in arguments.items()]
         parameters += [_parameter(o.name, *_typed(o)) for o in options]
         run.__doc__ = body.__doc__
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        called = name or body.__name__
         help_class = type(f"Help{called.title()}", (HelpCommand,), {"declared": tuple(options)})
         app.command(name=called, cls=help_class)(run)
         return body
@@ -119,6 +141,30 @@ def read_words(options: Mapping[str, Option], words: Mapping[str, Any]) -> dict[
         except ValueError as e:
             raise OptionError(str(e)) from None
     return values
+
+
+def as_typed(command: str, arguments: Iterable[str], options: Mapping[str, Option], words: Mapping[str, Any]) -> str:
+    """The command line that these words came from, in the order of the declarations."""
+    out = ["onnxprune", *([] if command == "prune" else [command])]
+    for name in arguments:
+        given = words[name]
+        out += [str(each) for each in (given if isinstance(given, (list, tuple)) else [given]) if each is not None]
+    for name, o in options.items():
+        word = words.get(name)
+        if o.switch:
+            out += [] if word in (None, o.default) else [o.as_typed(word)]
+        else:
+            for each in [] if word is None else word if o.many else [word]:
+                out += [o.flag, str(each)]
+    return shlex.join(out)
+
+
+def emit(values: CommandValues, report: Mapping[str, Any]) -> None:
+    """Write the report of a command to where --json and --html say."""
+    out = values.part(Output)
+    page = "" if out.html is None else page_of(values.command, report, values.typed)
+    with staged_file("--html", out.html, page):
+        emit_json(report, out.json)
 
 
 def _absent(annotation: Any) -> Any:

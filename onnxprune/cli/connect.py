@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.calibration.presets import Preprocess
-from onnxprune.cli.command import CommandValues, Output, shared
-from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on, staged_file
+from onnxprune.cli.command import CommandValues, Output, emit, shared
+from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on, staged_file
 from onnxprune.errors import OptionError
 from onnxprune.pipeline.connect import CONNECT as EXPERIMENT
 
 PLOT = replace(shared("output", output="Write the chart here, as SVG.")[0], otherwise="no chart", metavar="SVG")
-CONNECT = (*EXPERIMENT, PLOT, *shared("json", "quiet"))
+CONNECT = (*EXPERIMENT, PLOT, *shared("json", "html", "quiet"))
 MODELS = {
     "model": Annotated[Path, typer.Argument(metavar="A.onnx", help="The ONNX file.", show_default=False)],
     "other": Annotated[
@@ -40,7 +40,7 @@ def connect(values: CommandValues) -> None:
     from onnxprune.pipeline.connect import connected, draw
 
     model, other, out = Path(values["model"]), values.given["other"], values.part(Output)
-    files = {"-o": out.output, "--json": out.json_file}
+    files = {"-o": out.output, **out.reports}
     for path in (p for p in (model, other) if p is not None):
         check_outputs(Path(path), None, files)
     if str(out.output) == "-":
@@ -49,7 +49,7 @@ def connect(values: CommandValues) -> None:
     with hushed(), progress_bar(out.quiet) as progress:
         report = connected(model, other, asked, values.part(Preprocess), progress)
     with staged_file("-o", out.output, draw(report)):
-        emit_json({**report, "chart": None if out.output is None else str(out.output)}, out.json)
+        emit(values, {**report, "chart": None if out.output is None else str(out.output)})
     if not out.quiet:
         show_on(out.json, table_of(report))
         show_on(out.json, Text("\n".join(lines(report, out.output))))

@@ -14,8 +14,8 @@ from onnxprune.calibration.calibration import SYNTHETIC
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import unused
-from onnxprune.cli.command import MODEL, CommandValues, Output, shared
-from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
+from onnxprune.cli.command import MODEL, CommandValues, Output, emit, shared
+from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.metrics import METRICS, Drop, Evaluator, Function, drop, is_function, metric_of
 from onnxprune.graph.io import load
@@ -48,7 +48,7 @@ class Against:
 EVALUATE = (
     *declared(Against),
     *shared(
-        "labels", "metric", "samples", *IMAGE_OPTIONS, "threads", "input_shape", "json", "quiet",
+        "labels", "metric", "samples", *IMAGE_OPTIONS, "threads", "input_shape", "json", "html", "quiet",
         labels="Labels of SRC: .npy, .txt, .csv, .json.",
     ),
 )  # fmt: skip
@@ -61,7 +61,7 @@ def evaluate(values: CommandValues) -> None:
     onnxprune evaluate small.onnx photos/ --against model.onnx says how much worse the first is, and how sure that is.
     """
     model, source, out, against = Path(values["model"]), values["source"], values.part(Output), values["against"]
-    check_outputs(model, None, {"--json": out.json_file})
+    check_outputs(model, None, out.reports)
     _refuse_unused(values)
     with hushed(), progress_bar(out.quiet) as progress:
         progress("load")
@@ -91,7 +91,7 @@ def evaluate(values: CommandValues) -> None:
         "standard_error": score.standard_error, "samples": score.samples,
         "against": None if compared is None else {"model": str(against), **compared.to_dict()},
     }  # fmt: skip
-    emit_json(result, out.json)
+    emit(values, result)
     if not out.quiet:
         show_on(out.json, Text(f"data: {described}"))
         sure = "" if score.standard_error is None else f" +- {score.standard_error:.4f} (standard error)"

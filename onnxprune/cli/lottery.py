@@ -11,15 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.calibration.presets import Preprocess
-from onnxprune.cli.command import CommandValues, Output, shared
+from onnxprune.cli.command import CommandValues, Output, emit, shared
 from onnxprune.cli.process import interruption
-from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
+from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on
 from onnxprune.experiments.book import NAME
 from onnxprune.pipeline.lottery import LOTTERY as EXPERIMENT
 
 WHERE = "The folder that gets tickets, table and plot, and from which a run that was stopped goes on."
 FOLDER = replace(shared("output", output=WHERE)[0], otherwise="MODEL.lottery", metavar="DIR")
-LOTTERY = (*EXPERIMENT, FOLDER, *shared("json", "quiet"))
+LOTTERY = (*EXPERIMENT, FOLDER, *shared("json", "html", "quiet"))
 
 
 def lottery(values: CommandValues) -> None:
@@ -32,12 +32,12 @@ def lottery(values: CommandValues) -> None:
 
     model, out = Path(values["model"]), values.part(Output)
     folder = out.output or model.parent / f"{model.stem}.lottery"
-    check_outputs(model, None, {"--json": out.json_file})
+    check_outputs(model, None, out.reports)
     interruption.will_write(folder / NAME)
     asked = {o.name: values[o.name] for o in EXPERIMENT}
     with hushed(), progress_bar(out.quiet) as progress:
         report = tickets(model, folder, asked, values.part(Preprocess), progress)
-    emit_json(report, out.json)
+    emit(values, report)
     if not out.quiet:
         show_on(out.json, table_of(report))
         notes = [*(f"note: {n}" for n in report["notes"]), f"written: {report['folder']}"]

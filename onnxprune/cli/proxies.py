@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.calibration.presets import Preprocess
-from onnxprune.cli.command import CommandValues, Output, shared
-from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
+from onnxprune.cli.command import CommandValues, Output, emit, shared
+from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on
 from onnxprune.pipeline.proxies import PROXY_OPTIONS
 
-PROXIES = (*PROXY_OPTIONS, *shared("json", "quiet"))
+PROXIES = (*PROXY_OPTIONS, *shared("json", "html", "quiet"))
 MODELS = {
     "models": Annotated[
         list[Path], typer.Argument(metavar="A.onnx [B.onnx ...]", help="ONNX files.", show_default=False)
@@ -33,12 +33,12 @@ def proxies(values: CommandValues) -> None:
     from onnxprune.pipeline.proxies import asked
 
     models, out = values["models"], values.part(Output)
-    for model in models if out.json_file else ():
-        check_outputs(model, None, {"--json": out.json_file})
+    for model in models:
+        check_outputs(model, None, out.reports)
     options = {o.name: values[o.name] for o in PROXY_OPTIONS}
     with hushed(), progress_bar(out.quiet) as progress:
         report = asked(models, options, values.part(Preprocess), progress)
-    emit_json(report, out.json)
+    emit(values, report)
     if not out.quiet:
         show_on(out.json, table_of(report))
         if report["correlations"] is not None:

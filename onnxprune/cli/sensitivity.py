@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,40 +18,36 @@ from onnxprune.allocation.spread import levels_by_outputs
 from onnxprune.calibration.calibration import calibration_of
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
-from onnxprune.cli.command import CommandValues, Output, shared
+from onnxprune.cli.command import CommandValues, Output, emit, shared
 from onnxprune.cli.evaluate import IMAGE_OPTIONS
-from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on, staged_file
+from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on, staged_file
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.io import load
 from onnxprune.options import OUTPUT, declared, option, path
+from onnxprune.page.charts import damage_map
 from onnxprune.structure.analysis import ChannelGroup
 from onnxprune.structure.groups import analyze
 
-PLOTS = (".png", ".svg", ".pdf", ".html")
+
+def picture(value: Any) -> Path:
+    """A path of a picture; raises `ValueError` for one that is no SVG."""
+    named = path(value)
+    if named.suffix.lower() != ".svg":
+        raise ValueError("expected a name that ends in .svg; --html FILE makes a page")
+    return named
 
 
 @dataclass(frozen=True)
 class Plot:
     """Where the table of sensitivities is drawn."""
 
-    plot: Path | None = option(
-        None, path, panel=OUTPUT, metavar="FILE", help=f"Draw the table: {', '.join(PLOTS)}; needs matplotlib."
-    )
-
-    def check(self) -> None:
-        """Raises `OptionError` for a picture that cannot be drawn."""
-        if self.plot is None:
-            return
-        if self.plot.suffix.lower() not in PLOTS:
-            raise OptionError(f"--plot {self.plot}: expected a name that ends in {', '.join(PLOTS)}")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise OptionError("--plot needs matplotlib: pip install 'onnxprune[plot]'")
+    plot: Path | None = option(None, picture, panel=OUTPUT, metavar="FILE.svg", help="Draw the table, as SVG.")
 
 
 SENSITIVITY = (
     *shared("calibration", "samples", "cache", "jobs", "memory", "seed", "threads", "input_shape", *IMAGE_OPTIONS),
     *declared(Plot),
-    *shared("json", "quiet"),
+    *shared("json", "html", "quiet"),
 )
 
 
@@ -65,8 +60,7 @@ def sensitivity(values: CommandValues) -> None:
     model, out, plot = Path(values["model"]), values.part(Output), values.part(Plot)
     if values["calibration"] is None:
         raise OptionError("sensitivity is measured on data: give --calibration SRC, or --calibration synthetic")
-    check_outputs(model, None, {"--json": out.json_file, "--plot": plot.plot})
-    plot.check()
+    check_outputs(model, None, {**out.reports, "--plot": plot.plot})
     with hushed(), progress_bar(out.quiet) as progress:
         progress("load")
         loaded = load(model)
@@ -95,9 +89,9 @@ def sensitivity(values: CommandValues) -> None:
             progress=progress,
         )
         shares = {g.name: macs_share(costs, analysis, g) for g in groups}
-        if plot.plot is not None:
-            draw(groups, levels, plot.plot)
-    emit_json(sensitivity_dict(groups, levels, shares, data.samples.description), out.json)
+        report = sensitivity_dict(groups, levels, shares, data.samples.description)
+    with staged_file("--plot", plot.plot, "" if plot.plot is None else damage_map(report["groups"])):
+        emit(values, report)
     if not out.quiet:
         show_on(out.json, Text(f"data: {data.samples.description}"))
         show_on(out.json, sensitivity_table(groups, levels, shares))
@@ -147,29 +141,3 @@ def sensitivity_table(groups: list[ChannelGroup], levels: Levels, shares: Mappin
         shown = (f"{_at(levels, g, c):.4f}" for c in COLUMNS)
         table.add_row(Text(g.name), str(g.size), f"{shares[g.name]:.1%}", *shown)
     return table
-
-
-def draw(groups: list[ChannelGroup], levels: Levels, path: Path) -> None:
-    """A heat map of groups and ratios, as a picture or as a page around one."""
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    fractions = np.arange(1, 17) / 20
-    values = np.array([[max(_at(levels, g, f), 1e-5) for f in fractions] for g in groups])
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.26 * len(groups)), layout="constrained")
-    image = axes.imshow(np.log10(values), aspect="auto", cmap="viridis")
-    axes.set_xticks(range(len(fractions)), [f"{f:.0%}" for f in fractions], fontsize=7)
-    axes.set_yticks(range(len(groups)), [f"{g.name[-48:]} ({g.size})" for g in groups], fontsize=7)
-    axes.set_xlabel("removed of the group")
-    figure.colorbar(image, label="damage, log10")
-    kind = path.suffix.lower()
-    target = io.BytesIO()
-    figure.savefig(target, format="svg" if kind == ".html" else kind[1:], dpi=150)
-    pyplot.close(figure)
-    page = b"<!doctype html><meta charset='utf-8'><title>sensitivity</title>" if kind == ".html" else b""
-    with staged_file("--plot", path, page + target.getvalue()):
-        pass

@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.calibration.presets import Preprocess
-from onnxprune.cli.command import CommandValues, Output, shared
-from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
+from onnxprune.cli.command import CommandValues, Output, emit, shared
+from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on
 from onnxprune.errors import OptionError
 from onnxprune.pipeline.supermask import SUPERMASK as EXPERIMENT
 
 WHERE = "Write the network of one criterion, action and sparsity here, as plain ONNX."
 NETWORK = replace(shared("output", output=WHERE)[0], otherwise="no network", metavar="FILE")
-SUPERMASK = (*EXPERIMENT, NETWORK, *shared("json", "quiet"))
+SUPERMASK = (*EXPERIMENT, NETWORK, *shared("json", "html", "quiet"))
 MODELS = {
     "model": Annotated[
         Path, typer.Argument(metavar="INITIAL.onnx", help="The file before training.", show_default=False)
@@ -42,13 +42,13 @@ def supermask(values: CommandValues) -> None:
     model, other, out = Path(values["model"]), values.given["other"], values.part(Output)
     if str(out.output) == "-":
         raise OptionError("-o -: the network needs a file, as supermask.onnx")
-    files = {"-o": out.output, "--picture": values["picture"], "--json": out.json_file}
+    files = {"-o": out.output, "--picture": values["picture"], **out.reports}
     for path in (p for p in (model, other) if p is not None):
         check_outputs(Path(path), None, files)
     asked = {o.name: values[o.name] for o in EXPERIMENT}
     with hushed(), progress_bar(out.quiet) as progress:
         report = compared(model, other, out.output, asked, values.part(Preprocess), progress)
-    emit_json(report, out.json)
+    emit(values, report)
     if not out.quiet:
         if report["rows"]:
             show_on(out.json, table_of(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,11 +13,13 @@ from onnxprune.graph.io import Model, stored_bytes, weight_bytes
 from onnxprune.graph.messages import one_line
 from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, switch
 from onnxprune.runtime.memory import too_large
+from onnxprune.runtime.profile import node_times
 from onnxprune.runtime.session import UNRUNNABLE, Feeds
 from onnxprune.runtime.timing import Latency, latency
 
 Measured = TypeVar("Measured")
 SECONDS = 2.0  # of timing, both models together
+PROFILED = 0.15  # seconds of a run, above which nodes are not timed by themselves
 # what may stop a measurement without a mistake of ours: onnxruntime, the system, data, the user's function
 FAILING: tuple[type[Exception], ...] = (UserError, OSError, *UNRUNNABLE)
 _SHAPE = "NAME:1,3,224,224, sizes above 0"
@@ -92,3 +95,19 @@ def latencies(
         except UNRUNNABLE as e:
             problem = problem or one_line(e, 120)
     return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]
+
+
+def times_of_nodes(
+    original: Model, written: Model, guesses: Sequence[tuple[Feeds, Feeds]], times: Mapping[str, Latency]
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Median seconds of a call of every node of both models by its name, on the first inputs that run; none where a run
+    takes longer than `PROFILED`. times: as `latencies` gives them."""
+    if not times or times["before"].median > PROFILED:
+        return {}, {}
+    threads = times["before"].threads
+    for feeds in guesses:
+        with suppress(*UNRUNNABLE):
+            pairs = zip((original, written), feeds, strict=True)
+            before, after = ({n: us * 1e-6 for n, us in node_times(m, f, threads).items()} for m, f in pairs)
+            return before, after
+    return {}, {}

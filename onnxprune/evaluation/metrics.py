@@ -22,6 +22,7 @@ from scipy.special import ndtri
 from onnxprune.calibration.calibration import fitting_batch
 from onnxprune.calibration.samples import Samples
 from onnxprune.errors import OptionError
+from onnxprune.evaluation.changes import Answers, Changes, changes
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, save
 from onnxprune.options import DATA, WHAT, anything, choice, number, option
@@ -124,12 +125,13 @@ DEFAULT_METRICS = {row.default: name for name, row in METRICS.items() if row.def
 @dataclass(frozen=True, eq=False)
 class Score:
     """metric: its name; value: mean over samples; each: per sample `(n,)`, None where a function of the user's gives
-    one number only; better: 1 where larger is better, else -1."""
+    one number only; better: 1 where larger is better, else -1; answers: of a classifier, its classes."""
 
     metric: str
     value: float
     each: Array | None
     better: int = 1
+    answers: Answers | None = None
 
     @property
     def samples(self) -> int | None:
@@ -250,7 +252,14 @@ class Evaluator:
         metric = METRICS[self.metric]
         labels = None if self.labels is None else self.labels + self.offset
         each = metric.per_sample(outputs, labels, self.reference, self.classes)
-        return Score(self.metric, float(each.mean()), each, metric.better)
+        return Score(self.metric, float(each.mean()), each, metric.better, self._answers(outputs))
+
+    def _answers(self, outputs: Outputs) -> Answers | None:
+        if not self.classes:
+            return None
+        found = class_rows(outputs[self.classes]).argmax(1) - self.offset
+        labelled = self.labels is not None and self.labels.size == found.size
+        return Answers.of(found, self.labels if labelled else None, self.samples.count)
 
 
 class Function:
@@ -334,7 +343,8 @@ def metric_of(original: Model, samples: Samples, asked: str | None, labels: Any)
 class Drop:
     """By how much `after` is worse than `before`, and an upper confidence bound; of `mse` the rise.
 
-    samples: compared, in pairs; None for a function that gives one number, which has no bound.
+    samples: compared, in pairs; None for a function that gives one number, which has no bound; changes: of a
+    classifier, the samples that it answers in another way.
     """
 
     metric: str
@@ -343,6 +353,7 @@ class Drop:
     drop: float
     bound: float | None
     samples: int | None
+    changes: Changes | None = None
 
     def holds(self, limit: float) -> bool:
         """Whether the metric falls by at most so much, with confidence where there is a bound; False for no number."""
@@ -353,6 +364,7 @@ class Drop:
         return {
             "metric": self.metric, "before": self.before, "after": self.after, "drop": self.drop,
             "bound": self.bound, "confidence": CONFIDENCE, "samples": self.samples,
+            "changed": None if self.changes is None else self.changes.to_dict(),
         }  # fmt: skip
 
 
@@ -377,4 +389,5 @@ def drop(before: Score, after: Score, indices: Array | None = None) -> Drop:
         bound = worse - better + z * math.sqrt((worse + better - (worse - better) ** 2) / (n + 2))
     else:
         bound = lost + z * float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    return Drop(before.metric, float(a.mean()), float(b.mean()), lost, float(bound), n)
+    changed = changes(before.answers, after.answers, indices)
+    return Drop(before.metric, float(a.mean()), float(b.mean()), lost, float(bound), n, changed)

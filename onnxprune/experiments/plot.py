@@ -1,5 +1,5 @@
-"""Charts as SVG text, legible on light and on dark ground: curves with error bars and bands, and points of a plane with
-a region of it; axes, a legend.
+"""Charts as SVG text, legible on light and on dark ground: curves with error bars and bands, points of a plane with a
+region of it, spans in rows, maps of cells, a small curve for a line of text; axes, a legend.
 
 Colours are those of Okabe and Ito, which the colour-blind tell apart, without the two that are too light on white;
 where they come round again the marks are others.
@@ -26,12 +26,15 @@ LINE = 20.0  # height of a line of text
 LETTER = 6.8  # width of a letter, on average
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#808080")
 MARKS = ("circle", "square", "triangle", "diamond", "cross")
-STYLE = (
-    "svg{color-scheme:light dark}text{font:13px system-ui,sans-serif;fill:#222}.title{font-size:16px;font-weight:600}"
-    ".ground{fill:#fff}.axis{stroke:#444;fill:none}.grid{stroke:#ddd}.level{stroke:#666;stroke-dasharray:2 4}"
-    "@media(prefers-color-scheme:dark){text{fill:#eee}.ground{fill:#16181c}.axis{stroke:#bbb}.grid{stroke:#363a40}"
-    ".level{stroke:#aaa}}"
+STYLE = (  # of a chart alone: on a page it must not reach what stands beside it
+    ".chart{color-scheme:light dark}.chart text{font:13px system-ui,sans-serif;fill:#222}"
+    ".chart .title{font-size:16px;font-weight:600}.chart .ground{fill:#fff}.chart .axis{stroke:#444;fill:none}"
+    ".chart .grid{stroke:#ddd}.chart .level{stroke:#666;stroke-dasharray:2 4}.chart .chosen{stroke:#111}"
+    "@media(prefers-color-scheme:dark){.chart text{fill:#eee}.chart .ground{fill:#16181c}.chart .axis{stroke:#bbb}"
+    ".chart .grid{stroke:#363a40}.chart .level{stroke:#aaa}.chart .chosen{stroke:#fff}}"
 )
+NAMED = 36  # letters of a row's name, at most
+ROW = 22.0  # height of a row
 Place = Callable[[float], float]  # value -> coordinate
 
 
@@ -81,7 +84,8 @@ def chart(
     if not points:
         raise ValueError("a chart needs a point that is a finite number")
     keys = list(_flowing([c.name for c in curves]))
-    frame = _Frame(title, x_label, y_label, WIDTH, 1 + max(row for row, _ in keys))
+    legend = 1 + max(row for row, _ in keys)
+    frame = _Frame(title, x_label, y_label, WIDTH, legend, says=_listed(c.name for c in curves))
     left, right, top, bottom = frame.ends
     at_x, x_ticks = _axis([p[0] for p in points], (right, left) if reverse_x else (left, right), log_x)
     at_y, y_ticks = _linear([*(v for p in points for v in p[1:]), *lines.values()], (bottom, top))
@@ -111,7 +115,7 @@ def plane(
     """
     if not any(len(x) for x, _ in points.values()):
         raise ValueError("a picture needs points")
-    frame = _Frame(title, x_label, y_label, SIDE, 1)
+    frame = _Frame(title, x_label, y_label, SIDE, 1, says=_listed(points))
     left, right, top, bottom = frame.ends
     reach = [max(abs(v) for x_y in points.values() for v in x_y[axis]) or 1.0 for axis in (0, 1)]
     (at_x, x_ticks), (at_y, y_ticks) = (
@@ -132,6 +136,111 @@ def plane(
         )
         out.append(f'<g class="key">{key}</g>')
     return "\n".join([*out, "</svg>", ""])
+
+
+@dataclass(frozen=True)
+class Span:
+    """A row: where its values lie. name: what stands before it; low, middle, high: in the unit of the axis."""
+
+    name: str
+    low: float
+    middle: float
+    high: float
+
+
+def spans(rows: Sequence[Span], *, title: str, x_label: str) -> str:
+    """An SVG file of spans one below the other, from 0 on, each with its middle marked. Raises `ValueError` without
+    rows."""
+    if not rows:
+        raise ValueError("a chart needs a row")
+    frame = _in_rows([r.name for r in rows], title, x_label, _listed(f"{r.name}: {r.middle:.4g}" for r in rows))
+    left, right, top, _ = frame.ends
+    at_x, x_ticks = _linear([0.0, *(r.high for r in rows)], (left, right))
+    names = [(float(k), _short(r.name)) for k, r in enumerate(rows)]
+    out = frame.drawn(at_x, [t for t in x_ticks if t[0] >= 0], lambda k: top + (k + 0.5) * ROW, names)
+    for k, r in enumerate(rows):
+        y, colour = top + (k + 0.5) * ROW, COLOURS[0]
+        tip = f"<title>{escape(r.name)}: {r.middle:.4g} ({r.low:.4g} to {r.high:.4g})</title>"
+        out.append(
+            f'<g class="span">{tip}<path stroke="{colour}" stroke-width="6" stroke-opacity=".35" '
+            f'd="M{at_x(r.low):.2f} {y:.2f}H{at_x(r.high):.2f}"/>'
+            f'<circle class="point" fill="{colour}" r="4.5" cx="{at_x(r.middle):.2f}" cy="{y:.2f}"/></g>'
+        )
+    return "\n".join([*out, "</svg>", ""])
+
+
+def cells(
+    rows: Mapping[str, Sequence[float]],
+    columns: Sequence[str],
+    *,
+    title: str,
+    x_label: str,
+    chosen: Mapping[str, int] | None = None,
+) -> str:
+    """An SVG file of a table of numbers above 0 as a map: the darker, the larger, by orders of magnitude.
+
+    rows: name -> a number per column; chosen: name -> the column that is framed. Raises `ValueError` without rows.
+    """
+    if not rows:
+        raise ValueError("a map needs a row")
+    frame = _in_rows(list(rows), title, x_label, f"{len(rows)} rows; the table beside it has the numbers")
+    left, right, top, _ = frame.ends
+    wide, chosen = (right - left) / len(columns), chosen or {}
+    names = [(float(k), _short(name)) for k, name in enumerate(rows)]
+    few = -(
+        -len(columns) * LETTER * (1 + max(map(len, columns))) // (right - left)
+    )  # names that have no room are left out
+    x_ticks = [(float(k), name) for k, name in enumerate(columns) if not (k + 1) % few]
+    out = frame.drawn(lambda k: left + (k + 0.5) * wide, x_ticks, lambda k: top + (k + 0.5) * ROW, names)
+    found = [math.log10(v) for values in rows.values() for v in values if v > 0]
+    low, high = (min(found), max(found)) if found else (0.0, 0.0)
+    for k, (name, values) in enumerate(rows.items()):
+        for j, value in enumerate(values):
+            share = (math.log10(value) - low) / max(high - low, 1e-9) if value > 0 else 0.0
+            tip = f"<title>{escape(name)}, {escape(columns[j])}: {value:.3g}</title>"
+            x, y = left + j * wide + 1, top + k * ROW + 1
+            place = f'x="{x:.2f}" y="{y:.2f}" width="{wide - 2:.2f}" height="{ROW - 2:g}"'
+            colour = f'fill="{COLOURS[0]}" fill-opacity="{0.04 + 0.9 * share:.3f}"'
+            out.append(f'<rect class="cell" {place} {colour}>{tip}</rect>')
+            if chosen.get(name) == j:
+                out.append(f'<rect class="chosen" {place} fill="none" stroke-width="2"/>')
+    return "\n".join([*out, "</svg>", ""])
+
+
+def sparkline(
+    x: Sequence[float], y: Sequence[float], mark: int | None, ends: tuple[float, float], *, title: str
+) -> str:
+    """A curve as high as a line of text, without axes, as SVG: numbers y of which those at most 0 lie at the bottom, by
+    orders of magnitude between `ends`; mark: the point that gets a dot."""
+    wide, high = 112.0, 26.0
+    low, top = (math.log10(v) for v in ends)
+    at_x = _between(min(x), max(*x, min(x) + 1e-9), (5.0, wide - 5))
+    at_y = _between(low, max(top, low + 1e-9), (high - 5, 5.0))
+    points = [(at_x(a), at_y(math.log10(max(b, ends[0])))) for a, b in zip(x, y, strict=True)]
+    dot = ""
+    if mark is not None:
+        dot = f'<circle fill="{COLOURS[1]}" r="4" cx="{points[mark][0]:.2f}" cy="{points[mark][1]:.2f}"/>'
+    way = "L".join(f"{a:.2f} {b:.2f}" for a, b in points)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="spark" viewBox="0 0 {wide:g} {high:g}" width="{wide:g}" '
+        f'height="{high:g}" role="img"><title>{escape(title)}</title>'
+        f'<path fill="none" stroke="{COLOURS[0]}" stroke-width="2" stroke-linejoin="round" d="M{way}"/>{dot}</svg>'
+    )
+
+
+def _in_rows(names: Sequence[str], title: str, x_label: str, says: str) -> _Frame:
+    """The frame of a chart with names at the left and a row for each."""
+    left = 24 + LETTER * max(len(_short(name)) for name in names)
+    return _Frame(title, x_label, "", WIDTH, 0, left=left, height=ROW * len(names), says=says)
+
+
+def _short(name: str) -> str:
+    """The end of a long name, which tells it from others."""
+    return name if len(name) <= NAMED else "…" + name[1 - NAMED :]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return "; ".join(names)
 
 
 def _cells(region: Callable[[Array, Array], Array], reach: Sequence[float], frame: _Frame) -> str:
@@ -172,13 +281,17 @@ def stacked(charts: Sequence[str], columns: int = 1) -> str:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What stands around a chart. width: of the picture; rows: of the legend."""
+    """What stands around a chart. width: of the picture; rows: of the legend; left: room for what is written there;
+    height: within the axes; says: what is in it, in words."""
 
     title: str
     x_label: str
     y_label: str
     width: float
     rows: int
+    left: float = LEFT
+    height: float = HEIGHT
+    says: str = ""
 
     @property
     def heads(self) -> list[str]:
@@ -186,21 +299,26 @@ class _Frame:
         return textwrap.wrap(self.title, round((self.width - LEFT) / 9.3))
 
     @property
+    def _described(self) -> str:
+        axes = f"{self.y_label} against {self.x_label}" if self.y_label else self.x_label
+        return f"{axes}: {self.says}" if self.says else axes
+
+    @property
     def ends(self) -> tuple[float, float, float, float]:
         """Where the axes end: left, right, top, bottom."""
         top = TOP + LINE * len(self.heads)
-        return LEFT, self.width - RIGHT, top, top + HEIGHT
+        return self.left, self.width - RIGHT, top, top + self.height
 
     def drawn(self, at_x: Place, x_ticks: Ticks, at_y: Place, y_ticks: Ticks) -> list[str]:
         """The beginning of the file: ground, title, axes and their labels."""
         left, right, top, bottom = self.ends
         height = bottom + BOTTOM + LINE * self.rows
         out = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:g} {height:g}" width="{self.width:g}" '
-            f'height="{height:g}" role="img">',
-            f"<title>{escape(self.title)}</title><style>{STYLE}</style>",
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {self.width:g} {height:g}" '
+            f'width="{self.width:g}" height="{height:g}" role="img">',
+            f"<title>{escape(self.title)}</title><desc>{escape(self._described)}</desc><style>{STYLE}</style>",
             f'<rect class="ground" width="{self.width:g}" height="{height:g}"/>',
-            *(_text(left, 24 + LINE * k, head, "title") for k, head in enumerate(self.heads)),
+            *(_text(min(left, LEFT), 24 + LINE * k, head, "title") for k, head in enumerate(self.heads)),
         ]
         for value, label in y_ticks:
             out += [
@@ -347,4 +465,4 @@ def _between(low: float, high: float, ends: tuple[float, float]) -> Place:
     return lambda v: first + (v - low) / (high - low) * (last - first)
 
 
-__all__ = ["Curve", "chart", "plane", "stacked"]
+__all__ = ["Curve", "Span", "cells", "chart", "plane", "spans", "sparkline", "stacked"]

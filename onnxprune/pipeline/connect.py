@@ -19,11 +19,11 @@ from onnxprune.evaluation.metrics import METRICS, Evaluator, Function, metric_of
 from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.experiments.align import Alignment, align
 from onnxprune.experiments.connect import Line, children, difference, line, settling
-from onnxprune.experiments.plot import Curve, chart, stacked
 from onnxprune.experiments.rewind import point
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
 from onnxprune.options import HOW, WHAT, declared, integer, option, record, shared, switch
+from onnxprune.page.charts import line as draw
 from onnxprune.pipeline.lottery import LOTTERY, settings_of
 from onnxprune.pipeline.options import OPTIONS, called
 from onnxprune.pipeline.parts import sharing
@@ -353,39 +353,6 @@ def _means(runs: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[di
 # ---------------------------------------------------------------------------------------------------------------------
 # The chart
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def draw(report: Mapping[str, Any]) -> str:
-    """The chart of a report, SVG: a part for each metric, against the place on the line, or the step of --spawn."""
-    return stacked([(_barriers if "runs" in report else _curve)(report, name) for name in report["metrics"]])
-
-
-def _unit(report: Mapping[str, Any], metric: str) -> str:
-    unit = report["metrics"][metric]
-    return f" ({unit})" if unit else ""
-
-
-def _curve(report: Mapping[str, Any], metric: str) -> str:
-    points, how = report["points"], " (aligned)" if report["aligned"] else ""
-    return chart(
-        [Curve(metric, [p["share"] for p in points], [p[metric] for p in points])],
-        title=f"{metric} from {Path(report['models'][0]).name} to {Path(report['models'][1]).name}{how}: barrier "
-        f"{report['barriers'][metric]:.4g}",
-        x_label="share of the way between the weights", y_label=f"{metric}{_unit(report, metric)}",
-        lines={"mean of the ends": (points[0][metric] + points[-1][metric]) / 2},
-    )  # fmt: skip
-
-
-def _barriers(report: Mapping[str, Any], metric: str) -> str:
-    rows, seeds = report["means"], report["means"][0]["seeds"]
-    y, by = ([r[metric][what] for r in rows] for what in ("barrier", "deviation"))
-    low, high = ([v + sign * e for v, e in zip(y, by, strict=True)] if seeds > 1 else None for sign in (-1, 1))
-    name = f"{metric}, mean and deviation of {seeds} seeds" if seeds > 1 else metric
-    return chart(
-        [Curve(name, [r["step"] for r in rows], y, low, high)],
-        title=f"Barrier of {metric} between two children of one training", x_label="step from which both were trained",
-        y_label=f"barrier{_unit(report, metric)}", log_x=True, lines={"no barrier": 0.0},
-    )  # fmt: skip
 
 
 def _named(model: Any) -> str:

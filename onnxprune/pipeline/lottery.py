@@ -21,9 +21,8 @@ from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import unused
 from onnxprune.errors import OptionError, blamed
 from onnxprune.evaluation.metrics import Evaluator, scored
-from onnxprune.experiments.book import Book, Mean, Row, means
+from onnxprune.experiments.book import Book, Row, means
 from onnxprune.experiments.criteria import CRITERIA
-from onnxprune.experiments.plot import Curve, chart
 from onnxprune.experiments.rewind import WHAT as GOES_BACK
 from onnxprune.experiments.rewind import point
 from onnxprune.formats.patterns import NMPattern
@@ -42,6 +41,7 @@ from onnxprune.options import (
     shared,
     switch,
 )
+from onnxprune.page import charts
 from onnxprune.pipeline.options import OPTIONS, called
 from onnxprune.pipeline.parts import Sharing, depends
 from onnxprune.pipeline.thin import SCORES, refuse_idle
@@ -373,39 +373,16 @@ def report_of(setup: Setup, book: Book) -> dict[str, Any]:
     kinds = (DENSE, TICKET, *CONTROLS)
     rows = sorted(book.rows, key=lambda r: (r.seed, r.round, kinds.index(r.kind)))
     metric = next(iter(rows[0].scores))
-    table = means(rows, metric)
-    page = drawn(table, metric)
-    with blamed(f"-o {book.folder}", refusals=(OSError,)):
-        replace_file(book.folder / "curve.svg", page.encode())
     notes = list(dict.fromkeys(f"seed {r.seed}, round {r.round}: {n}" for r in rows for n in r.notes))
-    return {
+    report = {
         "version": __version__, "folder": str(book.folder), "settings": dict(book.settings), "metric": metric,
-        "rows": [asdict(r) for r in rows], "means": [asdict(m) for m in table], "notes": notes,
+        "rows": [asdict(r) for r in rows], "means": [asdict(m) for m in means(rows, metric)], "notes": notes,
         "files": {"table": str(book.path), "curve": str(book.folder / "curve.svg")},
         "seconds": dict(setup.clock.seconds),
     }  # fmt: skip
-
-
-def drawn(table: Sequence[Mean], metric: str) -> str:
-    """The score against weights left, a curve per kind."""
-    dense = [m for m in table if m.kind == DENSE]
-    curves = []
-    for kind in dict.fromkeys(m.kind for m in table if m.kind != DENSE):
-        of = [*dense, *(m for m in table if m.kind == kind)]
-        several = of[0].seeds > 1
-        curves.append(
-            Curve(
-                kind, [100 * m.left for m in of], [m.score for m in of],
-                [m.score - m.deviation for m in of] if several else None,
-                [m.score + m.deviation for m in of] if several else None, dashed=kind != TICKET,
-            )
-        )  # fmt: skip
-    seeds = dense[0].seeds
-    return chart(
-        curves, title=f"{metric} against weights left" + f", mean and deviation of {seeds} seeds" * (seeds > 1),
-        x_label="weights left (%)", y_label=metric, log_x=True, reverse_x=True,
-        lines={DENSE: dense[0].score},
-    )  # fmt: skip
+    with blamed(f"-o {book.folder}", refusals=(OSError,)):
+        replace_file(book.folder / "curve.svg", charts.tickets(report).encode())
+    return report
 
 
 __all__ = ["LOTTERY", "Lottery", "lottery", "tickets"]

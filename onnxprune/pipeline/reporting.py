@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -10,12 +11,13 @@ from onnxprune import __version__
 from onnxprune.allocation.choose import Chooser
 from onnxprune.allocation.outcome import CLOSE, Got, cut_got, ratio_got, targets_got
 from onnxprune.evaluation.fidelity import Fidelity
-from onnxprune.evaluation.measure import file_bytes, latencies, told
+from onnxprune.evaluation.measure import file_bytes, latencies, times_of_nodes, told
 from onnxprune.evaluation.metrics import Drop
 from onnxprune.formats.patterns import BlockPattern
 from onnxprune.graph.cost import trained
 from onnxprune.graph.folds import intact
 from onnxprune.graph.io import Model, unfolded
+from onnxprune.pipeline.layers import layers_of, levels_of
 from onnxprune.pipeline.prepare import ignored
 from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
 from onnxprune.recovery.recover import RECOVERIES
@@ -36,6 +38,7 @@ def report_of(
     whole = analysis.keep_ids({})
     written = None if setup.dry else pruning.model
     times: dict[str, Latency] = {}
+    calls: tuple[Mapping[str, float], Mapping[str, float]] = {}, {}
     notes = [*setup.notes, *([] if chooser is None else chooser.notes), *pruning.notes]
     if o.check.measure and written is not None:
         setup.clock("measure")
@@ -43,6 +46,8 @@ def report_of(
         timing = partial(latencies, setup.original.model, written, pairs, o.check.threads)
         times, more = told("latency not measured", timing, notes) or ({}, [])
         notes += more
+        by_node = partial(times_of_nodes, setup.original.model, written, pairs, times)
+        calls = told("layers not timed", by_node, notes) or calls
     before = Cost(
         round(setup.costs.parameters(whole)) + stored_more(analysis.model), round(setup.costs.macs(whole)),
         file_bytes(setup.original.model, setup.original.model.path), times.get("before"),
@@ -59,6 +64,7 @@ def report_of(
     share = None if after.bytes is None or before.bytes is None else after.bytes / before.bytes
     got = got_of(setup, pruning, share, verdict)
     notes += notes_of(setup, pruning, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome)
+    layers = told("layers not counted", partial(layers_of, setup.original.model, pruning, calls), notes)
     return Report(
         model=str(setup.original.model.path or ""), output="", before=before, after=after,
         groups=tuple(
@@ -71,6 +77,7 @@ def report_of(
         fidelity=close, evaluation=verdict, fits=pruning.fits,
         recipe=setup.recipe, calibration=None if setup.data is None else setup.data.samples.description,
         version=__version__, asked=o.asked, got=tuple(got), cache=cache_of(setup, chooser, pruning),
+        layers=layers or (), levels=() if chooser is None else levels_of(chooser, plan.keep),
     )  # fmt: skip
 
 

@@ -68,6 +68,18 @@ class Present(LayerZeros):
         return {**vars(self), "share": self.share, "patterns": list(self.patterns), "tiles": tiles}
 
 
+def zeros_of(model: Model) -> list[LayerZeros]:
+    """A row for every layer of which `sparse_layers` finds the weight, in order, without what holds in it."""
+    model, _ = free_weights(model)
+    out = []
+    for layer in sparse_layers(model)[0]:
+        w = layer.read(model)
+        rows = layer.shape[0]
+        zeros = w.size - int(np.count_nonzero(w))
+        out.append(LayerZeros(layer.name, layer.op, layer.initializer, rows, w.size // rows, zeros))
+    return out
+
+
 def present(model: Model) -> list[Present]:
     """A row for every layer of which `sparse_layers` finds the weight, in order."""
     model, _ = free_weights(model)
@@ -118,4 +130,4 @@ def packings(layer: Layer, w: Array, formats: Sequence[Format], values: str) -> 
     return [row.packing(pattern) for _, pattern, row in ranked]
 
 
-__all__ = ["Present", "packings", "present"]
+__all__ = ["Present", "packings", "present", "zeros_of"]
