@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,15 +13,14 @@ import numpy as np
 
 from onnxprune import __version__
 from onnxprune.errors import OptionError
-from onnxprune.graph.io import Model, unfolded
-from onnxprune.graph.protos import graphs
+from onnxprune.graph.fingerprint import fingerprint
+from onnxprune.graph.io import Model
 from onnxprune.graph.step import Step
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.sparsity.outcome import Sparsity, from_plan
 from onnxprune.structure.analysis import Analysis, Keep
 
 VERSION = 1
-PIECES, PIECE = 256, 4096  # of a large weight that a fingerprint reads: how many, and their bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,37 +133,6 @@ class Plan:
                 f"plan for this one, or replay it all the same with --plan-for-another-model"
             )
         return [f"{where} was made for another model; it was replayed since --plan-for-another-model says so"]
-
-
-def fingerprint(model: Model) -> str:
-    """16 hexadecimal digits that stand for a graph and its weights, wherever these lie; of weights above a megabyte
-    evenly spread pieces are read."""
-    model = unfolded(model)
-    digest = hashlib.sha256()
-    for graph in graphs(model.proto.graph):
-        digest.update(repr([v.name for v in (*graph.input, *graph.output)]).encode())
-        for node in graph.node:
-            words = [node.op_type, node.domain, *node.input, "->", *node.output]
-            words += sorted(
-                f"{a.name} {a.f} {a.i} {a.s!r} {list(a.ints)} {list(a.floats)} {list(a.strings)} {list(a.t.dims)} "
-                f"{a.t.raw_data.hex()} {list(a.t.float_data)} {list(a.t.int32_data)} {list(a.t.int64_data)}"
-                for a in node.attribute
-            )
-            digest.update("\0".join(words).encode() + b"\1")
-    for name in sorted(model.weights):
-        w = model.weights[name]
-        digest.update(f"{name} {w.dtype} {w.shape}".encode())
-        if w.dtype.kind == "O":
-            digest.update(repr(w.tolist()).encode())
-            continue
-        flat = w.reshape(-1)
-        if w.nbytes <= PIECES * PIECE:
-            digest.update(np.ascontiguousarray(flat).tobytes())
-            continue
-        step = PIECE // w.itemsize
-        for start in np.linspace(0, flat.size - step, PIECES).astype(np.int64):
-            digest.update(np.ascontiguousarray(flat[start : start + step]).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _text(path: str | Path) -> str:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.allocation.select import depth, global_, group_ratios, matches, rounded, search, select, uniform
+from onnxprune.allocation.select import depth, global_, group_ratios, matches, search, uniform
 from onnxprune.errors import OptionError
+from onnxprune.importance.units import rounded, select
 from onnxprune.structure.analysis import ChannelGroup, Keep
 
 

@@ -20,8 +20,8 @@ PACKAGE = ROOT / "onnxprune"
 # a room or a module by itself imports only what stands before it
 ORDER = (
     "errors", "progress", "options", "graph", "cache", "kernels", "solvers", "runtime", "gradient", "structure",
-    "layers", "calibration", "evaluation", "importance", "allocation", "recovery", "formats", "sparsity", "training",
-    "experiments", "plan", "page", "report", "pipeline", "cli", "__main__",
+    "layers", "calibration", "evaluation", "importance", "formats", "latency", "allocation", "recovery", "sparsity",
+    "training", "experiments", "plan", "page", "report", "pipeline", "cli", "__main__",
 )  # fmt: skip
 LOOSE = 7  # modules beside the rooms, at most
 

@@ -457,7 +457,7 @@ def test_causes_are_those_that_hold() -> None:
 
 
 def test_values_of_constants_count_in_a_fingerprint() -> None:
-    from onnxprune.plan import fingerprint
+    from onnxprune.graph.fingerprint import fingerprint
 
     protos = [
         build(f"c = Constant<value_float={v}>() h = Mul(x, c) y = Relu(h)", "float[n,4]", "float[n,4]")

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from models.random_graphs import Draws, models, simplest
 from onnxprune.allocation.allocators import ALLOCATORS
-from onnxprune.allocation.select import rounded
 from onnxprune.errors import VerificationError
 from onnxprune.graph.io import Model, load, to_proto, unfolded
 from onnxprune.graph.node import walk_all
+from onnxprune.importance.units import rounded
 from onnxprune.importance.weights import score
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 from onnxprune.structure.check import compare

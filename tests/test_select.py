@@ -10,7 +10,7 @@ import pytest
 
 from law import cut
 from models.rules import build, text
-from onnxprune.allocation.select import select
+from onnxprune.importance.units import select
 from onnxprune.structure.analysis import ChannelGroup
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxprune.allocation.levels import Levels
 from onnxprune.graph.arrays import Array, Float, Ids
-from onnxprune.graph.traits import Product
+from onnxprune.graph.traits import Product, stepped, uneven
 from onnxprune.options import UNITS
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
@@ -124,7 +124,9 @@ class Usage:
     that may have some.
 
     An array of ids whose survivors are counted is a sum over the groups that they belong to, and where they belong to
-    two (heads, dimensions of a head) a product: of what is kept of either. An amount is so a sum of terms.
+    two (heads, dimensions of a head) a product: of what is kept of either. An amount is so a sum of terms. Such a count
+    is rounded up to a step, or asked whether it is even, where it is one count or product; in a longer sum its parts
+    count as they are, and even.
     alive: ids that survive in the groups that are not asked about, bool `(ids,)`; switched: of every layer with zeros
     the labels of the amounts of which they leave a part.
     """
@@ -140,28 +142,34 @@ class Usage:
         self.total, self.eased = meter.total, meter.eased or meter.total
         owners = analysis.owners(groups)
         sizes = [*(g.size for g in groups), *(1 for _ in switched)]
-        terms: list[tuple[float, list[_Count]]] = []
+        terms: list[_Term] = []
         starts: list[int] = []  # the first term of every amount
         for p in meter.amounts:
             counts = [_counts(ids, d, analysis, owners, alive) for ids, d in zip(p.ids, p.divisors, strict=True)]
             starts.append(len(terms))
-            parts_left: list[_Count] = [
-                (0.0, {len(groups) + j: 1.0}) for j, labels in enumerate(switched) if p.label in labels
+            single = all(len(parts) == 1 for parts in counts)
+            steps = [
+                s if len(parts) == 1 else 1 for s, parts in zip(p.steps or (1,) * len(counts), counts, strict=True)
             ]
-            of = [(p.factor, [*(way for part in parts for way in part), *parts_left]) for parts in product(*counts)]
-            terms += of or [(0.0, [])]
+            left = [[(0.0, {len(groups) + j: 1.0})] for j, labels in enumerate(switched) if p.label in labels]
+            of = [_Term(p.factor, (*parts, *left), steps, p.uneven) for parts in product(*counts)]
+            terms += of if of and (single or not p.uneven) else [_Term(0.0, (), (), ())]
         self.starts = np.array(starts, np.int64)
-        ways = max((len(t) for _, t in terms), default=1) or 1
-        self.base = np.zeros((len(terms), ways))
-        self.per_unit = np.zeros((len(terms), ways, len(sizes)))
-        self.factor = np.array([factor for factor, _ in terms])
-        for i, (_, term) in enumerate(terms):
-            self.base[i, len(term) :] = 1.0
-            for j, (base, each) in enumerate(term):
-                self.base[i, j] = base
-                for k, count in each.items():
-                    self.per_unit[i, j, k] = count / sizes[k]
-        self.touched = [np.flatnonzero(self.per_unit[:, :, k].any(1)) for k in range(len(sizes))]
+        width = max((len(t.counts) for t in terms), default=1) or 1
+        shape = len(terms), width, WAYS
+        self.base, self.per_unit = np.ones(shape), np.zeros((*shape, len(sizes)))
+        self.factor = np.array([t.factor for t in terms])
+        self.asked = np.array([bool(t.uneven) for t in terms], bool)
+        self.steps, self.uneven = np.ones((len(terms), width)), np.ones((len(terms), width))
+        for i, term in enumerate(terms):
+            self.steps[i, : len(term.steps)] = term.steps
+            self.uneven[i, : len(term.uneven)] = term.uneven
+            for j, ways in enumerate(term.counts):
+                for way, (base, each) in enumerate(ways):
+                    self.base[i, j, way] = base
+                    for k, count in each.items():
+                        self.per_unit[i, j, way, k] = count / sizes[k]
+        self.touched = [np.flatnonzero(self.per_unit[..., k].any((1, 2))) for k in range(len(sizes))]
 
     def __call__(self, kept: Float) -> float:
         """kept: units per group, then what zeros leave of each layer, `(groups + layers,)`."""
@@ -171,21 +179,40 @@ class Usage:
         """The usage, eased, where group k keeps each of `choices`, or zeros leave so much of layer k."""
         rows = self.touched[k]
         counts = self.base[rows] + self.per_unit[rows] @ kept
-        moved = counts[:, :, None] + self.per_unit[rows, :, k][:, :, None] * (choices - kept[k])
+        moved = counts[..., None] + self.per_unit[rows][..., k, None] * (choices - kept[k])
         terms = np.repeat(self._terms(kept)[:, None], len(choices), 1)
-        terms[rows] = self.factor[rows, None] * moved.prod(1)
+        terms[rows] = self._of(rows, moved)
         return self.eased(self._amounts(terms))
 
     def _terms(self, kept: Float) -> Float:
         """`(terms,)`"""
-        return np.asarray(self.factor * (self.base + self.per_unit @ kept).prod(1))
+        return self._of(slice(None), (self.base + self.per_unit @ kept)[..., None])[:, 0]
+
+    def _of(self, rows: Ids | slice, ways: Float) -> Float:
+        """The terms at such counts, `(rows, counts, WAYS, choices)` -> `(rows, choices)`."""
+        counts = ways.prod(2)
+        out = self.factor[rows, None] * stepped(counts, self.steps[rows, :, None]).prod(1)
+        asked = self.asked[rows]
+        out[asked] *= uneven(counts[asked], self.uneven[rows][asked][..., None]).any(1)
+        return np.asarray(out)
 
     def _amounts(self, terms: Float) -> Float:
         """`(terms, ...)` to `(amounts, ...)`"""
         return np.asarray(np.add.reduceat(terms, self.starts, axis=0)) if len(self.starts) else terms[:0]
 
 
+WAYS = 2  # groups that the survivors of one array of ids may be a product of
 _Count = tuple[float, dict[int, float]]  # ids that stay whatever happens, and those of every group
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A factor times counts, each a product of up to `WAYS`; steps, uneven: as of `Product`."""
+
+    factor: float
+    counts: Sequence[Sequence[_Count]]
+    steps: Sequence[int]
+    uneven: Sequence[int]
 
 
 def _counts(ids: Array, divisor: int, analysis: Analysis, owners: Ids, alive: Keep) -> list[list[_Count]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune import cache
-from onnxprune.allocation.select import rounded, select, without_loss
+from onnxprune.allocation.select import without_loss
 from onnxprune.calibration.options import MEMORY
 from onnxprune.evaluation.damage import damage
 from onnxprune.graph.arrays import Array, Float, Ids
@@ -34,6 +34,7 @@ from onnxprune.importance.data import (
 )
 from onnxprune.importance.gates import Gated
 from onnxprune.importance.score import ordered
+from onnxprune.importance.units import rounded, select
 from onnxprune.importance.weights import score
 from onnxprune.layers.layer import linear_layers
 from onnxprune.layers.places import Parameters, parameters

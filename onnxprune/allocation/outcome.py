@@ -9,8 +9,9 @@ from typing import Any
 from onnxprune.allocation.budget import Meter
 from onnxprune.allocation.kinds import flag
 from onnxprune.allocation.options import Amount, Cut, limit_of
-from onnxprune.allocation.select import KeptUnits, matches, rounded
+from onnxprune.allocation.select import KeptUnits, matches
 from onnxprune.graph.arrays import Array
+from onnxprune.importance.units import rounded
 from onnxprune.structure.analysis import Analysis, ChannelGroup
 
 CLOSE = 0.005  # of all units: what differs by less needs no word

@@ -15,12 +15,13 @@ from typing import Any
 from onnxprune.allocation.budget import Meter, Usage, least_damage
 from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, joined_levels, level_database
 from onnxprune.allocation.recipe import Recipe
-from onnxprune.allocation.select import KeptUnits, select
+from onnxprune.allocation.select import KeptUnits
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.graph.io import to_proto
 from onnxprune.importance.criterion import Scores
 from onnxprune.importance.data import find_readings
 from onnxprune.importance.score import criterion_of, data_scores, losses_of_gates
+from onnxprune.importance.units import select
 from onnxprune.progress import Progress, Steps, counting
 from onnxprune.runtime.jobs import Job, collected, elsewhere
 from onnxprune.structure.analysis import Analysis, ChannelGroup

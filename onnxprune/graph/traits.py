@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,18 +26,46 @@ Axes = Callable[[str], list[Ids | None]]
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """`factor` times the number of survivors of every array of ids, each over its divisor."""
+    """`factor` times the number of survivors of every array of ids, each over its divisor.
+
+    steps: what each of these counts is rounded up to a multiple of; none where they count as they are. uneven: the
+    product is 0 where each count is a multiple of its number here; none where that does not matter.
+    """
 
     label: str
     factor: float
     ids: tuple[Ids, ...]
     divisors: tuple[int, ...]
+    steps: tuple[int, ...] = ()
+    uneven: tuple[int, ...] = ()
 
     def __call__(self, keep: Array) -> float:
-        out = self.factor
-        for ids, d in zip(self.ids, self.divisors, strict=True):
-            out *= float(np.count_nonzero(keep[ids])) / d
-        return out
+        return float(self.at(self.counts(keep)))
+
+    def counts(self, keep: Array) -> list[float]:
+        """The survivors of every array of ids, over its divisor."""
+        return [np.count_nonzero(keep[ids]) / d for ids, d in zip(self.ids, self.divisors, strict=True)]
+
+    def at(self, counts: Sequence[Any]) -> Any:
+        """The product at such counts, numbers or arrays."""
+        whole = map(stepped, counts, self.steps) if self.steps else counts
+        out = math.prod(whole, start=self.factor)
+        return out * (sum(map(uneven, counts, self.uneven)) > 0) if self.uneven else out
+
+
+def stepped(count: Any, step: Any) -> Any:
+    """Counts rounded up to a multiple of a step; as they are where the step is 1, for a share need not be whole.
+
+    >>> float(stepped(9.0, 8)), float(stepped(8.0, 8)), float(stepped(2.5, 1))
+    (16.0, 8.0, 2.5)
+    """
+    return np.where(np.equal(step, 1), count, step * np.ceil(np.divide(count, step) - 1e-9))
+
+
+def uneven(count: Any, multiple: Any) -> Any:
+    """Whether counts are no multiple."""
+    parts = np.divide(count, multiple)
+    return np.abs(parts - np.rint(parts)) > 1e-9
 
 
 def product(label: str, factor: float, ids: Iterable[tuple[Ids | None, int]]) -> Product:

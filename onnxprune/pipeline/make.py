@@ -18,6 +18,7 @@ from onnxprune.calibration.files import load_npz
 from onnxprune.evaluation.measure import file_bytes
 from onnxprune.formats.codebook import Codebooks, zipped_bytes
 from onnxprune.formats.codebook import codebooks as with_codebooks
+from onnxprune.graph.fingerprint import fingerprint
 from onnxprune.graph.io import Model, unfolded
 from onnxprune.graph.step import Step
 from onnxprune.importance.shown import of_training
@@ -26,7 +27,7 @@ from onnxprune.pipeline.options import OPTIONS
 from onnxprune.pipeline.prepare import groups_of, ignored
 from onnxprune.pipeline.reporting import folded
 from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
-from onnxprune.plan import Plan, fingerprint, stamp
+from onnxprune.plan import Plan, stamp
 from onnxprune.progress import counting, silent
 from onnxprune.recovery.recover import RECOVERIES, recover
 from onnxprune.runtime.feeds import likely_feeds

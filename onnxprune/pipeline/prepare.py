@@ -31,13 +31,14 @@ from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation.measure import told
 from onnxprune.evaluation.metrics import Evaluator, Function, is_function, metric_of
 from onnxprune.evaluation.training_set import TrainingSet, training_set
+from onnxprune.graph.fingerprint import fingerprint
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance.depth import group_blocks
 from onnxprune.options import declared, shown
 from onnxprune.pipeline.options import OPTIONS, Options, without_effect
 from onnxprune.pipeline.setup import Setup
-from onnxprune.plan import Plan, fingerprint
+from onnxprune.plan import Plan
 from onnxprune.progress import Clock
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.solvers.masks import needs_labels

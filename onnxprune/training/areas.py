@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxprune.allocation.select import MAX_RATIO, global_, group_ratios, select
+from onnxprune.allocation.select import MAX_RATIO, global_, group_ratios
 from onnxprune.errors import OptionError
 from onnxprune.formats.patterns import BlockPattern, NMPattern, Pattern
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
+from onnxprune.importance.units import select
 from onnxprune.layers.layer import Layer
 from onnxprune.solvers.patterns import Mask, Tiles, lowest_kept
 from onnxprune.sparsity.allocate import spread

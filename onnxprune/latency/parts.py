@@ -1,0 +1,204 @@
+"""A model as onnxruntime runs it: parts, each a node with what was fused into it, and what they are counted by.
+
+onnxruntime fuses nodes, and the profile names what is left. A variant's nodes are called by their first output
+(`named`), and every fused node keeps one of these names in its own, so that the time of each belongs to a node of the
+original. Which nodes are one part is read from the profile of the uncut model.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxprune.graph.arrays import Array, Float, Ids, stored_bits
+from onnxprune.graph.io import Model
+from onnxprune.graph.links import readers
+from onnxprune.graph.node import Node, walk
+from onnxprune.graph.traits import TRAITS, CostInputs, Product, product
+from onnxprune.structure.analysis import Analysis, Keep
+
+ADDED = re.compile(r"(_nchwc|_token(_\d+)?|_MatMul_With_Add|/[A-Za-z]+Fusion[A-Za-z]*/?)+$")  # by fusions, to a name
+MULTIPLIES = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}  # what fuses with what follows
+EVEN = 4  # blocked layouts need widths of such multiples
+UNEVEN = "uneven "  # before what counts where a width is no such multiple
+KINDS = ("node", "macs", "read", "written", "weights", *(UNEVEN + kind for kind in ("macs", "read", "written")))
+WHOLE = "the whole session"
+Timed = Sequence[tuple[str, str, float]]  # name, operator, seconds of nodes in the order of execution
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """label: node name; family: what its time is alike with; keys: of its nodes; inputs, outputs: tensors; counted: one
+    of `KINDS` -> products: 1 where the part is there, multiply-accumulates, bytes read, written, and of weights."""
+
+    label: str
+    family: str
+    keys: frozenset[str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    counted: Mapping[str, tuple[Product, ...]]
+
+    def products(self, kind: str, step: int) -> list[Product]:
+        """What it is counted by, all widths rounded up to a multiple of the step."""
+        return [replace(p, steps=_of_widths(p, step) if step > 1 else ()) for p in self.counted[kind]]
+
+
+def _of_widths(p: Product, multiple: int) -> tuple[int, ...]:
+    """The multiple for every width of a product; 1 for what is there or not."""
+    return tuple(multiple if ids.size > 1 else 1 for ids in p.ids)
+
+
+def design(parts: Sequence[Part], keeps: Sequence[Keep], step: int) -> Float:
+    """What parts are counted by where these ids survive, `(parts, keeps, kinds)`."""
+    out = np.zeros((len(parts), len(keeps), len(KINDS)))
+    for i, part in enumerate(parts):
+        for j, kind in enumerate(KINDS):
+            for p in part.products(kind, step):
+                out[i, :, j] += p.at(list(np.array([p.counts(keep) for keep in keeps]).T))
+    return out
+
+
+def named(model: Model) -> Model:
+    """A copy whose nodes are called by their first output, which is theirs alone."""
+    out = model.copy()
+    for node in walk(out.proto.graph, {}):
+        node.proto.name = node.key
+    return out
+
+
+def owners(timed: Timed, known: Iterable[str]) -> list[str]:
+    """The node of the original, by its key, that every node of a profile belongs to; what has a name of its own
+    belongs to the one before."""
+    known = set(known)
+    out: list[str] = []
+    for name, _, _ in timed:
+        found = name if name in known else ADDED.sub("", name)
+        while found not in known and "/" in found:
+            found = found.rpartition("/")[0]
+        out.append(found if found in known else "")
+    for k in range(1, len(out)):
+        out[k] = out[k] or out[k - 1]
+    for k in range(len(out) - 2, -1, -1):
+        out[k] = out[k] or out[k + 1]
+    return out
+
+
+def parts_of(analysis: Analysis, timed: Timed) -> list[Part]:
+    """The parts of a model, by the profile of the uncut one; nodes that it does not name are fused into others."""
+    c = analysis.coupling
+    shrinking = np.asarray((analysis.owners(analysis.groups)[analysis.components.labels] >= 0).any(1))
+    nodes = [n for n in walk(analysis.model.proto.graph, c.shapes.opsets) if n.key not in c.shapes.constant]
+    ops = [op for _, op, _ in timed] or [n.proto.op_type for n in nodes]
+    of = _fused(nodes, dict(zip(owners(timed, [n.key for n in nodes]) or [n.key for n in nodes], ops, strict=True)))
+    members: dict[str, list[Node]] = defaultdict(list)
+    for n in nodes:
+        members[of[n.key]].append(n)
+    read_by = readers(nodes)
+    last = {o.name for o in analysis.model.proto.graph.output}
+    parts = [_part(analysis, key, some, read_by, last, shrinking) for key, some in members.items() if key]
+    return parts if timed else [_together(parts)]
+
+
+def _together(parts: Sequence[Part]) -> Part:
+    """One part of all, for execution providers that hide their nodes."""
+    counted = {kind: tuple(replace(p, label=WHOLE) for part in parts for p in part.counted[kind]) for kind in KINDS}
+    keys = frozenset(key for part in parts for key in part.keys)
+    return Part(WHOLE, WHOLE, keys, parts[0].inputs, parts[-1].outputs, counted)
+
+
+def _fused(nodes: Sequence[Node], op_of: Mapping[str, str]) -> dict[str, str]:
+    """Key of a node -> key of the one under whose name it runs."""
+    made_by = {o: n for n in nodes for o in n.outputs}
+    read_by = readers(nodes)
+    of: dict[str, str] = {n.key: n.key for n in nodes if n.key in op_of}
+    for n in nodes:  # activations and sums go with the product before them
+        for name in n.inputs if n.key not in of and n.op not in MULTIPLIES else ():
+            before = made_by.get(name)
+            host = of.get(before.key, "") if before is not None else ""
+            if host and op_of.get(host) in MULTIPLIES and len(read_by.get(name, ())) == 1:
+                of[n.key] = host
+    for n in reversed(nodes):  # what is left goes with what reads it
+        if n.key not in of:
+            later = [of.get(r.key, "") for o in n.outputs for r in read_by.get(o, ())]
+            of[n.key] = next(filter(None, later), "")
+    return of
+
+
+def _part(
+    analysis: Analysis,
+    key: str,
+    nodes: Sequence[Node],
+    read_by: Mapping[str, Sequence[Node]],
+    last: set[str],
+    shrinking: Array,
+) -> Part:
+    c = analysis.coupling
+    costs = CostInputs(c.shapes, c.axes, c.grouped)
+    inside = {n.key for n in nodes}
+    made = {o for n in nodes for o in n.outputs if o}
+    read = {name for n in nodes for name in n.inputs if name and name not in made}
+    weights = {name for name in read if name in c.shapes.constant}
+    written = {o for o in made if o in last or any(r.key not in inside for r in read_by.get(o, ()))}
+    macs = [p for n in nodes if (t := TRAITS.get(n.op)) is not None and c.complete(n.key) for p in t.macs(n, t, costs)]
+    main = max(nodes, key=lambda n: (n.op in TRAITS, n.key == key))
+    gates = [c.gates.get(n.key) for n in nodes]
+    gate = gates[0] if all(g is gates[0] for g in gates) else None
+    all_of = {
+        "node": [product(main.label, 1.0, [])],
+        "macs": macs,
+        "read": [_bytes(analysis, main.label, name) for name in sorted(read - weights)],
+        "written": [_bytes(analysis, main.label, name) for name in sorted(written)],
+        "weights": [_bytes(analysis, main.label, name) for name in sorted(weights)],
+    }
+    counted = {kind: tuple(_settled(p, main.label, gate, shrinking) for p in each) for kind, each in all_of.items()}
+    for kind in KINDS:
+        if kind.startswith(UNEVEN):
+            counted[kind] = tuple(
+                replace(p, uneven=_of_widths(p, EVEN)) for p in counted[kind.removeprefix(UNEVEN)] if p.ids
+            )
+    inputs = tuple(name for n in nodes for name in n.inputs if name in read)
+    family = _family(main, nodes, weights, analysis)
+    return Part(main.label, family, frozenset(inside), inputs, tuple(sorted(written)), counted)
+
+
+def _settled(p: Product, label: str, gate: Ids | None, shrinking: Array) -> Product:
+    """The product over the widths that may shrink, of a node that may go with a block."""
+    of = list(zip(p.ids, p.divisors, strict=True))
+    widths = [(ids, d) for ids, d in of if shrinking[ids].any()]
+    fixed = math.prod(ids.size / d for ids, d in of if not shrinking[ids].any())
+    return product(label, p.factor * fixed, [(gate, 1), *widths])
+
+
+def _bytes(analysis: Analysis, label: str, name: str) -> Product:
+    """Bytes of a tensor as a product over its axes."""
+    c = analysis.coupling
+    shape = c.shape(name) or ()
+    axes = c.axes(name) or [None] * len(shape)  # no rule has read it: nothing shrinks
+    fixed = math.prod(d or 1 for d, ids in zip(shape, axes, strict=True) if ids is None)
+    weight = analysis.model.weights.get(name)
+    size = stored_bits(weight) / 8 if weight is not None else 4.0
+    if name in c.grouped:
+        fixed //= shape[1] or 1
+        axes = [*axes, c.grouped[name]]
+    return product(label, fixed * size, [(ids, len(ids) if ids is not None and ids.ndim > 1 else 1) for ids in axes])
+
+
+def _family(main: Node, nodes: Sequence[Node], weights: set[str], analysis: Analysis) -> str:
+    """Operator and what of its attributes matters; and what is fused into it."""
+    words = [main.op]
+    trait = TRAITS.get(main.op)
+    if trait is not None and trait.kernel:
+        kernel = analysis.coupling.shape(main.input(trait.weight)) or ()
+        group = main.attr("group", 1)
+        words.append("x".join(map(str, kernel[2:])))
+        words += [f"{name} {value}" for name in ("strides", "dilations") if max(value := main.attr(name, [1])) > 1]
+        words += ["depthwise"] * (group > 1 and kernel[1] == 1) + ["grouped"] * (group > 1 and kernel[1] != 1)
+    elif trait is not None:
+        words += ["weights"] * bool(weights & set(main.inputs))
+    words += sorted({n.op for n in nodes} - {main.op})
+    return " ".join(words)
