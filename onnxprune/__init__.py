@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.io import Model, load, save, to_proto
     from onnxprune.pipeline.agree import agree
     from onnxprune.pipeline.connect import connect
+    from onnxprune.pipeline.explore import explore
     from onnxprune.pipeline.lottery import lottery
     from onnxprune.pipeline.proxies import proxies
     from onnxprune.pipeline.recipe import Result, prune
@@ -65,6 +66,7 @@ PLACES = {
     "graph.io": ("Model", "load", "save", "to_proto"),
     "pipeline.agree": ("agree",),
     "pipeline.connect": ("connect",),
+    "pipeline.explore": ("explore",),
     "pipeline.lottery": ("lottery",),
     "pipeline.proxies": ("proxies",),
     "pipeline.recipe": ("Result", "prune"),
@@ -230,6 +232,7 @@ __all__ = [
     "connect",
     "densify",
     "evaluate",
+    "explore",
     "formats",
     "get_library_path",
     "gradients",

@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.allocation.outcome import Got
+from onnxprune.allocation.outcome import Got, Tried
 from onnxprune.allocation.recipe import Recipe
 from onnxprune.evaluation.fidelity import Fidelity
 from onnxprune.evaluation.metrics import CONFIDENCE, Drop
@@ -109,6 +109,7 @@ class Report:
     fidelity: Fidelity | None = None
     evaluation: Drop | None = None
     fits: tuple[LayerFit, ...] = ()
+    search: tuple[Tried, ...] = ()
     recipe: Recipe | None = None
     calibration: str | None = None
     version: str = ""
@@ -163,6 +164,7 @@ class Report:
             "recipe": None if self.recipe is None else asdict(self.recipe),
             "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
             "evaluation": None if self.evaluation is None else self.evaluation.to_dict(),
+            "search": [asdict(t) for t in self.search] or None,
             "refitted": [asdict(f) for f in self.fits],
             "layers": [asdict(x) for x in self.layers],
             "levels": [{**asdict(x), "kept": list(x.kept), "damage": list(x.damage)} for x in self.levels],
@@ -236,6 +238,7 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
         parts.append(Text("verified: the clustered model runs"))
     if v is None and (s is None or s.error is None) and (c is None or not c.checked):
         parts.append(Text("not verified"))
+    parts += [Text(f"searched: {_tried(t)}") for t in report.search]
     parts += [Text(line) for line in _quality(report)]
     if report.pinned and (cut or s is None):
         parts.append(Text(f"pinned: {len(report.pinned)} weights {'' if verbose else '(-v names them)'}"))
@@ -248,6 +251,17 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
         took = ", ".join(f"{k} {s:.2f} s" for k, s in report.seconds.items())
         parts.append(Text(f"time: {took}"))
     return Group(*parts)
+
+
+def _tried(t: Tried) -> str:
+    """One way to a target, and what became of it."""
+    parts = [
+        *([] if t.predicted is None else [f"damage {t.predicted:.3g} predicted"]),
+        *([] if t.damage is None else [f"{t.damage:.3g} on the samples"]),
+        *([] if t.ratio is None else [f"{t.ratio:.1%} of the time"]),
+        *([t.why] if t.why else []), *["written"] * t.chosen,
+    ]  # fmt: skip
+    return f"{t.way}: {', '.join(parts)}"
 
 
 def _asked(g: Got) -> str:

@@ -138,6 +138,7 @@ SUBCOMMANDS: dict[str, list[list[str]]] = {
         [*FROM_SCRATCH, "--at-init", "magnitude", "--sparsity", "0.5"],
         [*FROM_SCRATCH, "--learn-masks", "movement", "--sparsity", "0.5"],
     ],
+    "explore": [["MODEL", "--calibration", "DATA", "--budget", "macs", "--left", "0.8,0.6", "-o", "OUTPUT"]],
     "lottery": [[*FROM_SCRATCH, "--rounds", "1", "--controls", "random"]],
     "supermask": [["MLP", "--init", "0", "--evaluate", "DIGITS", "--criterion", "movement,random"]],
 }

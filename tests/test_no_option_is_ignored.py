@@ -91,9 +91,10 @@ VALUES: dict[str, Any] = {
     "input_shape": {"x": (3, 3, 8, 8)}, "verify": True, "measure": True, "tune": "3steps", "learning_rate": 0.01,
     "batch_size": 3, "optimizer": "sgd", "train": pictures, "train_labels": labels, "loss": "squared-error",
     "momentum": 0.5, "weight_decay": 0.5, "schedule": "linear", "warmup": 0,
+    "methods": "layers,heads,channels", "plain": True,
     "regularize": "group", "regularize_strength": 2.0,
 }  # fmt: skip
-EXEMPT = {"memory", "jobs", "threads", "seed", "dry_run"}
+EXEMPT = {"memory", "jobs", "threads", "seed", "dry_run", "repeat", "target_latency", "minimize"}
 
 
 @functools.cache

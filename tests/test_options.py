@@ -34,7 +34,7 @@ def test_declarations(name: str) -> None:
         words = o.default if o.switch else str(o.default)
         assert o.name == "memory" or o.read(words) == o.default
     for choice in (c.replace(":P", ":3") for c in o.choices):  # lp:P stands for every exponent
-        assert o.read(choice.upper()) == o.read(choice) == choice
+        assert o.read(choice.upper()) == o.read(choice) == ((choice,) if o.many else choice)
     if o.choices:
         with pytest.raises(ValueError, match=rf"^{o.flag} magic: unknown; choose one of {next(iter(o.choices))}"):
             o.read("magic")

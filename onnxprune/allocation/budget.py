@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 SWEEPS = 20
 STEPS = (1, 2)  # levels that a group moves in an exchange
 PRICES = 60
+LATENCY = "latency"  # which is measured, and not counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +40,9 @@ class Meter:
     total: Callable[[Float], Float]
     eased: Callable[[Float], Float] | None = None
 
-    def __call__(self, keep: Keep) -> float:
-        """keep: ids that survive, bool `(ids,)`."""
-        return float(self.total(np.array([p(keep) for p in self.amounts])))
+    def __call__(self, keep: Keep, left: Mapping[str, float] = MappingProxyType({})) -> float:
+        """keep: ids that survive, bool `(ids,)`; left: label of amounts -> the part that zeros leave of them."""
+        return float(self.total(np.array([p(keep) * left.get(p.label, 1.0) for p in self.amounts])))
 
 
 def added(products: tuple[Product, ...], constant: float = 0.0) -> Meter:
@@ -50,7 +52,10 @@ def added(products: tuple[Product, ...], constant: float = 0.0) -> Meter:
 
 @dataclass(frozen=True)
 class Tables:
-    """What meters look up besides the model: tables that options name."""
+    """What meters look up besides the model: tables that options name, and what was measured. latency: products that
+    add up to the seconds of a run, of the model as it was analysed first."""
+
+    latency: tuple[Product, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,20 @@ def _bytes(analysis: Analysis, tables: Tables) -> Meter:
 # A target is its row here, and its field `target_NAME` in `allocation.options.Cut`.
 BUDGETS: dict[str, Budget] = {
     "macs": Budget(
-        "MACs", "300M", "MACs that are left: 0.7, 70% or 300M. A fixed --channels applies first.",
+        "MACs", "300M", "MACs that are left: 0.7, 70% or 300M.",
         lambda analysis, tables: added(analysis.costs().macs_of), main=True,
     ),
     "params": Budget(
-        "parameters", "5M", "Parameters that are left: 0.7, 70% or 5M. Two targets must both hold.",
-        lambda analysis, tables: added(analysis.costs().parameters_of), main=True,
+        "parameters", "5M", "Parameters that are left: 0.7, 70% or 5M. Two targets must both hold; a fixed --channels "
+        "applies first.",
+        lambda analysis, tables: added(analysis.costs().parameters_of),
     ),
     "bytes": Budget("bytes", "5MB", "Size of the file that is left: 0.7, 70% or 5MB.", _bytes, main=True),
+    LATENCY: Budget(
+        "seconds", "2ms", "Time of a run that is left: 0.7, 70% or 2ms. It is measured here, on the finished model; "
+        "--methods says what may be done for it.",
+        lambda analysis, tables: added(tables.latency), units={"S": 1.0, "MS": 1e-3, "US": 1e-6}, main=True,
+    ),
 }  # fmt: skip
 
 
@@ -110,13 +121,28 @@ class Switch:
     damage: tuple[float, ...]
     left: Mapping[str, tuple[frozenset[str], tuple[float, ...]]]
 
+    def of(self, budget: str) -> tuple[frozenset[str], tuple[float, ...]]:
+        """Labels of the products and what is left of them; nothing that a budget does not count becomes less."""
+        return self.left.get(budget, (frozenset(), (1.0,) * len(self.sparsity)))
+
 
 @dataclass(frozen=True)
 class Point:
-    """What a search chose. kept: group name -> units that stay; zeros: layer -> the part of its weights that goes."""
+    """What a search chose. kept: group name -> units that stay; zeros: layer -> the part of its weights that goes;
+    damage: of both together."""
 
     kept: dict[str, int]
     zeros: dict[str, float]
+    damage: float
+
+    def left(self, switches: Sequence[Switch], budget: str) -> dict[str, float]:
+        """Label of amounts -> the part that the zeros leave of them."""
+        out: dict[str, float] = {}
+        for s in switches:
+            if s.layer in self.zeros:
+                labels, parts = s.of(budget)
+                out |= dict.fromkeys(labels, parts[s.sparsity.index(self.zeros[s.layer])])
+        return out
 
 
 class Usage:
@@ -245,7 +271,7 @@ def least_damage(
     damage = [np.array(d) for d in (*(levels.damage[g.name] for g in groups), *(s.damage for s in switches))]
     used = {k: u for k, u in usages.items() if k in limits}
     # budget -> what every level is to it: units that are kept, or the part that zeros leave
-    worth = {k: [*kept, *(np.array(s.left[k][1]) for s in switches)] for k in used}
+    worth = {k: [*kept, *(np.array(s.of(k)[1]) for s in switches)] for k in used}
     count = len(damage)
 
     def at(k: str, level: Sequence[int]) -> Float:
@@ -275,6 +301,7 @@ def least_damage(
         return Point(
             {g.name: int(kept[k][n]) for k, (g, n) in enumerate(zip(groups, units, strict=True))},
             {s.layer: s.sparsity[n] for s, n in zip(switches, zeros, strict=True) if n},
+            sum(float(d[n]) for d, n in zip(damage, level, strict=True)),
         )
 
     deepest = [len(d) - 1 for d in damage]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from onnxprune.allocation.allocators import ALLOCATORS, Allocator, allocated
-from onnxprune.allocation.budget import Meter, Tables, meters_of, target_flags
+from onnxprune.allocation.budget import Meter, Switch, Tables, meters_of, target_flags
 from onnxprune.allocation.kinds import flag
 from onnxprune.allocation.levels import Levels
 from onnxprune.allocation.options import Cut
 from onnxprune.allocation.recipe import GIVEN, Recipe
 from onnxprune.allocation.select import MAX_RATIO, KeptUnits, group_ratios, matches, search, uniform
-from onnxprune.allocation.spread import coarsest, under_limits
+from onnxprune.allocation.spread import Choice, coarsest, reached, under_limits
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.calibration.samples import Samples
 from onnxprune.errors import NothingToPrune, OptionError, Unreachable
@@ -95,9 +95,10 @@ class Chooser:
         self.notes: list[str] = []
         self.lacking: dict[str, str] = {}  # group -> why it was not scored, by gradients
 
-    def choose(self, limits: Mapping[str, float]) -> KeptUnits:
+    def choose(self, limits: Mapping[str, float], switches: Sequence[Switch] = (), *, units: bool = True) -> Choice:
         """What stays of every group under the limits: budget -> what is left at most.
 
+        switches: layers that may become sparse as well, where levels decide; units: whether any may go.
         Raises `OptionError` where the targets cannot be reached.
         """
         allocator = ALLOCATORS[self.recipe.allocate]
@@ -108,11 +109,13 @@ class Chooser:
         if self.by_gradients and self.scores is None:
             self._leave_unscored()
         if allocator.by_levels is not None:
-            return self._by_levels(limits)
+            return self._by_levels(limits, switches, units=units)
         cap = None if self.cut.max_ratio is None else float(self.cut.max_ratio)
-        return choose_by_ratio(
-            self.whole, self.request, limits, allocator, round_to=self.cut.round_to, max_ratio=cap,
-            steps=self.cut.steps, scored=self._scored,
+        return Choice(
+            choose_by_ratio(
+                self.whole, self.request, limits, allocator, round_to=self.cut.round_to, max_ratio=cap,
+                steps=self.cut.steps, scored=self._scored,
+            )
         )  # fmt: skip
 
     def _scored(self, keeps: KeptUnits) -> Scores:
@@ -203,7 +206,7 @@ class Chooser:
         train = None if w.train is None else replace(w.train, samples=narrowed(w.train.samples))
         return Subject(again, meters_of(again, w.tables, w.meters), w.tables, groups, data, train)
 
-    def _by_levels(self, limits: Mapping[str, float]) -> KeptUnits:
+    def _by_levels(self, limits: Mapping[str, float], switches: Sequence[Switch], *, units: bool) -> Choice:
         """Step by step: the level database of what is left, and the least damage under that step's limits."""
         w, request, steps = self.whole, self.request, self.cut.steps
         fixed_kinds = {kind: amount for kind, amount in request.amounts.items() if amount != "auto"}
@@ -224,13 +227,21 @@ class Chooser:
             goal = {k: used[k](whole) - (used[k](whole) - v) * step / steps for k, v in limits.items()}
             shares = {g.name: max(0.0, 1 - (1 - ratios[g.name] * step / steps) * len(keeps[g.name]) / g.size)
                       for g in subject.groups if g.name in ratios}  # fmt: skip
-            for name, kept in self._least(subject, shares, goal, keeps).items():
+            choice = self._least(subject, shares, goal, keeps, switches, units=units)
+            for name, kept in choice.keeps.items():
                 keeps[name][np.flatnonzero(keeps[name])[~kept]] = False
-        return keeps
+        return replace(choice, keeps=keeps)
 
     def _least(
-        self, subject: Subject, ratios: Mapping[str, float], limits: Mapping[str, float], before: KeptUnits
-    ) -> KeptUnits:
+        self,
+        subject: Subject,
+        ratios: Mapping[str, float],
+        limits: Mapping[str, float],
+        before: KeptUnits,
+        switches: Sequence[Switch],
+        *,
+        units: bool,
+    ) -> Choice:
         """What stays of the groups that are there: fixed ratios where there are some, else the least damage."""
         free = [g for g in subject.groups if g.name not in ratios and g.kind in self.request.amounts]
         cap = MAX_RATIO if self.cut.max_ratio is None else float(self.cut.max_ratio)
@@ -245,18 +256,22 @@ class Chooser:
             least = {g.name: len(before[g.name]) * (1 - cap) - 1e-9 for g in free}
             kept = {n: [k for k in ks if k >= least[n]] or ks[:1] for n, ks in levels.kept.items()}
             levels = Levels(kept, {n: d[: len(kept[n])] for n, d in levels.damage.items()}, levels.scores)
-        keeps = None
+        if not units:
+            levels = levels.without([g.name for g in free])
+        choice = None
         if subject.data.synthetic:  # as long as the target can be reached without them
             without = levels.without(coarsest(subject.analysis, free))
-            keeps = under_limits(subject.analysis, subject.meters, free, without, limits, fixed)
-        if keeps is None:
-            keeps = under_limits(subject.analysis, subject.meters, free, levels, limits, fixed)
-        if keeps is None:
+            choice = under_limits(subject.analysis, subject.meters, free, without, limits, fixed, switches)
+        if choice is None:
+            choice = under_limits(subject.analysis, subject.meters, free, levels, limits, fixed, switches)
+        if choice is None:
+            least_left = reached(subject.analysis, subject.meters, free, levels, limits, fixed, switches)
             raise Unreachable(
-                f"{self.request.goal} cannot be reached by {named(self.request)} with --max-ratio {cap:g} of every "
-                f"group; raise --max-ratio, the target, or see what is pinned with `onnxprune inspect`"
+                f"{self.request.goal} cannot be reached by {named(self.request)}: with --max-ratio {cap:g} of every "
+                f"group {least_left} are left; raise --max-ratio, the target, or see what is pinned with `onnxprune "
+                "inspect`"
             )
-        return {**fixed, **keeps}
+        return replace(choice, keeps={**fixed, **choice.keeps})
 
     def _levels(self, subject: Subject, free: Sequence[ChannelGroup], cap: float) -> Levels:
         key = tuple(g.name for g in free)

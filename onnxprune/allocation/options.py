@@ -11,6 +11,7 @@ from typing import Any, Literal
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.budget import BUDGETS
 from onnxprune.allocation.kinds import PRUNABLE, ZEROS, split_kind
+from onnxprune.allocation.methods import METHODS
 from onnxprune.allocation.recipe import DEFAULTS, GIVEN, UNTARGETED
 from onnxprune.allocation.select import MAX_RATIO, MAX_STEPS, ROUND_TO
 from onnxprune.errors import OptionError
@@ -23,6 +24,7 @@ from onnxprune.options import (
     choice,
     each,
     integer,
+    listed,
     number,
     of_total,
     option,
@@ -49,11 +51,11 @@ def _kind(help: str, *, short: str = "", main: bool = False) -> Any:
     )  # fmt: skip
 
 
-def _target(budget: str) -> Any:
+def _target(budget: str, *, effect: str = "") -> Any:
     row = BUDGETS[budget]
     return option(
         None, target(_LEFT.format(row.example), row.units), panel=WHAT, metavar="T",
-        unit=f"fraction or {row.unit} left", needs=("no plan",), help=row.help, main=row.main,
+        unit=f"fraction or {row.unit} left", needs=("no plan",), help=row.help, main=row.main, effect=effect,
     )  # fmt: skip
 
 
@@ -121,6 +123,16 @@ class Cut:
     target_macs: Target | None = _target("macs")
     target_params: Target | None = _target("params")
     target_bytes: Target | None = _target("bytes")
+    target_latency: Target | None = _target("latency", effect="exempt: of times, which differ")
+    methods: tuple[str, ...] | list[str] | str = option(
+        (), listed(choice({name: row.help for name, row in METHODS.items()})), panel=WHAT, metavar="NAME,...",
+        needs=("no plan", "a target"), otherwise="all that can run here, with --target-latency",
+        help="What a target may be reached by: " + "; ".join(f"{n}: {row.help}" for n, row in METHODS.items()) + ".",
+    )  # fmt: skip
+    plain: bool = option(
+        False, switch, panel=WHAT, needs=("a search over methods",),
+        help="Nothing that needs our operators in the file: it runs wherever ONNX does.",
+    )  # fmt: skip
     plan: Any = option(
         None, _plan, panel=WHAT, metavar="FILE",
         help="Replay a plan that --save-plan wrote: what is kept, the zeros and their storage come from it.",

@@ -29,6 +29,23 @@ class Got:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What became of one way to a target.
+
+    way: what it does; predicted: damage by the levels; damage: what the outputs suffered on samples; ratio: time of a
+    run over the original's, as measured; each None where it did not come to that; why: it was left; chosen: whether it
+    is what is written.
+    """
+
+    way: str
+    predicted: float | None = None
+    damage: float | None = None
+    ratio: float | None = None
+    why: str = ""
+    chosen: bool = False
+
+
 def cut_got(
     analysis: Analysis,
     amounts: Mapping[str, Amount],
@@ -96,20 +113,19 @@ def _why(groups: Sequence[ChannelGroup], asked: float, got: float, cut: Cut, ign
 
 
 def targets_got(
-    cut: Cut, meters: Mapping[str, Meter], whole: Array, keep: Array, *, share: float | None, lone: bool
+    cut: Cut, meters: Mapping[str, Meter], whole: Array, keep: Array, *, measured: Mapping[str, float], lone: bool
 ) -> list[Got]:
-    """A row per target: what is left. share: bytes of the file over the original's; None where there is no file, and
+    """A row per target: what is left. measured: budget -> that of the file over the original's; where there is none,
     the count of the plan stands in; lone: whether nothing but the target decided how much goes."""
     rows = []
     for name, asked in cut.targets.items():
-        total, left = meters[name](whole), meters[name](keep)
-        if name == "bytes" and share is not None:
-            left = share * total
+        total = meters[name](whole)
+        left = measured[name] * total if name in measured else meters[name](keep)
         limit = limit_of(name, asked, total)
         why = ""
         if limit >= total:
             why = "the model meets it as it is, and nothing was removed for it"
-        elif lone and name != "bytes" and left < limit - 0.02 * total:
+        elif lone and name != "bytes" and name not in measured and left < limit - 0.02 * total:
             why = "units go in steps (multiples of --round-to, whole groups); the next smaller cut would miss it"
         rows.append(Got(f"--target-{name}", asked, left / total, f"% of the {name} left", why))
     return rows

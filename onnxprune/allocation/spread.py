@@ -6,13 +6,13 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from onnxprune.allocation.budget import Meter, Usage, least_damage
+from onnxprune.allocation.budget import Meter, Point, Switch, Usage, least_damage
 from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, joined_levels, level_database
 from onnxprune.allocation.recipe import Recipe
 from onnxprune.allocation.select import KeptUnits
@@ -145,6 +145,33 @@ def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:
     return {name for name, those in area.items() if those and min(those) <= min(areas)}
 
 
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What was chosen under a target. keeps: the units that stay; zeros: layer -> the part of its weights that goes;
+    damage: sum of what the levels say, None where ratios decided."""
+
+    keeps: KeptUnits
+    zeros: Mapping[str, float] = field(default_factory=dict)
+    damage: float | None = None
+
+
+def reached(
+    analysis: Analysis,
+    meters: Mapping[str, Meter],
+    groups: Sequence[ChannelGroup],
+    levels: Levels,
+    limits: Mapping[str, float],
+    fixed: KeptUnits,
+    switches: Sequence[Switch] = (),
+) -> str:
+    """What is left of the budgets at the deepest levels, in a message; arguments are those of `under_limits`."""
+    keeps = {g.name: select(g, levels.scores[g.name], levels.kept[g.name][-1]) for g in groups}
+    ids, whole = analysis.keep_ids({**fixed, **keeps}), analysis.keep_ids({})
+    deepest = Point({}, {s.layer: s.sparsity[-1] for s in switches}, 0.0)
+    shares = {k: meters[k](ids, deepest.left(switches, k)) / meters[k](whole) for k in limits}
+    return " and ".join(f"{share:.0%} of the {k}" for k, share in shares.items())
+
+
 def under_limits(
     analysis: Analysis,
     meters: Mapping[str, Meter],
@@ -152,21 +179,24 @@ def under_limits(
     levels: Levels,
     limits: Mapping[str, float],
     fixed: KeptUnits,
-) -> KeptUnits | None:
-    """The plan with the least damage under the limits, by the names of their budgets; None where none holds them.
+    switches: Sequence[Switch] = (),
+) -> Choice | None:
+    """The choice with the least damage under the limits, by the names of their budgets; None where none holds them.
 
-    fixed: what stays of the other groups.
+    fixed: what stays of the other groups; switches: layers that may become sparse.
     """
-    usages = {k: Usage(meters[k], analysis, groups, analysis.keep_ids(fixed)) for k in limits}
+    usages = {
+        k: Usage(meters[k], analysis, groups, analysis.keep_ids(fixed), [s.of(k)[0] for s in switches]) for k in limits
+    }
     tight = dict(limits)
     for _ in range(8):  # counts of shared or repeated units are approximate
-        point = least_damage(groups, levels, usages, tight)
+        point = least_damage(groups, levels, usages, tight, switches)
         if point is None:
             return None
         keeps = {g.name: select(g, levels.scores[g.name], point.kept[g.name]) for g in groups}
         ids = analysis.keep_ids({**fixed, **keeps})
-        over = {k: meters[k](ids) / limit for k, limit in limits.items()}
+        over = {k: meters[k](ids, point.left(switches, k)) / limit for k, limit in limits.items()}
         if all(o <= 1 + 1e-9 for o in over.values()):
-            return keeps
+            return Choice(keeps, point.zeros, point.damage)
         tight = {k: tight[k] / max(over[k], 1.0) * 0.999 for k in limits}
     return None

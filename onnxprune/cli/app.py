@@ -22,6 +22,7 @@ from onnxprune.cli import (
     bench,
     connect,
     evaluate,
+    explore,
     export_library,
     lottery,
     operators,
@@ -256,6 +257,7 @@ command(app, operators.OPERATORS, {})(operators.ops)
 command(app, bench.OPTIONS, bench.ARGUMENTS)(bench.bench)
 command(app, evaluate.EVALUATE, evaluate.SOURCES)(evaluate.evaluate)
 command(app, train.TRAIN)(train.train)
+command(app, explore.EXPLORE)(explore.explore)
 command(app, lottery.LOTTERY)(lottery.lottery)
 command(app, connect.CONNECT, connect.MODELS)(connect.connect)
 command(app, proxies.PROXIES, proxies.MODELS)(proxies.proxies)

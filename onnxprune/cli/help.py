@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "inspect MODEL": "what can be pruned, what is pinned and why",
     "evaluate MODEL SRC": "how good a model is on data",
     "train MODEL": "training on labels, from scratch with --init",
+    "explore MODEL": "what less time or size costs, a file per point",
     "lottery MODEL": "lottery tickets: train, prune, rewind, again",
     "connect A.onnx [B.onnx]": "the line between two models, the barrier",
     "proxies A.onnx ...": "what networks may be worth, before training",

@@ -82,7 +82,7 @@ def file_bytes(model: Model, path: Path | None) -> int:
 
 
 def latencies(
-    original: Model, written: Model, guesses: Sequence[tuple[Feeds, Feeds]], threads: int
+    original: Model, written: Model, guesses: Sequence[tuple[Feeds, Feeds]], threads: int, *, seconds: float = SECONDS
 ) -> tuple[dict[str, Latency], list[str]]:
     """Times of both models in turn, by before and after, on the first inputs that run; and why there are none."""
     problem = too_large([original, written])
@@ -91,7 +91,7 @@ def latencies(
     for before, after in guesses:
         try:
             models, feeds = {"before": original, "after": written}, {"before": before, "after": after}
-            return latency(models, feeds, threads=threads, seconds=SECONDS), []
+            return latency(models, feeds, threads=threads, seconds=seconds), []
         except UNRUNNABLE as e:
             problem = problem or one_line(e, 120)
     return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]

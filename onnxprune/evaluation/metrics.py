@@ -151,6 +151,10 @@ def is_function(source: object) -> bool:
     return callable(source) or (isinstance(source, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source)))
 
 
+MINIMIZED = "macs"  # where nobody says
+MINIMIZE = {"latency": "seconds of a run", "bytes": "of the file", "macs": "of a run", "params": "trained numbers"}
+
+
 @dataclass(frozen=True)
 class Scoring:
     """What the user says of how good a model must be, and on what that is measured."""
@@ -176,6 +180,11 @@ class Scoring:
         metavar="D", unit="of the metric", needs=("no plan", "samples or a function to score"), main=True,
         help="The smallest model whose metric on --evaluate falls by at most D; 0.01 or 1% is one point. Searched on a "
         "third of the samples, confirmed on the rest, always on the model as it is written.",
+    )  # fmt: skip
+    minimize: str | None = option(
+        None, choice(MINIMIZE), panel=WHAT, metavar="NAME", otherwise=MINIMIZED, needs=("a bound",),
+        effect="exempt: what the search looks for",
+        help=f"What --max-drop makes as small as the bound allows: {', '.join(MINIMIZE)}.",
     )  # fmt: skip
 
 

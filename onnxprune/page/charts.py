@@ -34,6 +34,26 @@ def tickets(report: Report) -> str:
     )  # fmt: skip
 
 
+def trade_off(report: Report) -> str:
+    """What is lost against what is left of a budget, the points that no other beats joined, and the knees of that."""
+    points, budget, measure = report["points"], report["budget"], report["measure"]
+    there = [p for p in points if p["file"] is not None]
+    best = sorted([(100 * p["cost"], p["loss"]) for p in there if p["front"]] + [(100.0, 0.0)])
+    of = {
+        "best of all": best,
+        "knee": sorted((100 * p["cost"], p["loss"]) for p in there if p["knee"]),
+        "beaten": sorted((100 * p["cost"], p["loss"]) for p in there if not p["front"]),
+    }
+    curves = [
+        Curve(name, [x for x, _ in at], [y for _, y in at], dashed=name != "best of all")
+        for name, at in of.items()
+        if at
+    ]
+    return chart(
+        curves, title=f"{measure} against {budget} left", x_label=f"{budget} left (%)", y_label=measure, reverse_x=True
+    )
+
+
 def line(report: Report) -> str:
     """A part for each metric, against the place on the line between two models, or the step of --spawn."""
     return stacked([line_of(report, metric) for metric in report["metrics"]])

@@ -1,4 +1,4 @@
-"""The pages of experiments: `lottery`, `connect`, `proxies`, `agree`, `supermask`."""
+"""The pages of experiments: `explore`, `lottery`, `connect`, `proxies`, `agree`, `supermask`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxprune.page.charts import line_of, tickets
+from onnxprune.page.charts import line_of, tickets, trade_off
 from onnxprune.page.content import Chart, Page, Section, Table, Tile, lines_of, section, tiles_of
 from onnxprune.page.units import show_share
 
@@ -29,6 +29,38 @@ def lottery(report: Report) -> Page:
     return Page("Lottery tickets", f"In {report['folder']}", (
         section("Curve", Chart(f"{metric} against weights left", tickets(report))),
         section("Rounds", Table.of(caption, ("network",), names, rows)),
+        *_end(report),
+    ))  # fmt: skip
+
+
+def explore(report: Report) -> Page:
+    """The page of `onnxprune explore`."""
+    points = [p for p in report["points"] if p["file"] is not None]
+    scored = bool(points) and points[0]["score"] is not None
+    rows = [
+        (
+            f"{p['left']:.0%}", "knee" if p["knee"] else "best" if p["front"] else "beaten", f"{p['cost']:.1%}",
+            "-" if p["latency_seconds"] is None else f"{1e3 * p['latency_seconds']:.3g} ms",
+            *([f"{p['score']:.4f}", f"{p['drop']:.4f}"] if scored else []), f"{p['loss']:.4g}",
+            show_share(p["macs"]), show_share(p["bytes"]), p["way"],
+        )
+        for p in points
+    ]  # fmt: skip
+    names = [
+        "",
+        f"{report['budget']} left",
+        "a run",
+        *["score", "lost"] * scored,
+        report["measure"],
+        "MACs",
+        "file",
+        "by",
+    ]
+    shown = Chart(f"{report['measure']} against {report['budget']} left", trade_off(report)) if points else None
+    lead = f"What {Path(report['model']).name} loses for less {report['budget']}"
+    return Page("A trade-off", lead, (
+        section("Curve", shown),
+        section("Points", Table.of("Each measured on its own file", ("asked",), names, rows) if points else None),
         *_end(report),
     ))  # fmt: skip
 

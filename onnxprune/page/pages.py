@@ -16,6 +16,7 @@ PAGES: dict[str, Callable[[Mapping[str, Any]], Page]] = {
     "sensitivity": measured.sensitivity,
     "bench": measured.bench,
     "evaluate": measured.evaluate,
+    "explore": experiments.explore,
     "lottery": experiments.lottery,
     "connect": experiments.connect,
     "proxies": experiments.proxies,

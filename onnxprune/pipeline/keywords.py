@@ -64,13 +64,32 @@ class Keywords(TypedDict, total=False):
     """Leave matching groups or layers alone. Repeatable."""
 
     target_macs: Target | None
-    """MACs that are left: 0.7, 70% or 300M. A fixed channels applies first. Unit: fraction or MACs left."""
+    """MACs that are left: 0.7, 70% or 300M. Unit: fraction or MACs left."""
 
     target_params: Target | None
-    """Parameters that are left: 0.7, 70% or 5M. Two targets must both hold. Unit: fraction or parameters left."""
+    """Parameters that are left: 0.7, 70% or 5M. Two targets must both hold; a fixed channels applies first. Unit:
+    fraction or parameters left.
+    """
 
     target_bytes: Target | None
     """Size of the file that is left: 0.7, 70% or 5MB. Unit: fraction or bytes left."""
+
+    target_latency: Target | None
+    """Time of a run that is left: 0.7, 70% or 2ms. It is measured here, on the finished model; methods says what may
+    be done for it. Unit: fraction or seconds left.
+    """
+
+    methods: tuple[str, ...] | list[str] | str
+    """What a target may be reached by: channels: channels, filters, neurons go; heads: attention heads go; layers:
+    residual blocks go; head-dim: dimensions inside of heads go; hidden: width of normalised streams goes;
+    experts: experts of mixtures go; unstructured: single weights become zero, stored for our sparse kernels; nm:
+    2 of every 4 weights stay, stored for our sparse kernels; block: tiles of 4x4 weights go, stored for our
+    sparse kernels; column: inputs of a layer go for all its outputs, in plain ONNX. Default: all that can run
+    here, with target_latency.
+    """
+
+    plain: bool
+    """Nothing that needs our operators in the file: it runs wherever ONNX does. Default: False."""
 
     plan: Any
     """Replay a plan that --save-plan wrote: what is kept, the zeros and their storage come from it."""
@@ -303,6 +322,9 @@ class Keywords(TypedDict, total=False):
     of the samples, confirmed on the rest, always on the model as it is written. Unit: of the metric.
     """
 
+    minimize: str | None
+    """What max_drop makes as small as the bound allows: latency, bytes, macs, params. Default: macs."""
+
     input_shape: Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...]
     """Concrete shape of a dynamic input, for the analysis, MACs and the check. Repeatable."""
 
@@ -322,6 +344,9 @@ class Keywords(TypedDict, total=False):
 
     dry_run: bool
     """Plan and report; write no model. Default: False."""
+
+    repeat: int
+    """Measure the times that a search goes by N times as long, on a machine that is noisy. Default: 1."""
 
     preprocess: Preprocess | None
     """The options of images in one value."""

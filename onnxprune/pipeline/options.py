@@ -9,18 +9,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from onnxprune import kernels
 from onnxprune.allocation.allocators import ALLOCATORS
-from onnxprune.allocation.budget import target_flags
+from onnxprune.allocation.budget import LATENCY, target_flags
+from onnxprune.allocation.kinds import flag
+from onnxprune.allocation.methods import METHODS, of_zeros, usual
+from onnxprune.allocation.methods import kinds as kinds_of_methods
 from onnxprune.allocation.options import Amount, Cut, by_mode, kinds_of
 from onnxprune.calibration.options import Data
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.errors import NothingAsked, OnnxPruneError, OptionError
 from onnxprune.evaluation.measure import Check
-from onnxprune.evaluation.metrics import Scoring, is_function
+from onnxprune.evaluation.metrics import MINIMIZED, Scoring, is_function
 from onnxprune.formats.options import Store
 from onnxprune.formats.patterns import NMPattern
 from onnxprune.importance.score import CRITERIA, criterion_of
 from onnxprune.importance.shown import needs_labels as no_labels
+from onnxprune.latency.options import Speed
 from onnxprune.options import Option, closest, declared, in_python, read_keywords, record
 from onnxprune.recovery.recover import RECOVERIES, Recovering
 from onnxprune.solvers.masks import needs_labels
@@ -31,7 +36,7 @@ from onnxprune.training.regularize import REGULARIZERS
 
 PARTS: dict[str, type[Any]] = {
     "cut": Cut, "zeros": Zeros, "store": Store, "recovery": Recovering, "training": Training, "data": Data,
-    "images": Preprocess, "scoring": Scoring, "check": Check,
+    "images": Preprocess, "scoring": Scoring, "check": Check, "speed": Speed,
 }  # fmt: skip
 OPTIONS: tuple[Option, ...] = tuple(o for part in PARTS.values() for o in declared(part))
 
@@ -49,6 +54,7 @@ class Options:
     images: Preprocess = field(default_factory=Preprocess)
     scoring: Scoring = field(default_factory=Scoring)
     check: Check = field(default_factory=Check)
+    speed: Speed = field(default_factory=Speed)
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -93,14 +99,42 @@ class Options:
         return bool(self.cut.targets) or self.scoring.max_drop is not None
 
     @property
+    def minimized(self) -> str:
+        """The budget that --max-drop makes as small as it can."""
+        return self.scoring.minimize or MINIMIZED
+
+    @property
     def limited(self) -> set[str]:
         """Budgets that are bounded: by targets, and by the search for --max-drop."""
-        return {*self.cut.targets, *({"macs"} if self.scoring.max_drop is not None else ())}
+        return {*self.cut.targets, *({self.minimized} if self.scoring.max_drop is not None else ())}
+
+    @property
+    def timed(self) -> bool:
+        """Whether a search goes by the time that a run takes."""
+        return LATENCY in self.limited
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What a search may do, where that is not said kind by kind."""
+        if self.cut.methods:
+            return tuple(self.cut.methods)
+        free = self.timed and not (self.cut.amounts or self.cut.pairs or self.zeros.asked)
+        return usual(plain=self.cut.plain or bool(kernels.available())) if free else ()
+
+    @property
+    def zero_methods(self) -> list[str]:
+        """The methods that make weights zero; those that nobody named are tried where there are data."""
+        named = bool(self.cut.methods)
+        return of_zeros(self.methods) if named or self.data.calibration is not None else []
 
     @property
     def amounts(self) -> dict[str, Amount]:
-        """Kind -> how much of it goes; under a target channels, where no kind is named."""
-        return self.cut.amounts or ({"channels": "auto"} if self.targeted else {})
+        """Kind -> how much of it goes; under a target channels, where neither kinds nor methods are named."""
+        if self.cut.amounts or not self.targeted:
+            return self.cut.amounts
+        kinds = kinds_of_methods(self.methods) if self.methods else ["channels"]
+        blocks = self.cut.methods or self.data.calibration is not None  # which are weighed by what the outputs suffer
+        return {kind: "auto" for kind in kinds if kind != "layers" or blocks}
 
     @property
     def cuts(self) -> tuple[tuple[str, float], ...]:
@@ -109,12 +143,14 @@ class Options:
 
     @property
     def structural(self) -> bool:
-        """Whether units are to be removed."""
-        return bool(self.amounts or self.cuts)
+        """Whether units are to be removed, or a search chooses what is."""
+        return bool(self.amounts or self.cuts or self.methods)
 
     @property
     def kinds(self) -> list[str]:
         """Kinds of which units are to be removed."""
+        if self.methods and not self.amounts:  # zeros alone
+            return []
         return kinds_of(self.amounts, self.cuts) if self.structural else []
 
     @property
@@ -153,6 +189,8 @@ class Options:
             return f"--importance {self.cut.criterion}"
         if self.structural and self.cut.allocate is not None and ALLOCATORS[self.cut.allocate].needs_data:
             return f"--allocate {self.cut.allocate}"
+        if self.zero_methods:
+            return f"--methods {','.join(self.zero_methods)}"
         recovery = self.recovery.needs_data(cuts=self.structural, zeros=self.sparse)
         distilled = self.training.tune is not None and self.training.train is None
         tune = f"--tune {self.training.tune}" if distilled else ""
@@ -193,6 +231,7 @@ class Options:
                 if not CONDITIONS[need].holds(self):
                     raise OptionError(without_effect(known[name], value, need))
         self.cut.check()
+        self.check_methods()
         self.zeros.check(bool(self._pairs[1]))
         self.store.check(self.zeros.shape, zeros=self.sparse)
         self.data.check(self.check.threads, levels=_levels(self))
@@ -208,6 +247,25 @@ class Options:
         self.check_tuning()
         if self.check.dry_run and self.scoring.evaluate is not None and self.scoring.max_drop is None:
             raise OptionError("--evaluate has no effect here: --dry-run makes no model that could be scored")
+
+    def check_methods(self) -> None:
+        """Raises `OptionError` for methods that would have no effect, or cannot run."""
+        named = tuple(self.cut.methods)
+        zeros, typed = of_zeros(named), f"--methods {','.join(named)}"
+        if named and self.cut.amounts:
+            kinds = " ".join(flag(kind) for kind in self.cut.amounts)
+            raise OptionError(f"{typed} says what may go, and {kinds} as well; leave one of them out")
+        if self.timed and self.cut.steps > 1:
+            raise OptionError(f"--steps {self.cut.steps}: a time is reached in one step; leave it out")
+        if zeros and not self.timed:
+            raise OptionError(f"{typed}: zeros make a model faster, not smaller; they need --target-latency 60%")
+        if zeros and self.zeros.asked:
+            raise OptionError(f"{typed} chooses zeros, and so do --sparsity, --pattern, --quality; leave one out")
+        ours = [name for name in zeros if not METHODS[name].plain]
+        if ours and self.cut.plain:
+            raise OptionError(f"{typed}: {', '.join(ours)} need our operators, which --plain rules out")
+        if ours and kernels.available():
+            raise OptionError(f"{typed}: sparse kernels cannot run here: {kernels.available()}")
 
     def check_tuning(self) -> None:
         """Raises `OptionError` for what tuning cannot go with."""
@@ -268,6 +326,15 @@ CONDITIONS: dict[str, Condition] = {
         "stored; leave one of the two out",
     ),
     "a plan": Condition(lambda o: o.cut.plan is not None, "needs --plan FILE"),
+    "a target": Condition(
+        lambda o: o.targeted, f"says what a target may be reached by: it needs {target_flags()}, or --max-drop"
+    ),
+    "a search over methods": Condition(
+        lambda o: o.timed and not (o.cut.amounts or o.cut.pairs or o.zeros.asked),
+        "is for a search over methods: it needs --target-latency 60%, and no kind by itself",
+    ),
+    "a time to hold": Condition(lambda o: o.timed, "needs --target-latency 60%"),
+    "a bound": Condition(lambda o: o.scoring.max_drop is not None, "needs --max-drop 0.01 --evaluate SRC"),
     "layers": Condition(lambda o: "layers" in o.kinds, "needs --layers 0.1"),
     "a cut": Condition(lambda o: o.structural, f"needs {SOMETHING}"),
     "a cut or zeros": Condition(lambda o: o.structural or o.spec.asked, f"needs {SOMETHING}, or {ZEROS}"),

@@ -35,16 +35,19 @@ from onnxprune.graph.fingerprint import fingerprint
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance.depth import group_blocks
+from onnxprune.latency.model import LatencyModel, latency_model
 from onnxprune.options import declared, shown
 from onnxprune.pipeline.options import OPTIONS, Options, without_effect
 from onnxprune.pipeline.setup import Setup
 from onnxprune.plan import Plan
 from onnxprune.progress import Clock
 from onnxprune.recovery.recover import RECOVERIES
+from onnxprune.runtime.feeds import likely_feeds
 from onnxprune.solvers.masks import needs_labels
 from onnxprune.sparsity.amounts import layer_names, matching
 from onnxprune.sparsity.spec import Spec
 from onnxprune.structure.analysis import Analysis, ChannelGroup
+from onnxprune.structure.check import running
 from onnxprune.structure.groups import analyze
 from onnxprune.training.options import Training
 from onnxprune.training.regularize import REGULARIZERS
@@ -69,6 +72,7 @@ def analyzed(model: Model, options: Options) -> tuple[Analysis, Plan | None]:
         if not analysis.of_kind(kind):
             raise NothingToPrune(nothing_found(analysis, [kind]))
     later = options.sparse or options.store.cluster is not None
+    later = later or bool(options.zero_methods)
     if options.structural and not groups_of(analysis, options) and not (later and not options.cut.amounts):
         raise NothingToPrune(nothing_found(analysis, options.kinds))
     if given is None:
@@ -129,11 +133,26 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
         about = "" if seconds is None else f"; about {seconds:.0f} s{instead(options)}"
         clock.note(describe(data) + about)
         clock.expected = seconds
-    tables = Tables()
+    speed = None if recorded is not None or not options.timed else speed_of(analysis, options, clock)
+    tables = Tables(() if speed is None else speed.products)
     return Setup(
         options, analysis, analysis.costs(), meters_of(analysis, tables, options.limited), tables, recorded, spec,
-        data, evaluator, score, recipe, clock, tuple(notes), train, analysis,
+        data, evaluator, score, recipe, clock, tuple(notes), train, analysis, speed,
     )  # fmt: skip
+
+
+def speed_of(analysis: Analysis, options: Options, clock: Clock) -> LatencyModel:
+    """What a run of what is left of the model takes on this machine. Raises `OptionError` where it does not run."""
+    check = options.check
+    clock("latency")
+    guesses = likely_feeds(analysis.model, analysis.coupling.shapes, check.shapes or None, seed=check.seed)
+    feeds, _ = running(analysis.model, guesses, measured=True)
+    speed = latency_model(
+        analysis, feeds, threads=check.threads, cache=None if options.data.cache is None else Path(options.data.cache),
+        seed=check.seed, methods=options.zero_methods, repeat=options.speed.repeat, progress=clock.progress,
+    )  # fmt: skip
+    clock.note("times of parts of the model are predicted within {:.0%} (median; 95%: {:.0%})".format(*speed.error))
+    return speed
 
 
 def timely(
@@ -157,7 +176,8 @@ def chosen_recipe(options: Options, recorded: Plan | None, data: Calibration | N
     kind = "" if data is None else "synthetic" if data.synthetic else "real"
     if recorded is not None:
         return recipe_of(DEFAULTS[""].importance, UNTARGETED, recorded.recover, data=kind, targeted=False)
-    cut, free = options.cut, any(amount == "auto" for amount in options.amounts.values())
+    cut = options.cut
+    free = bool(options.zero_methods) or any(amount == "auto" for amount in options.amounts.values())
     penalty = options.training.regularize
     usual = None if penalty is None else REGULARIZERS[penalty].importance or None
     recipe = recipe_of(
@@ -352,8 +372,9 @@ def refuse_unused(
     if line:
         raise OptionError(line)
     if options.amounts.get("layers") == "auto" and (data is None or allocator.by_levels is None):
+        asked = "--methods layers" if options.methods else "--layers auto"
         raise OptionError(
-            "--layers auto weighs blocks against widths by what the outputs suffer: give --calibration SRC, and "
+            f"{asked} weighs blocks against widths by what the outputs suffer: give --calibration SRC, and "
             "leave --allocate at kl"
         )
     if cut.steps > 1 and cut.scores is not None:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.allocation.budget import LATENCY
 from onnxprune.allocation.select import KeptUnits
 from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.evaluation.fidelity import Fidelity, fidelity
@@ -30,6 +31,8 @@ from onnxprune.pipeline.prepare import analyzed, prepared
 from onnxprune.pipeline.reporting import report_of
 from onnxprune.pipeline.search import search
 from onnxprune.pipeline.setup import Pruning, Setup
+from onnxprune.pipeline.timely import on_time
+from onnxprune.pipeline.ways import Ways
 from onnxprune.plan import Plan
 from onnxprune.progress import Clock, Progress, silent
 from onnxprune.report import Report
@@ -103,18 +106,22 @@ def _run(source: Any, options: Options, progress: Progress) -> Result:
     clock("plan")
     verdict: Drop | None = None
     chooser = None if setup.recorded is not None or not options.structural else chooser_of(setup)
+    ways = None if chooser is None else Ways(setup, chooser)
     keeps: KeptUnits | None = None if setup.recorded is None else dict(setup.recorded.keep)
     if setup.options.training.regularize is not None:
         if chooser is not None and chosen_first(setup):
-            keeps = chooser.choose(limits_of(setup))
+            keeps = chooser.choose(limits_of(setup)).keeps
         setup = learned(setup, keeps or {})
         chooser = chooser if chooser is None or keeps is not None else chooser_of(setup)
         clock("plan")
-    if options.scoring.max_drop is not None and chooser is not None:
-        pruning, verdict = search(setup, chooser, float(options.scoring.max_drop))
+        ways = None if chooser is None else Ways(setup, chooser)
+    if ways is not None and LATENCY in options.cut.targets:
+        pruning, verdict = on_time(setup, ways)
+    elif ways is not None and options.scoring.max_drop is not None:
+        pruning, verdict = search(setup, ways, float(options.scoring.max_drop))
     else:
         if keeps is None:
-            keeps = {} if chooser is None else chooser.choose(limits_of(setup))
+            keeps = {} if chooser is None else chooser.choose(limits_of(setup)).keeps
         pruning = make(setup, setup.recorded or plan_of(setup, keeps))
     close, verdict, notes = compared(setup, pruning, verdict)
     pruning = replace(pruning, notes=(*pruning.notes, *notes))

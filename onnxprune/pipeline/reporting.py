@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from onnxprune import __version__
+from onnxprune.allocation.budget import LATENCY
 from onnxprune.allocation.choose import Chooser
 from onnxprune.allocation.outcome import CLOSE, Got, cut_got, ratio_got, targets_got
 from onnxprune.evaluation.fidelity import Fidelity
@@ -61,8 +62,7 @@ def report_of(
     kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)
     groups = [g for g in analysis.groups if g.kind in kinds]
     others = [g for g in analysis.groups if g.kind not in kinds]
-    share = None if after.bytes is None or before.bytes is None else after.bytes / before.bytes
-    got = got_of(setup, pruning, share, verdict)
+    got = got_of(setup, pruning, shares(before, after), verdict)
     notes += notes_of(setup, pruning, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome)
     layers = told("layers not counted", partial(layers_of, setup.original.model, pruning, calls), notes)
     return Report(
@@ -75,7 +75,8 @@ def report_of(
         pinned=analysis.pinned, verification=checked, notes=tuple(notes), seconds={}, sparsity=outcome,
         codebooks=pruning.codebooks, learning=setup.learning, tuning=pruning.tuning,
         fidelity=close, evaluation=verdict, fits=pruning.fits,
-        recipe=setup.recipe, calibration=None if setup.data is None else setup.data.samples.description,
+        search=pruning.tried, recipe=setup.recipe,
+        calibration=None if setup.data is None else setup.data.samples.description,
         version=__version__, asked=o.asked, got=tuple(got), cache=cache_of(setup, chooser, pruning),
         layers=layers or (), levels=() if chooser is None else levels_of(chooser, plan.keep),
     )  # fmt: skip
@@ -93,15 +94,21 @@ def cache_of(setup: Setup, chooser: Chooser | None, pruning: Pruning) -> str | N
     return "; ".join(lines) or None
 
 
-def got_of(setup: Setup, pruning: Pruning, share: float | None, verdict: Drop | None) -> list[Got]:
-    """Asked and got, side by side; share: bytes that are written over the original's; verdict: of the search."""
+def shares(before: Cost, after: Cost) -> dict[str, float]:
+    """Budget -> that of the file over the original's, of what was measured on it."""
+    out = {} if after.bytes is None or before.bytes is None else {"bytes": after.bytes / before.bytes}
+    return out if after.latency is None else {**out, LATENCY: after.latency.ratio}
+
+
+def got_of(setup: Setup, pruning: Pruning, measured: Mapping[str, float], verdict: Drop | None) -> list[Got]:
+    """Asked and got, side by side; measured: of the budgets what is left; verdict: of the search."""
     o, outcome = setup.options, pruning.sparsity
     whole = setup.analysis.keep_ids({})
     named = [*ignored(o, setup.analysis)[0], *(glob for glob, _ in o.cuts)]
     got = cut_got(setup.analysis, o.cut.amounts, o.cut, dict(pruning.plan.keep), named, targeted=o.targeted)
     lone = len(o.cut.targets) == 1 and o.scoring.max_drop is None and not (outcome or pruning.codebooks or o.cuts)
     lone = lone and all(amount == "auto" for amount in o.amounts.values())
-    got += targets_got(o.cut, setup.meters, whole, pruning.keep, share=share, lone=lone)
+    got += targets_got(o.cut, setup.meters, whole, pruning.keep, measured=measured, lone=lone)
     got += [ratio_got(setup.analysis, glob, r, dict(pruning.plan.keep)) for glob, r in o.cuts]
     if outcome is not None and o.sparse:
         got.append(zeros_got(setup, outcome, clustered=pruning.codebooks is not None))

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxprune.allocation.choose import Chooser
+from onnxprune.allocation.budget import BUDGETS, LATENCY
+from onnxprune.allocation.spread import Choice
 from onnxprune.errors import NothingToPrune, OnnxPruneError, OptionError, Unreachable
 from onnxprune.evaluation.metrics import Drop, Score, drop
 from onnxprune.evaluation.smallest import smallest
 from onnxprune.pipeline.make import limits_of, make, plan_of
 from onnxprune.pipeline.setup import Pruning, Setup
+from onnxprune.pipeline.ways import Way, Ways
+from onnxprune.pipeline.zeros import with_zeros
 from onnxprune.progress import Clock, silent
 from onnxprune.training.options import shortened
 
 
-def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Pruning, Drop]:
+def search(setup: Setup, ways: Ways, limit: float) -> tuple[Pruning, Drop]:
     """The smallest model whose metric falls by at most `limit`, and by how much it does: `make` in a loop."""
     assert setup.evaluator is not None and setup.score is not None
-    evaluator, o, total = setup.evaluator, setup.options, setup.costs.macs(setup.analysis.keep_ids({}))
+    evaluator, o, whole = setup.evaluator, setup.options, setup.analysis.keep_ids({})
+    less, meter = o.minimized, setup.meters[o.minimized]
+    total = meter(whole)
     brief = replace(o.training, tune=None if o.training.tune is None else shortened(o.training.tune))
     wet = replace(o, check=replace(o.check, dry_run=False), training=brief)  # scored is what would be written
     limits, quiet = limits_of(setup), replace(setup, clock=Clock(silent), options=wet)
     fixed = bool(o.cuts) or any(amount != "auto" for amount in o.amounts.values())
     later = setup.spec.asked or o.store.cluster is not None
     candidates: dict[int, Pruning] = {}
+    chosen_by: dict[int, tuple[Way, Choice]] = {}
     failed: list[OnnxPruneError] = []
 
     def build(left: int) -> Score | None:
         try:
-            goal = {**limits, "macs": min(total * left / 100, limits.get("macs", total))}
-            candidates[left] = make(quiet, plan_of(setup, chooser.choose(goal) if left < 100 or fixed else {}))
+            goal = {**limits, less: min(total * left / 100, limits.get(less, total))}
+            way, choice = ways.best(goal) if left < 100 or fixed else (Way(True), Choice({}))
+            chosen_by[left] = way, choice
+            candidates[left] = make(with_zeros(quiet, choice.zeros, way.method), plan_of(setup, choice.keeps))
         except (Unreachable, NothingToPrune) as e:  # too small a model, or none that zeros or codebooks would suit
             if left == 100:
                 raise
@@ -54,12 +62,14 @@ def search(setup: Setup, chooser: Chooser, limit: float) -> tuple[Pruning, Drop]
         if failed and not candidates:  # what every candidate stumbled over says more
             raise failed[0] from None
         raise
-    chosen = candidates[best.left]
-    whole = setup.analysis.keep_ids({})
-    notes = [f"--max-drop {limit:g}: {setup.costs.macs(chosen.keep) / setup.costs.macs(whole):.0%} of the MACs"]
+    chosen, (way, choice) = candidates[best.left], chosen_by[best.left]
+    share = meter(chosen.keep, way.left(choice, less)) / total
+    notes = [
+        f"--max-drop {limit:g}: {share:.0%} of the {BUDGETS[less].unit}{' that were predicted' * (less == LATENCY)}"
+    ]
     if o.training.tune is None:
         return replace(chosen, notes=(*chosen.notes, *notes)), best.confirmed
-    tuned = make(setup, chosen.plan)
+    tuned = make(with_zeros(setup, choice.zeros, way.method), chosen.plan)
     assert tuned.model is not None
     now = drop(setup.score, evaluator(tuned.model), best.rest)
     if not now.holds(limit):

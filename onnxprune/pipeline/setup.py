@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.allocation.budget import Meter, Tables
+from onnxprune.allocation.outcome import Tried
 from onnxprune.allocation.recipe import Recipe
 from onnxprune.calibration.calibration import Calibration
 from onnxprune.evaluation.metrics import Evaluator, Function, Score
@@ -14,6 +15,7 @@ from onnxprune.evaluation.training_set import TrainingSet
 from onnxprune.formats.codebook import Codebooks
 from onnxprune.graph.cost import CostModel
 from onnxprune.graph.io import Model
+from onnxprune.latency.model import LatencyModel
 from onnxprune.pipeline.options import Options
 from onnxprune.plan import Plan
 from onnxprune.progress import Clock
@@ -51,6 +53,7 @@ class Setup:
     notes: tuple[str, ...]
     train: TrainingSet | None
     original: Analysis
+    speed: LatencyModel | None = None
     learning: SparseLearning | None = None
 
     @property
@@ -74,6 +77,7 @@ class Pruning:
     notes: tuple[str, ...] = ()
     feeds: tuple[Feeds, ...] = ()  # inputs of the original with which the check ran, or guesses
     recovered: Model | None = None  # before zeros and codebooks
+    tried: tuple[Tried, ...] = ()  # by a search for a time
 
 
 def recorded_samples(data: Calibration, recipe: Recipe) -> dict[str, Any]:

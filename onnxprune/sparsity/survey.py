@@ -115,14 +115,15 @@ def facts(
     data: Batches,
     *,
     errors: bool,
+    levels: Sequence[float] = LEVELS,
     seed: int = 0,
     progress: Steps = uncounted,
 ) -> dict[str, Facts]:
     """Initializer -> what allocators want to know.
 
-    errors: also the error at every level, of a quick solver, in units of the damage that the layer alone does to the
-    outputs on samples that were held out, measured where the error is typical (without such samples relative to the
-    layer's own outputs).
+    errors: also the error at every one of the levels (sparsities), of a quick solver, in units of the damage that the
+    layer alone does to the outputs on samples that were held out, measured where the error is typical (without such
+    samples relative to the layer's own outputs).
     """
     out: dict[str, Facts] = {}
     edit = Edit(model)
@@ -151,7 +152,7 @@ def facts(
         free = 1 - np.count_nonzero(own) / size if pattern is None else 0.0
         curve: list[float] = []
         tried: list[list[Float]] = []
-        for level in LEVELS:
+        for level in levels:
             count = round(level * size)
             part = choices(surveyed.layer, pattern, count)
             if enough_zeros(surveyed.layer, own, pattern, count):
