@@ -1,7 +1,8 @@
-"""How long a part takes, by what it is counted by: non-negative least squares in relative errors, in three stages.
+"""How long a part takes, by what it is counted by: non-negative least squares in three stages.
 
 The parts of one family share coefficients; every part then gets its own, held near those of its family; and whole
-families are scaled so that the sums are the times of whole sessions, which were measured by themselves.
+families are scaled, held near 1, so that the sums are the times of whole sessions, which were measured by themselves.
+Errors count relative to the time of the whole variant: that is what is asked for.
 """
 
 from __future__ import annotations
@@ -12,107 +13,94 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from onnxprune.graph.arrays import Array, Float
+from onnxprune.graph.arrays import Float, Ids
+from onnxprune.latency.parts import EXACT, Steps
 
-STEPS = (1, 4, 8, 16)  # that widths are rounded up to a multiple of: what kernels work in
-CLEARLY = 0.98  # of the error with smaller steps, above which those are taken
-OWN = 0.02  # what holds a part's coefficients near its family's, per variant
+STEPS: tuple[Steps, ...] = (EXACT, (4, 4), (8, 1), (8, 8), (16, 1), (16, 16))  # what kernels may work in
+CLEARLY = 0.98  # of the error with smaller steps, below which larger ones are taken
+OWN = 0.05  # what holds a part's coefficients near its family's, per variant
 WHOLE = 0.0003  # what holds the scale of a family near 1, per variant
 UNCUT = 3.0  # weight of the uncut model, by which all others were measured
+
+Designs = Mapping[Steps, Float]  # steps -> what parts are counted by, `(parts, variants, kinds)`
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """coefficients: seconds by kind, `(parts, kinds)`; steps: what widths are rounded up to, `(parts,)`."""
+    """coefficients: seconds by kind, `(parts, kinds)`; steps: of every part."""
 
     coefficients: Float
-    steps: Array
+    steps: Sequence[Steps]
 
-    def seconds(self, designs: Mapping[int, Float]) -> Float:
-        """Of whole variants, `(variants,)`. designs: step -> counts, `(parts, variants, kinds)`."""
-        return np.asarray(sum(self._of(d[self.steps == s], self.steps == s) for s, d in designs.items()))
-
-    def _of(self, design: Float, which: Array) -> Float:
-        return np.asarray(np.einsum("pvk,pk->v", design, self.coefficients[which]))
+    def seconds(self, designs: Designs) -> Float:
+        """Of every part, `(parts, variants)`."""
+        return np.stack([designs[s][k] @ c for k, (s, c) in enumerate(zip(self.steps, self.coefficients, strict=True))])
 
 
-def fit(designs: Mapping[int, Float], seconds: Float, families: Sequence[str]) -> Fit:
+def fit(designs: Designs, seconds: Float, families: Sequence[str]) -> Fit:
     """Coefficients by the time of every part in every variant, `(parts, variants)`, whose sums are those of sessions.
 
-    designs: step -> what parts are counted by in every variant, `(parts, variants, kinds)`; families: of the parts.
-    The first variant is the uncut model.
+    families: of the parts. The first variant is the uncut model.
     """
+    weights = 1 / seconds.sum(0)
+    weights[0] *= UNCUT
     coefficients = np.zeros((len(families), next(iter(designs.values())).shape[2]))
-    steps = np.ones(len(families), int)
-    members = {f: np.flatnonzero(np.array(families) == f) for f in dict.fromkeys(families)}
-    for each in members.values():
-        step, shared = _family(designs, seconds, each)
-        steps[each] = step
+    steps = [EXACT] * len(families)
+    members = [np.flatnonzero(np.array(families) == f) for f in dict.fromkeys(families)]
+    for each in members:
+        best, shared = _family(designs, seconds, each, weights)
         for part in each:
-            coefficients[part] = _near(designs[step][part], seconds[part], shared)
-    whole = Fit(coefficients, steps)
-    sums = np.array([_summed(whole, designs, each) for each in members.values()])  # (families, variants)
-    for each, scale in zip(members.values(), _scales(sums, seconds.sum(0)), strict=True):
+            steps[part] = best
+            coefficients[part] = _near(designs[best][part], seconds[part], shared, weights)
+    parts = Fit(coefficients, steps).seconds(designs)
+    scales = _scales(np.stack([parts[each].sum(0) for each in members]), seconds.sum(0), weights)
+    for each, scale in zip(members, scales, strict=True):
         coefficients[each] *= scale
-    return whole
+    return Fit(coefficients, steps)
 
 
-def cross_validated(designs: Mapping[int, Float], seconds: Float, families: Sequence[str]) -> tuple[float, float]:
+def cross_validated(designs: Designs, seconds: Float, families: Sequence[str]) -> tuple[float, float]:
     """Relative error of the time of whole variants that a fit has not seen: median and 95th percentile of leaving each
     of them out, but for the uncut one, by which everything is measured."""
     errors = []
     for v in range(1, seconds.shape[1]):
         seen = np.arange(seconds.shape[1]) != v
         found = fit({s: d[:, seen] for s, d in designs.items()}, seconds[:, seen], families)
-        predicted = found.seconds({s: d[:, ~seen] for s, d in designs.items()})
-        errors.append(abs(float(predicted[0]) / float(seconds[:, v].sum()) - 1))
+        predicted = found.seconds({s: d[:, ~seen] for s, d in designs.items()}).sum()
+        errors.append(abs(predicted / seconds[:, v].sum() - 1))
     return float(np.median(errors)), float(np.quantile(errors, 0.95))
 
 
-def _family(designs: Mapping[int, Float], seconds: Float, parts: Array) -> tuple[int, Float]:
-    """The step of a family and the coefficients that its parts share; each step has as many, so that the error of the
-    fit tells which is best."""
+def _family(designs: Designs, seconds: Float, parts: Ids, weights: Float) -> tuple[Steps, Float]:
+    """The steps of a family and the coefficients that its parts share; all steps have as many, so that the error of the
+    fit tells which are best."""
     y = seconds[parts].ravel()
-    weights = 1 / (y + y.mean())
-    best: tuple[float, int, Float] | None = None
-    for step, design in designs.items():
+    w = np.tile(weights, len(parts))
+    best: tuple[float, Steps, Float] | None = None
+    for steps, design in designs.items():
         x = design[parts].reshape(len(y), -1)
-        found = _solve(x, y, weights)
-        error = float(np.square((x @ found - y) * weights).sum())
+        found = _solve(x, y, w)
+        error = float(np.square((x @ found - y) * w).sum())
         if best is None or error < CLEARLY * best[0]:
-            best = error, step, found
+            best = error, steps, found
     assert best is not None
     return best[1:]
 
 
-def _near(design: Float, y: Float, shared: Float) -> Float:
+def _near(design: Float, y: Float, shared: Float, weights: Float) -> Float:
     """Coefficients of one part, `(kinds,)`, near those of its family. design: `(variants, kinds)`."""
-    weights = 1 / (y + y.mean() + np.finfo(float).tiny)
-    held = np.diag(design.mean(0)) * np.sqrt(OWN * len(y)) * weights.mean()
-    return _solve(
-        np.vstack([design * weights[:, None], held]),
-        np.concatenate([y * weights, held @ shared]),
-        np.ones(len(y) + len(held)),
-    )
+    held = np.diag(design.mean(0))
+    strength = np.full(len(held), np.sqrt(OWN * len(y)) * weights.mean())
+    x = np.vstack([design, held])
+    return _solve(x, np.concatenate([y, held @ shared]), np.concatenate([weights, strength]))
 
 
-def _summed(whole: Fit, designs: Mapping[int, Float], parts: Array) -> Float:
-    """Seconds of a family in every variant."""
-    step = int(whole.steps[parts[0]])
-    return np.asarray(np.einsum("pvk,pk->v", designs[step][parts], whole.coefficients[parts]))
-
-
-def _scales(sums: Float, seconds: Float) -> Float:
-    """What each family is scaled with. sums: `(families, variants)`; seconds: of whole variants."""
-    weights = 1 / seconds
-    weights[0] *= UNCUT
+def _scales(sums: Float, seconds: Float, weights: Float) -> Float:
+    """What each family is scaled with. sums: its seconds, `(families, variants)`; seconds: of whole variants."""
     share = sums.sum(1) / sums.sum()
-    held = np.sqrt(WHOLE * len(seconds) * share)
-    return _solve(
-        np.vstack([sums.T * weights[:, None], np.diag(held)]),
-        np.concatenate([seconds * weights, held]),
-        np.ones(len(seconds) + len(held)),
-    )
+    x = np.vstack([sums.T, np.eye(len(sums))])
+    strength = np.sqrt(WHOLE * len(seconds) * share)
+    return _solve(x, np.concatenate([seconds, np.ones(len(sums))]), np.concatenate([weights, strength]))
 
 
 def _solve(x: Float, y: Float, weights: Float) -> Float:

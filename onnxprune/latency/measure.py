@@ -131,16 +131,13 @@ def measure(
     """
     base = opened(0)
     out: list[dict[str, Any]] = [{"base": [], "seconds": [], "nodes": []} for _ in range(count)]
-    total = count * (repeat + 1)
     for r in range(repeat):
         for k in range(count):
             a, b = turns(base, opened(k), clock, seconds)
             out[k]["base"].append(a)
             out[k]["seconds"].append(b)
-            progress(r * count + k + 1, total)
-    for k in range(count):
-        out[k]["nodes"] = node_seconds(opened, k)
-        progress(repeat * count + k + 1, total)
+            out[k]["nodes"] = out[k]["nodes"] or node_seconds(opened, k)
+            progress(r * count + k + 1, repeat * count)
     return out
 
 

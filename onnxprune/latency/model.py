@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +126,13 @@ def measured(
 ) -> Sequence[Timed]:
     """What every variant takes here."""
 
+    @lru_cache(1)  # a variant is opened twice in a row
+    def variant(k: int) -> tuple[Model, Feeds]:
+        return named(picker.model(kept[k])), analysis.narrow(feeds, picker.keep(kept[k]))
+
     def opened(k: int, profile: str = "") -> measure.Opened:
-        model = named(picker.model(kept[k]))
-        return opened_on(device, model, profile), analysis.narrow(feeds, picker.keep(kept[k]))
+        model, inputs = variant(k)
+        return opened_on(device, model, profile), inputs
 
     def tell(done: int, total: int) -> None:
         progress("latency", done, total)
@@ -183,7 +188,7 @@ def model_of(analysis: Analysis, table: Table) -> LatencyModel:
         for part, step, coefficients in zip(parts, found.steps, found.coefficients, strict=True)
         for kind, coefficient in zip(KINDS, coefficients, strict=True)
         if coefficient
-        for p in part.products(kind, int(step))
+        for p in part.products(kind, step)
     )
     return LatencyModel(products, cross_validated(designs, seconds, families), ratios_of(table), table)
 

@@ -23,11 +23,31 @@ from onnxprune.graph.traits import TRAITS, CostInputs, Product, product
 from onnxprune.structure.analysis import Analysis, Keep
 
 ADDED = re.compile(r"(_nchwc|_token(_\d+)?|_MatMul_With_Add|/[A-Za-z]+Fusion[A-Za-z]*/?)+$")  # by fusions, to a name
+FOLLOWS = {
+    "BatchNormalization",
+    "Add",
+    "Sum",
+    "Relu",
+    "Clip",
+    "Sigmoid",
+    "Tanh",
+    "LeakyRelu",
+    "HardSigmoid",
+    "HardSwish",
+}
 MULTIPLIES = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}  # what fuses with what follows
-EVEN = 4  # blocked layouts need widths of such multiples
-UNEVEN = "uneven "  # before what counts where a width is no such multiple
-KINDS = ("node", "macs", "read", "written", "weights", *(UNEVEN + kind for kind in ("macs", "read", "written")))
+COUNTED = ("node", "macs", "read", "written", "weights")
+# what also counts where a width is no such multiple: blocked layouts hold 16 channels, and need multiples of 4
+UNEVEN = {
+    f"{kind} off {multiple}": (kind, multiple)
+    for multiple, kinds in ((4, ("macs", "read", "written")), (16, ("read", "written")))
+    for kind in kinds
+}
+KINDS = (*COUNTED, *UNEVEN)
 WHOLE = "the whole session"
+Steps = tuple[int, int]  # what widths are rounded up to multiples of: those that are made, the one that is summed over
+EXACT = (1, 1)
+BLOCK = 16  # channels, up to which convolutions read what is not blocked
 Timed = Sequence[tuple[str, str, float]]  # name, operator, seconds of nodes in the order of execution
 
 
@@ -43,22 +63,27 @@ class Part:
     outputs: tuple[str, ...]
     counted: Mapping[str, tuple[Product, ...]]
 
-    def products(self, kind: str, step: int) -> list[Product]:
-        """What it is counted by, all widths rounded up to a multiple of the step."""
-        return [replace(p, steps=_of_widths(p, step) if step > 1 else ()) for p in self.counted[kind]]
+    def products(self, kind: str, steps: Steps) -> list[Product]:
+        """What it is counted by, widths rounded up to multiples of the steps where blocks are filled up."""
+        if kind in UNEVEN or steps == EXACT:
+            return list(self.counted[kind])
+        made, summed = steps
+        before, last = {"read": (summed, summed), "written": (made, made)}.get(kind, steps)
+        return [replace(p, steps=_of_widths(p, before, last)) for p in self.counted[kind]]
 
 
-def _of_widths(p: Product, multiple: int) -> tuple[int, ...]:
-    """The multiple for every width of a product; 1 for what is there or not."""
-    return tuple(multiple if ids.size > 1 else 1 for ids in p.ids)
+def _of_widths(p: Product, before: int, last: int) -> tuple[int, ...]:
+    """The multiple for every width of a product, and for the last; 1 for what is there or not."""
+    multiples = [before] * (len(p.ids) - 1) + [last]
+    return tuple(multiple if ids.size > 1 else 1 for ids, multiple in zip(p.ids, multiples, strict=False))
 
 
-def design(parts: Sequence[Part], keeps: Sequence[Keep], step: int) -> Float:
+def design(parts: Sequence[Part], keeps: Sequence[Keep], steps: Steps) -> Float:
     """What parts are counted by where these ids survive, `(parts, keeps, kinds)`."""
     out = np.zeros((len(parts), len(keeps), len(KINDS)))
     for i, part in enumerate(parts):
         for j, kind in enumerate(KINDS):
-            for p in part.products(kind, step):
+            for p in part.products(kind, steps):
                 out[i, :, j] += p.at(list(np.array([p.counts(keep) for keep in keeps]).T))
     return out
 
@@ -93,8 +118,10 @@ def parts_of(analysis: Analysis, timed: Timed) -> list[Part]:
     c = analysis.coupling
     shrinking = np.asarray((analysis.owners(analysis.groups)[analysis.components.labels] >= 0).any(1))
     nodes = [n for n in walk(analysis.model.proto.graph, c.shapes.opsets) if n.key not in c.shapes.constant]
-    ops = [op for _, op, _ in timed] or [n.proto.op_type for n in nodes]
-    of = _fused(nodes, dict(zip(owners(timed, [n.key for n in nodes]) or [n.key for n in nodes], ops, strict=True)))
+    op_of: dict[str, str] = {} if timed else {n.key: n.proto.op_type for n in nodes}
+    for key, (_, op, _) in zip(owners(timed, [n.key for n in nodes]), timed, strict=True):
+        op_of.setdefault(key, op)  # what comes after it under its name only moves data
+    of = _fused(nodes, op_of)
     members: dict[str, list[Node]] = defaultdict(list)
     for n in nodes:
         members[of[n.key]].append(n)
@@ -115,13 +142,15 @@ def _fused(nodes: Sequence[Node], op_of: Mapping[str, str]) -> dict[str, str]:
     """Key of a node -> key of the one under whose name it runs."""
     made_by = {o: n for n in nodes for o in n.outputs}
     read_by = readers(nodes)
-    of: dict[str, str] = {n.key: n.key for n in nodes if n.key in op_of}
-    for n in nodes:  # activations and sums go with the product before them
-        for name in n.inputs if n.key not in of and n.op not in MULTIPLIES else ():
+    of: dict[str, str] = {n.key: n.key for n in nodes if n.key in op_of and n.op not in FOLLOWS}
+    for n in nodes:  # whether what follows a product is fused depends on its width
+        for name in n.inputs if n.op in FOLLOWS else ():
             before = made_by.get(name)
             host = of.get(before.key, "") if before is not None else ""
             if host and op_of.get(host) in MULTIPLIES and len(read_by.get(name, ())) == 1:
                 of[n.key] = host
+        if n.key not in of and n.key in op_of:
+            of[n.key] = n.key
     for n in reversed(nodes):  # what is left goes with what reads it
         if n.key not in of:
             later = [of.get(r.key, "") for o in n.outputs for r in read_by.get(o, ())]
@@ -146,8 +175,7 @@ def _part(
     written = {o for o in made if o in last or any(r.key not in inside for r in read_by.get(o, ()))}
     macs = [p for n in nodes if (t := TRAITS.get(n.op)) is not None and c.complete(n.key) for p in t.macs(n, t, costs)]
     main = max(nodes, key=lambda n: (n.op in TRAITS, n.key == key))
-    gates = [c.gates.get(n.key) for n in nodes]
-    gate = gates[0] if all(g is gates[0] for g in gates) else None
+    gate = c.gates.get(main.key)
     all_of = {
         "node": [product(main.label, 1.0, [])],
         "macs": macs,
@@ -156,11 +184,9 @@ def _part(
         "weights": [_bytes(analysis, main.label, name) for name in sorted(weights)],
     }
     counted = {kind: tuple(_settled(p, main.label, gate, shrinking) for p in each) for kind, each in all_of.items()}
-    for kind in KINDS:
-        if kind.startswith(UNEVEN):
-            counted[kind] = tuple(
-                replace(p, uneven=_of_widths(p, EVEN)) for p in counted[kind.removeprefix(UNEVEN)] if p.ids
-            )
+    for name, (kind, multiple) in UNEVEN.items():
+        # the last width of a product is the one that is summed over
+        counted[name] = tuple(replace(p, uneven=_of_widths(p, 1, multiple)) for p in counted[kind] if p.ids)
     inputs = tuple(name for n in nodes for name in n.inputs if name in read)
     family = _family(main, nodes, weights, analysis)
     return Part(main.label, family, frozenset(inside), inputs, tuple(sorted(written)), counted)
@@ -197,6 +223,7 @@ def _family(main: Node, nodes: Sequence[Node], weights: set[str], analysis: Anal
         group = main.attr("group", 1)
         words.append("x".join(map(str, kernel[2:])))
         words += [f"{name} {value}" for name in ("strides", "dilations") if max(value := main.attr(name, [1])) > 1]
+        words += ["narrow"] * (group == 1 and (kernel[1] or 0) <= BLOCK)
         words += ["depthwise"] * (group > 1 and kernel[1] == 1) + ["grouped"] * (group > 1 and kernel[1] != 1)
     elif trait is not None:
         words += ["weights"] * bool(weights & set(main.inputs))

@@ -15,7 +15,7 @@ from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 from onnxprune.structure.surgery import prune_model, slice_weights
 
 UNIFORM = ((0.25, 16), (0.5, 16), (0.7, 8), (0.4, 8), (0.6, 1))  # removed of every group, widths multiples of
-STEPS = (8, 1, 16, 4, 8, 2)  # multiples that the widths of random variants are
+STEPS = (8, 1, 16, 2, 8, 4)  # multiples that the widths of random variants are
 DEEPEST = 0.8  # removed of a group, at most
 SHORTER = 3  # every so many random variants also lose blocks
 BLOCKS = 0.25  # of which each goes with this probability
