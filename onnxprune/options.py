@@ -24,6 +24,7 @@ from typing import Any
 WHAT, HOW, CHECK, OUTPUT = "What to remove", "How to choose", "Checks and measurement", "Files and output"
 SPARSE, STORE, DATA, IMAGES = "Sparse weights", "How weights are stored", "Calibration and evaluation", "Images"
 TUNE = "Tuning"
+MAX_STEPS = 1000  # of an option or a plan; more would be a mistake or worse
 PANELS = (WHAT, HOW, SPARSE, STORE, TUNE, DATA, IMAGES, CHECK, OUTPUT)
 
 Parse = Callable[[Any], Any]

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "onnxprune"
 # a room or a module by itself imports only what stands before it
 ORDER = (
     "errors", "progress", "options", "graph", "cache", "kernels", "solvers", "runtime", "gradient", "structure",
-    "layers", "calibration", "evaluation", "importance", "formats", "latency", "allocation", "recovery", "sparsity",
+    "layers", "calibration", "evaluation", "importance", "formats", "sparsity", "latency", "allocation", "recovery",
     "training", "experiments", "plan", "page", "report", "pipeline", "cli", "__main__",
 )  # fmt: skip
 LOOSE = 7  # modules beside the rooms, at most

@@ -14,7 +14,6 @@ import pytest
 import onnxprune
 from models.nets import build, normal
 from onnxprune import NothingToPrune, OptionError, Result
-from onnxprune.allocation.select import MAX_STEPS
 from onnxprune.cli.inspect import layer_table
 from onnxprune.formats import auto
 from onnxprune.formats.options import Store
@@ -22,6 +21,7 @@ from onnxprune.formats.patterns import BlockPattern, NMPattern
 from onnxprune.graph.io import load
 from onnxprune.kernels import available
 from onnxprune.layers.layer import sparse_layers
+from onnxprune.options import MAX_STEPS
 from onnxprune.solvers.patterns import n_of_m
 from onnxprune.sparsity.grow import schedule, shares, taken
 from onnxprune.sparsity.options import Zeros

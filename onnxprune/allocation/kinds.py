@@ -5,7 +5,6 @@ from __future__ import annotations
 from onnxprune.structure.components import KINDS
 
 PRUNABLE = ("channels", *KINDS)
-ZEROS = "sparsity:"  # before a glob: of layers that become sparse, which are no units
 
 
 def flag(kind: str) -> str:
@@ -28,4 +27,4 @@ def split_kind(glob: str) -> tuple[str, str]:
     return (kind, rest) if colon and kind in PRUNABLE else ("", glob)
 
 
-__all__ = ["PRUNABLE", "ZEROS", "flag", "split_kind"]
+__all__ = ["PRUNABLE", "flag", "split_kind"]

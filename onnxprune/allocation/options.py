@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.budget import BUDGETS
-from onnxprune.allocation.kinds import PRUNABLE, ZEROS, split_kind
+from onnxprune.allocation.kinds import PRUNABLE, split_kind
 from onnxprune.allocation.methods import METHODS
 from onnxprune.allocation.recipe import DEFAULTS, GIVEN, UNTARGETED
-from onnxprune.allocation.select import MAX_RATIO, MAX_STEPS, ROUND_TO
+from onnxprune.allocation.select import MAX_RATIO, ROUND_TO
 from onnxprune.errors import OptionError
 from onnxprune.importance.score import CRITERIA, Scorer
 from onnxprune.importance.weights import exponent
 from onnxprune.options import (
     HOW,
+    MAX_STEPS,
     WHAT,
     amount,
     choice,
@@ -35,6 +36,7 @@ from onnxprune.options import (
     text,
 )
 from onnxprune.options import path as path_
+from onnxprune.sparsity.amounts import ZEROS
 
 Target = float | str  # 0.7, "70%", "300M"
 Amount = float | str | Literal["auto"]

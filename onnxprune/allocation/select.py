@@ -15,7 +15,6 @@ from onnxprune.importance.units import rounded, select
 from onnxprune.structure.analysis import ChannelGroup, Keep
 
 ROUND_TO = 8  # tools/bench_round.py: what onnxruntime's kernels like
-MAX_STEPS = 1000  # of an option or a plan; more would be a mistake or worse
 MAX_RATIO = 0.8  # of a group, for `global` and for targets
 
 Ratios = Mapping[str, float]  # group name -> fraction that is removed

@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxprune.allocation.budget import Switch
-from onnxprune.allocation.kinds import ZEROS
 from onnxprune.allocation.methods import METHODS
+from onnxprune.allocation.switches import Curve, switches
 from onnxprune.calibration.calibration import solve_data
 from onnxprune.formats.patterns import NMPattern, Pattern, parse_pattern
 from onnxprune.layers.layer import sparse_layers
 from onnxprune.pipeline.setup import Setup
 from onnxprune.progress import counting
+from onnxprune.sparsity.amounts import ZEROS
 from onnxprune.sparsity.options import EVEN_ALLOCATION, Zeros
 from onnxprune.sparsity.prepare import prepare
 from onnxprune.sparsity.spec import Spec
 from onnxprune.sparsity.stage import refusal
-from onnxprune.sparsity.switches import Curve, switches
 
 
 def pattern_of(method: str) -> Pattern | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.allocation.kinds import ZEROS
 from onnxprune.calibration.calibration import Batches
 from onnxprune.errors import OptionError
 from onnxprune.formats.patterns import NMPattern
@@ -22,6 +21,7 @@ from onnxprune.sparsity.options import BEST_ALLOCATION, EVEN_ALLOCATION, PLAIN_S
 from onnxprune.sparsity.prepare import free_weights
 from onnxprune.sparsity.survey import facts
 
+ZEROS = "sparsity:"  # before a glob: of layers that become sparse, which are no units
 ANY = 0.5  # ratio of a layer whose count comes from a threshold or a plan
 Names = dict[str, set[str]]  # weight -> what globs are matched against: node, weight and output of its layers
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxprune.allocation.select import MAX_STEPS
 from onnxprune.errors import OptionError
 from onnxprune.formats.operators import is_sparse
 from onnxprune.formats.patterns import BlockPattern, parse_pattern
@@ -18,6 +17,7 @@ from onnxprune.formats.weight import read_weight
 from onnxprune.graph.io import Model
 from onnxprune.kernels.names import VALUES
 from onnxprune.layers.layer import Layer, node_names
+from onnxprune.options import MAX_STEPS
 from onnxprune.solvers.masks import SOLVERS
 from onnxprune.sparsity.grow import GROWTH, GROWTHS
 from onnxprune.sparsity.present import LayerZeros
