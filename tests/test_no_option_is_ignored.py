@@ -94,7 +94,18 @@ VALUES: dict[str, Any] = {
     "methods": "layers,heads,channels", "plain": True,
     "regularize": "group", "regularize_strength": 2.0,
 }  # fmt: skip
-EXEMPT = {"memory", "jobs", "threads", "seed", "dry_run", "repeat", "target_latency", "minimize"}
+EXEMPT = {
+    "memory",
+    "jobs",
+    "threads",
+    "seed",
+    "dry_run",
+    "repeat",
+    "latency_table",
+    "elsewhere",
+    "target_latency",
+    "minimize",
+}
 
 
 @functools.cache

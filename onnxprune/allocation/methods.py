@@ -10,13 +10,12 @@ from dataclasses import dataclass
 class Method:
     """One way to make a model faster.
 
-    kind: of the units that go, "" for weights that become zero; pattern: by which these lie, "" for any; plain: whether
-    the file needs nothing but ONNX's own operators; usual: whether it is tried where nobody names methods.
+    kind: of the units that go, "" for weights that become zero (`latency.zeros.METHODS` has where); plain: whether the
+    file needs nothing but ONNX's own operators; usual: whether it is tried where nobody names methods.
     """
 
     help: str
     kind: str = ""
-    pattern: str = ""
     plain: bool = True
     usual: bool = True
 
@@ -29,9 +28,9 @@ METHODS: dict[str, Method] = {
     "hidden": Method("width of normalised streams goes", "hidden", usual=False),
     "experts": Method("experts of mixtures go", "experts", usual=False),
     "unstructured": Method("single weights become zero, stored for our sparse kernels", plain=False),
-    "nm": Method("2 of every 4 weights stay, stored for our sparse kernels", pattern="2:4", plain=False),
-    "block": Method("tiles of 4x4 weights go, stored for our sparse kernels", pattern="block:4x4", plain=False),
-    "column": Method("inputs of a layer go for all its outputs, in plain ONNX", pattern="column"),
+    "nm": Method("2 of every 4 weights stay, stored for our sparse kernels", plain=False),
+    "block": Method("tiles of 4x4 weights go, stored for our sparse kernels", plain=False),
+    "column": Method("inputs of a layer go for all its outputs, in plain ONNX"),
 }
 
 

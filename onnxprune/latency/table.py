@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +77,31 @@ class Table:
     variants: tuple[Variant, ...]
     spread: float
     sparse: tuple[Variant, ...] = ()
-    made_elsewhere: bool = field(default=False, compare=False)
 
     @property
     def uncut(self) -> float:
         """Seconds of a run of the uncut model."""
         return self.variants[0].seconds
 
+    def with_sparse(self, sparse: Sequence[Variant]) -> Table:
+        """The table with these sparse variants."""
+        return replace(self, sparse=tuple(sparse))
+
     def to_json(self) -> str:
         """As `from_json` reads it."""
-        fields = {k: v for k, v in asdict(self).items() if k != "made_elsewhere"}
-        return json.dumps({"onnxprune_latency_table": VERSION, **fields}) + "\n"
+        return json.dumps({"onnxprune_latency_table": VERSION, **asdict(self)}) + "\n"
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Table:
+        """A table of what `dataclasses.asdict` made of one."""
+        return Table(
+            str(data["fingerprint"]),
+            Device(**data["device"]),
+            tuple((name, op) for name, op in data["nodes"]),
+            tuple(map(variant_of, data["variants"])),
+            float(data["spread"]),
+            tuple(map(variant_of, data["sparse"])),
+        )
 
     @staticmethod
     def from_json(text: str, where: str = OPTION) -> Table:
@@ -96,11 +110,7 @@ class Table:
             data = json.loads(text)
             if data.pop("onnxprune_latency_table") != VERSION:
                 raise ValueError("of another version")
-            data["device"] = Device(**data["device"])
-            data["nodes"] = tuple((name, op) for name, op in data["nodes"])
-            for kind in ("variants", "sparse"):
-                data[kind] = tuple(_variant(v) for v in data[kind])
-            return Table(**data)
+            return Table.from_dict(data)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise OptionError(
                 f"{where}: expected a table of `onnxprune latency-table` ({type(e).__name__}: {e}); make it anew"
@@ -115,30 +125,35 @@ class Table:
             raise OptionError(f"{OPTION} {path}: cannot be read ({getattr(e, 'strerror', None) or e})") from e
         return Table.from_json(text, f"{OPTION} {path}")
 
-    def checked(self, mark: str, device: Device, *, elsewhere: bool = False, where: str = OPTION) -> Table:
-        """The table, if it is of the model with the fingerprint `mark` and of this device.
+    def check(self, mark: str, device: Device, *, elsewhere: bool = False, where: str = OPTION) -> None:
+        """Raises `OptionError` unless the table is of the model with the fingerprint `mark`, and of this device.
 
-        elsewhere: it may be of another device; raises `OptionError` else.
+        elsewhere: it is of another device.
         """
-        if self.fingerprint != mark:
-            raise OptionError(
-                f"{where} was made for another model (fingerprint {self.fingerprint}, this one has {mark}); make one "
-                f"with onnxprune latency-table"
-            )
+        refuse_another(self.fingerprint, mark, where)
         ours, theirs = asdict(device), asdict(self.device)
         differing = [name for name in ("cpu", "threads", "provider", "onnxruntime") if ours[name] != theirs[name]]
-        if not differing:
-            return self
-        name = differing[0]
-        if not elsewhere:
+        if elsewhere and not differing:
+            raise OptionError(f"--elsewhere has no effect here: {where} was made on this machine; leave it out")
+        if differing and not elsewhere:
+            name = differing[0]
             raise OptionError(
                 f"{where} was made for {name} {theirs[name]!r}, here it is {ours[name]!r}; make one here with "
                 f"onnxprune latency-table, or say --elsewhere where it is that device that you prune for"
             )
-        return replace(self, made_elsewhere=True)
 
 
-def _variant(data: Mapping[str, Any]) -> Variant:
+def refuse_another(theirs: str, ours: str, where: str) -> None:
+    """Raises `OptionError` where the fingerprints of two models differ."""
+    if theirs != ours:
+        raise OptionError(
+            f"{where} was made for another model (fingerprint {theirs}, this one has {ours}); make one of this model "
+            f"with onnxprune latency-table"
+        )
+
+
+def variant_of(data: Mapping[str, Any]) -> Variant:
+    """A variant of what `dataclasses.asdict` made of one."""
     rows = [
         Row(**{**r, "inputs": tuple(map(tuple, r["inputs"])), "outputs": tuple(map(tuple, r["outputs"]))})
         for r in data["rows"]

@@ -334,6 +334,7 @@ CONDITIONS: dict[str, Condition] = {
         "is for a search over methods: it needs --target-latency 60%, and no kind by itself",
     ),
     "a time to hold": Condition(lambda o: o.timed, "needs --target-latency 60%"),
+    "a latency table": Condition(lambda o: o.speed.latency_table is not None, "needs --latency-table FILE"),
     "a bound": Condition(lambda o: o.scoring.max_drop is not None, "needs --max-drop 0.01 --evaluate SRC"),
     "layers": Condition(lambda o: "layers" in o.kinds, "needs --layers 0.1"),
     "a cut": Condition(lambda o: o.structural, f"needs {SOMETHING}"),

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxprune.allocation.budget import Switch
-from onnxprune.allocation.methods import METHODS
 from onnxprune.allocation.switches import Curve, switches
 from onnxprune.calibration.calibration import solve_data
-from onnxprune.formats.patterns import NMPattern, Pattern, parse_pattern
+from onnxprune.formats.patterns import NMPattern, Pattern
+from onnxprune.latency.zeros import METHODS
 from onnxprune.layers.layer import sparse_layers
 from onnxprune.pipeline.setup import Setup
 from onnxprune.progress import counting
@@ -23,8 +23,7 @@ from onnxprune.sparsity.stage import refusal
 
 def pattern_of(method: str) -> Pattern | None:
     """Where a method's zeros lie; None for anywhere."""
-    text = METHODS[method].pattern
-    return parse_pattern(text) if text else None
+    return METHODS[method].pattern
 
 
 def choices(setup: Setup, method: str, curves: Mapping[str, Curve]) -> Sequence[Switch]:
