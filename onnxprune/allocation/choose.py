@@ -265,9 +265,10 @@ class Chooser:
         if choice is None:
             choice = under_limits(subject.analysis, subject.meters, free, levels, limits, fixed, switches)
         if choice is None:
+            by = " and ".join([named(self.request)] * units + ["zeros"] * bool(switches))
             least_left = reached(subject.analysis, subject.meters, free, levels, limits, fixed, switches)
             raise Unreachable(
-                f"{self.request.goal} cannot be reached by {named(self.request)}: with --max-ratio {cap:g} of every "
+                f"{self.request.goal} cannot be reached by {by}: with --max-ratio {cap:g} of every "
                 f"group {least_left} are left; raise --max-ratio, the target, or see what is pinned with `onnxprune "
                 "inspect`"
             )

@@ -124,8 +124,9 @@ class Options:
     @property
     def zero_methods(self) -> list[str]:
         """The methods that make weights zero; those that nobody named are tried where there are data."""
-        named = bool(self.cut.methods)
-        return of_zeros(self.methods) if named or self.data.calibration is not None else []
+        if not self.cut.methods and self.data.calibration is None:
+            return []
+        return [name for name in of_zeros(self.methods) if METHODS[name].plain or not self.speed.elsewhere]
 
     @property
     def amounts(self) -> dict[str, Amount]:
@@ -264,6 +265,11 @@ class Options:
         ours = [name for name in zeros if not METHODS[name].plain]
         if ours and self.cut.plain:
             raise OptionError(f"{typed}: {', '.join(ours)} need our operators, which --plain rules out")
+        if ours and self.speed.elsewhere:
+            raise OptionError(
+                f"{typed}: which layers our operators make faster is measured, and --elsewhere says that this machine "
+                f"does not count; leave {', '.join(ours)} out"
+            )
         if ours and kernels.available():
             raise OptionError(f"{typed}: sparse kernels cannot run here: {kernels.available()}")
 

@@ -35,7 +35,8 @@ from onnxprune.graph.fingerprint import fingerprint
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance.depth import group_blocks
-from onnxprune.latency.model import LatencyModel, latency_model
+from onnxprune.latency.model import LatencyModel, latency_model, model_of
+from onnxprune.latency.table import OPTION, Device, Table
 from onnxprune.options import declared, shown
 from onnxprune.pipeline.options import OPTIONS, Options, without_effect
 from onnxprune.pipeline.setup import Setup
@@ -43,6 +44,7 @@ from onnxprune.plan import Plan
 from onnxprune.progress import Clock
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.runtime.feeds import likely_feeds
+from onnxprune.runtime.timing import cores
 from onnxprune.solvers.masks import needs_labels
 from onnxprune.sparsity.amounts import layer_names, matching
 from onnxprune.sparsity.spec import Spec
@@ -142,9 +144,15 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
 
 
 def speed_of(analysis: Analysis, options: Options, clock: Clock) -> LatencyModel:
-    """What a run of what is left of the model takes on this machine. Raises `OptionError` where it does not run."""
-    check = options.check
+    """What a run of what is left of the model takes, on this machine or by a table. Raises `OptionError` where it does
+    not run, or the table is of something else."""
+    check, given = options.check, options.speed.latency_table
     clock("latency")
+    if given is not None:
+        table = Table.load(given)
+        here = Device.here(check.threads or cores())
+        table.check(fingerprint(analysis.model), here, elsewhere=options.speed.elsewhere, where=f"{OPTION} {given}")
+        return model_of(analysis, table)
     guesses = likely_feeds(analysis.model, analysis.coupling.shapes, check.shapes or None, seed=check.seed)
     feeds, _ = running(analysis.model, guesses, measured=True)
     speed = latency_model(

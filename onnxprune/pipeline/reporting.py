@@ -62,7 +62,10 @@ def report_of(
     kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)
     groups = [g for g in analysis.groups if g.kind in kinds]
     others = [g for g in analysis.groups if g.kind not in kinds]
-    got = got_of(setup, pruning, shares(before, after), verdict)
+    measured = shares(before, after)
+    if o.speed.elsewhere:  # the times here are of no interest
+        measured.pop(LATENCY, None)
+    got = got_of(setup, pruning, measured, verdict)
     notes += notes_of(setup, pruning, close) + worth(before, after, cut=bool(plan.keep), sparsity=outcome)
     layers = told("layers not counted", partial(layers_of, setup.original.model, pruning, calls), notes)
     return Report(

@@ -27,6 +27,7 @@ from onnxprune.pipeline.setup import Pruning, Setup
 from onnxprune.pipeline.ways import Way, Ways
 from onnxprune.pipeline.zeros import with_zeros
 from onnxprune.progress import Clock, silent
+from onnxprune.runtime.benchmark import plural
 from onnxprune.runtime.timing import Latency
 from onnxprune.sparsity.options import PLAIN_SOLVER
 
@@ -176,11 +177,13 @@ class Search:
         if best is None:
             raise problems[0]
         _, _, way, made = best
-        rows = [replace(t, chosen=t.way == str(way)) for t in (*tried, *self.ways.tried)]
+        rows = [replace(t, chosen=t.way == str(way)) for t in (*tried, *self.ways.left, *self.ways.idle)]
         return replace(made, tried=tuple(rows))
 
     def held(self, way: Way) -> tuple[Pruning, Latency]:
         """The whole model of a way that holds the target, and what it takes; raises `Unreachable`."""
+        if self.setup.options.speed.elsewhere:
+            return self.foretold(way)
         most = self.whole[0]
         for _ in range(AGAIN + 1):
             found = self.settled(way, most)
@@ -194,6 +197,19 @@ class Search:
             f"--target-latency {self.timer.asked}: {way} held it while they were tried, and the finished model takes "
             f"{took.ratio:.1%} of the original's time; ask for a little more, or give --repeat"
         )
+
+    def foretold(self, way: Way) -> tuple[Pruning, Latency]:
+        """The whole model of a way that is predicted to hold the target on another device."""
+        choice = self.ways.choose(way, self.limits)
+        made = make(with_zeros(self.setup, choice.zeros, way.method), plan_of(self.setup, choice.keeps))
+        seconds, whole = self.predicted(way, choice), self.whole[0]
+        assert self.setup.speed is not None
+        where = self.setup.speed.table.device
+        note = (
+            f"--target-latency {self.timer.asked}: {1e3 * seconds:.3g} ms, {seconds / whole:.1%} of the original's, "
+            f"are predicted for {where.cpu}, {plural(where.threads, 'thread')}; measure the file there"
+        )
+        return replace(made, notes=(*made.notes, note)), Latency(seconds, seconds, 0, where.threads, seconds / whole)
 
     def settled(self, way: Way, most: float) -> Found:
         """The choice of a way whose draft holds the target most narrowly; most: predicted seconds that it may have.

@@ -41,11 +41,13 @@ class Way:
 
 
 class Ways:
-    """The ways that the options leave, with the chooser of the units; tried: what became of those that were left."""
+    """The ways that the options leave, with the chooser of the units; idle, left: those that were left, as they have
+    nothing to do, or by the last ranking."""
 
     def __init__(self, setup: Setup, chooser: Chooser) -> None:
         self.setup, self.chooser = setup, chooser
-        self.tried: list[Tried] = []
+        self.idle: list[Tried] = []
+        self.left: list[Tried] = []
 
     @cached_property
     def all(self) -> list[Way]:
@@ -58,7 +60,7 @@ class Ways:
             curves = {layer: of[method] for layer, of in speed.ratios.items() if method in of}
             switches = choices(self.setup, method, curves)
             if not switches:
-                self.tried.append(Tried(f"{method} zeros", why="no layer is faster with them on this machine"))
+                self.idle.append(Tried(f"{method} zeros", why="no layer is faster with them on this machine"))
                 continue
             out += [Way(False, method, switches), *[Way(True, method, switches)] * units]
         return out
@@ -81,19 +83,26 @@ class Ways:
         the best. Raises `Unreachable` where none holds them."""
         least: dict[tuple[bool, bool], tuple[float, Way, Choice]] = {}
         problems: list[UserError] = []
+        self.left = []
         for way in self.all:
             try:
                 choice = self.choose(way, limits)
             except (Unreachable, NothingToPrune) as e:
                 problems.append(e)
+                self.left.append(Tried(str(way), why=str(e)))
                 continue
             damage = 0.0 if choice.damage is None else choice.damage  # by ratios: the only way
-            if way.kind not in least or damage < least[way.kind][0]:
+            known = least.get(way.kind)
+            if known is None or damage < known[0]:
                 least[way.kind] = damage, way, choice
+                worse = known and (known[1], known[0])
+            else:
+                worse = way, damage
+            if worse:
+                self.left.append(Tried(str(worse[0]), worse[1], why="another method promises more"))
         if not least:
             raise problems[0] if problems else NothingToPrune("no method has anything to do here; see --methods")
         ranked = sorted(least.values(), key=lambda row: row[0])
         far = FAR * max(ranked[0][0], TINY)
-        self.tried += [Tried(str(way), damage, why="predicted too far from the best") for damage, way, _ in ranked
-                       if damage > far]  # fmt: skip
+        self.left += [Tried(str(way), damage, why="promises too little") for damage, way, _ in ranked if damage > far]
         return [(way, choice) for damage, way, choice in ranked if damage <= far]
