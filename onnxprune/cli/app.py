@@ -24,6 +24,7 @@ from onnxprune.cli import (
     evaluate,
     explore,
     export_library,
+    latency_table,
     lottery,
     operators,
     proxies,
@@ -264,6 +265,7 @@ command(app, proxies.PROXIES, proxies.MODELS)(proxies.proxies)
 command(app, agree.AGREE)(agree.agree)
 command(app, supermask.SUPERMASK, supermask.MODELS)(supermask.supermask)
 command(app, sensitivity.SENSITIVITY)(sensitivity.sensitivity)
+command(app, latency_table.LATENCY_TABLE, name="latency-table")(latency_table.latency_table)
 command(app, export_library.EXPORT, {}, name="export-library")(export_library.export_library)
 
 

@@ -33,6 +33,7 @@ SUBCOMMANDS = {
     "supermask A.onnx [B.onnx]": "networks of masks and weights never trained",
     "sensitivity MODEL": "what each group costs at each ratio",
     "bench A.onnx [B.onnx ...]": "latency, size, memory and outputs of models",
+    "latency-table MODEL": "measured times of its nodes, for a search",
     "densify MODEL": "sparse operators back to plain ONNX",
     "export-library": "sparse operators for C, C++, phones",
     "ops": "operators with a rule, and deliberate barriers",

@@ -47,6 +47,7 @@ STAGES = {
     "solve": "solving for the weights that stay",
     "cluster": "clustering weights",
     "measure": "measuring latency, both models in turn",
+    "latency": "measuring variants, in turns with the whole model",
     "align": "matching hidden units",
     "line": "scoring the points of the line",
     "save": "writing",
@@ -111,8 +112,10 @@ def show_on(carried: str | None, renderable: RenderableType) -> None:
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Progress]:
-    """A bar with an estimate where steps are counted, notes above it; into a pipe, a line for what takes long."""
+def progress_bar(quiet: bool, *, still: bool = False) -> Iterator[Progress]:
+    """A bar with an estimate where steps are counted, notes above it; into a pipe, a line for what takes long.
+
+    still: it is drawn once per step: what moves takes core and interpreter lock from what is timed."""
     console = Console(stderr=True, highlight=False)
     if quiet:
         yield silent
@@ -124,11 +127,12 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(30), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with rich.progress.Progress(*columns, console=console, transient=True) as bar:
+    with rich.progress.Progress(*columns, console=console, transient=True, auto_refresh=not still) as bar:
         task = bar.add_task("", total=None)
 
         def show(stage: str, done: int = 0, total: int = 0, *, note: str = "") -> None:
-            bar.update(task, description=STAGES.get(stage, stage), completed=done, total=total or None)
+            what = STAGES.get(stage, stage)
+            bar.update(task, description=what, completed=done, total=total or None, refresh=still)
             if note:
                 bar.console.print(Text(note))
 

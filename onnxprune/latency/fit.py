@@ -20,7 +20,6 @@ STEPS: tuple[Steps, ...] = (EXACT, (4, 4), (8, 1), (8, 8), (16, 1), (16, 16))  #
 CLEARLY = 0.98  # of the error with smaller steps, below which larger ones are taken
 OWN = 0.05  # what holds a part's coefficients near its family's, per variant
 WHOLE = 0.0003  # what holds the scale of a family near 1, per variant
-UNCUT = 3.0  # weight of the uncut model, by which all others were measured
 
 Designs = Mapping[Steps, Float]  # steps -> what parts are counted by, `(parts, variants, kinds)`
 
@@ -40,10 +39,9 @@ class Fit:
 def fit(designs: Designs, seconds: Float, families: Sequence[str]) -> Fit:
     """Coefficients by the time of every part in every variant, `(parts, variants)`, whose sums are those of sessions.
 
-    families: of the parts. The first variant is the uncut model.
+    families: of the parts.
     """
     weights = 1 / seconds.sum(0)
-    weights[0] *= UNCUT
     coefficients = np.zeros((len(families), next(iter(designs.values())).shape[2]))
     steps = [EXACT] * len(families)
     members = [np.flatnonzero(np.array(families) == f) for f in dict.fromkeys(families)]
@@ -61,9 +59,9 @@ def fit(designs: Designs, seconds: Float, families: Sequence[str]) -> Fit:
 
 def cross_validated(designs: Designs, seconds: Float, families: Sequence[str]) -> tuple[float, float]:
     """Relative error of the time of whole variants that a fit has not seen: median and 95th percentile of leaving each
-    of them out, but for the uncut one, by which everything is measured."""
+    of them out."""
     errors = []
-    for v in range(1, seconds.shape[1]):
+    for v in range(seconds.shape[1]):
         seen = np.arange(seconds.shape[1]) != v
         found = fit({s: d[:, seen] for s, d in designs.items()}, seconds[:, seen], families)
         predicted = found.seconds({s: d[:, ~seen] for s, d in designs.items()}).sum()

@@ -44,7 +44,6 @@ from onnxprune.progress import Progress, silent
 from onnxprune.runtime.session import Feeds, session
 from onnxprune.structure.analysis import Analysis, Keep
 
-VARIANTS = 24  # that are measured, the uncut model among them
 CPU = "CPUExecutionProvider"
 INPUTS = "inputs.npz"
 
@@ -71,7 +70,7 @@ def measured_table(
     if how.device.provider not in available:
         raise OptionError(f"--provider {how.device.provider}: this onnxruntime has {', '.join(available)}")
     shapes = {name: np.shape(x) for name, x in feeds.items()}
-    of = (fingerprint(analysis.model), how.device, VARIANTS, how.seed, how.repeat, shapes)
+    of = (fingerprint(analysis.model), how.device, how.seed, how.repeat, shapes)
     made = _kept(cache, of, lambda: asdict(_table(analysis, feeds, how, progress)))
     table = Table.from_dict(made)
     sparse: list[Variant] = []
@@ -100,7 +99,7 @@ def _kept(cache: Path | None, of: Sequence[object], make: Callable[[], dict[str,
 def _table(analysis: Analysis, feeds: Feeds, how: Measuring, progress: Progress) -> Table:
     """What every variant takes here."""
     picker = Picker.of(analysis)
-    kept = variants(analysis, VARIANTS, how.seed)
+    kept = variants(analysis, how.seed)
 
     @lru_cache(1)  # a variant is opened twice in a row
     def variant(k: int) -> tuple[Model, Feeds]:
@@ -215,7 +214,7 @@ def _ratios(parts: Sequence[Part], zeros: Zeros, before: Float, now: Float) -> d
 def write_kit(analysis: Analysis, feeds: Feeds, folder: Path, seed: int, progress: Progress = silent) -> None:
     """Write the variants, and the script that measures them wherever onnxruntime is. Raises `OptionError`."""
     picker = Picker.of(analysis)
-    kept = variants(analysis, VARIANTS, seed)
+    kept = variants(analysis, seed)
     with blamed(f"--kit {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(measure.__file__, folder / "measure.py")

@@ -28,9 +28,11 @@ Ratios = Mapping[str, Mapping[str, tuple[tuple[float, float], ...]]]
 @dataclass(frozen=True, eq=False)
 class LatencyModel:
     """products: their sum over the ids that survive is the seconds of a run, labels are nodes; error: relative, of
-    variants that a fit had not seen, median and 95th percentile; ratios: layer -> method -> (sparsity, seconds over
-    those of the dense layer), below 0 where its operator saves more of other nodes than it takes; table: what it was
-    made of."""
+    variants that a fit had not seen, median and 95th percentile; table: what it was made of.
+
+    ratios: layer -> method -> (sparsity, seconds over those of the dense layer); below 0 where the operator in its
+    place saves more of other nodes than it takes.
+    """
 
     products: tuple[Product, ...]
     error: tuple[float, float]

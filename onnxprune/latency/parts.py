@@ -102,7 +102,7 @@ def owners(timed: Timed, known: Iterable[str]) -> list[str]:
     known = set(known)
     out: list[str] = []
     for name, _, _ in timed:
-        found = name if name in known else ADDED.sub("", name)
+        found = name if name in known else ADDED.sub("", name.removeprefix("fused "))
         while found not in known and "/" in found:
             found = found.rpartition("/")[0]
         out.append(found if found in known else "")

@@ -20,6 +20,7 @@ from onnxprune.structure.analysis import Analysis
 
 VERSION = 1
 SPREAD = 0.5  # of what the uncut model takes, over the median, above which a machine is too noisy
+LEAST = 0.1  # of what the profiler says of a node, which it took at least
 OPTION = "--latency-table"
 
 Timed = Mapping[str, Any]  # of a variant, as `measure.measure` gives it
@@ -80,8 +81,8 @@ class Table:
 
     @property
     def uncut(self) -> float:
-        """Seconds of a run of the uncut model."""
-        return self.variants[0].seconds
+        """Seconds of a run of the uncut model, the median of its sessions."""
+        return float(np.median([v.seconds for v in self.variants if not v.kept]))
 
     def with_sparse(self, sparse: Sequence[Variant]) -> Table:
         """The table with these sparse variants."""
@@ -182,19 +183,25 @@ def seconds_of(runs: Sequence[Timed]) -> Float:
     """Seconds of every variant, `(variants,)`: their ratios to the uncut model, which ran in turns with each, times
     what that took throughout."""
     uncut = float(np.median([np.median(r["base"]) for r in runs]))
-    ratios = [float(np.median(np.divide(r["seconds"], r["base"]))) for r in runs]
-    ratios[0] = 1.0
-    return np.array(ratios) * uncut
+    return np.array([np.median(np.divide(r["seconds"], r["base"])) for r in runs]) * uncut
 
 
 def per_part(parts: Sequence[Part], runs: Sequence[Timed]) -> Float:
-    """Seconds of every part in every variant, `(parts, variants)`; the sums are those of `seconds_of`."""
+    """Seconds of every part in every variant, `(parts, variants)`; the sums are those of `seconds_of`.
+
+    The profiler adds to every node alike: what its sums have too much, per node, is taken off.
+    """
+    whole = seconds_of(runs)
+    if not runs[0]["nodes"]:  # the execution provider hides them
+        return whole[None]
     place = {key: k for k, part in enumerate(parts) for key in part.keys}
+    added = [(sum(s for _, _, s in r["nodes"]) - all_) / len(r["nodes"]) for r, all_ in zip(runs, whole, strict=True)]
+    often = max(0.0, float(np.median(added)))
     out = np.zeros((len(parts), len(runs)))
     for v, run in enumerate(runs):
         for key, (_, _, seconds) in zip(owners(run["nodes"], place), run["nodes"], strict=True):
-            out[place[key], v] += seconds
-    return np.asarray(out * (seconds_of(runs) / out.sum(0)))
+            out[place[key], v] += max(seconds - often, LEAST * seconds)
+    return np.asarray(out * (whole / out.sum(0)))
 
 
 def parts_of_table(analysis: Analysis, table: Table) -> tuple[list[Part], Float]:

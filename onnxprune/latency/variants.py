@@ -16,6 +16,7 @@ from onnxprune.structure.surgery import prune_model, slice_weights
 
 UNIFORM = ((0.25, 16), (0.5, 16), (0.7, 8), (0.4, 8), (0.6, 1))  # removed of every group, widths multiples of
 STEPS = (8, 1, 16, 2, 8, 4)  # multiples that the widths of random variants are
+RANDOM = 18  # random variants
 DEEPEST = 0.8  # removed of a group, at most
 SHORTER = 3  # every so many random variants also lose blocks
 BLOCKS = 0.25  # of which each goes with this probability
@@ -54,14 +55,13 @@ def widths(analysis: Analysis) -> list[ChannelGroup]:
     return [g for g in analysis.groups if g.kind != "layers"]
 
 
-def variants(analysis: Analysis, count: int, seed: int) -> list[Kept]:
-    """What so many variants keep; the first keeps all."""
-    out: list[Kept] = [{}]
+def variants(analysis: Analysis, seed: int) -> list[Kept]:
+    """What the variants keep. The first, one in the middle and the last keep all: two sessions of one file may differ,
+    and so may the one that all are compared with."""
     groups = widths(analysis)
-    for removed, step in UNIFORM[: max(0, count - 1)]:
-        out.append({g.name: rounded(g, removed, step, max_ratio=DEEPEST) for g in groups})
-    steps = (STEPS[k % len(STEPS)] for k in range(count))
-    return [*out, *random_cuts(analysis, list(steps)[: max(0, count - len(out))], seed)]
+    uniform = [{g.name: rounded(g, removed, step, max_ratio=DEEPEST) for g in groups} for removed, step in UNIFORM]
+    at_random = list(random_cuts(analysis, (RANDOM // len(STEPS)) * STEPS, seed))
+    return [{}, *uniform, *at_random[: RANDOM // 2], {}, *at_random[RANDOM // 2 :], {}]
 
 
 def random_cuts(analysis: Analysis, steps: Sequence[int], seed: int) -> Iterator[Kept]:

@@ -348,5 +348,15 @@ class Keywords(TypedDict, total=False):
     repeat: int
     """Measure the times that a search goes by N times as long, on a machine that is noisy. Default: 1."""
 
+    latency_table: Path | None
+    """Times of this model's nodes, of `onnxprune latency-table`, instead of measuring. Default: this machine is
+    measured.
+    """
+
+    elsewhere: bool
+    """The table is of another device, which the model is for; what a run takes is predicted, not measured. Default:
+    False.
+    """
+
     preprocess: Preprocess | None
     """The options of images in one value."""
