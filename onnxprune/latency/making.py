@@ -114,7 +114,7 @@ def _table(analysis: Analysis, feeds: Feeds, how: Measuring, progress: Progress)
 
     clock = measure.clock_of(how.device.threads, how.device.provider)
     try:
-        runs = measure.measure(opened, len(kept), clock, how.repeat, progress=tell)
+        runs = measure.measure(opened, len(kept), clock, how.repeat, measure.SECONDS, tell)
     except ORT_ERRORS as e:
         raise OptionError(
             f"--provider {how.device.provider}: does not run a variant of this model ({one_line(e)}); use {CPU}"
@@ -170,7 +170,7 @@ def _sparse(analysis: Analysis, feeds: Feeds, table: Table, method: str, progres
             return opened_on(device, named(model), profile), feeds
 
         a, b = measure.turns(base, opened(0), clock, measure.SECONDS)
-        return {"base": [a], "seconds": [b], "nodes": measure.node_seconds(opened, 0)}
+        return {"base": [a], "seconds": [b], "nodes": measure.node_seconds(opened, 0, measure.SECONDS)}
 
     runs = [beside(analysis.model)]
     every: list[Zeros] = []

@@ -32,11 +32,10 @@ import onnxruntime as ort
 Opened = tuple[ort.InferenceSession, dict[str, Any]]  # a session, and its inputs by name
 Node = tuple[str, str, float]  # name, operator, seconds of a run
 
-QUANTILE = 0.2
-SECONDS = 0.5  # that a variant and the uncut model are timed for, together, for every repetition
+QUANTILE = 0.2  # of the runs, whose time counts
+SECONDS = 0.5
 ROUNDS = 12, 400  # runs of each, at least and at most
 PROFILED = 8, 40  # profiled runs
-EVENTS = 20_000  # nodes times profiled runs, at most
 KERNEL = "_kernel_time"  # how the name of a node's event ends
 
 
@@ -48,6 +47,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--provider", default="CPUExecutionProvider", help="execution provider of onnxruntime")
     parser.add_argument("--threads", type=int, default=1, help="intra-op threads (default: 1)")
     parser.add_argument("--repeat", type=int, default=1, help="how often all is timed; more where the device is noisy")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for every variant (default: %(default)s)")
     parser.add_argument("--output", "-o", default=None, help="default: measured.json in the folder")
     given = parser.parse_args(words)
     if given.provider not in ort.get_available_providers():
@@ -67,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"\r{done} of {total}", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
     clock = clock_of(given.threads, given.provider)
-    runs = measure(opened, len(kit["variants"]), clock, repeat=given.repeat, progress=tell)
+    runs = measure(opened, len(kit["variants"]), clock, given.repeat, given.seconds, tell)
     written = {
         "fingerprint": kit["fingerprint"],
         "device": device(given.threads, given.provider),
@@ -117,14 +117,14 @@ def measure(
     opened: Callable[..., Opened],
     count: int,
     clock: Callable[[], float],
-    repeat: int = 1,
-    seconds: float = SECONDS,
+    repeat: int,
+    seconds: float,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """What every variant takes; the first is the uncut model.
 
     opened: number of a variant, and optionally where its profile goes -> a session and its inputs by name; clock: of
-    `clock_of`.
+    `clock_of`; seconds: that a variant and the uncut model are timed for together, for every repetition, and profiled.
     Gives a dict per variant: `base`, `seconds` (quantiles of the uncut model and of the variant, a pair for every
     repetition) and `nodes` (name, operator, seconds of a call, in the order of execution; none where the execution
     provider hides them).
@@ -136,7 +136,7 @@ def measure(
             a, b = turns(base, opened(k), clock, seconds)
             out[k]["base"].append(a)
             out[k]["seconds"].append(b)
-            out[k]["nodes"] = out[k]["nodes"] or node_seconds(opened, k)
+            out[k]["nodes"] = out[k]["nodes"] or node_seconds(opened, k, seconds)
             progress(r * count + k + 1, repeat * count)
     return out
 
@@ -160,7 +160,7 @@ def turns(base: Opened, other: Opened, clock: Callable[[], float], seconds: floa
     return float(a), float(b)
 
 
-def node_seconds(opened: Callable[..., Opened], k: int) -> list[Node]:
+def node_seconds(opened: Callable[..., Opened], k: int, seconds: float) -> list[Node]:
     """(name, operator, seconds of a run) of every node of a variant, in the order of execution."""
     with tempfile.TemporaryDirectory() as folder:
         session, feeds = opened(k, os.path.join(folder, "profile"))
@@ -168,7 +168,7 @@ def node_seconds(opened: Callable[..., Opened], k: int) -> list[Node]:
         session.run(None, feeds)
         session.run(None, feeds)
         runs, begin = 0, time.perf_counter()
-        while runs < least or (runs < most and time.perf_counter() - begin < SECONDS):
+        while runs < least or (runs < most and time.perf_counter() - begin < seconds):
             session.run(None, feeds)
             runs += 1
         with open(session.end_profiling(), encoding="utf-8", errors="replace") as f:
