@@ -17,9 +17,10 @@ from onnxprune.allocation.recipe import Recipe
 from onnxprune.evaluation.fidelity import Fidelity
 from onnxprune.evaluation.metrics import CONFIDENCE, Drop
 from onnxprune.formats.codebook import Codebooks
+from onnxprune.graph.energy import Energy
 from onnxprune.options import record, shown
 from onnxprune.page.pages import notebook
-from onnxprune.page.units import show_bytes, show_number
+from onnxprune.page.units import show_bytes, show_joules, show_number
 from onnxprune.recovery.cut_model import LayerFit
 from onnxprune.runtime.timing import Latency
 from onnxprune.sparsity.outcome import Sparsity
@@ -33,12 +34,14 @@ SCHEMA = 1  # of the JSON
 @dataclass(frozen=True)
 class Cost:
     """parameters: trained numbers; macs: multiply-accumulates of one run at the analysed input shape;
-    bytes: file size with external data, None where no model was made; latency: None where not measured."""
+    bytes: file size with external data, None where no model was made; latency: None where not measured; energy: of one
+    run, by a model, None where not asked for."""
 
     parameters: int
     macs: int
     bytes: int | None
     latency: Latency | None
+    energy: Energy | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ class Report:
                 "threads": None if c.latency is None else c.latency.threads,
                 "latency_ratio": None if c.latency is None else c.latency.ratio,
                 "latency_ratio_interval": None if c.latency is None else c.latency.interval,
+                "energy": None if c.energy is None else c.energy.to_dict(),
             }
 
         v = self.verification
@@ -207,6 +211,8 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
     if b.latency and a.latency:
         label = f"latency, {b.latency.threads} thread{'s' * (b.latency.threads > 1)} (median of {b.latency.runs})"
         row(label, b.latency.median * 1e3, a.latency.median * 1e3, lambda ms: f"{ms:.3g} ms")
+    if b.energy:
+        row("energy of a run (a model)", b.energy.joules, None if a.energy is None else a.energy.joules, show_joules)
     parts: list[RenderableType] = [table, Text(), *(Text(_asked(g)) for g in report.got)]
     if a.latency:
         parts.append(Text(_speed(a.latency)))

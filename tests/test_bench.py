@@ -263,7 +263,7 @@ def test_json_to_standard_output(call: Cli, folder: Path) -> None:
     assert result.err == ""
     data = json.loads(result.out)
     assert data["threads"][0] == 1
-    assert data["units"] == {"time": "seconds", "memory": "bytes"}
+    assert data["units"] == {"time": "seconds", "memory": "bytes", "energy": "joules"}
     assert data["models"][0]["peak_memory"] is None
 
 

@@ -6,6 +6,7 @@ The matrix is made from the declarations: every option that claims an effect, in
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,13 @@ def labels() -> Path:
     return FOLDER / "labels.npy"
 
 
+def energy() -> Path:
+    path = FOLDER / "energy.json"
+    costs = {t: {"multiply": 1, "add": 2} for t in ("float32", "float16", "int8")}
+    path.write_text(json.dumps({"source": "ours", "arithmetic": costs, "levels": [{"name": "all", "access": 3}]}))
+    return path
+
+
 def scores() -> dict[str, Any]:
     rng = np.random.default_rng(3)
     return {g.name: rng.random(g.size) for g in analyze(onnxprune.load(residual_pictures())).groups}
@@ -62,7 +70,7 @@ DATA: Callable[[], dict[str, Any]] = lambda: {"calibration": pictures()}  # noqa
 MODES: dict[str, Callable[[], dict[str, Any]]] = {
     "channels": lambda: {"channels": 0.3, "recover": "none"},
     "channels by data": lambda: {"channels": 0.3, **DATA()},
-    "layers": lambda: {"layers": 0.6, "recover": "none"},
+    "layers": lambda: {"layers": 0.6, "recover": "none", "energy": True},
     "target": lambda: {"target_macs": 0.6, "recover": "none"},
     "target by data": lambda: {"target_macs": 0.6, **DATA()},
     "sparsity": lambda: {"sparsity": 0.6, "format": "csr"},
@@ -79,7 +87,8 @@ MODES: dict[str, Callable[[], dict[str, Any]]] = {
 VALUES: dict[str, Any] = {
     "channels": 0.4, "heads": 0.5, "head_dim": 0.5, "hidden": 0.5, "layers": 0.6, "experts": 0.5, "whole_layers": True,
     "allow_io_change": True, "ratio": lambda: {"channels:w1": 0.7}, "ignore": "w1", "target_macs": 0.5,
-    "target_params": 0.5, "target_bytes": 0.5, "plan": lambda: plan(channels=0.3, recover="none"),
+    "target_params": 0.5, "target_bytes": 0.5, "target_energy": 0.5, "energy": True, "energy_table": energy,
+    "plan": lambda: plan(channels=0.3, recover="none"),
     "plan_for_another_model": True, "importance": "l1", "scores": scores, "allocate": "global", "round_to": 1,
     "max_ratio": 0.2, "steps": 3, "sparsity": 0.8, "pattern": "1:4", "quality": 1.0, "permute": False,
     "solver": "sparsegpt", "sparsity_allocate": "erk", "sparsity_schedule": "cubic",

@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxprune.allocation.levels import Levels
 from onnxprune.graph.arrays import Array, Float, Ids
+from onnxprune.graph.energy import HOROWITZ, EnergyTable
 from onnxprune.graph.traits import Product, stepped, uneven
 from onnxprune.options import UNITS
 from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
@@ -52,9 +53,10 @@ def added(products: tuple[Product, ...], constant: float = 0.0) -> Meter:
 
 @dataclass(frozen=True)
 class Tables:
-    """What meters look up besides the model: tables that options name, and what was measured. latency: products that
-    add up to the seconds of a run, of the model as it was analysed first."""
+    """What meters look up besides the model: tables that options name, and what was measured. energy: picojoules;
+    latency: products that add up to the seconds of a run, of the model as it was analysed first."""
 
+    energy: EnergyTable = HOROWITZ
     latency: tuple[Product, ...] = ()
 
 
@@ -77,6 +79,14 @@ def _bytes(analysis: Analysis, tables: Tables) -> Meter:
     return added(costs.bytes_of, costs.overhead)
 
 
+def _energy(analysis: Analysis, tables: Tables) -> Meter:
+    model = analysis.energy(tables.energy)
+    return Meter(model.amounts, model.total)
+
+
+JOULES = {"J": 1.0, "MJ": 1e-3, "UJ": 1e-6, "NJ": 1e-9}
+
+
 # A target is its row here, and its field `target_NAME` in `allocation.options.Cut`.
 BUDGETS: dict[str, Budget] = {
     "macs": Budget(
@@ -93,6 +103,10 @@ BUDGETS: dict[str, Budget] = {
         "seconds", "2ms", "Time of a run that is left: 0.7, 70% or 2ms. It is measured here, on the finished model; "
         "--methods says what may be done for it.",
         lambda analysis, tables: added(tables.latency), units={"S": 1.0, "MS": 1e-3, "US": 1e-6}, main=True,
+    ),
+    "energy": Budget(
+        "joules", "2mJ", "Energy of a run that is left, by a model of arithmetic and memory: 0.7, 70%, 2mJ or 300uJ.",
+        _energy, units=JOULES,
     ),
 }  # fmt: skip
 

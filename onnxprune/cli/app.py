@@ -48,10 +48,13 @@ from onnxprune.cli.screen import (
     write_out,
 )
 from onnxprune.errors import NothingAsked, OnnxPruneError, OptionError
+from onnxprune.evaluation.measure import told
 from onnxprune.formats.densify import densify as to_dense
 from onnxprune.formats.operators import is_sparse
+from onnxprune.graph.energy import table_of
 from onnxprune.graph.io import INLINE_LIMIT, Model, load, save, to_proto, weight_bytes
 from onnxprune.options import Option, declared
+from onnxprune.pipeline.footprint import energy_of
 from onnxprune.pipeline.options import OPTIONS, Options
 from onnxprune.pipeline.recipe import Result
 from onnxprune.pipeline.recipe import run as recipe
@@ -220,7 +223,7 @@ def densify(values: CommandValues) -> None:
 @command(
     app,
     shared(
-        "input_shape", "allow_io_change", "json", "verbose", "quiet",
+        "input_shape", "allow_io_change", "energy_table", "json", "verbose", "quiet",
         allow_io_change="As if heads in inputs and outputs (key-value caches) could shrink.",
     ),
 )  # fmt: skip
@@ -242,16 +245,22 @@ def show_groups(values: CommandValues, out: Output) -> None:
         progress("analyze")
         analysis = analyze(loaded, dict(values["input_shape"]), allow_io_change=values["allow_io_change"])
         rows, layers = inspection.group_rows(analysis), inspection.layer_rows(analysis)
+        table = table_of(values["energy_table"])
+        shapes, failed = analysis.input_shapes(analysis.keep_ids({})), list[str]()
+        takes = told("energy not counted", lambda: energy_of(loaded, table, shapes), failed)
     if out.json is not None:
-        emit_json(inspection.to_dict(analysis, rows), out.json)
+        found = inspection.to_dict(analysis, rows)
+        found["energy"], found["notes"] = None if takes is None else takes.to_dict(), [*found["notes"], *failed]
+        emit_json(found, out.json)
     if not out.quiet:
         show_on(out.json, render_inspection(rows, analysis, verbose=out.verbose))
-        table = inspection.layer_table(layers)
+        zeros = inspection.layer_table(layers)
         show_on(out.json, Text())
         show_on(
             out.json,
-            table if table.row_count else Text(str(table.caption or "no layer whose zeros --format can store")),
+            zeros if zeros.row_count else Text(str(zeros.caption or "no layer whose zeros --format can store")),
         )
+        show_on(out.json, Text(failed[0] if takes is None else inspection.energy_line(takes, table)))
 
 
 command(app, operators.OPERATORS, {})(operators.ops)

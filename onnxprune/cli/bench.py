@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +16,12 @@ from rich.text import Text
 
 from onnxprune.cli.command import CommandValues, Output, emit, shared
 from onnxprune.cli.screen import check_outputs, hushed, line_progress, show_on
+from onnxprune.evaluation.measure import told
+from onnxprune.graph.energy import Energy, EnergyTable, table_of
+from onnxprune.graph.io import load
 from onnxprune.options import declared, each, number, option, path, switch
-from onnxprune.runtime.benchmark import Benchmark, benchmark, plural
+from onnxprune.pipeline.footprint import energy_of
+from onnxprune.runtime.benchmark import Benchmark, ModelBench, benchmark, plural
 from onnxprune.runtime.profile import Profile
 
 PANEL = "What to measure"
@@ -59,8 +63,9 @@ class BenchOptions:
 OPTIONS = (
     *declared(BenchOptions),
     *shared(
-        "input_shape", "seed", "json", "html", "verbose", "quiet", seed="Of random inputs.",
-        input_shape="Concrete shape of a dynamic input. Repeatable.", verbose="With --profile, every node.",
+        "input_shape", "energy_table", "seed", "json", "html", "verbose", "quiet",
+        input_shape="Concrete shape of a dynamic input. Repeatable.",
+        seed="Of random inputs.", verbose="With --profile, every node.",
     ),
 )  # fmt: skip
 ARGUMENTS = {
@@ -94,11 +99,23 @@ def bench(values: CommandValues) -> None:
             memory=what.memory,
             progress=progress,
         )
+        result = with_energy(result, table_of(values["energy_table"]))
     for data_file in {p for m in result.models for p in m.data}:
         check_outputs(Path(data_file), None, out.reports)
     emit(values, result.to_dict())
     if not out.quiet:
         show_on(out.json, render_benchmark(result, verbose=out.verbose))
+
+
+def with_energy(bench: Benchmark, table: EnergyTable) -> Benchmark:
+    """The same with the energy of a run by a model, of each file; a note where it cannot be said."""
+    notes, shapes = list(bench.notes), {name: shape for name, (_, shape) in bench.inputs.items()}
+
+    def counted(m: ModelBench) -> Energy | None:
+        return told(f"{m.label}: energy not counted", lambda: energy_of(load(m.path), table, shapes), notes)
+
+    rows = [replace(m, energy=counted(m)) for m in bench.models]
+    return replace(bench, models=tuple(rows), notes=tuple(notes), energy_table=table.source)
 
 
 @contextmanager
@@ -139,6 +156,8 @@ def render_benchmark(bench: Benchmark, *, verbose: bool = False) -> RenderableTy
     shown = ", ".join(f"{n} {t} {'x'.join(map(str, shape)) or 'scalar'}" for n, (t, shape) in bench.inputs.items())
     first = plural(bench.threads[0], "thread")
     parts.append(Text(f"inputs: {shown or 'none'} ({bench.source}); outputs and memory are of {first}"))
+    counters = "" if any(m.joules for m in bench.models) else "; this system offers no counters that can be read"
+    parts.append(Text(f"energy of a run by a model: {bench.energy_table}{counters}"))
     parts += [Text(f"note: {note}", style="yellow") for note in bench.notes]
     return Group(*parts)
 
@@ -171,11 +190,14 @@ def _latency_table(bench: Benchmark) -> Table:
 
 def _file_table(bench: Benchmark) -> Table:
     many = len(bench.models) > 1
-    columns = ["file, MB", "peak memory, MB"]
+    counted = any(m.joules is not None for m in bench.models)
+    columns = ["file, MB", "peak memory, MB", "energy, uJ (model)"] + ["energy, uJ (counters)"] * counted
     columns += ["largest output difference", "relative to largest output"] * many
     table = _table(None, ["model"], columns)
     for m in bench.models:
+        joules = [None if m.energy is None else m.energy.joules, *([m.joules] * counted)]
         cells = [f"{m.bytes / 1e6:.4g}", "-" if m.peak_memory is None else f"{m.peak_memory / 1e6:.4g}"]
+        cells += ["-" if x is None else f"{x / 1e-6:.4g}" for x in joules]
         if many:
             d = m.difference
             cells += ["-", "-"] if d is None else [f"{d.absolute:.2g}", f"{d.relative:.2g}"]

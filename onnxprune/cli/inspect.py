@@ -9,6 +9,8 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from onnxprune.graph.energy import Energy, EnergyTable
+from onnxprune.page.units import show_joules
 from onnxprune.report import pinned_dict
 from onnxprune.sparsity.present import present
 from onnxprune.structure.analysis import Analysis, ChannelGroup
@@ -64,6 +66,13 @@ def layer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def energy_line(energy: Energy, table: EnergyTable) -> str:
+    """The energy of a run in words, by its parts."""
+    parts = f"arithmetic {show_joules(energy.arithmetic)}, weights from {energy.weights_from} "
+    parts += f"{show_joules(energy.weights)}, tensors {show_joules(energy.activations)}"
+    return f"energy of a run: {show_joules(energy.joules)} ({parts}), by a model: {table.source}"
+
+
 def constraint(group: ChannelGroup) -> str:
     """The constraints of a group in words, "" for none: `equal in 4 blocks; 2 channels per unit`."""
     words = [f"equal in {len(b)} blocks" for b in group.blocks]
@@ -72,7 +81,7 @@ def constraint(group: ChannelGroup) -> str:
     return "; ".join(words)
 
 
-def to_dict(analysis: Analysis, groups: list[dict[str, Any]]) -> Mapping[str, Any]:
+def to_dict(analysis: Analysis, groups: list[dict[str, Any]]) -> dict[str, Any]:
     """What `onnxprune inspect --json` writes."""
     return {
         "model": str(analysis.model.path or ""),

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from onnxprune.errors import UserError
+from onnxprune.graph.energy import TABLES
 from onnxprune.graph.io import Model, stored_bytes, weight_bytes
 from onnxprune.graph.messages import one_line
-from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, switch
+from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, path, switch
 from onnxprune.runtime.memory import too_large
 from onnxprune.runtime.profile import node_times
 from onnxprune.runtime.session import UNRUNNABLE, Feeds
@@ -23,6 +24,15 @@ PROFILED = 0.15  # seconds of a run, above which nodes are not timed by themselv
 # what may stop a measurement without a mistake of ours: onnxruntime, the system, data, the user's function
 FAILING: tuple[type[Exception], ...] = (UserError, OSError, *UNRUNNABLE)
 _SHAPE = "NAME:1,3,224,224, sizes above 0"
+
+
+def table(value: Any) -> str | Path:
+    """A name of `TABLES`, or the path of a JSON file."""
+    name = str(value).strip().lower()
+    return name if name in TABLES else path(value)
+
+
+table.choices = {name: str(row) for name, row in TABLES.items()}  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,14 @@ class Check:
     measure: bool = option(
         True, switch, panel=CHECK, flag="--latency", off="--no-latency", help="Time both models in onnxruntime."
     )
+    energy: bool = option(
+        False, switch, panel=CHECK, needs=("no energy target",),
+        help="Report the energy of a run, by a model of arithmetic and memory; docs/energy.md has it.",
+    )  # fmt: skip
+    energy_table: str | Path = option(
+        "horowitz", table, panel=CHECK, metavar="NAME|FILE", needs=("energy",),
+        help="Whose picojoules that model takes; a JSON file has others. list shows them.",
+    )  # fmt: skip
     threads: int = option(
         0, integer("a whole number, 0 (all cores) or more", 0), panel=CHECK, metavar="N", otherwise="all cores",
         effect="exempt: speed of onnxruntime", help="onnxruntime's intra-op threads.",

@@ -16,6 +16,7 @@ import numpy as np
 from onnxprune.calibration.options import MEMORY
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.cost import CostModel
+from onnxprune.graph.energy import HOROWITZ, PICO
 from onnxprune.graph.ort import release_memory
 from onnxprune.importance.criterion import Criterion, Scores, summary
 from onnxprune.importance.weights import score as weight_scores
@@ -323,13 +324,12 @@ def measured(
 
 
 def unit_energy(analysis: Analysis, costs: CostModel, group: ChannelGroup) -> float:
-    """Joules of one run that a unit takes, by the figures of Horowitz (2014) for 45 nm: 4.6 pJ for a float32
-    multiplication with its addition, 160 pJ for a byte from memory (weights)."""
+    """Joules of one run that a unit takes, in float32 and with weights from DRAM, by the figures of Horowitz (2014)."""
     whole, without = analysis.keep_ids({}), np.ones(group.size, bool)
     without[0] = False
     left = analysis.keep_ids({group.name: without})
     macs, weights = costs.macs(whole) - costs.macs(left), costs.bytes(whole) - costs.bytes(left)
-    return 4.6e-12 * macs + 160e-12 * weights
+    return PICO * (HOROWITZ.mac("float32") * macs + float(HOROWITZ.per_byte(np.array(np.inf))) * weights)
 
 
 def group_batches(readings: dict[str, list[Reading]], memory: float) -> Iterator[list[str]]:

@@ -27,3 +27,11 @@ def show_seconds(s: float) -> str:
 def show_share(x: float) -> str:
     """A share in percent: 0.684 -> 68.4%."""
     return f"{x:.1%}"
+
+
+def show_joules(joules: float) -> str:
+    """Joules in four digits with a unit: 0.0012345 -> 1.234 mJ."""
+    for unit, size in (("J", 1.0), ("mJ", 1e-3), ("uJ", 1e-6)):
+        if abs(joules) >= size:
+            return f"{joules / size:.4g} {unit}"
+    return f"{joules / 1e-9:.4g} nJ"

@@ -79,6 +79,11 @@ class Keywords(TypedDict, total=False):
     be done for it. Unit: fraction or seconds left.
     """
 
+    target_energy: Target | None
+    """Energy of a run that is left, by a model of arithmetic and memory: 0.7, 70%, 2mJ or 300uJ. Unit: fraction or
+    joules left.
+    """
+
     methods: tuple[str, ...] | list[str] | str
     """What a target may be reached by: channels: channels, filters, neurons go; heads: attention heads go; layers:
     residual blocks go; head-dim: dimensions inside of heads go; hidden: width of normalised streams goes;
@@ -335,6 +340,14 @@ class Keywords(TypedDict, total=False):
 
     measure: bool
     """Time both models in onnxruntime. Default: True."""
+
+    energy: bool
+    """Report the energy of a run, by a model of arithmetic and memory; docs/energy.md has it. Default: False."""
+
+    energy_table: str | Path
+    """Whose picojoules that model takes; a JSON file has others. list shows them. One of horowitz. Default:
+    'horowitz'.
+    """
 
     threads: int
     """onnxruntime's intra-op threads. Default: all cores."""

@@ -129,6 +129,11 @@ class Options:
         return [name for name in of_zeros(self.methods) if METHODS[name].plain or not self.speed.elsewhere]
 
     @property
+    def reported(self) -> set[str]:
+        """Budgets whose figures are reported beside those that always are."""
+        return {"energy"} & {*self.cut.targets, *({"energy"} if self.check.energy else ())}
+
+    @property
     def amounts(self) -> dict[str, Amount]:
         """Kind -> how much of it goes; under a target channels, where neither kinds nor methods are named."""
         if self.cut.amounts or not self.targeted:
@@ -342,6 +347,12 @@ CONDITIONS: dict[str, Condition] = {
     "a time to hold": Condition(lambda o: o.timed, "needs --target-latency 60%"),
     "a latency table": Condition(lambda o: o.speed.latency_table is not None, "needs --latency-table FILE"),
     "a bound": Condition(lambda o: o.scoring.max_drop is not None, "needs --max-drop 0.01 --evaluate SRC"),
+    "energy": Condition(
+        lambda o: o.check.energy or "energy" in o.cut.targets, "needs --energy, or --target-energy 70%"
+    ),
+    "no energy target": Condition(
+        lambda o: "energy" not in o.cut.targets, "has no effect: --target-energy reports the energy as it is"
+    ),
     "layers": Condition(lambda o: "layers" in o.kinds, "needs --layers 0.1"),
     "a cut": Condition(lambda o: o.structural, f"needs {SOMETHING}"),
     "a cut or zeros": Condition(lambda o: o.structural or o.spec.asked, f"needs {SOMETHING}, or {ZEROS}"),

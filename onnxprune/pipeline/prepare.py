@@ -31,6 +31,7 @@ from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation.measure import told
 from onnxprune.evaluation.metrics import Evaluator, Function, is_function, metric_of
 from onnxprune.evaluation.training_set import TrainingSet, training_set
+from onnxprune.graph.energy import table_of
 from onnxprune.graph.fingerprint import fingerprint
 from onnxprune.graph.io import Model
 from onnxprune.graph.shapes import graph_inputs
@@ -109,6 +110,7 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
 
     Raises `OptionError` for an option that turns out to have no effect on this model and these samples.
     """
+    tables = Tables(table_of(options.check.energy_table))
     notes = [*analysis.model.notes, *(f"shape not inferred: {n}" for n in analysis.notes[:5])]
     spec = spec_of(options, analysis, recorded)
     if recorded is not None:
@@ -136,7 +138,7 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
         clock.note(describe(data) + about)
         clock.expected = seconds
     speed = None if recorded is not None or not options.timed else speed_of(analysis, options, clock)
-    tables = Tables(() if speed is None else speed.products)
+    tables = replace(tables, latency=() if speed is None else speed.products)
     return Setup(
         options, analysis, analysis.costs(), meters_of(analysis, tables, options.limited), tables, recorded, spec,
         data, evaluator, score, recipe, clock, tuple(notes), train, analysis, speed,

@@ -16,8 +16,10 @@ from onnxprune.evaluation.measure import file_bytes, latencies, times_of_nodes, 
 from onnxprune.evaluation.metrics import Drop
 from onnxprune.formats.patterns import BlockPattern
 from onnxprune.graph.cost import trained
+from onnxprune.graph.energy import Energy
 from onnxprune.graph.folds import intact
 from onnxprune.graph.io import Model, unfolded
+from onnxprune.pipeline.footprint import energy_of
 from onnxprune.pipeline.layers import layers_of, levels_of
 from onnxprune.pipeline.prepare import ignored
 from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
@@ -27,6 +29,7 @@ from onnxprune.runtime.timing import Latency
 from onnxprune.solvers.masks import needs_data
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.present import present
+from onnxprune.structure.analysis import Keep
 from onnxprune.structure.groups import analyze
 
 
@@ -52,12 +55,14 @@ def report_of(
     before = Cost(
         round(setup.costs.parameters(whole)) + stored_more(analysis.model), round(setup.costs.macs(whole)),
         file_bytes(setup.original.model, setup.original.model.path), times.get("before"),
+        energy(setup, setup.original.model, whole, notes),
     )  # fmt: skip
     counted = told("parameters counted as of the cut", partial(parameters_of, setup, pruning), notes)
     after = Cost(
         round(setup.costs.parameters(pruning.keep)) if counted is None else counted,
         round(setup.costs.macs(pruning.keep)),
         None if pruning.model is None else file_bytes(pruning.model, None), times.get("after"),
+        energy(setup, pruning.model, pruning.keep, notes),
     )  # fmt: skip
     kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)
     groups = [g for g in analysis.groups if g.kind in kinds]
@@ -85,6 +90,28 @@ def report_of(
     )  # fmt: skip
 
 
+def energy(setup: Setup, model: Model | None, keep: Keep, notes: list[str]) -> Energy | None:
+    """Of one run of a model with what is kept, where that was asked for; a line more in the notes where it cannot be
+    said."""
+    if model is None or "energy" not in setup.options.reported:
+        return None
+    count = partial(energy_of, model, setup.tables.energy, setup.analysis.input_shapes(keep))
+    return told("energy not counted", count, notes)
+
+
+def shares(before: Cost, after: Cost) -> dict[str, float]:
+    """Budget -> figure of the written file over the original's, of those that are told by the file."""
+    then, now = figures_of(before), figures_of(after)
+    out = {name: now[name] / then[name] for name in then.keys() & now.keys()}
+    return out if after.latency is None else {**out, LATENCY: after.latency.ratio}
+
+
+def figures_of(cost: Cost) -> dict[str, float]:
+    """Budget -> what a file uses of it, as far as the file tells."""
+    figures = {"bytes": cost.bytes, "energy": None if cost.energy is None else cost.energy.joules}
+    return {name: x for name, x in figures.items() if x is not None}
+
+
 def cache_of(setup: Setup, chooser: Chooser | None, pruning: Pruning) -> str | None:
     """What the cache was good for; None where there is none."""
     lines, outcome = [], pruning.sparsity
@@ -95,12 +122,6 @@ def cache_of(setup: Setup, chooser: Chooser | None, pruning: Pruning) -> str | N
     if setup.options.data.cache is not None and pruning.tuning is not None:
         lines.append("the state of tuning kept in the cache, or taken from it")
     return "; ".join(lines) or None
-
-
-def shares(before: Cost, after: Cost) -> dict[str, float]:
-    """Budget -> that of the file over the original's, of what was measured on it."""
-    out = {} if after.bytes is None or before.bytes is None else {"bytes": after.bytes / before.bytes}
-    return out if after.latency is None else {**out, LATENCY: after.latency.ratio}
 
 
 def got_of(setup: Setup, pruning: Pruning, measured: Mapping[str, float], verdict: Drop | None) -> list[Got]:

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import onnxruntime as ort
 from onnxprune import kernels
 from onnxprune.errors import ModelFileError, OptionError
 from onnxprune.graph.arrays import Array
+from onnxprune.graph.energy import Energy
 from onnxprune.graph.io import Model, load
 from onnxprune.graph.messages import fault
 from onnxprune.graph.ort import ORT_ERRORS
@@ -28,6 +30,7 @@ from onnxprune.runtime.differences import Difference, differences
 from onnxprune.runtime.inputs import align, batch_of, given_feeds, random_candidates, source, type_name
 from onnxprune.runtime.memory import peak_memory
 from onnxprune.runtime.profile import Profile, events_of, read_profile
+from onnxprune.runtime.rapl import POWERCAP, Rapl
 from onnxprune.runtime.session import Feeds, ModelFile, file_session, model_file
 from onnxprune.runtime.timing import LEAST_ROUNDS, MIN_ROUNDS, cores, cpu, ratio_interval, timed
 
@@ -58,7 +61,9 @@ class Timing:
 @dataclass(frozen=True)
 class ModelBench:
     """One file. bytes: with external data, which lies in the files `data`; peak_memory: bytes that loading and one run
-    took at most, in a process of its own, None where not measured; difference: None where outputs do not compare."""
+    took at most, in a process of its own, None where not measured; difference: None where outputs do not compare;
+    joules: of one run by the processor's counters, None where there are none; energy: of one run by a model, None where
+    not counted."""
 
     label: str
     path: str
@@ -66,6 +71,8 @@ class ModelBench:
     data: tuple[str, ...] = ()
     peak_memory: int | None = None
     difference: Difference | None = None
+    joules: float | None = None
+    energy: Energy | None = None
     timings: tuple[Timing, ...] = ()
     profiles: tuple[Profile, ...] = ()
 
@@ -75,7 +82,7 @@ class Benchmark:
     """Everything that one comparison says; `to_dict` is what `--json` writes.
 
     inputs: name -> type and shape; source: where their values come from; batch: first axis of the first input of rank
-    2 or more; cores: that this process may use.
+    2 or more; cores: that this process may use; energy_table: whose figures the model of energy takes.
     """
 
     models: tuple[ModelBench, ...]
@@ -87,12 +94,14 @@ class Benchmark:
     cores: int
     onnxruntime: str
     notes: tuple[str, ...]
+    energy_table: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; a difference that is infinite is null, and a note says so."""
-        out = asdict(self) | {"units": {"time": "seconds", "memory": "bytes"}}
+        out = asdict(self) | {"units": {"time": "seconds", "memory": "bytes", "energy": "joules"}}
         out["inputs"] = {name: {"type": t, "shape": list(shape)} for name, (t, shape) in self.inputs.items()}
         for m, row in zip(self.models, out["models"], strict=True):
+            row["energy"] = None if m.energy is None else m.energy.to_dict()
             if m.difference is not None:
                 row["difference"] = {k: v if math.isfinite(v) else None for k, v in asdict(m.difference).items()}
             for p, profile in zip(m.profiles, row["profiles"], strict=True):
@@ -110,6 +119,7 @@ def benchmark(
     seed: int = 0,
     profile: bool = False,
     memory: bool = True,
+    powercap: Path | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Benchmark:
     """Run the models of several files on the same inputs, one run each in turn; the first is the base of comparison.
@@ -117,7 +127,8 @@ def benchmark(
     threads: intra-op threads to measure on, 0 for all cores; seconds: budget of the timing, all models and thread
     counts together, though every model runs five times; input_shape: concrete shapes of dynamic inputs; inputs: values,
     or the npz file that holds them, by input name, instead of random ones from `seed`; profile: also time every
-    operator; memory: also measure peak memory, each model in a process of its own.
+    operator; memory: also measure peak memory, each model in a process of its own; powercap: folder of the kernel with
+    the processor's counters of energy, which are read on the first thread count where they can be.
     Raises ModelFileError where a file is no model or does not load, OptionError where the models' inputs differ.
     """
     counts = _thread_counts(threads)
@@ -142,6 +153,7 @@ def benchmark(
         notes += [f"{m.label} runs through its functions: {why}" for m, f in zip(rows, files, strict=True) if f.sparse]
     notes += [f"{n} threads are more than the {cores()} cores here" for n in counts if n > cores()]
 
+    rapl = Rapl.found(powercap or POWERCAP)
     feeds: Feeds | None = None
     for n in counts:
         progress(f"measuring, {plural(n, 'thread')}")
@@ -154,6 +166,10 @@ def benchmark(
             notes += unsure
             del outputs
         times = timed(sessions, [feeds] * len(sessions), seconds / len(counts))
+        if rapl is not None and n == counts[0]:
+            progress("reading the energy counters")
+            joules = rapl.per_run([partial(s.run, None, feeds) for s in sessions], seconds / len(counts) / 4)
+            rows = [replace(m, joules=j) for m, j in zip(rows, joules, strict=True)]
         del sessions
         timings = [_timing(t, times[:, 0], n, batch_of(feeds), base=k == 0) for k, t in enumerate(times.T)]
         rows = [replace(m, timings=(*m.timings, t)) for m, t in zip(rows, timings, strict=True)]

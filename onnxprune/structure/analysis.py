@@ -10,8 +10,10 @@ import numpy as np
 
 from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.cost import CostModel, cost_model
+from onnxprune.graph.energy import EnergyModel, EnergyTable, energy_model
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
+from onnxprune.graph.shapes import graph_inputs
 from onnxprune.structure.components import Components
 from onnxprune.structure.coupling import Coupling
 from onnxprune.structure.depth import Block
@@ -100,6 +102,12 @@ class Analysis:
         nodes = walk_all(self.model.proto.graph, c.shapes.opsets)
         return cost_model(nodes, c.shapes, c.axes, c.grouped, c.gates)
 
+    def energy(self, table: EnergyTable) -> EnergyModel:
+        """Joules of one run by a table, as a function of the ids that stay."""
+        c = self.coupling
+        nodes = walk_all(self.model.proto.graph, c.shapes.opsets)
+        return energy_model(table, self.costs(), nodes, c.shapes, c.axes, c.gates)
+
     def keep_ids(self, keep: dict[str, Keep]) -> Keep:
         """Group name -> bool `(size,)` becomes a bool per id, `(ids,)`; ids outside the named groups stay."""
         alive = np.ones(len(self.components.reason) + 1, bool)  # the last: of no component
@@ -117,6 +125,18 @@ class Analysis:
             if ids is not None and not keep[ids].all():
                 value = np.take(value, np.flatnonzero(keep[ids]), axis)
         return value
+
+    def input_shapes(self, keep: Keep) -> dict[str, tuple[int, ...]]:
+        """Input name -> concrete shape as the pruned model takes it, as far as shapes are known."""
+        known = self.coupling.shapes.shapes
+        return {
+            i.name: tuple(
+                (d or 0) if ids is None else int(keep[ids].sum())
+                for d, ids in zip(known[i.name], self.coupling.axes(i.name), strict=True)
+            )
+            for i in graph_inputs(self.model)
+            if None not in known.get(i.name, (None,))
+        }
 
     def narrow(self, values: Mapping[str, Array], keep: Keep) -> dict[str, Array]:
         """Inputs or outputs by name, each `narrowed`."""
