@@ -18,6 +18,7 @@ from onnxprune.evaluation.fidelity import Fidelity
 from onnxprune.evaluation.metrics import CONFIDENCE, Drop
 from onnxprune.formats.codebook import Codebooks
 from onnxprune.graph.energy import Energy
+from onnxprune.graph.peak import Peak
 from onnxprune.options import record, shown
 from onnxprune.page.pages import notebook
 from onnxprune.page.units import show_bytes, show_joules, show_number
@@ -35,13 +36,14 @@ SCHEMA = 1  # of the JSON
 class Cost:
     """parameters: trained numbers; macs: multiply-accumulates of one run at the analysed input shape;
     bytes: file size with external data, None where no model was made; latency: None where not measured; energy: of one
-    run, by a model, None where not asked for."""
+    run, and memory: the peak of one, by models, None where not asked for."""
 
     parameters: int
     macs: int
     bytes: int | None
     latency: Latency | None
     energy: Energy | None = None
+    memory: Peak | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class Report:
                 "latency_ratio": None if c.latency is None else c.latency.ratio,
                 "latency_ratio_interval": None if c.latency is None else c.latency.interval,
                 "energy": None if c.energy is None else c.energy.to_dict(),
+                "memory": None if c.memory is None else c.memory.to_dict(),
             }
 
         v = self.verification
@@ -213,6 +216,9 @@ def render(report: Report, *, verbose: bool = False) -> RenderableType:
         row(label, b.latency.median * 1e3, a.latency.median * 1e3, lambda ms: f"{ms:.3g} ms")
     if b.energy:
         row("energy of a run (a model)", b.energy.joules, None if a.energy is None else a.energy.joules, show_joules)
+    if b.memory:
+        row("peak memory (a model)", b.memory.bytes, None if a.memory is None else a.memory.bytes, show_bytes)
+        row("peak memory (measured)", b.memory.measured, None if a.memory is None else a.memory.measured, show_bytes)
     parts: list[RenderableType] = [table, Text(), *(Text(_asked(g)) for g in report.got)]
     if a.latency:
         parts.append(Text(_speed(a.latency)))

@@ -86,7 +86,13 @@ def net() -> Any:
 RUNS: dict[str, dict[str, Any]] = {
     "cut": {"channels": 0.3, "recover": "bias", "energy": True},
     "cut and zeros": {"channels": 0.25, "pattern": "2:4", "format": "dense", "calibration": {"x": X}},
-    "evaluated": {"target_macs": "80%", "allocate": "error", "calibration": {"x": X}, "evaluate": {"x": X}},
+    "evaluated": {
+        "target_macs": "80%",
+        "target_memory": "95%",
+        "allocate": "error",
+        "calibration": {"x": X},
+        "evaluate": {"x": X},
+    },
     "tiles": {"sparsity": 0.5, "pattern": "block:4x4", "format": "bsr"},
     "clustered": {"cluster": 16},
     "tuned": {"channels": 0.3, "calibration": {"x": X}, "tune": "2steps"},

@@ -87,8 +87,8 @@ MODES: dict[str, Callable[[], dict[str, Any]]] = {
 VALUES: dict[str, Any] = {
     "channels": 0.4, "heads": 0.5, "head_dim": 0.5, "hidden": 0.5, "layers": 0.6, "experts": 0.5, "whole_layers": True,
     "allow_io_change": True, "ratio": lambda: {"channels:w1": 0.7}, "ignore": "w1", "target_macs": 0.5,
-    "target_params": 0.5, "target_bytes": 0.5, "target_energy": 0.5, "energy": True, "energy_table": energy,
-    "plan": lambda: plan(channels=0.3, recover="none"),
+    "target_params": 0.5, "target_bytes": 0.5, "target_energy": 0.5, "target_memory": 0.7,
+    "energy": True, "energy_table": energy, "plan": lambda: plan(channels=0.3, recover="none"),
     "plan_for_another_model": True, "importance": "l1", "scores": scores, "allocate": "global", "round_to": 1,
     "max_ratio": 0.2, "steps": 3, "sparsity": 0.8, "pattern": "1:4", "quality": 1.0, "permute": False,
     "solver": "sparsegpt", "sparsity_allocate": "erk", "sparsity_schedule": "cubic",

@@ -84,6 +84,11 @@ def _energy(analysis: Analysis, tables: Tables) -> Meter:
     return Meter(model.amounts, model.total)
 
 
+def _memory(analysis: Analysis, tables: Tables) -> Meter:
+    model = analysis.peak()
+    return Meter(model.amounts, model.total, model.eased)
+
+
 JOULES = {"J": 1.0, "MJ": 1e-3, "UJ": 1e-6, "NJ": 1e-9}
 
 
@@ -107,6 +112,10 @@ BUDGETS: dict[str, Budget] = {
     "energy": Budget(
         "joules", "2mJ", "Energy of a run that is left, by a model of arithmetic and memory: 0.7, 70%, 2mJ or 300uJ.",
         _energy, units=JOULES,
+    ),
+    "memory": Budget(
+        "bytes", "20MB", "Peak memory of a run that is left, weights and tensors that live together: 0.7, 70% or 20MB.",
+        _memory,
     ),
 }  # fmt: skip
 

@@ -127,6 +127,7 @@ class Cut:
     target_bytes: Target | None = _target("bytes")
     target_latency: Target | None = _target("latency", effect="exempt: of times, which differ")
     target_energy: Target | None = _target("energy")
+    target_memory: Target | None = _target("memory")
     methods: tuple[str, ...] | list[str] | str = option(
         (), listed(choice({name: row.help for name, row in METHODS.items()})), panel=WHAT, metavar="NAME,...",
         needs=("no plan", "a target"), otherwise="all that can run here, with --target-latency",

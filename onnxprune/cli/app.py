@@ -54,7 +54,7 @@ from onnxprune.formats.operators import is_sparse
 from onnxprune.graph.energy import table_of
 from onnxprune.graph.io import INLINE_LIMIT, Model, load, save, to_proto, weight_bytes
 from onnxprune.options import Option, declared
-from onnxprune.pipeline.footprint import energy_of
+from onnxprune.pipeline.footprint import energy_of, peak_of
 from onnxprune.pipeline.options import OPTIONS, Options
 from onnxprune.pipeline.recipe import Result
 from onnxprune.pipeline.recipe import run as recipe
@@ -248,9 +248,12 @@ def show_groups(values: CommandValues, out: Output) -> None:
         table = table_of(values["energy_table"])
         shapes, failed = analysis.input_shapes(analysis.keep_ids({})), list[str]()
         takes = told("energy not counted", lambda: energy_of(loaded, table, shapes), failed)
+        peak = told("peak memory not counted", lambda: peak_of(loaded, shapes), failed)
     if out.json is not None:
         found = inspection.to_dict(analysis, rows)
-        found["energy"], found["notes"] = None if takes is None else takes.to_dict(), [*found["notes"], *failed]
+        found["energy"] = None if takes is None else takes.to_dict()
+        found["memory"] = None if peak is None else peak.to_dict()
+        found["notes"] += failed
         emit_json(found, out.json)
     if not out.quiet:
         show_on(out.json, render_inspection(rows, analysis, verbose=out.verbose))
@@ -260,7 +263,9 @@ def show_groups(values: CommandValues, out: Output) -> None:
             out.json,
             zeros if zeros.row_count else Text(str(zeros.caption or "no layer whose zeros --format can store")),
         )
-        show_on(out.json, Text(failed[0] if takes is None else inspection.energy_line(takes, table)))
+        lines = [] if takes is None else [inspection.energy_line(takes, table)]
+        lines += [] if peak is None else [inspection.peak_line(peak)]
+        show_on(out.json, Text("\n".join([*lines, *failed])))
 
 
 command(app, operators.OPERATORS, {})(operators.ops)

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.graph.energy import Energy, EnergyTable
-from onnxprune.page.units import show_joules
+from onnxprune.graph.peak import Peak
+from onnxprune.page.units import show_bytes, show_joules
 from onnxprune.report import pinned_dict
 from onnxprune.sparsity.present import present
 from onnxprune.structure.analysis import Analysis, ChannelGroup
@@ -71,6 +72,12 @@ def energy_line(energy: Energy, table: EnergyTable) -> str:
     parts = f"arithmetic {show_joules(energy.arithmetic)}, weights from {energy.weights_from} "
     parts += f"{show_joules(energy.weights)}, tensors {show_joules(energy.activations)}"
     return f"energy of a run: {show_joules(energy.joules)} ({parts}), by a model: {table.source}"
+
+
+def peak_line(peak: Peak) -> str:
+    """The peak memory of a run in words, by its parts."""
+    parts = f"weights {show_bytes(peak.weights)}, tensors {show_bytes(peak.tensors)} at {peak.node}"
+    return f"peak memory of a run: {show_bytes(peak.bytes)} ({parts}), by a model"
 
 
 def constraint(group: ChannelGroup) -> str:

@@ -2,8 +2,8 @@
 
     M = bytes of all weights + max over nodes of the bytes of tensors that are live at the node
 
-A tensor is live from the node that makes it to the last one that reads it; outputs of the graph stay to the end. Weights
-are there all the time.
+A tensor is live from the node that makes it to the last one that reads it; outputs of the graph stay to the end, and
+weights are there all the time.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Peak:
 class PeakModel:
     """What the peak is counted from; `amounts` is all of it, in this order.
 
-    weights, tensors: bytes; live: which tensors are live at each of the `nodes`, bool `(nodes, tensors)`.
+    weights, tensors: bytes; live: 1 for the tensors that are live at each of the `nodes`, `(nodes, tensors)`.
     """
 
     weights: tuple[Product, ...]
     tensors: tuple[Product, ...]
-    live: Array
+    live: Float
     nodes: tuple[str, ...]
 
     @property
@@ -68,7 +68,7 @@ class PeakModel:
     def moments(self, amounts: Float) -> Float:
         """Bytes of weights and of live tensors at every node: `(amounts, ...)` to `(nodes, ...)`."""
         weights, tensors = np.split(amounts, [len(self.weights)])
-        return np.asarray(weights.sum(0) + np.tensordot(self.live.astype(float), tensors, 1))
+        return np.asarray(weights.sum(0) + np.tensordot(self.live, tensors, 1))
 
     def total(self, amounts: Float) -> Float:
         """Bytes at the peak, `(amounts, ...)` to `(...)`."""
@@ -104,7 +104,9 @@ def peak_model(
     live = (spans[:, 0] <= at) & (at <= spans[:, 1])  # (nodes, tensors)
     apart = _largest(live)
     names = [node.label for node in nodes] or [""]
-    return PeakModel(costs.bytes_of, tuple(t.bytes for t in tensors), live[apart], tuple(names[k] for k in apart))
+    return PeakModel(
+        costs.bytes_of, tuple(t.bytes for t in tensors), live[apart].astype(float), tuple(names[k] for k in apart)
+    )
 
 
 def _largest(live: Array) -> list[int]:

@@ -1,18 +1,19 @@
-"""What one run of a model file takes, by models of energy: of the file as it is written, sparse or not."""
+"""What one run of a model file takes, by models of energy and memory: of the file as it is written, sparse or not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxprune.formats.densify import densify
-from onnxprune.graph.arrays import Ids
-from onnxprune.graph.cost import cost_model
+from onnxprune.graph.arrays import Array, Ids
+from onnxprune.graph.cost import CostModel, cost_model
 from onnxprune.graph.energy import Energy, EnergyTable, energy_model
 from onnxprune.graph.io import Model, weight_bytes
-from onnxprune.graph.node import walk_all
+from onnxprune.graph.node import Node, walk_all
+from onnxprune.graph.peak import Peak, peak_model
 from onnxprune.graph.shapes import Shapes, infer
 from onnxprune.graph.traits import Axes, product
 
@@ -26,11 +27,20 @@ def axes_of(shapes: Shapes) -> Axes:
     return axes
 
 
-def energy_of(model: Model, table: EnergyTable, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Energy:
-    """Energy of one run. Sparse operators multiply only what is not zero, and read what the file stores of a weight.
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What models of a run are counted from; whole: of the ids, all of which stay, bool `(ids,)`."""
 
-    input_shapes: input name -> concrete shape.
-    """
+    costs: CostModel
+    nodes: Sequence[Node]
+    shapes: Shapes
+    axes: Axes
+    whole: Array
+
+
+def counted(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None) -> Counted:
+    """Nodes, shapes and costs of a file. Sparse operators multiply only what is not zero, and need what the file stores
+    of a weight. input_shapes: input name -> concrete shape."""
     dense = densify(model)
     shapes = infer(dense, input_shapes)
     nodes, axes = list(walk_all(dense.proto.graph, shapes.opsets)), axes_of(shapes)
@@ -41,4 +51,16 @@ def energy_of(model: Model, table: EnergyTable, input_shapes: Mapping[str, tuple
     if filled:
         costs = replace(costs, bytes_of=(product("weights", weight_bytes(model), ()),))
     sizes = [d for shape in shapes.shapes.values() for d in shape if d is not None]
-    return energy_model(table, costs, nodes, shapes, axes).of(np.ones(max(sizes, default=1), bool))
+    return Counted(costs, nodes, shapes, axes, np.ones(max(sizes, default=1), bool))
+
+
+def energy_of(model: Model, table: EnergyTable, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Energy:
+    """Energy of one run; input_shapes: input name -> concrete shape."""
+    c = counted(model, input_shapes)
+    return energy_model(table, c.costs, c.nodes, c.shapes, c.axes).of(c.whole)
+
+
+def peak_of(model: Model, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Peak:
+    """Peak memory of one run; input_shapes: input name -> concrete shape."""
+    c = counted(model, input_shapes)
+    return peak_model(c.costs, c.nodes, c.shapes, c.axes).of(c.whole)

@@ -84,6 +84,11 @@ class Keywords(TypedDict, total=False):
     joules left.
     """
 
+    target_memory: Target | None
+    """Peak memory of a run that is left, weights and tensors that live together: 0.7, 70% or 20MB. Unit: fraction or
+    bytes left.
+    """
+
     methods: tuple[str, ...] | list[str] | str
     """What a target may be reached by: channels: channels, filters, neurons go; heads: attention heads go; layers:
     residual blocks go; head-dim: dimensions inside of heads go; hidden: width of normalised streams goes;

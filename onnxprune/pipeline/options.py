@@ -131,7 +131,7 @@ class Options:
     @property
     def reported(self) -> set[str]:
         """Budgets whose figures are reported beside those that always are."""
-        return {"energy"} & {*self.cut.targets, *({"energy"} if self.check.energy else ())}
+        return {"energy", "memory"} & {*self.cut.targets, *({"energy"} if self.check.energy else ())}
 
     @property
     def amounts(self) -> dict[str, Amount]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,12 +20,15 @@ from onnxprune.graph.cost import trained
 from onnxprune.graph.energy import Energy
 from onnxprune.graph.folds import intact
 from onnxprune.graph.io import Model, unfolded
-from onnxprune.pipeline.footprint import energy_of
+from onnxprune.graph.peak import Peak
+from onnxprune.pipeline.footprint import energy_of, peak_of
 from onnxprune.pipeline.layers import layers_of, levels_of
 from onnxprune.pipeline.prepare import ignored
 from onnxprune.pipeline.setup import Pruning, Setup, recorded_samples
 from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.report import Cost, GroupReport, Report, worth
+from onnxprune.runtime.memory import peak_of_run
+from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.timing import Latency
 from onnxprune.solvers.masks import needs_data
 from onnxprune.sparsity.outcome import Sparsity
@@ -44,9 +48,9 @@ def report_of(
     times: dict[str, Latency] = {}
     calls: tuple[Mapping[str, float], Mapping[str, float]] = {}, {}
     notes = [*setup.notes, *([] if chooser is None else chooser.notes), *pruning.notes]
+    pairs = [(feeds, analysis.narrow(feeds, pruning.keep)) for feeds in pruning.feeds]
     if o.check.measure and written is not None:
         setup.clock("measure")
-        pairs = [(feeds, analysis.narrow(feeds, pruning.keep)) for feeds in pruning.feeds]
         timing = partial(latencies, setup.original.model, written, pairs, o.check.threads)
         times, more = told("latency not measured", timing, notes) or ({}, [])
         notes += more
@@ -56,6 +60,7 @@ def report_of(
         round(setup.costs.parameters(whole)) + stored_more(analysis.model), round(setup.costs.macs(whole)),
         file_bytes(setup.original.model, setup.original.model.path), times.get("before"),
         energy(setup, setup.original.model, whole, notes),
+        memory(setup, setup.original.model, whole, [before for before, _ in pairs], notes),
     )  # fmt: skip
     counted = told("parameters counted as of the cut", partial(parameters_of, setup, pruning), notes)
     after = Cost(
@@ -63,6 +68,7 @@ def report_of(
         round(setup.costs.macs(pruning.keep)),
         None if pruning.model is None else file_bytes(pruning.model, None), times.get("after"),
         energy(setup, pruning.model, pruning.keep, notes),
+        memory(setup, pruning.model, pruning.keep, [after for _, after in pairs], notes),
     )  # fmt: skip
     kinds = {analysis.group(name).kind for name in plan.keep} | set(o.kinds)
     groups = [g for g in analysis.groups if g.kind in kinds]
@@ -99,6 +105,21 @@ def energy(setup: Setup, model: Model | None, keep: Keep, notes: list[str]) -> E
     return told("energy not counted", count, notes)
 
 
+def memory(setup: Setup, model: Model | None, keep: Keep, guesses: Sequence[Feeds], notes: list[str]) -> Peak | None:
+    """The peak of one run of a model with what is kept, where that was asked for: counted, and measured on the first of
+    these inputs; a line more in the notes for what cannot be said."""
+    if model is None or "memory" not in setup.options.reported:
+        return None
+    peak = told("peak memory not counted", partial(peak_of, model, setup.analysis.input_shapes(keep)), notes)
+    if peak is None or setup.dry or not setup.options.check.measure or not guesses:
+        return peak
+    setup.clock("measure")
+    measure = partial(peak_of_run, model, guesses[0], setup.options.check.threads)
+    measured, note = told("peak memory not measured", measure, notes) or (None, "")
+    notes += [note] if note else []
+    return replace(peak, measured=measured)
+
+
 def shares(before: Cost, after: Cost) -> dict[str, float]:
     """Budget -> figure of the written file over the original's, of those that are told by the file."""
     then, now = figures_of(before), figures_of(after)
@@ -108,7 +129,10 @@ def shares(before: Cost, after: Cost) -> dict[str, float]:
 
 def figures_of(cost: Cost) -> dict[str, float]:
     """Budget -> what a file uses of it, as far as the file tells."""
-    figures = {"bytes": cost.bytes, "energy": None if cost.energy is None else cost.energy.joules}
+    figures = {
+        "bytes": cost.bytes, "energy": None if cost.energy is None else cost.energy.joules,
+        "memory": None if cost.memory is None else cost.memory.bytes,
+    }  # fmt: skip
     return {name: x for name, x in figures.items() if x is not None}
 
 

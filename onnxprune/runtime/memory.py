@@ -8,13 +8,14 @@ import pickle
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from onnxprune import kernels
-from onnxprune.graph.io import Model, weight_bytes
+from onnxprune.graph.io import Model, save, weight_bytes
 from onnxprune.graph.ort import open_session
-from onnxprune.runtime.session import INLINE, Feeds, ModelFile, session_options
+from onnxprune.runtime.session import INLINE, Feeds, ModelFile, model_file, session_options
 
 SESSION = 2.2  # bytes of memory that a session takes for every byte of weights: the file's pages and its own copy
 
@@ -35,6 +36,14 @@ def free_memory() -> float | None:
         return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         return None
+
+
+def peak_of_run(model: Model, feeds: Feeds, threads: int) -> tuple[int | None, str]:
+    """As `peak_memory`, of a model that is written to a temporary folder for it."""
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        path = os.path.join(folder, "model.onnx")
+        save(model, path)
+        return peak_memory(model_file(path, model), feeds, threads)
 
 
 def peak_memory(file: ModelFile, feeds: Feeds, threads: int) -> tuple[int | None, str]:

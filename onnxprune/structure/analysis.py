@@ -13,6 +13,7 @@ from onnxprune.graph.cost import CostModel, cost_model
 from onnxprune.graph.energy import EnergyModel, EnergyTable, energy_model
 from onnxprune.graph.io import Model
 from onnxprune.graph.node import walk_all
+from onnxprune.graph.peak import PeakModel, peak_model
 from onnxprune.graph.shapes import graph_inputs
 from onnxprune.structure.components import Components
 from onnxprune.structure.coupling import Coupling
@@ -107,6 +108,12 @@ class Analysis:
         c = self.coupling
         nodes = walk_all(self.model.proto.graph, c.shapes.opsets)
         return energy_model(table, self.costs(), nodes, c.shapes, c.axes, c.gates)
+
+    def peak(self) -> PeakModel:
+        """Bytes at the peak of one run, as a function of the ids that stay."""
+        c = self.coupling
+        nodes = walk_all(self.model.proto.graph, c.shapes.opsets)
+        return peak_model(self.costs(), nodes, c.shapes, c.axes, c.gates)
 
     def keep_ids(self, keep: dict[str, Keep]) -> Keep:
         """Group name -> bool `(size,)` becomes a bool per id, `(ids,)`; ids outside the named groups stay."""
