@@ -16,12 +16,14 @@ from rich.text import Text
 
 from onnxprune.cli.command import CommandValues, Output, emit, shared
 from onnxprune.cli.screen import check_outputs, hushed, line_progress, show_on
+from onnxprune.errors import OptionError
 from onnxprune.evaluation.measure import told
 from onnxprune.graph.energy import Energy, EnergyTable, table_of
 from onnxprune.graph.io import load
-from onnxprune.options import declared, each, number, option, path, switch
+from onnxprune.options import choice, declared, each, number, option, path, switch
 from onnxprune.pipeline.footprint import energy_of
 from onnxprune.runtime.benchmark import Benchmark, ModelBench, benchmark, plural
+from onnxprune.runtime.loadgen import SCENARIOS, SUBMISSION, LoadTest, load_test
 from onnxprune.runtime.profile import Profile
 
 PANEL = "What to measure"
@@ -49,9 +51,17 @@ class BenchOptions:
     )  # fmt: skip
     profile: bool = option(False, switch, panel=PANEL, help="Show time per operator; with -v per node.")
     memory: bool = option(True, switch, panel=PANEL, help="Peak memory, each model in its own process.")
+    scenario: str | None = option(
+        None, choice(SCENARIOS), panel=PANEL, metavar="NAME",
+        help="Run MLPerf's LoadGen instead, on one model after the other, and report in its terms.",
+    )  # fmt: skip
+    duration: float = option(
+        5.0, number("a number of seconds above 0", 0, above=True), panel=PANEL, metavar="S", unit="seconds",
+        help=f"--scenario: least time of each run. MLPerf asks for {SUBMISSION} of a submission.",
+    )  # fmt: skip
     inputs: Path | None = option(
         None, path, panel=PANEL, metavar="FILE.npz",
-        help="Real inputs, an array per input name; --input-shape takes the first rows of them.",
+        help="Real inputs, an array per input name; --input-shape takes the first rows of them, --scenario all.",
     )  # fmt: skip
 
     @property
@@ -87,24 +97,37 @@ def bench(values: CommandValues) -> None:
     for read in (*models, what.inputs):
         if read is not None:
             check_outputs(read, None, out.reports)
+    refuse_idle(values, what)
+    result: Benchmark | LoadTest
     with hushed(), _still(out.quiet) as progress:
-        result = benchmark(
-            models,
-            threads=what.counts,
-            seconds=what.seconds,
-            input_shape=dict(values["input_shape"]),
-            inputs=what.inputs,
-            seed=values["seed"],
-            profile=what.profile,
-            memory=what.memory,
-            progress=progress,
-        )
-        result = with_energy(result, table_of(values["energy_table"]))
+        common = {
+            "threads": what.counts, "input_shape": dict(values["input_shape"]), "inputs": what.inputs,
+            "seed": values["seed"], "progress": progress,
+        }  # fmt: skip
+        if what.scenario is not None:
+            result = load_test(models, what.scenario, duration=what.duration, **common)
+        else:
+            table = table_of(values["energy_table"])
+            found = benchmark(models, seconds=what.seconds, profile=what.profile, memory=what.memory, **common)
+            result = with_energy(found, table)
     for data_file in {p for m in result.models for p in m.data}:
         check_outputs(Path(data_file), None, out.reports)
     emit(values, result.to_dict())
     if not out.quiet:
-        show_on(out.json, render_benchmark(result, verbose=out.verbose))
+        if isinstance(result, LoadTest):
+            show_on(out.json, render_load_test(result))
+        else:
+            show_on(out.json, render_benchmark(result, verbose=out.verbose))
+
+
+def refuse_idle(values: CommandValues, what: BenchOptions) -> None:
+    """Raises `OptionError` for options that would have no effect, with or without LoadGen."""
+    idle = ("duration",) if what.scenario is None else ("seconds", "profile", "memory", "energy_table", "verbose", "html")
+    for name in idle:
+        if name in values.given:
+            typed = values.options[name].as_typed(values.given[name])
+            way = "needs --scenario" if what.scenario is None else f"has no effect with --scenario {what.scenario}"
+            raise OptionError(f"{typed} {way}")
 
 
 def with_energy(bench: Benchmark, table: EnergyTable) -> Benchmark:
@@ -160,6 +183,37 @@ def render_benchmark(bench: Benchmark, *, verbose: bool = False) -> RenderableTy
     parts.append(Text(f"energy of a run by a model: {bench.energy_table}{counters}"))
     parts += [Text(f"note: {note}", style="yellow") for note in bench.notes]
     return Group(*parts)
+
+
+def render_load_test(test: LoadTest) -> RenderableType:
+    """LoadGen's result of every model and thread count, in its terms, and under which conditions."""
+    single = test.scenario == "single-stream"
+    latencies = ["90th percentile latency, ms", "early stopping estimate, ms", "50th, ms", "99th, ms"]
+    columns = latencies if single else ["samples per second"]
+    columns = ["threads", *columns, "result is", "queries", "samples"]
+    table = _table(f"MLPerf LoadGen, {test.scenario}", ["model"], columns)
+    for m in test.models:
+        for r in m.runs:
+            times = [r.latency.get("90"), r.early_stopping, r.latency.get("50"), r.latency.get("99")]
+            cells = [_ms(t) for t in times] if single else [f"{r.samples_per_second:.4g}"]
+            verdict = "VALID" if r.valid else "INVALID"
+            table.add_row(Text(m.label), str(r.threads), *cells, verdict, str(r.queries), str(r.samples))
+    shown = ", ".join(f"{n} {'x'.join(map(str, shape)) or 'scalar'}" for n, shape in test.inputs.items())
+    lines = [
+        f"min duration {test.duration:g} s; LoadGen {test.loadgen}; {test.cpu}, {plural(test.cores, 'core')}, "
+        f"onnxruntime {test.onnxruntime}",
+        f"a sample: {shown}; {test.samples} samples to choose from ({test.source})",
+    ]
+    failed = {
+        "min duration": "min_duration_met", "min queries": "min_queries_met", "early stopping": "early_stopping_met",
+    }  # fmt: skip
+    for m in test.models:
+        for r in m.runs:
+            missed = [what for what, name in failed.items() if not getattr(r, name)]
+            lines += [f"{m.label}, {plural(r.threads, 'thread')}: {what} not satisfied" for what in missed]
+            lines += [f"{m.label}: LoadGen: {said}" for said in (*r.errors, *r.warnings)]
+    notes = [Text(f"note: {note}", style="yellow") for note in test.notes]
+    return Group(table, Text(), *map(Text, lines), *notes)
 
 
 def _table(title: str | None, left: Sequence[str], right: Sequence[str]) -> Table:

@@ -12,7 +12,7 @@ from onnxprune.errors import UserError
 from onnxprune.graph.energy import TABLES
 from onnxprune.graph.io import Model, stored_bytes, weight_bytes
 from onnxprune.graph.messages import one_line
-from onnxprune.options import CHECK, HOW, OUTPUT, dims, each, integer, option, pair, path, switch
+from onnxprune.options import CHECK, HOW, OUTPUT, choice, dims, each, integer, option, pair, path, switch
 from onnxprune.runtime.memory import too_large
 from onnxprune.runtime.profile import node_times
 from onnxprune.runtime.session import UNRUNNABLE, Feeds
@@ -26,13 +26,13 @@ FAILING: tuple[type[Exception], ...] = (UserError, OSError, *UNRUNNABLE)
 _SHAPE = "NAME:1,3,224,224, sizes above 0"
 
 
-def table(value: Any) -> str | Path:
-    """A name of `TABLES`, or the path of a JSON file."""
-    name = str(value).strip().lower()
-    return name if name in TABLES else path(value)
+def table(value: Any) -> Any:
+    """A name of `TABLES`, or the path of a .json file."""
+    return path(value) if Path(str(value)).suffix == ".json" else _named(value)
 
 
-table.choices = {name: str(row) for name, row in TABLES.items()}  # type: ignore[attr-defined]
+_named = choice({name: str(row) for name, row in TABLES.items()})
+table.choices = _named.choices  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Check:
         help="Report the energy of a run, by a model of arithmetic and memory; docs/energy.md has it.",
     )  # fmt: skip
     energy_table: str | Path = option(
-        "horowitz", table, panel=CHECK, metavar="NAME|FILE", needs=("energy",),
-        help="Whose picojoules that model takes; a JSON file has others. list shows them.",
+        "horowitz", table, panel=CHECK, metavar="NAME|FILE.json", needs=("energy",),
+        help="Whose picojoules that model takes; a file has others. list shows them.",
     )  # fmt: skip
     threads: int = option(
         0, integer("a whole number, 0 (all cores) or more", 0), panel=CHECK, metavar="N", otherwise="all cores",

@@ -350,9 +350,7 @@ class Keywords(TypedDict, total=False):
     """Report the energy of a run, by a model of arithmetic and memory; docs/energy.md has it. Default: False."""
 
     energy_table: str | Path
-    """Whose picojoules that model takes; a JSON file has others. list shows them. One of horowitz. Default:
-    'horowitz'.
-    """
+    """Whose picojoules that model takes; a file has others. list shows them. One of horowitz. Default: 'horowitz'."""
 
     threads: int
     """onnxruntime's intra-op threads. Default: all cores."""

@@ -131,18 +131,13 @@ def benchmark(
     the processor's counters of energy, which are read on the first thread count where they can be.
     Raises ModelFileError where a file is no model or does not load, OptionError where the models' inputs differ.
     """
-    counts = _thread_counts(threads)
+    counts = thread_counts(threads)
     if not (math.isfinite(seconds) and seconds > 0):
         raise OptionError(f"--seconds {seconds}: expected a number above 0")
-    if not paths:
-        raise OptionError("no model is given; name one or more ONNX files")
     progress("reading the models")
+    them = contenders(paths, input_shape)
+    files, rows, first = them.files, list(them.rows), them.first
     notes: list[str] = []
-    models = [load(p) for p in paths]
-    files = [model_file(os.fspath(p), m) for p, m in zip(paths, models, strict=True)]
-    rows = [_row(label, m, f) for label, m, f in zip(_labels(files), models, files, strict=True)]
-    first = align([f.path for f in files], models, input_shape or {})
-    del models
     candidates: Iterable[Feeds]
     if inputs is None:
         candidates = random_candidates(first, input_shape, seed)
@@ -159,7 +154,9 @@ def benchmark(
         progress(f"measuring, {plural(n, 'thread')}")
         sessions = [file_session(f, n) for f in files]
         if feeds is None:
-            feeds, outputs = _choose(files, sessions, candidates)
+            candidates = list(candidates)
+            kind, outputs = chosen(files, sessions, candidates)
+            feeds = candidates[kind]
             names = [[o.name for o in s.get_outputs()] for s in sessions]
             apart, unsure = differences([m.label for m in rows], names, outputs)
             rows = [replace(m, difference=d) for m, d in zip(rows, apart, strict=True)]
@@ -197,7 +194,29 @@ def benchmark(
     )
 
 
-def _thread_counts(threads: Sequence[int]) -> tuple[int, ...]:
+@dataclass(frozen=True, eq=False)
+class Contenders:
+    """Files that are compared, a row for each, and the first model, its inputs narrowed to what all take."""
+
+    files: Sequence[ModelFile]
+    rows: Sequence[ModelBench]
+    first: Model
+
+
+def contenders(
+    paths: Sequence[str | os.PathLike[str]], input_shape: Mapping[str, tuple[int, ...]] | None
+) -> Contenders:
+    """Read the files. Raises ModelFileError where one is no model, OptionError where the models' inputs differ."""
+    if not paths:
+        raise OptionError("no model is given; name one or more ONNX files")
+    models = [load(p) for p in paths]
+    files = [model_file(os.fspath(p), m) for p, m in zip(paths, models, strict=True)]
+    rows = [_row(label, m, f) for label, m, f in zip(_labels(files), models, files, strict=True)]
+    return Contenders(files, rows, align([f.path for f in files], models, input_shape or {}))
+
+
+def thread_counts(threads: Sequence[int]) -> tuple[int, ...]:
+    """Each count once, 0 as the cores that there are; raises OptionError for one that makes no sense."""
     for n in threads:
         if not 0 <= n <= MAX_THREADS:
             raise OptionError(f"--threads {n}: expected 1 to {MAX_THREADS}, or 0 for all {cores()} cores")
@@ -221,12 +240,12 @@ def _labels(files: Sequence[ModelFile]) -> list[str]:
     return [n if n not in names[:k] else f"{n} ({names[:k].count(n) + 1})" for k, n in enumerate(names)]
 
 
-def _choose(
+def chosen(
     files: Sequence[ModelFile], sessions: Sequence[ort.InferenceSession], candidates: Iterable[Feeds]
-) -> tuple[Feeds, list[list[Any]]]:
-    """The first inputs on which every model runs, and the outputs of all."""
+) -> tuple[int, list[list[Any]]]:
+    """Which are the first inputs on which every model runs, and the outputs of all; raises ModelFileError for none."""
     problem: ModelFileError | None = None
-    for feeds in candidates:
+    for k, feeds in enumerate(candidates):
         outputs = []
         for f, s in zip(files, sessions, strict=True):
             try:
@@ -237,7 +256,7 @@ def _choose(
                 problem = problem or fault(f.path, f"a model that runs on the inputs {shown}", e, way)
                 break
         else:
-            return feeds, outputs
+            return k, outputs
     assert problem is not None
     raise problem
 

@@ -100,7 +100,7 @@ def given_feeds(inputs: str | os.PathLike[str] | Mapping[str, Array], first: Mod
     where = "inputs"
     if not isinstance(inputs, Mapping):
         where = f"--inputs {os.fspath(inputs)}"
-        inputs = _read_npz(where, inputs)
+        inputs = read_npz(where, inputs)
     infos = {i.name: i for i in graph_inputs(first)}
     if missing := [n for n in infos if n not in inputs]:
         raise OptionError(f"{where}: no array {missing[0]!r}; the file holds {', '.join(map(repr, inputs)) or 'none'}")
@@ -125,7 +125,8 @@ def given_feeds(inputs: str | os.PathLike[str] | Mapping[str, Array], first: Mod
     return feeds, notes
 
 
-def _read_npz(where: str, path: str | os.PathLike[str]) -> dict[str, Array]:
+def read_npz(where: str, path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The arrays of a file of numpy.savez; raises OptionError, which begins with `where`, for anything else."""
     try:
         file = np.load(path, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
