@@ -2,7 +2,7 @@
 
 pruned: --target-macs; sparse: --sparsity with --format auto. With samples where the assets have some (CIFAR-10,
 keywords), made-up images for the person detector, none for the autoencoder. Top-1 is of samples that no cut saw.
-Energy is the model of docs/energy.md.
+Energy is the model of docs/energy.md. All files of a task run in turn, several times; medians.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def made(path: Path, task: Task, root: Path, folder: Path, macs: str, sparsity: 
 
 def main() -> None:
     p = common.parser(__doc__)
-    p.add_argument("--duration", type=float, default=5.0, metavar="S", help="least seconds of each run (default 5)")
+    p.add_argument("--duration", type=float, default=3.0, metavar="S", help="least seconds of each run (default 3)")
+    p.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each, files in turn (default 3)")
     p.add_argument("--threads", type=int, default=1, metavar="N", help="default 1")
     p.add_argument("--target-macs", default="70%", metavar="T", help="default 70%%")
     p.add_argument("--sparsity", type=float, default=0.8, metavar="R", help="default 0.8")
@@ -90,15 +91,16 @@ def main() -> None:
         common.say(name)
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
             files = made(path, task, root, Path(folder), args.target_macs, args.sparsity)
-            runs = {
-                scenario: load_test(
-                    [f for f, _ in files.values()], scenario, duration=args.duration, threads=(args.threads,)
-                )
+            tests = {
+                scenario: [
+                    load_test([f for f, _ in files.values()], scenario, duration=args.duration, threads=(args.threads,))
+                    for _ in range(args.repeat)
+                ]
                 for scenario in ("single-stream", "offline")
-            }  # fmt: skip
+            }
             scores = [report.evaluation for _, report in files.values() if report is not None]
             for k, (way, (file, report)) in enumerate(files.items()):
-                single, offline = (runs[s].models[k].runs[0] for s in ("single-stream", "offline"))
+                single, offline = ([t.models[k].runs[0] for t in tests[s]] for s in ("single-stream", "offline"))
                 verdict = scores[0] if report is None and scores else getattr(report, "evaluation", None)
                 model = load(file)
                 rows.append({
@@ -107,11 +109,14 @@ def main() -> None:
                     "formats": [] if report is None or report.sparsity is None else [
                         x.format for x in report.sparsity.layers
                     ],
-                    "joules": energy_of(model, HOROWITZ).joules, "p90": single.latency["90"],
-                    "samples_per_second": offline.samples_per_second, "valid": single.valid and offline.valid,
+                    "joules": energy_of(model, HOROWITZ).joules,
+                    "p90": float(np.median([r.latency["90"] for r in single])),
+                    "samples_per_second": float(np.median([r.samples_per_second or 0.0 for r in offline])),
+                    "valid": all(r.valid for r in (*single, *offline)),
                     "score": None if verdict is None else verdict.before if report is None else verdict.after,
                 })  # fmt: skip
-    title = f"MLPerf Tiny's models by LoadGen, {args.duration:g} s a run, {args.threads} thread(s)"
+    how = f"median of {args.repeat} runs of {args.duration:g} s, {args.threads} thread(s)"
+    title = f"MLPerf Tiny's models by LoadGen, {how}"
     table = common.columns(
         title, "-task -model file,_kB MACs sparse_layers energy,_uJ 90th_percentile,_ms samples/s valid top-1"
     )

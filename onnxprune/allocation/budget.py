@@ -206,7 +206,7 @@ class Usage:
         self.starts = np.array(starts, np.int64)
         width = max((len(t.counts) for t in terms), default=1) or 1
         shape = len(terms), width, WAYS
-        self.base, self.per_unit = np.ones(shape), np.zeros((*shape, len(sizes)))
+        self.base, per_unit = np.ones(shape), np.zeros((*shape, len(sizes)))
         self.factor = np.array([t.factor for t in terms])
         self.asked = np.array([bool(t.uneven) for t in terms], bool)
         self.steps, self.uneven = np.ones((len(terms), width)), np.ones((len(terms), width))
@@ -217,25 +217,32 @@ class Usage:
                 for way, (base, each) in enumerate(ways):
                     self.base[i, j, way] = base
                     for k, count in each.items():
-                        self.per_unit[i, j, way, k] = count / sizes[k]
-        self.touched = [np.flatnonzero(self.per_unit[..., k].any((1, 2))) for k in range(len(sizes))]
+                        per_unit[i, j, way, k] = count / sizes[k]
+        self.touched = [np.flatnonzero(per_unit[..., k].any((1, 2))) for k in range(len(sizes))]
+        self.slopes = [per_unit[rows, ..., k] for k, rows in enumerate(self.touched)]  # of counts by units
+        self.at, self.of = np.nonzero(per_unit.reshape(-1, len(sizes)))  # most counts depend on one group, or none
+        self.slope = per_unit.reshape(-1, len(sizes))[self.at, self.of]
 
     def __call__(self, kept: Float) -> float:
         """kept: units per group, then what zeros leave of each layer, `(groups + layers,)`."""
-        return float(self.total(self._amounts(self._terms(kept))))
+        return float(self.total(self._amounts(self._terms(self._counts(kept)))))
 
     def along(self, k: int, kept: Float, choices: Float) -> Float:
         """The usage, eased, where group k keeps each of `choices`, or zeros leave so much of layer k."""
-        rows = self.touched[k]
-        counts = self.base[rows] + self.per_unit[rows] @ kept
-        moved = counts[..., None] + self.per_unit[rows][..., k, None] * (choices - kept[k])
-        terms = np.repeat(self._terms(kept)[:, None], len(choices), 1)
+        rows, counts = self.touched[k], self._counts(kept)
+        moved = counts[rows][..., None] + self.slopes[k][..., None] * (choices - kept[k])
+        terms = np.repeat(self._terms(counts)[:, None], len(choices), 1)
         terms[rows] = self._of(rows, moved)
         return self.eased(self._amounts(terms))
 
-    def _terms(self, kept: Float) -> Float:
+    def _counts(self, kept: Float) -> Float:
+        """`(terms, counts, WAYS)`"""
+        moved = np.bincount(self.at, self.slope * kept[self.of], minlength=self.base.size)
+        return np.asarray(self.base + moved.reshape(self.base.shape))
+
+    def _terms(self, counts: Float) -> Float:
         """`(terms,)`"""
-        return self._of(slice(None), (self.base + self.per_unit @ kept)[..., None])[:, 0]
+        return self._of(slice(None), counts[..., None])[:, 0]
 
     def _of(self, rows: Ids | slice, ways: Float) -> Float:
         """The terms at such counts, `(rows, counts, WAYS, choices)` -> `(rows, choices)`."""

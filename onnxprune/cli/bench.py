@@ -122,8 +122,8 @@ def bench(values: CommandValues) -> None:
 
 def refuse_idle(values: CommandValues, what: BenchOptions) -> None:
     """Raises `OptionError` for options that would have no effect, with or without LoadGen."""
-    idle = ("duration",) if what.scenario is None else ("seconds", "profile", "memory", "energy_table", "verbose", "html")
-    for name in idle:
+    timed = ("seconds", "profile", "memory", "energy_table", "verbose", "html")
+    for name in timed if what.scenario is not None else ("duration",):
         if name in values.given:
             typed = values.options[name].as_typed(values.given[name])
             way = "needs --scenario" if what.scenario is None else f"has no effect with --scenario {what.scenario}"
