@@ -19,7 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "assets"
 STRICT = bool(os.environ.get("ONNXPRUNE_CI"))  # a skipped test is a failure, unless its reason begins like one of these
-MAY_SKIP = ("not installed here", "../shared ", "this onnx ends at opset", "root reads and writes everything")
+MAY_SKIP = (
+    "not installed here", "../shared ", "this onnx ends at opset", "root reads and writes everything",
+    *["no browser here"] * (os.environ.get("ONNXPRUNE_BROWSER") != "required"),
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -160,9 +160,11 @@ MEASURED = {  # what only measures or compares, and how the line starts that say
     "onnxprune.pipeline.prepare.measured": "the time was not estimated (",
     "onnxprune.evaluation.measure.latency": "latency not measured",
     "onnxprune.evaluation.measure.too_large": "latency not measured (",
+    "onnxprune.evaluation.measure.node_times": "layers not timed (",
     "onnxprune.evaluation.fidelity.Stream": "outputs not compared with the original's (",
     "onnxprune.pipeline.recipe.drop": "the result was not scored (",
     "onnxprune.pipeline.reporting.parameters_of": "parameters counted as of the cut (",
+    "onnxprune.pipeline.reporting.layers_of": "layers not counted (",
 }
 FAILURES = (onnxruntime_pybind11_state.Fail("no kernel"), MemoryError(), InternalError("ours"), IndexError(3))
 

@@ -13,6 +13,8 @@ from onnxprune.calibration.presets import Preprocess
 from onnxprune.cli.command import CommandValues, Output, emit, shared
 from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on
 from onnxprune.experiments.ranks import COEFFICIENTS
+from onnxprune.page.experiments import compares
+from onnxprune.page.units import show_rank
 from onnxprune.pipeline.agree import AGREE as EXPERIMENT
 
 AGREE = (*EXPERIMENT, *shared("json", "html", "verbose", "quiet", verbose="Every group by itself."))
@@ -40,12 +42,6 @@ def agree(values: CommandValues) -> None:
         show_on(out.json, Text("\n".join(f"note: {note}" for note in report["notes"])))
 
 
-def compares(row: Mapping[str, Any]) -> str:
-    """What a comparison compares, in words."""
-    (a, b), (first, second) = row["importances"], row["sets"]
-    return f"{a}: {first} and {second}" if a == b else f"{a} and {b}: {first}"
-
-
 def table_of(report: Mapping[str, Any]) -> Table:
     """A row per comparison: means over groups with their spread, and all units together."""
     table = Table(box=None, pad_edge=False, caption="mean of the groups, its deviation, and all units together")
@@ -54,7 +50,7 @@ def table_of(report: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for row in report["comparisons"]:
         cells = [row[name][what] for name in COEFFICIENTS for what in ("mean", "deviation", "together")]
-        table.add_row(Text(compares(row)), str(len(row["groups"])), str(row["units"]), *map(_shown, cells))
+        table.add_row(Text(compares(row)), str(len(row["groups"])), str(row["units"]), *map(show_rank, cells))
     return table
 
 
@@ -65,12 +61,8 @@ def group_table(row: Mapping[str, Any]) -> Table:
     for column in ("units", *(name.capitalize() for name in COEFFICIENTS)):
         table.add_column(column, justify="right")
     for g in row["groups"]:
-        table.add_row(Text(g["name"]), str(g["units"]), *(_shown(g[name]) for name in COEFFICIENTS))
+        table.add_row(Text(g["name"]), str(g["units"]), *(show_rank(g[name]) for name in COEFFICIENTS))
     return table
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 __all__ = ["AGREE", "agree", "table_of"]

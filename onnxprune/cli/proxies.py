@@ -13,6 +13,7 @@ from rich.text import Text
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.cli.command import CommandValues, Output, emit, shared
 from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on
+from onnxprune.page.units import show_any
 from onnxprune.pipeline.proxies import PROXY_OPTIONS
 
 PROXIES = (*PROXY_OPTIONS, *shared("json", "html", "quiet"))
@@ -56,12 +57,8 @@ def table_of(report: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for m in report["models"]:
         cells = [*[m["score"]] * scored, *(m["proxies"][p] for p in asked)]
-        table.add_row(Text(m["model"]), *map(_shown, cells))
+        table.add_row(Text(m["model"]), *map(show_any, cells))
     return table
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def correlation_table(report: Mapping[str, Any]) -> Table:

@@ -119,12 +119,12 @@ def times_of_nodes(
     original: Model, written: Model, guesses: Sequence[tuple[Feeds, Feeds]], times: Mapping[str, Latency]
 ) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """Median seconds of a call of every node of both models by its name, on the first inputs that run; none where a run
-    takes longer than `PROFILED`. times: as `latencies` gives them."""
+    takes longer than `PROFILED`. times: as `latencies` gives them. Raises `UNRUNNABLE` where no inputs do."""
     if not times or times["before"].median > PROFILED:
         return {}, {}
     threads = times["before"].threads
-    for feeds in guesses:
-        with suppress(*UNRUNNABLE):
+    for k, feeds in enumerate(guesses):
+        with suppress(*UNRUNNABLE if k + 1 < len(guesses) else ()):
             pairs = zip((original, written), feeds, strict=True)
             before, after = ({n: us * 1e-6 for n, us in node_times(m, f, threads).items()} for m, f in pairs)
             return before, after

@@ -35,6 +35,7 @@ STYLE = (  # of a chart alone: on a page it must not reach what stands beside it
 )
 NAMED = 36  # letters of a row's name, at most
 ROW = 22.0  # height of a row
+DECADES = 5.0  # orders of magnitude that are told apart
 Place = Callable[[float], float]  # value -> coordinate
 
 
@@ -177,7 +178,7 @@ def cells(
     x_label: str,
     chosen: Mapping[str, int] | None = None,
 ) -> str:
-    """An SVG file of a table of numbers above 0 as a map: the darker, the larger, by orders of magnitude.
+    """An SVG file of a table of numbers above 0 as a map: the stronger, the larger, by orders of magnitude.
 
     rows: name -> a number per column; chosen: name -> the column that is framed. Raises `ValueError` without rows.
     """
@@ -187,20 +188,17 @@ def cells(
     left, right, top, _ = frame.ends
     wide, chosen = (right - left) / len(columns), chosen or {}
     names = [(float(k), _short(name)) for k, name in enumerate(rows)]
-    few = -(
-        -len(columns) * LETTER * (1 + max(map(len, columns))) // (right - left)
-    )  # names that have no room are left out
-    x_ticks = [(float(k), name) for k, name in enumerate(columns) if not (k + 1) % few]
-    out = frame.drawn(lambda k: left + (k + 0.5) * wide, x_ticks, lambda k: top + (k + 0.5) * ROW, names)
-    found = [math.log10(v) for values in rows.values() for v in values if v > 0]
-    low, high = (min(found), max(found)) if found else (0.0, 0.0)
+    every = math.ceil(LETTER * (1 + max(map(len, columns))) / wide)  # of so many names one has room
+    x_ticks = [(float(k), name) for k, name in enumerate(columns) if not (k + 1) % every]
+    at_x, at_y = (lambda k: left + (k + 0.5) * wide), (lambda k: top + (k + 0.5) * ROW)
+    out = frame.drawn(at_x, x_ticks, at_y, names, grid=False)
+    strength = _by_magnitude([v for values in rows.values() for v in values])
     for k, (name, values) in enumerate(rows.items()):
         for j, value in enumerate(values):
-            share = (math.log10(value) - low) / max(high - low, 1e-9) if value > 0 else 0.0
             tip = f"<title>{escape(name)}, {escape(columns[j])}: {value:.3g}</title>"
             x, y = left + j * wide + 1, top + k * ROW + 1
             place = f'x="{x:.2f}" y="{y:.2f}" width="{wide - 2:.2f}" height="{ROW - 2:g}"'
-            colour = f'fill="{COLOURS[0]}" fill-opacity="{0.04 + 0.9 * share:.3f}"'
+            colour = f'fill="{COLOURS[0]}" fill-opacity="{0.04 + 0.9 * strength(value):.3f}"'
             out.append(f'<rect class="cell" {place} {colour}>{tip}</rect>')
             if chosen.get(name) == j:
                 out.append(f'<rect class="chosen" {place} fill="none" stroke-width="2"/>')
@@ -208,15 +206,14 @@ def cells(
 
 
 def sparkline(
-    x: Sequence[float], y: Sequence[float], mark: int | None, ends: tuple[float, float], *, title: str
+    x: Sequence[float], y: Sequence[float], beside: Sequence[float], *, title: str, mark: int | None = None
 ) -> str:
-    """A curve as high as a line of text, without axes, as SVG: numbers y of which those at most 0 lie at the bottom, by
-    orders of magnitude between `ends`; mark: the point that gets a dot."""
+    """A curve as high as a line of text, without axes, as SVG: y by orders of magnitude, on the scale of all numbers
+    `beside`; mark: the point that gets a dot."""
     wide, high = 112.0, 26.0
-    low, top = (math.log10(v) for v in ends)
     at_x = _between(min(x), max(*x, min(x) + 1e-9), (5.0, wide - 5))
-    at_y = _between(low, max(top, low + 1e-9), (high - 5, 5.0))
-    points = [(at_x(a), at_y(math.log10(max(b, ends[0])))) for a, b in zip(x, y, strict=True)]
+    at_y, strength = _between(0, 1, (high - 5, 5.0)), _by_magnitude(beside)
+    points = [(at_x(a), at_y(strength(b))) for a, b in zip(x, y, strict=True)]
     dot = ""
     if mark is not None:
         dot = f'<circle fill="{COLOURS[1]}" r="4" cx="{points[mark][0]:.2f}" cy="{points[mark][1]:.2f}"/>'
@@ -226,6 +223,14 @@ def sparkline(
         f'height="{high:g}" role="img"><title>{escape(title)}</title>'
         f'<path fill="none" stroke="{COLOURS[0]}" stroke-width="2" stroke-linejoin="round" d="M{way}"/>{dot}</svg>'
     )
+
+
+def _by_magnitude(values: Sequence[float]) -> Callable[[float], float]:
+    """Number -> its place between 0 and 1 among the values, by orders of magnitude, the lowest `DECADES` below the
+    largest."""
+    high = max((math.log10(v) for v in values if v > 0), default=0.0)
+    low = max(min((math.log10(v) for v in values if v > 0), default=0.0), high - DECADES)
+    return lambda v: 0.0 if v <= 10**low else (math.log10(v) - low) / (high - low)
 
 
 def _in_rows(names: Sequence[str], title: str, x_label: str, says: str) -> _Frame:
@@ -309,8 +314,8 @@ class _Frame:
         top = TOP + LINE * len(self.heads)
         return self.left, self.width - RIGHT, top, top + self.height
 
-    def drawn(self, at_x: Place, x_ticks: Ticks, at_y: Place, y_ticks: Ticks) -> list[str]:
-        """The beginning of the file: ground, title, axes and their labels."""
+    def drawn(self, at_x: Place, x_ticks: Ticks, at_y: Place, y_ticks: Ticks, *, grid: bool = True) -> list[str]:
+        """The beginning of the file: ground, title, axes and their labels; grid: lines at the values of y."""
         left, right, top, bottom = self.ends
         height = bottom + BOTTOM + LINE * self.rows
         out = [
@@ -321,10 +326,8 @@ class _Frame:
             *(_text(min(left, LEFT), 24 + LINE * k, head, "title") for k, head in enumerate(self.heads)),
         ]
         for value, label in y_ticks:
-            out += [
-                _line("grid", left, at_y(value), right, at_y(value)),
-                _text(left - 8, at_y(value) + 4, label, "y", "end"),
-            ]
+            out += [_line("grid", left, at_y(value), right, at_y(value))] * grid
+            out.append(_text(left - 8, at_y(value) + 4, label, "y", "end"))
         for value, label in x_ticks:
             out += [
                 _line("axis", at_x(value), bottom, at_x(value), bottom + 5),

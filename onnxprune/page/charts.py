@@ -11,7 +11,6 @@ import numpy as np
 from onnxprune.experiments.plot import Curve, Span, cells, chart, spans, sparkline, stacked
 
 REMOVED = tuple(k / 20 for k in range(1, 17))  # fractions of a group, the columns of a map of damage
-LEAST = 1e-6  # damage that is drawn as none
 Report = Mapping[str, Any]
 
 
@@ -103,21 +102,20 @@ def damage_map(groups: Sequence[Report]) -> str:
             chosen[name] = int(np.abs(np.array(REMOVED) - gone).argmin())
     return cells(
         rows, [f"{f:.0%}" for f in REMOVED], title="Damage at the outputs when one group alone is cut",
-        x_label="removed of the group; darker costs more, by orders of magnitude", chosen=chosen,
+        x_label="removed of the group; the stronger, the more it costs, by orders of magnitude", chosen=chosen,
     )  # fmt: skip
 
 
 def damage_curves(groups: Sequence[Report]) -> list[str]:
     """A small curve per group, all on one scale; a dot where what was chosen lies."""
-    found = [max(d, LEAST) for g in groups for d in g["damage"]]
-    ends = min(found), max(found)
+    beside = [d for g in groups for d in g["damage"]]
     out = []
     for g in groups:
         gone = [1 - k / g["size"] for k in g["kept"]]
         at = 1 - g.get("chosen", g["size"]) / g["size"]
         mark = int(np.abs(np.array(gone) - at).argmin()) if "chosen" in g else None
-        said = f"damage of {g['name']} from {ends[0]:.1g} to {max(g['damage']):.2g}, none removed to {max(gone):.0%}"
-        out.append(sparkline(gone, g["damage"], mark, ends, title=said))
+        said = f"damage of {g['name']}: up to {max(g['damage']):.2g}, where {max(gone):.0%} is removed"
+        out.append(sparkline(gone, g["damage"], beside, title=said, mark=mark))
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxprune.page.charts import line_of, tickets, trade_off
 from onnxprune.page.content import Chart, Page, Section, Table, Tile, lines_of, section, tiles_of
-from onnxprune.page.units import show_share
+from onnxprune.page.units import show_any, show_rank, show_share
 
 Report = Mapping[str, Any]
 
@@ -113,7 +113,7 @@ def proxies(report: Report) -> Page:
     scored = report["correlations"] is not None
     names = [*["score"] * scored, *report["models"][0]["proxies"]]
     rows = [
-        (m["model"], *[_number(m["score"])] * scored, *map(_number, m["proxies"].values())) for m in report["models"]
+        (m["model"], *[show_any(m["score"])] * scored, *map(show_any, m["proxies"].values())) for m in report["models"]
     ]
     lead = f"Asked on {report['data']}" if report["data"] else "Zero-cost proxies of networks before training"
     return Page("Zero-cost proxies", lead, (
@@ -121,10 +121,6 @@ def proxies(report: Report) -> Page:
         section("Correlations", _correlations(report["correlations"])),
         *_end(report),
     ))  # fmt: skip
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def _correlations(found: Sequence[Report] | None) -> Table | None:
@@ -144,20 +140,28 @@ def agree(report: Report) -> Page:
     """The page of `onnxprune agree`."""
     rows = []
     for c in report["comparisons"]:
-        (a, b), (first, second) = c["importances"], c["sets"]
-        what = f"{a}: {first} and {second}" if a == b else f"{a} and {b}: {first}"
-        cells = (_rank(c[name][key]) for name in ("spearman", "kendall") for key in ("mean", "deviation", "together"))
-        rows.append((what, str(len(c["groups"])), str(c["units"]), *cells))
+        cells = (
+            show_rank(c[name][key]) for name in ("spearman", "kendall") for key in ("mean", "deviation", "together")
+        )
+        rows.append((compares(c), str(len(c["groups"])), str(c["units"]), *cells))
     names = ["groups", "units", "Spearman", "±", "together", "Kendall", "±", "together"]
     caption = "Rank correlations: mean of the groups, its deviation, and all units together"
     return Page("How far scores agree", report["model"], (
         section("Comparisons", Table.of(caption, ("scores",), names, rows)),
+        section("Groups", *map(_groups, report["comparisons"])),
         *_end(report),
     ))  # fmt: skip
 
 
-def _rank(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def compares(c: Report) -> str:
+    """What a comparison compares, in words."""
+    (a, b), (first, second) = c["importances"], c["sets"]
+    return f"{a}: {first} and {second}" if a == b else f"{a} and {b}: {first}"
+
+
+def _groups(c: Report) -> Table:
+    rows = ((g["name"], str(g["units"]), show_rank(g["spearman"]), show_rank(g["kendall"])) for g in c["groups"])
+    return Table.of(compares(c), ("group",), ("units", "Spearman", "Kendall"), rows)
 
 
 def supermask(report: Report) -> Page:
@@ -188,4 +192,4 @@ def _end(report: Report) -> tuple[Section, ...]:
     return (section("Notes", lines_of(report["notes"])),)
 
 
-__all__ = ["agree", "connect", "lottery", "proxies", "supermask"]
+__all__ = ["agree", "compares", "connect", "lottery", "proxies", "supermask"]

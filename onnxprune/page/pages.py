@@ -1,4 +1,7 @@
-"""Which command has which page: a function of the data of its `--json`."""
+"""Which command has which page: a function of the data of its `--json`.
+
+A command gets one by a row here, and by `onnxprune.cli.command.emit`, where it has the option `html`.
+"""
 
 from __future__ import annotations
 

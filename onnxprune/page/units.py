@@ -35,3 +35,13 @@ def show_joules(joules: float) -> str:
         if abs(joules) >= size:
             return f"{joules / size:.4g} {unit}"
     return f"{joules / 1e-9:.4g} nJ"
+
+
+def show_any(x: float | None) -> str:
+    """A number of unknown size, whole where it is; - where there is none."""
+    return "-" if x is None else f"{x:,.0f}" if float(x).is_integer() else f"{x:.4g}"
+
+
+def show_rank(x: float | None) -> str:
+    """A rank correlation; - where there is none."""
+    return "-" if x is None else f"{x:.2f}"
