@@ -8,6 +8,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,14 @@ def test_plan(results: list[onnxprune.Result]) -> None:
 
 def test_report(results: list[onnxprune.Result]) -> None:
     compare("docs/report.md", "`onnxprune MODEL`", [json.loads(json.dumps(r.report.to_dict())) for r in results])
+
+
+def test_every_report_has_a_page(results: list[onnxprune.Result]) -> None:
+    """Whatever was asked for: notes, and as many layers as the data has."""
+    for r in results:
+        page, said = r._repr_html_(), r.report.to_dict()
+        assert all(escape(note) in page for note in said["notes"])
+        assert all(page.count(f">{escape(x['node'])}<") >= 1 for x in said["layers"])
 
 
 def test_example_of_a_plan_is_one() -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from onnxprune.experiments.plot import Curve, chart
+from onnxprune.experiments.plot import Curve, Span, cells, chart, spans, sparkline
 
 SVG = "{http://www.w3.org/2000/svg}"
 Point = tuple[float, float]
@@ -88,3 +88,55 @@ def test_ticks_of_any_span(values: list[float]) -> None:
     at = ticks(root, "y")
     assert 3 <= len(at) <= 8
     assert [read_at(at, y) for _, y in points(root)[0]] == pytest.approx(values, abs=1e-3 * (max(at) - min(at)))
+
+
+def test_spans_stand_where_the_ticks_say() -> None:
+    """From the lowest to the highest value, the middle marked, the rows in order."""
+    rows = [Span("a <b>", 1.0, 2.0, 4.0), Span("x" * 60, 0.5, 0.7, 3.0)]
+    root = ElementTree.fromstring(spans(rows, title="times", x_label="ms"))
+    at_x = ticks(root, "x")
+    assert min(at_x) == 0
+    drawn = [g for g in root.iter(f"{SVG}g") if g.get("class") == "span"]
+    heights = []
+    for g, row in zip(drawn, rows, strict=True):
+        line, dot = g[1], g[2]
+        low, y, high = map(float, re.findall(r"[\d.]+", line.attrib["d"]))
+        found = [read_at(at_x, x) for x in (low, float(dot.attrib["cx"]), high)]
+        assert found == pytest.approx([row.low, row.middle, row.high], abs=0.02)
+        assert float(dot.attrib["cy"]) == y
+        heights.append(y)
+    names = [t.text for t in root.iter(f"{SVG}text") if t.get("class") == "y"]
+    assert heights == sorted(heights) and names == ["a <b>", "…" + "x" * 35]
+    with pytest.raises(ValueError, match="needs a row"):
+        spans([], title="", x_label="")
+
+
+def test_cells_are_as_strong_as_their_numbers() -> None:
+    """By orders of magnitude; one of them framed."""
+    rows = {"a": [0.0, 1e-3, 1e-2], "b": [1e-2, 1e-1, 1e-1]}
+    root = ElementTree.fromstring(cells(rows, ["1", "2", "3"], title="map", x_label="x", chosen={"b": 1}))
+    drawn = [r for r in root.iter(f"{SVG}rect") if r.get("class") == "cell"]
+    strength = [float(r.attrib["fill-opacity"]) for r in drawn]
+    assert strength[0] == strength[1] < strength[2] == strength[3] < strength[4] == strength[5]
+    assert strength[2] - strength[1] == pytest.approx(strength[4] - strength[2], abs=2e-3)
+    (framed,) = [r for r in root.iter(f"{SVG}rect") if r.get("class") == "chosen"]
+    assert [framed.attrib[k] for k in "xy"] == [drawn[4].attrib[k] for k in "xy"]
+    assert drawn[4][0].text == "b, 2: 0.1"
+    with pytest.raises(ValueError, match="needs a row"):
+        cells({}, ["1"], title="", x_label="")
+
+
+def test_small_curves_share_a_scale() -> None:
+    """What lies `beside` says how high a point stands; a dot marks one."""
+
+    def heights(y: list[float], mark: int | None) -> tuple[list[float], list[str]]:
+        root = ElementTree.fromstring(sparkline([0, 0.5, 1], y, [0, 1e-3, 1e-1], title="a & b", mark=mark))
+        (path,) = root.iter(f"{SVG}path")
+        assert root[0].text == "a & b"
+        dots = [c.attrib["cy"] for c in root.iter(f"{SVG}circle")]
+        return [float(v) for v in re.findall(r"[\d.]+", path.attrib["d"])][1::2], dots
+
+    (none, low, middle), dots = heights([0, 1e-3, 1e-2], 1)
+    assert none == low > middle and dots == [f"{low:.2f}"]
+    (_, middle_again, high), dots = heights([0, 1e-2, 1e-1], None)
+    assert middle_again == middle > high and middle - high == pytest.approx(low - middle, abs=0.02) and dots == []

@@ -89,7 +89,7 @@ def sensitivity(values: CommandValues) -> None:
             progress=progress,
         )
         shares = {g.name: macs_share(costs, analysis, g) for g in groups}
-        report = sensitivity_dict(groups, levels, shares, data.samples.description)
+        report = sensitivity_dict(model, groups, levels, shares, data.samples.description)
     with staged_file("--plot", plot.plot, "" if plot.plot is None else damage_map(report["groups"])):
         emit(values, report)
     if not out.quiet:
@@ -112,11 +112,11 @@ def macs_share(costs: Any, analysis: Any, group: ChannelGroup) -> float:
 
 
 def sensitivity_dict(
-    groups: list[ChannelGroup], levels: Levels, shares: Mapping[str, float], described: str
+    model: Path, groups: list[ChannelGroup], levels: Levels, shares: Mapping[str, float], described: str
 ) -> dict[str, Any]:
     """Plain data: per group the units kept and the damage at every level."""
     return {
-        "data": described,
+        "model": str(model), "data": described,
         "groups": [
             {"name": g.name, "size": g.size, "macs_share": shares[g.name], "kept": levels.kept[g.name],
              "damage": levels.damage[g.name]}

@@ -20,7 +20,7 @@ DAMAGE = (
 
 def sensitivity(report: Report) -> Page:
     """The page of `onnxprune sensitivity`."""
-    return Page("What each group costs", f"Measured on {report['data']}", (
+    return Page(f"{Path(report['model']).name}: what each group costs", f"Measured on {report['data']}", (
         sensitivity_section(report["groups"], "Damage", DAMAGE),
     ))  # fmt: skip
 

@@ -231,7 +231,7 @@ def changed_section(evaluation: Report | None) -> Section:
         return section("Changed answers")
     lead = f"{changed['count']} of {changed['answers']} answers are others than the original's"
     if changed["lost"] is not None and changed["count"]:
-        lead += f": {changed['lost']} were right before, {changed['gained']} are right now"
+        lead += f" (right before: {changed['lost']}, right now: {changed['gained']})"
     first = changed["first"]
     if not first:
         return section("Changed answers", lines_of([f"{lead}."]))
