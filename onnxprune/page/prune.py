@@ -26,12 +26,16 @@ def prune(report: Report) -> Page:
     name = Path(report["model"]).name or "The model"
     to = f", written to {report['output']}" if report["output"] else ""
     lead = f"{report['model'] or 'A model that was no file'}{to}"
-    return Page(f"{name}, pruned", lead, (
+    done = "planned" if report["after"]["bytes"] is None else "pruned"
+    return Page(f"{name}, {done}", lead, (
         section("In short", tiles_of(_tiles(report))),
         section("Asked and got", _asked(report)),
         section("Before and after", _figures(report)),
         section("Checks", lines_of(_checks(report))),
-        section("Layers", _layers(report["layers"]), _groups(report), _clusters(report["codebooks"])),
+        section(
+            "Layers", lines_of(_stored(report)), _layers(report["layers"]), _groups(report),
+            _clusters(report["codebooks"]),
+        ),
         sensitivity_section(report["levels"], "Sensitivity", _damage(report)),
         changed_section(report["evaluation"]),
         section("Pinned", *_pinned(report["pinned"]), lead="Axes of weights that cannot be cut, and why."),
@@ -61,7 +65,7 @@ def _speed_tone(key: str, after: Report) -> Tone:
 
 
 def _sure(e: Report) -> str:
-    return "" if e["bound"] is None else f"; worse by at most {e['bound']:.4f} ({e['confidence']:.0%} confidence)"
+    return "" if e["bound"] is None else f", at most {e['bound']:.4f} worse ({e['confidence']:.0%} confidence)"
 
 
 def _asked(report: Report) -> Table | None:
@@ -103,14 +107,14 @@ def _of_runs(key: str, label: str, cost: Report) -> str:
 
 
 def _checks(report: Report) -> Iterator[str]:
-    v, s, f, e = (report[key] for key in ("verification", "sparsity", "fidelity", "evaluation"))
+    v, s, c, f, e = (report[key] for key in ("verification", "sparsity", "codebooks", "fidelity", "evaluation"))
     if v is not None:
         yield f"The pruned model equals the masked original to {v['error']:.1e} (allowed {v['tolerance']:.0e})."
     if s is not None and s["error"] is not None:
         yield f"The sparse model equals the masked one to {s['error']:.1e} of the largest output."
-    if report["codebooks"] is not None and report["codebooks"]["checked"]:
+    if c is not None and c["checked"]:
         yield "The clustered model runs."
-    if v is None and (s is None or s["error"] is None):
+    if v is None and (s is None or s["error"] is None) and (c is None or not c["checked"]):
         yield "Not verified that the result computes what the masked original computes."
     if report["calibration"]:
         yield f"Calibrated on {report['calibration']}."
@@ -128,14 +132,38 @@ def _checks(report: Report) -> Iterator[str]:
         )
     if f is not None:
         same = "" if f["agreement"] is None else f"the same class for {f['agreement']:.1%}, "
-        name = "squared error over variance" if f["agreement"] is None else "KL divergence, nats,"
+        far = f"squared error over variance {f['kl']:.3g}" if f["agreement"] is None else (
+            f"KL divergence {f['kl']:.3g} nats"
+        )  # fmt: skip
         kind = "made up" if f["synthetic"] else "that calibrated it" if f["seen"] else "that it has not seen"
-        yield f"Outputs against the original's: {same}{name} {f['kl']:.3g} ({f['samples']} samples {kind})."
+        yield f"Outputs against the original's: {same}{far} ({f['samples']} samples {kind})."
     if e is not None:
         count = "" if e["samples"] is None else f" on {e['samples']} samples"
         yield f"{e['metric']}{count}: {e['before']:.4f} → {e['after']:.4f}, worse by {e['drop']:.4f}{_sure(e)}."
     else:
         yield "Accuracy was not measured; --evaluate SRC does."
+
+
+def _stored(report: Report) -> Iterator[str]:
+    """Zeros and clusters of all layers together, and how they are stored."""
+    s, c = report["sparsity"], report["codebooks"]
+    if s is not None:
+        kinds = Counter(x["format"] for x in s["layers"]).most_common()
+        yield (
+            f"{show_share(s['zeros'] / max(s['weights'], 1))} of {show_number(s['weights'])} weights are zero "
+            f"({s['pattern'] or 'unstructured'}, {s['solver']}); "
+            + ", ".join(f"{n} layers {kind}" for kind, n in kinds)
+        )
+        for reason, n in Counter(x["reason"] for x in s["layers"] if x["reason"]).most_common():
+            yield f"{n} layers stayed dense: {reason}"
+        for reason, n in Counter(x["reason"] for x in s["untouched"]).most_common():
+            yield f"{n} layers were not touched: {reason}"
+    if c is not None:
+        zipped = f"{show_bytes(c['zipped_before'])} → {show_bytes(c['zipped_after'])}"
+        yield (
+            f"Clustered to {c['k']} values per {c['per']}, {c['bits_per_weight']:.2f} bits per weight; "
+            f"zipped {zipped}, the original file over {c['ratio']:.1f}"
+        )
 
 
 def _layers(layers: Sequence[Report]) -> Table | None:
