@@ -131,6 +131,7 @@ COMMANDS = {
     "sensitivity": "sensitivity MODEL --calibration DATA --plot OUT/map.svg",
     "bench": "bench MODEL MODEL --seconds 0.1 --threads 1 --profile --no-memory",
     "evaluate": "evaluate MODEL DATA --against OTHER --metric agreement",
+    "explore": "explore MODEL --calibration DATA --evaluate DATA --budget macs --left 0.8,0.6 -o OUT/explored",
     "lottery": f"lottery {FROM_SCRATCH} --rounds 1 --controls random -o OUT/lottery",
     "connect": "connect MODEL OTHER --evaluate DATA --points 3 -o OUT/line.svg",
     "proxies": "proxies MLP --calibration DIGITS --samples 4",
@@ -141,7 +142,7 @@ SECTIONS = {
     "prune": ["In short", "Asked and got", "Before and after", "Checks", "Layers", "Sensitivity", "Changed answers",
               "Pinned", "Time"],
     "sensitivity": ["Damage"], "bench": ["Latency", "Size and outputs", "Operators", "Notes"],
-    "evaluate": ["In short", "Changed answers"], "lottery": ["Curve", "Rounds"],
+    "evaluate": ["In short", "Changed answers"], "explore": ["Curve", "Points"], "lottery": ["Curve", "Rounds"],
     "connect": ["In short", "Chart", "Points"], "proxies": ["Networks"], "agree": ["Comparisons", "Groups"],
     "supermask": ["In short", "Masks"],
 }  # fmt: skip

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.cli.command import CommandValues, Output, emit, shared
-from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on, staged_file
+from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on, staged_file, table_on_screen
 from onnxprune.errors import OptionError
+from onnxprune.page.tables import line
 from onnxprune.pipeline.connect import CONNECT as EXPERIMENT
 
 PLOT = replace(shared("output", output="Write the chart here, as SVG.")[0], otherwise="no chart", metavar="SVG")
@@ -51,33 +51,8 @@ def connect(values: CommandValues) -> None:
     with staged_file("-o", out.output, draw(report)):
         emit(values, {**report, "chart": None if out.output is None else str(out.output)})
     if not out.quiet:
-        show_on(out.json, table_of(report))
+        show_on(out.json, table_on_screen(line(report)))
         show_on(out.json, Text("\n".join(lines(report, out.output))))
-
-
-def table_of(report: Mapping[str, Any]) -> Table:
-    """A row per point of the line, or per step of --spawn."""
-    table = Table(box=None, pad_edge=False)
-    units = {name: f"{name} ({unit})" if unit else name for name, unit in report["metrics"].items()}
-    if "runs" not in report:
-        for column in ("share of the way", *units.values()):
-            table.add_column(column, justify="right")
-        for p in report["points"]:
-            table.add_row(f"{p['share']:.3g}", *(f"{p[name]:.4f}" for name in units))
-        return table
-    several = report["means"][0]["seeds"] > 1
-    columns = ["spawned at step"]
-    for shown in units.values():
-        columns += [f"barrier of {shown}", *["±"] * several, "mean of the ends"]
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in report["means"]:
-        cells = [str(row["step"])]
-        for name in units:
-            of = row[name]
-            cells += [f"{of['barrier']:.4f}", *[f"{of['deviation']:.4f}"] * several, f"{of['ends']:.4f}"]
-        table.add_row(*cells)
-    return table
 
 
 def lines(report: Mapping[str, Any], chart: Path | None) -> list[str]:
@@ -98,4 +73,4 @@ def lines(report: Mapping[str, Any], chart: Path | None) -> list[str]:
     return out if chart is None else [*out, f"written: {chart}"]
 
 
-__all__ = ["CONNECT", "MODELS", "connect", "lines", "table_of"]
+__all__ = ["CONNECT", "MODELS", "connect", "lines"]

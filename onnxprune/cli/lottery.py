@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.cli.command import CommandValues, Output, emit, shared
 from onnxprune.cli.process import interruption
-from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on
+from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on, table_on_screen
 from onnxprune.experiments.book import NAME
+from onnxprune.page.tables import rounds
 from onnxprune.pipeline.lottery import LOTTERY as EXPERIMENT
 
 WHERE = "The folder that gets tickets, table and plot, and from which a run that was stopped goes on."
@@ -39,33 +37,9 @@ def lottery(values: CommandValues) -> None:
         report = tickets(model, folder, asked, values.part(Preprocess), progress)
     emit(values, report)
     if not out.quiet:
-        show_on(out.json, table_of(report))
+        show_on(out.json, table_on_screen(rounds(report), caption=report["means"][0]["seeds"] > 1))
         notes = [*(f"note: {n}" for n in report["notes"]), f"written: {report['folder']}"]
         show_on(out.json, Text("\n".join(notes)))
 
 
-def table_of(report: Mapping[str, Any]) -> Table:
-    """Means over seeds, a row per round and kind."""
-    several = max(m["seeds"] for m in report["means"]) > 1
-    table = Table(box=None, pad_edge=False, caption=f"means of {report['means'][0]['seeds']} seeds" * several or None)
-    columns = [
-        "round",
-        "network",
-        "weights left",
-        report["metric"],
-        *["±"] * several,
-        "held-out loss",
-        "steps to it",
-        "s",
-    ]
-    for column in columns:
-        table.add_column(column, justify="left" if column == "network" else "right")
-    for m in report["means"]:
-        table.add_row(
-            str(m["round"]), m["kind"], f"{m['left']:.2%}", f"{m['score']:.4f}", *[f"{m['deviation']:.4f}"] * several,
-            f"{m['loss']:.4g}", f"{m['best']:.0f}", f"{m['seconds']:.1f}",
-        )  # fmt: skip
-    return table
-
-
-__all__ = ["LOTTERY", "lottery", "table_of"]
+__all__ = ["LOTTERY", "lottery"]

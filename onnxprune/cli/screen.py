@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import rich.progress
+import rich.table
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
@@ -23,6 +24,7 @@ from onnxprune.cli.process import interruption
 from onnxprune.errors import OptionError, blamed
 from onnxprune.graph.io import Model
 from onnxprune.graph.staging import staged
+from onnxprune.page.content import Table
 from onnxprune.progress import Progress, silent
 from onnxprune.report import print_on
 
@@ -109,6 +111,16 @@ def show_on(carried: str | None, renderable: RenderableType) -> None:
         console.width = 10_000  # a name that is cut in two cannot be searched for
     with printing():
         print_on(console, renderable)
+
+
+def table_on_screen(table: Table, *, caption: bool = False) -> rich.table.Table:
+    """A table of a page for a terminal; caption: below it."""
+    out = rich.table.Table(box=None, pad_edge=False, caption=table.caption if caption else None)
+    for column in table.columns:
+        out.add_column(Text(column.name), justify="right" if column.numeric else "left", overflow="fold")
+    for row in table.rows:
+        out.add_row(*(Text(cell.text) for cell in row))
+    return out
 
 
 @contextmanager

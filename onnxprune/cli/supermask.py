@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.cli.command import CommandValues, Output, emit, shared
-from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on
+from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on, table_on_screen
 from onnxprune.errors import OptionError
+from onnxprune.page.tables import masks
 from onnxprune.pipeline.supermask import SUPERMASK as EXPERIMENT
 
 WHERE = "Write the network of one criterion, action and sparsity here, as plain ONNX."
@@ -51,23 +51,8 @@ def supermask(values: CommandValues) -> None:
     emit(values, report)
     if not out.quiet:
         if report["rows"]:
-            show_on(out.json, table_of(report))
+            show_on(out.json, table_on_screen(masks(report), caption=True))
         show_on(out.json, Text("\n".join(lines(report))))
-
-
-def table_of(report: Mapping[str, Any]) -> Table:
-    """A row per sparsity and criterion, a column per action; of the first metric."""
-    metric, actions = next(iter(report["metrics"])), report["settings"]["action"]
-    table = Table(box=None, pad_edge=False, caption=f"{metric}, without any training of these weights")
-    for column in ("sparsity", "criterion", "weights left", *actions):
-        table.add_column(column, justify="left" if column == "criterion" else "right")
-    cells: dict[tuple[float, str], dict[str, Any]] = {}
-    for r in report["rows"]:
-        cells.setdefault((r["sparsity"], r["criterion"]), {})[r["action"]] = r
-    for (share, name), row in cells.items():
-        scores = (f"{row[a]['scores'][metric]:.4f}" for a in actions)
-        table.add_row(f"{share:.2%}", name, f"{row[actions[0]]['left']:.2%}", *scores)
-    return table
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
@@ -80,4 +65,4 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     return [*out, *(f"written: {path}" for path in (report["output"], report["settings"]["picture"]) if path)]
 
 
-__all__ = ["MODELS", "SUPERMASK", "lines", "supermask", "table_of"]
+__all__ = ["MODELS", "SUPERMASK", "lines", "supermask"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,11 +21,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """numeric: its cells stand at the right; hint: what it is, and in which unit, where the name is short."""
+    """numeric: its cells stand at the right."""
 
     name: str
-    numeric: bool = False
-    hint: str = ""
+    numeric: bool
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,15 @@ class Table:
     @staticmethod
     def of(caption: str, text: Iterable[str], numeric: Iterable[str], rows: Iterable[Iterable[Cell | str]]) -> Table:
         """Of columns of text, then of numbers; a text is a cell."""
-        columns = (*(Column(name) for name in text), *(Column(name, numeric=True) for name in numeric))
+        text = tuple(text)
+        return Table.mixed(caption, (*text, *numeric), rows, text=text)
+
+    @staticmethod
+    def mixed(
+        caption: str, names: Iterable[str], rows: Iterable[Iterable[Cell | str]], *, text: Collection[str]
+    ) -> Table:
+        """Of columns in any order; text: those that hold no numbers."""
+        columns = tuple(Column(name, numeric=name not in text) for name in names)
         return Table(caption, columns, tuple(tuple(map(_cell, row)) for row in rows))
 
 

@@ -61,13 +61,13 @@ def levels_of(chooser: Chooser, keeps: Mapping[str, Array]) -> tuple[LevelsRepor
     """The level database of the whole model, where one was made, and what was chosen of it. keeps: group -> which of
     its units stay, for those that lose some."""
     sizes = {g.name: g.size for g in chooser.whole.groups}
+    found = {name: levels for levels in chooser.levels.values() for name in levels.kept}
     return tuple(
         LevelsReport(
-            name, sizes[name], tuple(kept), tuple(levels.damage[name]),
+            name, sizes[name], tuple(levels.kept[name]), tuple(levels.damage[name]),
             int(keeps[name].sum()) if name in keeps else sizes[name],
         )
-        for levels in chooser.levels.values()
-        for name, kept in levels.kept.items()
+        for name, levels in found.items()
     )  # fmt: skip
 
 
