@@ -87,7 +87,7 @@ def test_workers_must_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     job = jobs._packed(Job("a", made, ("a",)))
     with pytest.raises(OptionError, match="does not see this folder"):
-        jobs._call(0, onnxprune.__version__, job, tmp_path / "elsewhere" / "witness", "--cache")
+        jobs._call(0, onnxprune.__version__, job, tmp_path / "elsewhere" / "witness", "--cache", tmp_path)
     monkeypatch.setattr("onnxprune.cache.version", lambda: "9.9")
     with pytest.raises(OptionError, match=rf"has onnxprune {onnxprune.__version__}, and this is 9.9"):
         results(made, "a", Where(2), tmp_path)
@@ -130,7 +130,10 @@ def untimed(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**row, "seconds": 0, "notes": list(row["notes"])} for row in report["rows"]]
 
 
-def test_a_table_made_on_a_cluster_that_loses_a_worker(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_table_made_on_a_cluster_that_loses_a_worker(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(MODELS)  # relative names are of this folder, wherever workers were started
     serial = onnxprune.lottery(MLP, DIGITS, DIGITS, tmp_path / "serial", **ASKED)
     told: list[str] = []
 
@@ -141,7 +144,7 @@ def test_a_table_made_on_a_cluster_that_loses_a_worker(tmp_path: Path, cluster: 
 
     at = f"dask:{cluster.address}"
     folder = tmp_path / "cluster"
-    whole = onnxprune.lottery(MLP, DIGITS, DIGITS, folder, jobs=at, progress=progress, **ASKED)
+    whole = onnxprune.lottery(MLP.name, DIGITS.name, DIGITS.name, folder, jobs=at, progress=progress, **ASKED)
     assert len(told) == 8 and cluster.workers[0].wait() == -signal.SIGKILL
     assert untimed(whole) == untimed(serial) and whole["means"][1]["score"] == serial["means"][1]["score"]
     more = onnxprune.lottery(MLP, DIGITS, DIGITS, folder, progress=progress, **{**ASKED, "rounds": 2})
@@ -157,6 +160,17 @@ def test_a_table_made_on_a_cluster_that_loses_a_worker(tmp_path: Path, cluster: 
     there = onnxprune.prune(MLP, jobs=at, cache=tmp_path / "cache", **asked)
     assert {k: v.tolist() for k, v in here.plan.keep.items()} == {k: v.tolist() for k, v in there.plan.keep.items()}
     assert list((tmp_path / "cache").glob("job-*.json")), "levels came from workers"
+    left = results(lambda key: {"process": os.getpid()}, "ab", where(at), tmp_path)
+    assert {of["process"] for of in left.values()} == {cluster.workers[1].pid}, "a single one is asked, too"
+
+    def killed(key: str) -> Mapping[str, Any]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    monkeypatch.setattr(jobs, "LOOKS", 0.1)
+    monkeypatch.setattr(jobs, "DESERTED", 0.3)
+    with pytest.raises(OptionError, match="has no workers, or lost all of them"):
+        results(killed, "c", where(at), tmp_path)
 
 
 def test_pairs_on_processes_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

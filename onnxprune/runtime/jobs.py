@@ -10,15 +10,17 @@ skips what is there.
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import Any
 
 from onnxprune import cache
@@ -28,6 +30,8 @@ from onnxprune.solvers.threads import cores
 ALONE = Lock()  # a job has a process for itself: BLAS, and what is remembered, are of the process
 ATTEMPTS = 3  # at jobs whose worker was lost
 REACHED = 10  # seconds in which a cluster must answer
+DESERTED = 60  # seconds for which a cluster that lost all of its workers is waited for
+LOOKS = 2  # seconds between looks at whether it has some
 Done = Callable[[int, dict[str, Any]], None]
 
 
@@ -176,22 +180,25 @@ def _carried(
     with ExitStack() as stack:
         with _errors(option, folder):
             witness = Path(stack.enter_context(NamedTemporaryFile(dir=folder, prefix="workers-")).name)
-        stack.enter_context(_workers(at))
+        client = stack.enter_context(_workers(at))
         calls = [
-            delayed(_call)(k, cache.version(), _packed(job), witness, option) for k, job in left.items()
+            delayed(_call)(k, cache.version(), _packed(job), witness, option, Path.cwd()) for k, job in left.items()
         ]  # fmt: skip
         count = at.processes if not at.cluster else -1
         how = "list" if at.cluster == "ray" else "generator_unordered"  # ray's backend gives all at the end
+        parallel = Parallel(n_jobs=count, batch_size=1, return_as=how)
+        stack.enter_context(_watched(parallel, client))
         try:
-            yield from Parallel(n_jobs=count, batch_size=1, return_as=how)(calls)
+            yield from parallel(calls)
         except (OnnxPruneError, BrokenExecutor, KeyboardInterrupt):
             raise
         except Exception as e:
             raise _told(e, at) from e
 
 
-def _call(k: int, version: str, job: bytes, witness: Path, option: str) -> tuple[int, dict[str, Any]]:
-    """A job in a worker, after it was seen to fit. Raises `OptionError` where it does not."""
+def _call(k: int, version: str, job: bytes, witness: Path, option: str, home: Path) -> tuple[int, dict[str, Any]]:
+    """A job in a worker, after it was seen to fit; home: what relative names are of. Raises `OptionError` where it does
+    not fit."""
     own = cache.version()
     if own != version:
         raise OptionError(
@@ -202,7 +209,7 @@ def _call(k: int, version: str, job: bytes, witness: Path, option: str) -> tuple
             f"{option} {witness.parent}: the worker on {socket.gethostname()} does not see this folder; name one that "
             "all workers share"
         )
-    with ALONE:
+    with ALONE, chdir(home) if home.is_dir() else nullcontext():
         (work,) = _unpacked(job)
         return k, _kept(work, witness.parent, option)
 
@@ -220,17 +227,18 @@ def _entry(folder: Path, job: Job) -> Path:
 
 
 @contextmanager
-def _workers(at: Where) -> Iterator[None]:
-    """What joblib gives jobs to. Raises `OptionError` where it cannot be had."""
+def _workers(at: Where) -> Iterator[Any]:
+    """What joblib gives jobs to; of Dask, the client. Raises `OptionError` where it cannot be had."""
     from joblib import parallel_config
 
+    client = None
     with ExitStack() as stack:
         try:
             if at.cluster == "dask":
                 from distributed import Client
 
-                stack.enter_context(Client(at.address, timeout=REACHED, set_as_default=True))
-                stack.enter_context(parallel_config("dask", wait_for_workers_timeout=REACHED))
+                client = stack.enter_context(Client(at.address, timeout=REACHED, set_as_default=True))
+                _never_here(stack.enter_context(parallel_config("dask", wait_for_workers_timeout=REACHED)))
             elif at.cluster == "ray":
                 import ray
                 from ray.util.joblib import register_ray
@@ -238,22 +246,54 @@ def _workers(at: Where) -> Iterator[None]:
                 ray.init(address="auto", logging_level="ERROR")
                 stack.callback(ray.shutdown)
                 register_ray()
-                stack.enter_context(parallel_config("ray"))
+                _never_here(stack.enter_context(parallel_config("ray")))
             else:
                 stack.enter_context(parallel_config("loky"))
         except ImportError as e:
             raise OptionError(f"--jobs {at}: {_line(e)}; pip install 'onnxprune[{at.cluster}]'") from None
         except (OSError, TimeoutError, ValueError) as e:
             raise OptionError(f"--jobs {at}: the cluster cannot be reached ({_line(e)})") from e
+        yield client
+
+
+@contextmanager
+def _watched(parallel: Any, client: Any) -> Iterator[None]:
+    """joblib waits for ever for a Dask cluster that lost all of its workers: after a while its jobs are timed out."""
+    over = Event()
+
+    def watch() -> None:
+        seen = time.monotonic()
+        while client is not None and not over.wait(LOOKS) and time.monotonic() - seen < DESERTED:
+            with suppress(OSError, TimeoutError):
+                seen = time.monotonic() if client.ncores() else seen
+        if client is not None and not over.is_set():
+            parallel.timeout = 0.0
+
+    looking = Thread(target=watch, daemon=True)
+    looking.start()
+    try:
         yield
+    finally:
+        over.set()
+        looking.join()
+
+
+def _never_here(config: Mapping[str, Any]) -> None:
+    """joblib does the work of a single worker in this process, without asking it: it is told of two at least."""
+    backend = config["backend"]
+    count = backend.effective_n_jobs
+    backend.effective_n_jobs = lambda n_jobs: max(2, count(n_jobs))
 
 
 def _told(e: Exception, at: Where) -> Exception:
     """What went wrong outside of a job, in the user's words; else as it is."""
-    if isinstance(e, ImportError | AttributeError) and "onnxprune" in str(e):
+    if isinstance(e, ImportError | AttributeError | TypeError) and ("onnxprune" in str(e) or "_call()" in str(e)):
         return OptionError(f"--jobs {at}: a worker has no onnxprune of this version ({_line(e)}); install the same")
-    if isinstance(e, TimeoutError):
-        return OptionError(f"--jobs {at}: the cluster has no workers")
+    if isinstance(e, TimeoutError | multiprocessing.TimeoutError):
+        return OptionError(
+            f"--jobs {at}: the cluster has no workers, or lost all of them, as it does where they have no onnxprune; "
+            f"start some that have {cache.version()}"
+        )
     if type(e).__module__.startswith(("distributed", "ray")):
         return OptionError(f"--jobs {at}: the cluster was lost, or its workers again and again ({_line(e)})")
     return e
