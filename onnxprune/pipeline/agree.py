@@ -129,7 +129,12 @@ def compared(source: Any, values: Mapping[str, Any], preprocess: Preprocess, pro
     parts, finished = [(name, k) for name in importances for k in range(len(sets))], count(1)
     function = of.scored if where.serial else elsewhere(worker, source, importances, values, preprocess)
     jobs = [Job(of.key(*part), function, part) for part in parts]
-    made = collected(jobs, where, values["cache"], lambda n, _: progress("score", next(finished), len(parts)))
+
+    def told(_: int, __: Mapping[str, Any]) -> None:
+        if not where.serial:  # steps of a part are told here
+            progress("score", next(finished), len(parts))
+
+    made = collected(jobs, where, values["cache"], told)
     scores, notes = dict[tuple[str, int], Scores](), list(of.notes)
     for (name, k), result in zip(parts, made, strict=True):
         scores[name, k] = {group: np.array(each, np.float64) for group, each in result["scores"].items()}
