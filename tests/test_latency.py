@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, Cli
 from kinds import analysis_of
 from onnxprune import OptionError, kernels
-from onnxprune.allocation.budget import Usage
+from onnxprune.allocation.budget import Usage, added
 from onnxprune.errors import UserError
 from onnxprune.graph.fingerprint import fingerprint
 from onnxprune.graph.io import load
@@ -122,7 +122,7 @@ def test_a_search_counts_as_the_model_does(name: str, steps: tuple[int, int]) ->
     products = [p for part in parts for kind in KINDS for p in part.products(kind, steps)]
     groups = widths(analysis)
     picker = Picker.of(analysis)
-    usage = Usage(products, analysis, groups, analysis.keep_ids({}))
+    usage = Usage(added(tuple(products)), analysis, groups, analysis.keep_ids({}))
     for kept in random_cuts(analysis, (1, 2, 8), seed=3):
         kept = {g.name: kept[g.name] for g in groups}
         at = np.array([kept[g.name] for g in groups], float)

@@ -182,7 +182,7 @@ def test_explore_goes_on_where_it_was_stopped(
     for p in again["points"][:2]:
         assert p["cost"] <= p["left"] and p["loss"] == p["drop"] and onnxprune.load(p["file"]) is not None
     assert (tmp_path / "all/curve.svg").read_text().startswith("<svg") and "A trade-off" in page.read_text()
-    assert "** a knee" in capsys.readouterr().out
+    assert "knee: of the curve" in capsys.readouterr().out
 
 
 def test_explore_needs_points_and_data(tmp_path: Path) -> None:
