@@ -87,6 +87,12 @@ def test_a_target_that_no_cut_reaches_names_the_nearest(machine: dict[str, Any])
         pruned(target_latency=0.35, methods="channels")
 
 
+def test_a_dry_run_measures_and_writes_nothing(machine: dict[str, Any]) -> None:
+    result = pruned(target_latency=0.7, methods="channels", dry_run=True)
+    assert result.written is None and result.report.after.latency is None
+    assert [t.chosen for t in result.report.search] == [True] and result.plan.keep
+
+
 def test_without_data_ratios_grow_until_it_is_held(machine: dict[str, Any]) -> None:
     result = onnxprune.prune(MODEL, target_latency=0.7, threads=1, round_to=1)
     assert result.report.after.latency is not None and result.report.after.latency.ratio <= 0.7
@@ -125,6 +131,7 @@ def test_the_smallest_by_another_budget(machine: dict[str, Any]) -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "steps": ({"target_latency": 0.7, "steps": 3}, "steps=3: a time is reached in one step"),
+    "nothing measured": ({"target_latency": 0.7, "measure": False}, "measure=False measures nothing"),
     "kinds twice": ({"target_latency": 0.7, "methods": "heads", "channels": "auto"}, "and channels as well"),
     "zeros for MACs": ({"target_macs": 0.7, "methods": "nm"}, "zeros make a model faster, not smaller"),
     "no data": ({"target_latency": 0.7, "methods": "unstructured", "calibration": None}, "needs data"),

@@ -261,6 +261,11 @@ class Options:
         if named and self.cut.amounts:
             kinds = " ".join(flag(kind) for kind in self.cut.amounts)
             raise OptionError(f"{typed} says what may go, and {kinds} as well; leave one of them out")
+        if LATENCY in self.cut.targets and not self.check.measure:
+            raise OptionError(
+                f"--target-latency {self.cut.targets[LATENCY]} is held as measured, and --no-latency measures nothing; "
+                "leave one of them out"
+            )
         if self.timed and self.cut.steps > 1:
             raise OptionError(f"--steps {self.cut.steps}: a time is reached in one step; leave it out")
         if zeros and not self.timed:

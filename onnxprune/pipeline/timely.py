@@ -153,7 +153,10 @@ class Search:
     """The search for one target."""
 
     def __init__(self, setup: Setup, ways: Ways) -> None:
-        self.setup, self.ways, self.timer, self.limits = setup, ways, Timer(setup), limits_of(setup)
+        o = setup.options
+        wet = replace(o, check=replace(o.check, dry_run=False))  # measured is what would be written
+        self.setup = replace(setup, options=wet)
+        self.ways, self.timer, self.limits = ways, Timer(setup), limits_of(setup)
         predicted = setup.meters[LATENCY](setup.analysis.keep_ids({}))
         share = self.limits[LATENCY] / predicted
         self.whole = predicted, 1 / share  # seconds of the original, and over the target
