@@ -90,6 +90,15 @@ def test_ticks_of_any_span(values: list[float]) -> None:
     assert [read_at(at, y) for _, y in points(root)[0]] == pytest.approx(values, abs=1e-3 * (max(at) - min(at)))
 
 
+def test_points_alone() -> None:
+    """Marks without a line between them, nor in the legend."""
+    curves = [Curve("a", [0, 1], [0, 1]), Curve("b", [0, 1], [1, 0], joined=False)]
+    root = ElementTree.fromstring(chart(curves, title="t", x_label="x", y_label="y"))
+    drawn = [g for g in root.iter(f"{SVG}g") if g.get("class") in ("curve", "key")]
+    lines = [sum(p.get("fill") == "none" for p in g.iter(f"{SVG}path")) for g in drawn]
+    assert lines == [1, 1, 0, 0] and [len(p) for p in points(root)] == [2, 2]
+
+
 def test_spans_stand_where_the_ticks_say() -> None:
     """From the lowest to the highest value, the middle marked, the rows in order."""
     rows = [Span("a <b>", 1.0, 2.0, 4.0), Span("x" * 60, 0.5, 0.7, 3.0)]

@@ -42,7 +42,7 @@ Place = Callable[[float], float]  # value -> coordinate
 @dataclass(frozen=True)
 class Curve:
     """Points `(x, y)`, in the order in which they are joined, with `low` and `high` about y where there are several
-    runs. A y that is no finite number is a gap. dashed: for controls."""
+    runs. A y that is no finite number is a gap. dashed: for controls; joined: False for points alone."""
 
     name: str
     x: Sequence[float]
@@ -50,6 +50,7 @@ class Curve:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     dashed: bool = False
+    joined: bool = True
 
     def __post_init__(self) -> None:
         given = [self.y, *(v for v in (self.low, self.high) if v is not None)]
@@ -96,7 +97,8 @@ def chart(
     for k, (curve, (row, x)) in enumerate(zip(curves, keys, strict=True)):
         look, y = _Look.of(k, curve.dashed), bottom + BOTTOM + 8 + LINE * row
         out.append(_drawn(curve, look, at_x, at_y))
-        out += [f'<g class="key">{look.joined([(x, y), (x + 26, y)])}{look.mark(x + 13, y, "")}',
+        line = look.joined([(x, y), (x + 26, y)]) if curve.joined else ""
+        out += [f'<g class="key">{line}{look.mark(x + 13, y, "")}',
                 _text(x + 33, y + 4, curve.name, "name", "start"), "</g>"]  # fmt: skip
     return "\n".join([*out, "</svg>", ""])
 
@@ -386,7 +388,8 @@ def _drawn(curve: Curve, look: _Look, at_x: Place, at_y: Place) -> str:
             bars = "".join(f"M{at_x(x):.2f} {at_y(a):.2f}V{at_y(b):.2f}" for x, _, a, b in run)
             out.append(f'<path class="band" fill="{look.colour}" fill-opacity=".15" d="M{band}Z"/>')
             out.append(f'<path class="bars" stroke="{look.colour}" stroke-width="1.3" d="{bars}"/>')
-        out.append(look.joined((at_x(x), at_y(y)) for x, y, _, _ in run))
+        if curve.joined:
+            out.append(look.joined((at_x(x), at_y(y)) for x, y, _, _ in run))
         for x, y, a, b in run:
             sure = f" ({a:.4g} to {b:.4g})" if a < b else ""
             out.append(look.mark(at_x(x), at_y(y), f"{curve.name}: {x:.6g}, {y:.4g}{sure}"))

@@ -44,7 +44,7 @@ def trade_off(report: Report) -> str:
         "beaten": sorted((100 * p["cost"], p["loss"]) for p in there if not p["front"]),
     }
     curves = [
-        Curve(name, [x for x, _ in at], [y for _, y in at], dashed=name != "best of all")
+        Curve(name, [x for x, _ in at], [y for _, y in at], joined=name == "best of all")
         for name, at in of.items()
         if at
     ]
