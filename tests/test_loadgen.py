@@ -93,7 +93,6 @@ def test_what_the_log_says() -> None:
         ("--scenario offline --seconds 3", "--seconds 3 has no effect with --scenario offline"),
         ("--scenario offline --no-memory", "--no-memory has no effect with --scenario offline"),
         ("--scenario offline --profile", "--profile has no effect"),
-        ("--scenario offline --html x.html", "--html x.html has no effect"),
         ("--scenario server", "choose one of single-stream, offline"),
         ("--scenario offline --duration 0", "expected a number of seconds above 0"),
     ],

@@ -29,9 +29,10 @@ from conftest import ROOT, Cli
 from models.nets import build, normal
 from onnxprune.cli import app
 from onnxprune.evaluation.changes import Answers, Change, changes
-from onnxprune.page.pages import PAGES
-from onnxprune.page.units import show_bytes, show_number
+from onnxprune.page.pages import PAGES, page_of
+from onnxprune.page.units import show_bytes, show_joules, show_number
 from onnxprune.pipeline.layers import with_fused
+from onnxprune.runtime.loadgen import Load, LoadedModel, LoadTest
 
 # what one may be called that writes a model: none of it is markup
 HOSTILE = (
@@ -127,7 +128,7 @@ def hostile_net() -> onnx.ModelProto:
 
 FROM_SCRATCH = "MLP --train DIGITS --evaluate DIGITS --init 0 --tune 2steps"
 COMMANDS = {
-    "prune": "MODEL --target-macs 60% --calibration DATA --evaluate DATA -o OUT/small.onnx",
+    "prune": "MODEL --target-macs 60% --energy --calibration DATA --evaluate DATA -o OUT/small.onnx",
     "sensitivity": "sensitivity MODEL --calibration DATA --plot OUT/map.svg",
     "bench": "bench MODEL MODEL --seconds 0.1 --threads 1 --profile --no-memory",
     "evaluate": "evaluate MODEL DATA --against OTHER --metric agreement",
@@ -276,6 +277,8 @@ def test_figures_of_a_pruning_are_those_of_the_json() -> None:
     for label, key, show in (("Parameters", "parameters", show_number), ("File", "bytes", show_bytes)):
         a, b = (report[side][key] for side in ("before", "after"))
         assert rows[label] == [show(a), show(b), f"{b / a:.1%}"]
+    a, b = (report[side]["energy"]["joules"] for side in ("before", "after"))
+    assert rows["Energy of a run (model)"] == [show_joules(a), show_joules(b), f"{b / a:.1%}"]
     low, high = report["after"]["latency_ratio_interval"]
     assert rows["Time of a run over the original's"][1] == f"{low:.2f} to {high:.2f}"
     layers = page.cells("Layers", "Layers with weights")
@@ -295,6 +298,21 @@ def test_figures_of_a_pruning_are_those_of_the_json() -> None:
     assert len(page.cells("Sensitivity", "Damage")) == len(chosen)
     (pinned,) = page.cells("Pinned", "Pinned axes")
     assert pinned[3] == report["pinned"][0]["reason"]
+
+
+def test_the_page_of_a_load_test() -> None:
+    """LoadGen's figures by its terms, and what it finds wrong."""
+    bad = Load(
+        2, False, True, False, True, 100, 100, {"50": 0.001, "90": 0.002, "99": 0.01}, None, None, ("w <b>",), ()
+    )
+    test = LoadTest("single-stream", 1.0, (LoadedModel(HOSTILE[0], "a.onnx", (), (bad,)),), 16, "random, seed 0",
+                    {"x": (1, 4)}, "6.0", "a CPU", 2, "1.2", ())  # fmt: skip
+    root = Parser(page_of("bench", test.to_dict(), "onnxprune bench a.onnx")).root
+    ((row,),) = [[[c.text for c in r.all("th", "td")] for r in t.all("tr")][1:] for t in root.all("table")]
+    assert row == [HOSTILE[0], "2", "2", "-", "1", "10", "INVALID", "100", "100"]
+    said = [e.text for e in root.all("li")]
+    assert f"{HOSTILE[0]}, 2 threads: min queries not satisfied." in said
+    assert f"{HOSTILE[0]}: LoadGen: w <b>" in said and not [s for s in said if "min duration" in s]
 
 
 def test_the_command_repeats_it(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def bench(values: CommandValues) -> None:
 
 def refuse_idle(values: CommandValues, what: BenchOptions) -> None:
     """Raises `OptionError` for options that would have no effect, with or without LoadGen."""
-    timed = ("seconds", "profile", "memory", "energy_table", "verbose", "html")
+    timed = ("seconds", "profile", "memory", "energy_table", "verbose")
     for name in timed if what.scenario is not None else ("duration",):
         if name in values.given:
             typed = values.options[name].as_typed(values.given[name])

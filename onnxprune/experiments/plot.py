@@ -18,7 +18,7 @@ import numpy as np
 from onnxprune.graph.arrays import Array
 
 WIDTH, HEIGHT = 720.0, 300.0  # of a chart of curves, and of the part within the axes
-LEFT, RIGHT, TOP, BOTTOM = 70.0, 24.0, 16.0, 50.0  # around it
+LEFT, RIGHT, TOP, BOTTOM = 80.0, 24.0, 16.0, 50.0  # around it
 SIDE = LEFT + HEIGHT + RIGHT  # width of a picture that is as wide as high within the axes
 ROOM = 0.04  # of what values span, between them and the ends of an axis
 CELLS = 100  # of a region, along each axis

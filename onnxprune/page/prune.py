@@ -10,13 +10,16 @@ from typing import Any
 from onnxprune.options import shown
 from onnxprune.page.charts import damage_at, damage_curves, damage_map
 from onnxprune.page.content import Cell, Chart, Page, Section, Table, Tile, Tone, lines_of, section, tiles_of
-from onnxprune.page.units import show_bytes, show_number, show_seconds, show_share
+from onnxprune.page.units import show_bytes, show_joules, show_number, show_seconds, show_share
 from onnxprune.runtime.timing import SESSIONS
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.7)  # removed of a group, the columns of a table of damage
-FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+LATENCY = "latency_seconds"
+FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (  # key of a cost, with a dot inside of a part of it
     ("parameters", "Parameters", show_number), ("macs", "MACs per run", show_number), ("bytes", "File", show_bytes),
-    ("latency_seconds", "Latency", show_seconds),
+    (LATENCY, "Latency", show_seconds), ("energy.joules", "Energy of a run (model)", show_joules),
+    ("memory.bytes", "Peak memory (model)", show_bytes),
+    ("memory.measured", "Peak memory (measured)", show_bytes),
 )  # fmt: skip
 Report = Mapping[str, Any]
 
@@ -47,9 +50,9 @@ def prune(report: Report) -> Page:
 def _tiles(report: Report) -> Iterator[Tile]:
     before, after = report["before"], report["after"]
     for key, label, show in FIGURES:
-        a, b = before[key], after[key]
+        a, b = _figure(before, key), _figure(after, key)
         if a and b is not None:
-            left = "" if key == "latency_seconds" else " left"
+            left = "" if key == LATENCY else " left"
             yield Tile(label, show_share(b / a) + left, f"{show(a)} → {show(b)}", b / a, _speed_tone(key, after))
     if (e := report["evaluation"]) is not None:
         yield Tile(e["metric"], f"{e['after']:.4f}", f"was {e['before']:.4f}{_sure(e)}")
@@ -59,7 +62,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
 
 def _speed_tone(key: str, after: Report) -> Tone:
     interval = after["latency_ratio_interval"]
-    if key != "latency_seconds" or interval is None:
+    if key != LATENCY or interval is None:
         return ""
     return "good" if interval[1] < 1 - SESSIONS else "bad" if interval[0] > 1 + SESSIONS else ""
 
@@ -84,7 +87,7 @@ def _figures(report: Report) -> Table:
     before, after = report["before"], report["after"]
     rows: list[tuple[Cell | str, ...]] = []
     for key, label, show in FIGURES:
-        a, b = before[key], after[key]
+        a, b = _figure(before, key), _figure(after, key)
         if a is not None:
             share = None if b is None or not a else b / a
             left = Cell("-" if share is None else show_share(share), share)
@@ -99,8 +102,16 @@ def _figures(report: Report) -> Table:
     return Table.of("The original, and the model that is written", ("figure",), ("before", "after", "left"), rows)
 
 
+def _figure(cost: Report, key: str) -> float | None:
+    """A figure of a cost; None where it was not measured."""
+    part, _, name = key.partition(".")
+    value: Any = cost[part]
+    found: float | None = value[name] if name and value is not None else value
+    return found
+
+
 def _of_runs(key: str, label: str, cost: Report) -> str:
-    if key != "latency_seconds":
+    if key != LATENCY:
         return label
     n = cost["threads"]
     return f"{label}, {n} thread{'s' * (n != 1)}, median of {cost['latency_runs']} runs"
