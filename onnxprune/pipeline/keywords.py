@@ -333,7 +333,7 @@ class Keywords(TypedDict, total=False):
     """
 
     minimize: str | None
-    """What max_drop makes as small as the bound allows: latency, energy, bytes, macs, params. Default: macs."""
+    """What max_drop makes as small as the bound allows: latency, energy, bytes, macs, memory, params. Default: macs."""
 
     input_shape: Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...]
     """Concrete shape of a dynamic input, for the analysis, MACs and the check. Repeatable."""

@@ -131,7 +131,7 @@ class Options:
     @property
     def reported(self) -> set[str]:
         """Budgets whose figures are reported beside those that always are."""
-        return {"energy", "memory"} & {*self.cut.targets, *({"energy"} if self.check.energy else ())}
+        return {"energy", "memory"} & {*self.limited, *({"energy"} if self.check.energy else ())}
 
     @property
     def amounts(self) -> dict[str, Amount]:
@@ -352,11 +352,9 @@ CONDITIONS: dict[str, Condition] = {
     "a time to hold": Condition(lambda o: o.timed, "needs --target-latency 60%"),
     "a latency table": Condition(lambda o: o.speed.latency_table is not None, "needs --latency-table FILE"),
     "a bound": Condition(lambda o: o.scoring.max_drop is not None, "needs --max-drop 0.01 --evaluate SRC"),
-    "energy": Condition(
-        lambda o: o.check.energy or "energy" in o.cut.targets, "needs --energy, or --target-energy 70%"
-    ),
+    "energy": Condition(lambda o: "energy" in o.reported, "needs --energy, or --target-energy 70%"),
     "no energy target": Condition(
-        lambda o: "energy" not in o.cut.targets, "has no effect: --target-energy reports the energy as it is"
+        lambda o: "energy" not in o.limited, "has no effect: --target-energy and --minimize energy report it as it is"
     ),
     "layers": Condition(lambda o: "layers" in o.kinds, "needs --layers 0.1"),
     "a cut": Condition(lambda o: o.structural, f"needs {SOMETHING}"),
