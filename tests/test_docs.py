@@ -20,6 +20,7 @@ import onnxprune
 from conftest import ROOT
 from models.nets import build, normal
 from onnxprune.cli import app
+from onnxprune.cli.latency_table import LATENCY_TABLE
 from onnxprune.pipeline.agree import AGREE
 from onnxprune.pipeline.connect import CONNECT
 from onnxprune.pipeline.lottery import LOTTERY
@@ -207,7 +208,7 @@ def test_the_set_up_comes_first_and_is_two_commands() -> None:
 
 FLAGS = {f for o in OPTIONS for f in (o.flag, o.off, o.short) if f}
 OF_SUBCOMMANDS = {"--against", "--plot", "--json", "--html", "--save-plan", "-o", "--quiet"} | {
-    o.flag for o in (*TRAIN, *LOTTERY, *CONNECT, *PROXY_OPTIONS, *AGREE, *SUPERMASK)
+    o.flag for o in (*TRAIN, *LOTTERY, *CONNECT, *PROXY_OPTIONS, *AGREE, *SUPERMASK, *LATENCY_TABLE)
 }
 
 

@@ -197,12 +197,13 @@ def test_what_the_profiler_adds_is_taken_off(mlp: Analysis) -> None:
     assert sorted(seconds[seconds > 0]) == pytest.approx([2e-6, 8e-6])
 
 
-def test_sessions_whose_nodes_are_hidden(mlp: Analysis) -> None:
+@pytest.mark.parametrize("nodes", [[], [("Subgraph_0", "Subgraph", 1e-6)]])
+def test_sessions_whose_nodes_are_hidden(nodes: list[Any], mlp: Analysis) -> None:
     """An execution provider that runs all as one node: the whole is fitted."""
     picker = Picker.of(mlp)
     kept = variants(mlp, 0)
     costs = mlp.costs()
-    runs = [{"base": [1e-5], "seconds": [1e-6 + 1e-10 * costs.macs(picker.keep(k))], "nodes": []} for k in kept]
+    runs = [{"base": [1e-5], "seconds": [1e-6 + 1e-10 * costs.macs(picker.keep(k))], "nodes": nodes} for k in kept]
     found = model_of(mlp, making.table_of(mlp, picker, Device("cpu", 1), kept, runs))
     assert found.error[0] < 0.01
     half = picker.keep({g.name: g.size // 2 for g in mlp.groups})

@@ -24,7 +24,7 @@ from onnxprune.graph.io import Model, save, to_proto
 from onnxprune.graph.messages import one_line
 from onnxprune.graph.ort import ORT_ERRORS
 from onnxprune.latency import measure
-from onnxprune.latency.parts import Part, named, parts_of
+from onnxprune.latency.parts import Part, named, parts_of, shown
 from onnxprune.latency.table import (
     Device,
     Row,
@@ -134,6 +134,8 @@ def table_of(analysis: Analysis, picker: Picker, device: Device, kept: Sequence[
     """The rows of what was measured. Raises `UserError` where that was too noisy."""
     spread = spread_of(runs)
     refuse_noise(spread)
+    if not shown(analysis, runs[0]["nodes"]):
+        runs = [{**run, "nodes": []} for run in runs]
     parts = parts_of(analysis, runs[0]["nodes"])
     seconds, whole = per_part(parts, runs), seconds_of(runs)
     made = []

@@ -100,17 +100,27 @@ def owners(timed: Timed, known: Iterable[str]) -> list[str]:
     """The node of the original, by its key, that every node of a profile belongs to; what has a name of its own
     belongs to the one before."""
     known = set(known)
-    out: list[str] = []
-    for name, _, _ in timed:
-        found = name if name in known else ADDED.sub("", name.removeprefix("fused "))
-        while found not in known and "/" in found:
-            found = found.rpartition("/")[0]
-        out.append(found if found in known else "")
+    out = [_owner(name, known) for name, _, _ in timed]
     for k in range(1, len(out)):
         out[k] = out[k] or out[k - 1]
     for k in range(len(out) - 2, -1, -1):
         out[k] = out[k] or out[k + 1]
     return out
+
+
+def _owner(name: str, known: set[str]) -> str:
+    """The known name that a fused node's name holds; "" for none."""
+    found = name if name in known else ADDED.sub("", name.removeprefix("fused "))
+    while found not in known and "/" in found:
+        found = found.rpartition("/")[0]
+    return found if found in known else ""
+
+
+def shown(analysis: Analysis, timed: Timed) -> bool:
+    """Whether most of the time is of nodes that a profile names: some execution providers run many as one."""
+    known = {n.key for n in walk(analysis.model.proto.graph, {})}
+    named_ = sum(seconds for name, _, seconds in timed if _owner(name, known))
+    return bool(timed) and named_ > 0.5 * sum(seconds for _, _, seconds in timed)
 
 
 def parts_of(analysis: Analysis, timed: Timed) -> list[Part]:
