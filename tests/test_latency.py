@@ -153,9 +153,13 @@ def test_the_fit_finds_what_made_the_times() -> None:
     seconds = design(parts, keeps, (16, 16)) @ costs
     designs = {steps: design(parts, keeps, steps) for steps in STEPS}
     families = [part.family for part in parts]
-    found = fit(designs, seconds, families).seconds({s: design(parts, unseen, s) for s in STEPS}).sum(0)
+    found = (
+        fit(designs, seconds, families, np.ones(len(keeps)))
+        .seconds({s: design(parts, unseen, s) for s in STEPS})
+        .sum(0)
+    )
     assert found == pytest.approx((design(parts, unseen, (16, 16)) @ costs).sum(0), rel=0.02)
-    median, high = cross_validated(designs, seconds, families)
+    median, high = cross_validated(designs, seconds, families, np.ones(len(keeps)))
     assert median <= high < 0.02
 
 

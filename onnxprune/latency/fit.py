@@ -36,12 +36,12 @@ class Fit:
         return np.stack([designs[s][k] @ c for k, (s, c) in enumerate(zip(self.steps, self.coefficients, strict=True))])
 
 
-def fit(designs: Designs, seconds: Float, families: Sequence[str]) -> Fit:
+def fit(designs: Designs, seconds: Float, families: Sequence[str], counts: Float) -> Fit:
     """Coefficients by the time of every part in every variant, `(parts, variants)`, whose sums are those of sessions.
 
-    families: of the parts.
+    families: of the parts; counts: how much an error of each variant counts, `(variants,)`.
     """
-    weights = 1 / seconds.sum(0)
+    weights = counts / seconds.sum(0)
     coefficients = np.zeros((len(families), next(iter(designs.values())).shape[2]))
     steps = [EXACT] * len(families)
     members = [np.flatnonzero(np.array(families) == f) for f in dict.fromkeys(families)]
@@ -57,13 +57,13 @@ def fit(designs: Designs, seconds: Float, families: Sequence[str]) -> Fit:
     return Fit(coefficients, steps)
 
 
-def cross_validated(designs: Designs, seconds: Float, families: Sequence[str]) -> tuple[float, float]:
+def cross_validated(designs: Designs, seconds: Float, families: Sequence[str], counts: Float) -> tuple[float, float]:
     """Relative error of the time of whole variants that a fit has not seen: median and 95th percentile of leaving each
     of them out."""
     errors = []
     for v in range(seconds.shape[1]):
         seen = np.arange(seconds.shape[1]) != v
-        found = fit({s: d[:, seen] for s, d in designs.items()}, seconds[:, seen], families)
+        found = fit({s: d[:, seen] for s, d in designs.items()}, seconds[:, seen], families, counts[seen])
         predicted = found.seconds({s: d[:, ~seen] for s, d in designs.items()}).sum()
         errors.append(abs(predicted / seconds[:, v].sum() - 1))
     return float(np.median(errors)), float(np.quantile(errors, 0.95))

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from onnxprune.graph.traits import Product
 from onnxprune.latency.fit import STEPS, cross_validated, fit
 from onnxprune.latency.making import Measuring, measured_table
@@ -21,6 +23,8 @@ from onnxprune.progress import Progress, silent
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.timing import cores
 from onnxprune.structure.analysis import Analysis, Keep
+
+UNCUT = 3.0  # how much an error of the uncut model counts, to which all others are compared
 
 Ratios = Mapping[str, Mapping[str, tuple[tuple[float, float], ...]]]
 
@@ -72,7 +76,8 @@ def model_of(analysis: Analysis, table: Table) -> LatencyModel:
     keeps = [picker.keep(v.kept) for v in table.variants]
     designs = {step: design(parts, keeps, step) for step in STEPS}
     families = [part.family for part in parts]
-    found = fit(designs, seconds, families)
+    counts = np.array([1.0 if variant.kept else UNCUT for variant in table.variants])
+    found = fit(designs, seconds, families, counts)
     products = tuple(
         replace(p, factor=p.factor * coefficient)
         for part, step, coefficients in zip(parts, found.steps, found.coefficients, strict=True)
@@ -80,7 +85,7 @@ def model_of(analysis: Analysis, table: Table) -> LatencyModel:
         if coefficient
         for p in part.products(kind, step)
     )
-    return LatencyModel(products, cross_validated(designs, seconds, families), ratios_of(table), table)
+    return LatencyModel(products, cross_validated(designs, seconds, families, counts), ratios_of(table), table)
 
 
 def ratios_of(table: Table) -> Ratios:

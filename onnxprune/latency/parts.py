@@ -7,15 +7,18 @@ original. Which nodes are one part is read from the profile of the uncut model.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 
 from onnxprune.graph.arrays import Array, Float, Ids, stored_bits
+from onnxprune.graph.chance import DRAWING
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import readers
 from onnxprune.graph.node import Node, walk
@@ -124,21 +127,52 @@ def shown(analysis: Analysis, timed: Timed) -> bool:
 
 
 def parts_of(analysis: Analysis, timed: Timed) -> list[Part]:
-    """The parts of a model, by the profile of the uncut one; nodes that it does not name are fused into others."""
+    """The parts of a model, by the profile of the uncut one; nodes that it does not name are fused into others, or
+    computed once with others that are alike."""
     c = analysis.coupling
-    shrinking = np.asarray((analysis.owners(analysis.groups)[analysis.components.labels] >= 0).any(1))
     nodes = [n for n in walk(analysis.model.proto.graph, c.shapes.opsets) if n.key not in c.shapes.constant]
     op_of: dict[str, str] = {} if timed else {n.key: n.proto.op_type for n in nodes}
     for key, (_, op, _) in zip(owners(timed, [n.key for n in nodes]), timed, strict=True):
         op_of.setdefault(key, op)  # what comes after it under its name only moves data
-    of = _fused(nodes, op_of)
+    alike = _alike(analysis, nodes, set(op_of))
+    single = [n for n in nodes if alike[n.key][0] == n.key]
+    of = _fused(single, op_of)
     members: dict[str, list[Node]] = defaultdict(list)
-    for n in nodes:
+    for n in single:
         members[of[n.key]].append(n)
-    read_by = readers(nodes)
-    last = {o.name for o in analysis.model.proto.graph.output}
-    parts = [_part(analysis, key, some, read_by, last, shrinking) for key, some in members.items() if key]
-    return parts if timed else [_together(parts)]
+    maker = _Maker(analysis, single, alike)
+    parts = [maker.part(key, some) for key, some in members.items() if key]
+    return _distinct(parts) if timed else [_together(parts)]
+
+
+def _alike(analysis: Analysis, nodes: Sequence[Node], run: set[str]) -> dict[str, list[str]]:
+    """Key of a node -> keys of all nodes that compute the same, of which onnxruntime keeps one: that which runs comes
+    first."""
+    names: dict[str, str] = {}  # tensor -> what stands for its value
+    classes: dict[str, list[str]] = defaultdict(list)
+    form_of: dict[str, str] = {}
+    for n in nodes:
+        proto = onnx.NodeProto(op_type=n.proto.op_type, domain=n.proto.domain, attribute=n.proto.attribute)
+        proto.input.extend(names.get(name) or _constant(analysis, name) for name in n.inputs)
+        form = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+        form = n.key if n.op in DRAWING else form
+        names |= {o: f"{form} {k}" for k, o in enumerate(n.outputs)}
+        classes[form].append(n.key)
+        form_of[n.key] = form
+    ordered = {form: sorted(keys, key=lambda key: key not in run) for form, keys in classes.items()}
+    return {key: ordered[form] for key, form in form_of.items()}
+
+
+def _constant(analysis: Analysis, name: str) -> str:
+    """What stands for a tensor that no node makes: a small constant is alike by its value."""
+    value = analysis.coupling.known(name)
+    return name if value is None else f"{value.dtype} {value.shape} {value.tolist()}"
+
+
+def _distinct(parts: Sequence[Part]) -> list[Part]:
+    """The parts, those of one label called by a key."""
+    often = Counter(part.label for part in parts)
+    return [replace(part, label=min(part.keys)) if often[part.label] > 1 else part for part in parts]
 
 
 def _together(parts: Sequence[Part]) -> Part:
@@ -168,38 +202,54 @@ def _fused(nodes: Sequence[Node], op_of: Mapping[str, str]) -> dict[str, str]:
     return of
 
 
-def _part(
-    analysis: Analysis,
-    key: str,
-    nodes: Sequence[Node],
-    read_by: Mapping[str, Sequence[Node]],
-    last: set[str],
-    shrinking: Array,
-) -> Part:
-    c = analysis.coupling
-    costs = CostInputs(c.shapes, c.axes, c.grouped)
-    inside = {n.key for n in nodes}
-    made = {o for n in nodes for o in n.outputs if o}
-    read = {name for n in nodes for name in n.inputs if name and name not in made}
-    weights = {name for name in read if name in c.shapes.constant}
-    written = {o for o in made if o in last or any(r.key not in inside for r in read_by.get(o, ()))}
-    macs = [p for n in nodes if (t := TRAITS.get(n.op)) is not None and c.complete(n.key) for p in t.macs(n, t, costs)]
-    main = max(nodes, key=lambda n: (n.op in TRAITS, n.key == key))
-    gate = c.gates.get(main.key)
-    all_of = {
-        "node": [product(main.label, 1.0, [])],
-        "macs": macs,
-        "read": [_bytes(analysis, main.label, name) for name in sorted(read - weights)],
-        "written": [_bytes(analysis, main.label, name) for name in sorted(written)],
-        "weights": [_bytes(analysis, main.label, name) for name in sorted(weights)],
-    }
-    counted = {kind: tuple(_settled(p, main.label, gate, shrinking) for p in each) for kind, each in all_of.items()}
-    for name, (kind, multiple) in UNEVEN.items():
-        # the last width of a product is the one that is summed over
-        counted[name] = tuple(replace(p, uneven=_of_widths(p, 1, multiple)) for p in counted[kind] if p.ids)
-    inputs = tuple(name for n in nodes for name in n.inputs if name in read)
-    family = _family(main, nodes, weights, analysis)
-    return Part(main.label, family, frozenset(inside), inputs, tuple(sorted(written)), counted)
+class _Maker:
+    """Makes parts of nodes."""
+
+    def __init__(self, analysis: Analysis, nodes: Sequence[Node], alike: Mapping[str, list[str]]) -> None:
+        c = analysis.coupling
+        self.analysis, self.alike = analysis, alike
+        self.costs = CostInputs(c.shapes, c.axes, c.grouped)
+        self.shrinking = np.asarray((analysis.owners(analysis.groups)[analysis.components.labels] >= 0).any(1))
+        self.read_by = readers(nodes)
+        self.last = {o.name for o in analysis.model.proto.graph.output}
+
+    def part(self, key: str, nodes: Sequence[Node]) -> Part:
+        """The part of nodes that run as one, under the key of one of them."""
+        c = self.analysis.coupling
+        inside = {n.key for n in nodes}
+        made = {o for n in nodes for o in n.outputs if o}
+        read = {name for n in nodes for name in n.inputs if name and name not in made}
+        weights = {name for name in read if name in c.shapes.constant}
+        written = {o for o in made if o in self.last or any(r.key not in inside for r in self.read_by.get(o, ()))}
+        main = max(nodes, key=lambda n: (n.op in TRAITS, n.key == key))
+        gates = [c.gates.get(key) for key in self.alike[main.key]]
+        gate = gates[0] if all(g is gates[0] for g in gates) else None  # others of its like keep it alive
+        all_of = {
+            "node": [product(main.label, 1.0, [])],
+            "macs": [p for n in nodes if c.complete(n.key) for p in _macs(n, self.costs)],
+            "read": [_bytes(self.analysis, main.label, name) for name in sorted(read - weights)],
+            "written": [_bytes(self.analysis, main.label, name) for name in sorted(written)],
+            "weights": [_bytes(self.analysis, main.label, name) for name in sorted(weights)],
+        }
+        counted = {
+            kind: tuple(_settled(p, main.label, gate, self.shrinking) for p in each) for kind, each in all_of.items()
+        }
+        for name, (kind, multiple) in UNEVEN.items():
+            # the last width of a product is the one that is summed over
+            counted[name] = tuple(replace(p, uneven=_of_widths(p, 1, multiple)) for p in counted[kind] if p.ids)
+        return Part(
+            main.label,
+            _family(main, nodes, weights, self.analysis),
+            frozenset(twin for key in inside for twin in self.alike[key]),
+            tuple(name for n in nodes for name in n.inputs if name in read),
+            tuple(sorted(written)),
+            counted,
+        )
+
+
+def _macs(n: Node, costs: CostInputs) -> list[Product]:
+    trait = TRAITS.get(n.op)
+    return [] if trait is None else trait.macs(n, trait, costs)
 
 
 def _settled(p: Product, label: str, gate: Ids | None, shrinking: Array) -> Product:

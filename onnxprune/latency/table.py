@@ -19,7 +19,7 @@ from onnxprune.latency.variants import Kept
 from onnxprune.structure.analysis import Analysis
 
 VERSION = 1
-SPREAD = 0.5  # of what the uncut model takes, over the median, above which a machine is too noisy
+SPREAD = 1.0  # of what the uncut model takes, over the median, above which a machine is too noisy
 LEAST = 0.1  # of what the profiler says of a node, which it took at least
 OPTION = "--latency-table"
 
