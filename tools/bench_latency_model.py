@@ -44,8 +44,9 @@ def bench(path: str, plans: int, threads: int, seconds: float, seed: int) -> dic
     base = opened_on(device, analysis.model), feeds
 
     def ratio(kept: Mapping[str, int]) -> float:
-        a, b = measure.turns(base, (opened_on(device, picker.model(kept)), feeds), clock, seconds)
-        return b / a
+        cut = picker.model(kept)
+        pairs = measure.beside(base, lambda k: (opened_on(device, cut), feeds), 0, clock, seconds)
+        return float(np.median([b / a for a, b in pairs]))
 
     predicted = model.seconds(picker.keep({}))
     uncut = [ratio({})]

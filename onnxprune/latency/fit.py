@@ -1,7 +1,8 @@
 """How long a part takes, by what it is counted by: non-negative least squares in three stages.
 
 The parts of one family share coefficients; every part then gets its own, held near those of its family; and whole
-families are scaled, held near 1, so that the sums are the times of whole sessions, which were measured by themselves.
+families are scaled, and all parts cost more by what they are counted by, so that the sums are the times of whole
+sessions, which were measured by themselves: of nodes that take a microsecond the profile tells little.
 Errors count relative to the time of the whole variant: that is what is asked for.
 """
 
@@ -20,6 +21,7 @@ STEPS: tuple[Steps, ...] = (EXACT, (4, 4), (8, 1), (8, 8), (16, 1), (16, 16))  #
 CLEARLY = 0.98  # of the error with smaller steps, below which larger ones are taken
 OWN = 0.05  # what holds a part's coefficients near its family's, per variant
 WHOLE = 0.0003  # what holds the scale of a family near 1, per variant
+MORE = 0.001  # what holds near 0 what all parts cost more, per variant
 
 Designs = Mapping[Steps, Float]  # steps -> what parts are counted by, `(parts, variants, kinds)`
 
@@ -51,9 +53,11 @@ def fit(designs: Designs, seconds: Float, families: Sequence[str], counts: Float
             steps[part] = best
             coefficients[part] = _near(designs[best][part], seconds[part], shared, weights)
     parts = Fit(coefficients, steps).seconds(designs)
-    scales = _scales(np.stack([parts[each].sum(0) for each in members]), seconds.sum(0), weights)
+    totals = np.stack([designs[s][k] for k, s in enumerate(steps)]).sum(0).T
+    scales, more = _whole(np.stack([parts[each].sum(0) for each in members]), totals, seconds.sum(0), weights)
     for each, scale in zip(members, scales, strict=True):
         coefficients[each] *= scale
+    coefficients += more
     return Fit(coefficients, steps)
 
 
@@ -93,12 +97,20 @@ def _near(design: Float, y: Float, shared: Float, weights: Float) -> Float:
     return _solve(x, np.concatenate([y, held @ shared]), np.concatenate([weights, strength]))
 
 
-def _scales(sums: Float, seconds: Float, weights: Float) -> Float:
-    """What each family is scaled with. sums: its seconds, `(families, variants)`; seconds: of whole variants."""
+def _whole(sums: Float, totals: Float, seconds: Float, weights: Float) -> tuple[Float, Float]:
+    """What each family is scaled with, `(families,)`, and what all parts cost more by kind, `(kinds,)`.
+
+    sums: seconds of families, `(families, variants)`; totals: what all parts are counted by, `(kinds, variants)`;
+    seconds: of whole variants.
+    """
     share = sums.sum(1) / sums.sum()
-    x = np.vstack([sums.T, np.eye(len(sums))])
-    strength = np.sqrt(WHOLE * len(seconds) * share)
-    return _solve(x, np.concatenate([seconds, np.ones(len(sums))]), np.concatenate([weights, strength]))
+    mean = totals.mean(1)
+    unit = np.where(mean > 0, seconds.mean() / np.where(mean > 0, mean, 1.0), 0.0)  # a kind that took all the time
+    x = np.vstack([np.hstack([sums.T, (totals * unit[:, None]).T]), np.eye(len(sums) + len(totals))])
+    y = np.concatenate([seconds, np.ones(len(sums)), np.zeros(len(totals))])
+    held = np.sqrt(len(seconds) * np.concatenate([WHOLE * share, np.full(len(totals), MORE)]))
+    found = _solve(x, y, np.concatenate([weights, held]))
+    return found[: len(sums)], found[len(sums) :] * unit
 
 
 def _solve(x: Float, y: Float, weights: Float) -> Float:

@@ -171,8 +171,9 @@ def _sparse(analysis: Analysis, feeds: Feeds, table: Table, method: str, progres
         def opened(k: int, profile: str = "") -> measure.Opened:
             return opened_on(device, named(model), profile), feeds
 
-        a, b = measure.turns(base, opened(0), clock, measure.SECONDS)
-        return {"base": [a], "seconds": [b], "nodes": measure.node_seconds(opened, 0, measure.SECONDS)}
+        pairs = measure.beside(base, opened, 0, clock, measure.SECONDS)
+        nodes = measure.node_seconds(opened, 0, measure.SECONDS)
+        return {"base": [a for a, _ in pairs], "seconds": [b for _, b in pairs], "nodes": nodes}
 
     runs = [beside(analysis.model)]
     every: list[Zeros] = []

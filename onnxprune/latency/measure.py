@@ -34,7 +34,8 @@ Node = tuple[str, str, float]  # name, operator, seconds of a run
 
 QUANTILE = 0.2  # of the runs, whose time counts
 SECONDS = 0.5
-ROUNDS = 12, 400  # runs of each, at least and at most
+SESSIONS = 3  # of each variant: two of one file may differ by some percent
+ROUNDS = 6, 400  # runs of each, at least and at most
 PROFILED = 8, 40  # profiled runs
 KERNEL = "_kernel_time"  # how the name of a node's event ends
 
@@ -126,19 +127,26 @@ def measure(
     opened: number of a variant, and optionally where its profile goes -> a session and its inputs by name; clock: of
     `clock_of`; seconds: that a variant and the uncut model are timed for together, for every repetition, and profiled.
     Gives a dict per variant: `base`, `seconds` (quantiles of the uncut model and of the variant, a pair for every
-    repetition) and `nodes` (name, operator, seconds of a call, in the order of execution; none where the execution
+    session) and `nodes` (name, operator, seconds of a call, in the order of execution; none where the execution
     provider hides them).
     """
     base = opened(0)
     out: list[dict[str, Any]] = [{"base": [], "seconds": [], "nodes": []} for _ in range(count)]
     for r in range(repeat):
         for k in range(count):
-            a, b = turns(base, opened(k), clock, seconds)
-            out[k]["base"].append(a)
-            out[k]["seconds"].append(b)
+            for a, b in beside(base, opened, k, clock, seconds):
+                out[k]["base"].append(a)
+                out[k]["seconds"].append(b)
             out[k]["nodes"] = out[k]["nodes"] or node_seconds(opened, k, seconds)
             progress(r * count + k + 1, repeat * count)
     return out
+
+
+def beside(
+    base: Opened, opened: Callable[..., Opened], k: int, clock: Callable[[], float], seconds: float
+) -> list[tuple[float, float]]:
+    """Seconds of a run of the uncut model and of a variant, for several sessions of it."""
+    return [turns(base, opened(k), clock, seconds / SESSIONS) for _ in range(SESSIONS)]
 
 
 def turns(base: Opened, other: Opened, clock: Callable[[], float], seconds: float) -> tuple[float, float]:
