@@ -36,7 +36,7 @@ AIM = 0.985  # of the target, that a draft is to take
 SAME = 1e-4  # by which predicted seconds of one choice differ
 AGAIN = 2  # times that a model is made anew whose draft held the target, where it does not itself
 CLOSE = 0.95  # of the target: what takes less was cut too much, unless no choice lies between
-NOISE = 0.1  # half interval of the ratio, over it, beyond which nothing can be told
+NOISE = 0.05  # half interval of the ratio, over it, beyond which nothing can be told
 LONGER = (1, 2, 4)  # times SECONDS that is measured, as long as it is too noisy
 
 
