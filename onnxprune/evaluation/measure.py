@@ -16,7 +16,7 @@ from onnxprune.options import CHECK, HOW, OUTPUT, choice, dims, each, integer, o
 from onnxprune.runtime.memory import too_large
 from onnxprune.runtime.profile import node_times
 from onnxprune.runtime.session import UNRUNNABLE, Feeds
-from onnxprune.runtime.timing import Latency, latency
+from onnxprune.runtime.timing import MIN_ROUNDS, Latency, latency
 
 Measured = TypeVar("Measured")
 SECONDS = 2.0  # of timing, both models together
@@ -100,7 +100,13 @@ def file_bytes(model: Model, path: Path | None) -> int:
 
 
 def latencies(
-    original: Model, written: Model, guesses: Sequence[tuple[Feeds, Feeds]], threads: int, *, seconds: float = SECONDS
+    original: Model,
+    written: Model,
+    guesses: Sequence[tuple[Feeds, Feeds]],
+    threads: int,
+    *,
+    seconds: float = SECONDS,
+    least: int = MIN_ROUNDS,
 ) -> tuple[dict[str, Latency], list[str]]:
     """Times of both models in turn, by before and after, on the first inputs that run; and why there are none."""
     problem = too_large([original, written])
@@ -109,7 +115,7 @@ def latencies(
     for before, after in guesses:
         try:
             models, feeds = {"before": original, "after": written}, {"before": before, "after": after}
-            return latency(models, feeds, threads=threads, seconds=seconds), []
+            return latency(models, feeds, threads=threads, seconds=seconds, least=least), []
         except UNRUNNABLE as e:
             problem = problem or one_line(e, 120)
     return {}, [f"latency not measured: onnxruntime cannot run the model ({problem})"]

@@ -13,7 +13,7 @@ from onnxprune.allocation.budget import LATENCY
 from onnxprune.allocation.choose import Chooser
 from onnxprune.allocation.outcome import CLOSE, Got, cut_got, ratio_got, targets_got
 from onnxprune.evaluation.fidelity import Fidelity
-from onnxprune.evaluation.measure import file_bytes, latencies, times_of_nodes, told
+from onnxprune.evaluation.measure import SECONDS, file_bytes, latencies, times_of_nodes, told
 from onnxprune.evaluation.metrics import Drop
 from onnxprune.formats.patterns import BlockPattern
 from onnxprune.graph.cost import trained
@@ -29,7 +29,7 @@ from onnxprune.recovery.recover import RECOVERIES
 from onnxprune.report import Cost, GroupReport, Report, worth
 from onnxprune.runtime.memory import peak_of_run
 from onnxprune.runtime.session import Feeds
-from onnxprune.runtime.timing import Latency
+from onnxprune.runtime.timing import LEAST_ROUNDS, MIN_ROUNDS, Latency
 from onnxprune.solvers.masks import needs_data
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.sparsity.present import present
@@ -51,7 +51,10 @@ def report_of(
     pairs = [(feeds, analysis.narrow(feeds, pruning.keep)) for feeds in pruning.feeds]
     if o.check.measure and written is not None:
         setup.clock("measure")
-        timing = partial(latencies, setup.original.model, written, pairs, o.check.threads)
+        seconds, least = (SECONDS * o.speed.repeat, LEAST_ROUNDS) if o.timed else (SECONDS, MIN_ROUNDS)
+        timing = partial(
+            latencies, setup.original.model, written, pairs, o.check.threads, seconds=seconds, least=least
+        )  # fmt: skip
         times, more = told("latency not measured", timing, notes) or ({}, [])
         notes += more
         by_node = partial(times_of_nodes, setup.original.model, written, pairs, times)

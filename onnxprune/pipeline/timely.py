@@ -28,7 +28,7 @@ from onnxprune.pipeline.ways import Way, Ways
 from onnxprune.pipeline.zeros import with_zeros
 from onnxprune.progress import Clock, silent
 from onnxprune.runtime.benchmark import plural
-from onnxprune.runtime.timing import Latency
+from onnxprune.runtime.timing import LEAST_ROUNDS, Latency
 from onnxprune.sparsity.options import PLAIN_SOLVER
 
 DRAFTS = 8  # of one way
@@ -65,7 +65,7 @@ class Timer:
         for longer in LONGER:
             times, notes = latencies(
                 self.setup.original.model, made.model, pairs, o.check.threads,
-                seconds=SECONDS * longer * o.speed.repeat,
+                seconds=SECONDS * longer * o.speed.repeat, least=LEAST_ROUNDS,
             )  # fmt: skip
             if not times:
                 raise OptionError(f"--target-latency: {notes[0]}")
