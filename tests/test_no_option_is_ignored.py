@@ -104,17 +104,9 @@ VALUES: dict[str, Any] = {
     "regularize": "group", "regularize_strength": 2.0,
 }  # fmt: skip
 EXEMPT = {
-    "memory",
-    "jobs",
-    "threads",
-    "seed",
-    "dry_run",
-    "repeat",
-    "latency_table",
-    "elsewhere",
+    "memory", "jobs", "threads", "seed", "dry_run", "repeat", "latency_table", "elsewhere", "minimize",
     "target_latency",
-    "minimize",
-}
+}  # fmt: skip
 
 
 @functools.cache

@@ -51,7 +51,7 @@ def report_of(
     pairs = [(feeds, analysis.narrow(feeds, pruning.keep)) for feeds in pruning.feeds]
     if o.check.measure and written is not None:
         setup.clock("measure")
-        seconds, least = (SECONDS * o.speed.repeat, LEAST_ROUNDS) if o.timed else (SECONDS, MIN_ROUNDS)
+        seconds, least = SECONDS * o.speed.repeat, LEAST_ROUNDS if o.timed else MIN_ROUNDS
         timing = partial(
             latencies, setup.original.model, written, pairs, o.check.threads, seconds=seconds, least=least
         )  # fmt: skip
