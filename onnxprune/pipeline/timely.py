@@ -163,7 +163,7 @@ class Search:
 
     def __call__(self) -> Pruning:
         """See `on_time`."""
-        best: tuple[float, float, Way, Pruning] | None = None
+        best: tuple[float, float, int, Pruning] | None = None
         problems: list[UserError] = []
         tried: list[Tried] = []
         for way, choice in self.ways.ranked(self.limits):
@@ -173,15 +173,16 @@ class Search:
                 tried.append(Tried(str(way), choice.damage, why=str(e)))
                 problems.append(e)
                 continue
+            done = way if made.sparsity is not None else replace(way, method="")  # no zeros may have paid
             suffered = self.suffered(made)
-            tried.append(Tried(str(way), choice.damage, suffered, took.ratio))
             if best is None or (suffered, took.ratio) < best[:2]:
-                best = suffered, took.ratio, way, made
+                best = suffered, took.ratio, len(tried), made
+            tried.append(Tried(str(done), choice.damage, suffered, took.ratio))
         if best is None:
             raise problems[0]
-        _, _, way, made = best
-        rows = [replace(t, chosen=t.way == str(way)) for t in (*tried, *self.ways.left, *self.ways.idle)]
-        return replace(made, tried=tuple(rows))
+        _, _, k, made = best
+        tried[k] = replace(tried[k], chosen=True)
+        return replace(made, tried=(*tried, *self.ways.left, *self.ways.idle))
 
     def held(self, way: Way) -> tuple[Pruning, Latency]:
         """The whole model of a way that holds the target, and what it takes; raises `Unreachable`."""

@@ -14,9 +14,6 @@ from onnxprune.errors import NothingToPrune, Unreachable, UserError
 from onnxprune.pipeline.setup import Setup
 from onnxprune.pipeline.zeros import choices
 
-FAR = 3.0  # times the least predicted damage beyond which a way promises too little
-TINY = 1e-6  # damage that is none
-
 
 @dataclass(frozen=True, eq=False)
 class Way:
@@ -79,8 +76,12 @@ class Ways:
         return way, choice
 
     def ranked(self, limits: Mapping[str, float]) -> list[tuple[Way, Choice]]:
-        """Of every kind the way whose predicted damage is least under the limits, best first, as far as they are near
-        the best. Raises `Unreachable` where none holds them."""
+        """Of every kind the way whose predicted damage is least under the limits, best first. Raises `Unreachable`
+        where none holds them.
+
+        Kinds are not weighed against each other by this: zeros in layers that lose inputs as well cost more than both
+        by themselves.
+        """
         least: dict[tuple[bool, bool], tuple[float, Way, Choice]] = {}
         problems: list[UserError] = []
         self.left = []
@@ -92,6 +93,9 @@ class Ways:
                 self.left.append(Tried(str(way), why=str(e)))
                 continue
             damage = 0.0 if choice.damage is None else choice.damage  # by ratios: the only way
+            if way.method and not choice.zeros:
+                self.left.append(Tried(str(way), damage, why="no zeros are worth what they cost"))
+                continue
             known = least.get(way.kind)
             if known is None or damage < known[0]:
                 least[way.kind] = damage, way, choice
@@ -102,7 +106,4 @@ class Ways:
                 self.left.append(Tried(str(worse[0]), worse[1], why="another method promises more"))
         if not least:
             raise problems[0] if problems else NothingToPrune("no method has anything to do here; see --methods")
-        ranked = sorted(least.values(), key=lambda row: row[0])
-        far = FAR * max(ranked[0][0], TINY)
-        self.left += [Tried(str(way), damage, why="promises too little") for damage, way, _ in ranked if damage > far]
-        return [(way, choice) for damage, way, choice in ranked if damage <= far]
+        return [(way, choice) for _, way, choice in sorted(least.values(), key=lambda row: row[0])]
