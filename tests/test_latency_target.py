@@ -113,6 +113,13 @@ def test_zeros_that_do_not_pay_are_not_made(machine: dict[str, Any]) -> None:
     assert [t.way for t in result.report.search if t.chosen] == ["units"]
 
 
+def test_zeros_alone_that_do_not_pay_reach_nothing(machine: dict[str, Any]) -> None:
+    layers = [n.name for n in load(MODEL).proto.graph.node]
+    machine["curves"] = {n: {"column": ((0.5, 0.6), (0.9, 0.2))} for n in layers if n}
+    with pytest.raises(Unreachable, match=r"cannot be reached by what is faster: .* 100% of the latency"):
+        pruned(target_latency=0.85, methods="column", plain=True)
+
+
 def test_the_bound_is_asked_of_the_model_that_holds_the_target(machine: dict[str, Any]) -> None:
     result = pruned(target_latency=0.8, methods="channels", evaluate=DATA, max_drop=0.05)
     assert result.report.evaluation is not None and result.report.evaluation.holds(0.05)

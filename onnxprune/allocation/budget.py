@@ -220,8 +220,10 @@ class Usage:
                         per_unit[i, j, way, k] = count / sizes[k]
         self.touched = [np.flatnonzero(per_unit[..., k].any((1, 2))) for k in range(len(sizes))]
         self.slopes = [per_unit[rows, ..., k] for k, rows in enumerate(self.touched)]  # of counts by units
-        self.at, self.of = np.nonzero(per_unit.reshape(-1, len(sizes)))  # most counts depend on one group, or none
-        self.slope = per_unit.reshape(-1, len(sizes))[self.at, self.of]
+        self.at, self.of = np.nonzero(
+            per_unit.reshape(self.base.size, len(sizes))
+        )  # most counts depend on one group, or none
+        self.slope = per_unit.reshape(self.base.size, len(sizes))[self.at, self.of]
 
     def __call__(self, kept: Float) -> float:
         """kept: units per group, then what zeros leave of each layer, `(groups + layers,)`."""

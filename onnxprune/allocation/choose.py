@@ -265,7 +265,7 @@ class Chooser:
         if choice is None:
             choice = under_limits(subject.analysis, subject.meters, free, levels, limits, fixed, switches)
         if choice is None:
-            by = " and ".join([named(self.request)] * units + ["zeros"] * bool(switches))
+            by = " and ".join([named(self.request)] * units + ["zeros"] * bool(switches)) or "what is faster"
             least_left = reached(subject.analysis, subject.meters, free, levels, limits, fixed, switches)
             raise Unreachable(
                 f"{self.request.goal} cannot be reached by {by}: with --max-ratio {cap:g} of every "

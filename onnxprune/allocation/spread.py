@@ -87,7 +87,7 @@ def levels_by_outputs(
             scores = losses_of_gates(
                 analysis, groups, calibration, recipe.importance, absorbed=absorbed, progress=progress
             )
-        many = PART if calibration.at.cluster else len(groups)
+        many = PART if calibration.at.cluster else max(1, len(groups))
         parts = [groups[k : k + many] for k in range(0, len(groups), many)]
         local, steps = calibration.alone(), counting(progress, "levels")
         made_of = partial(part_of_levels, analysis, local, recipe, scores, absorbed, round_to, max_ratio)
@@ -165,10 +165,10 @@ def reached(
     switches: Sequence[Switch] = (),
 ) -> str:
     """What is left of the budgets at the deepest levels, in a message; arguments are those of `under_limits`."""
-    keeps = {g.name: select(g, levels.scores[g.name], levels.kept[g.name][-1]) for g in groups}
+    point = deepest(groups, levels, switches)
+    keeps = {g.name: select(g, levels.scores[g.name], point.kept[g.name]) for g in groups}
     ids, whole = analysis.keep_ids({**fixed, **keeps}), analysis.keep_ids({})
-    deepest = Point({}, {s.layer: s.sparsity[-1] for s in switches}, 0.0)
-    shares = {k: meters[k](ids, deepest.left(switches, k)) / meters[k](whole) for k in limits}
+    shares = {k: meters[k](ids, point.left(switches, k)) / meters[k](whole) for k in limits}
     return " and ".join(f"{share:.0%} of the {k}" for k, share in shares.items())
 
 
@@ -189,14 +189,27 @@ def under_limits(
         k: Usage(meters[k], analysis, groups, analysis.keep_ids(fixed), [s.of(k)[0] for s in switches]) for k in limits
     }
     tight = dict(limits)
-    for _ in range(8):  # counts of shared or repeated units are approximate
-        point = least_damage(groups, levels, usages, tight, switches)
-        if point is None:
-            return None
+
+    def holding(point: Point) -> tuple[Choice, dict[str, float]]:
         keeps = {g.name: select(g, levels.scores[g.name], point.kept[g.name]) for g in groups}
         ids = analysis.keep_ids({**fixed, **keeps})
         over = {k: meters[k](ids, point.left(switches, k)) / limit for k, limit in limits.items()}
+        return Choice(keeps, point.zeros, point.damage), over
+
+    for _ in range(8):  # counts of shared or repeated units are approximate
+        point = least_damage(groups, levels, usages, tight, switches)
+        if point is None:
+            break
+        choice, over = holding(point)
         if all(o <= 1 + 1e-9 for o in over.values()):
-            return Choice(keeps, point.zeros, point.damage)
+            return choice
         tight = {k: tight[k] / max(over[k], 1.0) * 0.999 for k in limits}
-    return None
+    choice, over = holding(deepest(groups, levels, switches))
+    return choice if all(o <= 1 + 1e-9 for o in over.values()) else None
+
+
+def deepest(groups: Sequence[ChannelGroup], levels: Levels, switches: Sequence[Switch]) -> Point:
+    """The last level of everything."""
+    damage = [*(levels.damage[g.name][-1] for g in groups), *(s.damage[-1] for s in switches)]
+    kept, zeros = {g.name: levels.kept[g.name][-1] for g in groups}, {s.layer: s.sparsity[-1] for s in switches}
+    return Point(kept, zeros, float(sum(damage)))
