@@ -406,10 +406,12 @@ CONDITIONS: dict[str, Condition] = {
     "levels, zeros by data or tuning": Condition(
         lambda o: o.training.tune is not None
         or _levels(o)
+        or o.timed
         or (o.sparse and o.data.calibration is not None)
         or o.cut.plan is not None,
         "has no effect here: it keeps level databases (a target with --allocate kl and --calibration SRC), sparse "
-        "layers that were solved for (--sparsity 0.8 with --calibration SRC) and the state of --tune 10",
+        "layers that were solved for (--sparsity 0.8 with --calibration SRC), times (--target-latency 60%) and the "
+        "state of --tune 10",
     ),
 }  # fmt: skip
 

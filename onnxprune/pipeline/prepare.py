@@ -373,7 +373,7 @@ def refuse_unused(
                 raise OptionError(without_effect(known[name], value, need))
     allocator = ALLOCATORS[recipe.allocate]
     cached = allocator.at_outputs and options.targeted and recorded is None
-    worked = cached or options.training.tune is not None or (spec.asked and data is not None)
+    worked = cached or options.timed or options.training.tune is not None or (spec.asked and data is not None)
     if options.data.cache is not None and not worked:
         raise OptionError(without_effect(known["cache"], options.data.cache, "levels, zeros by data or tuning"))
     trained = None if train is None else train.samples
