@@ -95,6 +95,7 @@ def test_a_dry_run_measures_and_writes_nothing(machine: dict[str, Any]) -> None:
 
 def test_without_data_ratios_grow_until_it_is_held(machine: dict[str, Any]) -> None:
     result = onnxprune.prune(MODEL, target_latency=0.7, threads=1, round_to=1)
+    assert [t.damage for t in result.report.search] == [None]
     assert result.report.after.latency is not None and result.report.after.latency.ratio <= 0.7
 
 

@@ -175,8 +175,8 @@ class Search:
                 continue
             done = way if made.sparsity is not None else replace(way, method="")  # no zeros may have paid
             suffered = self.suffered(made)
-            if best is None or (suffered, took.ratio) < best[:2]:
-                best = suffered, took.ratio, len(tried), made
+            if best is None or (suffered or 0.0, took.ratio) < best[:2]:
+                best = suffered or 0.0, took.ratio, len(tried), made
             tried.append(Tried(str(done), choice.damage, suffered, took.ratio))
         if best is None:
             raise problems[0]
@@ -275,10 +275,10 @@ class Search:
         spec = replace(plain.spec, zeros=replace(plain.spec.zeros, solver=PLAIN_SOLVER), recover=False, cache=None)
         return make(replace(plain, spec=spec), plan_of(plain, choice.keeps))
 
-    def suffered(self, made: Pruning) -> float:
-        """What the outputs suffer, on the samples; 0 without any."""
+    def suffered(self, made: Pruning) -> float | None:
+        """What the outputs suffer, on the samples; None without any, where there is but one way."""
         if self.setup.data is None or made.model is None:
-            return 0.0
+            return None
         return fidelity(self.setup.original, made.keep, made.model, self.setup.data).kl
 
 
