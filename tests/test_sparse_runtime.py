@@ -321,15 +321,17 @@ def test_values_take_fewer_bytes_in_a_session() -> None:
     """Only what few tokens read is packed for them, as it is stored."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)
     w = weight((2048, 2048), (2, 4))
-    used = {}
-    for values in ("float32", "int8"):
-        session = session_of(model_of(round_values(w, values), (2, 4), values=values))
-        trim(0)  # what the process holds and does not use would serve, and nothing be seen
-        before = resident()
-        run(session, noise(1, 2048))
-        used[values] = resident() - before
-        del session
-    assert used["int8"] < 0.5 * used["float32"]
+    x, used = noise(1, 2048), {"float32": [0.0] * 3, "int8": [0.0] * 3}
+    for values, each in used.items():
+        for k in range(len(each)):
+            session = session_of(model_of(round_values(w, values), (2, 4), values=values))
+            trim(0)  # what the process holds and does not use would serve, and nothing be seen
+            before = resident()
+            run(session, x)
+            each[k] = resident() - before
+            del session
+    # what else is allocated meanwhile only adds
+    assert min(used["int8"]) < 0.5 * min(used["float32"])
 
 
 INPUTS = {"MatMul": (3, 21), "LeftMatMul": (2, 21, 19), "Conv": (2, 7, 4, 5)}
