@@ -194,6 +194,8 @@ def test_explore_goes_on_where_it_was_stopped(
     assert again["points"][:2] == first["points"] and again["points"][2]["file"] is None
     assert "cannot be reached" in again["points"][2]["why"]
     assert {p: os.stat(p).st_mtime_ns for p in stamps} == stamps and len(machine["drafts"]) <= drafts + timely.DRAFTS
+    Path(again["points"][0]["file"]).unlink()
+    assert app.run([*words, "--left", "0.8,0.6", "-q"]) == 0 and Path(again["points"][0]["file"]).is_file()
     for p in again["points"][:2]:
         assert p["cost"] <= p["left"] and p["loss"] == p["drop"] and onnxprune.load(p["file"]) is not None
     assert (tmp_path / "all/curve.svg").read_text().startswith("<svg") and "A trade-off" in page.read_text()

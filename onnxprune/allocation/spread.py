@@ -166,7 +166,7 @@ def reached(
 ) -> str:
     """What is left of the budgets at the deepest levels, in a message; arguments are those of `under_limits`."""
     point = deepest(groups, levels, switches)
-    keeps = {g.name: select(g, levels.scores[g.name], point.kept[g.name]) for g in groups}
+    keeps = selected(groups, levels, point)
     ids, whole = analysis.keep_ids({**fixed, **keeps}), analysis.keep_ids({})
     shares = {k: meters[k](ids, point.left(switches, k)) / meters[k](whole) for k in limits}
     return " and ".join(f"{share:.0%} of the {k}" for k, share in shares.items())
@@ -191,7 +191,7 @@ def under_limits(
     tight = dict(limits)
 
     def holding(point: Point) -> tuple[Choice, dict[str, float]]:
-        keeps = {g.name: select(g, levels.scores[g.name], point.kept[g.name]) for g in groups}
+        keeps = selected(groups, levels, point)
         ids = analysis.keep_ids({**fixed, **keeps})
         over = {k: meters[k](ids, point.left(switches, k)) / limit for k, limit in limits.items()}
         return Choice(keeps, point.zeros, point.damage), over
@@ -206,6 +206,11 @@ def under_limits(
         tight = {k: tight[k] / max(over[k], 1.0) * 0.999 for k in limits}
     choice, over = holding(deepest(groups, levels, switches))
     return choice if all(o <= 1 + 1e-9 for o in over.values()) else None
+
+
+def selected(groups: Sequence[ChannelGroup], levels: Levels, point: Point) -> KeptUnits:
+    """The units that stay at a point."""
+    return {g.name: select(g, levels.scores[g.name], point.kept[g.name]) for g in groups}
 
 
 def deepest(groups: Sequence[ChannelGroup], levels: Levels, switches: Sequence[Switch]) -> Point:

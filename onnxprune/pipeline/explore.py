@@ -7,7 +7,6 @@ folder keeps what they gave, so that a run that was stopped goes on.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,10 +18,11 @@ from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.read import read
 from onnxprune.errors import OptionError, Unreachable, blamed
 from onnxprune.experiments.knees import front, knees
-from onnxprune.graph.io import Model, load, to_proto
+from onnxprune.graph.io import Model, load
 from onnxprune.options import WHAT, choice, declared, listed, number, option, record, shared, shown
 from onnxprune.page import charts
 from onnxprune.pipeline.options import OPTIONS, Options, called
+from onnxprune.pipeline.parts import identity
 from onnxprune.pipeline.recipe import run as pruned
 from onnxprune.progress import Clock, Progress, counting, silent
 from onnxprune.runtime.jobs import Job, Where, run, threads_of
@@ -74,8 +74,10 @@ def explored(
     clock = Clock(progress)
     clock("load")
     loaded = load(model)
-    content = hashlib.sha256(to_proto(loaded).SerializeToString(deterministic=True)).hexdigest()
-    seen = [samples_of(loaded, values[name], values, preprocess) for name in ("calibration", "evaluate", "train")]
+    seen = [
+        samples_of(loaded, values[name], labels, values, preprocess)
+        for name, labels in (("calibration", None), ("evaluate", values["labels"]), ("train", values["train_labels"]))
+    ]
     asked = {name: values[name] for name in PRUNING if name not in ("jobs", "cache")}
     asked = {name: value for name, value in asked.items() if value != _default(name)}
     at: Where = values["jobs"] or Where()
@@ -86,7 +88,7 @@ def explored(
     levels = values["cache"] or folder / "cache"
     jobs = [
         Job(
-            cache.digest("explore", content, seen, record(asked), values["budget"], left), point,
+            cache.digest("explore", identity(loaded), seen, record(asked), values["budget"], left, str(folder.resolve())), point,
             (str(model), asked, values["budget"], left, str(folder), str(levels)),
         )
         for left in shares
@@ -95,7 +97,8 @@ def explored(
     steps = counting(progress, "explore")
 
     def done(k: int, row: Mapping[str, Any]) -> None:
-        rows[k] = dict(row)
+        gone = row["file"] is not None and not Path(row["file"]).is_file()
+        rows[k] = dict(point(*jobs[k].arguments) if gone else row)
         steps(len(rows), len(jobs))
         clock.note(told(row))
 
@@ -105,11 +108,11 @@ def explored(
     return report_of(model, folder, values, [rows[k] for k in sorted(rows)], dict(clock.seconds))
 
 
-def samples_of(model: Model, source: Any, values: Mapping[str, Any], preprocess: Preprocess) -> str:
-    """What results depend on of a source, "" for none."""
+def samples_of(model: Model, source: Any, labels: Any, values: Mapping[str, Any], preprocess: Preprocess) -> Any:
+    """What results depend on of a source and its labels, "" for none."""
     if source is None or callable(source):
         return ""
-    return read(source, model, preprocess=preprocess, samples=values["samples"], seed=values["seed"]).digest
+    return identity(read(source, model, preprocess=preprocess, labels=labels, seed=values["seed"]))
 
 
 def point(

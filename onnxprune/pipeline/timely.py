@@ -282,11 +282,6 @@ class Search:
         return fidelity(self.setup.original, made.keep, made.model, self.setup.data).kl
 
 
-def same(a: Choice, b: Choice) -> bool:
-    """Whether two choices are one."""
-    return a.zeros == b.zeros and all(np.array_equal(kept, b.keeps[name]) for name, kept in a.keeps.items())
-
-
 def stays_dense(made: Pruning, choice: Choice) -> set[str]:
     """Layers whose zeros were asked for, and that are no faster with them in the whole model."""
     if made.sparsity is None:
