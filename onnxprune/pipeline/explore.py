@@ -86,9 +86,10 @@ def explored(
         folder.mkdir(parents=True, exist_ok=True)
     shares = sorted(set(values["left"]), reverse=True)
     levels = values["cache"] or folder / "cache"
+    of = (identity(loaded), seen, record(asked), values["budget"], str(folder.resolve()))
     jobs = [
         Job(
-            cache.digest("explore", identity(loaded), seen, record(asked), values["budget"], left, str(folder.resolve())), point,
+            cache.digest("explore", *of, left), point,
             (str(model), asked, values["budget"], left, str(folder), str(levels)),
         )
         for left in shares
