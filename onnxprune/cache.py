@@ -14,11 +14,11 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from onnxprune.graph.staging import staged
 
 FORMAT = 2  # grows when files, or what is meant by them, change
 STALE = 86400  # seconds after which a temporary file is of a run that was killed
+Content = TypeVar("Content", bound=Mapping[str, Any])
 LOG = logging.getLogger(__name__)
 UNFIT = "%s is damaged, or of something else: made anew"
 
@@ -79,6 +80,27 @@ def read_json(path: Path, key: str) -> dict[str, Any] | None:
             return dict(content)
     LOG.warning(UNFIT, path)
     return None
+
+
+def remembered(folder: Path | None, kind: str, of: Sequence[object], make: Callable[[], Content]) -> Content:
+    """What the folder has of what depends on `of`, else what is made now and kept there, as JSON has it; folder: None
+    for none.
+
+    Raises `OptionError` where the folder cannot be used.
+    """
+    if folder is None:
+        return make()
+    key = digest(kind, *of)
+    path = folder / f"{kind}-{key[:24]}.json"
+    with cache_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        found = read_json(path, key)
+    if found is not None:
+        return found  # type: ignore[return-value]
+    made = make()
+    with cache_errors(folder):
+        write_json(path, key, made)
+    return made
 
 
 def write_arrays(path: Path, key: str, content: Mapping[str, Any]) -> None:

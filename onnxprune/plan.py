@@ -75,8 +75,11 @@ class Plan:
             keep[name] = np.zeros(max(size, 0), bool)
             keep[name][[i for i in kept if 0 <= i < size]] = True
         cluster = settings.get("cluster")
-        if cluster is not None and not (isinstance(cluster, Mapping) and isinstance(cluster.get("k"), int)):
-            raise OptionError(f"{where}: its clusters are not what onnxprune wrote; expected a number of values k")
+        if cluster is not None and not _clusters(cluster):
+            raise OptionError(
+                f"{where}: its clusters are not what onnxprune wrote; expected a number of values k, or weights with "
+                "one each"
+            )
         plan = Plan(keep, recover, settings, None if sparse is None else from_plan(sparse, where), mark)
         return plan.checked(analysis, where, another=another)
 
@@ -133,6 +136,14 @@ class Plan:
                 f"plan for this one, or replay it all the same with --plan-for-another-model"
             )
         return [f"{where} was made for another model; it was replayed since --plan-for-another-model says so"]
+
+
+def _clusters(said: Any) -> bool:
+    """Whether a plan's clusters are what this writes; how many values there may be is checked where they are made."""
+    if not isinstance(said, Mapping):
+        return False
+    values = said.get("weights", {"": said.get("k")})
+    return isinstance(values, Mapping) and bool(values) and all(type(k) is int for k in values.values())
 
 
 def _text(path: str | Path) -> str:

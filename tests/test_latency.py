@@ -129,7 +129,7 @@ def test_a_search_counts_as_the_model_does(name: str, steps: tuple[int, int]) ->
         assert usage(at) == pytest.approx(sum(p(picker.keep(kept)) for p in products))
         fewer = at.copy()
         fewer[0] = 1
-        choices = usage.along(0, at, np.array([at[0], 1.0]))
+        choices = usage.along(0, at, np.array([[at[0]], [1.0]]))
         assert choices[1] - choices[0] == pytest.approx(usage(fewer) - usage(at))
 
 

@@ -141,7 +141,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "steps": ({"target_latency": 0.7, "steps": 3}, "steps=3: a time is reached in one step"),
     "nothing measured": ({"target_latency": 0.7, "measure": False}, "measure=False measures nothing"),
     "kinds twice": ({"target_latency": 0.7, "methods": "heads", "channels": "auto"}, "and channels as well"),
-    "zeros for MACs": ({"target_macs": 0.7, "methods": "nm"}, "zeros make a model faster, not smaller"),
+    "zeros for MACs": ({"target_macs": 0.7, "methods": "nm"}, "nm can make less of bytes, energy, .* alone; give target_bytes"),
     "no data": ({"target_latency": 0.7, "methods": "unstructured", "calibration": None}, "needs data"),
     "ours, plain": ({"target_latency": 0.7, "methods": "block", "plain": True}, "which plain=True rules out"),
     "zeros twice": ({"target_latency": 0.7, "methods": "nm", "sparsity": 0.5}, "leave one out"),
@@ -160,9 +160,9 @@ def test_what_cannot_be_meant_is_refused(case: str, machine: dict[str, Any]) -> 
 
 def test_methods_where_nobody_names_some() -> None:
     timed = Options.of({"target_latency": 0.7, "calibration": str(DATA)})
-    assert {"channels", "heads", "layers"} <= set(timed.amounts) and "unstructured" in timed.zero_methods
-    assert Options.of({"target_latency": 0.7, "calibration": str(DATA), "plain": True}).zero_methods == ["column"]
-    assert Options.of({"target_latency": 0.7}).zero_methods == []
+    assert {"channels", "heads", "layers"} <= set(timed.amounts) and "unstructured" in timed.weight_methods
+    assert Options.of({"target_latency": 0.7, "calibration": str(DATA), "plain": True}).weight_methods == ["column"]
+    assert Options.of({"target_latency": 0.7}).weight_methods == []
     assert Options.of({"target_macs": 0.7}).amounts == {"channels": "auto"}
     assert Options.of({"target_macs": 0.7, "methods": "heads,layers"}).amounts == {"heads": "auto", "layers": "auto"}
 

@@ -17,7 +17,7 @@ import onnxprune
 from models.nets import Array, build, normal
 from models.small import cnn
 from onnxprune import load
-from onnxprune.allocation.budget import Switch, Usage, added, least_damage
+from onnxprune.allocation.budget import Effect, Switch, Usage, added, least_damage, left_by
 from onnxprune.allocation.levels import Levels, level_database
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.damage import damage
@@ -126,16 +126,22 @@ def test_a_group_that_no_layer_reads_is_cut_by_gates() -> None:
 
 
 class Sum:
-    """A cost that every group adds to."""
+    """A cost that every group adds to, and every effect of a switch."""
 
     def __init__(self, prices: Array) -> None:
         self.prices = prices
+        self.places = [slice(k, k + 1) for k in range(len(prices))]
 
     def __call__(self, kept: Array) -> float:
         return float(self.prices @ kept)
 
     def along(self, k: int, kept: Array, choices: Array) -> Array:
-        return np.asarray(self.prices[k] * choices)
+        return np.asarray(choices @ self.prices[self.places[k]])
+
+    def switched(self, prices: Array) -> None:
+        """Another choice, with a price for each of its effects."""
+        self.places.append(slice(len(self.prices), len(self.prices) + len(prices)))
+        self.prices = np.append(self.prices, prices)
 
 
 def problem(seed: int, groups: int = 3, levels: int = 3) -> tuple[list[Any], Levels, dict[str, Any], dict[str, float]]:
@@ -179,34 +185,40 @@ def test_the_choice_holds_the_limits_with_the_least_damage() -> None:
 
 
 def test_zeros_and_units_share_a_target() -> None:
-    """Against all combinations: layers whose zeros leave a part of a cost, which differs by budget, beside groups."""
+    """Against all combinations: layers whose zeros leave parts of costs, one or two by budget, beside groups."""
     gaps = []
     for seed in range(60):
         groups, levels, measures, limits = problem(seed)
         rng = np.random.default_rng([seed, 1])
         switches = []
         for k in range(2):
-            left = {b: (frozenset({f"l{k}"}), (1.0, *sorted(rng.uniform(0.2, 1, 2), reverse=True))) for b in measures}
-            switches.append(Switch(f"l{k}", (0.0, 0.5, 0.9), (0.0, *np.cumsum(rng.exponential(size=2)).tolist()), left))
-            for m in measures.values():
-                m.prices = np.append(m.prices, rng.uniform(5, 30))
+            effects = {}
+            for b, m in measures.items():
+                falling = [sorted(rng.uniform(0.2, 1, 2), reverse=True) for _ in range(1 + k)]
+                effects[b] = tuple(Effect(frozenset({f"l{k}{j}"}), (1.0, *f)) for j, f in enumerate(falling))
+                m.switched(rng.uniform(5, 30, 1 + k))
+            switches.append(
+                Switch(f"l{k}", (0.0, 0.5, 0.9), (0.0, *np.cumsum(rng.exponential(size=2)).tolist()), effects)
+            )
+
+        def used(b: str, kept: list[int], at: Any, measures: Any = measures, switches: Any = switches) -> float:
+            left = [e.left[i] for s, i in zip(switches, at, strict=True) for e in s.of(b)]
+            return float(measures[b](np.array([*kept, *left])))
+
         point = least_damage(groups, levels, measures, limits, switches)
         found = np.inf
         for at in itertools.product(range(3), repeat=5):
             kept = [k[i] for k, i in zip(levels.kept.values(), at, strict=False)]
-            parts = {b: [s.left[b][1][i] for s, i in zip(switches, at[3:], strict=True)] for b in measures}
-            if all(measures[b](np.array([*kept, *parts[b]])) <= limit for b, limit in limits.items()):
+            if all(used(b, kept, at[3:]) <= limit for b, limit in limits.items()):
                 hurt = [*levels.damage.values(), *(s.damage for s in switches)]
                 found = min(found, sum(h[i] for h, i in zip(hurt, at, strict=True)))
         assert (point is None) == np.isinf(found)
         if point is None:
             continue
-        zeros = [s.sparsity.index(point.zeros.get(s.layer, 0.0)) for s in switches]
-        kept = [*point.kept.values()]
-        for b, limit in limits.items():
-            parts_left = [s.left[b][1][i] for s, i in zip(switches, zeros, strict=True)]
-            assert measures[b](np.array([*kept, *parts_left])) <= limit
-        cost = cost_of(levels, point.kept) + sum(s.damage[i] for s, i in zip(switches, zeros, strict=True))
+        set_to = [s.settings.index(point.settings.get(s.name, 0.0)) for s in switches]
+        assert all(used(b, [*point.kept.values()], set_to) <= limit for b, limit in limits.items())
+        assert len(left_by(switches, point.settings, "macs")) == sum(k + 1 for k, i in enumerate(set_to) if i)
+        cost = cost_of(levels, point.kept) + sum(s.damage[i] for s, i in zip(switches, set_to, strict=True))
         gaps.append(cost / max(found, 1e-9) - 1)
     assert len(gaps) > 20 and np.mean(np.array(gaps) > 1e-9) < 0.2 and np.mean(gaps) < 0.03
 

@@ -98,8 +98,8 @@ def sst2(root: Path, folder: Path) -> tuple[Data, Data]:
 
 
 MOVES = {
-    "digits": Move("digits_vit.onnx", digits, 1500, 1500, 32),
-    "sst2": Move("sst2_encoder.onnx", sst2, 400, 1000, 32),
+    "digits": Move("digits_vit.onnx", digits, 600, 600, 32),
+    "sst2": Move("sst2_encoder.onnx", sst2, 400, 600, 32),
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from types import MappingProxyType
 
 import numpy as np
@@ -131,53 +131,72 @@ def target_flags() -> str:
     return f"{', '.join(others)} or {last}"
 
 
+Settings = Mapping[str, float]  # layer or weight -> what was chosen for it
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Of products with these labels what is left at every level of a switch, `(levels,)`."""
+
+    labels: frozenset[str]
+    left: tuple[float, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Switch:
-    """How many weights of one layer become zero, as one more choice beside the units of the groups.
+    """What becomes of the weights of one layer, as one more choice beside the units of the groups.
 
-    layer: its name; sparsity, damage: at every level, which begin at 0, `(levels,)`; left: budget -> labels of the
-    products that zeros make cheaper, and what is left of these at every level, `(levels,)`.
+    name: of the layer, or of its weight; settings: the part that becomes zero, or the values of a codebook, at every
+    level, the first of which is 0, nothing; damage: `(levels,)`; effects: budget -> what becomes cheaper, products
+    apart that do so by other parts.
     """
 
-    layer: str
-    sparsity: tuple[float, ...]
+    name: str
+    settings: tuple[float, ...]
     damage: tuple[float, ...]
-    left: Mapping[str, tuple[frozenset[str], tuple[float, ...]]]
+    effects: Mapping[str, tuple[Effect, ...]]
 
-    def of(self, budget: str) -> tuple[frozenset[str], tuple[float, ...]]:
-        """Labels of the products and what is left of them; nothing that a budget does not count becomes less."""
-        return self.left.get(budget, (frozenset(), (1.0,) * len(self.sparsity)))
+    def of(self, budget: str) -> tuple[Effect, ...]:
+        """What becomes cheaper; nothing where the budget does not count it."""
+        return self.effects.get(budget, ())
+
+    def left(self, settings: Settings, budget: str) -> dict[str, float]:
+        """Label of amounts -> the part that is left of them, where this one is set to anything."""
+        if self.name not in settings:
+            return {}
+        level = self.settings.index(settings[self.name])
+        return {label: effect.left[level] for effect in self.of(budget) for label in effect.labels}
+
+
+def left_by(switches: Sequence[Switch], settings: Settings, budget: str) -> dict[str, float]:
+    """Label of amounts -> the part that all settings leave of them."""
+    out: dict[str, float] = {}
+    for s in switches:
+        out |= s.left(settings, budget)
+    return out
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a search chose. kept: group name -> units that stay; zeros: layer -> the part of its weights that goes;
+    """What a search chose. kept: group name -> units that stay; settings: of the switches that are set to anything;
     damage: of both together."""
 
     kept: dict[str, int]
-    zeros: dict[str, float]
+    settings: dict[str, float]
     damage: float
-
-    def left(self, switches: Sequence[Switch], budget: str) -> dict[str, float]:
-        """Label of amounts -> the part that the zeros leave of them."""
-        out: dict[str, float] = {}
-        for s in switches:
-            if s.layer in self.zeros:
-                labels, parts = s.of(budget)
-                out |= dict.fromkeys(labels, parts[s.sparsity.index(self.zeros[s.layer])])
-        return out
 
 
 class Usage:
-    """What a meter reads, as a function of how many units every group keeps, and of what the zeros leave of each layer
-    that may have some.
+    """What a meter reads, as a function of how many units every group keeps, and of what each switch leaves.
 
     An array of ids whose survivors are counted is a sum over the groups that they belong to, and where they belong to
     two (heads, dimensions of a head) a product: of what is kept of either. An amount is so a sum of terms. Such a count
     is rounded up to a step, or asked whether it is even, where it is one count or product; in a longer sum its parts
     count as they are, and even.
-    alive: ids that survive in the groups that are not asked about, bool `(ids,)`; switched: of every layer with zeros
-    the labels of the amounts of which they leave a part.
+    A choice is a group, whose point is how much it keeps, or a switch, whose point is what every one of its effects
+    leaves; the points of all lie behind one another.
+    alive: ids that survive in the groups that are not asked about, bool `(ids,)`; switched: of every switch, labels of
+    the amounts of its effects.
     """
 
     def __init__(
@@ -186,11 +205,14 @@ class Usage:
         analysis: Analysis,
         groups: Sequence[ChannelGroup],
         alive: Keep,
-        switched: Sequence[frozenset[str]] = (),
+        switched: Sequence[Sequence[frozenset[str]]] = (),
     ) -> None:
         self.total, self.eased = meter.total, meter.eased or meter.total
         owners = analysis.owners(groups)
-        sizes = [*(g.size for g in groups), *(1 for _ in switched)]
+        effects = [labels for each in switched for labels in each]
+        sizes = [*(g.size for g in groups), *(1 for _ in effects)]
+        ends = np.cumsum([0, *(1 for _ in groups), *(len(each) for each in switched)])
+        self.places = [slice(a, b) for a, b in pairwise(ends.tolist())]  # of every choice in a point
         terms: list[_Term] = []
         starts: list[int] = []  # the first term of every amount
         for p in meter.amounts:
@@ -200,7 +222,7 @@ class Usage:
             steps = [
                 s if len(parts) == 1 else 1 for s, parts in zip(p.steps or (1,) * len(counts), counts, strict=True)
             ]
-            left = [[(0.0, {len(groups) + j: 1.0})] for j, labels in enumerate(switched) if p.label in labels]
+            left = [[(0.0, {len(groups) + j: 1.0})] for j, labels in enumerate(effects) if p.label in labels]
             of = [_Term(p.factor, (*parts, *left), steps, p.uneven) for parts in product(*counts)]
             terms += of if of and (single or not p.uneven) else [_Term(0.0, (), (), ())]
         self.starts = np.array(starts, np.int64)
@@ -218,28 +240,28 @@ class Usage:
                     self.base[i, j, way] = base
                     for k, count in each.items():
                         per_unit[i, j, way, k] = count / sizes[k]
-        self.touched = [np.flatnonzero(per_unit[..., k].any((1, 2))) for k in range(len(sizes))]
-        self.slopes = [per_unit[rows, ..., k] for k, rows in enumerate(self.touched)]  # of counts by units
+        self.touched = [np.flatnonzero(per_unit[..., at].any((1, 2, 3))) for at in self.places]
+        self.slopes = [per_unit[rows][..., at] for rows, at in zip(self.touched, self.places, strict=True)]
         self.at, self.of = np.nonzero(
             per_unit.reshape(self.base.size, len(sizes))
         )  # most counts depend on one group, or none
         self.slope = per_unit.reshape(self.base.size, len(sizes))[self.at, self.of]
 
-    def __call__(self, kept: Float) -> float:
-        """kept: units per group, then what zeros leave of each layer, `(groups + layers,)`."""
-        return float(self.total(self._amounts(self._terms(self._counts(kept)))))
+    def __call__(self, point: Float) -> float:
+        """point: units per group, then what the effects of each switch leave, `(groups + effects,)`."""
+        return float(self.total(self._amounts(self._terms(self._counts(point)))))
 
-    def along(self, k: int, kept: Float, choices: Float) -> Float:
-        """The usage, eased, where group k keeps each of `choices`, or zeros leave so much of layer k."""
-        rows, counts = self.touched[k], self._counts(kept)
-        moved = counts[rows][..., None] + self.slopes[k][..., None] * (choices - kept[k])
+    def along(self, k: int, point: Float, choices: Float) -> Float:
+        """The usage, eased, at each of the points `(choices, places)` of group or switch k: `(choices,)`."""
+        rows, counts = self.touched[k], self._counts(point)
+        moved = counts[rows][..., None] + self.slopes[k] @ (choices - point[self.places[k]]).T
         terms = np.repeat(self._terms(counts)[:, None], len(choices), 1)
         terms[rows] = self._of(rows, moved)
         return self.eased(self._amounts(terms))
 
-    def _counts(self, kept: Float) -> Float:
+    def _counts(self, point: Float) -> Float:
         """`(terms, counts, WAYS)`"""
-        moved = np.bincount(self.at, self.slope * kept[self.of], minlength=self.base.size)
+        moved = np.bincount(self.at, self.slope * point[self.of], minlength=self.base.size)
         return np.asarray(self.base + moved.reshape(self.base.shape))
 
     def _terms(self, counts: Float) -> Float:
@@ -299,15 +321,17 @@ def least_damage(
 
     usages: of the same groups and switches, by budget.
     """
-    kept = [np.array(levels.kept[g.name], float) for g in groups]
+    kept = [np.array(levels.kept[g.name], float)[:, None] for g in groups]
     damage = [np.array(d) for d in (*(levels.damage[g.name] for g in groups), *(s.damage for s in switches))]
     used = {k: u for k, u in usages.items() if k in limits}
-    # budget -> what every level is to it: units that are kept, or the part that zeros leave
-    worth = {k: [*kept, *(np.array(s.of(k)[1]) for s in switches)] for k in used}
+    # budget -> the points of every level, `(levels, places)`: units that are kept, or what each effect leaves
+    worth = {
+        k: [*kept, *(np.array([e.left for e in s.of(k)]).reshape(-1, len(s.damage)).T for s in switches)] for k in used
+    }
     count = len(damage)
 
     def at(k: str, level: Sequence[int]) -> Float:
-        return np.array([values[n] for values, n in zip(worth[k], level, strict=True)])
+        return np.concatenate([np.zeros(0), *(values[n] for values, n in zip(worth[k], level, strict=True))])
 
     def holds(level: Sequence[int]) -> bool:
         return all(u(at(k, level)) <= limits[k] for k, u in used.items())
@@ -322,17 +346,17 @@ def least_damage(
                 best = int(np.argmin(cost))
                 moved |= best != level[g]
                 level[g] = best
-                for k in used:
-                    points[k][g] = worth[k][g][best]
+                for k, u in used.items():
+                    points[k][u.places[g]] = worth[k][g][best]
             if not moved:
                 break
         return level
 
     def chosen(level: Sequence[int]) -> Point:
-        units, zeros = level[: len(groups)], level[len(groups) :]
+        units, set_to = level[: len(groups)], level[len(groups) :]
         return Point(
-            {g.name: int(kept[k][n]) for k, (g, n) in enumerate(zip(groups, units, strict=True))},
-            {s.layer: s.sparsity[n] for s, n in zip(switches, zeros, strict=True) if n},
+            {g.name: int(kept[k][n, 0]) for k, (g, n) in enumerate(zip(groups, units, strict=True))},
+            {s.name: s.settings[n] for s, n in zip(switches, set_to, strict=True) if n},
             sum(float(d[n]) for d, n in zip(damage, level, strict=True)),
         )
 

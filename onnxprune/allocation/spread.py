@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +11,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from onnxprune.allocation.budget import Meter, Point, Switch, Usage, least_damage
+from onnxprune.allocation.budget import Meter, Point, Settings, Switch, Usage, least_damage, left_by
 from onnxprune.allocation.levels import Levels, cache_key, cached, error_levels, joined_levels, level_database
 from onnxprune.allocation.recipe import Recipe
 from onnxprune.allocation.select import KeptUnits
 from onnxprune.calibration.calibration import Calibration
-from onnxprune.graph.io import to_proto
+from onnxprune.graph.fingerprint import exact_digest
 from onnxprune.importance.criterion import Scores
 from onnxprune.importance.data import find_readings
 from onnxprune.importance.score import criterion_of, data_scores, losses_of_gates
@@ -77,8 +76,7 @@ def levels_by_outputs(
     options |= {"held_out": len(held_out)}
     key = ""
     if cache is not None:
-        digest = hashlib.sha256(to_proto(analysis.model).SerializeToString(deterministic=True)).hexdigest()
-        key = cache_key(digest, calibration.samples.digest, options, [g.name for g in groups])
+        key = cache_key(exact_digest(analysis.model), calibration.samples.digest, options, [g.name for g in groups])
 
     def make() -> Levels:
         scores = given
@@ -147,11 +145,11 @@ def coarsest(analysis: Analysis, groups: Sequence[ChannelGroup]) -> set[str]:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What was chosen under a target. keeps: the units that stay; zeros: layer -> the part of its weights that goes;
+    """What was chosen under a target. keeps: the units that stay; settings: of the switches that are set to anything;
     damage: sum of what the levels say, None where ratios decided."""
 
     keeps: KeptUnits
-    zeros: Mapping[str, float] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     damage: float | None = None
 
 
@@ -168,7 +166,7 @@ def reached(
     point = deepest(groups, levels, switches)
     keeps = selected(groups, levels, point)
     ids, whole = analysis.keep_ids({**fixed, **keeps}), analysis.keep_ids({})
-    shares = {k: meters[k](ids, point.left(switches, k)) / meters[k](whole) for k in limits}
+    shares = {k: meters[k](ids, left_by(switches, point.settings, k)) / meters[k](whole) for k in limits}
     return " and ".join(f"{share:.0%} of the {k}" for k, share in shares.items())
 
 
@@ -183,18 +181,19 @@ def under_limits(
 ) -> Choice | None:
     """The choice with the least damage under the limits, by the names of their budgets; None where none holds them.
 
-    fixed: what stays of the other groups; switches: layers that may become sparse.
+    fixed: what stays of the other groups; switches: what may become of the weights of layers.
     """
+    alive = analysis.keep_ids(fixed)
     usages = {
-        k: Usage(meters[k], analysis, groups, analysis.keep_ids(fixed), [s.of(k)[0] for s in switches]) for k in limits
+        k: Usage(meters[k], analysis, groups, alive, [[e.labels for e in s.of(k)] for s in switches]) for k in limits
     }
     tight = dict(limits)
 
     def holding(point: Point) -> tuple[Choice, dict[str, float]]:
         keeps = selected(groups, levels, point)
         ids = analysis.keep_ids({**fixed, **keeps})
-        over = {k: meters[k](ids, point.left(switches, k)) / limit for k, limit in limits.items()}
-        return Choice(keeps, point.zeros, point.damage), over
+        over = {k: meters[k](ids, left_by(switches, point.settings, k)) / limit for k, limit in limits.items()}
+        return Choice(keeps, point.settings, point.damage), over
 
     for _ in range(8):  # counts of shared or repeated units are approximate
         point = least_damage(groups, levels, usages, tight, switches)
@@ -216,5 +215,5 @@ def selected(groups: Sequence[ChannelGroup], levels: Levels, point: Point) -> Ke
 def deepest(groups: Sequence[ChannelGroup], levels: Levels, switches: Sequence[Switch]) -> Point:
     """The last level of everything."""
     damage = [*(levels.damage[g.name][-1] for g in groups), *(s.damage[-1] for s in switches)]
-    kept, zeros = {g.name: levels.kept[g.name][-1] for g in groups}, {s.layer: s.sparsity[-1] for s in switches}
-    return Point(kept, zeros, float(sum(damage)))
+    kept, settings = {g.name: levels.kept[g.name][-1] for g in groups}, {s.name: s.settings[-1] for s in switches}
+    return Point(kept, settings, float(sum(damage)))

@@ -41,7 +41,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,58 @@ class Clustered:
         return 8 * self.after_bytes / self.size
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A weight as indices. codebook: float32 `(1 or channels, values)`; indices: uint8, in the weight's shape; per,
+    storage: as they pay; error: as of `Clustered`."""
+
+    weight: Clusterable
+    codebook: Array
+    indices: Array
+    per: str
+    storage: str
+    error: float
+
+    @property
+    def bytes(self) -> int:
+        """Of indices and codebook in the file."""
+        return _bytes(self.storage, self.codebook.shape, self.indices.size)
+
+    @property
+    def nodes(self) -> int:
+        """Bytes of the nodes that unfold them, about."""
+        return _nodes(self.storage, self.per)
+
+    @property
+    def values(self) -> Array:
+        """The weight that a runtime unfolds, float32."""
+        return np.asarray(self.codebook[_channels(self.weight) if len(self.codebook) > 1 else 0, self.indices])
+
+
+def values_of(weight: Clusterable, k: int) -> int:
+    """Values of a codebook where k are asked for."""
+    return LARGEST if weight.depthwise else k
+
+
+def fitted(
+    weight: Clusterable, w: Array, k: int, per: str = "tensor", storage: str = "auto", importance: Array | None = None
+) -> Fitted | None:
+    """A weight with the least error that k values allow; None where nothing makes it smaller. Arguments are those of
+    `cluster`."""
+    count = values_of(weight, k)
+    cheapest = _cheapest(weight, count, per, storage)
+    if cheapest is None:
+        return None
+    m = None if importance is None else _importance(weight.name, w.shape, importance)
+    codebook, indices = _fit(w, weight.axis, count, cheapest[0], m)
+    made = Fitted(weight, codebook, indices, *cheapest, 0.0)
+    return replace(made, error=_error(w, made.values, m))
+
+
 def cluster(
     model: Model,
     weights: Iterable[str] | None = None,
-    k: int = 16,
+    k: int | Mapping[str, int] = 16,
     *,
     per: str = "tensor",
     storage: str = "auto",
@@ -120,43 +168,44 @@ def cluster(
 ) -> tuple[Model, list[Clustered], list[str]]:
     """A copy of the model with clustered weights, what became of each, and why others stay dense.
 
-    weights: names, all of `find_weights` if left out; k: values per codebook, 2 to 256; per: one codebook per weight,
-    or per output channel where that pays; importance: weight -> how much an error of each value matters, at least 0, in
-    a shape that broadcasts to the weight's, as the diagonal of the Hessian. The opset of the model stays as it is.
+    weights: names, all of `find_weights` if left out; k: values per codebook, 2 to 256, or weight -> these; per: one
+    codebook per weight, or per output channel where that pays; importance: weight -> how much an error of each value
+    matters, at least 0, in a shape that broadcasts to the weight's, as the diagonal of the Hessian. The opset of the
+    model stays as it is.
     Raises OptionError for what cannot be meant or stored, NothingToPrune where no weight becomes smaller.
     """
-    _check(model, k, per, storage)
     clusterable, dense = find_weights(model)
-    reasons = dict(dense)
-    names = list(clusterable if weights is None else dict.fromkeys(weights))
-    for name in names:
+    reasons, every = dict(dense), weights is None and not isinstance(k, Mapping)
+    asked = dict(k) if isinstance(k, Mapping) else dict.fromkeys(clusterable if weights is None else weights, k)
+    for most in sorted({*asked.values()}) or ([] if isinstance(k, Mapping) else [k]):
+        _check(model, most, per, storage)
+    for name in asked:
         if name not in clusterable:
             raise OptionError(f"weight {name!r} cannot be clustered: {reasons.get(name, 'no layer reads it')}")
-    notes = [f"{name}: stays dense: {reason}" for name, reason in dense] if weights is None else []
+    notes = [f"{name}: stays dense: {reason}" for name, reason in dense] if every else []
     unfolding = _Unfolding(model)
     rows = []
-    for name in names:
+    for name, count in asked.items():
         weight = clusterable[name]
-        count = LARGEST if weight.depthwise else k
-        cheapest = _cheapest(weight, count, per, storage)
-        if cheapest is None:
+        progress(f"cluster {name}")
+        made = fitted(weight, np.asarray(model.weights[name]), count, per, storage, (importance or {}).get(name))
+        if made is None:
             notes.append(f"{name}: stays dense: a codebook, indices and their nodes would be no smaller")
             continue
-        if weight.depthwise and count > k:
-            notes.append(f"{name}: {count} values: a depthwise convolution cannot do with {k}")
-        elif cheapest[0] != per:
+        if values_of(weight, count) > count:
+            notes.append(f"{name}: {LARGEST} values: a depthwise convolution cannot do with {count}")
+        elif made.per != per:
             notes.append(
                 f"{name}: one codebook for the whole weight: one per channel would be no smaller than the weight"
             )
-        progress(f"cluster {name}")
-        w, m = np.asarray(model.weights[name]), (importance or {}).get(name)
-        m = None if m is None else _importance(name, w.shape, m)
-        codebook, indices = _fit(w, weight.axis, count, cheapest[0], m)
-        q = codebook[_channels(weight) if len(codebook) > 1 else 0, indices]
-        unfolding.add(weight, codebook, indices, cheapest[1])
-        after = _bytes(cheapest[1], codebook.shape, w.size)
-        error, zeros = _error(w, q, m), q.size - int(np.count_nonzero(q))
-        rows.append(Clustered(name, codebook.shape[1], *cheapest, w.size, stored_size(w), after, error, zeros))
+        unfolding.add(made)
+        q = made.values
+        rows.append(
+            Clustered(
+                name, made.codebook.shape[1], made.per, made.storage, q.size, stored_size(model.weights[name]),
+                made.bytes, made.error, q.size - int(np.count_nonzero(q)),
+            )
+        )  # fmt: skip
     if not rows:
         why = "; ".join(dict.fromkeys(note.split(": ", 1)[1] for note in notes)) or "no layer has one"
         raise NothingToPrune(f"{model.path or 'the model'}: no weight can be clustered: {why}")
@@ -200,13 +249,19 @@ class Codebooks:
 
 
 def codebooks(
-    model: Model, k: int, per: str, storage: str, importance: Mapping[str, Array] | None, progress: Progress
+    model: Model,
+    k: int | Mapping[str, int],
+    per: str,
+    storage: str,
+    importance: Mapping[str, Array] | None,
+    progress: Progress,
 ) -> Step[Codebooks]:
-    """`cluster` all weights of a model, checked against what onnx says of it, with its sizes."""
+    """`cluster` the weights of a model, checked against what onnx says of it, with its sizes."""
     out, rows, notes = cluster(model, k=k, per=per, storage=storage, importance=importance, progress=progress)
     notes += check_file(model, out)
     progress("zip")
-    outcome = Codebooks(k, per, storage, tuple(rows), zipped_bytes(model), zipped_bytes(out))
+    most = max(k.values()) if isinstance(k, Mapping) else k
+    outcome = Codebooks(most, per, storage, tuple(rows), zipped_bytes(model), zipped_bytes(out))
     return Step(out, outcome, tuple(notes))
 
 
@@ -351,8 +406,9 @@ class _Unfolding:
         self.done: list[Clusterable] = []
         self.shared: dict[tuple[object, ...], str] = {}
 
-    def add(self, weight: Clusterable, codebook: Array, indices: Array, storage: str) -> None:
-        """Make `weight` the output of a Gather. codebook `(1 or channels, k)`; indices in its shape."""
+    def add(self, made: Fitted) -> None:
+        """Make a weight the output of a Gather."""
+        weight, codebook, indices, storage = made.weight, made.codebook, made.indices, made.storage
         k = codebook.shape[1]
         if storage == "packed":
             index = self.unpacked(weight, indices, k)

@@ -6,10 +6,15 @@ import hashlib
 
 import numpy as np
 
-from onnxprune.graph.io import Model, unfolded
+from onnxprune.graph.io import Model, to_proto, unfolded
 from onnxprune.graph.protos import graphs
 
 PIECES, PIECE = 256, 4096  # of a large weight that a fingerprint reads: how many, and their bytes
+
+
+def exact_digest(model: Model) -> str:
+    """64 hexadecimal digits of all that a model is, every weight included, as it would be stored."""
+    return hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
 
 
 def fingerprint(model: Model) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -71,29 +71,14 @@ def measured_table(
         raise OptionError(f"--provider {how.device.provider}: this onnxruntime has {', '.join(available)}")
     shapes = {name: np.shape(x) for name, x in feeds.items()}
     of = (fingerprint(analysis.model), how.device, how.seed, how.repeat, shapes)
-    made = _kept(cache, of, lambda: asdict(_table(analysis, feeds, how, progress)))
+    made = stored.remembered(cache, "latency", of, lambda: asdict(_table(analysis, feeds, how, progress)))
     table = Table.from_dict(made)
     sparse: list[Variant] = []
     for method in how.methods:
-        found = _kept(cache, (*of, method), partial(_sparse, analysis, feeds, table, method, progress))
+        measure_zeros = partial(_sparse, analysis, feeds, table, method, progress)
+        found = stored.remembered(cache, "latency", (*of, method), measure_zeros)
         sparse += [variant_of(v) for v in found["variants"]]
     return table.with_sparse(sparse)
-
-
-def _kept(cache: Path | None, of: Sequence[object], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the cache has of it, else what is made now and kept there."""
-    if cache is None:
-        return make()
-    key = stored.digest("latency", *of)
-    path = cache / f"latency-{key[:16]}.json"
-    with stored.cache_errors(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        found = stored.read_json(path, key)
-    if found is None:
-        found = make()
-        with stored.cache_errors(cache):
-            stored.write_json(path, key, found)
-    return found
 
 
 def _table(analysis: Analysis, feeds: Feeds, how: Measuring, progress: Progress) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxprune.latency.zeros import METHODS
+from onnxprune.latency.zeros import METHODS, Method
 from onnxprune.options import CHECK, OUTPUT, choice, each, integer, option, path, switch, text
 
 MAKING = "How to measure"
@@ -32,6 +32,11 @@ class Speed:
     )  # fmt: skip
 
 
+def _described(method: Method) -> str:
+    stored = "" if method.values == "float32" else f", {method.values} values"
+    return f"zeros by {method.pattern or 'magnitude'}{stored}"
+
+
 @dataclass(frozen=True)
 class Making:
     """How a table is made."""
@@ -41,7 +46,7 @@ class Making:
         help="Intra-op threads of onnxruntime.",
     )  # fmt: skip
     methods: tuple[str, ...] = option(
-        (), each(choice({name: f"zeros by {row.pattern or 'magnitude'}" for name, row in METHODS.items()})),
+        (), each(choice({name: _described(row) for name, row in METHODS.items()})),
         panel=MAKING, metavar="M", help=f"Zeros that are measured too: {', '.join(METHODS)}. Repeatable.",
     )  # fmt: skip
     provider: str = option(

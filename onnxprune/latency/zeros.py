@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxprune import kernels
 from onnxprune.errors import UserError
@@ -23,20 +23,40 @@ from onnxprune.sparsity.solve import by_magnitude
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 
 
+SMALLER = ("float16", "int8")  # types of values that are tried beside float32
+
+
 @dataclass(frozen=True)
 class Method:
-    """pattern: by which zeros lie, None for any; sparsities: that are measured."""
+    """A way to make weights zero, and to store what is left. pattern: by which zeros lie, None for any; sparsities:
+    that are measured; values: type of what operators of ours store."""
 
     pattern: Pattern | None
     sparsities: tuple[float, ...] = SPARSITIES
+    values: str = "float32"
 
 
-METHODS: Mapping[str, Method] = {
+PATTERNS: Mapping[str, Method] = {
     "unstructured": Method(None),
     "nm": Method(NMPattern(2, 4), (0.5,)),
     "block": Method(BlockPattern(4, 4)),
     "column": Method(BlockPattern(0, 1)),
 }
+METHODS: Mapping[str, Method] = dict(PATTERNS) | {
+    f"{name}:{values}": replace(row, values=values)
+    for name, row in PATTERNS.items()
+    for values in SMALLER
+    if candidates(AUTO, row.pattern, present=False)[0].storage is not None
+}
+
+
+def ways(name: str, *, smaller: bool) -> list[str]:
+    """The names of the `METHODS` with the zeros of one; smaller: those with smaller values too.
+
+    >>> ways("nm", smaller=True), ways("column", smaller=True)
+    (['nm', 'nm:float16', 'nm:int8'], ['column'])
+    """
+    return [n for n in METHODS if n == name or (smaller and n.startswith(f"{name}:"))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +79,7 @@ def with_zeros(model: Model, methods: Sequence[str], feeds: Feeds, threads: int)
     for name in methods:
         for sparsity in METHODS[name].sparsities if layers else ():
             masked = _masked(prepared, layers, METHODS[name].pattern, sparsity)
-            stored, done = _stored(masked, layers, METHODS[name].pattern, feeds, threads)
+            stored, done = _stored(masked, layers, METHODS[name], feeds, threads)
             yield Zeros(name, sparsity, stored, _computed(prepared, layers, stored, done))
 
 
@@ -73,18 +93,18 @@ def _masked(model: Model, layers: Sequence[Layer], pattern: Pattern | None, spar
 
 
 def _stored(
-    masked: Model, layers: Sequence[Layer], pattern: Pattern | None, feeds: Feeds, threads: int
+    masked: Model, layers: Sequence[Layer], method: Method, feeds: Feeds, threads: int
 ) -> tuple[Model, set[str]]:
     """The model with these layers stored, and the names of those that are."""
-    rows = candidates(AUTO, pattern, present=False)
+    rows = candidates(AUTO, method.pattern, present=False)
     for row in rows:
         if row.plain is not None:
             out, done, _ = row.plain.write(masked, layers, 0.0)
             return out, set(done)
-    ways = {layer.name: [row.packing(pattern) for row in rows if not row.refuses(layer)] for layer in layers}
-    ways = {name: each for name, each in ways.items() if each}
-    formats = quickest(masked, ways, feeds, threads=threads)
-    return rewrite(masked, formats)[0], set(formats)
+    packings = {layer.name: [row.packing(method.pattern) for row in rows if not row.refuses(layer)] for layer in layers}
+    packings = {name: each for name, each in packings.items() if each}
+    formats = quickest(masked, packings, feeds, values=method.values, threads=threads)
+    return rewrite(masked, formats, method.values)[0], set(formats)
 
 
 def _computed(model: Model, layers: Sequence[Layer], stored: Model, done: set[str]) -> dict[str, frozenset[str]]:

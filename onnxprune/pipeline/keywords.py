@@ -94,8 +94,9 @@ class Keywords(TypedDict, total=False):
     residual blocks go; head-dim: dimensions inside of heads go; hidden: width of normalised streams goes;
     experts: experts of mixtures go; unstructured: single weights become zero, stored for our sparse kernels; nm:
     2 of every 4 weights stay, stored for our sparse kernels; block: tiles of 4x4 weights go, stored for our
-    sparse kernels; column: inputs of a layer go for all its outputs, in plain ONNX. Default: all that can run
-    here, with target_latency.
+    sparse kernels; column: inputs of a layer go for all its outputs, in plain ONNX; values: what our kernels
+    store may be float16 or int8; cluster: weights become few values each, stored as indices in plain ONNX.
+    Default: all that can run here, with target_latency.
     """
 
     plain: bool

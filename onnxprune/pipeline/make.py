@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from onnxprune.allocation.select import KeptUnits
 from onnxprune.calibration.calibration import Batches, solve_data
 from onnxprune.calibration.files import load_npz
 from onnxprune.evaluation.measure import file_bytes
-from onnxprune.formats.codebook import Codebooks, zipped_bytes
+from onnxprune.formats.codebook import Codebooks, find_weights, zipped_bytes
 from onnxprune.formats.codebook import codebooks as with_codebooks
 from onnxprune.graph.fingerprint import fingerprint
 from onnxprune.graph.io import Model, unfolded
@@ -48,7 +48,7 @@ def make(setup: Setup, plan: Plan) -> Pruning:
     keep = analysis.keep_ids(dict(plan.keep))
     if setup.recorded is not None and setup.data is not None:  # the plan names the samples that made this model
         plan = replace(plan, settings={**plan.settings, "calibration": recorded_samples(setup.data, setup.recipe)})
-    later = setup.spec.asked or setup.options.store.cluster is not None
+    later = setup.spec.asked or setup.clusters is not None
     if setup.dry and not later:
         return Pruning(plan, keep, None)
     cutting, method = Step(analysis.model, Cutting({}, None)), "none"
@@ -138,8 +138,9 @@ def plan_of(setup: Setup, keeps: KeptUnits) -> Plan:
         "importance": recipe.importance, "allocate": recipe.allocate, "round_to": o.cut.round_to, "steps": o.cut.steps,
         "seed": o.check.seed, "allow_io_change": o.cut.allow_io_change, "whole_layers": o.cut.whole_layers,
     }  # fmt: skip
-    if o.store.cluster is not None:
-        settings["cluster"] = {"k": o.store.cluster, "per": o.store.cluster_per, "storage": o.store.cluster_storage}
+    if setup.clusters is not None:
+        own = {"weights": dict(setup.clusters)} if isinstance(setup.clusters, Mapping) else {"k": setup.clusters}
+        settings["cluster"] = {**own, "per": o.store.cluster_per, "storage": o.store.cluster_storage}
     if setup.data is not None:
         settings["calibration"] = recorded_samples(setup.data, recipe)
     chosen = {x.name for x in OPTIONS if "no plan" in x.needs}
@@ -161,13 +162,17 @@ def clustered(
 ) -> Step[Codebooks | None]:
     """The model with codebooks, where some were asked for, shown to run."""
     store, o = setup.options.store, setup.options
-    if store.cluster is None:
+    if setup.clusters is None:
         return Step(before.model, None)
     setup.clock("cluster")
+    values = setup.clusters
+    if isinstance(values, Mapping):  # of those that are left
+        there, _ = find_weights(before.model)
+        values = {name: k for name, k in values.items() if name in there}
     progress = counting(setup.clock.progress, "survey")
     weigh = None if data is None else curvatures(before.model, data, seed=o.check.seed, progress=progress)
     step: Step[Codebooks | None] = with_codebooks(
-        before.model, store.cluster, store.cluster_per, store.cluster_storage, weigh, setup.clock.progress
+        before.model, values, store.cluster_per, store.cluster_storage, weigh, setup.clock.progress
     )
     if o.check.verify and step.outcome is not None:
         _, float32 = running(step.model, feeds, measured=False)

@@ -13,7 +13,7 @@ from onnxprune import kernels
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.budget import LATENCY, target_flags
 from onnxprune.allocation.kinds import flag
-from onnxprune.allocation.methods import METHODS, of_zeros, usual
+from onnxprune.allocation.methods import CLUSTER, METHODS, VALUES, idle, of_zeros, stored_zeros, usual
 from onnxprune.allocation.methods import kinds as kinds_of_methods
 from onnxprune.allocation.options import Amount, Cut, by_mode, kinds_of
 from onnxprune.calibration.options import Data
@@ -122,11 +122,18 @@ class Options:
         return usual(plain=self.cut.plain or bool(kernels.available())) if free else ()
 
     @property
-    def zero_methods(self) -> list[str]:
-        """The methods that make weights zero; those that nobody named are tried where there are data."""
+    def weight_methods(self) -> list[str]:
+        """The methods that change weights, of `latency.zeros.METHODS` and `CLUSTER`; those that nobody named are tried
+        where there are data."""
         if not self.cut.methods and self.data.calibration is None:
             return []
-        return [name for name in of_zeros(self.methods) if METHODS[name].plain or not self.speed.elsewhere]
+        named = [name for name in self.methods if METHODS[name].plain or not self.speed.elsewhere]
+        return [*stored_zeros(named), *[CLUSTER] * (CLUSTER in named)]
+
+    @property
+    def searched(self) -> bool:
+        """Whether ways to a target are made and compared."""
+        return LATENCY in self.cut.targets or bool(self.cut.targets and self.weight_methods)
 
     @property
     def reported(self) -> set[str]:
@@ -195,8 +202,8 @@ class Options:
             return f"--importance {self.cut.criterion}"
         if self.structural and self.cut.allocate is not None and ALLOCATORS[self.cut.allocate].needs_data:
             return f"--allocate {self.cut.allocate}"
-        if self.zero_methods:
-            return f"--methods {','.join(self.zero_methods)}"
+        if self.weight_methods:
+            return f"--methods {','.join(name for name in self.methods if not METHODS[name].kind)}"
         recovery = self.recovery.needs_data(cuts=self.structural, zeros=self.sparse)
         distilled = self.training.tune is not None and self.training.train is None
         tune = f"--tune {self.training.tune}" if distilled else ""
@@ -266,13 +273,26 @@ class Options:
                 f"--target-latency {self.cut.targets[LATENCY]} is held as measured, and --no-latency measures nothing; "
                 "leave one of them out"
             )
-        if self.timed and self.cut.steps > 1:
-            raise OptionError(f"--steps {self.cut.steps}: a time is reached in one step; leave it out")
-        if zeros and not self.timed:
-            raise OptionError(f"{typed}: zeros make a model faster, not smaller; they need --target-latency 60%")
+        if (self.timed or self.searched) and self.cut.steps > 1:
+            what = "a time is" if self.timed else f"what {typed} chooses is"
+            raise OptionError(f"--steps {self.cut.steps}: {what} reached in one step; leave it out")
+        if useless := idle(named, self.limited):
+            serves = sorted(set.intersection(*(set(METHODS[name].serves) for name in useless)))
+            raise OptionError(
+                f"{typed}: {', '.join(useless)} can make less of {', '.join(serves)} alone; give "
+                f"--target-{serves[0]} 60%"
+            )
         if zeros and self.zeros.asked:
             raise OptionError(f"{typed} chooses zeros, and so do --sparsity, --pattern, --quality; leave one out")
-        ours = [name for name in zeros if not METHODS[name].plain]
+        if zeros and self.store.format is not None:
+            raise OptionError(
+                f"{typed} stores zeros as it pays, and --format {self.store.format} says how; leave it out"
+            )
+        if CLUSTER in named and self.store.cluster is not None:
+            raise OptionError(f"{typed} chooses codebooks, and so does --cluster {self.store.cluster}; leave one out")
+        ours = [name for name in named if not METHODS[name].plain]
+        if VALUES in named and ours == [VALUES]:
+            raise OptionError(f"{typed}: values are stored in sparse operators alone; add unstructured, nm or block")
         if ours and self.cut.plain:
             raise OptionError(f"{typed}: {', '.join(ours)} need our operators, which --plain rules out")
         if ours and self.speed.elsewhere:
@@ -390,7 +410,9 @@ CONDITIONS: dict[str, Condition] = {
     "zeros or a format": Condition(
         lambda o: o.sparse or o.store.format is not None, f"needs {ZEROS}, or --format csr for those that are there"
     ),
-    "a cluster": Condition(lambda o: o.store.cluster is not None, "needs --cluster K"),
+    "a cluster": Condition(
+        lambda o: o.store.cluster is not None or CLUSTER in o.cut.methods, "needs --cluster K, or --methods cluster"
+    ),
     "data": Condition(_data, "needs --calibration SRC"),
     "data or training samples": Condition(
         lambda o: _data(o) or o.training.train is not None, "needs --calibration SRC, or --tune 10 with --train SRC"

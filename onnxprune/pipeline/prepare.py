@@ -38,6 +38,7 @@ from onnxprune.graph.shapes import graph_inputs
 from onnxprune.importance.depth import group_blocks
 from onnxprune.latency.model import LatencyModel, latency_model, model_of
 from onnxprune.latency.table import OPTION, Device, Table
+from onnxprune.latency.zeros import METHODS
 from onnxprune.options import declared, shown
 from onnxprune.pipeline.options import OPTIONS, Options, without_effect
 from onnxprune.pipeline.setup import Setup
@@ -75,7 +76,7 @@ def analyzed(model: Model, options: Options) -> tuple[Analysis, Plan | None]:
         if not analysis.of_kind(kind):
             raise NothingToPrune(nothing_found(analysis, [kind]))
     later = options.sparse or options.store.cluster is not None
-    later = later or bool(options.zero_methods)
+    later = later or bool(options.weight_methods)
     if options.structural and not groups_of(analysis, options) and not (later and not options.cut.amounts):
         raise NothingToPrune(nothing_found(analysis, options.kinds))
     if given is None:
@@ -142,7 +143,15 @@ def prepared(analysis: Analysis, recorded: Plan | None, options: Options, clock:
     return Setup(
         options, analysis, analysis.costs(), meters_of(analysis, tables, options.limited), tables, recorded, spec,
         data, evaluator, score, recipe, clock, tuple(notes), train, analysis, speed,
+        clusters=clusters_of(options, recorded),
     )  # fmt: skip
+
+
+def clusters_of(options: Options, recorded: Plan | None) -> int | dict[str, int] | None:
+    """Values of codebooks: of every one as asked, of each weight as a plan says, None for none."""
+    own = {} if recorded is None else dict(recorded.settings.get("cluster") or {})
+    chosen: dict[str, int] | None = own.get("weights")
+    return options.store.cluster if chosen is None else chosen
 
 
 def speed_of(analysis: Analysis, options: Options, clock: Clock) -> LatencyModel:
@@ -159,7 +168,8 @@ def speed_of(analysis: Analysis, options: Options, clock: Clock) -> LatencyModel
     feeds, _ = running(analysis.model, guesses, measured=True)
     speed = latency_model(
         analysis, feeds, threads=check.threads, cache=None if options.data.cache is None else Path(options.data.cache),
-        seed=check.seed, methods=options.zero_methods, repeat=options.speed.repeat, progress=clock.progress,
+        seed=check.seed, methods=[m for m in options.weight_methods if m in METHODS], repeat=options.speed.repeat,
+        progress=clock.progress,
     )  # fmt: skip
     clock.note("times of parts of the model are predicted within {:.0%} (median; 95%: {:.0%})".format(*speed.error))
     return speed
@@ -187,7 +197,7 @@ def chosen_recipe(options: Options, recorded: Plan | None, data: Calibration | N
     if recorded is not None:
         return recipe_of(DEFAULTS[""].importance, UNTARGETED, recorded.recover, data=kind, targeted=False)
     cut = options.cut
-    free = bool(options.zero_methods) or any(amount == "auto" for amount in options.amounts.values())
+    free = bool(options.weight_methods) or any(amount == "auto" for amount in options.amounts.values())
     penalty = options.training.regularize
     usual = None if penalty is None else REGULARIZERS[penalty].importance or None
     recipe = recipe_of(
@@ -213,7 +223,7 @@ def replayed(options: Options, plan: Plan) -> Options:
     store = options.store
     if cluster:
         store = replace(
-            store, cluster=cluster["k"], cluster_per=cluster.get("per", "tensor"),
+            store, cluster=cluster.get("k"), cluster_per=cluster.get("per", "tensor"),
             cluster_storage=cluster.get("storage", "auto"),
         )  # fmt: skip
     cut = replace(

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.allocation.budget import LATENCY
 from onnxprune.allocation.select import KeptUnits
 from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.evaluation.fidelity import Fidelity, fidelity
@@ -31,7 +30,7 @@ from onnxprune.pipeline.prepare import analyzed, prepared
 from onnxprune.pipeline.reporting import report_of
 from onnxprune.pipeline.search import search
 from onnxprune.pipeline.setup import Pruning, Setup
-from onnxprune.pipeline.timely import on_time
+from onnxprune.pipeline.targets import held
 from onnxprune.pipeline.ways import Ways
 from onnxprune.plan import Plan
 from onnxprune.progress import Clock, Progress, silent
@@ -115,8 +114,8 @@ def _run(source: Any, options: Options, progress: Progress) -> Result:
         chooser = chooser if chooser is None or keeps is not None else chooser_of(setup)
         clock("plan")
         ways = None if chooser is None else Ways(setup, chooser)
-    if ways is not None and LATENCY in options.cut.targets:
-        pruning, verdict = on_time(setup, ways)
+    if ways is not None and options.searched:
+        pruning, verdict = held(setup, ways)
     elif ways is not None and options.scoring.max_drop is not None:
         pruning, verdict = search(setup, ways, float(options.scoring.max_drop))
     else:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxprune.allocation.budget import BUDGETS, LATENCY
+from onnxprune.allocation.budget import BUDGETS, LATENCY, left_by
 from onnxprune.allocation.spread import Choice
 from onnxprune.errors import NothingToPrune, OnnxPruneError, OptionError, Unreachable
 from onnxprune.evaluation.metrics import Drop, Score, drop
 from onnxprune.evaluation.smallest import smallest
 from onnxprune.pipeline.make import limits_of, make, plan_of
 from onnxprune.pipeline.setup import Pruning, Setup
-from onnxprune.pipeline.ways import Way, Ways
-from onnxprune.pipeline.zeros import with_zeros
+from onnxprune.pipeline.ways import Way, Ways, made_of
 from onnxprune.progress import Clock, silent
 from onnxprune.training.options import shortened
 
@@ -27,7 +26,7 @@ def search(setup: Setup, ways: Ways, limit: float) -> tuple[Pruning, Drop]:
     wet = replace(o, check=replace(o.check, dry_run=False), training=brief)  # scored is what would be written
     limits, quiet = limits_of(setup), replace(setup, clock=Clock(silent), options=wet)
     fixed = bool(o.cuts) or any(amount != "auto" for amount in o.amounts.values())
-    later = setup.spec.asked or o.store.cluster is not None
+    later = setup.spec.asked or setup.clusters is not None
     candidates: dict[int, Pruning] = {}
     chosen_by: dict[int, tuple[Way, Choice]] = {}
     failed: list[OnnxPruneError] = []
@@ -37,7 +36,7 @@ def search(setup: Setup, ways: Ways, limit: float) -> tuple[Pruning, Drop]:
             goal = {**limits, less: min(total * left / 100, limits.get(less, total))}
             way, choice = ways.best(goal) if left < 100 or fixed else (Way(True), Choice({}))
             chosen_by[left] = way, choice
-            candidates[left] = make(with_zeros(quiet, choice.zeros, way.method), plan_of(setup, choice.keeps))
+            candidates[left] = made_of(quiet, way, choice)
         except (Unreachable, NothingToPrune) as e:  # too small a model, or none that zeros or codebooks would suit
             if left == 100:
                 raise
@@ -63,13 +62,13 @@ def search(setup: Setup, ways: Ways, limit: float) -> tuple[Pruning, Drop]:
             raise failed[0] from None
         raise
     chosen, (way, choice) = candidates[best.left], chosen_by[best.left]
-    share = meter(chosen.keep, way.left(choice, less)) / total
+    share = meter(chosen.keep, left_by(way.switches, choice.settings, less)) / total
     notes = [
         f"--max-drop {limit:g}: {share:.0%} of the {BUDGETS[less].unit}{' that were predicted' * (less == LATENCY)}"
     ]
     if o.training.tune is None:
         return replace(chosen, notes=(*chosen.notes, *notes)), best.confirmed
-    tuned = make(with_zeros(setup, choice.zeros, way.method), chosen.plan)
+    tuned = make(way.applied(setup, choice), chosen.plan)
     assert tuned.model is not None
     now = drop(setup.score, evaluator(tuned.model), best.rest)
     if not now.holds(limit):

@@ -35,7 +35,8 @@ class Setup:
     meters: of the budgets that are limited, made with these tables; recorded: the plan that is replayed; data,
     evaluator, train: None without samples; score: of the original, None where none is needed; recipe: how units are
     scored, what goes of each group, and how the loss is made up for; original: of the model as it came, where
-    `analysis` is of the one that a training under a penalty made of it; learning: what became of that, None without.
+    `analysis` is of the one that a training under a penalty made of it; learning: what became of that, None without;
+    clusters: values of every codebook, or weight -> these, None without codebooks.
     """
 
     options: Options
@@ -55,6 +56,7 @@ class Setup:
     original: Analysis
     speed: LatencyModel | None = None
     learning: SparseLearning | None = None
+    clusters: int | Mapping[str, int] | None = None
 
     @property
     def dry(self) -> bool:
@@ -77,7 +79,7 @@ class Pruning:
     notes: tuple[str, ...] = ()
     feeds: tuple[Feeds, ...] = ()  # inputs of the original with which the check ran, or guesses
     recovered: Model | None = None  # before zeros and codebooks
-    tried: tuple[Tried, ...] = ()  # by a search for a time
+    tried: tuple[Tried, ...] = ()  # by a search over methods
 
 
 def recorded_samples(data: Calibration, recipe: Recipe) -> dict[str, Any]:

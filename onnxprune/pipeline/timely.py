@@ -1,10 +1,9 @@
-"""`--target-latency`: the model of least damage whose measured time holds the target.
+"""`--target-latency`: a model of one kind whose measured time holds the target.
 
 A plan is chosen by predicted times (latency/model.py) and a level database of units and of zeros; what it would take is
 then measured on a draft, the model cut and masked but not recovered, beside the original and in turn with it, and the
-target that the prediction must hold is corrected until the measured one does. Which ways of making it faster come
-together is no matter of prediction alone: the best plan of each kind is made in full, and what its outputs suffer on
-the samples decides. The one that is kept is measured again.
+target that the prediction must hold is corrected until the measured one does. The model that is made in full is
+measured again.
 """
 
 from __future__ import annotations
@@ -13,23 +12,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.allocation.budget import BUDGETS, LATENCY
-from onnxprune.allocation.outcome import Tried
+from onnxprune.allocation.budget import BUDGETS, LATENCY, left_by
 from onnxprune.allocation.spread import Choice
-from onnxprune.errors import NothingToPrune, OptionError, Unreachable, UserError
-from onnxprune.evaluation.fidelity import fidelity
+from onnxprune.errors import OptionError, Unreachable
 from onnxprune.evaluation.measure import SECONDS, latencies
-from onnxprune.evaluation.metrics import CONFIDENCE, Drop, drop
 from onnxprune.formats.dense import DENSE
 from onnxprune.options import quantity
-from onnxprune.pipeline.make import limits_of, make, plan_of
+from onnxprune.pipeline.make import limits_of
 from onnxprune.pipeline.setup import Pruning, Setup
-from onnxprune.pipeline.ways import Way, Ways
-from onnxprune.pipeline.zeros import with_zeros
-from onnxprune.progress import Clock, silent
+from onnxprune.pipeline.ways import Way, Ways, draft_of, made_of
 from onnxprune.runtime.benchmark import plural
 from onnxprune.runtime.timing import LEAST_ROUNDS, Latency
-from onnxprune.sparsity.options import PLAIN_SOLVER
 
 DRAFTS = 8  # of one way
 AIM = 0.985  # of the target, that a draft is to take
@@ -131,81 +124,37 @@ class Bracket:
         return goal if self.low < goal < self.high else self.middle
 
 
-def on_time(setup: Setup, ways: Ways) -> tuple[Pruning, Drop | None]:
-    """The model of least damage that holds the target, as it was measured, and what it lost where that is bounded.
-
-    Raises `OptionError` where it loses more than --max-drop.
-    """
-    made, limit = Search(setup, ways)(), setup.options.scoring.max_drop
-    if limit is None or setup.evaluator is None or setup.score is None or made.model is None:
-        return made, None
-    lost = drop(setup.score, setup.evaluator(made.model))  # on samples that the search never saw
-    if not lost.holds(float(limit)):
-        bound = "" if lost.bound is None else f" (at most {lost.bound:.4f} with {CONFIDENCE:.0%} confidence)"
-        raise OptionError(
-            f"--max-drop {limit:g}: the best model that holds --target-latency {setup.options.cut.targets[LATENCY]} "
-            f"loses {lost.drop:.4f} of {lost.metric}{bound}; allow more time, or a larger drop; nothing was written"
-        )
-    return made, lost
-
-
-class Search:
-    """The search for one target."""
+class Timely:
+    """Models that hold a time, a way each."""
 
     def __init__(self, setup: Setup, ways: Ways) -> None:
-        o = setup.options
-        wet = replace(o, check=replace(o.check, dry_run=False))  # measured is what would be written
-        self.setup = replace(setup, options=wet)
-        self.ways, self.timer, self.limits = ways, Timer(setup), limits_of(setup)
+        self.setup, self.ways, self.timer, self.limits = setup, ways, Timer(setup), limits_of(setup)
         predicted = setup.meters[LATENCY](setup.analysis.keep_ids({}))
         share = self.limits[LATENCY] / predicted
         self.whole = predicted, 1 / share  # seconds of the original, and over the target
 
-    def __call__(self) -> Pruning:
-        """See `on_time`."""
-        best: tuple[float, float, int, Pruning] | None = None
-        problems: list[UserError] = []
-        tried: list[Tried] = []
-        for way, choice in self.ways.ranked(self.limits):
-            try:
-                made, took = self.held(way)
-            except (Unreachable, NothingToPrune) as e:
-                tried.append(Tried(str(way), choice.damage, why=str(e)))
-                problems.append(e)
-                continue
-            done = way if made.sparsity is not None else replace(way, method="")  # no zeros may have paid
-            suffered = self.suffered(made)
-            if best is None or (suffered or 0.0, took.ratio) < best[:2]:
-                best = suffered or 0.0, took.ratio, len(tried), made
-            tried.append(Tried(str(done), choice.damage, suffered, took.ratio))
-        if best is None:
-            raise problems[0]
-        _, _, k, made = best
-        tried[k] = replace(tried[k], chosen=True)
-        return replace(made, tried=(*tried, *self.ways.left, *self.ways.idle))
-
-    def held(self, way: Way) -> tuple[Pruning, Latency]:
-        """The whole model of a way that holds the target, and what it takes; raises `Unreachable`."""
+    def __call__(self, way: Way) -> tuple[Pruning, float]:
+        """The whole model of a way that holds the target, and its time over the original's; raises `Unreachable`."""
         if self.setup.options.speed.elsewhere:
             return self.foretold(way)
         most = self.whole[0]
         for _ in range(AGAIN + 1):
             found = self.settled(way, most)
-            made = make(with_zeros(self.setup, found.choice.zeros, way.method), plan_of(self.setup, found.choice.keeps))
+            made = made_of(self.setup, way, found.choice)
             took = self.timer(made)
             over = self.timer.over(took)
             if over <= 1:
-                return made, took
+                return made, took.ratio
             most = found.predicted / over
         raise Unreachable(
             f"--target-latency {self.timer.asked}: {way} held it while they were tried, and the finished model takes "
             f"{took.ratio:.1%} of the original's time; ask for a little more, or give --repeat"
         )
 
-    def foretold(self, way: Way) -> tuple[Pruning, Latency]:
-        """The whole model of a way that is predicted to hold the target on another device."""
+    def foretold(self, way: Way) -> tuple[Pruning, float]:
+        """The whole model of a way that is predicted to hold the target on another device, and that prediction."""
         choice = self.ways.choose(way, self.limits)
-        made = make(with_zeros(self.setup, choice.zeros, way.method), plan_of(self.setup, choice.keeps))
+        made = made_of(self.setup, way, choice)
         seconds, whole = self.predicted(way, choice), self.whole[0]
         assert self.setup.speed is not None
         where = self.setup.speed.table.device
@@ -213,7 +162,7 @@ class Search:
             f"--target-latency {self.timer.asked}: {1e3 * seconds:.3g} ms, {seconds / whole:.1%} of the original's, "
             f"are predicted for {where.cpu}, {plural(where.threads, 'thread')}; measure the file there"
         )
-        return replace(made, notes=(*made.notes, note)), Latency(seconds, seconds, 0, where.threads, seconds / whole)
+        return replace(made, notes=(*made.notes, note)), seconds / whole
 
     def settled(self, way: Way, most: float) -> Found:
         """The choice of a way whose draft holds the target most narrowly; most: predicted seconds that it may have.
@@ -240,7 +189,7 @@ class Search:
                     break
                 goal = predicted * (1 - SAME)
                 continue
-            made = self.draft(way, choice)
+            made = draft_of(self.setup, way, choice)
             dense = stays_dense(made, choice)
             if dense:  # zeros that do not pay are not made
                 without |= dense
@@ -261,29 +210,11 @@ class Search:
     def predicted(self, way: Way, choice: Choice) -> float:
         """Seconds of a run of a choice, as predicted."""
         ids = self.setup.analysis.keep_ids(choice.keeps)
-        return self.setup.meters[LATENCY](ids, way.left(choice, LATENCY))
-
-    def draft(self, way: Way, choice: Choice) -> Pruning:
-        """What a choice takes: cut and masked by magnitude, but neither recovered, tuned nor checked."""
-        o = self.setup.options
-        quick = replace(o, check=replace(o.check, verify=False, dry_run=False), training=replace(o.training, tune=None))
-        plain = replace(
-            self.setup, options=quick, data=None, recipe=replace(self.setup.recipe, recover="none"),
-            clock=Clock(silent),
-        )  # fmt: skip
-        plain = with_zeros(plain, choice.zeros, way.method)
-        spec = replace(plain.spec, zeros=replace(plain.spec.zeros, solver=PLAIN_SOLVER), recover=False, cache=None)
-        return make(replace(plain, spec=spec), plan_of(plain, choice.keeps))
-
-    def suffered(self, made: Pruning) -> float | None:
-        """What the outputs suffer, on the samples; None without any, where there is but one way."""
-        if self.setup.data is None or made.model is None:
-            return None
-        return fidelity(self.setup.original, made.keep, made.model, self.setup.data).kl
+        return self.setup.meters[LATENCY](ids, left_by(way.switches, choice.settings, LATENCY))
 
 
 def stays_dense(made: Pruning, choice: Choice) -> set[str]:
     """Layers whose zeros were asked for, and that are no faster with them in the whole model."""
     if made.sparsity is None:
         return set()
-    return {row.node for row in made.sparsity.layers if row.node in choice.zeros and row.format == DENSE.name}
+    return {row.node for row in made.sparsity.layers if row.node in choice.settings and row.format == DENSE.name}

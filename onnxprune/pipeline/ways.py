@@ -1,40 +1,79 @@
-"""The kinds of plans that a target may be reached by: units, zeros of a method, or both; each by predicted damage."""
+"""The kinds of plans that a target may be reached by: units, what becomes of weights, or both."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
-from onnxprune.allocation.budget import Point, Switch
+from onnxprune.allocation.budget import LATENCY, Switch
 from onnxprune.allocation.choose import Chooser
+from onnxprune.allocation.codebooks import codebooks
+from onnxprune.allocation.methods import CLUSTER
 from onnxprune.allocation.outcome import Tried
 from onnxprune.allocation.spread import Choice
+from onnxprune.calibration.calibration import solve_data
 from onnxprune.errors import NothingToPrune, Unreachable, UserError
-from onnxprune.pipeline.setup import Setup
-from onnxprune.pipeline.zeros import choices
+from onnxprune.latency.zeros import METHODS
+from onnxprune.pipeline.make import make, plan_of
+from onnxprune.pipeline.setup import Pruning, Setup
+from onnxprune.pipeline.zeros import choices, spec_of
+from onnxprune.progress import Clock, counting, silent
+from onnxprune.sparsity.options import PLAIN_SOLVER
+
+UNITS, ZEROS = "units", "zeros"
 
 
 @dataclass(frozen=True, eq=False)
 class Way:
-    """One kind of plan. units: whether units go; method: of the zeros, "" for none; switches: the layers that may have
-    some."""
+    """One kind of plan. units: whether units go; method: of `latency.zeros.METHODS`, or `CLUSTER`, "" for none;
+    switches: what may become of the weights of layers by it."""
 
     units: bool
     method: str = ""
     switches: Sequence[Switch] = ()
 
     @property
-    def kind(self) -> tuple[bool, bool]:
-        """Whether units go, whether weights become zero."""
-        return self.units, bool(self.method)
+    def kind(self) -> tuple[bool, str]:
+        """Whether units go, and whether weights become zero or few values."""
+        return self.units, ZEROS if self.method in METHODS else self.method
 
-    def left(self, choice: Choice, budget: str) -> dict[str, float]:
-        """Label of what a budget counts -> the part that the zeros of a choice leave of it."""
-        return Point({}, dict(choice.zeros), 0.0).left(self.switches, budget)
+    def applied(self, setup: Setup, choice: Choice) -> Setup:
+        """The setup of a model with what was chosen for its weights."""
+        if not choice.settings:
+            return setup
+        if self.method == CLUSTER:
+            return replace(setup, clusters={name: int(k) for name, k in choice.settings.items()})
+        return replace(setup, spec=spec_of(setup, choice.settings, self.method))
 
     def __str__(self) -> str:
-        return " and ".join(["units"] * self.units + [f"{self.method} zeros"] * bool(self.method))
+        return " and ".join([UNITS] * self.units + [described(self.method)] * bool(self.method))
+
+
+def described(method: str) -> str:
+    """A method in a message: `nm zeros, int8 values`."""
+    if method == CLUSTER:
+        return "codebooks"
+    name, _, values = method.partition(":")
+    return f"{name} zeros" + f", {values} values" * bool(values)
+
+
+def made_of(setup: Setup, way: Way, choice: Choice) -> Pruning:
+    """The model of a choice."""
+    applied = way.applied(setup, choice)
+    return make(applied, plan_of(applied, choice.keeps))
+
+
+def draft_of(setup: Setup, way: Way, choice: Choice) -> Pruning:
+    """What a choice takes of time and memory: cut and masked by magnitude, but neither recovered, tuned nor checked."""
+    o = setup.options
+    quick = replace(o, check=replace(o.check, verify=False, dry_run=False), training=replace(o.training, tune=None))
+    plain = replace(setup, options=quick, data=None, recipe=replace(setup.recipe, recover="none"), clock=Clock(silent))
+    plain = way.applied(plain, choice)
+    zeros = replace(plain.spec.zeros, solver=PLAIN_SOLVER, permute=False)
+    spec = replace(plain.spec, zeros=zeros, recover=False, cache=None)
+    return make(replace(plain, spec=spec), plan_of(plain, choice.keeps))
 
 
 class Ways:
@@ -51,23 +90,37 @@ class Ways:
         """Every way that there is."""
         units = bool(self.chooser.whole.groups)
         out = [Way(True)] * units
-        speed = self.setup.speed
-        for method in () if speed is None else self.setup.options.zero_methods:
-            assert speed is not None
-            curves = {layer: of[method] for layer, of in speed.ratios.items() if method in of}
-            switches = choices(self.setup, method, curves)
+        for method in self.setup.options.weight_methods:
+            switches = self.switches(method)
             if not switches:
-                self.idle.append(Tried(f"{method} zeros", why="no layer is faster with them on this machine"))
+                timed = LATENCY in self.setup.meters
+                why = "no layer is faster with them on this machine" if timed else "no layer is smaller with them"
+                self.idle.append(Tried(described(method), why=why))
                 continue
             out += [Way(False, method, switches), *[Way(True, method, switches)] * units]
         return out
+
+    def switches(self, method: str) -> Sequence[Switch]:
+        """What may become of the weights of layers by a method."""
+        setup = self.setup
+        if method != CLUSTER:
+            timed = {} if setup.speed is None else setup.speed.ratios
+            return choices(setup, method, {layer: of[method] for layer, of in timed.items() if method in of})
+        assert setup.data is not None
+        setup.clock("levels")
+        analysis, o = setup.analysis, setup.options
+        return codebooks(
+            analysis.model, solve_data(analysis, analysis.keep_ids({}), setup.data), o.store.cluster_per,
+            o.store.cluster_storage, seed=o.check.seed, cache=None if o.data.cache is None else Path(o.data.cache),
+            progress=counting(setup.clock.progress, "levels of codebooks"),
+        )  # fmt: skip
 
     def choose(self, way: Way, limits: Mapping[str, float], without: Collection[str] = ()) -> Choice:
         """The choice of a way with the least predicted damage under the limits; without: layers that stay dense.
 
         Raises `Unreachable`.
         """
-        switches = [s for s in way.switches if s.layer not in without]
+        switches = [s for s in way.switches if s.name not in without]
         return self.chooser.choose(limits, switches, units=way.units)
 
     def best(self, limits: Mapping[str, float]) -> tuple[Way, Choice]:
@@ -82,7 +135,7 @@ class Ways:
         Kinds are not weighed against each other by this: zeros in layers that lose inputs as well cost more than both
         by themselves.
         """
-        least: dict[tuple[bool, bool], tuple[float, Way, Choice]] = {}
+        least: dict[tuple[bool, str], tuple[float, Way, Choice]] = {}
         problems: list[UserError] = []
         self.left = []
         for way in self.all:
@@ -93,8 +146,10 @@ class Ways:
                 self.left.append(Tried(str(way), why=str(e)))
                 continue
             damage = 0.0 if choice.damage is None else choice.damage  # by ratios: the only way
-            if way.method and not choice.zeros:
-                self.left.append(Tried(str(way), damage, why="no zeros are worth what they cost"))
+            idle = [UNITS] * (way.units and all(kept.all() for kept in choice.keeps.values()))
+            idle += [described(way.method)] * bool(way.method and not choice.settings)
+            if way.method and idle:
+                self.left.append(Tried(str(way), damage, why=f"no {idle[0]} are worth what they cost"))
                 continue
             known = least.get(way.kind)
             if known is None or damage < known[0]:

@@ -23,7 +23,8 @@ from onnxprune.calibration.calibration import Batches
 from onnxprune.formats.patterns import Pattern
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
-from onnxprune.graph.io import Model, to_proto
+from onnxprune.graph.fingerprint import exact_digest
+from onnxprune.graph.io import Model
 from onnxprune.graph.links import read_by
 from onnxprune.graph.shapes import infer
 from onnxprune.layers.layer import Layer, linear_layers
@@ -430,10 +431,9 @@ class _Kept:
         if folder is None:
             return _Kept(None)
         batches = [{name: x.shape for name, x in feeds.items()} for feeds in data.source]
-        weights = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
         with entries.cache_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        return _Kept(folder, entries.digest("layers", weights, data.digest, batches, options))
+        return _Kept(folder, entries.digest("layers", exact_digest(model), data.digest, batches, options))
 
     def _entry(self, job: Job) -> tuple[Path, str]:
         """File and key of a layer."""

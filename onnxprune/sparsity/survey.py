@@ -15,6 +15,7 @@ import numpy as np
 from onnxprune.calibration.calibration import Batches
 from onnxprune.evaluation.damage import damage
 from onnxprune.formats.patterns import Pattern
+from onnxprune.formats.values import round_values
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
@@ -116,6 +117,7 @@ def facts(
     *,
     errors: bool,
     levels: Sequence[float] = LEVELS,
+    values: str = "float32",
     seed: int = 0,
     progress: Steps = uncounted,
 ) -> dict[str, Facts]:
@@ -123,7 +125,7 @@ def facts(
 
     errors: also the error at every one of the levels (sparsities), of a quick solver, in units of the damage that the
     layer alone does to the outputs on samples that were held out, measured where the error is typical (without such
-    samples relative to the layer's own outputs).
+    samples relative to the layer's own outputs); values: type in which what is left is stored.
     """
     out: dict[str, Facts] = {}
     edit = Edit(model)
@@ -160,6 +162,8 @@ def facts(
                 tried.append([p.original for p in problems])
             else:
                 tried.append([_quick(p, c, s) for p, c, s in zip(problems, part, saliency, strict=True)])
+            if values != "float32":
+                tried[-1] = [round_values(w.astype(np.float32), values) for w in tried[-1]]
             lost = [p.error(w) if v else 0.0 for p, w, v in zip(problems, tried[-1], surveyed.varies, strict=True)]
             curve.append(float(np.mean(lost)))
         job = into.get(weight)
