@@ -24,9 +24,7 @@ MODEL, DATA = ROOT / "models/digits_mlp.onnx", ROOT / "models/digits_mlp.npz"
 
 
 def pruned(**options: Any) -> onnxprune.Result:
-    return onnxprune.prune(
-        MODEL, **{"calibration": DATA, "samples": 120, "threads": 1, "measure": False, **options}
-    )
+    return onnxprune.prune(MODEL, **{"calibration": DATA, "samples": 120, "threads": 1, "measure": False, **options})
 
 
 def got(result: onnxprune.Result, target: str) -> float:
@@ -84,9 +82,7 @@ def test_a_plan_makes_the_same_codebooks(tmp_path: Path) -> None:
     result = pruned(methods="channels,cluster", target_bytes="12%")
     assert result.report.codebooks is not None and len({row.k for row in result.report.codebooks.rows}) > 1
     (tmp_path / "plan.json").write_text(result.plan.to_json())
-    again = onnxprune.prune(
-        MODEL, plan=tmp_path / "plan.json", calibration=DATA, threads=1, measure=False, samples=120
-    )
+    again = onnxprune.prune(MODEL, plan=tmp_path / "plan.json", calibration=DATA, threads=1, measure=False, samples=120)
     assert to_proto(again.model).SerializeToString() == to_proto(result.model).SerializeToString()
 
 

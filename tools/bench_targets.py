@@ -1,11 +1,12 @@
-"""`--target-latency`: does a fresh measurement hold it, and what does each method lose at the same time of a run?
+"""Targets: does a fresh measurement hold them, and what does each method lose for the same?
 
-    python tools/bench_targets.py --folder DIR         # hours; what was stopped goes on
+    python tools/bench_targets.py --folder DIR                    # hours; what was stopped goes on
+    python tools/bench_targets.py --folder DIR --budget bytes
 
-Every model is pruned for a part of its time: by all methods together (the search chooses), by each alone, and by the
-same ratio everywhere. The file is then measured again, beside the original, by sessions of their own.
+Every model is pruned for a part of its time, or its bytes: by all methods together (the search chooses), by each alone,
+and by the same ratio everywhere. The file is then measured again; time beside the original, by sessions of their own.
 
-Columns: time left, as the search measured it and as it was measured again, with 90% intervals of the ratio; whether the
+Columns: what is left, as the search measured it and as it was measured again, with 90% intervals of the ratio; whether the
 upper end of the second holds the target; what the outputs suffer (divergence in nats, or of other models squared error
 over variance) on samples that fitted nothing where there are some; top-1 lost in points; seconds of the search.
 """
@@ -32,11 +33,16 @@ from onnxprune.runtime.feeds import likely_feeds
 from onnxprune.runtime.timing import latency
 from onnxprune.structure.groups import analyze
 
-UNITS = "channels,heads,layers"
-WAYS: dict[str, dict[str, Any]] = {
-    "all": {}, "plain": {"plain": True}, "units": {"methods": UNITS},
-    **{name: {"methods": name} for name in ("unstructured", "nm", "block", "column")},
-    "uniform": {"methods": "channels", "allocate": "uniform"},
+UNITS, ZEROS = "channels,heads,layers", ("unstructured", "nm", "block", "column")
+SHARED: dict[str, dict[str, Any]] = {
+    "units": {"methods": UNITS}, "uniform": {"methods": "channels", "allocate": "uniform"},
+}  # fmt: skip
+WAYS: dict[str, dict[str, dict[str, Any]]] = {
+    "latency": {"all": {}, "plain": {"plain": True}, **SHARED, **{name: {"methods": name} for name in ZEROS}},
+    "bytes": {
+        "all": {"methods": f"{UNITS},unstructured,nm,block,values,cluster"},
+        **SHARED, **{name: {"methods": f"{name},values"} for name in ZEROS[:3]}, "cluster": {"methods": "cluster"},
+    },
 }  # fmt: skip
 SECONDS = 6.0  # of the second measurement
 RATE, CLIP = 16000, 16000  # of kwt1: samples per second, of a clip
@@ -44,11 +50,13 @@ RATE, CLIP = 16000, 16000  # of kwt1: samples per second, of a clip
 
 @dataclass(frozen=True)
 class Case:
-    """model, options of its data: (folder of assets, folder) -> path, keywords; target: part of the time."""
+    """model, options of its data: (folder of assets, folder) -> path, keywords; latency, bytes: the part that is to be
+    left."""
 
     model: Callable[[Path], Path]
     data: Callable[[Path, Path], dict[str, Any]]
-    target: float = 0.7
+    latency: float = 0.7
+    bytes: float = 0.2
 
 
 def ours(name: str) -> Callable[[Path], Path]:
@@ -119,23 +127,26 @@ CASES = {
 
 def row(name: str, way: str, threads: int, args: Any, root: Path) -> dict[str, Any]:
     """One search, and its file measured again; why there is none where the target cannot be reached."""
-    case, begin = CASES[name], time.perf_counter()
-    model, file = case.model(root), args.folder / f"{name}-{way}-{threads}.onnx"
-    options = {**case.data(root, args.folder), **WAYS[way], "threads": threads, "cache": args.folder / "cache"}
+    case, begin, budget = CASES[name], time.perf_counter(), args.budget
+    model, file = case.model(root), args.folder / f"{name}-{budget}-{way}-{threads}.onnx"
+    options = {**case.data(root, args.folder), **WAYS[budget][way], "threads": threads, "cache": args.folder / "cache"}
+    options |= {f"target_{budget}": getattr(case, budget), "measure": budget == "latency"}
     try:
-        result = onnxprune.prune(model, target_latency=case.target, progress=experiments.told, **options)
+        result = onnxprune.prune(model, progress=experiments.told, **options)
     except UserError as e:
         return {"why": str(e)}
     took = time.perf_counter() - begin
     report = result.save(file).to_dict()
-    whole, cut = onnxprune.load(model), onnxprune.load(file)
-    feeds = likely_feeds(whole, analyze(whole).coupling.shapes, None)[0]
-    times = latency({"a": whole, "b": cut}, {"a": feeds, "b": feeds}, threads=threads, seconds=SECONDS)
-    again = times["b"]
+    again, interval = file.stat().st_size / model.stat().st_size, None
+    if budget == "latency":
+        whole, cut = onnxprune.load(model), onnxprune.load(file)
+        feeds = likely_feeds(whole, analyze(whole).coupling.shapes, None)[0]
+        times = latency({"a": whole, "b": cut}, {"a": feeds, "b": feeds}, threads=threads, seconds=SECONDS)
+        again, interval = times["b"].ratio, times["b"].interval
     score, close = report["evaluation"], report["fidelity"]
     return {
-        "target": case.target, "ratio": report["after"]["latency_ratio"],
-        "interval": report["after"]["latency_ratio_interval"], "again": again.ratio, "interval_again": again.interval,
+        "target": getattr(case, budget), "ratio": next(g["got"] for g in report["got"] if "target" in g["option"]),
+        "interval": report["after"]["latency_ratio_interval"], "again": again, "interval_again": interval,
         "kl": close["kl"] if close else None, "drop": score["drop"] if score else None, "seconds": took,
         "search": report["search"], "stages": report["seconds"],
     }  # fmt: skip
@@ -148,24 +159,31 @@ def shown(ratio: float, interval: Any) -> str:
 
 def main() -> None:
     p = experiments.parser(__doc__, list(CASES))
-    p.add_argument("--way", action="append", choices=list(WAYS), help="repeatable (default: all)")
+    p.add_argument("--budget", choices=list(WAYS), default="latency", help="what is made less of (default: latency)")
+    p.add_argument("--way", action="append", help="repeatable (default: all of the budget)")
     args = p.parse_args()
+    ways = WAYS[args.budget]
+    if unknown := set(args.way or ()) - set(ways):
+        p.error(f"--way {unknown.pop()}: --budget {args.budget} knows {', '.join(ways)}")
     root, threads = common.assets(args.assets), args.threads or 1
     args.folder.mkdir(parents=True, exist_ok=True)
     book = args.folder / "targets.json"
     rows: dict[str, dict[str, Any]] = json.loads(book.read_text(encoding="utf-8")) if book.exists() else {}
-    table = common.columns(f"{threads} threads", "-model -way target left again holds suffered top-1 seconds -chosen")
+    table = common.columns(
+        f"{args.budget}, {threads} threads", "-model -way target left again holds suffered top-1 seconds -chosen"
+    )
     for name in args.part or CASES:
-        for way in args.way or WAYS:
-            key = f"{name}, {way}, {threads}"
+        for way in args.way or ways:
+            key = f"{name}, {args.budget}, {way}, {threads}"
             if key not in rows:
                 rows[key] = row(name, way, threads, args, root)
                 book.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
             r = rows[key]
             if "why" in r:
-                table.add_row(name, way, f"{CASES[name].target:.0%}", "-", "-", "-", "-", "-", "-", r["why"][:60])
+                target = getattr(CASES[name], args.budget)
+                table.add_row(name, way, f"{target:.0%}", "-", "-", "-", "-", "-", "-", r["why"][:60])
                 continue
-            holds = r["interval_again"] and r["interval_again"][1] <= r["target"]
+            holds = (r["interval_again"] or (0, r["again"]))[1] <= r["target"]
             table.add_row(
                 name, way, f"{r['target']:.0%}", shown(r["ratio"], r["interval"]),
                 shown(r["again"], r["interval_again"]), "yes" if holds else "no",
