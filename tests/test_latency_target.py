@@ -207,3 +207,8 @@ def test_explore_needs_points_and_data(tmp_path: Path) -> None:
         onnxprune.explore(MODEL, tmp_path, calibration=DATA, left=(0.5,))
     with pytest.raises(OptionError, match="give calibration=SRC"):
         onnxprune.explore(MODEL, tmp_path)
+    for times in ({"repeat": 2}, {"latency_table": tmp_path / "no.json"}):
+        with pytest.raises(OptionError, match="is about times: it needs budget='latency'"):
+            onnxprune.explore(MODEL, tmp_path, calibration=DATA, budget="bytes", **times)
+    with pytest.raises(OptionError, match=r"latency_table=.* cannot be read"):
+        onnxprune.explore(MODEL, tmp_path, calibration=DATA, latency_table=tmp_path / "no.json")

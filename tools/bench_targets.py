@@ -6,9 +6,9 @@
 Every model is pruned for a part of its time, or its bytes: by all methods together (the search chooses), by each alone,
 and by the same ratio everywhere. The file is then measured again; time beside the original, by sessions of their own.
 
-Columns: what is left, as the search measured it and as it was measured again, with 90% intervals of the ratio; whether the
-upper end of the second holds the target; what the outputs suffer (divergence in nats, or of other models squared error
-over variance) on samples that fitted nothing where there are some; top-1 lost in points; seconds of the search.
+Columns: what is left, as the search measured it and as it was measured again, with 90% intervals of the ratio; whether
+the upper end of the second holds the target; what the outputs suffer (divergence in nats, or of other models squared
+error over variance) on samples that fitted nothing where there are some; top-1 lost in points; seconds of the search.
 """
 
 from __future__ import annotations

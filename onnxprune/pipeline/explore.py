@@ -8,17 +8,18 @@ folder keeps what they gave, so that a run that was stopped goes on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from onnxprune import __version__, cache
-from onnxprune.allocation.budget import BUDGETS
+from onnxprune.allocation.budget import BUDGETS, LATENCY
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.read import read
 from onnxprune.errors import OptionError, Unreachable, blamed
 from onnxprune.experiments.knees import front, knees
 from onnxprune.graph.io import Model, load
+from onnxprune.latency.table import Table
 from onnxprune.options import WHAT, choice, declared, listed, number, option, record, shared, shown
 from onnxprune.page import charts
 from onnxprune.pipeline.options import OPTIONS, Options, called
@@ -46,10 +47,12 @@ class Exploring:
 
 
 PRUNING = (
-    "methods", "plain", "repeat", "importance", "round_to", "max_ratio", "ignore", "recover", "tune",
-    "train", "train_labels", "learning_rate", "batch_size", "calibration", "samples", "evaluate", "labels", "metric",
-    *(f.name for f in fields(Preprocess)), "cache", "jobs", "memory", "seed", "threads", "input_shape",
+    "methods", "plain", "repeat", "latency_table", "elsewhere", "importance", "round_to", "max_ratio", "ignore",
+    "recover", "tune", "train", "train_labels", "learning_rate", "batch_size", "calibration", "samples", "evaluate",
+    "labels", "metric", *(f.name for f in fields(Preprocess)), "cache", "jobs", "memory", "seed", "threads",
+    "input_shape",
 )  # fmt: skip
+TIMES = ("repeat", "latency_table", "elsewhere")
 EXPLORE = (*declared(Exploring), *shared(OPTIONS, PRUNING, {}))
 
 
@@ -71,6 +74,9 @@ def explored(
         raise OptionError("explore weighs parts of a model by what its outputs suffer: give --calibration SRC")
     if len(values["left"]) < FEWEST:
         raise OptionError(f"--left {shown(values['left'])}: a curve takes {FEWEST} points or more")
+    for o in EXPLORE:
+        if o.name in TIMES and values[o.name] != o.default and values["budget"] != LATENCY:
+            raise OptionError(f"{o.as_typed(values[o.name])} is about times: it needs --budget {LATENCY}")
     clock = Clock(progress)
     clock("load")
     loaded = load(model)
@@ -86,7 +92,9 @@ def explored(
         folder.mkdir(parents=True, exist_ok=True)
     shares = sorted(set(values["left"]), reverse=True)
     levels = values["cache"] or folder / "cache"
-    of = (identity(loaded), seen, record(asked), values["budget"], str(folder.resolve()))
+    table = values["latency_table"]
+    measured = None if table is None else asdict(Table.load(table))  # and refused where it is none
+    of = (identity(loaded), seen, record(asked), measured, values["budget"], str(folder.resolve()))
     jobs = [
         Job(
             cache.digest("explore", *of, left), point,
