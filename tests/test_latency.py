@@ -233,6 +233,18 @@ def test_what_layers_gain_from_zeros(mlp: Analysis, model: LatencyModel, monkeyp
         assert all(sparsity == 0.5 and np.isfinite(ratio) for each in of.values() for sparsity, ratio in each)
 
 
+@pytest.mark.parametrize(("left", "measured"), [(0.8, {0.5, 0.95}), (1.1, {0.95})])
+def test_fewer_zeros_are_measured_where_most_pay(
+    mlp: Analysis, model: LatencyModel, monkeypatch: pytest.MonkeyPatch, left: float, measured: set[float]
+) -> None:
+    row = replace(zeros.METHODS["column"], sparsities=(0.5, 0.95))
+    monkeypatch.setattr(zeros, "METHODS", {"column": row})
+    monkeypatch.setattr(making, "_table", lambda *rest: model.table)
+    monkeypatch.setattr(making, "_ratios", lambda parts, *rest: {part.label: left for part in parts})
+    made = measured_table(mlp, feeds_of(mlp), Measuring(model.table.device, methods=("column",)))
+    assert {row.sparsity for variant in made.sparse for row in variant.rows} == measured
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables of others, and machines that are too noisy
 # ---------------------------------------------------------------------------------------------------------------------

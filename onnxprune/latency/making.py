@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -160,25 +160,24 @@ def _sparse(analysis: Analysis, feeds: Feeds, table: Table, method: str, progres
         nodes = measure.node_seconds(opened, 0, measure.SECONDS)
         return {"base": [a for a, _ in pairs], "seconds": [b for _, b in pairs], "nodes": nodes}
 
-    runs = [beside(analysis.model)]
-    every: list[Zeros] = []
-    for zeros in with_zeros(analysis.model, [method], feeds, device.threads):
-        progress("latency", note=f"zeros: {method}, {zeros.sparsity:.0%}")
-        runs.append(beside(zeros.model))
-        every.append(replace(zeros, model=analysis.model))  # its weights are let go of
-    parts = parts_of(analysis, runs[0]["nodes"])
-    seconds = per_part(parts, runs)
+    first = beside(analysis.model)
+    parts = parts_of(analysis, first["nodes"])
     dense = {row.node: row.seconds for row in table.variants[0].rows}
     keep = analysis.keep_ids({})
     out = []
-    for zeros, now, whole in zip(every, seconds.T[1:], seconds_of(runs)[1:], strict=True):
-        ratios = _ratios(parts, zeros, seconds[:, 0], now)
+    for zeros in with_zeros(analysis.model, [method], feeds, device.threads):
+        progress("latency", note=f"zeros: {method}, {zeros.sparsity:.0%}")
+        runs = [first, beside(zeros.model)]
+        (before, now), whole = per_part(parts, runs).T, seconds_of(runs)
+        ratios = _ratios(parts, zeros, before, now)
         rows = tuple(
             _row(analysis, part, keep, dense[part.label] * ratios[part.label], method, zeros.sparsity)
             for part in parts
             if part.label in ratios and part.label in dense
         )
-        out.append(asdict(Variant({}, table.uncut * float(whole / seconds[:, 0].sum()), rows)))
+        out.append(asdict(Variant({}, table.uncut * float(whole[1] / whole[0]), rows)))
+        if not any(ratio < 1 for ratio in ratios.values()):  # nor with fewer zeros
+            break
     return {"variants": out}
 
 

@@ -70,14 +70,17 @@ class Zeros:
 
 
 def with_zeros(model: Model, methods: Sequence[str], feeds: Feeds, threads: int) -> Iterator[Zeros]:
-    """The variants of some of `METHODS`; raises `UserError` where sparse operators cannot run here."""
+    """The variants of some of `METHODS`, of each the one with most zeros first.
+
+    Raises `UserError` where sparse operators cannot run here.
+    """
     missing = kernels.available() if set(methods) - {"column"} else ""
     if missing:
         raise UserError(f"--methods {','.join(methods)}: sparse kernels cannot run here: {missing}; leave them out")
     prepared, _ = prepare(model, functions=True)
     layers = [layer for layer in sparse_layers(prepared)[0] if not no_operator(layer)]
     for name in methods:
-        for sparsity in METHODS[name].sparsities if layers else ():
+        for sparsity in reversed(METHODS[name].sparsities) if layers else ():
             masked = _masked(prepared, layers, METHODS[name].pattern, sparsity)
             stored, done = _stored(masked, layers, METHODS[name], feeds, threads)
             yield Zeros(name, sparsity, stored, _computed(prepared, layers, stored, done))
