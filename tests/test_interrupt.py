@@ -199,6 +199,12 @@ def test_the_package_is_light() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
 
 
+def test_a_pruning_imports_nothing_slow_that_it_does_not_need() -> None:
+    code = "import sys, onnxprune.pipeline.recipe; print(*(m for m in {} if m in sys.modules))"
+    slow = ("scipy.stats", "scipy.optimize", "jinja2", "PIL", "onnx_graphsurgeon")
+    assert subprocess.check_output([sys.executable, "-c", code.format(slow)], text=True) == "\n"
+
+
 def test_warnings_of_libraries_do_not_show(interrupted: Interrupted) -> None:
     hook = """
         import logging, os, warnings

@@ -4,7 +4,7 @@
 
 edge-popup (Ramanujan et al. 2020): LeNet-300-100 on MNIST by weights that were never trained, at three sparsities.
 
-digits, sst2: movement against magnitude with 3, 5 and 15% of the weights left while a network moves to another task
+digits, sst2: movement against magnitude with few of the weights left while a network moves to another task
 (Sanh et al. 2020). The digits ViT learns the even digits of MNIST, from new weights, and moves to the odd ones; the
 SST-2 encoder learns from new weights whether a sentence is longer than most, and moves to its sentiment. All rules have
 the same start, steps, batches, and growth of the zeros. Each has the rate of its weights, of `RATES`, at which its own
@@ -46,13 +46,15 @@ Data = tuple[Path, Path]
 @dataclass(frozen=True)
 class Move:
     """model: architecture; data: (folder of assets, folder) -> samples of the first task and of the second, for
-    training and test each; first, steps, batch: of the trainings."""
+    training and test each; first, steps, batch: of the trainings; left: parts of the weights; rates: that are tried."""
 
     model: str
     data: Callable[[Path, Path], tuple[Data, Data]]
     first: int
     steps: int
     batch: int
+    left: tuple[float, ...] = LEFT
+    rates: tuple[float, ...] = RATES
 
 
 def digits(root: Path, folder: Path) -> tuple[Data, Data]:
@@ -99,7 +101,7 @@ def sst2(root: Path, folder: Path) -> tuple[Data, Data]:
 
 MOVES = {
     "digits": Move("digits_vit.onnx", digits, 600, 600, 32),
-    "sst2": Move("sst2_encoder.onnx", sst2, 400, 600, 32),
+    "sst2": Move("sst2_encoder.onnx", sst2, 150, 300, 32, (0.05,), (1e-3, 3e-3)),
 }
 
 
@@ -166,13 +168,13 @@ def moved(name: str, args: Any, root: Path, book: Book, seeds: int) -> Any:
         return book(f"{name} {rule} {left} {rate:g} {k}", make)
 
     table = common.columns(f"{name}, {seeds} seeds", "left -rule rate -top-1 came_back ahead")
-    for left in (1.0, *LEFT):
+    for left in (1.0, *move.left):
         rules = (DENSE,) if left == 1.0 else RULES
         own = {
-            rule: min(RATES, key={r: run(rule, left, r, TRIED)["held_out"] for r in RATES}.__getitem__)
+            rule: min(move.rates, key={r: run(rule, left, r, TRIED)["held_out"] for r in move.rates}.__getitem__)
             for rule in rules
         }  # fmt: skip
-        small = dict.fromkeys(rules, RATES[0])
+        small = dict.fromkeys(rules, move.rates[0])
         for rates in [own] if left == 1.0 else [own, small]:
             rows = {rule: [run(rule, left, rate, k) for k in range(seeds)] for rule, rate in rates.items()}
             for rule, of in rows.items():

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from onnxprune.graph.arrays import Array, Ids
 from onnxprune.graph.folding import fold
@@ -104,6 +103,8 @@ def compared(a: Model, b: Model) -> list[str]:
 
 def _matched(group: ChannelGroup, classes: Ids, x: Weights, y: Weights) -> Ids:
     """Unit of B that fits the place of each unit of A best, `(size,)`, among those of its class."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and seldom needed
+
     order = np.arange(group.size)
     for c in np.unique(classes):
         own = np.flatnonzero(classes == c)

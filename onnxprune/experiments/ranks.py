@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from onnxprune.graph.arrays import Float
 
@@ -27,6 +26,8 @@ CONFIDENCE = 0.95
 
 def spearman(a: Float, b: Float) -> Float:
     """Spearman's rho of lists `(..., n)`, `(...)`; NaN where it is not defined."""
+    from scipy.stats import rankdata  # slow to import
+
     ranks = [rankdata(x, axis=-1) for x in (a, b)]
     return _cosine(*(r - r.mean(-1, keepdims=True) for r in ranks))
 

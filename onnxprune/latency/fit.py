@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from onnxprune.graph.arrays import Float, Ids
 from onnxprune.latency.parts import EXACT, Steps
@@ -115,6 +114,8 @@ def _whole(sums: Float, totals: Float, seconds: Float, weights: Float) -> tuple[
 
 def _solve(x: Float, y: Float, weights: Float) -> Float:
     """The non-negative coefficients of columns, which have units of their own."""
+    from scipy.optimize import nnls  # slow to import, and seldom needed
+
     x = x * weights[:, None]
     size = np.abs(x).max(0)
     size[size == 0] = 1.0

@@ -21,6 +21,7 @@ from onnxprune.pipeline.ways import Way, Ways, draft_of, made_of
 from onnxprune.structure.analysis import Keep
 
 DRAFTS = 6
+AGAIN = 2  # times that a model is made anew whose draft held the targets, where it does not itself
 CLOSE = 0.98  # of a target: what takes less was cut too much, unless no choice lies between
 SLACK = 0.999
 
@@ -40,37 +41,48 @@ class Counted:
     def __call__(self, way: Way) -> tuple[Pruning, float]:
         """The whole model of a way that holds the targets, and the largest part of what it was given that it uses;
         raises `Unreachable`."""
-        goal, good, nearest = limits_of(self.setup), None, float("inf")
-        tried: set[str] = set()
-        for _ in range(DRAFTS):
-            try:
-                choice = self.ways.choose(way, goal)
-            except Unreachable:
-                if nearest == float("inf"):
-                    raise
+        room, nearest = 1.0, float("inf")
+        for _ in range(AGAIN + 1):
+            good, least = self.settled(way, room)
+            nearest = min(nearest, least)
+            if good is None:
                 break
-            if (seen := mark(choice)) in tried:
-                break
-            tried.add(seen)
-            over = self.over(draft_of(self.setup, way, choice))
-            most = max(over.values())
-            nearest = min(nearest, most)
-            if most <= 1 and (good is None or most > good[1]):
-                good = choice, most
-            if CLOSE <= most <= 1:
-                break
-            goal = {name: min(goal[name] / over[name] * SLACK, self.whole[name]) for name in goal}
-        if good is not None:
-            made = made_of(self.setup, way, good[0])
-            most = max(self.over(made).values())
-            if most <= 1:
-                return made, most
-            nearest = most
+            made = made_of(self.setup, way, good)
+            nearest = max(self.over(made).values())
+            if nearest <= 1:
+                return made, nearest
+            room *= SLACK / nearest  # the draft was a little smaller
         asked = " and ".join(f"--target-{name} {value}" for name, value in self.setup.options.cut.targets.items())
         raise Unreachable(
             f"{asked} cannot be reached by {way}: the smallest file that was made uses {nearest:.1%} of what it may; "
             "ask for less, or allow more with --max-ratio"
         )
+
+    def settled(self, way: Way, room: float) -> tuple[Choice | None, float]:
+        """The choice of a way whose draft holds this part of the targets most narrowly, None where none does, and the
+        least part of what it may that a draft used. Raises `Unreachable`."""
+        goal = {name: room * limit for name, limit in limits_of(self.setup).items()}
+        good, nearest = None, float("inf")
+        tried: set[str] = set()
+        for _ in range(DRAFTS):
+            try:
+                choice = self.ways.choose(way, goal)
+            except Unreachable:
+                if not tried:
+                    raise
+                break
+            if (seen := mark(choice)) in tried:
+                break
+            tried.add(seen)
+            over = {name: x / room for name, x in self.over(draft_of(self.setup, way, choice)).items()}
+            most = max(over.values())
+            nearest = min(nearest, room * most)
+            if most <= 1 and (good is None or most > good[1]):
+                good = choice, most
+            if CLOSE <= most <= 1:
+                break
+            goal = {name: min(goal[name] / over[name] * SLACK, self.whole[name]) for name in goal}
+        return (None if good is None else good[0]), nearest
 
     def over(self, made: Pruning) -> dict[str, float]:
         """Budget -> what a model uses of it, over what it may."""
