@@ -18,6 +18,8 @@ from onnxprune.calibration.calibration import Batches
 from onnxprune.errors import OptionError, Unreachable
 from onnxprune.formats.codebook import cluster
 from onnxprune.graph.io import load, to_proto
+from onnxprune.pipeline import targets
+from onnxprune.pipeline.setup import Pruning
 from onnxprune.runtime.session import session
 
 MODEL, DATA = ROOT / "models/digits_mlp.onnx", ROOT / "models/digits_mlp.npz"
@@ -71,6 +73,24 @@ def test_of_all_ways_the_one_that_hurts_least_is_kept() -> None:
     assert chosen.damage == min(t.damage for t in made if t.damage is not None)
     assert result.report.fidelity is not None and result.report.fidelity.kl == pytest.approx(chosen.damage)
     assert len({t.way for t in result.report.search}) == len(result.report.search) == 9
+
+
+def test_what_hurts_more_together_is_chosen_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where units and zeros together hurt many times as much as by themselves, more units go and fewer weights."""
+    seen: list[Pruning] = []
+
+    def suffered(setup: Any, made: Pruning) -> float:
+        if made.sparsity is None or not made.plan.keep:
+            return 1.0
+        seen.append(made)
+        return 1e-3 / len(seen)
+
+    monkeypatch.setattr(targets, "suffered", suffered)
+    result = pruned(methods="channels,unstructured", target_bytes="40%")
+    (chosen,) = [t for t in result.report.search if t.chosen]
+    assert chosen.way == "units and unstructured zeros, by the damage of both together" and len(seen) == 2
+    zeros = [made.sparsity.zeros / made.sparsity.size for made in seen if made.sparsity is not None]
+    assert zeros[1] < zeros[0] and got(result, "bytes") <= 0.4
 
 
 def test_two_targets_hold_together() -> None:

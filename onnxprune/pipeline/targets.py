@@ -1,15 +1,18 @@
 """A target that methods compete for: of every kind of plan the best is made, and what its outputs suffer decides.
 
 Which ways of making a model smaller or faster go together is no matter of prediction alone: the levels say what each
-choice costs by itself.
+choice costs by itself. Where units and zeros together hurt much more than that, as in layers that lose inputs and
+weights, they are chosen once more with zeros that cost so much more.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from onnxprune.allocation.budget import LATENCY
 from onnxprune.allocation.outcome import Tried
+from onnxprune.allocation.spread import Choice
 from onnxprune.errors import NothingToPrune, OptionError, Unreachable, UserError
 from onnxprune.evaluation.fidelity import fidelity
 from onnxprune.evaluation.metrics import CONFIDENCE, Drop, drop
@@ -17,7 +20,9 @@ from onnxprune.pipeline.counted import Counted
 from onnxprune.pipeline.make import limits_of
 from onnxprune.pipeline.setup import Pruning, Setup
 from onnxprune.pipeline.timely import Timely
-from onnxprune.pipeline.ways import Ways
+from onnxprune.pipeline.ways import Way, Ways, idle
+
+MORE = 1.5  # times what the levels add up to, that is worth another try
 
 
 def held(setup: Setup, ways: Ways) -> tuple[Pruning, Drop | None]:
@@ -49,7 +54,8 @@ def best(setup: Setup, ways: Ways) -> Pruning:
     chosen: tuple[float, float, int, Pruning] | None = None
     problems: list[UserError] = []
     tried: list[Tried] = []
-    for way, choice in ways.ranked(limits_of(setup)):
+    queue = ways.ranked(limits_of(setup))
+    for way, choice in queue:
         try:
             made, used = make(way)
         except (Unreachable, NothingToPrune) as e:
@@ -62,11 +68,23 @@ def best(setup: Setup, ways: Ways) -> Pruning:
         if chosen is None or (hurt or 0.0, used) < chosen[:2]:
             chosen = hurt or 0.0, used, len(tried), made
         tried.append(Tried(str(done), choice.damage, hurt, used if timed else None))
+        if (again := weighed(way, choice, hurt)) is not None:
+            with suppress(Unreachable, NothingToPrune):
+                other = ways.choose(again, limits_of(setup))
+                queue += [(again, other)] * (not idle(again, other))
     if chosen is None:
         raise problems[0]
     _, _, k, made = chosen
     tried[k] = replace(tried[k], chosen=True)
     return replace(made, tried=(*tried, *ways.left, *ways.idle))
+
+
+def weighed(way: Way, choice: Choice, hurt: float | None) -> Way | None:
+    """The way with more damage of weights, where units and they together hurt much more than the levels add up to."""
+    together = way.units and bool(way.method) and not way.weighed
+    if not together or not hurt or not choice.damage or hurt < MORE * choice.damage:
+        return None
+    return way.weighing((hurt / choice.damage) ** 0.5)  # units may be what costs more
 
 
 def suffered(setup: Setup, made: Pruning) -> float | None:

@@ -28,11 +28,13 @@ UNITS, ZEROS = "units", "zeros"
 @dataclass(frozen=True, eq=False)
 class Way:
     """One kind of plan. units: whether units go; method: of `latency.zeros.METHODS`, or `CLUSTER`, "" for none;
-    switches: what may become of the weights of layers by it."""
+    switches: what may become of the weights of layers by it; weighed: whether the damage of these is more than each
+    does by itself."""
 
     units: bool
     method: str = ""
     switches: Sequence[Switch] = ()
+    weighed: bool = False
 
     @property
     def kind(self) -> tuple[bool, str]:
@@ -47,8 +49,21 @@ class Way:
             return replace(setup, clusters={name: int(k) for name, k in choice.settings.items()})
         return replace(setup, spec=spec_of(setup, choice.settings, self.method))
 
+    def weighing(self, factor: float) -> Way:
+        """The same, where what becomes of weights hurts so many times as much as it does by itself."""
+        heavier = [replace(s, damage=tuple(factor * d for d in s.damage)) for s in self.switches]
+        return replace(self, switches=heavier, weighed=True)
+
     def __str__(self) -> str:
-        return " and ".join([UNITS] * self.units + [described(self.method)] * bool(self.method))
+        both = " and ".join([UNITS] * self.units + [described(self.method)] * bool(self.method))
+        return both + ", by the damage of both together" * self.weighed
+
+
+def idle(way: Way, choice: Choice) -> str:
+    """What a way might have done and a choice does not, "" where it does all."""
+    if way.units and all(kept.all() for kept in choice.keeps.values()):
+        return UNITS
+    return described(way.method) if way.method and not choice.settings else ""
 
 
 def described(method: str) -> str:
@@ -146,10 +161,8 @@ class Ways:
                 self.left.append(Tried(str(way), why=str(e)))
                 continue
             damage = 0.0 if choice.damage is None else choice.damage  # by ratios: the only way
-            idle = [UNITS] * (way.units and all(kept.all() for kept in choice.keeps.values()))
-            idle += [described(way.method)] * bool(way.method and not choice.settings)
-            if way.method and idle:
-                self.left.append(Tried(str(way), damage, why=f"no {idle[0]} are worth what they cost"))
+            if way.method and (nothing := idle(way, choice)):
+                self.left.append(Tried(str(way), damage, why=f"no {nothing} are worth what they cost"))
                 continue
             known = least.get(way.kind)
             if known is None or damage < known[0]:
