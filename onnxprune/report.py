@@ -27,7 +27,7 @@ from onnxprune.runtime.timing import Latency
 from onnxprune.sparsity.outcome import Sparsity
 from onnxprune.structure.analysis import Analysis, Pinned
 from onnxprune.structure.verify import Verification
-from onnxprune.training.outcome import SparseLearning, Tuning
+from onnxprune.training.outcome import SparseLearning, Tuning, judged
 
 SCHEMA = 1  # of the JSON
 
@@ -331,14 +331,14 @@ def _learned(x: SparseLearning) -> str:
     return (
         f"regularized by {x.method}, strength {x.strength:g}: {x.steps} steps of {x.batch} samples at {x.rate:g}{by}; "
         f"{x.small_before:.1%} -> {x.small_after:.1%} of {x.units} units are below a hundredth of the largest, all "
-        f"norms together at {x.norms:.1%}; loss on {x.held_out} held out {x.before:.4g} -> {x.after:.4g}"
+        f"norms together at {x.norms:.1%}; {judged(x.held_out, x.copies)} {x.before:.4g} -> {x.after:.4g}"
     )
 
 
 def _tuned(t: Tuning) -> str:
     """What tuning did to the loss on samples that it did not see."""
     by = " by a range test" if t.range_test else ""
-    how = f"{t.steps} steps of {t.batch} samples, {t.optimizer} at {t.rate:g}{by}; loss on {t.held_out} held out"
+    how = f"{t.steps} steps of {t.batch} samples, {t.optimizer} at {t.rate:g}{by}; {judged(t.held_out, t.copies)}"
     if not t.best:
         return f"tuned: {how} {t.before:.4g} was never lower: the model stays as it was"
     return f"tuned: {how} {t.before:.4g} -> {t.after:.4g}, after {t.best} steps"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -28,14 +28,16 @@ from onnxprune.formats.codebook import zipped_bytes
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
 from onnxprune.importance.criterion import Scores
+from onnxprune.report import _tuned
 from onnxprune.runtime.classes import probabilities
 from onnxprune.runtime.session import Feeds, run
 from onnxprune.training.losses import Objective, Target
 from onnxprune.training.optimizers import OPTIMIZERS, Optimizer, follow
 from onnxprune.training.options import amount
+from onnxprune.training.quiz import MOST, Question, Quiz
 from onnxprune.training.schedule import rate
 from onnxprune.training.step import Layout, Step, part_of
-from onnxprune.training.tune import HARM, RATE, SHARE, TRIAL, TRIALS, Run, Settings, tune
+from onnxprune.training.tune import HARM, LOOKING, RATE, SHARE, TRIAL, TRIALS, Run, Settings, tune
 from onnxprune.training.weights import trainable, without_normalisations
 
 DIGITS = load(ROOT / "models" / "digits_resnet_bn.onnx")
@@ -347,6 +349,56 @@ def test_large_pictures_are_cropped_at_many_scales_and_mixed(shape: tuple[int, .
 def test_what_is_no_picture_is_left_alone() -> None:
     for x in (np.zeros((2, 3, 4), np.float32), np.zeros((2, 64, 8, 8), np.float32), np.zeros((2, 3, 8, 8), np.int64)):
         assert channels_first(x) is None and augmented(x, ["flip"], np.random.default_rng(0)) is x
+
+
+# what judges it
+
+
+def held_out(augment: Sequence[str], samples: TrainingSet = UNSEEN) -> Quiz:
+    def answer(feeds: Feeds, part: Sequence[int]) -> tuple[Feeds, Feeds]:
+        return feeds, run(DIGITS, feeds)
+
+    return Quiz(samples, 5, answer, augment, 7)
+
+
+def all_of(quiz: Quiz, which: Callable[[Question], bool] = lambda q: True) -> list[Array]:
+    """Inputs and targets of the questions, in their order."""
+    return [x for q in quiz if which(q) for of in (q.inputs, q.targets) for x in of.values()]
+
+
+def test_pictures_that_training_changes_judge_it_in_copies() -> None:
+    quiz, plain = held_out(("crop", "flip", "mixup")), held_out(("mixup",))
+    assert (quiz.copies, quiz.count) == (MOST, MOST * UNSEEN.count) and (plain.copies, plain.count) == (1, UNSEEN.count)
+    for a, b in ((quiz, quiz), (quiz, held_out(("crop", "flip")))):  # the same each time, and for all that is compared
+        assert all(map(np.array_equal, all_of(a), all_of(b)))
+    assert all(map(np.array_equal, all_of(quiz, lambda q: q.plain), all_of(plain)))
+    for q in quiz:
+        assert all(np.array_equal(y, run(DIGITS, q.inputs)[name]) for name, y in q.targets.items())
+    copies = {x.tobytes() for q in quiz if 0 in q.samples for x in q.inputs.values()}
+    assert len(copies) == MOST
+
+
+def test_as_many_pictures_judge_as_the_bound_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = all_of(held_out(("crop",)))
+    monkeypatch.setattr("onnxprune.training.quiz.KEPT", 1e4)
+    small = held_out(("crop",))
+    assert all(map(np.array_equal, whole, all_of(small)))
+    kept = sum(x.nbytes for q in small.kept.values() for of in (q.inputs, q.targets) for x in of.values())
+    assert 0 < len(small.kept) < len(list(small)) and kept <= 1e4
+    monkeypatch.setattr("onnxprune.training.quiz.PICTURES", 3 * UNSEEN.count + 1)
+    assert held_out(("crop",)).copies == 3
+
+
+def test_copies_that_judge_are_looked_at_seldom() -> None:
+    done = tune(DIGITS, worse(DIGITS), SEEN, UNSEEN, replace(FEW, amount=12, augment=("crop",)))
+    outcome = done.outcome
+    assert outcome.copies == MOST and f"judged on {MOST} copies of {UNSEEN.count} samples held out" in _tuned(outcome)
+    looked = outcome.copies * outcome.held_out * (len(outcome.curve) - 1)
+    assert outcome.batch * 12 * LOOKING / 2 <= looked <= outcome.batch * 12 * LOOKING
+    alone = tune(DIGITS, worse(DIGITS), SEEN, UNSEEN, replace(FEW, amount=12, augment=()))
+    assert (
+        alone.outcome.copies == 1 and len(alone.outcome.curve) == 13 and "loss on 8 held out" in _tuned(alone.outcome)
+    )
 
 
 # what cannot be tuned

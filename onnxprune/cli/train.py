@@ -12,6 +12,7 @@ from onnxprune.calibration.presets import Preprocess
 from onnxprune.cli.command import CommandValues, Output, shared
 from onnxprune.cli.screen import check_outputs, emit_json, hushed, progress_bar, show_on
 from onnxprune.pipeline.train import TRAIN as TRAINING
+from onnxprune.training.outcome import judged
 
 TRAIN = (*TRAINING, *shared("output", "json", "quiet", output="Where to write."))
 
@@ -49,7 +50,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         out += [f"  {row['name']}: {row['left']} of {row['size']}" for row in masks["parts"]]
     out += [
         f"{first}, {report['optimizer']} at {report['learning_rate']:g}{by}, {report['loss']}",
-        f"loss on {held['samples']} held out: {held['before']:.4g} -> {held['after']:.4g}, {kept}",
+        f"{judged(held['samples'], held['copies'])} {held['before']:.4g} -> {held['after']:.4g}, {kept}",
     ]
     for e in report["evaluation"]:
         sure = "" if e["standard_error"] is None else f" +- {e['standard_error']:.4f} (standard error)"

@@ -12,6 +12,7 @@ from onnxprune.page.charts import damage_at, damage_curves, damage_map
 from onnxprune.page.content import Cell, Chart, Page, Section, Table, Tile, Tone, lines_of, section, tiles_of
 from onnxprune.page.units import show_bytes, show_joules, show_number, show_seconds, show_share
 from onnxprune.runtime.timing import SESSIONS
+from onnxprune.training.outcome import judged
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.7)  # removed of a group, the columns of a table of damage
 LATENCY = "latency_seconds"
@@ -138,7 +139,7 @@ def _checks(report: Report) -> Iterator[str]:
         )
     if (t := report["tuning"]) is not None:
         yield (
-            f"Tuned by {t['steps']} steps of {t['batch']} samples: loss on {t['held_out']} held out "
+            f"Tuned by {t['steps']} steps of {t['batch']} samples; {judged(t['held_out'], t['copies'])} "
             f"{t['before']:.4g} → {t['after']:.4g}."
         )
     if f is not None:

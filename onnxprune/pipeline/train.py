@@ -293,8 +293,8 @@ def _report(
         "loss": run.objective.description, "augment": list(run.augment),
         **{n: record(values[n]) for n in OWN if n not in ("loss", "learning_rate", "batch_size")},
         "held_out": {
-            "samples": trainer.unseen.count, "before": first, "after": last, "best": run.best,
-            "curve": [list(point) for point in run.curve], "accuracy": run.shares,
+            "samples": trainer.unseen.count, "copies": run.quiz.copies, "before": first, "after": last,
+            "best": run.best, "curve": [list(point) for point in run.curve], "accuracy": run.shares,
         },
         "evaluation": [
             {

@@ -14,7 +14,7 @@ from onnxprune.evaluation.training_set import TrainingSet
 from onnxprune.runtime.session import Feeds
 from onnxprune.training.losses import LABELS, OTHERS, SHARE
 
-ORDER, CHANGES = 0, 1  # streams of random numbers
+ORDER, CHANGES, COPIES = 0, 1, 2  # streams of random numbers
 Batch = tuple[Feeds, Feeds]  # inputs of the original, and what labels say
 
 

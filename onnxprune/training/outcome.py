@@ -6,13 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def judged(samples: int, copies: int) -> str:
+    """Of what the loss is that is said."""
+    if copies == 1:
+        return f"loss on {samples} held out"
+    return f"judged on {copies} copies of {samples} samples held out: loss"
+
+
 @dataclass(frozen=True)
 class SparseLearning:
     """What became of a training under a penalty, before the cut. method, strength: of `REGULARIZERS`; units: that it
     pulled at; before, after: mean loss on the samples held out, without the penalty; small_before, small_after: share
     of the units whose norm is at most a hundredth of what that of the largest of its group was at first; norms: sum of
-    the units' norms over what it was; groups: of the units; left: steps for what follows the cut; range_test: as of
-    `Tuning`."""
+    the units' norms over what it was; groups: of the units; left: steps for what follows the cut; range_test, copies:
+    as of `Tuning`."""
 
     method: str
     strength: float
@@ -29,6 +36,7 @@ class SparseLearning:
     groups: tuple[str, ...] = ()
     left: int = 0
     range_test: tuple[tuple[float, float], ...] = ()
+    copies: int = 1
 
     def to_plan(self) -> dict[str, Any]:
         """What it takes to do it again, beside what the plan says of tuning."""
@@ -47,7 +55,8 @@ class Tuning:
     """What became of it. before, after: mean loss on the held-out samples; curve: (step, that loss) at every look;
     best: the step whose average of weights was taken, 0 where the model stayed as it was; rate: that was used; loss: as
     --loss has it; augment: what was done to pictures; train: what --train was, "" without; range_test: (rate, loss on
-    the held-out samples) of every rate that was tried, none where it was given or the steps were few."""
+    the held-out samples) of every rate that was tried, none where it was given or the steps were few; copies: in which
+    every sample was held out, 1 for as it came."""
 
     steps: int
     batch: int
@@ -67,6 +76,7 @@ class Tuning:
     augment: tuple[str, ...] = ()
     train: str = ""
     range_test: tuple[tuple[float, float], ...] = ()
+    copies: int = 1
 
     def to_plan(self) -> dict[str, Any]:
         """What it takes to do it again, by option."""

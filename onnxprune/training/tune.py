@@ -33,11 +33,13 @@ from onnxprune.training.losses import DISTIL, Objective, label_feeds, objective_
 from onnxprune.training.masking import Learning
 from onnxprune.training.optimizers import Optimizer, follow
 from onnxprune.training.outcome import SparseLearning, Tuning
+from onnxprune.training.quiz import Quiz
 from onnxprune.training.regularize import Penalty, Units
 from onnxprune.training.schedule import rate
 from onnxprune.training.step import Step
 
 LOOKS = 12  # times that the held-out samples are looked at, at most
+LOOKING = 2.0  # copies that are looked at for a sample that is trained on, at most: half of the time of the steps
 AVERAGED = 10  # the average of the weights goes back about one in so many steps
 HALVINGS = 5  # of the rate, where losses are no numbers, before it is an error
 TIMED = 3  # steps by which a time becomes a number of steps
@@ -108,7 +110,7 @@ def tune(
         steps, work.batch, work.rate, settings.optimizer, unseen.count, len(work.step.trained), work.curve[0][1],
         dict(work.curve)[best], best, tuple(work.curve), momentum=settings.momentum, weight_decay=settings.decay,
         schedule=settings.schedule, warmup=settings.warmup, loss=work.objective.description, augment=work.augment,
-        range_test=tuple(work.tried),
+        range_test=tuple(work.tried), copies=work.quiz.copies,
     )  # fmt: skip
     return Stage(model if best == 0 else work.step.written(model, work.chosen), outcome, tuple(work.notes))
 
@@ -149,7 +151,7 @@ def learn(
         pressure.name, pressure.strength, steps, work.batch, work.rate, penalty.count, unseen.count,
         work.curve[0][1], last, penalty.small_at_first, penalty.small(weights),
         float(penalty.norms(weights).sum() / max(penalty.before.sum(), 1e-30)), pressure.units.groups, left,
-        tuple(work.tried),
+        tuple(work.tried), work.quiz.copies,
     )  # fmt: skip
     return Stage(work.step.written(model, weights), outcome, tuple(work.notes))
 
@@ -187,10 +189,10 @@ def prepared(
     def run(feeds: Feeds) -> Feeds:
         return dict(zip(names, s.run(None, feeds), strict=True))
 
-    parts = unseen.batches(batches.size)
-    first, (shown, _) = unseen.feeds(parts[0]), batches(0)
+    part = unseen.batches(batches.size)[0]
+    first, (shown, _) = unseen.feeds(part), batches(0)
     objective = objective_of(
-        original, run(first), len(parts[0]), loss=settings.loss, labels=seen.labels,
+        original, run(first), len(part), loss=settings.loss, labels=seen.labels,
         mixed=any(AUGMENTATIONS[a].mixes for a in augment), distil=distil,
     )  # fmt: skip
 
@@ -204,20 +206,21 @@ def prepared(
         model, objective, narrow(shown), fixed=fixed, by_batch=by_batch, scores=scores, memory=settings.memory,
         threads=settings.threads,
     )  # fmt: skip
-    quiz = [
-        (narrow(x), {**teacher(x), **label_feeds(objective, unseen.labels, part)}, part)
-        for part in parts for x in [unseen.feeds(part)]
-    ]  # fmt: skip
+
+    def answer(feeds: Feeds, part: Sequence[int]) -> tuple[Feeds, Feeds]:
+        return narrow(feeds), {**teacher(feeds), **label_feeds(objective, unseen.labels, part)}
+
+    quiz = Quiz(unseen, batches.size, answer, augment, settings.seed)
 
     def draw(k: int) -> tuple[Feeds, Feeds]:
         feeds, labels = batches(k)
         return narrow(feeds), {**teacher(feeds), **labels}
 
     penalty = None if pressure is None else Penalty(pressure.name, pressure.strength, pressure.units, step)
-    asked: Any = replace(settings, loss=objective.description)
+    asked: Any = (replace(settings, loss=objective.description), quiz.copies)
     if pressure is not None:
         units = [(p.tensor, p.shape, p.units) for p in pressure.units.parts]
-        asked = (asked, pressure.name, pressure.strength, units)
+        asked = (*asked, pressure.name, pressure.strength, units)
     checkpoint = None if cache is None else Checkpoint.of(cache, original, step, seen, unseen, asked)
     labels = unseen.labels if scores else None
     masks = None
@@ -240,9 +243,6 @@ def augmentation(settings: Settings, seen: TrainingSet) -> tuple[str, ...]:
     if asked is True or (asked is None and seen.labels is None):  # unasked, a flipped 2 is no 2
         return usual(*feeds.values())
     return asked or ()
-
-
-Quiz = Sequence[tuple[Feeds, Feeds, Sequence[int]]]  # inputs, targets, samples
 
 
 class Run:
@@ -295,17 +295,27 @@ class Run:
         for k in range(TIMED):
             self.step.train(*self.draw(k + 1))
         each = (time.perf_counter() - start) / TIMED
-        looking = time.perf_counter()
+        start = time.perf_counter()
         self.look(0)
         self.curve.clear()
         self.shares.clear()
-        looking = (time.perf_counter() - looking) * (self.settings.looks + 1)
-        steps = int((amount - looking) / each)
+        look = time.perf_counter() - start
+        fewest, most = amount - look * (self.settings.looks + 1), amount - look
+        steps = int(max(fewest / each, most / (each + self.looks_per_step * look)))
         if steps < 1:
             raise OptionError(
                 f"--tune: {amount:g} s are less than one step, of {each:.1f} s, and looks at what is held out"
             )
         return steps - (TRIAL * TRIALS if self.tries(steps) else 0)
+
+    @property
+    def looks_per_step(self) -> float:
+        """At what is held out, at most: as many as are asked for of samples as they came, fewer of many copies."""
+        return math.inf if self.quiz.copies == 1 else LOOKING * self.batch / self.quiz.count
+
+    def looks(self, steps: int) -> int:
+        """At what is held out, after the first, in so many steps."""
+        return max(1, int(min(self.settings.looks, self.looks_per_step * steps)))
 
     def shared(self, share: float, per_epoch: float) -> tuple[int, int]:
         """Steps that are taken, and those that are left for later, of what was asked for. Of a time, this part of it
@@ -359,7 +369,7 @@ class Run:
         tell: gets a line at a look, at most one in `SAID` seconds; the state is kept after each. Where it is stopped,
         what it has is looked at once more, and a note says so.
         """
-        every, self.planned = math.ceil(steps / self.settings.looks), steps
+        every, self.planned = math.ceil(steps / self.looks(steps)), steps
         start, began = time.monotonic(), self.position
         said = start
         if not self.curve:
@@ -539,16 +549,15 @@ class Run:
         return loss if math.isfinite(loss) else math.inf
 
     def measured(self, weights: Array) -> tuple[float, list[float]]:
-        """The mean loss of some weights on the held-out samples, and the share of labels with the largest score, where
-        there are labels."""
+        """The mean loss of some weights on the held-out samples, in all copies; and, where there are labels, the share
+        of those with the largest score, of the samples as they came."""
         step, now = self.step, self.step.weights.copy()
         step.weights[...] = weights
-        loss, hits, count = 0.0, list[Array](), 0
-        for x, t, part in self.quiz:
-            loss += len(part) * step.loss(x, t)
-            count += len(part)
-            if self.labels is not None:
+        loss, hits = 0.0, list[Array]()
+        for q in self.quiz:
+            loss += len(q.samples) * step.loss(q.inputs, q.targets)
+            if self.labels is not None and q.plain:
                 outputs = {step.scores: step.scored}
-                hits.append(METRICS["top1"].per_sample(outputs, self.labels[list(part)], outputs, step.scores))
+                hits.append(METRICS["top1"].per_sample(outputs, self.labels[list(q.samples)], outputs, step.scores))
         step.weights[...] = now
-        return loss / count, [float(np.concatenate(hits).mean())] if hits else []
+        return loss / self.quiz.count, [float(np.concatenate(hits).mean())] if hits else []
