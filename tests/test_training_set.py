@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,11 @@ from onnxprune.errors import OptionError
 from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
+from onnxprune.pipeline.train import train
+from onnxprune.runtime.classes import IGNORED
+from onnxprune.runtime.session import Feeds, run
+from onnxprune.training.losses import label_feeds, objective_of, teach
+from onnxprune.training.step import Step
 
 MODELS = ROOT / "models"
 GRU = load(MODELS / "digits_gru.onnx")
@@ -98,6 +105,129 @@ def test_sequences_of_one_length_come_together() -> None:
     for b in batches:
         assert found.feeds(b)["tokens"].shape == (len(b), 4 + b[0] % 3)
         assert found.labels_of(b).tolist() == [i % 4 for i in b]
+
+
+def by_token() -> Model:
+    """Class scores of every token, by the token alone."""
+    return load(
+        parse(
+            "g (int64[n,t] tokens) => (float[n,t,5] y) <float[5,3] table = {1,2,3,4,5,4,3,2,1,0,1,0,1,2,0}, "
+            "float[3,5] w = {1,2,0,1,0,1,2,1,1,1,0,2,1,1,0}> { a = Gather<axis = 0>(table, tokens) y = MatMul(a, w) }"
+        )
+    )
+
+
+def rows() -> list[Array]:
+    """A label for every token of `sequences`, of which some do not count."""
+    rng = np.random.default_rng(1)
+    return [np.where(rng.random(4 + k % 3) < 0.3, IGNORED, rng.integers(0, 5, 4 + k % 3)) for k in range(10)]
+
+
+def padded() -> Array:
+    return np.array([np.pad(r, (0, 6 - len(r)), constant_values=IGNORED) for r in rows()])
+
+
+def written(folder: Path) -> Path:
+    """The sequences as .npy, their labels beside them in a folder."""
+    for k, (feeds, row) in enumerate(zip(sequences(), rows(), strict=True)):
+        for name, x in (("tokens", feeds["tokens"]), ("labels", row)):
+            (folder / name).mkdir(exist_ok=True, parents=True)
+            np.save(folder / name / f"{k}.npy", x)
+    return folder
+
+
+def json_of(folder: Path, labels: Any) -> Path:
+    (folder / "labels.json").write_text(json.dumps(labels))
+    return folder / "labels.json"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda folder: (sequences(), rows()),
+        lambda folder: (sequences(), padded()),
+        lambda folder: ([{**f, "labels": r} for f, r in zip(sequences(), rows(), strict=True)], None),
+        lambda folder: (written(folder), None),
+        lambda folder: (written(folder) / "tokens", json_of(folder, [r.tolist() for r in rows()])),
+        lambda folder: (
+            written(folder) / "tokens", json_of(folder, {f"{k}.npy": r.tolist() for k, r in enumerate(rows())})
+        ),
+    ],
+    ids=["rows", "padded", "feeds", "folder", "json", "json by name"],
+)  # fmt: skip
+def test_labels_of_tokens_are_as_long_as_their_sequences(given: Callable[[Path], Any], tmp_path: Path) -> None:
+    found = training_set(by_token(), *given(tmp_path))
+    assert found.labels is not None and found.labels.tolist() == padded().tolist()
+    for part in (found, *found.split(3)):
+        for b in part.batches(2):
+            wanted = [rows()[part.samples.chosen[i]].tolist() for i in b]
+            assert part.labels_of(b).tolist() == wanted and part.feeds(b)["tokens"].shape == (len(b), len(wanted[0]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([*rows()[:9], rows()[9][:3]], "sample 9 has 4 tokens and 3 labels; give one per token"),
+        (np.where(padded() == IGNORED, 0, padded()), "sample 0 has 4 tokens and 6 labels; give one per token, -100"),
+        (padded()[:, :5], r"shape \(10, 5\) for samples of 4 to 6 tokens; expected one class per token, \(10, 6\)"),
+        ([*rows()[:9], np.full(4, -7)], r"\(-100 for tokens that do not count\), found -7 \(sample 9\)"),
+        ([*rows()[:9], np.full(4, 5)], "labels go from 0 to 5, the model has 5 classes"),
+        (rows()[:9], "9 for 10 samples"),
+    ],
+)
+def test_labels_of_tokens_that_do_not_fit(labels: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        training_set(by_token(), sequences(), labels)
+
+
+@pytest.mark.parametrize("loss", ["kl", "cross-entropy:0.5,kl:0.5"])
+def test_tokens_behind_the_end_do_not_count(loss: str) -> None:
+    """Gradients of batches of one length, of padded ones, and of those in parts, against those of single samples."""
+    model, other = by_token(), by_token()
+    other.weights["w"] = np.asarray(other.weights["w"][:, ::-1] * np.float32(0.3))
+    data = training_set(model, sequences(), rows())
+    together = {
+        "tokens": np.concatenate([np.pad(f["tokens"], ((0, 0), (0, 6 - f["tokens"].size))) for f in sequences()])
+    }
+    scores = run(other, together)
+    objective = objective_of(other, scores, 10, loss=loss, labels=data.labels)
+
+    any_length = Step(model, objective, together, fixed=False, threads=1)
+
+    def gradient(feeds: Feeds, labels: Array, step: Step = any_length) -> Array:
+        step.train(feeds, {**teach(objective.terms, run(other, feeds)), **label_feeds(objective, labels)})
+        return step.gradients.copy()
+
+    def alone(indices: Sequence[int]) -> Array:
+        counts = [int((rows()[i] != IGNORED).sum()) for i in indices]
+        each = [gradient(data.feeds([i]), data.labels_of([i])) * n for i, n in zip(indices, counts, strict=True)]
+        return np.asarray(sum(each) / sum(counts))
+
+    one_length = data.kinds[1].tolist()
+    assert np.allclose(gradient(data.feeds(one_length), data.labels_of(one_length)), alone(one_length), atol=1e-6)
+    whole = alone(range(10))
+    assert np.abs(whole).max() > 0.02
+    for step in (any_length, Step(model, objective, together, memory=1, threads=1)):
+        assert np.allclose(gradient(together, padded(), step), whole, atol=1e-6)
+    assert step.part == 1
+
+
+def test_sequences_of_different_lengths_are_trained_by_the_labels_of_their_tokens(tmp_path: Path) -> None:
+    model, source = by_token(), written(tmp_path / "data")
+    labels = [(f["tokens"][0] + 1) % 5 for f in sequences()]  # the next token
+    done = train(
+        model,
+        source / "tokens",
+        tmp_path / "out.onnx",
+        train_labels=labels,
+        tune="60steps",
+        learning_rate=0.1,
+        batch_size=2,
+    )
+    held = done.report["held_out"]
+    assert held["after"] < 0.3 * held["before"] and held["accuracy"][-1] > held["accuracy"][0]
+    out = run(load(tmp_path / "out.onnx"), sequences()[2])["y"]
+    assert (out.argmax(2) == labels[2]).mean() > 0.8
 
 
 def test_what_is_held_out_is_not_trained_on() -> None:

@@ -17,6 +17,7 @@ from onnxprune.calibration.images import ImageFormat, image_format
 from onnxprune.calibration.labels import (
     LABELS,
     fitting_labels,
+    labelled_by_rows,
 )
 from onnxprune.calibration.presets import Preprocess, image_axes
 from onnxprune.calibration.samples import (
@@ -284,6 +285,8 @@ def from_python(
         {k: np.asarray(v) for k, v in (r if isinstance(r, Mapping) else {inputs[0].name: r}).items()} for r in runs
     ]
     names = [i.name for i in inputs]
+    key = next((k for k in LABELS if k not in names and all(k in f for f in feeds)), None)
+    labels = [] if key is None else [f.pop(key) for f in feeds]
     for k, f in enumerate(feeds):
         for name in [n for n in names if n not in f]:
             raise OptionError(f"{option}: feed {k} has no array for input {name}")
@@ -297,12 +300,15 @@ def from_python(
             {t.info.name: t.one(f[t.info.name], f"{option}: feed {k}") for t in takers} for k, f in enumerate(feeds)
         ]
         uses, holds = uses_of_arrays(takers, (x.dtype for f in feeds for x in f.values()), option)
-        return Samples(
+        samples = Samples(
             lambda i: each[i], tuple(range(len(each))), describe_arrays(takers, len(each), "an iterable"),
             lambda i: digest_of(each[i]), None, False, len(each), uses=uses, holds=holds,
         )  # fmt: skip
+        return labelled_by_rows(samples, labels, option)
     rows = {i.name: _in_rows(feeds[0][i.name], i) for i in inputs}
     joined = {n: (np.concatenate if rows[n] else np.stack)([f[n] for f in feeds]) for n in names}
+    if key is not None:
+        joined[key] = (np.concatenate if all(rows.values()) else np.stack)([np.atleast_1d(v) for v in labels])
     return from_arrays(joined, model, inputs, preprocess, option, "an iterable", option)
 
 

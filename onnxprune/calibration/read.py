@@ -34,8 +34,10 @@ from onnxprune.calibration.files import (
 )
 from onnxprune.calibration.images import CACHED, ImageFormat, decode_image, image_format, sizing
 from onnxprune.calibration.labels import (
+    LABELS,
     classes_of,
     labelled,
+    labelled_by_rows,
 )
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.samples import (
@@ -144,9 +146,13 @@ def _from_npys(
     files: Sequence[File], model: Model, inputs: Sequence[onnx.ValueInfoProto], preprocess: Preprocess, what: str,
     shown: str, option: str,
 ) -> Samples:  # fmt: skip
-    """One file per sample; of several inputs in a sub-folder each."""
+    """One file per sample; of several inputs in a sub-folder each, labels in one of their own."""
     by_input: dict[str, list[File]] = {}
-    for f in files:
+    known = {i.name for i in inputs}
+    of_labels = [f for f in files if PurePosixPath(f.path).parent.name in {*LABELS} - known]
+    if len(of_labels) == len(files):
+        of_labels = []
+    for f in (f for f in files if f not in of_labels):
         name = PurePosixPath(f.path).parent.name if len(inputs) > 1 else inputs[0].name
         by_input.setdefault(name, []).append(f)
     names = [i.name for i in inputs]
@@ -169,11 +175,12 @@ def _from_npys(
 
     count = len(columns[0])
     uses, holds = uses_of_arrays(takers, (dtype for each in likes for _, dtype in each), option)
-    return Samples(
+    samples = Samples(
         load, tuple(range(count)), describe_arrays(takers, count, shown), lambda i: digest_of(load(i)), None,
         stackable(inputs) and all(_single(each, info) for each, info in zip(likes, inputs, strict=True)), count,
         tuple(f.path for f in columns[0]), uses=uses, holds=holds,
     )  # fmt: skip
+    return labelled_by_rows(samples, (np.asarray(load_npy(io.BytesIO(f.read()), f.shown)) for f in of_labels), what)
 
 
 def _single(files: Sequence[Like], info: onnx.ValueInfoProto) -> bool:

@@ -46,10 +46,11 @@ class Samples:
     """load: index -> inputs of one run; chosen: which of the source's samples these are.
 
     description: for the report; fingerprint: bytes that stand for one of the source's samples; labels: int64
-    `(count,)`, of tokens `(count, tokens)`, or None; stackable: whether samples can be joined along axis 0 of every
-    input; total: samples that the source has; names: files of all of them, none of arrays; augmented: whether they are
-    random crops; uses: fields of `Preprocess` that had a say in them, and "augment"; holds: what the source is, for
-    messages; misfit: what is wrong with labels that came with them, for whoever would need them.
+    `(count,)`, of tokens `(count, tokens)`, IGNORED behind the end of shorter samples, or None; stackable: whether
+    samples can be joined along axis 0 of every input; total: samples that the source has; names: files of all of them,
+    none of arrays; augmented: whether they are random crops; uses: fields of `Preprocess` that had a say in them, and
+    "augment"; holds: what the source is, for messages; misfit: what is wrong with labels that came with them, for
+    whoever would need them.
     """
 
     load: Callable[[int], Feeds]

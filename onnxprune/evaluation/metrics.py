@@ -197,13 +197,13 @@ def refuse_misfit(samples: Samples) -> None:
         raise OptionError(samples.misfit)
 
 
-def class_offset(labels: Array, output: Array, option: str) -> int:
+def class_offset(labels: Array, first: Array, output: Array, option: str) -> int:
     """1 where the model has a background class in front that the labels do not count, else 0.
 
-    labels: int64 of all samples; output: class scores of the first of them; option: what the samples were given as.
+    labels: int64 of all samples; first: of some; output: class scores of these; option: what the samples were given as.
     Raises `OptionError` where labels do not fit the scores.
     """
-    scores, first = class_rows(output), labels[: len(output)]
+    scores = class_rows(output)
     classes = scores.shape[1]
     if first.size != len(scores):
         raise OptionError(
@@ -249,7 +249,7 @@ class Evaluator:
             raise OptionError(f"--metric {metric}: the model has no output with a row of class scores; use {other}")
         self.offset = 0
         if row.labels and self.labels is not None:
-            self.offset = class_offset(self.labels, self.reference[self.classes], "--evaluate")
+            self.offset = class_offset(self.labels, self.labels, self.reference[self.classes], "--evaluate")
 
     def outputs(self, model: Model) -> dict[str, Array]:
         """Outputs of a model for all samples, by name, joined along axis 0."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.calibration import ASIDE, fitting_batch
+from onnxprune.calibration.labels import token_lengths
 from onnxprune.calibration.presets import Preprocess
 from onnxprune.calibration.read import read
 from onnxprune.calibration.samples import Samples, stackable
@@ -35,14 +36,16 @@ DECODERS = 4  # threads that decode, at most
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
     """samples: in the order in which they lie; classes: the output of class scores, "" for a model without; labels: of
-    its classes, int64 `(count,)`, of tokens `(count, tokens)`, None without; kinds: indices of the samples of each
-    shape; most: samples that the model takes at once: all, or 1 where its graph has that baked in."""
+    its classes, int64 `(count,)`, of tokens `(count, longest)`, None without; kinds: indices of the samples of each
+    shape; most: samples that the model takes at once: all, or 1 where its graph has that baked in; tokens: of every
+    sample with so many labels, int64 `(count,)`, None where all have as many."""
 
     samples: Samples
     classes: str
     labels: Array | None
     kinds: tuple[Array, ...]
     most: int
+    tokens: Array | None = None
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(min(DECODERS, cores())), repr=False)
 
     @property
@@ -57,9 +60,10 @@ class TrainingSet:
         return self.samples.feeds(indices, self.pool.map)
 
     def labels_of(self, indices: Sequence[int]) -> Array:
-        """int64 labels of these samples; there must be some."""
+        """int64 labels of these samples, of one kind, `(n,)` or `(n, tokens)`; there must be some."""
         assert self.labels is not None
-        return self.labels[list(indices)]
+        of = self.labels[list(indices)]
+        return of if self.tokens is None else of[:, : self.tokens[indices[0]]]
 
     def batches(self, size: int) -> list[list[int]]:
         """All samples once, in their order but kind by kind, as indices of at most so many of one kind."""
@@ -70,8 +74,9 @@ class TrainingSet:
         """The samples at some indices, with their labels."""
         at = {int(i): k for k, i in enumerate(indices)}
         kinds = [np.array([at[i] for i in kind.tolist() if i in at], np.int64) for kind in self.kinds]
+        labels, tokens = (None if x is None else x[list(indices)] for x in (self.labels, self.tokens))
         return replace(
-            self, samples=self.samples.take(indices), labels=None if self.labels is None else self.labels_of(indices),
+            self, samples=self.samples.take(indices), labels=labels, tokens=tokens,
             kinds=tuple(kind for kind in kinds if len(kind)),
         )  # fmt: skip
 
@@ -115,7 +120,9 @@ def training_set(
     names = [o.name for o in model.proto.graph.output]
     outputs = joined(Stream(model, list(few.batches(most))).compute(names), names)
     classes = classifier_output(model, outputs, few.count)
-    found = samples.labels
+    found, tokens = samples.labels, None
+    if found is not None and found.ndim > 1 and len(kinds) > 1:
+        tokens = token_lengths(replace(samples, stackable=False), found.shape[1])
     if classes:
         refuse_misfit(samples)
     if found is not None and not any_labels:
@@ -124,9 +131,9 @@ def training_set(
                 f"{option if labels is None else flag}: the model has no output with a row of class scores that labels "
                 "could be of; leave them out to train towards the original's outputs, or give --loss"
             )
-        first = np.concatenate([found[largest], np.delete(found, largest, 0)])
-        found = np.where(found == IGNORED, IGNORED, found + class_offset(first, outputs[classes], option))
-    return TrainingSet(samples, classes, found, tuple(kinds), 1 if most == 1 else samples.count)
+        first = found[largest[:FIRST]] if tokens is None else found[largest[:FIRST], : tokens[largest[0]]]
+        found = np.where(found == IGNORED, IGNORED, found + class_offset(found, first, outputs[classes], option))
+    return TrainingSet(samples, classes, found, tuple(kinds), 1 if most == 1 else samples.count, tokens)
 
 
 def unlabelled(samples: Samples, most: int = 0) -> TrainingSet:

@@ -61,10 +61,11 @@ def rows_of(b: Backward, x: str, classes: int) -> str:
 
 
 def kullback_leibler(
-    b: Backward, output: str, target: str, *, probabilities: bool = False, temperature: float = 1.0
+    b: Backward, output: str, target: str, labels: str = "", *, probabilities: bool = False, temperature: float = 1.0
 ) -> str:
     """Mean over rows (samples, or tokens) of sum p (log p - log q), in nats; target: log p, of as many elements as the
-    output; probabilities: as of `log_probabilities`.
+    output; labels: int64, one for each row, of which those whose label is IGNORED do not count, "" where all count;
+    probabilities: as of `log_probabilities`.
 
     temperature: T that the scores are divided by; the loss is times T^2, so that its gradients stay about as large
     (Hinton et al. 2015). Improbable classes then say more of what the original knows.
@@ -74,18 +75,14 @@ def kullback_leibler(
     if temperature != 1:
         p, q = (b.op("LogSoftmax", b.scale(x, 1 / temperature), axis=-1) for x in (p, q))
     parts = b.op("Mul", b.op("Exp", p), b.op("Sub", p, q))
-    return b.scale(mean_over_rows(b, parts), temperature**2)
+    mean = mean_of_counted(b, b.sum(parts, [1]), labels) if labels else mean_over_rows(b, parts)
+    return b.scale(mean, temperature**2)
 
 
 def cross_entropy(b: Backward, output: str, target: str, *, probabilities: bool = False) -> str:
     """Mean over rows (samples, or tokens) of -log q of the label, in nats; target: int64, one for each row; of rows
     whose label is IGNORED there is nothing to lose, and they do not count."""
-    each = label_losses(b, output, target, probabilities=probabilities)
-    label = b.reshape(target, [-1])
-    ignored = b.op("Cast", b.op("Equal", label, b.constant(np.full(1, IGNORED, np.int64))), to=b.code(each))
-    counted = b.op("Sub", b.constant(1, like=each), ignored)
-    counts = b.op("Max", b.sum(counted, [0]), b.constant(1, like=each))
-    return b.op("Div", b.sum(each, [0]), counts)
+    return mean_of_counted(b, label_losses(b, output, target, probabilities=probabilities), target)
 
 
 def mixed_entropy(
@@ -116,6 +113,14 @@ def absolute_error(b: Backward, output: str, target: str, variance: float = 1.0)
     """Mean of |y - t| over the square root of the variance of the target."""
     d = b.op("Abs", b.op("Sub", output, target))
     return b.scale(b.reduce("ReduceMean", d, range(b.rank(d))), variance**-0.5)
+
+
+def mean_of_counted(b: Backward, each: str, labels: str) -> str:
+    """The mean of what rows lose, `(rows,)`, over those whose label is not IGNORED; 0 where there is none."""
+    ignored = b.op("Equal", b.reshape(labels, [-1]), b.constant(np.full(1, IGNORED, np.int64)))
+    counted = b.op("Sub", b.constant(1, like=each), b.op("Cast", ignored, to=b.code(each)))
+    counts = b.op("Max", b.sum(counted, [0]), b.constant(1, like=each))
+    return b.op("Div", b.sum(b.op("Mul", each, counted), [0]), counts)
 
 
 def mean_over_rows(b: Backward, parts: str) -> str:

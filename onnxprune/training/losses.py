@@ -41,7 +41,7 @@ Function = Callable[[Backward, Sequence[str], str], str]  # model, its outputs, 
 class Target:
     """A term of the loss. output: that is compared; loss: a row of `LOSSES`; probabilities: the output holds some, no
     scores; variance: of the original's values; weight: in the sum; temperature: as of `kullback_leibler`; mixed: every
-    sample has two labels, of which one counts for a share."""
+    sample has two labels, of which one counts for a share; counted: only tokens that have a label count."""
 
     output: str
     loss: str
@@ -50,12 +50,13 @@ class Target:
     weight: float = 1.0
     temperature: float = 1.0
     mixed: bool = False
+    counted: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
         """What it is compared with, as batches call it."""
         if not LOSSES[self.loss].labels:
-            return (self.output,)
+            return (self.output, LABELS) if self.counted else (self.output,)
         return (LABELS, OTHERS, SHARE) if self.mixed else (LABELS,)
 
 
@@ -73,7 +74,7 @@ class Loss:
 
 
 def _kl(b: Backward, t: Target, given: Sequence[str]) -> str:
-    return kullback_leibler(b, t.output, given[0], probabilities=t.probabilities, temperature=t.temperature)
+    return kullback_leibler(b, t.output, *given, probabilities=t.probabilities, temperature=t.temperature)
 
 
 def _entropy(b: Backward, t: Target, given: Sequence[str]) -> str:
@@ -164,12 +165,11 @@ def teach(targets: Sequence[Target], outputs: Feeds) -> Feeds:
     }  # fmt: skip
 
 
-def label_feeds(objective: Objective, labels: Array | None, indices: Sequence[int]) -> Feeds:
+def label_feeds(objective: Objective, labels: Array | None) -> Feeds:
     """What a batch of samples is compared with by its labels, each of one class alone."""
     if labels is None or LABELS not in objective.keys:
         return {}
-    of = labels[list(indices)]
-    return {LABELS: of, OTHERS: of, SHARE: np.ones(len(of), np.float32)}
+    return {LABELS: labels, OTHERS: labels, SHARE: np.ones(len(labels), np.float32)}
 
 
 # what the user asks for
@@ -239,7 +239,8 @@ def objective_of(
     if not asked and classes:
         asked = {"kl": 1.0} if labels is None else {"cross-entropy": 1 - distil, "kl": distil}
         asked = {name: weight for name, weight in asked.items() if weight}
-    if labels is not None and not any(LOSSES[name].labels for name in asked):
+    tokens = labels is not None and labels.ndim > 1
+    if labels is not None and not tokens and not any(LOSSES[name].labels for name in asked):
         labels = None
     floats = [name for name, y in outputs.items() if y.dtype.kind == "f" and y.size]
     if not floats:
@@ -250,9 +251,13 @@ def objective_of(
             y = outputs[classes]
             given = bool((y >= 0).all() and np.allclose(y.reshape(len(y), -1).sum(1), 1, atol=1e-3))
             hot = TEMPERATURE if y.ndim == 2 and not LOSSES[name].labels else 1.0
+            by_label = LOSSES[name].labels
             terms.append(
-                Target(classes, name, given, weight=weight, temperature=hot, mixed=mixed and LOSSES[name].labels)
-            )
+                Target(
+                    classes, name, given, weight=weight, temperature=hot, mixed=mixed and by_label,
+                    counted=tokens and not by_label,
+                )
+            )  # fmt: skip
         else:
             for n in floats:
                 variance = float(np.var(outputs[n], dtype=np.float64)) or 1.0

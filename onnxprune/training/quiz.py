@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxprune.calibration.augment import AUGMENTATIONS, augmented
 from onnxprune.evaluation.training_set import TrainingSet
+from onnxprune.graph.arrays import Array
 from onnxprune.runtime.session import Feeds
 from onnxprune.training.batches import COPIES
 
@@ -22,16 +23,17 @@ KEPT = 256e6  # bytes of inputs and targets that are kept; others are made anew 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """inputs: of the model; targets: that its outputs are compared with; samples: their indices; plain: whether they
-    are as they came."""
+    """inputs: of the model; targets: that its outputs are compared with; samples: how many; labels: of these, None
+    without; plain: whether they are as they came."""
 
     inputs: Feeds
     targets: Feeds
-    samples: Sequence[int]
+    samples: int
+    labels: Array | None
     plain: bool
 
 
-Answer = Callable[[Feeds, Sequence[int]], tuple[Feeds, Feeds]]
+Answer = Callable[[Feeds, Array | None], tuple[Feeds, Feeds]]
 
 
 class Quiz:
@@ -44,7 +46,7 @@ class Quiz:
         self, unseen: TrainingSet, size: int, answer: Answer, augment: Sequence[str] = (), seed: int = 0
     ) -> None:
         """size: samples of a question, at most; answer: inputs of the model and targets, of inputs as they came or were
-        changed and the samples' indices; augment: rows of `AUGMENTATIONS`, of which those that mix are left out."""
+        changed and labels; augment: rows of `AUGMENTATIONS`, of which those that mix are left out."""
         self.unseen, self.answer, self.seed = unseen, answer, seed
         self.names = [name for name in augment if not AUGMENTATIONS[name].mixes]
         self.copies = max(1, min(MOST, PICTURES // unseen.count)) if self.names else 1
@@ -60,11 +62,11 @@ class Quiz:
     def make(self, copy: int, k: int) -> Question:
         """The question of a copy of a part of the samples, which is kept where there is room."""
         part = self.parts[k]
-        feeds = self.unseen.feeds(part)
+        feeds, labels = self.unseen.feeds(part), None if self.unseen.labels is None else self.unseen.labels_of(part)
         if copy:
             rng = np.random.default_rng([self.seed, COPIES, copy, k])
             feeds = {name: augmented(x, self.names, rng) for name, x in feeds.items()}
-        made = Question(*self.answer(feeds, part), part, not copy)
+        made = Question(*self.answer(feeds, labels), len(part), labels, not copy)
         size = sum(x.nbytes for of in (made.inputs, made.targets) for x in of.values())
         if size <= self.free:
             self.free -= size

@@ -26,9 +26,10 @@ from onnxprune.graph.io import Model, to_proto
 from onnxprune.graph.ort import base_options, open_session
 from onnxprune.graph.protos import is_constant, place
 from onnxprune.graph.shapes import infer
+from onnxprune.runtime.classes import IGNORED
 from onnxprune.runtime.session import Feeds
 from onnxprune.training.form import OTHERS, form_of
-from onnxprune.training.losses import Objective
+from onnxprune.training.losses import LABELS, Objective
 from onnxprune.training.native import missing, with_kernels, with_products, worth
 from onnxprune.training.weights import with_batch_statistics, without_normalisations
 
@@ -90,6 +91,14 @@ def part_of(model: Model, feeds: Feeds, outputs: Collection[str], memory: float)
     return max(k for k in range(1, count + 1) if count % k == 0 and k <= most)
 
 
+def counted(targets: Feeds, count: int) -> Array:
+    """How much each of so many samples counts in the loss, `(count,)`: as many times as it has labels of tokens."""
+    labels = targets.get(LABELS)
+    if labels is None or labels.ndim < 2:
+        return np.ones(count, np.int64)
+    return np.asarray((labels != IGNORED).sum(1))
+
+
 @dataclass(frozen=True)
 class Graph:
     """What a session runs. content: a file whose weights are inputs; loss, more: outputs; of: weight -> gradient."""
@@ -116,7 +125,7 @@ class Step:
         """feeds: inputs of one batch; fixed: all batches have their shapes; names: weights to train, by default all
         that can be; by_batch: normalisations go by the statistics of the batch, which those of the model follow;
         scores: an output that `loss` leaves in `scored`; memory: bytes for activations, above which a batch is run in
-        equal parts, where its loss is the mean of theirs.
+        equal parts, where its loss is the mean of theirs, by what counts in each.
 
         Raises `UserError` where no weight has a gradient."""
         form = form_of(model)
@@ -175,11 +184,12 @@ class Step:
         if self.part is None or count <= self.part:
             return self._run(self._train, feeds, targets)
         loss, total, starts = 0.0, np.zeros_like(self.gradients), range(0, count, self.part)
-        for k in starts:
+        counts = counted(targets, count).reshape(len(starts), -1).sum(1)
+        for k, share in zip(starts, counts / max(counts.sum(), 1), strict=True):
             one, other = ({n: x[k : k + self.part] for n, x in of.items()} for of in (feeds, targets))
-            loss += self._run(self._train, one, other) / len(starts)
-            total += self.gradients
-        np.divide(total, np.float32(len(starts)), out=self.gradients)
+            loss += self._run(self._train, one, other) * float(share)
+            total += np.float32(share) * self.gradients
+        self.gradients[...] = total
         return loss
 
     def settle(self, share: float = FOLLOWED) -> None:

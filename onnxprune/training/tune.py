@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,8 +207,8 @@ def prepared(
         threads=settings.threads,
     )  # fmt: skip
 
-    def answer(feeds: Feeds, part: Sequence[int]) -> tuple[Feeds, Feeds]:
-        return narrow(feeds), {**teacher(feeds), **label_feeds(objective, unseen.labels, part)}
+    def answer(feeds: Feeds, labels: Array | None) -> tuple[Feeds, Feeds]:
+        return narrow(feeds), {**teacher(feeds), **label_feeds(objective, labels)}
 
     quiz = Quiz(unseen, batches.size, answer, augment, settings.seed)
 
@@ -222,11 +222,10 @@ def prepared(
         units = [(p.tensor, p.shape, p.units) for p in pressure.units.parts]
         asked = (*asked, pressure.name, pressure.strength, units)
     checkpoint = None if cache is None else Checkpoint.of(cache, original, step, seen, unseen, asked)
-    labels = unseen.labels if scores else None
     masks = None
     if settings.masks is not None:
         masks = Keeper(model, step, settings.masks, settings.optimizer, settings.momentum, settings.seed)
-    return Run(step, settings, draw, batches, quiz, objective, augment, labels, checkpoint, penalty, masks)
+    return Run(step, settings, draw, batches, quiz, objective, augment, checkpoint, penalty, masks)
 
 
 def augmentation(settings: Settings, seen: TrainingSet) -> tuple[str, ...]:
@@ -251,14 +250,14 @@ class Run:
 
     def __init__(
         self, step: Step, settings: Settings, draw: Callable[[int], tuple[Feeds, Feeds]], batches: Batches, quiz: Quiz,
-        objective: Objective, augment: tuple[str, ...], labels: Array | None, checkpoint: Checkpoint | None = None,
+        objective: Objective, augment: tuple[str, ...], checkpoint: Checkpoint | None = None,
         penalty: Penalty | None = None, masks: Keeper | None = None,
     ) -> None:  # fmt: skip
-        """draw: inputs and targets of a step, made of those of `batches`; labels: of the samples of the quiz, None
-        without; checkpoint: keeps the state, and may hold one; penalty: pulls before every step of the optimizer."""
+        """draw: inputs and targets of a step, made of those of `batches`; checkpoint: keeps the state, and may hold
+        one; penalty: pulls before every step of the optimizer."""
         self.step, self.settings, self.draw, self.batches, self.quiz = step, settings, draw, batches, quiz
         self.penalty = penalty
-        self.objective, self.batch, self.augment, self.labels = objective, batches.size, augment, labels
+        self.objective, self.batch, self.augment = objective, batches.size, augment
         usual = RATE[settings.optimizer] * (1 if settings.fitted else UNFITTED)
         self.rate = usual if settings.rate is None else settings.rate
         self.tried: list[tuple[float, float]] = []  # rates, and the loss on what is held out after a trial
@@ -555,9 +554,9 @@ class Run:
         step.weights[...] = weights
         loss, hits = 0.0, list[Array]()
         for q in self.quiz:
-            loss += len(q.samples) * step.loss(q.inputs, q.targets)
-            if self.labels is not None and q.plain:
+            loss += q.samples * step.loss(q.inputs, q.targets)
+            if step.scores and q.plain:
                 outputs = {step.scores: step.scored}
-                hits.append(METRICS["top1"].per_sample(outputs, self.labels[list(q.samples)], outputs, step.scores))
+                hits.append(METRICS["top1"].per_sample(outputs, q.labels, outputs, step.scores))
         step.weights[...] = now
         return loss / self.quiz.count, [float(np.concatenate(hits).mean())] if hits else []
