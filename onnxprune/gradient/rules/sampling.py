@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from onnxprune.gradient.through import decomposed
 from onnxprune.graph.node import Node
 
 Tap = tuple[Tensor, Tensor]  # index along an axis, int64, and weight
+LOWEST = float(np.finfo(np.float32).min)
 
 
 def _number(b: Backward, size: str, like: str) -> Tensor:
@@ -110,18 +112,17 @@ def roi_align(b: Backward, n: Node) -> list[str]:
     """through Gather and the weights of the neighbours, which depend on the regions"""
     x, rois, samples = n.input(0), n.input(1), n.input(2)
     ratio, outs = int(n.attr("sampling_ratio", 0)), [int(n.attr(f"output_{k}", 1)) for k in ("height", "width")]
-    if ratio <= 0:
-        raise NoRule("a number of samples that depends on the regions (sampling_ratio 0)")
     half = n.attr("coordinate_transformation_mode", "half_pixel") == "half_pixel" and b.opset >= 16
     corners = Tensor(b, rois) * float(n.attr("spatial_scale", 1.0)) - (0.5 if half else 0.0)
     left, top, right, bottom = (
         Tensor(b, v) for v in b.ops("Split", corners.name, b.constant([1] * 4), outputs=4, axis=1)
     )
-    taps = []
+    taps, grids = [], []
     for start, end, out, axis in ((top, bottom, outs[0], 2), (left, right, outs[1], 3)):
         length = end - start if half else (end - start).op("Max", 1)
-        steps = (np.arange(out * ratio) + 0.5) / (out * ratio)
-        taps.append(_edges(b, start + length * Tensor(b, b.constant(steps, like=rois)), b.size(x, [axis])))
+        grid = _grid(b, out, ratio, length)
+        taps.append(_edges(b, start + length * grid.places, b.size(x, [axis])))
+        grids.append(grid)
     rows = Tensor(b, _rows(b, x))
     owner = b.unsqueeze(samples, [1, 2])  # (regions, 1, 1)
     parts = []
@@ -132,12 +133,51 @@ def roi_align(b: Backward, n: Node) -> list[str]:
         at = b.op("Concat", b.unsqueeze(which.name, [3]), b.unsqueeze(pixel.name, [3]), axis=3)
         weight = Tensor(b, b.unsqueeze(u.name, [2])) * Tensor(b, b.unsqueeze(v.name, [1]))
         parts.append(rows.op("GatherND", Tensor(b, at)) * Tensor(b, b.unsqueeze(weight.name, [3])))
-    shape = b.constant([0, outs[0], ratio, outs[1], ratio, -1])
-    if n.attr("mode", "avg") == "max":  # of weighted neighbours, as ONNX has it
-        y = b.reduce("ReduceMax", b.op("Reshape", b.op("Max", *(p.name for p in parts)), shape), [2, 4])
-    else:
-        y = b.reduce("ReduceMean", b.op("Reshape", b.add([p.name for p in parts]), shape), [2, 4])
-    return [b.transpose(y, [0, 3, 1, 2])]
+    largest = n.attr("mode", "avg") == "max"  # of weighted neighbours, as ONNX has it
+    names = [p.name for p in parts]
+    each = Tensor(b, b.op("Max", *names) if largest else b.add(names))  # (regions, rows, columns, channels)
+    if ratio <= 0:
+        rows_inside, columns_inside = (b.unsqueeze(g.inside.name, [a, 3]) for g, a in zip(grids, (2, 1), strict=True))
+        inside = Tensor(b, b.op("And", rows_inside, columns_inside))
+        each = inside.where(each, LOWEST if largest else 0, each)
+    sizes = [size for g, k in zip(grids, outs, strict=True) for size in (b.constant([k]), g.most)]
+    shaped = b.op("Reshape", each.name, b.op("Concat", b.constant([0]), *sizes, b.size(x, [1]), axis=0))
+    kind = "ReduceMax" if largest else "ReduceMean" if ratio > 0 else "ReduceSum"
+    y = Tensor(b, b.reduce(kind, shaped, [2, 4]))  # (regions, rows, columns, channels)
+    if ratio <= 0:
+        count = Tensor(b, b.unsqueeze((grids[0].count * grids[1].count).name, [2, 3]))
+        y = (count > 0).where(y, 0, y) if largest else y / count.op("Max", 1)
+    return [b.transpose(y.name, [0, 3, 1, 2])]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Samples of regions along an axis. places: from 0 to 1 along a region, `(bins * most,)`, or `(regions, bins *
+    most)`; most: samples of a bin, int64 `(1,)`; count: that its region has, `(regions, 1)`; inside: which of them
+    these are, bool `(regions, bins * most)`."""
+
+    places: Tensor
+    most: str
+    count: Tensor
+    inside: Tensor
+
+
+def _grid(b: Backward, bins: int, ratio: int, length: Tensor) -> Grid:
+    """So many samples in each bin, or, where `ratio` is 0, as many as a bin of the region is long, rounded up: then all
+    regions have as many as the longest needs, and of the others those behind are not inside."""
+    if ratio > 0:
+        places = Tensor(b, b.constant((np.arange(bins * ratio) + 0.5) / (bins * ratio), like=length.name))
+        return Grid(places, b.constant([ratio]), length.of(ratio), places >= 0)
+    count = (length / bins).op("Ceil").op("Max", 0)
+    longest = b.op("Cast", b.op("Concat", count.name, b.constant([[1]], like=length.name), axis=0), to=7)
+    most = b.op("Reshape", b.reduce("ReduceMax", longest, [0, 1]), b.constant([1]))
+    steps = b.op("Range", b.constant(0), b.squeeze(most, [0]), b.constant(1))
+    step = Tensor(b, b.op("Cast", steps, to=b.code(length.name)))  # (most,)
+    each = Tensor(b, b.unsqueeze(count.name, [2]))  # (regions, 1, 1)
+    bin_ = Tensor(b, b.constant(np.arange(bins).reshape(-1, 1), like=length.name))
+    places = (bin_ + (step + 0.5) / each.op("Max", 1)) / bins  # (regions, bins, most)
+    inside = bin_ * 0 + step < each
+    return Grid(places.op("Flatten", axis=1), most, count, inside.op("Flatten", axis=1))
 
 
 def _edges(b: Backward, at: Tensor, size: str) -> list[Tap]:

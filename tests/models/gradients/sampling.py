@@ -50,6 +50,20 @@ for mode in ("avg", "max"):
             fixed=("r",) if mode == "max" else (),
             **FLOAT32,
         )
+for mode in ("avg", "max"):
+    for where in ("half_pixel", "output_half_pixel"):
+        how = f'mode = "{mode}", coordinate_transformation_mode = "{where}", output_height = 2, output_width = 1'
+        row(
+            "RoiAlign",
+            f"adaptive-{mode}-{where}",
+            "double[2,1,5,6] x, double[3,4] r",
+            f"y = RoiAlign<{how}>(x, r, i)",
+            "int64[3] i = {1,0,1}",
+            feeds={"r": [[0.3, 0.4, 2.9, 2.2], [1.3, 0.2, 3.4, 4.7], [2.2, 1.3, 1.6, 0.7]]},
+            step=0.005,
+            fixed=("r",) if mode == "max" else (),
+            **FLOAT32,
+        )
 row(
     "DeformConv",
     "plain",
