@@ -226,6 +226,29 @@ def test_softmax_at_the_end_is_not_applied_twice() -> None:
     assert [n.input[0] for n in b.edit.graph.node if n.op_type == "LogSoftmax"] == ["y"]
 
 
+# what onnxruntime wrote
+
+
+def test_operators_that_onnx_does_not_know_keep_no_model_at_its_opset() -> None:
+    text = "g (float[2,4] x) => (float[2,4] y) <float[4] w = {1,2,3,4}> { y = SimplifiedLayerNormalization(x, w) }"
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    old, new = (onnxprune.gradients(parse(text, f'"" : {k}'), squares, ["w"]) for k in (11, 18))
+    a, b = (session(m).run(None, {"x": x})[-1] for m in (old, new))
+    assert np.allclose(a, b) and np.abs(a).max() > 0.1
+    assert [n.domain for n in old.graph.node if n.op_type == "SimplifiedLayerNormalization"] == [""]
+    assert {o.domain for o in old.opset_import} == {o.domain for o in new.opset_import}
+
+
+def test_names_of_a_fusion_may_be_there_before() -> None:
+    text = (
+        "g (float[2,6] x) => (float[2,1,1,2] y) <int64[3] gemm_input_shape = {2,1,6}, float[1,2,6] w = "
+        "{1,2,0,1,2,1,1,0,1,2,1,2}, float[1,2,2] r = {1,0,1,1}, float[1,4] b = {1,2,1,0}> "
+        "{ h = Reshape(x, gemm_input_shape) y = RNN<hidden_size = 2>(h, w, r, b) }"
+    )
+    found = session(onnxprune.gradients(parse(text), squares, ["w"])).run(None, {"x": np.ones((2, 6), np.float32)})
+    assert found[-1].shape == (1, 2, 6)
+
+
 # what cannot be had
 
 

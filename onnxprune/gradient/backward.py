@@ -20,12 +20,13 @@ from onnxprune.graph.edit import Edit
 from onnxprune.graph.io import Model
 from onnxprune.graph.links import reads
 from onnxprune.graph.node import Node, opsets
-from onnxprune.graph.protos import graphs, is_constant, place
+from onnxprune.graph.protos import graphs, is_constant, place, rename_values
 from onnxprune.graph.shapes import Shape, infer_nodes
 from onnxprune.graph.versions import raised
 
 OPSET = 17  # older models are raised to it: before, operators lack what the rules need
 Gradients: TypeAlias = list[str | None]  # names; None where there is no gradient, or none is needed
+FUSED = ("gemm_input_shape", "gemm_output_shape")  # how names of what onnxruntime's MatMulAddFusion adds begin
 LAST = np.iinfo(np.int64).max  # the end of a slice that goes to the end of its axis
 
 
@@ -84,6 +85,7 @@ class Backward:
         self.edit = edit
         free_constants(edit.model)
         hoist(edit.model.proto.graph)
+        free_names(edit)
         self.opset = opsets(edit.model.proto)[""]
         self.wrt: set[str] = set()
         self.needed: set[str] = set()
@@ -392,6 +394,17 @@ class Backward:
         sweep(graph)
         self.edit.drop(self._constants.values())
         return self.edit.model
+
+
+def free_names(edit: Edit) -> None:
+    """Give initializers other names that onnxruntime gave them when it made Gemm of MatMul and Add (a file that it
+    wrote): where it does so again, in what we add, it means to name another like that, and fails."""
+    weights = edit.model.weights
+    names = {name: edit.fresh("shape_of_gemm") for name in list(weights) if name.startswith(FUSED)}
+    for graph in graphs(edit.graph):
+        rename_values(graph, names)
+    for name, other in names.items():
+        weights[other] = weights.pop(name)
 
 
 def hoist(graph: GraphProto) -> None:
