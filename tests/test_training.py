@@ -526,6 +526,29 @@ def test_a_step_of_a_cut_looks_at_the_tuned_model(monkeypatch: pytest.MonkeyPatc
     assert sum(w.size for w in tuned.values()) < sum(w.size for w in load(mlp).weights.values())
 
 
+def test_a_cut_in_steps_is_made_of_the_original_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tuned between the steps only chooses, so that a plan replays without it, to the same bytes."""
+    trained: list[int] = []
+    training = Run.train
+
+    def counted(self: Run, steps: int, *others: Any) -> int:
+        trained.append(steps)
+        return training(self, steps, *others)
+
+    monkeypatch.setattr(Run, "train", counted)
+    mlp, pixels = ROOT / "models" / "digits_mlp.onnx", PICTURES[:, 0, ::2, ::2].reshape(64, 64)
+    data: dict[str, Any] = {"calibration": pixels, "measure": False, "threads": 1}
+    first = onnxprune.prune(
+        mlp, **data, channels=0.4, steps=2, importance="wanda", allocate="uniform", tune="8steps", learning_rate=0.01,
+        batch_size=16,
+    )  # fmt: skip
+    assert trained == [8, 8]
+    again = onnxprune.prune(mlp, **data, plan=first.plan)
+    assert trained == [8, 8, 8] and first.report.tuning == again.report.tuning
+    a, b = (onnxprune.load(r.model).weights for r in (first, again))
+    assert a.keys() == b.keys() and all(np.array_equal(w, b[n]) for n, w in a.items())
+
+
 def test_the_command_tunes_and_a_plan_replays_it(call: Cli, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = f"--calibration {ROOT / 'models' / 'digits_calibration.npz'} --samples 64 --threads 1 --no-latency"
