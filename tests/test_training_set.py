@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import onnxprune
 from conftest import ROOT
 from models.files import parse
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.training_set import TrainingSet, training_set
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, load
+from onnxprune.importance.score import gradient_scores
+from onnxprune.importance.shown import by_training
 from onnxprune.pipeline.train import train
+from onnxprune.progress import silent
 from onnxprune.runtime.classes import IGNORED
 from onnxprune.runtime.session import Feeds, run
 from onnxprune.training.losses import label_feeds, objective_of, teach
@@ -168,6 +172,7 @@ def test_labels_of_tokens_are_as_long_as_their_sequences(given: Callable[[Path],
     ("labels", "message"),
     [
         ([*rows()[:9], rows()[9][:3]], "sample 9 has 4 tokens and 3 labels; give one per token"),
+        ([*rows()[:9], rows()[9][:0]], "sample 9 has 4 tokens and 0 labels; give one per token"),
         (np.where(padded() == IGNORED, 0, padded()), "sample 0 has 4 tokens and 6 labels; give one per token, -100"),
         (padded()[:, :5], r"shape \(10, 5\) for samples of 4 to 6 tokens; expected one class per token, \(10, 6\)"),
         ([*rows()[:9], np.full(4, -7)], r"\(-100 for tokens that do not count\), found -7 \(sample 9\)"),
@@ -178,6 +183,22 @@ def test_labels_of_tokens_are_as_long_as_their_sequences(given: Callable[[Path],
 def test_labels_of_tokens_that_do_not_fit(labels: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         training_set(by_token(), sequences(), labels)
+
+
+def test_a_row_of_classes_per_labelled_token_needs_no_table_of_words() -> None:
+    text = (
+        "g (int64[n,t] tokens) => (float[n,t,2] y) <float[5,3] table = {1,2,3,4,5,4,3,2,1,0,1,0,1,2,0}, float[3,2] w = "
+        "{1,2,0,1,0,1}> { a = Gather<axis = 0>(table, tokens) y = MatMul(a, w) }"
+    )
+    model, tags = load(parse(text)), [np.minimum(r, 1) for r in rows()]
+    assert training_set(model, sequences()).classes == ""  # as hidden states may be
+    found = training_set(model, sequences(), tags)
+    assert found.classes == "y" and found.labels is not None and found.labels.max() == 1
+    tokens = np.concatenate([f["tokens"] for f in sequences()[::3]])
+    assert onnxprune.evaluate(model, tokens, labels=np.array(tags[::3])).metric == "loss"
+    gates = onnxprune.analyze(model)
+    scores, _ = gradient_scores(gates, gates.groups, by_training(found), "taylor", silent, absorbed=False)
+    assert all(np.isfinite(s).all() and s.any() for s in scores.values()) and scores
 
 
 @pytest.mark.parametrize("loss", ["kl", "cross-entropy:0.5,kl:0.5"])

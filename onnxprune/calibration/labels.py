@@ -138,8 +138,9 @@ def _trimmed(values: Array, lengths: Array) -> Array | str:
     off = np.where(behind, (values != LACKING) & (values != IGNORED), values == LACKING).any(1)
     if off.any():
         k = int(off.argmax())
-        given = int(np.flatnonzero((values[k] != LACKING) & ~(behind[k] & (values[k] == IGNORED)))[-1:].sum()) + 1
-        return f"sample {k} has {lengths[k]} tokens and {given} labels; give one per token, {IGNORED} behind them"
+        given = np.flatnonzero((values[k] != LACKING) & ~(behind[k] & (values[k] == IGNORED)))
+        count = given[-1] + 1 if given.size else 0
+        return f"sample {k} has {lengths[k]} tokens and {count} labels; give one per token, {IGNORED} behind them"
     return np.where(behind, IGNORED, values)[:, :longest]
 
 

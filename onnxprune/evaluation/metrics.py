@@ -197,6 +197,11 @@ def refuse_misfit(samples: Samples) -> None:
         raise OptionError(samples.misfit)
 
 
+def tokens_of(samples: Samples) -> int:
+    """Labels that each sample has for its tokens; 0 where they have one, or none."""
+    return 0 if samples.labels is None or samples.labels.ndim < 2 else samples.labels.shape[1]
+
+
 def class_offset(labels: Array, first: Array, output: Array, option: str) -> int:
     """1 where the model has a background class in front that the labels do not count, else 0.
 
@@ -235,7 +240,7 @@ class Evaluator:
         self.names = [o.name for o in original.proto.graph.output]
         self.batch = fitting_batch(samples, original, option="--evaluate")
         self.reference = self.outputs(original)
-        self.classes = classifier_output(original, self.reference, samples.count)
+        self.classes = classifier_output(original, self.reference, samples.count, tokens_of(samples))
         self.labels = None if samples.labels is None else np.asarray(samples.labels).astype(np.int64)
         if self.classes:
             refuse_misfit(samples)
@@ -335,7 +340,7 @@ def default_metric(original: Model, samples: Samples) -> str:
     few = samples.take(range(min(2, samples.count)))
     names = [o.name for o in original.proto.graph.output]
     outputs = joined(Stream(original, list(few.batches(1))).compute(names), names)
-    if not classifier_output(original, outputs, few.count):
+    if not classifier_output(original, outputs, few.count, tokens_of(few)):
         return DEFAULT_METRICS["outputs"]
     refuse_misfit(samples)
     if samples.labels is None:

@@ -119,10 +119,12 @@ def training_set(
     few = samples.take(largest[:FIRST].tolist())
     names = [o.name for o in model.proto.graph.output]
     outputs = joined(Stream(model, list(few.batches(most))).compute(names), names)
-    classes = classifier_output(model, outputs, few.count)
     found, tokens = samples.labels, None
     if found is not None and found.ndim > 1 and len(kinds) > 1:
         tokens = token_lengths(replace(samples, stackable=False), found.shape[1])
+    first = np.zeros(0) if found is None else found[largest[:FIRST]]
+    first = first if tokens is None else first[:, : tokens[largest[0]]]
+    classes = classifier_output(model, outputs, few.count, first.shape[1] if first.ndim > 1 else 0)
     if classes:
         refuse_misfit(samples)
     if found is not None and not any_labels:
@@ -131,7 +133,6 @@ def training_set(
                 f"{option if labels is None else flag}: the model has no output with a row of class scores that labels "
                 "could be of; leave them out to train towards the original's outputs, or give --loss"
             )
-        first = found[largest[:FIRST]] if tokens is None else found[largest[:FIRST], : tokens[largest[0]]]
         found = np.where(found == IGNORED, IGNORED, found + class_offset(found, first, outputs[classes], option))
     return TrainingSet(samples, classes, found, tuple(kinds), 1 if most == 1 else samples.count, tokens)
 

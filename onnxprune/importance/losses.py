@@ -37,9 +37,12 @@ class Loss:
     temperature: float = 1.0
 
     @staticmethod
-    def of(model: Model, outputs: Feeds, samples: int) -> Loss:
-        """By what the model gives for some samples. Raises `UserError` where no output is a number."""
-        classes = classifier_output(model, outputs, samples)
+    def of(model: Model, outputs: Feeds, samples: int, tokens: int = 0) -> Loss:
+        """By what the model gives for some samples; tokens: labels that each of these has.
+
+        Raises `UserError` where no output is a number.
+        """
+        classes = classifier_output(model, outputs, samples, tokens)
         if classes:
             return Loss(classes, are_probabilities(class_rows(outputs[classes])), {})
         floats = {name: y for name, y in outputs.items() if y.dtype.kind == "f" and y.size}

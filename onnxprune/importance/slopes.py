@@ -195,9 +195,11 @@ class Slopes:
         each = sample_bytes(infer(model, {n: x.shape for n, x in one.items()}))
         limit = int(np.clip(memory / max(2 * each, 1), 1, most))
         self.batch = max(map(len, shown.batches(limit)))
-        few = shown.feeds(shown.batches(FIRST)[0])
-        outputs = run(model, few)
-        self.loss = replace(Loss.of(model, outputs, len(next(iter(few.values())))), temperature=temperature)
+        first = shown.batches(FIRST)[0]
+        outputs = run(model, shown.feeds(first))
+        labels = None if shown.labels_of is None else shown.labels_of(first)
+        tokens = 0 if labels is None or labels.ndim < 2 else labels.shape[1]
+        self.loss = replace(Loss.of(model, outputs, len(first), tokens), temperature=temperature)
         self.classes = class_rows(outputs[self.loss.classes]).shape[1] if self.loss.classes else 0
         if shown.labels_of is not None and not self.loss.classes:
             raise UserError("labels are of classes, and the model has no output with a row of class scores")

@@ -35,15 +35,22 @@ def probabilities(y: Array) -> Array:
     return np.asarray(e / e.sum(1, keepdims=True))
 
 
-def classifier_output(model: Model, outputs: dict[str, Array], samples: int) -> str:
-    """The one float output that holds a row of classes per sample or per token; "" where the model is no classifier."""
+def classifier_output(model: Model, outputs: dict[str, Array], samples: int, tokens: int = 0) -> str:
+    """The one float output that holds a row of classes per sample or per token; "" where the model is no classifier.
+
+    tokens: labels that each of the samples has: then an output `(samples, tokens, classes)` holds them. Without, those
+    of a table of words do, as others may be hidden states.
+    """
     floats = [n for n, y in outputs.items() if y.dtype.kind == "f"]
     tables = {w.shape[0] for w in model.weights.values() if w.ndim == 2 and w.dtype.kind in "fV"}
-    tokens = {i.name for i in graph_inputs(model) if i.type.tensor_type.elem_type in (6, 7)}
+    ids = any(i.type.tensor_type.elem_type in (6, 7) for i in graph_inputs(model))
     spoken = [n for n in floats if outputs[n].ndim == 3 and min(outputs[n].shape[1:]) > 1]
-    words = [n for n in spoken if tokens and outputs[n].shape[2] in tables and len(outputs[n]) == samples]
+    words = [n for n in spoken if ids and outputs[n].shape[2] in tables and len(outputs[n]) == samples]
     if len(words) == 1 and outputs[words[0]].shape[2] not in _widths(model):
         return words[0]
+    labelled = [n for n in floats if outputs[n].ndim == 3 and outputs[n].shape[:2] == (samples, tokens)]
+    if tokens and len(labelled) == 1:
+        return labelled[0]
     if len(floats) != 1:
         return ""
     y = outputs[floats[0]]

@@ -214,13 +214,14 @@ def weighted(value: Any) -> dict[str, float]:
 
 def objective_of(
     original: Any, outputs: Feeds, samples: int, *, loss: Any = None, labels: Array | None = None, mixed: bool = False,
-    distil: float = DISTIL,
+    distil: float = DISTIL, classes: str = "",
 ) -> Objective:  # fmt: skip
     """What a model is trained towards.
 
     outputs: of the original for some samples; loss: as `parse` gives it, by default the classes of a classifier, by
     their labels where there are some and by the original's probabilities, else all floating outputs by their values;
-    mixed: samples have two labels each; distil: weight of the original beside labels. Raises `UserError` where the
+    mixed: samples have two labels each; distil: weight of the original beside labels; classes: the output of class
+    scores, where that is known. Raises `UserError` where the
     model or the samples have not what a loss needs.
     """
     rank = 0 if labels is None else labels.ndim
@@ -229,7 +230,7 @@ def objective_of(
             raise OptionError("--augment mixup has no effect on a loss of your own: it knows one label per sample")
         function = loss if callable(loss) else function_of(loss, rank)
         return Objective((), function, tuple(outputs), rank, shown(loss))
-    classes = classifier_output(original, outputs, samples)
+    classes = classes or classifier_output(original, outputs, samples)
     asked = weighted(loss) if loss else {}
     for name in asked:
         if LOSSES[name].classes and not classes:

@@ -193,7 +193,7 @@ def prepared(
     first, (shown, _) = unseen.feeds(part), batches(0)
     objective = objective_of(
         original, run(first), len(part), loss=settings.loss, labels=seen.labels,
-        mixed=any(AUGMENTATIONS[a].mixes for a in augment), distil=distil,
+        mixed=any(AUGMENTATIONS[a].mixes for a in augment), distil=distil, classes=seen.classes,
     )  # fmt: skip
 
     def teacher(feeds: Feeds) -> Feeds:
