@@ -889,9 +889,10 @@ def test_processes_end_well(end: str, tmp_path: Path) -> None:
 
 
 EDGES = """
-import ctypes, mmap
+import ctypes, itertools, mmap
 import onnxruntime as ort
 from onnx import numpy_helper
+import test_int8
 from test_sparse_runtime import FORMS, options_of
 libc, kept = ctypes.CDLL(None), []
 
@@ -913,8 +914,8 @@ def at_edges(model, x):
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     y = run(session_of(model), x)
     out, binding, x = edged(np.zeros_like(y)), session.io_binding(), edged(x)
-    binding.bind_input("X", "cpu", 0, np.float32, x.shape, x.ctypes.data)
-    binding.bind_output("Y", "cpu", 0, np.float32, y.shape, out.ctypes.data)
+    binding.bind_input("X", "cpu", 0, x.dtype, x.shape, x.ctypes.data)
+    binding.bind_output("Y", "cpu", 0, y.dtype, y.shape, out.ctypes.data)
     session.run_with_iobinding(binding)
     np.testing.assert_array_equal(out, y)
 
@@ -924,6 +925,11 @@ for form in FORMS:
             at_edges(model_of(weight((37, 83), form), form, values=values), noise(tokens, 83))
     at_edges(model_of(weight((21, 13, 3, 3), form), form, "Conv", pads=[1, 1, 1, 1]), noise(1, 13, 7, 9))
     at_edges(model_of(weight((21, 13, 1, 1), form), form, "Conv"), noise(2, 13, 5, 7))
+
+for (share, tile), x in itertools.product(test_int8.TILES, (test_int8.UINT8, test_int8.INT8)):
+    for (m, k), result, tokens in itertools.product([(37, 83), (64, 128)], test_int8.RESULTS, (1, 23, 64)):
+        model = test_int8.model_of(test_int8.weight((m, k), share, tile), tile, x, result)
+        at_edges(model, test_int8.integers(x, tokens, k))
 """
 
 

@@ -37,8 +37,8 @@ class Export:
     level: tuple[str, ...] = option(
         (), each(choice({name: row.needs for name, row in LEVELS.items()})), panel=OUTPUT, metavar="LEVEL",
         otherwise="all of the system",
-        help="Kernels for this level of CPU alone: v2, v3, v4 of x86-64, neon. Repeatable; the best of them that a CPU "
-        "has runs.",
+        help="Kernels for this level of CPU alone: v2, v3, v4, vnni of x86-64, neon. Repeatable; the best of them that "
+        "a CPU has runs.",
     )  # fmt: skip
     ops_from: Path | None = option(
         None, path, panel=STORE, metavar="MODEL", otherwise="all operators",

@@ -43,13 +43,17 @@ class Uses:
         readers = self.readers[name]
         return readers[0] if len(readers) == 1 and name not in self.kept else None
 
+    def remove(self, i: int) -> None:
+        """Put nothing at a place."""
+        old = self.nodes[i]
+        for name in old.input if old is not None else ():
+            self.readers[name] = [j for j in self.readers[name] if j != i]
+        self.nodes[i] = None
+
     def replace(self, gone: Sequence[int], index: int, node: NodeProto) -> None:
         """Put `node` at `index`, and nothing at the places in `gone`."""
         for i in gone:
-            old = self.nodes[i]
-            for name in old.input if old is not None else ():
-                self.readers[name] = [j for j in self.readers[name] if j != i]
-            self.nodes[i] = None
+            self.remove(i)
         self.nodes[index] = node
         for name in node.input:
             self.readers[name].append(index)

@@ -73,7 +73,7 @@ def choose(
     shapes = {layer.name: layer for layer in layers}
     able: dict[str, Packing] = {}
     for name, packing in formats.items():
-        w = masked.weights[shapes[name].weight]
+        w = shapes[name].read(masked)
         sparsity = 1 - np.count_nonzero(w) / w.size
         if sparsity < LEAST:
             reasons[name] = f"only {sparsity:.0%} of its weights are zero"

@@ -15,6 +15,7 @@ import numpy as np
 from onnxprune.errors import OptionError
 from onnxprune.formats.arrays import EXPORT, FLOATS, MAX_ELEMENTS, Types, bits_of, check_array, check_size, storable
 from onnxprune.formats.format import Format, Packed, Storage
+from onnxprune.formats.int8 import FOURS, is_quantized, no_int8_operator
 from onnxprune.formats.patterns import BlockPattern, Pattern
 from onnxprune.formats.pointers import ARRAYS, SOURCES, check_columns, index_type
 from onnxprune.graph.arrays import Array
@@ -102,6 +103,8 @@ def tiles_of(layer: Layer, kept: Array, r: int, c: int) -> Array:
 def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, BlockPattern] | None:
     candidates = []
     for r, c in SIZES:
+        if is_quantized(layer) and c % FOURS:
+            continue
         tiles = tiles_of(layer, kept, r, c)
         if not tiles.all():
             each = r * c * size + index_type(tiles.shape[1]).itemsize
@@ -201,11 +204,11 @@ CONV = """
 """
 
 BSR = Format(
-    "bsr", "tiles in operators of ours, for all layers", pattern="block:RxC", present=True,
+    "bsr", "tiles in operators of ours, for all layers", pattern="block:RxC", present=True, refuses=no_int8_operator,
     needs="--format bsr stores tiles of weights; make some with --pattern block:4x4 --sparsity 0.7",
     storage=Storage(
         name="Bsr", version=3, arrays=ARRAYS, attributes={"block": list}, given=_given, read=_read, pack=_pack,
-        check=_check, unpack=_unpack, smallest=_smallest, none="no tile is zero",
+        check=_check, unpack=_unpack, smallest=_smallest, none="no tile is zero", quantizes=True,
         body=lambda product: (CONV if product == "Conv" else MATRIX) + BODY,
     ),
 )  # fmt: skip

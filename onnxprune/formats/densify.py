@@ -81,6 +81,7 @@ class _Densifier:
         self.arrays = arrays
         self.is_matrix = is_matrix
         self.names: dict[tuple[Any, ...], str] = {}
+        self.floats: dict[tuple[str, str, str], str] = {}
         self.made: list[NodeProto] = []
         self.label = ""
 
@@ -117,6 +118,9 @@ class _Densifier:
         operator = weight.operator
         self.label = node.proto.name or node.output(0)
         given = dict(zip(operator.inputs, node.inputs, strict=True))
+        if operator.quantized:
+            self.quantized(node, weight, given)
+            return
         steps: list[Callable[[str, str], None]] = []  # of what follows the product: input, output
         bias = self.edit.model.weights[given["bias"]]
         used = given["bias"] if bias.view(np.uint32).any() else ""
@@ -147,6 +151,54 @@ class _Densifier:
             after = node.output(0) if k == len(steps) - 1 else self.edit.fresh(f"{node.output(0)}_step")
             step(value, after)
             value = after
+
+    def quantized(self, node: Node, weight: Weight, given: dict[str, str]) -> None:
+        """A product between DequantizeLinear and QuantizeLinear; Gemm's bias is int32 in its steps."""
+        model, result, alpha = self.edit.model, weight.operator.result, float(node.attr("alpha"))
+        bias, gemm = model.weights[given["bias"]], node.attr("dense") == "Gemm" and self.is_matrix(given["X"])
+        km = node.attr("weight") == "KM" if gemm else True
+        inputs = [self.dequantized(given["X"], given["x_scale"], given["x_zero_point"]), self.int8(node, weight, km)]
+        added = ""
+        if bias.any():
+            step = np.float32(alpha) * model.weights[given["x_scale"]] * model.weights[given["scale"]]
+            scale = self.edit.constant(f"{self.label}_bias_scale", step.astype(np.float32))
+            added = self.dequantized(given["bias"], scale, axis=0)
+        output = self.edit.fresh(f"{node.output(0)}_float") if result else node.output(0)
+        if gemm:
+            more: dict[str, Any] = {"alpha": alpha, "transB": int(not km)}
+            first = helper.make_node("Gemm", [*inputs, *([added] if added else [])], [output], **more)
+            added, alpha = "", 1.0
+        else:
+            first = helper.make_node("MatMul", inputs, [output])
+        first.name, first.doc_string = node.proto.name, node.proto.doc_string
+        first.metadata_props.extend(node.proto.metadata_props)
+        self.made.append(first)
+        more_steps = [("Mul", self.scalar("alpha", alpha))] if alpha != 1 else []
+        for op, operand in [*more_steps, *([("Add", added)] if added else [])]:
+            product = self.edit.fresh(f"{output}_product")
+            self.made[-1].output[0] = product
+            self.add(op, [product, operand], output)
+        if result:
+            self.add("QuantizeLinear", [output, given["y_scale"], given["y_zero_point"]], node.output(0))
+
+    def dequantized(self, name: str, scale: str, zero: str = "", **attributes: int) -> str:
+        """The floats that integers stand for; nodes that read the same share them."""
+        key = name, scale, zero
+        if key not in self.floats:
+            self.floats[key] = self.edit.fresh(f"{name}_dequantized")
+            self.add("DequantizeLinear", [name, scale, *([zero] if zero else [])], self.floats[key], **attributes)
+        return self.floats[key]
+
+    def int8(self, node: Node, weight: Weight, km: bool) -> str:
+        """The floats of a weight of int8, as `[K, M]` or `[M, K]`."""
+        stored = (*node.inputs[1 : 1 + len(weight.operator.arrays)], weight.shape, km)
+        if stored not in self.names:
+            base = node.inputs[1].removesuffix("_values") or f"{self.label}_weight"
+            codes = np.ascontiguousarray(weight.codes().T if km else weight.codes())
+            zero = self.edit.constant(f"{base}_zero_point", np.zeros(weight.shape[0], np.int8))
+            scale = node.inputs[1 + len(weight.operator.storage.arrays)]
+            self.names[stored] = self.dequantized(self.edit.constant(base, codes), scale, zero, axis=int(km))
+        return self.names[stored]
 
     def conv(self, node: Node, x: str, weight: Weight, bias: str) -> NodeProto:
         names = ("strides", "pads", "dilations", "group")

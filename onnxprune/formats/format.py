@@ -70,6 +70,7 @@ class Storage:
     body: product -> the nodes of a function, as text, from `values_float`, the other arrays and the attributes to
         `decoded_all`, W without its scale. It finds the constants of `functions.function`, and takes no name that the
         rest of the function has.
+    quantizes: whether there are operators on uint8 and int8 as well.
     given: pattern -> the own attributes. read: node -> the pattern; raises `ModelFileError`, naming `where`.
     """
 
@@ -82,6 +83,7 @@ class Storage:
     smallest: Callable[[Layer, Array, int], tuple[int, Pattern | None] | None]
     body: Callable[[str], str]
     none: str = ""
+    quantizes: bool = False
     attributes: Mapping[str, type[Any]] = field(default_factory=dict)
     given: Callable[[Pattern | None], dict[str, Any]] = no_attributes
     read: Callable[[str, Node], Pattern | None] = no_pattern

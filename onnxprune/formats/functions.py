@@ -26,6 +26,34 @@ _SCALE = """
     W_plain = Reshape (flat_scaled, shape)
 """
 
+_INTEGERS = """
+    W_int8 = Cast <to = 3> (decoded_all)
+    W_t = Transpose <perm = [1, 0]> (W_int8)
+    product = MatMulInteger (X, W_t, x_zero_point)
+    sums = Add (product, bias)
+    sums_float = Cast <to = 1> (sums)
+    alpha = Constant <value_float: float = @alpha> ()
+    factor_x = Mul (alpha, x_scale)
+    factor_product = Mul (factor_x, scale)
+"""
+_RESULTS = {  # of sums_float and factor_product
+    "": "Y = Mul (sums_float, factor_product)",
+    **{
+        name: f"""
+    factor = Div (factor_product, y_scale)
+    quanta = Mul (sums_float, factor)
+    rounded = Round (quanta)
+    zero_float = Cast <to = 1> (y_zero_point)
+    shifted = Add (rounded, zero_float)
+    low = Constant <value = float {{{low}}}> ()
+    high = Constant <value = float {{{low + 255}}}> ()
+    clipped = Clip (shifted, low, high)
+    Y = Cast <to = {code}> (clipped)
+"""
+        for name, low, code in (("Uint8", 0, 2), ("Int8", -128, 3))
+    },
+}
+
 _PRODUCTS = {
     "MatMul": """
     W_t = Transpose <perm = [1, 0]> (W)
@@ -84,6 +112,20 @@ def activation(name: str, opset: int) -> str:
 """
 
 
+def _floats(operator: Operator, opset: int) -> list[str]:
+    """From `decoded_all` to Y, in float32."""
+    lines = [
+        _SCALE if operator.scaled else "W_plain = Identity (decoded_all)",
+        "alpha = Constant <value_float: float = @alpha> ()",
+        "W = Mul (W_plain, alpha)",
+        _PRODUCTS[operator.product],
+        "before = Add (sum, residual)" if operator.add else "before = Identity (sum)",
+    ]
+    if operator.activation == "Clip":
+        lines += [f"{side} = Constant <value_float: float = @{side}> ()" for side in ("min", "max")]
+    return [*lines, activation(operator.activation, opset)]
+
+
 def function(operator: Operator, opset: int) -> FunctionProto | None:
     """The function of an operator for models of this opset; None below MIN_OPSET.
 
@@ -101,15 +143,8 @@ def function(operator: Operator, opset: int) -> FunctionProto | None:
         "far = Constant <value_ints = [9223372036854775807]> ()",
         "values_float = Cast <to = 1> (values)",
         operator.storage.body(operator.product),
-        _SCALE if operator.scaled else "W_plain = Identity (decoded_all)",
-        "alpha = Constant <value_float: float = @alpha> ()",
-        "W = Mul (W_plain, alpha)",
-        _PRODUCTS[operator.product],
-        "before = Add (sum, residual)" if operator.add else "before = Identity (sum)",
     ]
-    if operator.activation == "Clip":
-        lines += [f"{side} = Constant <value_float: float = @{side}> ()" for side in ("min", "max")]
-    lines.append(activation(operator.activation, opset))
+    lines += [_INTEGERS, _RESULTS[operator.result]] if operator.quantized else _floats(operator, opset)
     head = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>'
     call = f"{operator} <{', '.join(operator.attributes)}> ({', '.join(operator.inputs)}) => (Y)"
     proto: FunctionProto = onnx.parser.parse_function(f"{head} {call} {{ {' '.join(lines)} }}")

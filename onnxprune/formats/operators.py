@@ -1,6 +1,7 @@
 """Names and attributes of the sparse operators, as docs/sparse-format.md has them.
 
-{a storage: Csr|Nm|Bsr}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu]
+{a storage: Csr|Nm|Bsr}[Scaled]{MatMul|LeftMatMul|Conv}[Add][Relu|Clip|HardSwish|Silu|Gelu|FastGelu], and
+BsrQuantizedMatMul[Uint8|Int8]
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from onnx import NodeProto
 
 from onnxprune.formats.format import Storage
 from onnxprune.formats.registry import storages
-from onnxprune.kernels.names import ACTIVATIONS, DOMAIN, PRODUCTS
+from onnxprune.kernels.names import ACTIVATIONS, DOMAIN, PRODUCTS, RESULTS
 
 METADATA = "onnxprune.sparsity"  # key of what the model says of its sparse layers
 
@@ -22,13 +23,15 @@ DENSE = ("MatMul", "Gemm", "Conv")  # operators that the sparse ones replace
 class Operator:
     """One sparse operator; `str()` of it is its name.
 
-    scaled: its values are integers, times a scale for every output.
+    scaled: its values are integers, times a scale for every output. quantized: so are X and, with a result, Y.
 
     >>> csr, nm, bsr = (s for s in storages() if s.name in ("Csr", "Nm", "Bsr"))
     >>> str(Operator(csr, "Conv", add=True, activation="Relu"))
     'CsrConvAddRelu'
     >>> str(Operator(nm, "MatMul", scaled=True))
     'NmScaledMatMul'
+    >>> str(Operator(bsr, "MatMul", scaled=True, quantized=True, result="Uint8"))
+    'BsrQuantizedMatMulUint8'
     >>> Operator(bsr, "MatMul").attributes
     ('shape', 'alpha', 'block', 'weight', 'dense')
     """
@@ -38,10 +41,12 @@ class Operator:
     add: bool = False
     activation: str = ""
     scaled: bool = False
+    quantized: bool = False
+    result: str = ""
 
     def __str__(self) -> str:
-        scaled, add = "Scaled" if self.scaled else "", "Add" if self.add else ""
-        return f"{self.storage.name}{scaled}{self.product}{add}{self.activation}"
+        scaled = "Quantized" if self.quantized else "Scaled" if self.scaled else ""
+        return f"{self.storage.name}{scaled}{self.product}{'Add' if self.add else ''}{self.activation}{self.result}"
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -51,7 +56,13 @@ class Operator:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs in order."""
-        return ("X", *self.arrays, "bias", *(["residual"] if self.add else []))
+        return ("X", *self.arrays, "bias", *(["residual"] if self.add else []), *self.steps)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The inputs that hold how X and Y are quantized."""
+        sides = ("x", *(["y"] if self.result else [])) if self.quantized else ()
+        return tuple(f"{side}_{what}" for side in sides for what in ("scale", "zero_point"))
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -72,13 +83,25 @@ OPERATORS = {
         for f in ACTIVATIONS
     )
 }
+OPERATORS |= {
+    str(operator): operator
+    for operator in (
+        Operator(s, "MatMul", scaled=True, quantized=True, result=result)
+        for s in storages()
+        if s.quantizes
+        for result in RESULTS
+    )
+}
 
 
-VERSION = max(2, *(s.version for s in storages()))  # of the domain: 1 had float32 values only
+QUANTIZED_VERSION = 4  # of the domain: the first with operators on uint8 and int8
+VERSION = max(QUANTIZED_VERSION, *(s.version for s in storages()))  # 1 had float32 values only
 
 
 def least_version(operator: Operator, *, float32: bool) -> int:
     """The version of the domain from which on there is an operator; float32: with values of that type."""
+    if operator.quantized:
+        return QUANTIZED_VERSION
     return max(operator.storage.version, 1 if float32 else 2)
 
 

@@ -10,6 +10,7 @@ from onnxprune.formats.format import Format, Storage
 from onnxprune.formats.initializer import SPARSE_INITIALIZER
 from onnxprune.formats.nm import NM
 from onnxprune.formats.patterns import Pattern
+from onnxprune.layers.layer import Layer
 
 FORMATS: dict[str, Format] = {f.name: f for f in (DENSE, CSR, NM, BSR, COLUMNS, SPARSE_INITIALIZER)}
 
@@ -23,6 +24,12 @@ CHOICES: dict[str, str] = {  # of --format: name -> help
 def storages() -> list[Storage]:
     """The ways in which operators of ours hold weights."""
     return [row.storage for row in FORMATS.values() if row.storage is not None]
+
+
+def untaken(layer: Layer) -> str:
+    """Why no operator of ours takes a layer; "" where one does."""
+    reasons = [row.refuses(layer) for row in FORMATS.values() if row.storage is not None]
+    return reasons[0] if all(reasons) else ""
 
 
 def has_operators(name: str) -> bool:

@@ -16,9 +16,11 @@ from onnx import NodeProto, helper
 
 from onnxprune.errors import OptionError
 from onnxprune.formats.absorb import Absorber, Chain, Uses, as_bias
-from onnxprune.formats.format import Packing, no_operator
+from onnxprune.formats.format import Packing
 from onnxprune.formats.functions import MIN_BFLOAT16, MIN_IR, MIN_OPSET, function
+from onnxprune.formats.int8 import FOURS, QUANTIZE, Grid, Integers, grid_of, integers_of, is_quantized
 from onnxprune.formats.operators import Operator, least_version
+from onnxprune.formats.patterns import BlockPattern
 from onnxprune.formats.values import encode
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.edit import Edit
@@ -27,7 +29,7 @@ from onnxprune.graph.messages import show
 from onnxprune.graph.node import Node, opsets
 from onnxprune.graph.protos import place
 from onnxprune.graph.sizes import Sizes
-from onnxprune.kernels.names import DOMAIN
+from onnxprune.kernels.names import DOMAIN, RESULTS
 from onnxprune.layers.layer import Layer, node_names, sparse_layers
 
 INEXPRESSIBLE = "cannot be expressed as a sparse operator"  # of layers that have no reason of their own
@@ -49,8 +51,8 @@ def rewrite(
     Raises OptionError where there is no such layer, a block of a weight holds more than n weights, or `values` cannot
     hold a weight.
     """
-    layers = {layer.name: layer for layer in sparse_layers(model)[0] if not no_operator(layer)}
-    unknown = [key for key in formats if key not in layers]
+    layers = {layer.name: layer for layer in sparse_layers(model)[0]}
+    unknown = [key for key in formats if key not in layers or formats[key].format.refuses(layers[key])]
     if unknown:
         raise OptionError(f"{show(unknown[0])} is no layer that can be sparse")
     return _Rewriter(model, values, input_shape).run([(layers[key], formats[key]) for key in layers if key in formats])
@@ -97,11 +99,14 @@ class _Rewriter:
             i = self.indices[layer.name]
             proto = self.uses.nodes[i]
             assert proto is not None
-            base = self.base(layer, Node(proto, self.opset))
-            if isinstance(base, str):
-                self.notes.append(f"{layer.name}: stays dense: {base}")
+            node = Node(proto, self.opset)
+            if is_quantized(layer):
+                reason = self.quantized(layer, packing, i, node)
             else:
-                self.replace(layer, packing, i, base)
+                base = self.base(layer, node)
+                reason = base if isinstance(base, str) else self.replace(layer, packing, i, base)
+            if reason:
+                self.notes.append(f"{layer.name}: stays dense: {reason}")
         if self.operators:
             self.finish()
         return self.model, self.notes
@@ -161,8 +166,75 @@ class _Rewriter:
                 return "its bias is not constant"
         return _Base(node.input(0), "Conv", {**attributes, "dense": "Conv"}, bias=bias)
 
-    def replace(self, layer: Layer, packing: Packing, i: int, base: _Base) -> None:
-        """Put the sparse node in the place of the layer and all that it absorbs."""
+    def quantized(self, layer: Layer, packing: Packing, i: int, node: Node) -> str:
+        """Put the node on integers in the place of the layer and of what quantizes its output, or say why not."""
+        pattern = packing.pattern
+        if not isinstance(pattern, BlockPattern) or pattern.columns % FOURS:
+            return f"in int8, tiles have a multiple of {FOURS} inputs, and not {packing.pattern}"
+        found = integers_of(layer, node, self.maker, self.constants.get)
+        if isinstance(found, str):
+            return found
+        last, grid, end = self.quantizing(node.output(0)) or (node, None, i)
+        result = "" if grid is None else next(name for name, dtype in RESULTS.items() if dtype == grid.zero.dtype)
+        operator = Operator(packing.storage, "MatMul", scaled=True, quantized=True, result=result)
+        self.operators.add(operator)
+        inputs = self.integers(layer, packing, found, grid)
+        made = helper.make_node(str(operator), inputs, [last.output(0)], name=layer.name, domain=DOMAIN)
+        attributes: dict[str, Any] = {"shape": list(layer.shape), "alpha": found.alpha, "dense": layer.op}
+        attributes |= {"weight": layer.orientation, **packing.storage.given(pattern)}
+        made.attribute.extend(helper.make_attribute(name, attributes[name]) for name in operator.attributes)
+        made.doc_string = node.proto.doc_string
+        made.metadata_props.extend(node.proto.metadata_props)
+        self.unread.update((*node.inputs, *last.inputs))
+        self.uses.replace([i, end], end, made)
+        for name in node.inputs:
+            self.drop_unread(name)
+        return ""
+
+    def quantizing(self, name: str) -> tuple[Node, Grid, int] | None:
+        """The node that quantizes a value, if nothing else reads that, with its grid and place."""
+        i = self.uses.only(name)
+        proto = None if i is None else self.uses.nodes[i]
+        if i is None or proto is None:
+            return None
+        node = Node(proto, self.opset)
+        grid = grid_of(node, self.constants.get) if node.op == QUANTIZE else None
+        return None if grid is None else (node, grid, i)
+
+    def integers(self, layer: Layer, packing: Packing, found: Integers, grid: Grid | None) -> list[str]:
+        """Names of the inputs of a node on integers."""
+        key, storage = (layer.weight, packing), packing.storage
+        if key not in self.packed:
+            packed = dict(zip(storage.arrays, storage.pack(layer, self.codes(layer), packing.pattern), strict=True))
+            packed["scale"] = found.scale
+            self.packed[key] = [self.edit.constant(f"{layer.initializer}_{n}", a) for n, a in packed.items()]
+        grids = {"x": found.grid} | ({} if grid is None else {"y": grid})
+        steps = [
+            self.edit.constant(f"{layer.name}_{side}_{what}", array)
+            for side, one in grids.items()
+            for what, array in (("scale", one.scale), ("zero_point", one.zero))
+        ]
+        return [found.x, *self.packed[key], self.edit.constant(f"{layer.name}_bias", found.bias), *steps]
+
+    def codes(self, layer: Layer) -> Array:
+        """The int8 of a layer, in the initializer's layout."""
+        return np.asarray(self.model.weights[layer.initializer])
+
+    def maker(self, name: str) -> Node | None:
+        """The node that makes a value."""
+        made = next((n for n in self.uses.nodes if n is not None and name in n.output), None)
+        return None if made is None else Node(made, self.opset)
+
+    def drop_unread(self, name: str) -> None:
+        """Remove the node that makes a value which nothing reads any more."""
+        made = self.maker(name)
+        if made is None or self.uses.readers[name] or name in self.uses.kept:
+            return
+        self.unread.update(made.inputs)
+        self.uses.remove(next(i for i, n in enumerate(self.uses.nodes) if n is made.proto))
+
+    def replace(self, layer: Layer, packing: Packing, i: int, base: _Base) -> str:
+        """Put the sparse node in the place of the layer and all that it absorbs; "", as nothing stands against it."""
         proto = self.uses.nodes[i]
         assert proto is not None
         w = self.model.weights[layer.weight]
@@ -202,6 +274,7 @@ class _Rewriter:
         self.uses.replace(chain.nodes, end, node)
         if base.flip:
             self.uses.readers[base.x].append(end)
+        return ""
 
     def pack(self, layer: Layer, packing: Packing, w: Array) -> list[str]:
         """Names of the arrays that hold a weight; layers that share it share them."""

@@ -7,7 +7,7 @@ so that -0.0 and NaN are stored. `unpack` reads the weight of a node of a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from onnx import NodeProto
 from onnxprune.errors import OptionError
 from onnxprune.formats.arrays import EXPORT, FLOATS, Types, check_array, check_size
 from onnxprune.formats.format import Packed
+from onnxprune.formats.int8 import ACTIVATIONS, FOURS
 from onnxprune.formats.operators import DENSE, OPERATORS, Operator
 from onnxprune.formats.values import decode
 from onnxprune.graph.arrays import Array
@@ -24,7 +25,7 @@ from onnxprune.graph.io import Model, graphs, load
 from onnxprune.graph.messages import fault, show
 from onnxprune.graph.node import Node
 from onnxprune.graph.reading import DENSE_LIMIT, DENSE_RATIO
-from onnxprune.kernels.names import DOMAIN, VALUES
+from onnxprune.kernels.names import DOMAIN, RESULTS, VALUES
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,13 @@ class Weight(Packed):
     where: str
     operator: Operator
 
+    def codes(self) -> Array:
+        """The values as they are stored, of `shape`."""
+        return np.ascontiguousarray(self.operator.storage.unpack(self))
+
     def dense(self) -> Array:
         """The weight as it computes, float32 of `shape`."""
-        codes = self.operator.storage.unpack(self)
-        return np.ascontiguousarray(decode(codes, self.arrays.get("scale")))
+        return np.ascontiguousarray(decode(self.codes(), self.arrays.get("scale")))
 
 
 def read_weight(model: Model, proto: NodeProto) -> Weight:
@@ -71,7 +75,8 @@ def read_weight(model: Model, proto: NodeProto) -> Weight:
     if operator.product == "Conv":
         _check_conv(where, node, shape)
     single = [np.dtype(np.float32)]
-    check_array(where, "bias", arrays.pop("bias"), single, (shape[0],))
+    steps = {name: arrays.pop(name) for name in operator.steps}
+    check_array(where, "bias", arrays.pop("bias"), [np.dtype(np.int32)] if steps else single, (shape[0],))
     types: Types = FLOATS
     if operator.scaled:
         types = [VALUES["int8"]]
@@ -79,6 +84,9 @@ def read_weight(model: Model, proto: NodeProto) -> Weight:
         check_array(where, "scale", scale, single, (shape[0],))
         if not (np.isfinite(scale) & (scale > 0)).all():
             raise fault(where, "a scale of finite numbers above 0", "others", EXPORT)
+    _check_steps(where, steps, node)
+    if steps:
+        _check_factors(where, node, arrays["scale"], steps)
     limit = max(DENSE_LIMIT, DENSE_RATIO * sum(array.nbytes for array in arrays.values()))
     if 4 * math.prod(shape) > limit:
         raise fault(where, f"a weight that unfolds to at most {limit} bytes", list(shape), EXPORT)
@@ -111,6 +119,28 @@ def _check_attribute(where: str, node: Node, name: str, storage_type: type[Any] 
     if not isinstance(value, kind) or not whole or value not in words.get(name, (value,)):
         expected = " or ".join(words[name]) if name in words else "integers" if kind is list else kind.__name__
         raise fault(where, f"an attribute {name} ({expected})", "none" if value is None else show(value), EXPORT)
+
+
+def _check_factors(where: str, node: Node, scale: Array, steps: Mapping[str, Array]) -> None:
+    """What scales and alpha make together."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        factors = np.float32(node.attr("alpha")) * steps["x_scale"] * scale / steps.get("y_scale", np.float32(1))
+    if not np.isfinite(factors).all():
+        raise fault(where, "alpha and scales that make a finite factor", "others", EXPORT)
+
+
+def _check_steps(where: str, steps: Mapping[str, Array], node: Node) -> None:
+    """How X and Y are quantized, and tiles that operators on integers can read."""
+    for name, array in steps.items():
+        types = [np.dtype(np.float32)] if name.endswith("scale") else list(ACTIVATIONS)
+        if name == "y_zero_point":
+            types = [RESULTS[OPERATORS[node.proto.op_type].result]]
+        check_array(where, name, array, types, ())
+        if name.endswith("scale") and not (np.isfinite(array) and array > 0):
+            raise fault(where, f"{name} that is finite and above 0", array, EXPORT)
+    block = node.attr("block") if steps else [0, FOURS]
+    if len(block) == 2 and block[1] % FOURS:
+        raise fault(where, f"a block of a multiple of {FOURS} columns", show(block), EXPORT)
 
 
 def _check_conv(where: str, node: Node, shape: Sequence[int]) -> None:

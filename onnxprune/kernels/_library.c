@@ -21,6 +21,9 @@ COMPILED(onnxprune_v3)
 #ifdef HAS_V4
 COMPILED(onnxprune_v4)
 #endif
+#ifdef HAS_VNNI
+COMPILED(onnxprune_vnni)
+#endif
 #ifdef HAS_NEON
 COMPILED(onnxprune_neon)
 #endif
@@ -40,27 +43,31 @@ static int64_t call_compiled(int64_t what, int64_t desc, int64_t call, int64_t t
 }
 
 #ifdef __x86_64__
-/* 2, 3 or 4 of the levels of x86-64 that the CPU and the system have, 0 below */
+/* 2, 3 or 4 of the levels of x86-64 that the CPU and the system have, 5 with VNNI besides, 0 below */
 static int x86_level(void) {
     const unsigned sse42_popcnt = 1u << 20 | 1u << 23, saves = 1u << 27;
     const unsigned avx_fma_f16c_movbe = 1u << 28 | 1u << 12 | 1u << 29 | 1u << 22;
     const unsigned bmi_avx2_bmi2 = 1u << 3 | 1u << 5 | 1u << 8, lzcnt = 1u << 5;
-    const unsigned f_dq_cd_bw_vl = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31;
-    unsigned a, b, one, seven, extended, d, low, high;
+    const unsigned f_dq_cd_bw_vl = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31, vnni = 1u << 11;
+    unsigned a, b, one, seven, more, extended, d, low, high;
     if (!__get_cpuid(1, &a, &b, &one, &d) || (one & sse42_popcnt) != sse42_popcnt) return 0;
-    if (!(one & saves) || !__get_cpuid_count(7, 0, &a, &seven, &b, &d)) return 2;
+    if (!(one & saves) || !__get_cpuid_count(7, 0, &a, &seven, &more, &d)) return 2;
     if (!__get_cpuid(0x80000001, &a, &b, &extended, &d)) return 2;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); /* registers that the system saves */
     if ((low & 0x06) != 0x06 || (one & avx_fma_f16c_movbe) != avx_fma_f16c_movbe || !(extended & lzcnt) ||
         (seven & bmi_avx2_bmi2) != bmi_avx2_bmi2)
         return 2;
-    return (low & 0xE6) == 0xE6 && (seven & f_dq_cd_bw_vl) == f_dq_cd_bw_vl ? 4 : 3;
+    if ((low & 0xE6) != 0xE6 || (seven & f_dq_cd_bw_vl) != f_dq_cd_bw_vl) return 3;
+    return more & vnni ? 5 : 4;
 }
 #endif
 
 static void choose_level(void) {
 #ifdef __x86_64__
     int most = x86_level();
+#endif
+#ifdef HAS_VNNI
+    if (!compiled && most >= 5) compiled = onnxprune_vnni, level = "vnni";
 #endif
 #ifdef HAS_V4
     if (!compiled && most >= 4) compiled = onnxprune_v4, level = "v4";
@@ -76,7 +83,7 @@ static void choose_level(void) {
 #endif
 }
 
-/* the level of the kernels that run here: v2, v3, v4, neon; "" where there are none for this CPU */
+/* the level of the kernels that run here: v2, v3, v4, vnni, neon; "" where there are none for this CPU */
 EXPORT const char *onnxprune_ops_level(void);
 EXPORT const char *onnxprune_ops_level(void) {
     if (!compiled) choose_level();

@@ -15,6 +15,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #ifdef _WIN32
 #include <malloc.h>
 #include <windows.h>
@@ -63,7 +67,7 @@ enum { FAIL = 1, INVALID_ARGUMENT = 2 };
 
 #include "_tables.h" /* numbers that are Python's too */
 
-enum { N_OPS = N_KINDS * N_FORMATS * 2 * N_ACTIVATIONS * 2 };
+enum { N_FLOAT = N_KINDS * N_FORMATS * 2 * N_ACTIVATIONS * 2, N_OPS = N_FLOAT + N_RESULTS };
 
 /* desc and call are addresses of tables; for BOUND and FILL task is a layout, and call, for FILL, the room that it has */
 typedef int64_t (*Entry)(int64_t what, int64_t desc, int64_t call, int64_t task, int64_t scratch);
@@ -171,6 +175,16 @@ static void after_fork(void) { unlock(&idle_lock); }
 
 /* ---- operators ------------------------------------------------------------------------------------------------ */
 
+/* whether the system lets this process use the matrix registers of x86 (AMX): Linux has to be asked */
+static int matrix_registers(void) {
+#if defined(__linux__) && defined(__x86_64__)
+    enum { ASK = 0x1023, TILES_OF_DATA = 18 };
+    return syscall(SYS_arch_prctl, ASK, TILES_OF_DATA) == 0;
+#else
+    return 0;
+#endif
+}
+
 typedef struct {
     uint32_t version;
     void *(*create_kernel)(void);
@@ -198,14 +212,16 @@ typedef struct {
     /* ours */
     char label[40];
     int kind, format, activation, residual, scaled;
+    int quantized, result; /* on uint8 or int8, and the type of Y */
 } Operator;
 
 static Operator operators[N_OPS];
 
-/* X, values, indices, indptr or positions, [scale], bias, [residual] */
+/* X, values, indices, indptr or positions, [scale], bias, [residual] or x_scale, x_zero_point, [y_scale, y_zero_point] */
 static size_t op_inputs(const void *op_) {
     const Operator *op = op_;
-    return (size_t)((op->format == NM ? 4 : 5) + op->scaled + op->residual);
+    int more = op->quantized ? 2 + 2 * (op->result != AS_FLOAT) : op->residual;
+    return (size_t)((op->format == NM ? 4 : 5) + op->scaled + more);
 }
 
 typedef struct {
@@ -291,13 +307,20 @@ static Status *shape(Api api, const void *value, int *type, int *rank, int64_t d
     return status;
 }
 
-/* how values are stored, by their type */
-static Status *coding(Kernel *k, const Operator *op, const void *info) {
-    int is_constant = 0, type = 0, rank = 0, code = INT8;
+/* the type of an input that is constant, 0 where it is not */
+static Status *type_of(Kernel *k, const void *info, size_t index, int *type) {
+    int is_constant = 0, rank = 0;
     int64_t dims[AXES_MOST];
     const void *value = NULL;
-    TRY(CALL(k->api, 249, GetConstant)(info, 1, &is_constant, &value));
-    if (is_constant && value) TRY(shape(k->api, value, &type, &rank, dims));
+    *type = 0;
+    TRY(CALL(k->api, 249, GetConstant)(info, index, &is_constant, &value));
+    return is_constant && value ? shape(k->api, value, type, &rank, dims) : NULL;
+}
+
+/* how values are stored, by their type */
+static Status *coding(Kernel *k, const Operator *op, const void *info) {
+    int type = 0, code = INT8;
+    TRY(type_of(k, info, 1, &type));
     if (!op->scaled) {
         code = FLOAT32; /* where it is none of them: constant() compares the types */
         for (int i = 0; i < N_CODES; i++)
@@ -369,6 +392,25 @@ static Status *real(Kernel *k, const void *info, const char *name, int finite, i
     memcpy(&raw, &value, sizeof raw);
     *bits = raw;
     return NULL;
+}
+
+/* how X and Y are quantized; next: the first of these inputs */
+static Status *quantization(Kernel *k, const Operator *op, const void *info, size_t next) {
+    int64_t *d = k->desc;
+    int type = 0;
+    TRY(type_of(k, info, next + 1, &type));
+    d[QUANTIZED] = 1;
+    d[RESULT] = op->result;
+    d[SIGNED] = type == ONNX_INT8;
+    d[SQUARE] = matrix_registers();
+    if (d[BLOCK] % 4)
+        return error(k->api, k->name, "attribute block holds %" PRId64 " columns, expected a multiple of 4", d[BLOCK]);
+    TRY(constant(k, info, next, "x_scale", ONNX_FLOAT, 0, NULL, &d[X_SCALE], NULL));
+    TRY(constant(k, info, next + 1, "x_zero_point", d[SIGNED] ? ONNX_INT8 : ONNX_UINT8, 0, NULL, &d[X_ZERO], NULL));
+    if (op->result == AS_FLOAT) return NULL;
+    TRY(constant(k, info, next + 2, "y_scale", ONNX_FLOAT, 0, NULL, &d[Y_SCALE], NULL));
+    return constant(k, info, next + 3, "y_zero_point", op->result == AS_INT8 ? ONNX_INT8 : ONNX_UINT8, 0, NULL,
+                    &d[Y_ZERO], NULL);
 }
 
 /* everything but the contents of the arrays */
@@ -471,8 +513,8 @@ static Status *describe(Kernel *k, const Operator *op, const void *info) {
     }
     int64_t filters[1] = {d[M]};
     if (op->scaled) TRY(constant(k, info, next++, "scale", ONNX_FLOAT, 1, filters, &d[SCALE], NULL));
-    TRY(constant(k, info, next, "bias", ONNX_FLOAT, 1, filters, &d[BIAS], NULL));
-    return NULL;
+    TRY(constant(k, info, next++, "bias", op->quantized ? ONNX_INT32 : ONNX_FLOAT, 1, filters, &d[BIAS], NULL));
+    return op->quantized ? quantization(k, op, info, next) : NULL;
 }
 
 static void destroy(void *kernel) {
@@ -650,8 +692,10 @@ static Status *compute(void *kernel, void *context) {
     TRY(CALL(k->api, 90, GetInput)(context, 0, &x));
     if (!x) return error(k->api, k->name, "X is missing");
     TRY(shape(k->api, x, &type, &rank, dims));
-    if (type != ONNX_FLOAT || rank < 0)
-        return error(k->api, k->name, "X must be float32 with at most %d axes", AXES_MOST);
+    int wanted = k->desc[QUANTIZED] ? (k->desc[SIGNED] ? ONNX_INT8 : ONNX_UINT8) : ONNX_FLOAT;
+    if (type != wanted || rank < 0)
+        return error(k->api, k->name, "X must be %s with at most %d axes",
+                     wanted == ONNX_FLOAT ? "float32" : "of the type of x_zero_point,", AXES_MOST);
     TRY(geometry(k, rank, dims, out, call));
     TRY(CALL(k->api, 51, GetData)(x, &data));
     call[X] = (int64_t)(uintptr_t)data;
@@ -687,15 +731,21 @@ static Status *compute(void *kernel, void *context) {
 
 static const char *op_name(const void *op) { return ((const Operator *)op)->label; }
 static const char *op_provider(const void *op) { return (void)op, NULL; }
+static int op_output_type(const void *op_, size_t index) {
+    const Operator *op = op_;
+    return (void)index, op->result == AS_UINT8 ? ONNX_UINT8 : op->result == AS_INT8 ? ONNX_INT8 : ONNX_FLOAT;
+}
 static int op_input_type(const void *op_, size_t index) {
     const Operator *op = op_;
+    if (op->quantized && (index == 0 || index == 7)) return 0; /* uint8 or int8, as x_zero_point */
+    if (op->quantized && index == 5) return ONNX_INT32;
+    if (op->quantized && index == 9) return op_output_type(op, 0);
     if (index == 1) return op->scaled ? ONNX_INT8 : 0; /* float32, bfloat16 or float16 */
     if (op->format != NM && index == 2) return 0; /* uint16 or int32 */
     if (op->format != NM && index == 3) return ONNX_INT32;
     return op->format == NM && index == 2 ? ONNX_UINT8 : ONNX_FLOAT;
 }
 static size_t op_outputs(const void *op) { return (void)op, 1; }
-static int op_output_type(const void *op, size_t index) { return (void)op, (void)index, ONNX_FLOAT; }
 static int op_required(const void *op, size_t index) { return (void)op, (void)index, 0; }
 static int op_one(const void *op) { return (void)op, 1; }
 static int op_newest(const void *op) { return (void)op, INT32_MAX; }
@@ -703,13 +753,21 @@ static int op_newest(const void *op) { return (void)op, INT32_MAX; }
 static void fill_operators(void) {
     for (int i = 0; i < N_OPS; i++) {
         Operator *op = &operators[i];
-        op->activation = i % N_ACTIVATIONS;
-        op->residual = i / N_ACTIVATIONS % 2;
-        op->kind = i / (2 * N_ACTIVATIONS) % N_KINDS;
-        op->format = i / (2 * N_ACTIVATIONS * N_KINDS) % N_FORMATS;
-        op->scaled = i / (2 * N_ACTIVATIONS * N_KINDS * N_FORMATS);
-        snprintf(op->label, sizeof op->label, "%s%s%s%s%s", FORMATS[op->format], op->scaled ? "Scaled" : "",
-                 KINDS[op->kind], op->residual ? "Add" : "", ACTIVATIONS[op->activation]);
+        if (i < N_FLOAT) {
+            op->activation = i % N_ACTIVATIONS;
+            op->residual = i / N_ACTIVATIONS % 2;
+            op->kind = i / (2 * N_ACTIVATIONS) % N_KINDS;
+            op->format = i / (2 * N_ACTIVATIONS * N_KINDS) % N_FORMATS;
+            op->scaled = i / (2 * N_ACTIVATIONS * N_KINDS * N_FORMATS);
+        } else {
+            op->quantized = op->scaled = 1;
+            op->kind = RIGHT;
+            op->format = BSR;
+            op->result = i - N_FLOAT;
+        }
+        snprintf(op->label, sizeof op->label, "%s%s%s%s%s%s", FORMATS[op->format],
+                 op->quantized ? "Quantized" : op->scaled ? "Scaled" : "", KINDS[op->kind], op->residual ? "Add" : "",
+                 ACTIVATIONS[op->activation], RESULTS[op->result]);
         op->version = API_VERSION;
         op->name = op_name;
         op->provider = op_provider;

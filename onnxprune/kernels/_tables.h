@@ -1,6 +1,6 @@
 /* Written by `python -m onnxprune.kernels.header` from tables.py; edit that. */
-#define STAMP "e5f12b73a90ae9e9"
-#define DESC_FIELDS 32
+#define STAMP "63b95da74bbaefd6"
+#define DESC_FIELDS 40
 #define KIND 0
 #define FORMAT 1
 #define M 2
@@ -33,6 +33,14 @@
 #define DETAIL 29
 #define PB 30
 #define PR 31
+#define QUANTIZED 32
+#define RESULT 33
+#define SIGNED 34
+#define X_SCALE 35
+#define X_ZERO 36
+#define Y_SCALE 37
+#define Y_ZERO 38
+#define SQUARE 39
 #define CALL_FIELDS 18
 #define X 0
 #define Y 1
@@ -65,12 +73,17 @@
 #define BFLOAT16 1
 #define FLOAT16 2
 #define INT8 3
-#define LAYOUTS 5
+#define AS_FLOAT 0
+#define AS_UINT8 1
+#define AS_INT8 2
+#define LAYOUTS 7
 #define SPMM 0
 #define PERMUTE 1
 #define EXPAND 2
 #define GATHER 3
 #define TILES 4
+#define QUADS 5
+#define SQUARES 6
 #define CHECK 0
 #define CHOOSE 1
 #define BOUND 2
@@ -88,7 +101,7 @@
 #define TILE_MOST 64
 #define BLOCK_MOST 256
 #define STEP_MOST 1048576
-#define FAULT_KINDS 15
+#define FAULT_KINDS 18
 #define NO_FAULT 0
 #define BAD_VALUE 1
 #define BAD_BIAS 2
@@ -104,6 +117,9 @@
 #define BAD_REST 12
 #define BAD_SCALE 13
 #define VALUE_BEYOND_EDGE 14
+#define BAD_X_SCALE 15
+#define BAD_Y_SCALE 16
+#define BAD_FACTOR 17
 #define ONNX_FLOAT 1
 #define ONNX_UINT8 2
 #define ONNX_INT8 3
@@ -112,6 +128,7 @@
 #define N_KINDS 3
 #define N_FORMATS 3
 #define N_ACTIVATIONS 7
+#define N_RESULTS 3
 #define N_CODES 4
 #define DOMAIN_NAME "onnxprune"
 static const char *const KINDS[] = {
@@ -132,6 +149,11 @@ static const char *const ACTIVATIONS[] = {
     "Silu",
     "Gelu",
     "FastGelu",
+};
+static const char *const RESULTS[] = {
+    "",
+    "Uint8",
+    "Int8",
 };
 static const int CODES[] = {
     1,
@@ -155,4 +177,7 @@ static const char *const FAULTS[] = {
     "positions of row %" PRId64 " have bits set after the last one",
     "scale[%" PRId64 "] is not a finite number above 0",
     "values of tile %" PRId64 " lie beyond the edges of the weight",
+    "x_scale is not a finite number above 0",
+    "y_scale is not a finite number above 0",
+    "alpha, x_scale, scale[%" PRId64 "] and y_scale make a factor that is not finite",
 };

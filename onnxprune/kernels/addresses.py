@@ -39,6 +39,20 @@ def float_of(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.int64), codegen
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _bits(typing_context: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.zext(builder.bitcast(values[0], ir.IntType(32)), ir.IntType(64))
+
+    return types.int64(types.float32), codegen
+
+
+@njit
+def bits_of(value: Any) -> int:
+    """The bits of a number as float32."""
+    return int(_bits(np.float32(value)))
+
+
 @njit
 def f32(address: int, n: int) -> Any:
     """n float32 at an address."""
@@ -67,6 +81,15 @@ def u32(address: int, n: int) -> Any:
 def u16(address: int, n: int) -> Any:
     """n uint16 at an address."""
     return carray(_u16(address), n)
+
+
+@njit
+def load_bytes(address: int, n: int) -> int:
+    """n bytes, at most 4, as an unsigned integer, the first one lowest; the address may be odd."""
+    out = 0
+    for i in range(n):
+        out |= int(u8(address, n)[i]) << (8 * i)
+    return out
 
 
 @njit

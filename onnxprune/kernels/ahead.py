@@ -2,8 +2,8 @@
 
 The driver is compiled by numba in a process of its own, for a level of CPU (NUMBA_CPU_NAME), hardly optimized, so that
 its LLVM IR says nothing of the machine at hand; that text gets the triple of the target, and is optimized and emitted
-for it. A level whose loops use instructions of its own (v3, v4 of x86-64) has a text of its own; all others are made of
-the portable one. `_library.c` chooses between levels when it is loaded.
+for it. A level whose loops use instructions of its own (v3, v4, vnni of x86-64) has a text of its own; all others are
+made of the portable one. `_library.c` chooses between levels when it is loaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from onnxprune.errors import InternalError
 from onnxprune.kernels.names import PRODUCTS, STORAGES
-from onnxprune.kernels.tables import EXPAND, GATHER, LAYOUTS, PERMUTE, SPMM, TILES
+from onnxprune.kernels.tables import EXPAND, GATHER, LAYOUTS, PERMUTE, QUADS, SPMM, SQUARES, TILES
 
 HERE = Path(__file__).parent
 PACKAGED = "lib"  # the folder beside this file in which a wheel carries the library of its system
@@ -45,7 +45,8 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Level:
-    """A level of CPU. source: the CPU whose text it is made of; cpu, features: as LLVM has them; needs: for people."""
+    """A level of CPU. source: the CPU, with features, whose text it is made of; cpu, features: as LLVM has them; needs:
+    for people."""
 
     source: str
     cpu: str
@@ -57,9 +58,10 @@ LEVELS = {
     "v2": Level(PORTABLE, "x86-64-v2", "", "x86-64-v2 (SSE 4.2)"),
     "v3": Level("x86-64-v3", "x86-64-v3", "", "x86-64-v3 (AVX2)"),
     "v4": Level("x86-64-v4", "x86-64-v4", "", "x86-64-v4 (AVX-512)"),
+    "vnni": Level("x86-64-v4,+avx512vnni", "x86-64-v4", "+avx512vnni", "x86-64-v4 with VNNI"),
     "neon": Level(PORTABLE, "generic", "+neon", "ARMv8 (NEON)"),
 }
-X86 = ("v2", "v3", "v4")
+X86 = ("v2", "v3", "v4", "vnni")
 
 
 @dataclass(frozen=True)
@@ -103,21 +105,26 @@ Operator = tuple[str, str]  # of STORAGES, of PRODUCTS
 EVERY = tuple((storage, product) for storage in STORAGES for product in PRODUCTS)
 
 
+OF_STORAGE = {"Nm": {PERMUTE}, "Bsr": {TILES, QUADS, SQUARES}}  # layouts of products with few tokens, or of int8
+
+
 def layouts_of(operators: Iterable[Operator]) -> int:
     """Layouts whose kernels these operators may choose (driver.choose), as bits."""
     kept = {SPMM}
     for storage, product in operators:
         if product == "MatMul":
-            kept |= {EXPAND, GATHER} | ({PERMUTE} if storage == "Nm" else {TILES} if storage == "Bsr" else set())
+            kept |= {EXPAND, GATHER} | OF_STORAGE.get(storage, set())
     return sum(1 << layout for layout in kept)
 
 
 def text_of(cpu: str, kept: int = (1 << LAYOUTS) - 1) -> str:
-    """The driver as LLVM IR for a CPU, compiled in a process of its own. kept: as of `driver.KEPT`."""
+    """The driver as LLVM IR for a CPU, with features behind a comma, compiled in a process of its own. kept: as of
+    `driver.KEPT`."""
+    name, _, features = cpu.partition(",")
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         out = Path(folder) / "driver.ll"
         environment = {
-            **os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": "", "NUMBA_OPT": "1",
+            **os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NUMBA_OPT": "1",
             "NUMBA_LOOP_VECTORIZE": "0", "NUMBA_SLP_VECTORIZE": "0", "NUMBA_DISABLE_JIT": "0",
             "NUMBA_CACHE_DIR": folder, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }  # fmt: skip

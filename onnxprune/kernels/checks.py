@@ -9,11 +9,14 @@ from numba import njit
 
 # isort: off
 from onnxprune.kernels.addresses import f32, i32, u8
-from onnxprune.kernels.stored import position_bits, column, tiles_down, tiles_across, position, code, number
+from onnxprune.kernels.stored import (
+    position_bits, column, tiles_down, tiles_across, position, code, number, factor,
+)  # fmt: skip
 from onnxprune.kernels.tables import (
     FORMAT, M, K, GROUPS, C, KH, KW, N, BLOCK, SCALE, INDICES, INDPTR, BIAS, NNZ, DETAIL, CSR, BSR, NO_FAULT,
     BAD_VALUE, BAD_BIAS, BAD_START, BAD_ORDER, BAD_COUNT, BAD_END, BAD_INDEX, BAD_INDEX_ORDER, BAD_POSITION,
-    BAD_POSITION_ORDER, VALUE_BEYOND_ROW, BAD_REST, BAD_SCALE, VALUE_BEYOND_EDGE,
+    BAD_POSITION_ORDER, VALUE_BEYOND_ROW, BAD_REST, BAD_SCALE, VALUE_BEYOND_EDGE, BAD_X_SCALE, BAD_Y_SCALE, BAD_FACTOR,
+    QUANTIZED, RESULT, X_SCALE, Y_SCALE, AS_FLOAT,
 )  # fmt: skip
 # isort: on
 
@@ -64,6 +67,27 @@ def check_edges(d: Any) -> int:
 
 
 @njit
+def positive(address: int) -> bool:
+    """Whether a float32 is finite and above 0."""
+    x = f32(address, 1)[0]
+    return bool(x > 0 and np.isfinite(x))
+
+
+@njit
+def check_factors(d: Any) -> int:
+    """NO_FAULT, or what is wrong with the scales of X and Y, and with what they make with those of W."""
+    if not positive(d[X_SCALE]):
+        return BAD_X_SCALE
+    if d[RESULT] != AS_FLOAT and not positive(d[Y_SCALE]):
+        return BAD_Y_SCALE
+    for r in range(d[M]):
+        if not np.isfinite(factor(d, r)):
+            d[DETAIL] = r
+            return BAD_FACTOR
+    return NO_FAULT
+
+
+@njit
 def check(d: Any) -> int:
     """NO_FAULT, or what is wrong (FAULTS); desc[DETAIL] says where."""
     for i in range(d[NNZ]):
@@ -76,11 +100,16 @@ def check(d: Any) -> int:
             if not (scale[r] > 0 and np.isfinite(scale[r])):
                 d[DETAIL] = r
                 return BAD_SCALE
-    bias = f32(d[BIAS], d[M])
-    for i in range(d[M]):
-        if not np.isfinite(bias[i]):
-            d[DETAIL] = i
-            return BAD_BIAS
+    if d[QUANTIZED]:
+        fault = check_factors(d)
+        if fault != NO_FAULT:
+            return fault
+    else:
+        bias = f32(d[BIAS], d[M])
+        for i in range(d[M]):
+            if not np.isfinite(bias[i]):
+                d[DETAIL] = i
+                return BAD_BIAS
     if d[FORMAT] == CSR:
         return check_columns(d, d[M], d[K], d[NNZ])
     if d[FORMAT] == BSR:

@@ -14,31 +14,40 @@ from onnxprune.kernels import activations, loops
 from onnxprune.kernels.checks import check
 from onnxprune.kernels.emit import I16, I32, switch
 from onnxprune.kernels.pack import bound, chunks_of, density, fill, panels_of, small_tile
-from onnxprune.kernels.stored import width_of
+from onnxprune.kernels.stored import depth, entries, width_of, y_zero
 
 # isort: off
 from onnxprune.kernels.loops import (
-    ALONE, CODES, GATHERED, LANES, MACHINE, PANEL, ROWS, SHARING, SMALL_TILES, STRIDE, VECTORS,
+    ALONE, CODES, GATHERED, LANES, MACHINE, PANEL, ROWS, SHARING, SMALL_TILES, SQUARE_BYTES, SQUARE_ROWS, STRIDE,
+    VECTORS,
 )  # fmt: skip
-from onnxprune.kernels.addresses import aligned, clear, f32, i32, i64
+from onnxprune.kernels.addresses import aligned, bits_of, clear, copy, f32, i32, i64, load_bytes, u8, u32
 from onnxprune.kernels.tables import (
     KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, LOW, HIGH, CODE,
     BIAS, NNZ, X, Y, ADDED, BATCH, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PACK, LAYOUT, SHARED, PREPARE_TASKS, TASKS,
     SHARED_BYTES, TASK_BYTES, COLUMNS, PANELS, UNITS, RIGHT, LEFT, NM, FLOAT32, RELU, CLIP, SPMM, PERMUTE, EXPAND,
-    GATHER, TILES, LAYOUTS, CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, DESC_FIELDS, CALL_FIELDS,
+    GATHER, TILES, QUADS, LAYOUTS, CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, DESC_FIELDS, CALL_FIELDS, QUANTIZED,
+    RESULT, SIGNED, SQUARE, SQUARES, AS_FLOAT, AS_INT8,
 )  # fmt: skip
 # isort: on
 
-WIDE = MACHINE.name != "portable"
+WIDE, AMX = MACHINE.name != "portable", MACHINE.amx
 FEW = {"avx512": 4, "avx2": 2, "portable": 1}[MACHINE.name]  # tokens up to which a product is bound by reading W
 EXPAND_FROM = {"avx512": 0.085, "avx2": 0.25, "portable": 2.0}[MACHINE.name]  # density below which gathering reads less
 TILES_WIDE_MOST = 8192  # columns whose X, for 16 tokens, leaves room in the second-level cache
 TASK_FLOPS = 3_000_000.0  # 20 to 100 microseconds
 TASK_BYTES_READ = 1_000_000.0
+SQUARES_BLOCK = 64  # rows of W of a unit of `squares`
+SQUARES_ROOM = 2 * VECTORS * SQUARE_ROWS * SQUARE_BYTES
 
 KEPT = (1 << LAYOUTS) - 1  # layouts whose kernels are compiled, as bits; ahead.py leaves some out
 COUNTS = tuple(t for t in (1, 2, 4) if t <= FEW)  # tokens that kernels for few of them are compiled for
 SPMM_OF = switch(15, *(loops.spmm(v, c) for c in (ALONE, SHARING) for v in range(1, VECTORS + 1)))
+QUADS_OF = switch(15, *(loops.spmm(v, c, quads=True) for c in (ALONE, SHARING) for v in range(1, VECTORS + 1)))
+if AMX:
+    SQUARES_OF = switch(7, *(loops.squares(v) for v in range(1, VECTORS + 1)))
+    SHAPE_REGISTERS, RELEASE_REGISTERS = loops.shape_registers(), loops.release_registers()
+DEQUANTIZE, REQUANTIZE = loops.requantize(False), loops.requantize(True)
 GATHER_OF = switch(5, *(loops.gather(c, i) for c in CODES for i in (I16, I32)))
 TILES_COUNTS = (1, 2, 4)  # tokens that `tiles` is compiled for
 TILES_OF = switch(7, *(loops.tiles(c, s, t) for c in CODES for s in SMALL_TILES for t in TILES_COUNTS))
@@ -58,6 +67,10 @@ def choose(d: Any, call: Any) -> None:
     """Which packed form the run needs."""
     tokens = call[BATCH]
     call[LAYOUT] = SPMM
+    if d[QUANTIZED]:
+        square = AMX and KEPT & (1 << SQUARES) and d[SQUARE] and d[N] % SQUARE_ROWS == 0
+        call[LAYOUT] = SQUARES if square else QUADS
+        return
     r, c = small_tile(d)
     vectors = 1 if r == 1 else len(TILES_VECTORS)  # one row alone has too few sums for two
     some = tokens <= LANES * vectors and d[CODE] == FLOAT32 and d[K] <= TILES_WIDE_MOST
@@ -70,6 +83,18 @@ def choose(d: Any, call: Any) -> None:
             call[LAYOUT] = EXPAND
         elif KEPT & (1 << GATHER):
             call[LAYOUT] = GATHER
+
+
+@njit
+def reads_panels(call: Any) -> bool:
+    """Whether the run reads X in panels of many tokens."""
+    return bool(call[LAYOUT] in (SPMM, QUADS, SQUARES))
+
+
+@njit
+def row_bytes(d: Any) -> int:
+    """Bytes from one token of X to the next."""
+    return d[K] if d[QUANTIZED] else 4 * d[K]
 
 
 @njit
@@ -112,10 +137,16 @@ def plane_rows(d: Any, call: Any) -> int:
 
 
 @njit
+def blocks_of_squares(d: Any) -> int:
+    """Blocks of rows of `squares`."""
+    return (d[M] + SQUARES_BLOCK - 1) // SQUARES_BLOCK
+
+
+@njit
 def plan(d: Any, call: Any) -> None:
     """How the run is divided: tasks, scratch memory."""
     pack = i64(call[PACK], 8)
-    if call[LAYOUT] != SPMM:
+    if not reads_panels(call):
         units = pack[0] if call[LAYOUT] == GATHER else panels_of(d)
         rows = GATHERED if call[LAYOUT] == GATHER else PANEL
         call[PREPARE_TASKS] = 1
@@ -135,15 +166,16 @@ def plan(d: Any, call: Any) -> None:
     vectors = (columns + LANES - 1) // LANES
     panels = (vectors + VECTORS - 1) // VECTORS
     call[COLUMNS], call[PANELS] = columns, panels
-    units = images * panels * pack[0]
+    units = images * panels * (blocks_of_squares(d) if call[LAYOUT] == SQUARES else pack[0])
     call[UNITS] = units
-    work = 2.0 * d[NNZ] * columns * images / TASK_FLOPS
+    work = 2.0 * entries(d) * columns * images / TASK_FLOPS
     call[TASKS] = max(1, min(units, int(work)))
-    tile = aligned(STRIDE * (pack[3] + 16))
+    tile = aligned(STRIDE * ((SQUARES_BLOCK if call[LAYOUT] == SQUARES else pack[3]) + 16))
     if d[KIND] == RIGHT:
-        call[SHARED_BYTES] = panels * d[K] * STRIDE + 256
-        call[PREPARE_TASKS] = max(1, min(panels * max(1, d[K] // 256), int(columns * float(d[K]) / 100_000.0)))
-        call[TASK_BYTES] = 2 * tile + 256
+        call[SHARED_BYTES] = panels * depth(d) * STRIDE + 256
+        tasks = int(columns * float(depth(d)) / 100_000.0)
+        call[PREPARE_TASKS] = max(1, min(panels * max(1, depth(d) // 256), tasks))
+        call[TASK_BYTES] = 2 * tile + 256 + (SQUARES_ROOM if call[LAYOUT] == SQUARES else 0)
         return
     offsets = aligned(8 * d[K] * d[GROUPS])
     call[TASK_BYTES] = aligned(STRIDE * (pack[2] + 1)) + tile + 256
@@ -163,7 +195,7 @@ def prepare(d: Any, call: Any, task: int) -> None:
     if call[LAYOUT] == TILES and call[BATCH] > TILES_COUNTS[-1]:
         prepare_lanes(d, call)
         return
-    if call[LAYOUT] != SPMM:
+    if not reads_panels(call):
         wide, tokens = padded_columns(d), call[BATCH]
         for t in range(padded_tokens(tokens)):
             out = f32(shared + 4 * t * wide, wide)
@@ -205,24 +237,34 @@ def split(call: Any, p: int) -> tuple[int, int]:
 
 
 @njit
+def flip(words: Any) -> None:
+    """Four int8 of each word become uint8, 128 more."""
+    for i in range(len(words)):
+        words[i] ^= 0x80808080
+
+
+@njit
 def prepare_tokens(d: Any, call: Any, task: int) -> None:
-    """Panels `[K][STRIDE]` of tokens, a share of the columns of K of each."""
-    parts = call[PREPARE_TASKS]
-    unit = (d[K] + LANES - 1) // LANES
-    begin, end = unit * task // parts * LANES, min(d[K], unit * (task + 1) // parts * LANES)
-    whole = begin + (end - begin) // LANES * LANES
+    """Panels `[depth][STRIDE]` of tokens, a share of the columns of each; int8 becomes uint8."""
+    parts, size = call[PREPARE_TASKS], row_bytes(d)
+    unit = (depth(d) + LANES - 1) // LANES
+    begin, end = unit * task // parts * LANES, min(depth(d), unit * (task + 1) // parts * LANES)
+    whole = begin + (min(end, size // 4) - begin) // LANES * LANES
     for p in range(call[PANELS]):
         first, vectors = split(call, p)
         token, last = first * LANES, call[COLUMNS] - 1 - first * LANES
-        source = call[X] + 4 * token * d[K]
-        target = call[SHARED] + p * d[K] * STRIDE
+        source = call[X] + token * size
+        target = call[SHARED] + p * depth(d) * STRIDE
         TRANSPOSE_IN((
-            source + 4 * begin, 4 * d[K], target + begin * STRIDE, STRIDE, vectors * LANES, whole - begin, last,
+            source + 4 * begin, size, target + begin * STRIDE, STRIDE, vectors * LANES, whole - begin, last,
         ))  # fmt: skip
         for k in range(whole, end):
-            row = f32(target + k * STRIDE, vectors * LANES)
+            row = u32(target + k * STRIDE, vectors * LANES)
             for t in range(vectors * LANES):
-                row[t] = f32(source + 4 * min(t, last) * d[K], k + 1)[k]
+                row[t] = load_bytes(source + min(t, last) * size + 4 * k, min(4, size - 4 * k))
+        if d[SIGNED]:
+            for k in range(begin, end):
+                flip(u32(target + k * STRIDE, vectors * LANES))
 
 
 @njit
@@ -295,6 +337,7 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
     image_bytes = 4 * d[C] * d[GROUPS] * call[COLUMNS]
     if not right and not direct:
         image_bytes = 4 * d[C] * d[GROUPS] * d[KW] * phases * plane_rows(d, call) * call[OUT_WIDTH]
+    most = depth(d)
     for unit in range(begin, end):
         i = unit % row_blocks
         p = unit // row_blocks % call[PANELS]
@@ -307,9 +350,9 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
         y = call[Y] + 4 * ((image * d[M] + row) * call[COLUMNS] + at)
         straight = not right and n == vectors * LANES and rows % ROWS == 0
         for j in range(width_count):
-            columns = min(width, d[K] - j * width)
+            columns = min(width, most - j * width)
             if right:
-                x = call[SHARED] + (p * d[K] + j * width) * STRIDE
+                x = call[SHARED] + (p * most + j * width) * STRIDE
             else:
                 x = block
                 origin = call[X] if direct else call[SHARED] + aligned(8 * d[K] * d[GROUPS])
@@ -320,24 +363,19 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
             if last and straight:
                 target, stride = y, 4 * call[COLUMNS]
             entry = i64(base + 64 + 32 * (i * width_count + j), 4)
-            SPMM_OF((
-                head[4] * VECTORS + vectors - 1, groups, x, base + entry[0], base + entry[1], base + entry[2],
-                base + entry[3], tile, STRIDE, target, stride, base + head[5] + 4 * row, 1 if j == 0 else 0,
-                1 if last and clamp else 0, d[LOW], d[HIGH],
-            ))  # fmt: skip
+            which, bias, start = head[4] * VECTORS + vectors - 1, base + head[5] + 4 * row, 1 if j == 0 else 0
+            if KEPT & (1 << QUADS) and d[QUANTIZED]:
+                QUADS_OF((
+                    which, groups, x, base + entry[0], base + entry[1], base + entry[2], base + entry[3], tile, STRIDE,
+                    target, stride, bias, start, 0, 0, 0,
+                ))  # fmt: skip
+            elif KEPT & (1 << SPMM):
+                SPMM_OF((
+                    which, groups, x, base + entry[0], base + entry[1], base + entry[2], base + entry[3], tile, STRIDE,
+                    target, stride, bias, start, 1 if last and clamp else 0, d[LOW], d[HIGH],
+                ))  # fmt: skip
         if right:
-            y = call[Y] + 4 * (at * d[M] + row)
-            if rows % LANES == 0 and n == vectors * LANES:
-                TRANSPOSE_OUT((tile, STRIDE, y, 4 * d[M], rows, n, rows))
-            else:
-                high = (rows + LANES - 1) // LANES * LANES
-                TRANSPOSE_OUT((tile, STRIDE, spare, 4 * high, high, vectors * LANES, high))
-                for t in range(n):
-                    MOVE((spare + 4 * t * high, y + 4 * t * d[M], rows))
-            if more:
-                for t in range(n):
-                    skip = 4 * ((at + t) * d[M] + row)
-                    finish(d, call[Y] + skip, call[ADDED] + skip if d[RESIDUAL] else 0, rows)
+            write_tokens(d, call, at, vectors, row, rows, tile, spare)
         else:
             if not straight:
                 for r in range(rows):
@@ -346,6 +384,73 @@ def run_spmm(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
                 for r in range(rows):
                     skip = 4 * ((image * d[M] + row + r) * call[COLUMNS] + at)
                     finish(d, call[Y] + skip, call[ADDED] + skip if d[RESIDUAL] else 0, n)
+
+
+@njit
+def run_squares(d: Any, call: Any, begin: int, end: int, scratch: int) -> None:
+    """Units (panel, row block) begin ... end; row blocks fastest."""
+    base = call[PACK]
+    head, blocks = i64(base, 8), blocks_of_squares(d)
+    tile = scratch + SQUARES_ROOM
+    spare = tile + aligned(STRIDE * (SQUARES_BLOCK + 16))
+    if AMX:
+        SHAPE_REGISTERS((scratch,))
+    for unit in range(begin, end):
+        row, p = unit % blocks * SQUARES_BLOCK, unit // blocks
+        rows = min(SQUARES_BLOCK, d[M] - row)
+        first, vectors = split(call, p)
+        ends = base + head[1] + row // SQUARE_ROWS * 8
+        x = call[SHARED] + p * depth(d) * STRIDE
+        if AMX:
+            SQUARES_OF((
+                vectors - 1, (rows + SQUARE_ROWS - 1) // SQUARE_ROWS, x, ends, base + head[2], base + head[3], tile,
+                scratch,
+            ))  # fmt: skip
+        write_tokens(d, call, first * LANES, vectors, row, rows, tile, spare)
+    if AMX:
+        RELEASE_REGISTERS((0,))
+
+
+@njit
+def write_tokens(d: Any, call: Any, at: int, vectors: int, row: int, rows: int, tile: int, spare: int) -> None:
+    """Sums `[row][STRIDE]` of a tile, tokens from `at` on, as rows of Y: row ... row + rows."""
+    n = min(vectors * LANES, call[COLUMNS] - at)
+    if KEPT & (1 << QUADS | 1 << SQUARES) and d[QUANTIZED]:
+        head, quads = i64(call[PACK], 8), (rows + 3) // 4
+        bias, factors = call[PACK] + head[5] + 4 * row, call[PACK] + head[7] + 4 * row
+        if d[RESULT] != AS_FLOAT:
+            zero = y_zero(d)
+            least = (-128 if d[RESULT] == AS_INT8 else 0) - zero
+            REQUANTIZE((quads, vectors, tile, bias, factors, bits_of(least), bits_of(least + 255), zero))
+            write_bytes(d, n, vectors, rows, tile, spare, call[Y] + at * d[M] + row)
+            return
+        DEQUANTIZE((quads, vectors, tile, bias, factors, 0, 0, 0))
+    y = call[Y] + 4 * (at * d[M] + row)
+    if rows % LANES == 0 and n == vectors * LANES:
+        TRANSPOSE_OUT((tile, STRIDE, y, 4 * d[M], rows, n, rows))
+    else:
+        high = (rows + LANES - 1) // LANES * LANES
+        TRANSPOSE_OUT((tile, STRIDE, spare, 4 * high, high, vectors * LANES, high))
+        for t in range(n):
+            MOVE((spare + 4 * t * high, y + 4 * t * d[M], rows))
+    if d[RESIDUAL] or d[ACTIVATION] > CLIP:
+        for t in range(n):
+            skip = 4 * ((at + t) * d[M] + row)
+            finish(d, call[Y] + skip, call[ADDED] + skip if d[RESIDUAL] else 0, rows)
+
+
+@njit
+def write_bytes(d: Any, n: int, vectors: int, rows: int, tile: int, spare: int, y: int) -> None:
+    """Bytes `[four rows][STRIDE]` of a tile as rows of n tokens at y."""
+    quads = (rows + 3) // 4
+    if rows % (4 * LANES) == 0 and n == vectors * LANES:
+        TRANSPOSE_OUT((tile, STRIDE, y, d[M], quads, n, quads))
+        return
+    wide = (quads + LANES - 1) // LANES * LANES
+    TRANSPOSE_OUT((tile, STRIDE, spare, 4 * wide, wide, vectors * LANES, wide))
+    for t in range(n):
+        MOVE((spare + 4 * t * wide, y + t * d[M], rows // 4))
+        copy(u8(y + t * d[M], rows), rows // 4 * 4, u8(spare + 4 * t * wide, rows), rows // 4 * 4, rows % 4)
 
 
 @njit
@@ -450,7 +555,9 @@ def run_tiles(d: Any, call: Any, begin: int, end: int, tile: int) -> None:
 def run(d: Any, call: Any, task: int, scratch: int) -> None:
     """One task of the run."""
     begin, end = call[UNITS] * task // call[TASKS], call[UNITS] * (task + 1) // call[TASKS]
-    if call[LAYOUT] == SPMM:
+    if AMX and KEPT & (1 << SQUARES) and call[LAYOUT] == SQUARES:
+        run_squares(d, call, begin, end, scratch)
+    elif reads_panels(call):
         run_spmm(d, call, begin, end, scratch)
     elif KEPT & (1 << EXPAND) and call[LAYOUT] == EXPAND:
         run_expand(d, call, begin, end, scratch)

@@ -14,7 +14,7 @@ from pathlib import Path
 from onnx import TensorProto, helper
 
 from onnxprune.kernels import tables
-from onnxprune.kernels.names import ACTIVATIONS, DOMAIN, PRODUCTS, STORAGES, VALUES
+from onnxprune.kernels.names import ACTIVATIONS, DOMAIN, PRODUCTS, RESULTS, STORAGES, VALUES
 from onnxprune.kernels.steps.tables import numbers
 
 PLACE = Path(__file__).parent / "_tables.h"
@@ -55,7 +55,7 @@ def _steps_body() -> str:
 def _body() -> str:
     numbers = [(name, value) for name, value in vars(tables).items() if name.isupper() and isinstance(value, int)]
     types = [(f"ONNX_{name}", int(TensorProto.DataType.Value(name))) for name in ONNX_TYPES]
-    lists = {"KINDS": PRODUCTS, "FORMATS": STORAGES, "ACTIVATIONS": ACTIVATIONS}
+    lists = {"KINDS": PRODUCTS, "FORMATS": STORAGES, "ACTIVATIONS": ACTIVATIONS, "RESULTS": tuple(RESULTS)}
     numbers += types + [(f"N_{name}", len(names)) for name, names in lists.items()] + [("N_CODES", len(VALUES))]
     lines = [f"#define {name} {_number(value)}" for name, value in numbers]
     lines += [f'#define DOMAIN_NAME "{DOMAIN}"']

@@ -1,7 +1,8 @@
 """The inner loops of sparse products, for AVX-512, AVX2 and any other CPU; sums are float32.
 
 spmm      many columns: rows of W in groups of `Machine.rows`, X in panels `[K][panel]`; one step of the stream is one
-          nonzero of each row of the group. Accumulators stay in registers, X in the first-level cache.
+          nonzero of each row of the group. Accumulators stay in registers, X in the first-level cache. Of int8 a column
+          is four of K: an entry is four weights, a lane of X four of uint8; sums are int32.
 expand    few tokens, moderate sparsity: for every column of W a bit mask over PANEL rows and the nonzeros among them
 permute   few tokens, n:4 patterns: lanes are rows, a position picks one of four x values
 gather    few tokens, high sparsity: rows of W in lockstep, x gathered by column
@@ -9,6 +10,8 @@ gather    few tokens, high sparsity: rows of W in lockstep, x gathered by column
 tiles     few tokens, tiles of 4 rows or 4 columns: contiguous loads of x and W, one index for four or sixteen weights
 These read the codes of the file (float32, bfloat16, float16 or int8) and leave alpha and scale to the caller:
 a product of one token takes as long as reading W.
+
+squares   as spmm of int8, in tiles of 16 rows, by matrix registers
 
 transpose_in, transpose_out: between `[tokens][K]` and panels
 """
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import config
 
@@ -48,15 +52,20 @@ FAR = 8192
 
 @dataclass(frozen=True)
 class Machine:
-    """name; lanes of a float32 vector; rows of W and vectors of X of the accumulators of `spmm`."""
+    """name; lanes of a float32 vector; rows of W and vectors of X of the accumulators of `spmm`; vnni: whether there
+    are products of uint8 with int8 that are exact; amx: and of squares of them, where the system lets the process."""
 
     name: str
     lanes: int
     rows: int
     vectors: int
+    vnni: bool = False
+    amx: bool = False
 
 
 MACHINES = {
+    "amx": Machine("avx512", 16, 4, 4, vnni=True, amx=True),
+    "avx512_vnni": Machine("avx512", 16, 4, 4, vnni=True),
     "avx512": Machine("avx512", 16, 4, 4),
     "avx2": Machine("avx2", 8, 2, 6),
     "portable": Machine("portable", 4, 2, 4),
@@ -67,14 +76,19 @@ def detect() -> Machine:
     """The machine that numba compiles for: the host, or what NUMBA_CPU_NAME says."""
     name, features = config.CPU_NAME, config.CPU_FEATURES
     if name and name != llvm.get_host_cpu_name():
-        wide = ("x86-64-v4", "skylake-avx512", "icelake", "sapphirerapids", "znver4", "znver5")
+        vnni = ("icelake", "sapphirerapids", "znver4", "znver5")
+        wide = ("x86-64-v4", "skylake-avx512")
         middle = ("x86-64-v3", "haswell", "broadwell", "skylake", "alderlake", "znver")
+        if name.startswith(vnni) or "+avx512vnni" in (features or ""):
+            return MACHINES["avx512_vnni"]
         if name.startswith(wide) or "+avx512vl" in (features or ""):
             return MACHINES["avx512"]
         return MACHINES["avx2" if name.startswith(middle) or "+avx2" in (features or "") else "portable"]
     found = llvm.get_host_cpu_features()
-    if all(found.get(f) for f in ("avx512f", "avx512vl", "fma", "f16c")):
-        return MACHINES["avx512"]
+    if all(found.get(f) for f in ("avx512f", "avx512vl", "avx512bw", "fma", "f16c")):
+        if all(found.get(f) for f in ("avx512vnni", "amx-tile", "amx-int8")):
+            return MACHINES["amx"]
+        return MACHINES["avx512_vnni" if found.get("avx512vnni") else "avx512"]
     return MACHINES["avx2" if all(found.get(f) for f in ("avx2", "fma", "f16c")) else "portable"]
 
 
@@ -121,14 +135,39 @@ def width_of(code: Any) -> int:
     return {F32: 4, I16: 2, F16: 2, I8: 1}[code]
 
 
-def spmm(vectors: int, classes: tuple[tuple[int, ...], ...]) -> Emit:
+def dot(k: Emitter, sums: Value, x: Value, w: Value) -> Value:
+    """sums int32 + the products of four uint8 of x with four int8 of w, lane by lane, exactly."""
+    b, lanes = k.b, sums.type.count
+    if MACHINE.vnni:
+        bytes_of = vector(4 * lanes, I8)
+        operands = [sums, b.bitcast(x, bytes_of), b.bitcast(w, bytes_of)]
+        return k.intrinsic(f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", sums.type, operands)
+    if MACHINE.name == "portable":
+        for i in range(4):
+            byte = b.and_(b.lshr(x, lanes_of([8 * i] * lanes)), lanes_of([255] * lanes))
+            weight = b.ashr(b.shl(w, lanes_of([24 - 8 * i] * lanes)), lanes_of([24] * lanes))
+            sums = b.add(sums, b.mul(byte, weight))
+        return sums
+    # the even and the odd bytes, widened to int16: products of uint8 with int8 added in int16 would saturate
+    halves, pairs = vector(2 * lanes, I16), lanes_of([8] * 2 * lanes, I16)
+    x, w = b.bitcast(x, halves), b.bitcast(w, halves)
+    name = "llvm.x86.avx512.pmaddw.d.512" if lanes == 16 else "llvm.x86.avx2.pmadd.wd"
+    even = [b.and_(x, lanes_of([255] * 2 * lanes, I16)), b.ashr(b.shl(w, pairs), pairs)]
+    odd = [b.lshr(x, pairs), b.ashr(w, pairs)]
+    return b.add(b.add(sums, k.intrinsic(name, sums.type, even)), k.intrinsic(name, sums.type, odd))
+
+
+def spmm(vectors: int, classes: tuple[tuple[int, ...], ...], quads: bool = False) -> Emit:
     """`groups` groups of ROWS rows of W times one block of K of a panel of X of `vectors` vectors.
 
     ends: byte offset of each group in the stream; order: row of the tile for each row of a group; sizes: bytes of all
     classes but the last; first: start from the bias of the row instead of from `source`; clamp: limit to [low, high]
-    at the end (bits of float32). Rows of source and target are `*_stride` bytes apart.
+    at the end (bits of float32). Rows of source and target are `*_stride` bytes apart. quads: of int8, without bias and
+    limits.
     """
     step_bytes = [4 * len(c) + 4 * ROWS for c in classes]
+    element = I32 if quads else F32
+    multiply = (lambda k, w, x, sums: dot(k, sums, x, w)) if quads else Emitter.fma
 
     def emit(
         k: Emitter, groups: Value, x: Value, ends: Value, stream: Value, order: Value, sizes: Value, source: Value,
@@ -141,7 +180,7 @@ def spmm(vectors: int, classes: tuple[tuple[int, ...], ...]) -> Emit:
         fixed = [k.index(k.at(sizes, 8 * i), I64) for i in range(len(classes) - 1)]
         is_first, is_clamped = (b.icmp_signed("!=", flag, constant(0)) for flag in (first, clamp))
         low, high = (k.splat(b.bitcast(b.trunc(v, I32), F32), LANES) for v in (low, high))
-        kind = vector(LANES)
+        kind = vector(LANES, element)
 
         def group(g: Value, state: list[Value]) -> list[Value]:
             (at,) = state
@@ -149,6 +188,8 @@ def spmm(vectors: int, classes: tuple[tuple[int, ...], ...]) -> Emit:
             rows = [k.index(k.at(order, k.add(k.mul(g, 4 * ROWS), 4 * r)), I32) for r in range(ROWS)]
 
             def from_bias() -> list[Value]:
+                if quads:
+                    return [k.zero(LANES, I32)] * (ROWS * vectors)
                 values = [k.splat(k.load(k.at(bias, k.mul(row, 4)), F32), LANES) for row in rows]
                 return [value for value in values for _ in range(vectors)]
 
@@ -169,16 +210,16 @@ def spmm(vectors: int, classes: tuple[tuple[int, ...], ...]) -> Emit:
                         if len(members) == ROWS:  # offset and weight side by side: one load for both
                             both = k.load(k.at(here, 8 * n), I64)
                             column = k.at(x, b.and_(both, constant(0xFFFFFFFF)))
-                            weights = [b.bitcast(b.trunc(b.lshr(both, constant(32)), I32), F32)]
+                            weights = [b.bitcast(b.trunc(b.lshr(both, constant(32)), I32), element)]
                         else:
                             column = k.at(x, k.index(k.at(here, 4 * n), I32))
-                            weights = [k.load(k.at(here, weight + 4 * i), F32) for i in range(len(mine))]
+                            weights = [k.load(k.at(here, weight + 4 * i), element) for i in range(len(mine))]
                             weight += 4 * len(mine)
                         wide = [k.splat(w, LANES) for w in weights]
                         for v in range(vectors):
                             loaded = k.load(k.at(column, 4 * LANES * v), kind)
                             for r, w in zip(mine, wide, strict=True):
-                                sums[r * vectors + v] = k.fma(w, loaded, sums[r * vectors + v])
+                                sums[r * vectors + v] = multiply(k, w, loaded, sums[r * vectors + v])
                     return sums
 
                 sums = k.loop(at, end, step_bytes[c], sums, step)
@@ -188,7 +229,7 @@ def spmm(vectors: int, classes: tuple[tuple[int, ...], ...]) -> Emit:
                 up = [b.select(b.fcmp_ordered("<", s, low), low, s) for s in sums]
                 return [b.select(b.fcmp_ordered(">", s, high), high, s) for s in up]
 
-            sums = k.when(is_clamped, clamped, lambda: sums)
+            sums = sums if quads else k.when(is_clamped, clamped, lambda: sums)
             for r, row in enumerate(rows):
                 start = k.at(target, k.mul(row, target_stride))
                 for v in range(vectors):
@@ -463,8 +504,145 @@ def tiles_wide(tile_of: tuple[int, int], vectors: int) -> Emit:
     return emit
 
 
+MAGIC = 1.5 * 2**23  # added to a float32 of at most 2^22, it rounds to nearest, ties to even, in the lowest bits
+
+
+def requantize(as_bytes: bool) -> Any:
+    """The sums of `groups` times four rows, `[row][STRIDE]` of `vectors` vectors of int32, plus bias, times the factor
+    of their row: float32 in their place, or bytes `[group][STRIDE]`, four rows side by side: rounded, between low and
+    high (bits of float32), plus zero."""
+
+    def emit(
+        k: Emitter, groups: Value, vectors: Value, tile: Value, bias: Value, factors: Value, low: Value, high: Value,
+        zero: Value,
+    ) -> None:  # fmt: skip
+        b, kind, whole = k.b, vector(LANES), vector(LANES, I32)
+        tile, bias, factors = (k.pointer(p) for p in (tile, bias, factors))
+        low, high = (k.splat(b.bitcast(b.trunc(v, I32), F32), LANES) for v in (low, high))
+        magic_bits = int(np.float32(MAGIC).view(np.int32))
+        shift = k.splat(b.sub(b.trunc(zero, I32), constant(magic_bits, I32)), LANES)
+        magic = ir.Constant(kind, [MAGIC] * LANES)
+
+        def group(g: Value, _: list[Value]) -> list[Value]:
+            scales, biases = (
+                [k.splat(k.load(k.at(p, k.add(k.mul(g, 16), 4 * r)), element), LANES) for r in range(4)]
+                for p, element in ((factors, F32), (bias, I32))
+            )
+            start, end = k.at(tile, k.mul(g, 4 * STRIDE)), k.at(tile, k.mul(g, STRIDE))
+
+            def columns(v: Value, _: list[Value]) -> list[Value]:
+                at, packed = k.mul(v, 4 * LANES), None
+                for r in range(4):
+                    here = k.at(k.at(start, at), r * STRIDE)
+                    x = b.fmul(b.sitofp(b.add(k.load(here, whole), biases[r]), kind), scales[r])
+                    if not as_bytes:
+                        k.store(x, here)
+                        continue
+                    x = b.select(b.fcmp_ordered("<", x, low), low, x)
+                    x = b.select(b.fcmp_ordered(">", x, high), high, x)
+                    byte = b.add(b.bitcast(b.fadd(x, magic), whole), shift)
+                    byte = b.shl(b.and_(byte, lanes_of([255] * LANES)), lanes_of([8 * r] * LANES))
+                    packed = byte if packed is None else b.or_(packed, byte)
+                if as_bytes:
+                    k.store(packed, k.at(end, at))
+                return []
+
+            k.loop(0, vectors, 1, [], columns)
+            return []
+
+        k.loop(0, groups, 1, [], group)
+
+    return kernel(8, emit)
+
+
+SQUARE_ROWS, SQUARE_BYTES = 16, 64  # of a matrix register
+
+
+def squares(vectors: int) -> Emit:
+    """Sets of 16 rows of W times a panel of X of `vectors` vectors, in matrix registers: `tile[row][STRIDE]` of int32.
+
+    ends: of every set, in chunks of 16 columns (of four); offsets: of their rows in the panel, `[chunk][16]`; values:
+    `[chunk][16 rows][16 columns]`. The rows of X of a chunk are brought together in one of two parts of `room`, a chunk
+    ahead, as a register is not loaded before they are written.
+    """
+    part = SQUARE_ROWS * SQUARE_BYTES
+    weights, columns = 4, 5  # registers; those before hold sums
+
+    def emit(
+        k: Emitter, sets: Value, x: Value, ends: Value, offsets: Value, values: Value, tile: Value, room: Value
+    ) -> None:
+        b = k.b
+        x, ends, offsets, values, tile, room = (k.pointer(p) for p in (x, ends, offsets, values, tile, room))
+        none, wide = ir.VoidType(), constant(SQUARE_BYTES)
+
+        def register(i: int) -> Value:
+            return constant(i, I8)
+
+        def together(chunk: Value) -> None:
+            where = k.at(offsets, k.mul(chunk, 4 * SQUARE_ROWS))
+            out = k.at(room, k.mul(b.and_(chunk, constant(1)), vectors * part))
+            for r in range(SQUARE_ROWS):
+                row = k.at(x, k.index(k.at(where, 4 * r), I32))
+                for v in range(vectors):
+                    loaded = k.load(k.at(row, SQUARE_BYTES * v), vector(LANES, I32))
+                    k.store(loaded, k.at(out, v * part + SQUARE_BYTES * r), SQUARE_BYTES)
+
+        def one_set(s: Value, _: list[Value]) -> list[Value]:
+            begin, end = (k.index(k.at(ends, k.add(k.mul(s, 8), 8 * i)), I64) for i in (0, 1))
+            for v in range(vectors):
+                k.intrinsic("llvm.x86.tilezero", none, [register(v)])
+            together(begin)
+
+            def step(i: Value, _: list[Value]) -> list[Value]:
+                together(k.add(i, 1))
+                mine = k.at(values, k.mul(i, part))
+                k.prefetch(k.at(mine, PREFETCH))
+                k.intrinsic("llvm.x86.tileloadd64", none, [register(weights), mine, wide])
+                here = k.at(room, k.mul(b.and_(i, constant(1)), vectors * part))
+                for v in range(vectors):
+                    held = register(columns + v % 3)
+                    k.intrinsic("llvm.x86.tileloadd64", none, [held, k.at(here, v * part), wide])
+                    k.intrinsic("llvm.x86.tdpbsud", none, [register(v), register(weights), held])
+                return []
+
+            k.loop(begin, end, 1, [], step)
+            out = k.at(tile, k.mul(s, SQUARE_ROWS * STRIDE))
+            for v in range(vectors):
+                target = k.at(out, SQUARE_BYTES * v)
+                k.intrinsic("llvm.x86.tilestored64", none, [register(v), target, constant(STRIDE)])
+            return []
+
+        k.loop(0, sets, 1, [], one_set)
+
+    return emit
+
+
+def shape_registers() -> Any:
+    """Every matrix register gets 16 rows of 64 bytes; room: 64 bytes."""
+
+    def emit(k: Emitter, room: Value) -> None:
+        at = k.pointer(room)
+        k.store(k.zero(64, I8), at, 1)
+        k.store(constant(1, I8), at, 1)  # the palette
+        for i in range(8):
+            k.store(constant(SQUARE_BYTES, I16), k.at(at, 16 + 2 * i), 1)
+            k.store(constant(SQUARE_ROWS, I8), k.at(at, 48 + i), 1)
+        k.intrinsic("llvm.x86.ldtilecfg", ir.VoidType(), [at])
+
+    return kernel(1, emit)
+
+
+def release_registers() -> Any:
+    """The matrix registers are of no use any more, so that nobody needs to keep them."""
+
+    def emit(k: Emitter, unused: Value) -> None:
+        k.intrinsic("llvm.x86.tilerelease", ir.VoidType(), [])
+
+    return kernel(1, emit)
+
+
 def transpose(rows_first: bool) -> Any:
-    """`rows` x `columns` floats, both multiples of LANES, to their transpose; strides in bytes.
+    """`rows` x `columns` floats, or fours of bytes, both multiples of LANES, to their transpose; strides in bytes.
 
     rows_first: which loop is outside; the target should be written along its rows.
     last: rows beyond it are read as the last one, so that a ragged end needs no copy.
@@ -482,10 +660,10 @@ def transpose(rows_first: bool) -> Any:
             for r in range(LANES):
                 row = k.add(i, r)
                 row = b.select(b.icmp_signed("<", row, last), row, last)
-                read.append(k.load(k.at(k.at(source, k.mul(row, source_stride)), k.mul(j, 4)), vector(LANES)))
+                read.append(k.load(k.at(k.at(source, k.mul(row, source_stride)), k.mul(j, 4)), vector(LANES), 1))
             start = k.at(k.at(target, k.mul(j, target_stride)), k.mul(i, 4))
             for c, value in enumerate(k.transpose(read)):
-                k.store(value, k.at(start, k.mul(target_stride, c)))
+                k.store(value, k.at(start, k.mul(target_stride, c)), 1)
 
         def outer(a: Value, _: list[Value]) -> list[Value]:
             def inner(c: Value, _: list[Value]) -> list[Value]:
@@ -543,7 +721,7 @@ def move(fill: bool) -> Any:
 
             def step(i: Value, _: list[Value], lanes: int = lanes) -> list[Value]:
                 at = k.mul(i, 4)
-                k.store(k.zero(lanes) if fill else k.load(k.at(source, at), vector(lanes)), k.at(target, at))
+                k.store(k.zero(lanes) if fill else k.load(k.at(source, at), vector(lanes), 1), k.at(target, at), 1)
                 return []
 
             k.loop(start, stop, lanes, [], step)

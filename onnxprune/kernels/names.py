@@ -16,6 +16,9 @@ STORAGES = ("Csr", "Nm", "Bsr")  # that have kernels; rows of formats.registry.F
 PRODUCTS = ("MatMul", "LeftMatMul", "Conv")
 ACTIVATIONS = ("", "Relu", "Clip", "HardSwish", "Silu", "Gelu", "FastGelu")
 
+# BsrQuantizedMatMul[Uint8|Int8]
+RESULTS: dict[str, np.dtype[Any]] = {"": np.dtype(np.float32), "Uint8": np.dtype(np.uint8), "Int8": np.dtype(np.int8)}
+
 VALUES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from onnxprune.kernels.loops import GATHERED, L1, PANEL, ROWS, SHARING, STRIDE, UNROLLED
+from onnxprune.kernels.loops import GATHERED, L1, PANEL, ROWS, SHARING, SQUARE_ROWS, STRIDE, UNROLLED
 
 # isort: off
 from onnxprune.kernels.addresses import aligned, clear, copy, descending, f32, i32, i64, u8, u16, u32
-from onnxprune.kernels.stored import position, width_of, code, factor, unfold, decode
+from onnxprune.kernels.stored import (
+    position, width_of, code, factor, unfold, depth, entries, words_of, x_zero,
+)  # fmt: skip
 from onnxprune.kernels.tables import (
     KIND, FORMAT, M, K, GROUPS, N, BLOCK, CODE, INDICES, BIAS, NNZ, RIGHT, BSR, FLOAT32, INT8, SPMM, PERMUTE, EXPAND,
-    TILES, NARROW, LINE, OVERRUN,
+    TILES, QUADS, SQUARES, NARROW, LINE, OVERRUN, QUANTIZED,
 )  # fmt: skip
 # isort: on
 
@@ -28,7 +30,6 @@ CLASS_SETS = np.array([[*c, *[0] * (ROWS - len(c))] for c in SHARING], np.int64)
 CLASS_LENGTHS = np.array([len(c) for c in SHARING], np.int64)
 SETS = 1 << ROWS
 BITS = np.array([bin(s).count("1") for s in range(SETS)], np.int64)
-ZERO = np.float32(0)
 
 
 @njit
@@ -55,9 +56,37 @@ def blocks_of(d: Any) -> tuple[int, int, int, int]:
     limit = L1 // STRIDE
     if density(d) < 0.15:
         limit = limit * 3 // 2
-    width_count = max(1, (d[K] + limit - 1) // limit)
-    width = max(1, (d[K] + width_count - 1) // width_count)
+    width_count = max(1, (depth(d) + limit - 1) // limit)
+    width = max(1, (depth(d) + width_count - 1) // width_count)
     return height, count, width, width_count
+
+
+@njit
+def together(d: Any) -> bool:
+    """Whether the rows of a group store the same columns, because tiles are as high."""
+    return bool(d[QUANTIZED] and d[N] % ROWS == 0)
+
+
+@njit
+def alike(counts: Any) -> None:
+    """Every ROWS rows count as the longest of them, so that they stay together in order."""
+    for start in range(0, len(counts), ROWS):
+        most = 0
+        for i in range(ROWS):
+            most = max(most, counts[start + i])
+        for i in range(ROWS):
+            counts[start + i] = most
+
+
+@njit
+def sum_of(row: Any) -> int:
+    """The sum of the int8 in a row of `words_of`."""
+    total = 0
+    for word in row:
+        for i in range(4):
+            byte = int(word >> np.uint32(8 * i)) & 255
+            total += byte - 256 if byte > 127 else byte
+    return total
 
 
 @njit
@@ -69,10 +98,10 @@ def spmm_bound(d: Any) -> int:
     fixed = 0
     for c in CLASS_LENGTHS:
         fixed += 4 * c + 4 * ROWS
-    head = 64 + 32 * blocks + 32 * count * d[GROUPS] + 4 * (d[M] + 2 * ROWS) + 256
+    head = 64 + 32 * blocks + 32 * count * d[GROUPS] + 8 * (d[M] + 2 * ROWS) + 256
     each = (groups + 1) * 8 + groups * ROWS * 4 + 8 * 16 + 256
     # a step holds at least one nonzero; a class of the fixed ones has at most as many steps as there are columns
-    stream = min(float(d[NNZ]), float(d[M]) * d[K]) * 8 * ROWS
+    stream = min(float(entries(d)), float(d[M]) * depth(d)) * 8 * ROWS
     most = float(blocks) * groups * width * (8 * ROWS + 4)
     return int(head + blocks * each + min(stream * 2 + blocks * groups * fixed * 2, most * 2) + 4096)
 
@@ -112,7 +141,7 @@ def fill_buckets(sub: Any, order: Any, g: int, rows: int, width: int, buckets: A
         s = 0
         for r in range(ROWS):
             i = order[g * ROWS + r]
-            if i < rows and sub[i, c] != ZERO:
+            if i < rows and sub[i, c]:
                 s |= 1 << r
         if s:
             buckets[s, counts[s]] = c
@@ -124,8 +153,8 @@ def spmm_fill(d: Any, base: int, room: int) -> int:
     """Write the packed weight at `base`; the bytes that it takes.
 
     Head: int64[8] = row blocks, blocks of K, columns of a block, rows of a block, sharing, offset of the bias, of the
-    row blocks. Then per (row block, block of K) the offsets of ends, stream, order, sizes; per row block (first row,
-    rows, group).
+    row blocks, of the factors of int8. Then per (row block, block of K) the offsets of ends, stream, order, sizes; per
+    row block (first row, rows, group).
     """
     height, count, width, width_count = blocks_of(d)
     row_blocks = count * d[GROUPS]
@@ -136,13 +165,15 @@ def spmm_fill(d: Any, base: int, room: int) -> int:
     where = i64(base + at, row_blocks * 4)
     at = aligned(at + row_blocks * 32)
     head[0], head[1], head[2], head[3], head[5] = row_blocks, width_count, width, height, at
-    sharing = density(d) >= SHARE_FROM
+    sharing = density(d) >= SHARE_FROM or together(d)
     head[4] = 1 if sharing else 0
-    bias = f32(base + at, d[M] + ROWS)
-    copy(bias, 0, f32(d[BIAS], d[M]), 0, d[M])
+    bias = i32(base + at, d[M] + ROWS)
+    copy(bias, 0, i32(d[BIAS], d[M]), 0, d[M])  # bits of float32, or int32
     clear(bias, d[M], d[M] + ROWS)
     at = aligned(at + 4 * (d[M] + 2 * ROWS))
-    dense = np.empty((height, d[K]), np.float32)
+    if d[QUANTIZED]:
+        at = put_factors(d, base, at) + LINE
+    dense = np.empty((height, depth(d)), np.uint32)
     groups = (height + ROWS - 1) // ROWS
     buckets = np.empty((SETS, width + 1), np.int64)
     counts = np.empty(SETS, np.int64)
@@ -155,19 +186,24 @@ def spmm_fill(d: Any, base: int, room: int) -> int:
         first = inside * height
         rows = min(height, rows_of_group - first)
         where[4 * i], where[4 * i + 1], where[4 * i + 2] = group * rows_of_group + first, rows, group
-        decode(d, group * rows_of_group + first, rows, dense)
+        words_of(d, group * rows_of_group + first, rows, dense)
+        if d[QUANTIZED]:
+            for r in range(rows):
+                bias[first + r] -= x_zero(d) * sum_of(dense[r])
         groups = (rows + ROWS - 1) // ROWS
         for j in range(width_count):
             begin = j * width
-            columns = min(width, d[K] - begin)
+            columns = min(width, depth(d) - begin)
             sub = dense[:, begin : begin + columns]
             if at + 4 * groups * ROWS + 8 * 16 + 8 * (groups + 1) + 2 * LINE > room:
                 return OVERRUN
             nonzero = np.zeros(groups * ROWS, np.int64)
             for r in range(rows):
                 for c in range(columns):
-                    if sub[r, c] != ZERO:
+                    if sub[r, c]:
                         nonzero[r] += 1
+            if together(d):
+                alike(nonzero)
             entry = i64(base + 64 + 32 * (i * width_count + j), 4)
             entry[2] = at
             order = i32(base + at, groups * ROWS)
@@ -207,7 +243,7 @@ def spmm_fill(d: Any, base: int, room: int) -> int:
                 for c in range(classes):
                     members = CLASS_LENGTHS[c]
                     for _ in range(quota[c]):
-                        offsets, weights = u32(base + at, members), f32(base + at + 4 * members, ROWS)
+                        offsets, weights = u32(base + at, members), u32(base + at + 4 * members, ROWS)
                         w = 0
                         for part in range(members):
                             s = CLASS_SETS[c, part]
@@ -215,7 +251,7 @@ def spmm_fill(d: Any, base: int, room: int) -> int:
                             offsets[part] = chosen * STRIDE
                             for r in range(ROWS):
                                 if (s >> r) & 1:
-                                    weights[w] = ZERO
+                                    weights[w] = 0
                                     if (have >> r) & 1:
                                         weights[w] = sub[order[g * ROWS + r], chosen]
                                     w += 1
@@ -237,11 +273,11 @@ def spmm_fill(d: Any, base: int, room: int) -> int:
                     for c in range(columns):
                         if (left[c] >> r) & 1:
                             u32(base + at + 8 * (n * ROWS + r), 1)[0] = c * STRIDE
-                            f32(base + at + 8 * (n * ROWS + r) + 4, 1)[0] = sub[order[g * ROWS + r], c]
+                            u32(base + at + 8 * (n * ROWS + r) + 4, 1)[0] = sub[order[g * ROWS + r], c]
                             n, last = n + 1, c
                     for pad in range(n, longest):
                         u32(base + at + 8 * (pad * ROWS + r), 1)[0] = last * STRIDE
-                        f32(base + at + 8 * (pad * ROWS + r) + 4, 1)[0] = ZERO
+                        u32(base + at + 8 * (pad * ROWS + r) + 4, 1)[0] = 0
                 at += 8 * ROWS * longest
                 ends[g + 1] = at - start
             at = aligned(at + 64)
@@ -485,9 +521,62 @@ def tiles_fill(d: Any, base: int, room: int) -> int:
 
 
 @njit
+def squares_bound(d: Any) -> int:
+    """Bytes that the packed weight takes at most: the last chunk of every set of rows may be padded."""
+    sets = (d[M] + SQUARE_ROWS - 1) // SQUARE_ROWS
+    chunks = d[NNZ] // (4 * SQUARE_ROWS * SQUARE_ROWS) + sets + 1
+    return 64 + 8 * (sets + 1) + 8 * d[M] + 1024 + chunks * (4 * SQUARE_ROWS + 4 * SQUARE_ROWS * SQUARE_ROWS)
+
+
+@njit
+def squares_fill(d: Any, base: int, room: int) -> int:
+    """Head: sets of rows, offsets of ends (in chunks), of the rows of X, of values, (5) of the bias, (7) of factors;
+    the bytes that all takes."""
+    side = SQUARE_ROWS
+    sets = (d[M] + side - 1) // side
+    head = i64(base, 8)
+    head[0], head[1] = sets, 64
+    ends = i64(base + 64, sets + 1)
+    head[5] = aligned(64 + 8 * (sets + 1))
+    bias = i32(base + head[5], d[M])
+    copy(bias, 0, i32(d[BIAS], d[M]), 0, d[M])
+    head[2] = put_factors(d, base, aligned(head[5] + 4 * d[M] + LINE)) + LINE
+    most = d[NNZ] // (4 * side * side) + sets + 1  # one behind the last is read
+    head[3] = head[2] + 4 * side * most
+    end = head[3] + 4 * side * side * most
+    if end > room:
+        return OVERRUN
+    offsets, values = u32(base + head[2], side * most), u32(base + head[3], side * side * most)
+    clear(offsets, 0, side * most)
+    clear(values, 0, side * side * most)
+    dense = np.empty((side, depth(d)), np.uint32)
+    at = 0  # columns
+    ends[0] = 0
+    for s in range(sets):
+        rows = min(side, d[M] - s * side)
+        words_of(d, s * side, rows, dense)
+        for r in range(rows):
+            bias[s * side + r] -= x_zero(d) * sum_of(dense[r])
+        for c in range(depth(d)):
+            any_of = np.uint32(0)
+            for r in range(rows):
+                any_of |= dense[r, c]
+            if any_of:
+                if at // side >= most - 1:
+                    return OVERRUN
+                offsets[at] = c * STRIDE
+                for r in range(rows):
+                    values[(at // side * side + r) * side + at % side] = dense[r, c]
+                at += 1
+        at = (at + side - 1) // side * side
+        ends[s + 1] = at // side
+    return end
+
+
+@njit
 def bound(d: Any, layout: int) -> int:
     """Bytes that a packed form takes at most."""
-    if layout == SPMM:
+    if layout in (SPMM, QUADS):
         return spmm_bound(d)
     if layout == EXPAND:
         return expand_bound(d)
@@ -495,6 +584,8 @@ def bound(d: Any, layout: int) -> int:
         return permute_bound(d)
     if layout == TILES:
         return tiles_bound(d)
+    if layout == SQUARES:
+        return squares_bound(d)
     return gather_bound(d)
 
 
@@ -504,7 +595,7 @@ def fill(d: Any, layout: int, base: int, room: int) -> int:
 
     room: how many there are, at least `bound`; OVERRUN instead of anything written beyond them.
     """
-    if layout == SPMM:
+    if layout in (SPMM, QUADS):
         return spmm_fill(d, base, room)
     if layout == EXPAND:
         return expand_fill(d, base, room)
@@ -512,4 +603,6 @@ def fill(d: Any, layout: int, base: int, room: int) -> int:
         return permute_fill(d, base, room)
     if layout == TILES:
         return tiles_fill(d, base, room)
+    if layout == SQUARES:
+        return squares_fill(d, base, room)
     return gather_fill(d, base, room)

@@ -8,10 +8,10 @@ import numpy as np
 from numba import njit
 
 # isort: off
-from onnxprune.kernels.addresses import clear, f32, float_of, i32, u8, u16, u32
+from onnxprune.kernels.addresses import clear, f32, float_of, i8, i32, u8, u16, u32
 from onnxprune.kernels.tables import (
-    FORMAT, M, K, GROUPS, C, KH, KW, N, BLOCK, ALPHA, VALUES, CODE, SCALE, INDICES, INDPTR, INDEX_BYTES, CSR, BSR,
-    FLOAT32, BFLOAT16, FLOAT16, INT8,
+    FORMAT, M, K, GROUPS, C, KH, KW, N, BLOCK, ALPHA, VALUES, CODE, SCALE, INDICES, INDPTR, INDEX_BYTES, NNZ, CSR, BSR,
+    FLOAT32, BFLOAT16, FLOAT16, INT8, QUANTIZED, RESULT, SIGNED, X_SCALE, X_ZERO, Y_SCALE, Y_ZERO, AS_FLOAT, AS_INT8,
 )  # fmt: skip
 # isort: on
 
@@ -89,8 +89,36 @@ def number(d: Any, bits: int) -> Any:
 @njit
 def factor(d: Any, row: int) -> float:
     """What the values of a row of W are to be multiplied with: alpha, and their scale."""
-    alpha = float_of(d[ALPHA])
-    return alpha * f32(d[SCALE], row + 1)[row] if d[SCALE] else alpha
+    out = float_of(d[ALPHA])
+    if d[QUANTIZED]:  # in the order of onnxruntime
+        out *= f32(d[X_SCALE], 1)[0]
+    if d[SCALE]:
+        out *= f32(d[SCALE], row + 1)[row]
+    return out / f32(d[Y_SCALE], 1)[0] if d[RESULT] != AS_FLOAT else out
+
+
+@njit
+def x_zero(d: Any) -> int:
+    """The zero point of X as uint8; int8 is shifted by 128."""
+    return int(np.int64(i8(d[X_ZERO], 1)[0])) + 128 if d[SIGNED] else int(np.int64(u8(d[X_ZERO], 1)[0]))
+
+
+@njit
+def y_zero(d: Any) -> int:
+    """The zero point of Y."""
+    return int(np.int64(i8(d[Y_ZERO], 1)[0] if d[RESULT] == AS_INT8 else u8(d[Y_ZERO], 1)[0]))
+
+
+@njit
+def depth(d: Any) -> int:
+    """Rows of X, and columns of W, as `spmm` reads them: K, or fours of them."""
+    return (d[K] + 3) // 4 if d[QUANTIZED] else d[K]
+
+
+@njit
+def entries(d: Any) -> int:
+    """Weights that are stored, or fours of them."""
+    return d[NNZ] // 4 if d[QUANTIZED] else d[NNZ]
 
 
 @njit
@@ -140,3 +168,22 @@ def decode(d: Any, first: int, rows: int, out: Any) -> None:
         times = factor(d, first + r)
         for c in range(d[K]):
             out[r, c] = number(d, int(bits[r, c])) * times
+
+
+@njit
+def words_of(d: Any, first: int, rows: int, out: Any) -> None:
+    """Dense rows first ... first + rows of W as `spmm` reads them, uint32 `[rows, depth]`: the bits of float32 times
+    the factors, or four int8; 0 where nothing is stored."""
+    if not d[QUANTIZED]:
+        decode(d, first, rows, out.view(np.float32))
+        for r in range(rows):
+            for c in range(d[K]):
+                if out[r, c] == 1 << 31:  # -0.0
+                    out[r, c] = 0
+        return
+    row = np.empty((1, d[K]), np.uint32)
+    for r in range(rows):
+        unfold(d, first + r, 1, row)
+        clear(out[r], 0, depth(d))
+        for c in range(d[K]):
+            out[r, c >> 2] |= row[0, c] << np.uint32(8 * (c & 3))

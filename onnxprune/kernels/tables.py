@@ -9,10 +9,11 @@ from __future__ import annotations
 from onnxprune.kernels import names
 
 # fields of desc
-DESC_FIELDS = 32
+DESC_FIELDS = 40
 (
     KIND, FORMAT, M, K, GROUPS, C, KH, KW, SH, SW, PT, PL, DH, DW, N, BLOCK, ACTIVATION, RESIDUAL, ALPHA, LOW, HIGH,
-    VALUES, CODE, SCALE, INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL, PB, PR,
+    VALUES, CODE, SCALE, INDICES, INDPTR, BIAS, NNZ, INDEX_BYTES, DETAIL, PB, PR, QUANTIZED, RESULT, SIGNED, X_SCALE,
+    X_ZERO, Y_SCALE, Y_ZERO, SQUARE,
 ) = range(DESC_FIELDS)  # fmt: skip
 # fields of call
 CALL_FIELDS = 18
@@ -21,16 +22,17 @@ CALL_FIELDS = 18
     TASK_BYTES, COLUMNS, PANELS, UNITS,
 ) = range(CALL_FIELDS)  # fmt: skip
 
-# KIND, FORMAT, ACTIVATION, CODE: places in the lists of the file format
+# KIND, FORMAT, ACTIVATION, CODE, RESULT: places in the lists of the file format
 RIGHT, LEFT, CONV = (names.PRODUCTS.index(n) for n in ("MatMul", "LeftMatMul", "Conv"))
 CSR, NM, BSR = (names.STORAGES.index(n) for n in ("Csr", "Nm", "Bsr"))  # N of BLOCK; tiles of N x BLOCK
 NOTHING, RELU, CLIP = (names.ACTIVATIONS.index(n) for n in ("", "Relu", "Clip"))
 FLOAT32, BFLOAT16, FLOAT16, INT8 = (  # INT8 alone has a scale
     tuple(names.VALUES).index(n) for n in ("float32", "bfloat16", "float16", "int8")
 )
+AS_FLOAT, AS_UINT8, AS_INT8 = (tuple(names.RESULTS).index(n) for n in ("", "Uint8", "Int8"))
 
-LAYOUTS = 5
-SPMM, PERMUTE, EXPAND, GATHER, TILES = range(LAYOUTS)  # LAYOUT
+LAYOUTS = 7
+SPMM, PERMUTE, EXPAND, GATHER, TILES, QUADS, SQUARES = range(LAYOUTS)  # LAYOUT
 CHECK, CHOOSE, BOUND, FILL, PLAN, PREPARE, RUN = range(7)  # what the entry is asked for
 
 LINE = 64  # bytes of a line of the cache; all memory starts at one
@@ -45,10 +47,11 @@ BLOCK_MOST = 256  # m of n:m
 STEP_MOST = 1 << 20  # a stride, dilation or pad
 
 # what is wrong with a weight
-FAULT_KINDS = 15
+FAULT_KINDS = 18
 (
     NO_FAULT, BAD_VALUE, BAD_BIAS, BAD_START, BAD_ORDER, BAD_COUNT, BAD_END, BAD_INDEX, BAD_INDEX_ORDER, BAD_POSITION,
     BAD_POSITION_ORDER, VALUE_BEYOND_ROW, BAD_REST, BAD_SCALE, VALUE_BEYOND_EDGE,
+    BAD_X_SCALE, BAD_Y_SCALE, BAD_FACTOR,
 ) = range(FAULT_KINDS)  # fmt: skip
 FAULTS = {  # {} is desc[DETAIL]
     NO_FAULT: "",
@@ -66,4 +69,7 @@ FAULTS = {  # {} is desc[DETAIL]
     BAD_REST: "positions of row {} have bits set after the last one",
     BAD_SCALE: "scale[{}] is not a finite number above 0",
     VALUE_BEYOND_EDGE: "values of tile {} lie beyond the edges of the weight",
+    BAD_X_SCALE: "x_scale is not a finite number above 0",
+    BAD_Y_SCALE: "y_scale is not a finite number above 0",
+    BAD_FACTOR: "alpha, x_scale, scale[{}] and y_scale make a factor that is not finite",
 }

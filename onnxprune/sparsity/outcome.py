@@ -123,14 +123,11 @@ def weights_left(written: Model, layers: Sequence[Layer]) -> dict[str, int]:
     made = {o: node for node in written.proto.graph.node for o in node.output}
     out = {}
     for layer in layers:
-        if layer.stored is not None and (layer.inside or layer.stored.steps):
-            out[layer.name] = int(np.count_nonzero(layer.read(written)))
-            continue
-        node = nodes.get(layer.name) or named.get(layer.name) or made[layer.key]
-        if is_sparse(node):
+        node = nodes.get(layer.name) or named.get(layer.name) or made.get(layer.key)
+        if node is not None and is_sparse(node):
             stored = read_weight(written, node).arrays["values"]
         else:
-            stored = written.weights[node.input[layer.slot]]
+            stored = layer.read(written)
         out[layer.name] = int(np.count_nonzero(stored))
     return out
 

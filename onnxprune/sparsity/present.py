@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from onnxprune.formats.bsr import SIZES, tiles_of
-from onnxprune.formats.format import Format, Packing, no_operator
+from onnxprune.formats.format import Format, Packing
 from onnxprune.formats.nm import patterns_of
+from onnxprune.formats.registry import untaken
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model
 from onnxprune.kernels.names import VALUES
@@ -92,7 +93,7 @@ def present(model: Model) -> list[Present]:
             zeros = w.size - int(np.count_nonzero(w))
             known[key] = zeros, *(_patterns_and_tiles(layer, w) if 4 * zeros >= w.size else ((), ()))
         rows = layer.shape[0]
-        reason = no_operator(layer)
+        reason = untaken(layer)
         out.append(Present(layer.name, layer.op, layer.initializer, rows, w.size // rows, *known[key], reason))
     return out
 

@@ -16,10 +16,11 @@ import numpy as np
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.formats import auto
 from onnxprune.formats.auto import Chosen
-from onnxprune.formats.format import Format, Packing, no_operator
+from onnxprune.formats.format import Format, Packing
+from onnxprune.formats.int8 import is_quantized
 from onnxprune.formats.operators import is_sparse
 from onnxprune.formats.patterns import parse_pattern
-from onnxprune.formats.registry import FORMATS, candidates
+from onnxprune.formats.registry import FORMATS, candidates, untaken
 from onnxprune.formats.rewrite import INEXPRESSIBLE, rewrite
 from onnxprune.formats.values import round_values
 from onnxprune.graph.io import Model, weight_bytes
@@ -90,7 +91,7 @@ def _choose(
     if spec.recorded is not None:
         return _as_recorded(layers, spec, spec.recorded)
     if all(row.dense for row in formats):
-        return Chosen({}, {x.name: no_operator(x) for x in layers if no_operator(x)}, threads=threads)
+        return Chosen({}, {x.name: untaken(x) for x in layers if untaken(x)}, threads=threads)
     every: dict[str, list[Packing]] = {}
     reasons: dict[str, str] = {}
     for layer in layers:
@@ -136,7 +137,7 @@ def _operators(exact: Model, rounded: Model, layers: Sequence[Layer], spec: Spec
         if len(formats) < len(chosen.formats):
             plain, out = (_exact_where(m, exact, layers, formats) for m in (plain, out))
     if spec.form in FORMATS and FORMATS[spec.form].advice and not spec.recorded:
-        able = any(not no_operator(layer) for layer in layers)
+        able = any(not untaken(layer) for layer in layers)
         notes.append("; ".join([FORMATS[spec.form].advice, *([FORMATS[spec.form].instead] if able else [])]))
     if spec.present and not spec.recorded and not spec.measured:
         before, after = (int(m.proto.ByteSize()) + weight_bytes(m) for m in (exact, out))
@@ -194,9 +195,10 @@ def _positive(model: Model, layers: Sequence[Layer]) -> Model:
 
 
 def _rounded(model: Model, layers: Sequence[Layer], values: str) -> Model:
-    """A copy whose layers have weights as they will be stored."""
+    """A copy whose layers have weights as they will be stored; those of quantized ones are integers already."""
     out = model.copy()
-    for layer in {x.initializer: x for x in layers}.values() if values != "float32" else ():
+    once = {x.initializer: x for x in layers if not is_quantized(x)}
+    for layer in once.values() if values != "float32" else ():
         try:
             w = layer.restore(round_values(layer.matrix(layer.read(model)), values))
         except OptionError as e:
