@@ -3,6 +3,8 @@
     bench_sparse.py layers   MatMul with many, few and one token, one token by type of the stored values, Conv 1x1 and
                              3x3 of ResNet-50, tiny operators
     bench_sparse.py models   whole models: every layer sparse, and what `auto` chose, over dense
+    bench_sparse.py int8     MatMul of quantized models in tiles of four inputs, over onnxruntime's int8; --no-amx for
+                             both as on a CPU without matrix registers (Linux)
 
 A ratio is dense time over sparse time: above 1 is faster. One-token products rotate over copies of the weight that
 exceed the last-level cache. The first lines name the CPU and what it can do.
@@ -12,9 +14,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import itertools
 import json
 import os
 import platform
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,13 +28,16 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, compose, helper, numpy_helper
 
 import common
 import onnxprune
 from bert import bert
 from onnxprune import formats
 from onnxprune.formats import auto
+from onnxprune.formats.patterns import BlockPattern
+from onnxprune.formats.registry import FORMATS
+from onnxprune.formats.rewrite import rewrite
 from onnxprune.formats.values import encode, round_values
 from onnxprune.graph.shapes import concrete_inputs
 from onnxprune.kernels import register
@@ -39,13 +47,16 @@ from onnxprune.runtime.session import session as runtime_session
 from resnet50 import resnet50
 
 LEVELS = ("2:4", 0.5, 0.7, 0.8, 0.9, 0.95)
-MUST = {
+MUST: dict[str, dict[Any, float]] = {
     "many": dict(zip(LEVELS, (1.55, 1.5, 2.1, 2.8, 4.7, 7.5), strict=True)),
     "one": dict(zip(LEVELS, (1.75, 2.0, 3.2, 3.6, 3.9, 6.0), strict=True)),
     "few": {0.9: 6.0},
     "conv1": {0.7: 2.0, 0.8: 2.7, 0.9: 4.3},
     "conv3": {0.7: 1.8, 0.8: 2.3, 0.9: 3.5},
+    "int8": {0.7: 2.0, 0.9: 4.0},  # from 16 tokens on
 }
+INT8_TILES = ((1, 4), (4, 4), (16, 4), (32, 16))
+INT8_CASES = ((3072, 768, 16), (3072, 768, 32), (3072, 768, 128), (768, 3072, 128), (4096, 4096, 128))
 CONV1 = ((64, 256, 56), (256, 64, 56), (128, 512, 28), (512, 128, 28), (256, 1024, 14), (1024, 256, 14), (512, 2048, 7),
          (2048, 512, 7))  # fmt: skip
 CONV3 = ((64, 64, 56), (128, 128, 28), (256, 256, 14), (512, 512, 7))
@@ -354,6 +365,84 @@ def layers(threads: Sequence[int], seconds: float, only: Sequence[str], cache: f
     return rows
 
 
+def quantized(w: Array, tokens: int) -> onnx.ModelProto:
+    """uint8 `[tokens, K]` times int8 `[M, K]` to uint8, with a scale for every output, as a QDQ model."""
+    m, k = w.shape
+    spread = 0.02 * 0.01 * 5000 * np.sqrt(np.count_nonzero(w) / m + 1)
+    scalars = {"xs": np.float32(0.02), "xz": np.uint8(128), "ys": np.float32(spread / 64), "yz": np.uint8(128)}
+    arrays = {"w": w.T, "ws": np.full(m, 0.01, np.float32), "wz": np.zeros(m, np.int8), **scalars}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "xs", "xz"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wf"], axis=1),
+        helper.make_node("MatMul", ["xf", "wf"], ["yf"], name="n"),
+        helper.make_node("QuantizeLinear", ["yf", "ys", "yz"], ["y"]),
+    ]
+    out = model(nodes, {"x": [tokens, k]}, ["y"], {name: np.asarray(a) for name, a in arrays.items()})
+    for value in (*out.graph.input, *out.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.UINT8
+    return out
+
+
+def side_by_side(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
+    """One model of several that read the same x."""
+    out, *others = (
+        compose.add_prefix(m, f"{i}_", rename_inputs=False, rename_functions=False) for i, m in enumerate(parts)
+    )
+    for other in others:
+        for field in ("node", "output", "initializer"):
+            getattr(out.graph, field).extend(getattr(other.graph, field))
+    return out
+
+
+def int8(threads: Sequence[int], seconds: float) -> list[dict[str, Any]]:
+    """Products in int8 over copies that exceed the second-level cache; ratios over onnxruntime's own, and the share of
+    outputs that are a quantum off."""
+    rng, rows = np.random.default_rng(0), []
+    for n, (m, k, tokens), tile in itertools.product(threads, INT8_CASES, INT8_TILES):
+        row: dict[str, Any] = {"kind": "int8", "case": f"{m}x{k}, {tokens} tokens, {tile[0]}x{tile[1]}", "threads": n}
+        copies, x = 2 if m == k else 8, rng.integers(0, 256, (tokens, k)).astype(np.uint8)
+        for level in MUST["int8"]:
+            dense = []
+            for _ in range(copies):
+                keep = rng.random((m // tile[0], k // tile[1])) >= level
+                w = rng.integers(-127, 128, (m, k)) * keep.repeat(tile[0], 0).repeat(tile[1], 1)
+                dense.append(quantized(w.astype(np.int8), tokens))
+            packing = {"n": FORMATS["bsr"].packing(BlockPattern(*tile))}
+            sparse = [onnxprune.to_proto(rewrite(onnxprune.load(d), packing)[0]) for d in dense]
+            a, b = (session(side_by_side(parts), n) for parts in (dense, sparse))
+            off = [np.abs(y.astype(int) - z) for y, z in zip(a.run(None, {"x": x}), b.run(None, {"x": x}), strict=True)]
+            assert max(d.max() for d in off) <= 1, (row["case"], level)
+            t = medians({"dense": bound(a, x), "sparse": bound(b, x)}, seconds)
+            row |= {f"{level}": t["dense"] / t["sparse"], "dense_us": t["dense"] * 1e6 / copies}
+            row["off"] = max(row.get("off", 0.0), float(np.mean([d.mean() for d in off])))
+            del a, b
+        rows.append(row)
+        short = [level for level, ratio in MUST["int8"].items() if row[f"{level}"] < ratio]
+        print(
+            f"int8 {row['case']:30} {n} thr  dense {row['dense_us']:6.0f} us  0.7: {row['0.7']:.2f}  0.9: "
+            f"{row['0.9']:.2f}  a quantum off: {row['off']:.4%}{'  below ' + str(short) if short else ''}",
+            flush=True,
+        )
+    return rows
+
+
+def forbid_amx() -> None:
+    """Let the system refuse matrix registers to this process, as a CPU without them does (Linux on x86-64)."""
+    libc, word = ctypes.CDLL(None, use_errno=True), struct.Struct("HBBI")
+    program = b"".join(
+        word.pack(*line)  # number of the call; arch_prctl; its first argument; ARCH_REQ_XCOMP_PERM; no; yes
+        for line in (
+            (0x20, 0, 0, 0), (0x15, 0, 3, 158), (0x20, 0, 0, 16), (0x15, 0, 1, 0x1023), (0x06, 0, 0, 0x00050001),
+            (0x06, 0, 0, 0x7FFF0000),
+        )
+    )  # fmt: skip
+    held = ctypes.create_string_buffer(program)
+    filters = struct.pack("HxxxxxxQ", len(program) // word.size, ctypes.addressof(held))
+    no_new_privileges, seccomp, filtering = 38, 22, 2
+    if libc.prctl(no_new_privileges, 1, 0, 0, 0) or libc.prctl(seccomp, filtering, filters):
+        raise OSError(ctypes.get_errno(), "--no-amx: the system does not filter calls here")
+
+
 ASSETS = (
     "mobilenetv1_075_192_imagenet", "mobilenetv2_100_224_imagenet", "squeezenet10_imagenet_fp32", "resnet56_cifar10",
     "kwt1_speechcommands", "yolox_nano", "magika_v3_3",
@@ -413,18 +502,23 @@ def _feeds(analysis: onnxprune.Analysis) -> dict[str, Any]:
 def main() -> None:
     """Print the tables."""
     p = common.parser(__doc__)
-    p.add_argument("what", nargs="?", choices=("layers", "models"), default="layers")
+    p.add_argument("what", nargs="?", choices=("layers", "models", "int8"), default="layers")
     p.add_argument("--threads", default="1,2", help="intra-op threads, comma-separated")
     p.add_argument("--only", default="many,few,one,values,conv1,conv3,tiny,rivals", help="kinds of layers")
     p.add_argument("--models", default="", help="names of models, comma-separated")
     p.add_argument("--levels", default=",".join(str(x) for x in LEVELS), help="sparsities of whole models")
     p.add_argument("--seconds", type=float, default=0.4, help="for each pair of sessions")
     p.add_argument("--cache", type=float, default=32, help="MB of last-level cache")
+    p.add_argument("--no-amx", action="store_true", help="without matrix registers")
     args = p.parse_args()
+    if args.no_amx:
+        forbid_amx()
     print("\n".join(machine()), flush=True)
     threads = [int(t) for t in args.threads.split(",")]
     if args.what == "layers":
         rows = layers(threads, args.seconds, args.only.split(","), args.cache)
+    elif args.what == "int8":
+        rows = int8(threads, args.seconds)
     else:
         rows = [row for n in threads for row in models(args, n)]
     if args.json:

@@ -38,6 +38,7 @@ from onnxprune import formats
 
 sys.path.insert(0, str(common.REPO / "tests"))
 
+import test_int8
 from onnxprune.formats.operators import OPERATORS, is_sparse
 from onnxprune.kernels.names import ACTIVATIONS, PRODUCTS
 from test_sparse_runtime import FORMS, Form, model_of, options_of, session_of, storage_of, weight
@@ -49,6 +50,7 @@ ELEMENTS = 2_000_000  # of X and Y of a run
 OURS = "onnxprune: node"
 BY_US, BY_ONNXRUNTIME = "refused by us", "refused by onnxruntime"
 LARGE = 1e30  # of weights and bias: above, sums overflow in one order and not in another
+INTEGER = 1 << 24  # of a bias of int32: above, float32 has not all of them
 EXTREMES = (
     0, 1, 2, -1, 3, 4, 7, 8, 9, 127, 255, 256, 65535, 65536, 65537, 1 << 20, (1 << 31) - 1, 1 << 31, -(1 << 31),
     1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1, -(1 << 63),
@@ -62,6 +64,11 @@ FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-42, 1e-38, 3e38, -3e38, float("nan"), float("
 def valid(rng: random.Random, name: str | None = None) -> ModelProto:
     """A model that is right: some operator, sizes, attributes and form; half of them with the function."""
     operator = OPERATORS[name or rng.choice(list(OPERATORS))]
+    if operator.quantized:
+        share, tile = rng.choice(test_int8.TILES)
+        w = test_int8.weight((rng.randint(1, 40), rng.randint(1, 70)), share, tile, most=63, seed=rng.randint(0, 99))
+        x = rng.choice([test_int8.UINT8, test_int8.INT8])
+        return test_int8.model_of(w, tile, x, operator.result, body=rng.random() < 0.5, alpha=rng.choice([1.0, -0.5]))
     form: Form = rng.choice([f for f in FORMS if storage_of(f) == operator.storage.name])
     given: dict[str, Any] = {"alpha": rng.choice([1.0, 1.0, -0.5, 3.0])}
     shape: tuple[int, ...] = (rng.randint(1, 40), rng.randint(1, 70))
@@ -282,8 +289,10 @@ def feeds_for(session: ort.InferenceSession, node: NodeProto, rng: np.random.Gen
             dims = rng.permutation(dims).tolist()
         if min(dims) < 0 or np.prod(np.array(dims, float)) > ELEMENTS or np.prod(np.array(y, float)) > ELEMENTS:
             return None
-        kind = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(double)": np.float64}
-        feeds[value.name] = rng.standard_normal([int(n) for n in dims]).astype(kind.get(value.type, np.float32))
+        kind = {"tensor(int64)": np.int64, "tensor(double)": np.float64, "tensor(uint8)": np.uint8,
+                "tensor(int8)": np.int8}.get(value.type, np.float32)  # fmt: skip
+        wide = 60 if np.dtype(kind).itemsize == 1 else 1
+        feeds[value.name] = (wide * rng.standard_normal([int(n) for n in dims])).astype(kind)
     return feeds
 
 
@@ -362,6 +371,8 @@ class Trial:
         arrays += [np.asarray(a.f, np.float32) for node in dense.graph.node for a in node.attribute]
         if any(a.dtype == np.float32 and np.abs(a).max(initial=0) > LARGE for a in arrays):
             return "not tried: weights overflow"
+        if any(a.dtype == np.int32 and np.abs(a.astype(np.int64)).max(initial=0) > INTEGER for a in arrays):
+            return "not tried: the bias overflows"
         self.step("dense")
         try:
             expected = session_of(dense, ours=False).run(None, feeds)
@@ -370,6 +381,10 @@ class Trial:
         for a, b in zip(outputs, expected, strict=True):
             if a.shape != b.shape:
                 return "different shape"
+            if a.dtype.kind in "iu":
+                if np.abs(a.astype(int) - b).max(initial=0) > 1:
+                    return "different by more than a quantum"
+                continue
             both = np.isfinite(a) & np.isfinite(b)
             if not np.allclose(a[both], b[both], rtol=1e-3, atol=1e-3 * np.abs(b[both]).max(initial=1)):
                 return "different"
