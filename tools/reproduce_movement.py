@@ -6,7 +6,8 @@ edge-popup (Ramanujan et al. 2020): LeNet-300-100 on MNIST by weights that were 
 
 digits, sst2: movement against magnitude with few of the weights left while a network moves to another task
 (Sanh et al. 2020). The digits ViT learns the even digits of MNIST, from new weights, and moves to the odd ones; the
-SST-2 encoder learns from new weights whether a sentence is longer than most, and moves to its sentiment. All rules have
+SST-2 encoder learns from new weights on which side of most a sentence lies along the first principal component of the
+words that sentences have, and moves to its sentiment. All rules have
 the same start, steps, batches, and growth of the zeros. Each has the rate of its weights, of `RATES`, at which its own
 loss on what is held out of the training samples was lowest with a seed that counts for nothing else; beside it all
 have the smallest of these rates, where weights stay near those of the first task, as large networks are tuned.
@@ -74,7 +75,7 @@ def digits(root: Path, folder: Path) -> tuple[Data, Data]:
 
 
 def sst2(root: Path, folder: Path) -> tuple[Data, Data]:
-    """Sentences of SST-2 by whether they are longer than most, and by their sentiment."""
+    """Sentences of SST-2 by the first principal component of their words, and by their sentiment."""
     from collections import Counter
 
     texts = {}
@@ -84,15 +85,25 @@ def sst2(root: Path, folder: Path) -> tuple[Data, Data]:
     counts = Counter(word for words, _ in texts["train"] for word in words)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))[: WORDS - 2]
     ids = {word: index + 2 for index, word in enumerate(ranked)}
-    middle = float(np.median([len(words) for words, _ in texts["train"]]))
+    has = {part: np.zeros((len(sentences), WORDS)) for part, sentences in texts.items()}
+    for part, sentences in texts.items():
+        for k, (words, _) in enumerate(sentences):
+            has[part][k, [ids[word] for word in words if word in ids]] = 1
+    seldom = -np.log(has["train"].mean(0) + 1 / len(has["train"]))
+    scaled = {
+        part: x * seldom / np.maximum(np.linalg.norm(x * seldom, axis=1, keepdims=True), 1) for part, x in has.items()
+    }
+    mean = scaled["train"].mean(0)
+    axis = np.linalg.eigh((scaled["train"] - mean).T @ (scaled["train"] - mean))[1][:, -1]
+    middle = float(np.median(scaled["train"] @ axis))
     out = []
-    for task in ("length", "sentiment"):
+    for task in ("words", "sentiment"):
         files = []
         for part, sentences in texts.items():
             rows, mask = np.zeros((2, len(sentences), SENTENCE), np.int64)
             for k, (words, _) in enumerate(sentences):
                 rows[k, : len(words)], mask[k, : len(words)] = [ids.get(word, 1) for word in words], 1
-            labels = [len(words) > middle if task == "length" else label for words, label in sentences]
+            labels = scaled[part] @ axis > middle if task == "words" else [label for _, label in sentences]
             files.append(folder / f"{task}_{part}.npz")
             np.savez(files[-1], input_ids=rows, attention_mask=mask, labels=np.array(labels, np.int64))
         out.append((files[0], files[1]))
@@ -101,7 +112,7 @@ def sst2(root: Path, folder: Path) -> tuple[Data, Data]:
 
 MOVES = {
     "digits": Move("digits_vit.onnx", digits, 600, 600, 32),
-    "sst2": Move("sst2_encoder.onnx", sst2, 150, 300, 32, (0.05,), (1e-3, 3e-3)),
+    "sst2": Move("sst2_encoder.onnx", sst2, 150, 300, 32, (0.05,), (3e-3,)),
 }
 
 
