@@ -196,10 +196,11 @@ class Slopes:
         limit = int(np.clip(memory / max(2 * each, 1), 1, most))
         self.batch = max(map(len, shown.batches(limit)))
         first = shown.batches(FIRST)[0]
-        outputs = run(model, shown.feeds(first))
+        few = shown.feeds(first)
+        outputs = run(model, few)
         labels = None if shown.labels_of is None else shown.labels_of(first)
         tokens = 0 if labels is None or labels.ndim < 2 else labels.shape[1]
-        self.loss = replace(Loss.of(model, outputs, len(first), tokens), temperature=temperature)
+        self.loss = replace(Loss.of(model, outputs, len(next(iter(few.values()))), tokens), temperature=temperature)
         self.classes = class_rows(outputs[self.loss.classes]).shape[1] if self.loss.classes else 0
         if shown.labels_of is not None and not self.loss.classes:
             raise UserError("labels are of classes, and the model has no output with a row of class scores")
