@@ -112,7 +112,7 @@ def sst2(root: Path, folder: Path) -> tuple[Data, Data]:
 
 MOVES = {
     "digits": Move("digits_vit.onnx", digits, 600, 600, 32),
-    "sst2": Move("sst2_encoder.onnx", sst2, 150, 300, 32, (0.05,), (3e-3,)),
+    "sst2": Move("sst2_encoder.onnx", sst2, 150, 300, 32, (0.05,), (3e-4,)),
 }
 
 
@@ -178,15 +178,17 @@ def moved(name: str, args: Any, root: Path, book: Book, seeds: int) -> Any:
         make = partial(trained, start(k), args.folder / f"{name}.onnx", second, **options)
         return book(f"{name} {rule} {left} {rate:g} {k}", make)
 
+    def best(rule: str, left: float) -> float:
+        if len(move.rates) == 1:
+            return move.rates[0]
+        return min(move.rates, key={r: run(rule, left, r, TRIED)["held_out"] for r in move.rates}.__getitem__)
+
     table = common.columns(f"{name}, {seeds} seeds", "left -rule rate -top-1 came_back ahead")
     for left in (1.0, *move.left):
         rules = (DENSE,) if left == 1.0 else RULES
-        own = {
-            rule: min(move.rates, key={r: run(rule, left, r, TRIED)["held_out"] for r in move.rates}.__getitem__)
-            for rule in rules
-        }  # fmt: skip
+        own = {rule: best(rule, left) for rule in rules}
         small = dict.fromkeys(rules, move.rates[0])
-        for rates in [own] if left == 1.0 else [own, small]:
+        for rates in [own] if left == 1.0 or own == small else [own, small]:
             rows = {rule: [run(rule, left, rate, k) for k in range(seeds)] for rule, rate in rates.items()}
             for rule, of in rows.items():
                 scores, rivals = ([r["top1"] for r in x] for x in (rows[rules[0]], of))
