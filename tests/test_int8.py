@@ -267,6 +267,7 @@ def test_there_and_back(product: str, x: np.dtype[Any], result: str, per: str, t
     (node,) = sparse.proto.graph.node
     assert node.op_type == f"BsrQuantizedMatMul{result}" and not notes
     assert [o.version for o in sparse.proto.opset_import if o.domain] == [QUANTIZED_VERSION]
+    assert {"xs", "xz"} <= set(sparse.weights) and "w" not in sparse.weights
     back = densify(sparse)
     assert sorted(n.op_type for n in back.proto.graph.node) == sorted(n.op_type for n in model.proto.graph.node)
     assert [
@@ -385,4 +386,4 @@ def test_zeros_that_a_quantized_model_has() -> None:
     w = weight((48, 256), 0.2, (16, 4))
     result = onnxprune.prune(onnxprune.to_proto(qdq(w)), format="bsr", measure=False)
     assert [n.op_type for n in result.model.proto.graph.node] == ["BsrQuantizedMatMulUint8"]
-    assert result.report.sparsity is not None and result.report.sparsity.layers[0].pattern.endswith("x4")
+    assert result.report.sparsity is not None and result.report.sparsity.layers[0].pattern == "block:16x4"

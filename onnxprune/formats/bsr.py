@@ -25,6 +25,7 @@ from onnxprune.kernels.names import MAX_TILE
 from onnxprune.layers.layer import Layer, from_rows
 
 SIZES = ((8, 8), (4, 4), (8, 1), (1, 8), (4, 1), (1, 4))  # tiles that are looked for, outputs x inputs
+INT8_SIZES = ((16, 16), (16, 4), *(size for size in SIZES if size[1] % FOURS == 0))  # in layers that compute in int8
 
 
 def pack_bsr(rows: Array, r: int, c: int, segment: int) -> tuple[Array, Array, Array]:
@@ -102,9 +103,7 @@ def tiles_of(layer: Layer, kept: Array, r: int, c: int) -> Array:
 
 def _smallest(layer: Layer, kept: Array, size: int) -> tuple[int, BlockPattern] | None:
     candidates = []
-    for r, c in SIZES:
-        if is_quantized(layer) and c % FOURS:
-            continue
+    for r, c in INT8_SIZES if is_quantized(layer) else SIZES:
         tiles = tiles_of(layer, kept, r, c)
         if not tiles.all():
             each = r * c * size + index_type(tiles.shape[1]).itemsize

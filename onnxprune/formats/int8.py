@@ -27,10 +27,11 @@ FOURS = 4  # columns of a tile are multiples of it
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """How a tensor is quantized: scale float32 `()`, zero point uint8 or int8 `()`."""
+    """How a tensor is quantized: scale float32 `()`, zero point uint8 or int8 `()`; names: of the constants."""
 
     scale: Array
     zero: Array
+    names: tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ def grid_of(node: Node, constant: Find) -> Grid | None:
         return None
     if scale.size != 1 or zero.size != 1 or not (np.isfinite(scale).all() and (scale > 0).all()):
         return None
-    return Grid(scale.reshape(()), zero.reshape(()))
+    return Grid(scale.reshape(()), zero.reshape(()), (node.input(1), node.input(2)))
 
 
 def _bias(node: Node, maker: Find, constant: Find, steps: Array) -> Array | None:

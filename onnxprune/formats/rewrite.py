@@ -208,13 +208,19 @@ class _Rewriter:
             packed = dict(zip(storage.arrays, storage.pack(layer, self.codes(layer), packing.pattern), strict=True))
             packed["scale"] = found.scale
             self.packed[key] = [self.edit.constant(f"{layer.initializer}_{n}", a) for n, a in packed.items()]
-        grids = {"x": found.grid} | ({} if grid is None else {"y": grid})
         steps = [
-            self.edit.constant(f"{layer.name}_{side}_{what}", array)
-            for side, one in grids.items()
-            for what, array in (("scale", one.scale), ("zero_point", one.zero))
+            self.scalar(name, array)
+            for one in (found.grid, grid)
+            if one is not None
+            for name, array in zip(one.names, (one.scale, one.zero), strict=True)
         ]
         return [found.x, *self.packed[key], self.edit.constant(f"{layer.name}_bias", found.bias), *steps]
+
+    def scalar(self, name: str, array: Array) -> str:
+        """Name of a constant `()`: the model's own where it has no axes."""
+        if self.constants[name].shape == ():
+            return name
+        return self.edit.constant(f"{name}_scalar", array)
 
     def codes(self, layer: Layer) -> Array:
         """The int8 of a layer, in the initializer's layout."""
