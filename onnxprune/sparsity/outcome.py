@@ -124,10 +124,13 @@ def weights_left(written: Model, layers: Sequence[Layer]) -> dict[str, int]:
     out = {}
     for layer in layers:
         node = nodes.get(layer.name) or named.get(layer.name) or made.get(layer.key)
+        steps = layer.stored is not None and (layer.inside or layer.stored.steps)
         if node is not None and is_sparse(node):
             stored = read_weight(written, node).arrays["values"]
-        else:
+        elif node is None or steps:
             stored = layer.read(written)
+        else:  # a smaller layer has another weight
+            stored = written.weights[node.input[layer.slot]]
         out[layer.name] = int(np.count_nonzero(stored))
     return out
 
