@@ -220,7 +220,7 @@ def test_flags_exist(page: str) -> None:
 def test_commands_of_the_readme_name_files_that_exist() -> None:
     named = [w for words in commands("README.md") for w in words if w.startswith("models/")]
     files = {re.sub(r"\.(pruned|trained)", "", w) for w in named}
-    assert len(commands("README.md")) == 21 and [f for f in files if not (ROOT / f).is_file()] == []
+    assert len(commands("README.md")) == 22 and [f for f in files if not (ROOT / f).is_file()] == []
 
 
 def test_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
