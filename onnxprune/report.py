@@ -385,7 +385,7 @@ def _clustered(c: Codebooks) -> RenderableType:
     error = sum(r.error * r.size for r in c.rows) / sum(r.size for r in c.rows)
     count, before, after = sum(r.size for r in c.rows), show_bytes(c.zipped_before), show_bytes(c.zipped_after)
     return Text(
-        f"clustered: {show_number(count)} weights in {len(c.rows)} tensors are one of {c.k} values "
+        f"clustered: {show_number(count)} weights in {len(c.rows)} tensors are one of {c.values} values "
         f"per {c.per} ({stored}); {c.bits_per_weight:.2f} bits per weight, relative squared error {error:.2g}\n"
         f"zipped: {before} -> {after}, the original file over {c.ratio:.1f}; the runtime unfolds codebooks when it "
         "loads the model: the file is smaller, the memory is not"

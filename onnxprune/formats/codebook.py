@@ -245,7 +245,14 @@ class Codebooks:
         """Plain data for `--json`."""
         rows = [{**vars(r), "bits_per_weight": r.bits_per_weight} for r in self.rows]
         own = {k: v for k, v in vars(self).items() if k != "rows"}
-        return own | {"ratio": self.ratio, "bits_per_weight": self.bits_per_weight, "weights": rows}
+        said = {"ratio": self.ratio, "bits_per_weight": self.bits_per_weight, "values": self.values}
+        return own | said | {"weights": rows}
+
+    @property
+    def values(self) -> str:
+        """How many values weights have, in a message: `16`, or `4 to 256` where they differ."""
+        few, most = (f(r.k for r in self.rows) for f in (min, max))
+        return str(few) if few == most else f"{few} to {most}"
 
 
 def codebooks(

@@ -173,7 +173,7 @@ def _stored(report: Report) -> Iterator[str]:
     if c is not None:
         zipped = f"{show_bytes(c['zipped_before'])} → {show_bytes(c['zipped_after'])}"
         yield (
-            f"Clustered to {c['k']} values per {c['per']}, {c['bits_per_weight']:.2f} bits per weight; "
+            f"Clustered to {c['values']} values per {c['per']}, {c['bits_per_weight']:.2f} bits per weight; "
             f"zipped {zipped}, the original file over {c['ratio']:.1f}"
         )
 
