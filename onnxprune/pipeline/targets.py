@@ -7,7 +7,6 @@ weights, they are chosen once more with zeros that cost so much more.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 
 from onnxprune.allocation.budget import LATENCY
@@ -54,7 +53,8 @@ def best(setup: Setup, ways: Ways) -> Pruning:
     chosen: tuple[float, float, int, Pruning] | None = None
     problems: list[UserError] = []
     tried: list[Tried] = []
-    queue = ways.ranked(limits_of(setup))
+    limits = limits_of(setup)
+    queue = ways.ranked(limits)
     for way, choice in queue:
         try:
             made, used = make(way)
@@ -63,15 +63,21 @@ def best(setup: Setup, ways: Ways) -> Pruning:
             problems.append(e)
             continue
         changed = made.sparsity is not None or made.codebooks is not None
-        done = way if changed else replace(way, method="")  # no zeros may have paid
+        done = way if changed else replace(way, method="", weighed=False)  # no zeros may have paid
         hurt = suffered(wet, made)
         if chosen is None or (hurt or 0.0, used) < chosen[:2]:
             chosen = hurt or 0.0, used, len(tried), made
         tried.append(Tried(str(done), choice.damage, hurt, used if timed else None))
         if (again := weighed(way, choice, hurt)) is not None:
-            with suppress(Unreachable, NothingToPrune):
-                other = ways.choose(again, limits_of(setup))
-                queue += [(again, other)] * (not idle(again, other))
+            try:
+                other = ways.choose(again, limits)
+            except (Unreachable, NothingToPrune) as e:
+                tried.append(Tried(str(again), why=str(e)))
+                continue
+            if nothing := idle(again, other):
+                tried.append(Tried(str(again), other.damage, why=f"no {nothing} are worth what they cost"))
+            else:
+                queue.append((again, other))
     if chosen is None:
         raise problems[0]
     _, _, k, made = chosen

@@ -221,8 +221,7 @@ def objective_of(
     outputs: of the original for some samples; loss: as `parse` gives it, by default the classes of a classifier, by
     their labels where there are some and by the original's probabilities, else all floating outputs by their values;
     mixed: samples have two labels each; distil: weight of the original beside labels; classes: the output of class
-    scores, where that is known. Raises `UserError` where the
-    model or the samples have not what a loss needs.
+    scores, where that is known. Raises `UserError` where the model or the samples have not what a loss needs.
     """
     rank = 0 if labels is None else labels.ndim
     if callable(loss) or isinstance(loss, Path):
