@@ -16,9 +16,9 @@ import common
 MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's pixels, from 0 to 1
 
 
-def parser(doc: str | None, parts: Sequence[str]) -> argparse.ArgumentParser:
+def parser(doc: str | None, parts: Sequence[str], *, rival: bool = False) -> argparse.ArgumentParser:
     """The options of these tools."""
-    p = common.parser(doc)
+    p = common.parser(doc, rival=rival)
     p.add_argument("--folder", type=Path, required=True, metavar="DIR", help="keeps what is done; a next run goes on")
     p.add_argument("--part", action="append", choices=parts, help="repeatable (default: all)")
     p.add_argument("--seeds", type=int, metavar="N", help="of each (default: as in the table of the README's claims)")
