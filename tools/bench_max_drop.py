@@ -1,7 +1,7 @@
 """How often the bound of --max-drop holds: models pruned until they lose at most so much, scored on unseen samples.
 
     python tools/bench_max_drop.py --seeds 100 --json drop.json         # --resume goes on with the file
-    python tools/bench_max_drop.py --model resnet20_cifar10 --model sst2_encoder --minimize latency --seeds 20
+    python tools/bench_max_drop.py --model sst2_encoder --model shakespeare_llama --minimize latency --seeds 20
 
 Each seed draws other labelled samples for --evaluate (1,000 pictures of the test part, of models/ half of what was held
 out from training) and other ones for --calibration; the drop that counts is that on the labelled samples that were not
@@ -9,9 +9,9 @@ drawn. The search promises the bound with a confidence of 95% for what it draws 
 100 runs or more. A run in which no cut holds the bound for sure writes nothing, and is counted apart.
 
 Columns: runs in which the bound holds, of those that wrote a file; runs that wrote nothing; points lost on the unseen
-samples, in the median and at worst, and the standard error of one such figure; what is left of the parameters and, with
---minimize latency, of the time by the command's own measurement (median, and the 5th and 95th percentile over the
-runs); seconds of a run, median and longest.
+samples (of the loss hundredths of a nat), in the median and at worst, and the standard error of one such figure; what
+is left of the parameters and, with --minimize latency, of the time by the command's own measurement (median, and the
+5th and 95th percentile over the runs); seconds of a run, median and longest.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 import common
 
@@ -48,12 +49,6 @@ def pictures(
     return drawn
 
 
-def scaled(x: Any, assets: Path) -> Any:
-    """CIFAR-10 as the networks of the assets take it, `(n, 3, 32, 32)`."""
-    how = common.module(assets / "score.py").CIFAR
-    return ((x.astype(np.float32) / 255 - np.float32(how["mean"])) / np.float32(how["std"])).transpose(0, 3, 1, 2)
-
-
 def ours(heldout: str) -> Callable[[Path, np.random.Generator], tuple[Samples, Samples, Samples]]:
     """The same of a model of models/: what was held out is halved, of what calibrates four fifths are drawn."""
 
@@ -72,16 +67,20 @@ def ours(heldout: str) -> Callable[[Path, np.random.Generator], tuple[Samples, S
 
 MODELS = {
     "mnist_cnn_cntk": pictures("mnist.npz", "Input3", lambda x, assets: x.astype(np.float32)[:, None]),
-    "resnet20_cifar10": pictures("cifar10_jpeg.npz", "input", scaled),
-    "sst2_encoder": ours("sst2"),
+    "sst2_encoder": ours("sst2"), "shakespeare_llama": ours("shakespeare"),
 }  # fmt: skip
 
 
-def right(model: bytes, samples: Samples) -> np.ndarray:
-    """Which samples are recognised, bool; one run for each."""
+def scores(model: bytes, samples: Samples) -> np.ndarray:
+    """1 of every sample that is recognised, else 0; where every token has a label, less the loss in nats. One run for
+    each."""
     session, labels = common.session(model, 1), samples["labels"]
     inputs = [{k: a[i : i + 1] for k, a in samples.items() if k != "labels"} for i in range(len(labels))]
-    return np.array([int(session.run(None, x)[0].argmax()) == y for x, y in zip(inputs, labels, strict=True)])
+    outputs = [np.asarray(session.run(None, x)[0])[0] for x in inputs]
+    if labels.ndim == 1:
+        return np.array([float(out.argmax() == y) for out, y in zip(outputs, labels, strict=True)])
+    tokens = [np.take_along_axis(log_softmax(out, -1), y[:, None], -1) for out, y in zip(outputs, labels, strict=True)]
+    return np.array([x.mean() for x in tokens])
 
 
 def one(name: str, seed: int, args: Any, assets: Path) -> dict[str, Any]:
@@ -106,11 +105,11 @@ def one(name: str, seed: int, args: Any, assets: Path) -> dict[str, Any]:
             return {"model": name, "seed": seed, "refused": str(e), "seconds": time.perf_counter() - begin}
         took = time.perf_counter() - begin
     pruned = onnxprune.to_proto(result.model).SerializeToString()
-    before, after = (right(m, unseen) for m in (path.read_bytes(), pruned))
+    before, after = (scores(m, unseen) for m in (path.read_bytes(), pruned))
     report = result.report.to_dict()
     return {
         "model": name, "seed": seed, "drop": float(before.mean() - after.mean()), "seconds": took,
-        "deviation": float((before.astype(int) - after).std() / len(before) ** 0.5),
+        "deviation": float((before - after).std() / len(before) ** 0.5),
         "parameters": report["after"]["parameters"] / report["before"]["parameters"],
         "time": report["after"]["latency_ratio"],
     }  # fmt: skip
@@ -126,7 +125,9 @@ def main() -> None:
     p = common.parser(__doc__)
     p.add_argument("--model", action="append", choices=list(MODELS), help="repeatable (default mnist_cnn_cntk)")
     p.add_argument("--seeds", type=int, default=100, metavar="N")
-    p.add_argument("--max-drop", type=float, default=0.01, metavar="D", help="of accuracy (default 0.01)")
+    p.add_argument(
+        "--max-drop", type=float, default=0.01, metavar="D", help="of accuracy, or of the loss in nats (default 0.01)"
+    )
     p.add_argument("--minimize", help="as of onnxprune; without, as many channels as possible are removed")
     p.add_argument(
         "--cache", type=Path, metavar="DIR", help="as of onnxprune: times are measured by the first run alone"
@@ -150,6 +151,9 @@ def main() -> None:
         runs = [r for r in rows if r["model"] == name]
         made, took = [r for r in runs if "drop" in r], [r["seconds"] for r in runs]
         drops, times = 100 * np.array([r["drop"] for r in made]), [r["time"] for r in made if r["time"]]
+        if not made:
+            table.add_row(name, "0 of 0", str(len(runs)), *["-"] * 5, f"{np.median(took):.0f}", f"{max(took):.0f}")
+            continue
         table.add_row(
             name, f"{(drops <= 100 * args.max_drop).sum()} of {len(made)}", str(len(runs) - len(made)),
             f"{np.median(drops):.2f}", f"{drops.max():.2f}", f"{100 * np.mean([r['deviation'] for r in made]):.2f}",
