@@ -142,7 +142,7 @@ def test_the_usage_of_a_target_is_the_cost_of_the_plan(name: str) -> None:
             for k, g in enumerate(analysis.groups[:6]):
                 other = kept.copy()
                 other[k] = g.size
-                rise = usage.along(k, kept, np.array([[kept[k]], [g.size]]))
+                rise = usage.at(kept).along(k, np.array([[kept[k]], [g.size]]))
                 if meter.eased is None:
                     assert rise[1] - rise[0] == pytest.approx(usage(other) - usage(kept), rel=1e-6, abs=1e-6)
 

@@ -135,7 +135,13 @@ class Sum:
     def __call__(self, kept: Array) -> float:
         return float(self.prices @ kept)
 
-    def along(self, k: int, kept: Array, choices: Array) -> Array:
+    def at(self, kept: Array) -> Sum:
+        return self  # what a choice adds is the same everywhere
+
+    def move(self, k: int, choice: Array) -> None:
+        pass
+
+    def along(self, k: int, choices: Array) -> Array:
         return np.asarray(choices @ self.prices[self.places[k]])
 
     def switched(self, prices: Array) -> None:

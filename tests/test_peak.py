@@ -73,10 +73,10 @@ def test_what_the_search_goes_by_falls_with_every_large_moment() -> None:
     usage = Usage(meter, analysis, analysis.groups, analysis.keep_ids({}))
     whole = np.array([16.0, 16.0])
     maps = [usage(whole - step) - usage(whole) for step in (np.array([8, 0]), np.array([0, 8]))]
-    eased = [np.diff(usage.along(k, whole, np.array([[16.0], [8.0]])))[0] for k in (0, 1)]
+    eased = [np.diff(usage.at(whole).along(k, np.array([[16.0], [8.0]])))[0] for k in (0, 1)]
     assert max(maps) > -2100  # the second pair of maps is as large as the first: weights alone went
     assert max(eased) < -1.2 * abs(max(maps))
-    assert usage(whole) <= usage.along(0, whole, np.array([[16.0]]))[0]
+    assert usage(whole) <= usage.at(whole).along(0, np.array([[16.0]]))[0]
 
 
 @pytest.mark.parametrize("options", [{"calibration": {"x": normal(24, 16)}}, {"recover": "none"}])

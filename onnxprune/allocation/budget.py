@@ -25,7 +25,7 @@ from onnxprune.structure.analysis import Analysis, ChannelGroup, Keep
 
 SWEEPS = 20
 STEPS = (1, 2)  # levels that a group moves in an exchange
-PRICES = 60
+PRICES, NEAR = 60, 1e-6  # of the cost that are tried, at most; how near two of them lie when no more are
 LATENCY = "latency"  # which is measured, and not counted
 
 
@@ -215,26 +215,32 @@ class Usage:
         self.places = [slice(a, b) for a, b in pairwise(ends.tolist())]  # of every choice in a point
         terms: list[_Term] = []
         starts: list[int] = []  # the first term of every amount
+        known: dict[tuple[bytes, int], list[list[_Count]]] = {}  # many products are over the same widths
+
+        def survivors(ids: Ids, divisor: int) -> list[list[_Count]]:
+            key = ids.tobytes(), divisor
+            if key not in known:
+                known[key] = _counts(ids, divisor, analysis, owners, alive)
+            return known[key]
+
         for p in meter.amounts:
-            counts = [_counts(ids, d, analysis, owners, alive) for ids, d in zip(p.ids, p.divisors, strict=True)]
+            counts = list(map(survivors, p.ids, p.divisors))
             starts.append(len(terms))
             single = all(len(parts) == 1 for parts in counts)
-            steps = [
+            rounded = [
                 s if len(parts) == 1 else 1 for s, parts in zip(p.steps or (1,) * len(counts), counts, strict=True)
             ]
             left = [[(0.0, {len(groups) + j: 1.0})] for j, labels in enumerate(effects) if p.label in labels]
-            of = [_Term(p.factor, (*parts, *left), steps, p.uneven) for parts in product(*counts)]
+            of = [_Term(p.factor, (*parts, *left), rounded, p.uneven) for parts in product(*counts)]
             terms += of if of and (single or not p.uneven) else [_Term(0.0, (), (), ())]
         self.starts = np.array(starts, np.int64)
         width = max((len(t.counts) for t in terms), default=1) or 1
         shape = len(terms), width, WAYS
         self.base, per_unit = np.ones(shape), np.zeros((*shape, len(sizes)))
-        self.factor = np.array([t.factor for t in terms])
-        self.asked = np.array([bool(t.uneven) for t in terms], bool)
-        self.steps, self.uneven = np.ones((len(terms), width)), np.ones((len(terms), width))
+        steps, multiples = np.ones((len(terms), width)), np.ones((len(terms), width))
         for i, term in enumerate(terms):
-            self.steps[i, : len(term.steps)] = term.steps
-            self.uneven[i, : len(term.uneven)] = term.uneven
+            steps[i, : len(term.steps)] = term.steps
+            multiples[i, : len(term.uneven)] = term.uneven
             for j, ways in enumerate(term.counts):
                 for way, (base, each) in enumerate(ways):
                     self.base[i, j, way] = base
@@ -242,47 +248,83 @@ class Usage:
                         per_unit[i, j, way, k] = count / sizes[k]
         self.touched = [np.flatnonzero(per_unit[..., at].any((1, 2, 3))) for at in self.places]
         self.slopes = [per_unit[rows][..., at] for rows, at in zip(self.touched, self.places, strict=True)]
-        self.at, self.of = np.nonzero(
-            per_unit.reshape(self.base.size, len(sizes))
-        )  # most counts depend on one group, or none
-        self.slope = per_unit.reshape(self.base.size, len(sizes))[self.at, self.of]
+        factor, asked = np.array([t.factor for t in terms]), np.array([bool(t.uneven) for t in terms], bool)
+
+        def some(rows: Ids) -> _Terms:
+            return _Terms(factor[rows], steps[rows], np.flatnonzero(asked[rows]), multiples[rows][asked[rows]])
+
+        self.all, self.some = some(np.arange(len(terms))), [some(rows) for rows in self.touched]
+        flat = per_unit.reshape(self.base.size, len(sizes))
+        self.moved, self.by = np.nonzero(flat)  # most counts depend on one group, or none
+        self.slope = flat[self.moved, self.by]
 
     def __call__(self, point: Float) -> float:
         """point: units per group, then what the effects of each switch leave, `(groups + effects,)`."""
-        return float(self.total(self._amounts(self._terms(self._counts(point)))))
+        return float(self.total(self.amounts(self.terms(point)[1])))
 
-    def along(self, k: int, point: Float, choices: Float) -> Float:
-        """The usage, eased, at each of the points `(choices, places)` of group or switch k: `(choices,)`."""
-        rows, counts = self.touched[k], self._counts(point)
-        moved = counts[rows][..., None] + self.slopes[k] @ (choices - point[self.places[k]]).T
-        terms = np.repeat(self._terms(counts)[:, None], len(choices), 1)
-        terms[rows] = self._of(rows, moved)
-        return self.eased(self._amounts(terms))
+    def at(self, point: Float) -> Position:
+        """The usage there, to move from."""
+        return Position(self, point)
 
-    def _counts(self, point: Float) -> Float:
-        """`(terms, counts, WAYS)`"""
-        moved = np.bincount(self.at, self.slope * point[self.of], minlength=self.base.size)
-        return np.asarray(self.base + moved.reshape(self.base.shape))
+    def terms(self, point: Float) -> tuple[Float, Float]:
+        """Counts `(terms, counts, WAYS)` and terms `(terms,)` at a point."""
+        moved = np.bincount(self.moved, self.slope * point[self.by], minlength=self.base.size)
+        counts = np.asarray(self.base + moved.reshape(self.base.shape))
+        return counts, self.all(counts[..., None])[:, 0]
 
-    def _terms(self, counts: Float) -> Float:
-        """`(terms,)`"""
-        return self._of(slice(None), counts[..., None])[:, 0]
-
-    def _of(self, rows: Ids | slice, ways: Float) -> Float:
-        """The terms at such counts, `(rows, counts, WAYS, choices)` -> `(rows, choices)`."""
-        counts = ways.prod(2)
-        out = self.factor[rows, None] * stepped(counts, self.steps[rows, :, None]).prod(1)
-        asked = self.asked[rows]
-        out[asked] *= uneven(counts[asked], self.uneven[rows][asked][..., None]).any(1)
-        return np.asarray(out)
-
-    def _amounts(self, terms: Float) -> Float:
+    def amounts(self, terms: Float) -> Float:
         """`(terms, ...)` to `(amounts, ...)`"""
         return np.asarray(np.add.reduceat(terms, self.starts, axis=0)) if len(self.starts) else terms[:0]
 
 
+class Position:
+    """A usage at a point, from which one choice at a time moves: only the terms that it touches are counted anew."""
+
+    def __init__(self, usage: Usage, point: Float) -> None:
+        self.usage, self.point = usage, point.copy()
+        self.counts, self.terms = usage.terms(point)
+
+    def along(self, k: int, choices: Float) -> Float:
+        """The usage, eased, at each of the points `(choices, places)` of group or switch k: `(choices,)`."""
+        _, new = self._moved(k, choices)
+        terms = np.repeat(self.terms[:, None], len(choices), 1)
+        terms[self.usage.touched[k]] = new
+        return self.usage.eased(self.usage.amounts(terms))
+
+    def move(self, k: int, choice: Float) -> None:
+        """Take the point `(places,)` of group or switch k."""
+        rows = self.usage.touched[k]
+        counts, terms = self._moved(k, choice[None])
+        self.counts[rows], self.terms[rows] = counts[..., 0], terms[:, 0]
+        self.point[self.usage.places[k]] = choice
+
+    def _moved(self, k: int, choices: Float) -> tuple[Float, Float]:
+        """Counts `(touched, counts, WAYS, choices)` and terms `(touched, choices)` of what a choice touches."""
+        u = self.usage
+        away = u.slopes[k] @ (choices - self.point[u.places[k]]).T
+        counts = self.counts[u.touched[k]][..., None] + away
+        return counts, u.some[k](counts)
+
+
 WAYS = 2  # groups that the survivors of one array of ids may be a product of
 _Count = tuple[float, dict[int, float]]  # ids that stay whatever happens, and those of every group
+
+
+class _Terms:
+    """Some of the terms of a usage. factor `(terms,)`; steps `(terms, counts)`; asked: places of those that are asked
+    whether they are uneven, and multiples `(asked, counts)`: of what."""
+
+    def __init__(self, factor: Float, steps: Float, asked: Ids, multiples: Float) -> None:
+        self.factor, self.asked, self.multiples = factor[:, None], asked, multiples[..., None]
+        self.steps = steps[..., None] if (steps != 1).any() else None
+
+    def __call__(self, ways: Float) -> Float:
+        """Their values at such counts, `(terms, counts, WAYS, choices)` -> `(terms, choices)`."""
+        counts = ways[:, :, 0] * ways[:, :, 1]
+        out = self.factor * (counts if self.steps is None else stepped(counts, self.steps)).prod(1)
+        if self.asked.size:
+            out[self.asked] *= uneven(counts[self.asked], self.multiples).any(1)
+        return np.asarray(out)
 
 
 @dataclass(frozen=True)
@@ -338,16 +380,17 @@ def least_damage(
 
     def settle(price: float) -> list[int]:
         level = [0] * count
-        points = {k: at(k, level) for k in used}
+        positions = {k: u.at(at(k, level)) for k, u in used.items()}
         for _ in range(SWEEPS):
             moved = False
             for g in range(count):
-                cost = damage[g] + price * sum(u.along(g, points[k], worth[k][g]) / limits[k] for k, u in used.items())
+                cost = damage[g] + price * sum(p.along(g, worth[k][g]) / limits[k] for k, p in positions.items())
                 best = int(np.argmin(cost))
-                moved |= best != level[g]
-                level[g] = best
-                for k, u in used.items():
-                    points[k][u.places[g]] = worth[k][g][best]
+                if best == level[g]:
+                    continue
+                moved, level[g] = True, best
+                for k, p in positions.items():
+                    p.move(g, worth[k][g][best])
             if not moved:
                 break
         return level
@@ -367,6 +410,8 @@ def least_damage(
     if holds([0] * count):
         return chosen([0] * count)
     for _ in range(PRICES):
+        if high / low < 1 + NEAR:
+            break
         price = float(np.sqrt(low * high))
         level = settle(price)
         if holds(level):
