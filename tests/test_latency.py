@@ -34,6 +34,7 @@ from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.groups import analyze
 
 MLP, SE = ROOT / "models/digits_mlp.onnx", ROOT / "models/digits_mobile_se.onnx"
+DATA = ROOT / "models/digits_mlp.npz"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,7 +130,7 @@ def test_a_search_counts_as_the_model_does(name: str, steps: tuple[int, int]) ->
         assert usage(at) == pytest.approx(sum(p(picker.keep(kept)) for p in products))
         fewer = at.copy()
         fewer[0] = 1
-        choices = usage.along(0, at, np.array([[at[0]], [1.0]]))
+        choices = usage.at(at).along(0, np.array([[at[0]], [1.0]]))
         assert choices[1] - choices[0] == pytest.approx(usage(fewer) - usage(at))
 
 
@@ -329,16 +330,62 @@ def test_a_kit_measures_elsewhere(call: Cli, tmp_path: Path) -> None:
     assert "expected what the measure.py of a kit has written" in call(f"latency-table {MLP} --measured {measured}").err
 
 
+@pytest.mark.parametrize("hidden", [False, True], ids=["nodes", "hidden nodes"])
+def test_zeros_that_another_device_makes_use_of(hidden: bool, call: Cli, tmp_path: Path) -> None:
+    """A kit holds 2:4 in dense weights; where these are faster by its table, layers get them, in plain ONNX."""
+    kit, out, pruned = tmp_path / "kit", tmp_path / "device.json", tmp_path / "pruned.onnx"
+    assert call(f"latency-table {MLP} --kit {kit} --methods nm:dense --methods column").code == 0
+    told = json.loads((kit / "kit.json").read_text())
+    zeros_of = [v.get("zeros") for v in told["variants"]]
+    assert [z["method"] for z in zeros_of if z] == ["nm:dense", *["column"] * 5]
+    layers = load(kit / "zeros_nm_dense_50.onnx").weights
+    assert all(
+        np.count_nonzero(np.asarray(w).reshape(-1, 4), axis=1).max() <= 2 for w in layers.values() if w.ndim == 2
+    )  # every layer reads its inputs along its rows
+    assert measure.main([f"--folder={kit}", "--seconds=0.001"]) is None
+    measured = json.loads((kit / "measured.json").read_text())
+    for run, of in zip(measured["runs"], zeros_of, strict=True):  # a device as this is none: 2:4 takes half of the time
+        faster = 0.5 if of and of["method"] == "nm:dense" else 1.0
+        first = measured["runs"][0]
+        if of:
+            run["base"], run["seconds"] = first["base"], [faster * s for s in first["base"]]
+            run["nodes"] = [(name, op, s * (faster if op == "Gemm" else 1.0)) for name, op, s in first["nodes"]]
+    for run in measured["runs"] if hidden else ():
+        run["nodes"] = []
+    (kit / "measured.json").write_text(json.dumps(measured))
+    assert call(f"latency-table {MLP} --measured {kit / 'measured.json'} -o {out}").code == 0
+    ratios = model_of(analyze(load(MLP)), Table.load(out)).ratios
+    assert set(ratios) == {"/0/Gemm", "/3/Gemm", "/6/Gemm", "/9/Gemm"}
+    assert all(of["nm:dense"][0][1] < 0.8 for of in ratios.values())
+    words = (
+        f"{MLP} --target-latency 80% --latency-table {out} --elsewhere --calibration {DATA} -o {pruned}"
+    )
+    done = call(f"{words} --methods nm --json {tmp_path / 'report.json'}")
+    assert done.code == 0, done.err
+    assert {n.domain for n in load(pruned).proto.graph.node} == {""}
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["way"] for row in report["search"] if row["chosen"]] == ["nm zeros in dense weights"]
+    sparse = [w for w in load(pruned).weights.values() if w.ndim == 2 and np.mean(np.asarray(w) == 0) >= 0.5]
+    assert sparse
+    refused = call(f"{words} --methods block")
+    assert (refused.code, "block" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        ("--kit K --methods nm", "--methods nm: our sparse kernels run on this CPU, and not with --kit"),
+        ("--measured M --methods nm", "--methods has no effect with --measured"),
         ("--kit K --threads 1", "--threads has no effect with --kit"),
         ("--kit K -o x.json", "--output has no effect with --kit"),
         ("--measured M --seed 1", "--seed has no effect with --measured"),
         ("--measured M --kit K", "give one"),
         ("--measured M", "--measured M: cannot be read"),
         ("--provider NoSuchProvider", "--provider NoSuchProvider: this onnxruntime has "),
-        ("--provider NoSuchProvider --methods nm", "--methods: sparse kernels run on the CPU"),
+        (
+            "--provider NoSuchProvider --methods nm",
+            "--methods nm: our sparse kernels run on this CPU, and not with",
+        ),
         ("--methods dense", "unknown; choose one of unstructured"),
         ("--repeat 0", "expected a whole number from 1 to 100"),
     ],

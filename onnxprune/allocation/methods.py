@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxprune.latency import zeros
@@ -49,9 +49,9 @@ METHODS: dict[str, Method] = {
 VALUES, CLUSTER = "values", "cluster"
 
 
-def usual(*, plain: bool) -> tuple[str, ...]:
-    """The methods that are tried where nobody names some; plain: those that need ONNX's own operators alone."""
-    return tuple(name for name, row in METHODS.items() if row.usual and (row.plain or not plain))
+def usual() -> list[str]:
+    """The methods that are tried where nobody names some."""
+    return [name for name, row in METHODS.items() if row.usual]
 
 
 def kinds(methods: Sequence[str]) -> list[str]:
@@ -64,13 +64,21 @@ def of_zeros(methods: Sequence[str]) -> list[str]:
     return [name for name in methods if METHODS[name].zeros]
 
 
-def stored_zeros(methods: Sequence[str]) -> list[str]:
-    """Names of `latency.zeros.METHODS`: every way to make weights zero and to store them.
+def stored_zeros(methods: Sequence[str], *, elsewhere: bool = False) -> list[str]:
+    """Names of `latency.zeros.METHODS`: every way to make weights zero and to store them; elsewhere: on a device on
+    which our operators do not run.
 
-    >>> stored_zeros(("channels", "nm", "values"))
-    ['nm', 'nm:float16', 'nm:int8']
+    >>> stored_zeros(("channels", "nm", "values")), stored_zeros(("channels", "nm", "column"), elsewhere=True)
+    (['nm', 'nm:float16', 'nm:int8'], ['nm:dense', 'column'])
     """
-    return [way for name in of_zeros(methods) for way in zeros.ways(name, smaller=VALUES in methods)]
+    smaller = VALUES in methods
+    return [way for name in of_zeros(methods) for way in zeros.ways(name, smaller=smaller, elsewhere=elsewhere)]
+
+
+def needing_ours(methods: Iterable[str], *, elsewhere: bool = False) -> list[str]:
+    """The methods whose files need our operators; elsewhere: where these do not run, 2 of every 4 weights count as
+    plain: some runtimes look for them in dense weights."""
+    return [n for n in methods if not METHODS[n].plain and not (elsewhere and zeros.ways(n, elsewhere=True))]
 
 
 def idle(methods: Sequence[str], budgets: Collection[str]) -> list[str]:

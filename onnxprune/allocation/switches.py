@@ -137,7 +137,7 @@ def _stored(model: Model, layer: Layer, method: Method, levels: Sequence[float],
         density.append(float(kept.mean()))
         smallest = None if storage is None else storage.smallest(layer, kept, VALUES[method.values].itemsize)
         taken = density[-1] if smallest is None else (smallest[0] + NODE) / (VALUES["float32"].itemsize * size)
-        left.append(taken)
+        left.append(1.0 if method.dense else taken)
     seconds = None
     if curve is not None:
         at, parts = (np.array(row) for row in zip(*curve, strict=True))

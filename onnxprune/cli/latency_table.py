@@ -14,10 +14,11 @@ from onnxprune.cli.command import CommandValues, shared
 from onnxprune.cli.screen import check_outputs, hushed, progress_bar, show_on, staged_file
 from onnxprune.errors import OptionError
 from onnxprune.graph.io import load
-from onnxprune.latency.making import Measuring, measured_table, table_of_kit, write_kit
+from onnxprune.latency.making import CPU, Measuring, measured_table, table_of_kit, write_kit
 from onnxprune.latency.model import LatencyModel, model_of
 from onnxprune.latency.options import Making
 from onnxprune.latency.table import Device
+from onnxprune.latency.zeros import METHODS
 from onnxprune.options import declared
 from onnxprune.runtime.feeds import likely_feeds
 from onnxprune.structure.groups import analyze
@@ -53,7 +54,7 @@ def latency_table(values: CommandValues) -> None:
             shapes = analysis.coupling.shapes
             feeds = likely_feeds(analysis.model, shapes, dict(values["input_shape"]) or None, seed=values["seed"])[0]
             if making.kit is not None:
-                write_kit(analysis, feeds, making.kit, values["seed"], progress)
+                write_kit(analysis, feeds, making.kit, values["seed"], making.methods, progress)
                 show_on(None, Text(f"written: {making.kit}; on the device: python3 measure.py --threads 1"))
                 return
             device = Device.here(making.threads, making.provider)
@@ -72,16 +73,21 @@ def refuse(values: CommandValues, making: Making) -> None:
     """Raises `OptionError` for options that would have no effect."""
     for name in ("kit", "measured"):
         if getattr(making, name) is not None:
-            measures = ("threads", "provider", "repeat", "methods", "cache")
-            idle = [n for n in (*measures, "output" if name == "kit" else "seed") if n in values.given]
+            measures = ("threads", "provider", "repeat", "cache")
+            idle = [
+                n for n in (*measures, *(("output",) if name == "kit" else ("seed", "methods"))) if n in values.given
+            ]
             if idle:
                 flag = values.options[idle[0]].flag
                 raise OptionError(f"{flag} has no effect with --{name}, which measures nothing here; leave it out")
     if making.kit is not None and making.measured is not None:
         raise OptionError("--kit and --measured: one writes what measures, the other reads what it wrote; give one")
-    if making.methods and making.provider != "CPUExecutionProvider":
+    ours = [name for name in making.methods if not METHODS[name].plain]
+    if ours and (making.kit is not None or making.provider != CPU):
+        plain = ", ".join(name for name, row in METHODS.items() if row.plain)
+        place = f"--provider {making.provider}" if making.kit is None else "--kit"
         raise OptionError(
-            f"--methods: sparse kernels run on the CPU, not with --provider {making.provider}; leave it out"
+            f"--methods {ours[0]}: our sparse kernels run on this CPU, and not with {place}, which takes {plain}"
         )
 
 

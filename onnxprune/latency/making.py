@@ -119,8 +119,7 @@ def table_of(analysis: Analysis, picker: Picker, device: Device, kept: Sequence[
     """The rows of what was measured. Raises `UserError` where that was too noisy."""
     spread = spread_of(runs)
     refuse_noise(spread)
-    if not shown(analysis, runs[0]["nodes"]):
-        runs = [{**run, "nodes": []} for run in runs]
+    runs = _seen(analysis, runs)
     parts = parts_of(analysis, runs[0]["nodes"])
     seconds, whole = per_part(parts, runs), seconds_of(runs)
     made = []
@@ -161,24 +160,33 @@ def _sparse(analysis: Analysis, feeds: Feeds, table: Table, method: str, progres
         return {"base": [a for a, _ in pairs], "seconds": [b for _, b in pairs], "nodes": nodes}
 
     first = beside(analysis.model)
-    parts = parts_of(analysis, first["nodes"])
-    dense = {row.node: row.seconds for row in table.variants[0].rows}
-    keep = analysis.keep_ids({})
     out = []
-    for zeros in with_zeros(analysis.model, [method], feeds, device.threads):
+    for zeros, model in with_zeros(analysis.model, [method], feeds, device.threads):
         progress("latency", note=f"zeros: {method}, {zeros.sparsity:.0%}")
-        runs = [first, beside(zeros.model)]
-        (before, now), whole = per_part(parts, runs).T, seconds_of(runs)
-        ratios = _ratios(parts, zeros, before, now)
-        rows = tuple(
-            _row(analysis, part, keep, dense[part.label] * ratios[part.label], method, zeros.sparsity)
-            for part in parts
-            if part.label in ratios and part.label in dense
-        )
-        out.append(asdict(Variant({}, table.uncut * float(whole[1] / whole[0]), rows)))
-        if not any(ratio < 1 for ratio in ratios.values()):  # nor with fewer zeros
+        variant, gains = _sparse_variant(analysis, table, zeros, _seen(analysis, [first, beside(model)]))
+        out.append(asdict(variant))
+        if not gains:  # nor with fewer zeros
             break
     return {"variants": out}
+
+
+def _sparse_variant(analysis: Analysis, table: Table, zeros: Zeros, runs: Sequence[Timed]) -> tuple[Variant, bool]:
+    """The uncut model with zeros, and whether any layer is faster. runs: of the uncut one, of the other."""
+    parts, keep = parts_of(analysis, runs[0]["nodes"]), analysis.keep_ids({})
+    dense = {row.node: row.seconds for row in table.variants[0].rows}
+    (before, now), whole = per_part(parts, runs).T, seconds_of(runs)
+    ratios = _ratios(parts, zeros, before, now)
+    rows = tuple(
+        _row(analysis, part, keep, dense[part.label] * ratios[part.label], zeros.method, zeros.sparsity)
+        for part in parts
+        if part.label in ratios and part.label in dense
+    )
+    return Variant({}, table.uncut * float(whole[1] / whole[0]), rows), any(ratio < 1 for ratio in ratios.values())
+
+
+def _seen(analysis: Analysis, runs: Sequence[Timed]) -> list[Timed]:
+    """The runs, without nodes where the execution provider hides those of the uncut model, the first."""
+    return list(runs) if shown(analysis, runs[0]["nodes"]) else [{**run, "nodes": []} for run in runs]
 
 
 def _ratios(parts: Sequence[Part], zeros: Zeros, before: Float, now: Float) -> dict[str, float]:
@@ -198,8 +206,11 @@ def _ratios(parts: Sequence[Part], zeros: Zeros, before: Float, now: Float) -> d
     return out
 
 
-def write_kit(analysis: Analysis, feeds: Feeds, folder: Path, seed: int, progress: Progress = silent) -> None:
-    """Write the variants, and the script that measures them wherever onnxruntime is. Raises `OptionError`."""
+def write_kit(
+    analysis: Analysis, feeds: Feeds, folder: Path, seed: int, methods: Sequence[str] = (), progress: Progress = silent
+) -> None:
+    """Write the variants, and the script that measures them wherever onnxruntime is. methods: of zeros in plain ONNX.
+    Raises `OptionError`."""
     picker = Picker.of(analysis)
     kept = variants(analysis, seed)
     with blamed(f"--kit {folder}"):
@@ -211,6 +222,12 @@ def write_kit(analysis: Analysis, feeds: Feeds, folder: Path, seed: int, progres
             progress("latency", k, len(kept))
             files.append({"file": f"variant_{k:02}.onnx", "kept": dict(some)})
             save(named(picker.model(some)), folder / f"variant_{k:02}.onnx")
+        for zeros, model in with_zeros(analysis.model, methods, feeds, 1):
+            name = f"zeros_{zeros.method.replace(':', '_')}_{100 * zeros.sparsity:.0f}.onnx"
+            layers = {key: sorted(computed) for key, computed in zeros.layers.items()}
+            told = {"method": zeros.method, "sparsity": zeros.sparsity, "layers": layers}
+            files.append({"file": name, "kept": {}, "zeros": told})
+            save(named(model), folder / name)
         kit = {"fingerprint": fingerprint(analysis.model), "inputs": INPUTS, "variants": files}
         (folder / "kit.json").write_text(json.dumps(kit, indent=1) + "\n", encoding="utf-8")
 
@@ -224,11 +241,22 @@ def table_of_kit(analysis: Analysis, path: Path) -> Table:
         data: Mapping[str, Any] = json.loads(text)
         mark, device, kept = data["fingerprint"], Device(**data["device"]), list(data["variants"])
         runs = [{**run, "nodes": [tuple(node) for node in run["nodes"]]} for run in data["runs"]]
-        if len(runs) != len(kept):
+        told = list(data.get("zeros") or [None] * len(kept))
+        if not len(runs) == len(kept) == len(told):
             raise ValueError(f"{len(kept)} variants and {len(runs)} runs")
+        cuts = [k for k, of in enumerate(told) if of is None]
+        zeros = [(k, _zeros_of(of)) for k, of in enumerate(told) if of is not None]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise OptionError(
             f"{where}: expected what the measure.py of a kit has written ({type(e).__name__}: {e}); run it again"
         ) from e
     refuse_another(mark, fingerprint(analysis.model), where)
-    return table_of(analysis, Picker.of(analysis), device, kept, runs)
+    table = table_of(analysis, Picker.of(analysis), device, [kept[k] for k in cuts], [runs[k] for k in cuts])
+    sparse = [_sparse_variant(analysis, table, of, _seen(analysis, [runs[0], runs[k]]))[0] for k, of in zeros]
+    return table.with_sparse(sparse)
+
+
+def _zeros_of(told: Mapping[str, Any]) -> Zeros:
+    """What a kit says of a variant with zeros. Raises `KeyError` or `TypeError`."""
+    layers = {str(key): frozenset(map(str, computed)) for key, computed in told["layers"].items()}
+    return Zeros(str(told["method"]), float(told["sparsity"]), layers)

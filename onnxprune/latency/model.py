@@ -16,12 +16,14 @@ import numpy as np
 from onnxprune.graph.traits import Product
 from onnxprune.latency.fit import STEPS, cross_validated, fit
 from onnxprune.latency.making import Measuring, measured_table
-from onnxprune.latency.parts import KINDS, design
+from onnxprune.latency.parts import KINDS, WHOLE, design
 from onnxprune.latency.table import Device, Table, parts_of_table
 from onnxprune.latency.variants import Picker
+from onnxprune.layers.layer import sparse_layers
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.timing import cores
+from onnxprune.sparsity.prepare import prepare
 from onnxprune.structure.analysis import Analysis, Keep
 
 UNCUT = 3.0  # how much an error of the uncut model counts, to which all others are compared
@@ -85,7 +87,24 @@ def model_of(analysis: Analysis, table: Table) -> LatencyModel:
         if coefficient
         for p in part.products(kind, step)
     )
-    return LatencyModel(products, cross_validated(designs, seconds, families, counts), ratios_of(table), table)
+    ratios = ratios_of(table)
+    if WHOLE in ratios:
+        ratios = shared_out(ratios[WHOLE], products, analysis)
+    return LatencyModel(products, cross_validated(designs, seconds, families, counts), ratios, table)
+
+
+def shared_out(
+    whole: Mapping[str, Sequence[tuple[float, float]]], products: Sequence[Product], analysis: Analysis
+) -> Ratios:
+    """What single layers gain from zeros where only whole sessions were timed: each the same part of its time.
+
+    whole: method -> (sparsity, seconds over those of the dense session) with zeros in all layers.
+    """
+    keep, layers = analysis.keep_ids({}), {x.name for x in sparse_layers(prepare(analysis.model, functions=True)[0])[0]}
+    times = [(p.label in layers, p(keep)) for p in products]
+    part = sum(t for inside, t in times if inside) / sum(t for _, t in times)
+    shares = {m: tuple((s, 1 - (1 - left) / part) for s, left in each) for m, each in whole.items()} if part else {}
+    return dict.fromkeys(layers, shares)
 
 
 def ratios_of(table: Table) -> Ratios:

@@ -34,6 +34,7 @@ class Speed:
 
 def _described(method: Method) -> str:
     stored = "" if method.values == "float32" else f", {method.values} values"
+    stored = ", in dense weights, which TensorRT looks at" if method.dense else stored
     return f"zeros by {method.pattern or 'magnitude'}{stored}"
 
 

@@ -177,7 +177,7 @@ def _distinct(parts: Sequence[Part]) -> list[Part]:
 
 def _together(parts: Sequence[Part]) -> Part:
     """One part of all, for execution providers that hide their nodes."""
-    counted = {kind: tuple(replace(p, label=WHOLE) for part in parts for p in part.counted[kind]) for kind in KINDS}
+    counted = {kind: tuple(p for part in parts for p in part.counted[kind]) for kind in KINDS}
     keys = frozenset(key for part in parts for key in part.keys)
     return Part(WHOLE, WHOLE, keys, parts[0].inputs, parts[-1].outputs, counted)
 

@@ -29,61 +29,71 @@ SMALLER = ("float16", "int8")  # types of values that are tried beside float32
 @dataclass(frozen=True)
 class Method:
     """A way to make weights zero, and to store what is left. pattern: by which zeros lie, None for any; sparsities:
-    that are measured; values: type of what operators of ours store."""
+    that are measured; values: type of what operators of ours store; plain: the file has none of these; dense: zeros
+    stay in dense weights, for a runtime that looks for them there."""
 
     pattern: Pattern | None
     sparsities: tuple[float, ...] = SPARSITIES
     values: str = "float32"
+    plain: bool = False
+    dense: bool = False
 
 
 PATTERNS: Mapping[str, Method] = {
     "unstructured": Method(None),
     "nm": Method(NMPattern(2, 4), (0.5,)),
     "block": Method(BlockPattern(4, 4)),
-    "column": Method(BlockPattern(0, 1)),
+    "column": Method(BlockPattern(0, 1), plain=True),
 }
+DENSE = "nm:dense"
 METHODS: Mapping[str, Method] = dict(PATTERNS) | {
     f"{name}:{values}": replace(row, values=values)
     for name, row in PATTERNS.items()
     for values in SMALLER
     if candidates(AUTO, row.pattern, present=False)[0].storage is not None
-}
+} | {DENSE: replace(PATTERNS["nm"], plain=True, dense=True)}  # fmt: skip
 
 
-def ways(name: str, *, smaller: bool) -> list[str]:
-    """The names of the `METHODS` with the zeros of one; smaller: those with smaller values too.
+def ways(name: str, *, smaller: bool = False, elsewhere: bool = False) -> list[str]:
+    """The names of the `METHODS` with the zeros of one; smaller: those with smaller values too; elsewhere: those of
+    files in plain ONNX, for a device on which our operators do not run.
 
     >>> ways("nm", smaller=True), ways("column", smaller=True)
     (['nm', 'nm:float16', 'nm:int8'], ['column'])
+    >>> ways("nm", elsewhere=True), ways("column", elsewhere=True), ways("block", elsewhere=True)
+    (['nm:dense'], ['column'], [])
     """
-    return [n for n in METHODS if n == name or (smaller and n.startswith(f"{name}:"))]
+    if elsewhere:
+        return [n for n, row in METHODS.items() if row.plain and n.partition(":")[0] == name]
+    return [n for n, row in METHODS.items() if not row.dense and (n == name or (smaller and n.startswith(f"{name}:")))]
 
 
 @dataclass(frozen=True, eq=False)
 class Zeros:
-    """A variant. layers: key of a layer -> keys of the nodes that the operator in its place computes."""
+    """Zeros in all layers. method: of `METHODS`; layers: key of a layer -> keys of the nodes that the operator in its
+    place computes."""
 
     method: str
     sparsity: float
-    model: Model
     layers: Mapping[str, frozenset[str]]
 
 
-def with_zeros(model: Model, methods: Sequence[str], feeds: Feeds, threads: int) -> Iterator[Zeros]:
-    """The variants of some of `METHODS`, of each the one with most zeros first.
+def with_zeros(model: Model, methods: Sequence[str], feeds: Feeds, threads: int) -> Iterator[tuple[Zeros, Model]]:
+    """Variants of a model by some of `METHODS`, of each the one with most zeros first.
 
     Raises `UserError` where sparse operators cannot run here.
     """
-    missing = kernels.available() if set(methods) - {"column"} else ""
+    missing = "" if all(METHODS[name].plain for name in methods) else kernels.available()
     if missing:
         raise UserError(f"--methods {','.join(methods)}: sparse kernels cannot run here: {missing}; leave them out")
     prepared, _ = prepare(model, functions=True)
-    layers = [layer for layer in sparse_layers(prepared)[0] if not no_operator(layer)]
+    every = sparse_layers(prepared)[0]
     for name in methods:
+        layers = every if METHODS[name].dense else [layer for layer in every if not no_operator(layer)]
         for sparsity in reversed(METHODS[name].sparsities) if layers else ():
             masked = _masked(prepared, layers, METHODS[name].pattern, sparsity)
             stored, done = _stored(masked, layers, METHODS[name], feeds, threads)
-            yield Zeros(name, sparsity, stored, _computed(prepared, layers, stored, done))
+            yield Zeros(name, sparsity, _computed(prepared, layers, stored, done)), stored
 
 
 def _masked(model: Model, layers: Sequence[Layer], pattern: Pattern | None, sparsity: float) -> Model:
@@ -99,6 +109,8 @@ def _stored(
     masked: Model, layers: Sequence[Layer], method: Method, feeds: Feeds, threads: int
 ) -> tuple[Model, set[str]]:
     """The model with these layers stored, and the names of those that are."""
+    if method.dense:
+        return masked, {layer.name for layer in layers}
     rows = candidates(AUTO, method.pattern, present=False)
     for row in rows:
         if row.plain is not None:

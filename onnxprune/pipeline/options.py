@@ -13,7 +13,7 @@ from onnxprune import kernels
 from onnxprune.allocation.allocators import ALLOCATORS
 from onnxprune.allocation.budget import LATENCY, target_flags
 from onnxprune.allocation.kinds import flag
-from onnxprune.allocation.methods import CLUSTER, METHODS, VALUES, idle, of_zeros, stored_zeros, usual
+from onnxprune.allocation.methods import CLUSTER, METHODS, VALUES, idle, needing_ours, of_zeros, stored_zeros, usual
 from onnxprune.allocation.methods import kinds as kinds_of_methods
 from onnxprune.allocation.options import Amount, Cut, by_mode, kinds_of
 from onnxprune.calibration.options import Data
@@ -119,7 +119,11 @@ class Options:
         if self.cut.methods:
             return tuple(self.cut.methods)
         free = self.timed and not (self.cut.amounts or self.cut.pairs or self.zeros.asked)
-        return usual(plain=self.cut.plain or bool(kernels.available())) if free else ()
+        if not free:
+            return ()
+        rest = needing_ours(METHODS, elsewhere=self.speed.elsewhere)
+        absent = self.cut.plain or self.speed.elsewhere or bool(kernels.available())
+        return tuple(name for name in usual() if not (absent and name in rest))
 
     @property
     def weight_methods(self) -> list[str]:
@@ -127,8 +131,8 @@ class Options:
         where there are data."""
         if not self.cut.methods and self.data.calibration is None:
             return []
-        named = [name for name in self.methods if METHODS[name].plain or not self.speed.elsewhere]
-        return [*stored_zeros(named), *[CLUSTER] * (CLUSTER in named)]
+        zeros = stored_zeros(self.methods, elsewhere=self.speed.elsewhere)
+        return [*zeros, *[CLUSTER] * (CLUSTER in self.methods)]
 
     @property
     def searched(self) -> bool:
@@ -290,7 +294,7 @@ class Options:
             )
         if CLUSTER in named and self.store.cluster is not None:
             raise OptionError(f"{typed} chooses codebooks, and so does --cluster {self.store.cluster}; leave one out")
-        ours = [name for name in named if not METHODS[name].plain]
+        ours = needing_ours(named, elsewhere=self.speed.elsewhere)
         if VALUES in named and ours == [VALUES]:
             raise OptionError(f"{typed}: values are stored in sparse operators alone; add unstructured, nm or block")
         if ours and self.cut.plain:

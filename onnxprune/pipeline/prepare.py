@@ -163,6 +163,13 @@ def speed_of(analysis: Analysis, options: Options, clock: Clock) -> LatencyModel
         table = Table.load(given)
         here = Device.here(check.threads or cores())
         table.check(fingerprint(analysis.model), here, elsewhere=options.speed.elsewhere, where=f"{OPTION} {given}")
+        there = {row.method for variant in table.sparse for row in variant.rows}
+        absent = [m for m in options.weight_methods if m in METHODS and m not in there]
+        if options.cut.methods and absent:
+            raise OptionError(
+                f"{OPTION} {given} has no times of {', '.join(absent)} zeros; make one with onnxprune latency-table "
+                f"--methods {absent[0]}"
+            )
         return model_of(analysis, table)
     guesses = likely_feeds(analysis.model, analysis.coupling.shapes, check.shapes or None, seed=check.seed)
     feeds, _ = running(analysis.model, guesses, measured=True)

@@ -71,6 +71,8 @@ def described(method: str) -> str:
     if method == CLUSTER:
         return "codebooks"
     name, _, values = method.partition(":")
+    if method in METHODS and METHODS[method].dense:
+        return f"{name} zeros in dense weights"
     return f"{name} zeros" + f", {values} values" * bool(values)
 
 
@@ -108,8 +110,9 @@ class Ways:
         for method in self.setup.options.weight_methods:
             switches = self.switches(method)
             if not switches:
-                timed = LATENCY in self.setup.meters
-                why = "no layer is faster with them on this machine" if timed else "no layer is smaller with them"
+                timed, table = LATENCY in self.setup.meters, self.setup.options.speed.latency_table
+                place = "on this machine" if table is None else "by the table"
+                why = f"no layer is faster with them {place}" if timed else "no layer is smaller with them"
                 self.idle.append(Tried(described(method), why=why))
                 continue
             out += [Way(False, method, switches), *[Way(True, method, switches)] * units]

@@ -48,5 +48,6 @@ def spec_of(setup: Setup, settings: Settings, method: str) -> Spec:
         ratios.insert(0, (f"{ZEROS}*", 0.0))
     of = Zeros(pattern=None if row.pattern is None else str(row.pattern), sparsity_allocate=EVEN_ALLOCATION)
     form = None if LATENCY in setup.meters else candidates(AUTO, row.pattern, present=False)[0].name
+    form = "dense" if row.dense else form
     stored = replace(setup.spec.store, values=row.values, format=form)
     return replace(setup.spec, zeros=of, store=stored, ratio=tuple(ratios))
