@@ -94,6 +94,24 @@ def test_what_hurts_more_together_is_chosen_anew(monkeypatch: pytest.MonkeyPatch
     assert zeros[1] < zeros[0] and got(result, "bytes") <= 0.4
 
 
+def test_kinds_of_units_that_hurt_more_together_are_tried_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where blocks and channels that go hurt far more than the levels add up to, models without either are made."""
+
+    def suffered(setup: Any, made: Pruning) -> float:
+        kinds = {g.kind for g in setup.analysis.groups if not made.plan.keep.get(g.name, np.ones(1)).all()}
+        return 1e3 if made.sparsity is not None or len(kinds) > 1 else 500.0
+
+    monkeypatch.setattr(targets, "suffered", suffered)
+    result = onnxprune.prune(
+        ROOT / "models/digits_vit.onnx", methods="channels,layers,column", target_bytes="30%", threads=1,
+        measure=False, samples=60, calibration=ROOT / "models/digits_calibration.npz",
+    )  # fmt: skip
+    ways = {t.way: t for t in result.report.search}
+    assert ways["units without channels"].chosen and got(result, "bytes") <= 0.3
+    assert "cannot be reached" in ways["units without layers"].why
+    assert all(name.endswith(":layers") for name, keep in result.plan.keep.items() if not keep.all())
+
+
 def test_two_targets_hold_together() -> None:
     result = pruned(methods="channels,unstructured", target_bytes="50%", target_macs="60%")
     assert got(result, "bytes") <= 0.5 and got(result, "macs") <= 0.6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,18 @@ class Chooser:
         self.notes: list[str] = []
         self.lacking: dict[str, str] = {}  # group -> why it was not scored, by gradients
 
-    def choose(self, limits: Mapping[str, float], switches: Sequence[Switch] = (), *, units: bool = True) -> Choice:
+    def choose(
+        self,
+        limits: Mapping[str, float],
+        switches: Sequence[Switch] = (),
+        *,
+        units: bool = True,
+        spared: Collection[str] = (),
+    ) -> Choice:
         """What stays of every group under the limits: budget -> what is left at most.
 
-        switches: layers that may become sparse as well, where levels decide; units: whether any may go.
+        switches: layers that may become sparse as well, where levels decide; units: whether any may go;
+        spared: kinds of those that stay.
         Raises `OptionError` where the targets cannot be reached.
         """
         allocator = ALLOCATORS[self.recipe.allocate]
@@ -109,7 +117,7 @@ class Chooser:
         if self.by_gradients and self.scores is None:
             self._leave_unscored()
         if allocator.by_levels is not None:
-            return self._by_levels(limits, switches, units=units)
+            return self._by_levels(limits, switches, units=units, spared=spared)
         cap = None if self.cut.max_ratio is None else float(self.cut.max_ratio)
         return Choice(
             choose_by_ratio(
@@ -206,7 +214,9 @@ class Chooser:
         train = None if w.train is None else replace(w.train, samples=narrowed(w.train.samples))
         return Subject(again, meters_of(again, w.tables, w.meters), w.tables, groups, data, train)
 
-    def _by_levels(self, limits: Mapping[str, float], switches: Sequence[Switch], *, units: bool) -> Choice:
+    def _by_levels(
+        self, limits: Mapping[str, float], switches: Sequence[Switch], *, units: bool, spared: Collection[str]
+    ) -> Choice:
         """Step by step: the level database of what is left, and the least damage under that step's limits."""
         w, request, steps = self.whole, self.request, self.cut.steps
         fixed_kinds = {kind: amount for kind, amount in request.amounts.items() if amount != "auto"}
@@ -227,7 +237,7 @@ class Chooser:
             goal = {k: used[k](whole) - (used[k](whole) - v) * step / steps for k, v in limits.items()}
             shares = {g.name: max(0.0, 1 - (1 - ratios[g.name] * step / steps) * len(keeps[g.name]) / g.size)
                       for g in subject.groups if g.name in ratios}  # fmt: skip
-            choice = self._least(subject, shares, goal, keeps, switches, units=units)
+            choice = self._least(subject, shares, goal, keeps, switches, units=units, spared=spared)
             for name, kept in choice.keeps.items():
                 keeps[name][np.flatnonzero(keeps[name])[~kept]] = False
         return replace(choice, keeps=keeps)
@@ -241,6 +251,7 @@ class Chooser:
         switches: Sequence[Switch],
         *,
         units: bool,
+        spared: Collection[str],
     ) -> Choice:
         """What stays of the groups that are there: fixed ratios where there are some, else the least damage."""
         free = [g for g in subject.groups if g.name not in ratios and g.kind in self.request.amounts]
@@ -256,8 +267,7 @@ class Chooser:
             least = {g.name: len(before[g.name]) * (1 - cap) - 1e-9 for g in free}
             kept = {n: [k for k in ks if k >= least[n]] or ks[:1] for n, ks in levels.kept.items()}
             levels = Levels(kept, {n: d[: len(kept[n])] for n, d in levels.damage.items()}, levels.scores)
-        if not units:
-            levels = levels.without([g.name for g in free])
+        levels = levels.without([g.name for g in free if not units or g.kind in spared])
         choice = None
         if subject.data.synthetic:  # as long as the target can be reached without them
             without = levels.without(coarsest(subject.analysis, free))

@@ -2,7 +2,8 @@
 
 Which ways of making a model smaller or faster go together is no matter of prediction alone: the levels say what each
 choice costs by itself. Where units and zeros together hurt much more than that, as in layers that lose inputs and
-weights, they are chosen once more with zeros that cost so much more.
+weights, they are chosen once more with zeros that cost so much more; where several kinds of units do, as blocks with
+channels of those that stay, without one kind each.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def best(setup: Setup, ways: Ways) -> Pruning:
         if chosen is None or (hurt or 0.0, used) < chosen[:2]:
             chosen = hurt or 0.0, used, len(tried), made
         tried.append(Tried(str(done), choice.damage, hurt, used if timed else None))
-        if (again := weighed(way, choice, hurt)) is not None:
+        for again in otherwise(ways, way, choice, hurt):
             try:
                 other = ways.choose(again, limits)
             except (Unreachable, NothingToPrune) as e:
@@ -85,12 +86,16 @@ def best(setup: Setup, ways: Ways) -> Pruning:
     return replace(made, tried=(*tried, *ways.left, *ways.idle))
 
 
-def weighed(way: Way, choice: Choice, hurt: float | None) -> Way | None:
-    """The way with more damage of weights, where units and they together hurt much more than the levels add up to."""
-    together = way.units and bool(way.method) and not way.weighed
-    if not together or not hurt or not choice.damage or hurt < MORE * choice.damage:
-        return None
-    return way.weighing((hurt / choice.damage) ** 0.5)  # units may be what costs more
+def otherwise(ways: Ways, way: Way, choice: Choice, hurt: float | None) -> list[Way]:
+    """What to try where a choice hurts much more than the levels add up to: units and zeros with more damage of these,
+    kinds of units without one of them each."""
+    if way.weighed or way.spared or not way.units or not hurt or not choice.damage or hurt < MORE * choice.damage:
+        return []
+    if way.method:
+        return [way.weighing((hurt / choice.damage) ** 0.5)]  # units may be what costs more
+    groups = ways.chooser.whole.groups
+    kinds = {g.kind for g in groups if g.name in choice.keeps and not choice.keeps[g.name].all()}
+    return [replace(way, spared=frozenset({kind})) for kind in sorted(kinds)] if len(kinds) > 1 else []
 
 
 def suffered(setup: Setup, made: Pruning) -> float | None:

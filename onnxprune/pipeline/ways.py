@@ -10,6 +10,7 @@ from pathlib import Path
 from onnxprune.allocation.budget import LATENCY, Switch
 from onnxprune.allocation.choose import Chooser
 from onnxprune.allocation.codebooks import codebooks
+from onnxprune.allocation.kinds import flag
 from onnxprune.allocation.methods import CLUSTER
 from onnxprune.allocation.outcome import Tried
 from onnxprune.allocation.spread import Choice
@@ -29,12 +30,13 @@ UNITS, ZEROS = "units", "zeros"
 class Way:
     """One kind of plan. units: whether units go; method: of `latency.zeros.METHODS`, or `CLUSTER`, "" for none;
     switches: what may become of the weights of layers by it; weighed: whether the damage of these is more than each
-    does by itself."""
+    does by itself; spared: kinds of units that stay whole."""
 
     units: bool
     method: str = ""
     switches: Sequence[Switch] = ()
     weighed: bool = False
+    spared: frozenset[str] = frozenset()
 
     @property
     def kind(self) -> tuple[bool, str]:
@@ -55,7 +57,8 @@ class Way:
         return replace(self, switches=heavier, weighed=True)
 
     def __str__(self) -> str:
-        both = " and ".join([UNITS] * self.units + [described(self.method)] * bool(self.method))
+        units = " without ".join([UNITS, *sorted(flag(kind).removeprefix("--") for kind in self.spared)])
+        both = " and ".join([units] * self.units + [described(self.method)] * bool(self.method))
         return both + ", by the damage of both together" * self.weighed
 
 
@@ -139,7 +142,7 @@ class Ways:
         Raises `Unreachable`.
         """
         switches = [s for s in way.switches if s.name not in without]
-        return self.chooser.choose(limits, switches, units=way.units)
+        return self.chooser.choose(limits, switches, units=way.units, spared=way.spared)
 
     def best(self, limits: Mapping[str, float]) -> tuple[Way, Choice]:
         """The way whose predicted damage is least, with its choice; raises as `ranked`."""
