@@ -228,9 +228,25 @@ def test_tokens_behind_the_end_do_not_count(loss: str) -> None:
     assert np.allclose(gradient(data.feeds(one_length), data.labels_of(one_length)), alone(one_length), atol=1e-6)
     whole = alone(range(10))
     assert np.abs(whole).max() > 0.02
-    for step in (any_length, Step(model, objective, together, memory=1, threads=1)):
+    fixed, parted = (Step(model, objective, together, fixed=f, memory=1, threads=1) for f in (True, False))
+    for step in (any_length, fixed, parted):
         assert np.allclose(gradient(together, padded(), step), whole, atol=1e-6)
-    assert step.part == 1
+    assert (fixed.part, parted.part) == (1, None)
+
+
+def test_batches_of_any_length_keep_to_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long sequences come in parts, short ones at once."""
+    model, seen = by_token(), list[int]()
+    data = training_set(model, sequences(), rows())
+    feeds = {n: np.repeat(x, 4, 0) for n, x in data.feeds([0]).items()}
+    objective = objective_of(model, run(model, feeds), 4, loss="kl", labels=None)
+    step = Step(model, objective, feeds, fixed=False, memory=4e3, threads=1)
+    session = step._run
+    monkeypatch.setattr(step, "_run", lambda of, x, y: seen.append(len(x["tokens"])) or session(of, x, y))
+    for length in (3, 60):
+        long = {n: np.resize(x, (4, length)) for n, x in feeds.items()}
+        step.train(long, teach(objective.terms, run(model, long)))
+    assert seen[0] == 4 and sum(seen[1:]) == 4 and len(seen) > 2
 
 
 def test_sequences_of_different_lengths_are_trained_by_the_labels_of_their_tokens(tmp_path: Path) -> None:

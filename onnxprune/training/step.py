@@ -112,7 +112,8 @@ class Graph:
 class Step:
     """The session of a model's training step.
 
-    layout: of `weights` and `gradients`, flat; free: which values may change; part: samples that are run at a time;
+    layout: of `weights` and `gradients`, flat; free: which values may change; part: samples that are run at a time, None
+    where a session takes batches of any shape;
     blocked: weight -> why it is not trained; kernels: of ours; missing: why none is used
     though some could be, or ""; masked: weight -> its mask, where products go by the entries that are left, of which
     there are so many `products`; followed: whether that is as `free` and `weights` are now.
@@ -132,8 +133,9 @@ class Step:
         names = list(form.places) if names is None else list(names)
         if not names:
             raise UserError("the model cannot be trained: it has no weights of floating types")
-        parts = fixed and not by_batch and objective.function is None
-        self.part = part_of(form.model, feeds, [t.output for t in objective.terms], memory) if parts else None
+        self._split = None if by_batch or objective.function is not None else (objective, memory)
+        self._parts: dict[tuple[Any, ...], int | None] = {}
+        self.part = self._part(form.model, feeds) if fixed else None
         shapes = {n: x[: self.part].shape if x.ndim else () for n, x in feeds.items()} if fixed else None
         b = Backward(form.model if by_batch else without_normalisations(form.model), shapes)
         loss, self.targets = objective.add(b)
@@ -180,17 +182,28 @@ class Step:
         """The mean loss of one batch; its gradients are in `gradients` then."""
         if not self.followed:
             self._follow()
-        count = len(next(iter(feeds.values()))) if self.part else 0
-        if self.part is None or count <= self.part:
+        part = self.part or self._part(self.form.model, feeds)
+        count = len(next(iter(feeds.values()))) if part else 0
+        if part is None or count <= part:
             return self._run(self._train, feeds, targets)
-        loss, total, starts = 0.0, np.zeros_like(self.gradients), range(0, count, self.part)
+        loss, total, starts = 0.0, np.zeros_like(self.gradients), range(0, count, part)
         counts = counted(targets, count).reshape(len(starts), -1).sum(1)
         for k, share in zip(starts, counts / max(counts.sum(), 1), strict=True):
-            one, other = ({n: x[k : k + self.part] for n, x in of.items()} for of in (feeds, targets))
+            one, other = ({n: x[k : k + part] for n, x in of.items()} for of in (feeds, targets))
             loss += self._run(self._train, one, other) * float(share)
             total += np.float32(share) * self.gradients
         self.gradients[...] = total
         return loss
+
+    def _part(self, model: Model, feeds: Feeds) -> int | None:
+        """Samples of such a batch that are run at a time, None for all."""
+        if self._split is None:
+            return None
+        key = tuple((n, x.shape) for n, x in feeds.items())
+        if key not in self._parts:
+            objective, memory = self._split
+            self._parts[key] = part_of(model, feeds, [t.output for t in objective.terms], memory)
+        return self._parts[key]
 
     def settle(self, share: float = FOLLOWED) -> None:
         """Statistics of normalisations go a part of the way to those of the last batch, which lie where other weights
