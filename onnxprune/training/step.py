@@ -112,11 +112,10 @@ class Graph:
 class Step:
     """The session of a model's training step.
 
-    layout: of `weights` and `gradients`, flat; free: which values may change; part: samples that are run at a time, None
-    where a session takes batches of any shape;
-    blocked: weight -> why it is not trained; kernels: of ours; missing: why none is used
-    though some could be, or ""; masked: weight -> its mask, where products go by the entries that are left, of which
-    there are so many `products`; followed: whether that is as `free` and `weights` are now.
+    layout: of `weights` and `gradients`, flat; free: which values may change; part: samples that are run at a time,
+    None for all, or where batches have any shape; blocked: weight -> why it is not trained; kernels: of ours; missing:
+    why none is used though some could be, or ""; masked: weight -> its mask, where products go by the entries that are
+    left, of which there are so many `products`; followed: whether that is as `free` and `weights` are now.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class Step:
         if not names:
             raise UserError("the model cannot be trained: it has no weights of floating types")
         self._split = None if by_batch or objective.function is not None else (objective, memory)
-        self._parts: dict[tuple[Any, ...], int | None] = {}
+        self._parts: dict[tuple[object, ...], int | None] = {}
         self.part = self._part(form.model, feeds) if fixed else None
         shapes = {n: x[: self.part].shape if x.ndim else () for n, x in feeds.items()} if fixed else None
         b = Backward(form.model if by_batch else without_normalisations(form.model), shapes)
