@@ -98,7 +98,12 @@ def row(case: Case, fold: Fold, root: Path, threads: int) -> dict[str, Any]:
     path = path if path.exists() else root / "models" / path.name
     samples, scored = fold
     name = onnxprune.load(path).proto.graph.input[0].name
-    shared: dict[str, Any] = {"calibration": {name: samples}, "threads": threads, "measure": False}
+    shared: dict[str, Any] = {
+        "calibration": {name: samples},
+        "samples": len(samples),
+        "threads": threads,
+        "measure": False,
+    }
     out: dict[str, Any] = {"dense": scores(path, *scored).tolist()}
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         file = Path(folder, "out.onnx")
