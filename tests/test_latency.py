@@ -323,8 +323,8 @@ def test_a_kit_measures_elsewhere(call: Cli, tmp_path: Path) -> None:
     assert done.stdout.strip() == str(measured)
     assert call(f"latency-table {MLP} --measured {measured} -o {out}").code == 0
     assert Table.load(out).device.threads == 1
-    words = f"{MLP} --target-latency 80% --latency-table {out} --elsewhere --calibration {DATA} --methods nm"
-    lacking = call(f"{words} -o {tmp_path / 'no.onnx'}")
+    asked = f"{MLP} --target-latency 80% --latency-table {out} --elsewhere --calibration {DATA} --methods nm"
+    lacking = call(f"{asked} -o {tmp_path / 'no.onnx'}")
     assert (lacking.code, lacking.err.count("\n")) == (2, 1) and not (tmp_path / "no.onnx").exists()
     assert "has no times of nm:dense zeros; make one with onnxprune latency-table --methods nm:dense" in lacking.err
     other = call(f"latency-table {SE} --measured {measured} -o {out} --force")

@@ -99,11 +99,8 @@ def row(case: Case, fold: Fold, root: Path, threads: int) -> dict[str, Any]:
     samples, scored = fold
     name = onnxprune.load(path).proto.graph.input[0].name
     shared: dict[str, Any] = {
-        "calibration": {name: samples},
-        "samples": len(samples),
-        "threads": threads,
-        "measure": False,
-    }
+        "calibration": {name: samples}, "samples": len(samples), "threads": threads, "measure": False,
+    }  # fmt: skip
     out: dict[str, Any] = {"dense": scores(path, *scored).tolist()}
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         file = Path(folder, "out.onnx")
