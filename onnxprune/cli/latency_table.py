@@ -71,12 +71,10 @@ def latency_table(values: CommandValues) -> None:
 
 def refuse(values: CommandValues, making: Making) -> None:
     """Raises `OptionError` for options that would have no effect."""
-    for name in ("kit", "measured"):
+    measures = ("threads", "provider", "repeat", "cache")
+    for name, more in (("kit", ("output",)), ("measured", ("seed", "methods"))):
         if getattr(making, name) is not None:
-            measures = ("threads", "provider", "repeat", "cache")
-            idle = [
-                n for n in (*measures, *(("output",) if name == "kit" else ("seed", "methods"))) if n in values.given
-            ]
+            idle = [n for n in (*measures, *more) if n in values.given]
             if idle:
                 flag = values.options[idle[0]].flag
                 raise OptionError(f"{flag} has no effect with --{name}, which measures nothing here; leave it out")

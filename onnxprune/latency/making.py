@@ -119,7 +119,7 @@ def table_of(analysis: Analysis, picker: Picker, device: Device, kept: Sequence[
     """The rows of what was measured. Raises `UserError` where that was too noisy."""
     spread = spread_of(runs)
     refuse_noise(spread)
-    runs = _seen(analysis, runs)
+    runs = [_seen(analysis, runs[0]), *runs[1:]]
     parts = parts_of(analysis, runs[0]["nodes"])
     seconds, whole = per_part(parts, runs), seconds_of(runs)
     made = []
@@ -159,20 +159,22 @@ def _sparse(analysis: Analysis, feeds: Feeds, table: Table, method: str, progres
         nodes = measure.node_seconds(opened, 0, measure.SECONDS)
         return {"base": [a for a, _ in pairs], "seconds": [b for _, b in pairs], "nodes": nodes}
 
-    first = beside(analysis.model)
-    out = []
+    first = _seen(analysis, beside(analysis.model))
+    parts, out = parts_of(analysis, first["nodes"]), []
     for zeros, model in with_zeros(analysis.model, [method], feeds, device.threads):
         progress("latency", note=f"zeros: {method}, {zeros.sparsity:.0%}")
-        variant, gains = _sparse_variant(analysis, table, zeros, _seen(analysis, [first, beside(model)]))
+        variant, gains = _sparse_variant(analysis, table, parts, zeros, [first, beside(model)])
         out.append(asdict(variant))
         if not gains:  # nor with fewer zeros
             break
     return {"variants": out}
 
 
-def _sparse_variant(analysis: Analysis, table: Table, zeros: Zeros, runs: Sequence[Timed]) -> tuple[Variant, bool]:
+def _sparse_variant(
+    analysis: Analysis, table: Table, parts: Sequence[Part], zeros: Zeros, runs: Sequence[Timed]
+) -> tuple[Variant, bool]:
     """The uncut model with zeros, and whether any layer is faster. runs: of the uncut one, of the other."""
-    parts, keep = parts_of(analysis, runs[0]["nodes"]), analysis.keep_ids({})
+    keep = analysis.keep_ids({})
     dense = {row.node: row.seconds for row in table.variants[0].rows}
     (before, now), whole = per_part(parts, runs).T, seconds_of(runs)
     ratios = _ratios(parts, zeros, before, now)
@@ -184,9 +186,9 @@ def _sparse_variant(analysis: Analysis, table: Table, zeros: Zeros, runs: Sequen
     return Variant({}, table.uncut * float(whole[1] / whole[0]), rows), any(ratio < 1 for ratio in ratios.values())
 
 
-def _seen(analysis: Analysis, runs: Sequence[Timed]) -> list[Timed]:
-    """The runs, without nodes where the execution provider hides those of the uncut model, the first."""
-    return list(runs) if shown(analysis, runs[0]["nodes"]) else [{**run, "nodes": []} for run in runs]
+def _seen(analysis: Analysis, first: Timed) -> Timed:
+    """The run of the uncut model, without nodes where the execution provider hides them."""
+    return first if shown(analysis, first["nodes"]) else {**first, "nodes": []}
 
 
 def _ratios(parts: Sequence[Part], zeros: Zeros, before: Float, now: Float) -> dict[str, float]:
@@ -252,8 +254,9 @@ def table_of_kit(analysis: Analysis, path: Path) -> Table:
         ) from e
     refuse_another(mark, fingerprint(analysis.model), where)
     table = table_of(analysis, Picker.of(analysis), device, [kept[k] for k in cuts], [runs[k] for k in cuts])
-    sparse = [_sparse_variant(analysis, table, of, _seen(analysis, [runs[0], runs[k]]))[0] for k, of in zeros]
-    return table.with_sparse(sparse)
+    first = _seen(analysis, runs[0])
+    parts = parts_of(analysis, first["nodes"])
+    return table.with_sparse([_sparse_variant(analysis, table, parts, of, [first, runs[k]])[0] for k, of in zeros])
 
 
 def _zeros_of(told: Mapping[str, Any]) -> Zeros:

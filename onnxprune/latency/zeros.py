@@ -45,13 +45,12 @@ PATTERNS: Mapping[str, Method] = {
     "block": Method(BlockPattern(4, 4)),
     "column": Method(BlockPattern(0, 1), plain=True),
 }
-DENSE = "nm:dense"
 METHODS: Mapping[str, Method] = dict(PATTERNS) | {
     f"{name}:{values}": replace(row, values=values)
     for name, row in PATTERNS.items()
     for values in SMALLER
     if candidates(AUTO, row.pattern, present=False)[0].storage is not None
-} | {DENSE: replace(PATTERNS["nm"], plain=True, dense=True)}  # fmt: skip
+} | {"nm:dense": replace(PATTERNS["nm"], plain=True, dense=True)}  # fmt: skip
 
 
 def ways(name: str, *, smaller: bool = False, elsewhere: bool = False) -> list[str]:
@@ -86,6 +85,8 @@ def with_zeros(model: Model, methods: Sequence[str], feeds: Feeds, threads: int)
     missing = "" if all(METHODS[name].plain for name in methods) else kernels.available()
     if missing:
         raise UserError(f"--methods {','.join(methods)}: sparse kernels cannot run here: {missing}; leave them out")
+    if not methods:
+        return
     prepared, _ = prepare(model, functions=True)
     every = sparse_layers(prepared)[0]
     for name in methods:

@@ -9,6 +9,7 @@ from pathlib import Path
 from onnxprune.allocation.budget import LATENCY, Settings, Switch
 from onnxprune.allocation.switches import Curve, switches
 from onnxprune.calibration.calibration import solve_data
+from onnxprune.formats.dense import DENSE
 from onnxprune.formats.patterns import NMPattern
 from onnxprune.formats.registry import AUTO, candidates
 from onnxprune.latency.zeros import METHODS
@@ -48,6 +49,6 @@ def spec_of(setup: Setup, settings: Settings, method: str) -> Spec:
         ratios.insert(0, (f"{ZEROS}*", 0.0))
     of = Zeros(pattern=None if row.pattern is None else str(row.pattern), sparsity_allocate=EVEN_ALLOCATION)
     form = None if LATENCY in setup.meters else candidates(AUTO, row.pattern, present=False)[0].name
-    form = "dense" if row.dense else form
+    form = DENSE.name if row.dense else form
     stored = replace(setup.spec.store, values=row.values, format=form)
     return replace(setup.spec, zeros=of, store=stored, ratio=tuple(ratios))
