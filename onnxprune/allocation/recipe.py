@@ -13,20 +13,21 @@ GIVEN = "given"  # importance of a recipe whose scores come from the caller
 class Recipe:
     """importance: of `importance.score.CRITERIA`, or `GIVEN`; allocate: of `ALLOCATORS`; recover: of `RECOVERIES`.
 
-    ridge: of the fits; prior: of the scores, larger for data that say little; both in mean variances.
+    ridge: of the fits, None where every layer's is chosen on rows that are withheld, which says nothing where data were
+    made up; prior: of the scores, larger for data that say little; both in mean variances.
     """
 
     importance: str
     allocate: str
     recover: str
-    ridge: float = 0.0
+    ridge: float | None = 0.0
     prior: float = 0.0
 
 
 # by what there is to calibrate on; ways to allocate that need a target are for targets alone (tools/bench_accuracy.py)
 DEFAULTS = {
     "": Recipe(DEFAULT, "uniform", "bias"),
-    "real": Recipe("obs", "kl", "least-squares", ridge=0.03, prior=0.03),
+    "real": Recipe("obs", "kl", "least-squares", ridge=None, prior=0.03),
     "synthetic": Recipe("obs", "error", "least-squares", ridge=0.1, prior=3.0),
 }
 UNTARGETED = "uniform"  # where the default is for targets, and there is none

@@ -17,14 +17,14 @@ class CutModel:
 
     analysis: of the original; keep: ids that survive, bool `(ids,)`; cut: the model and the arrays that were sliced;
     data: samples as the original takes them, None where there are none; ridge: of fits, in mean variances of a layer's
-    inputs; progress: told of the steps.
+    inputs, None for one of every layer; progress: told of the steps.
     """
 
     analysis: Analysis
     keep: Keep
     cut: Step[Cutting]
     data: Calibration | None
-    ridge: float
+    ridge: float | None
     progress: Steps
 
 
@@ -33,7 +33,8 @@ class LayerFit:
     """What a recovery did to one layer.
 
     before, after: unexplained share of the target's variance, with the weights that survived and with the new ones, on
-    the data that were fitted; rows: of the regression; reason: why the layer was left as it was, "" if it was not.
+    the data that were fitted; rows: of the regression; ridge: in mean variances of the inputs, 0 without one; reason:
+    why the layer was left as it was, "" if it was not.
     """
 
     node: str
@@ -41,6 +42,7 @@ class LayerFit:
     before: float
     after: float
     rows: int
+    ridge: float = 0.0
     reason: str = ""
 
 

@@ -33,12 +33,13 @@ from onnxprune.recovery.cut_model import CutModel, LayerFit, Recovered
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream, mapped
 from onnxprune.solvers.least_squares import Fit, Moments, Singular, match, solve_ridge
+from onnxprune.solvers.ridge import Withheld
 from onnxprune.solvers.threads import Beside
 from onnxprune.structure.analysis import Analysis, Keep
 from onnxprune.structure.dead import without_dead
 
 ENOUGH = 1.2  # times the rows that there are: less more is not worth another look
-RIDGE = 0.03  # tools/bench_accuracy.py; three times that for synthetic data
+RIDGE = 0.03  # of the mean variance of a layer's inputs: where the search for the ridge of a layer begins
 
 
 def refit(model: CutModel) -> Recovered:
@@ -72,7 +73,7 @@ def least_squares(
     source: Sequence[Feeds],
     *,
     method: str = "least-squares",
-    ridge: float = RIDGE,
+    ridge: float | None = None,
     memory: float = MEMORY,
     threads: int = 0,
     seed: int = 0,
@@ -83,6 +84,7 @@ def least_squares(
     keep: ids that survive, bool `(ids,)`; pruned: what surgery made of it, without shifts of biases. A layer that lost
     nothing but units that change nothing stays as it is.
     source: inputs of both models, batch by batch. memory: bytes for activations.
+    ridge: in mean variances of a layer's inputs; None for one of every layer, chosen on rows that are withheld.
     method: "least-squares", or "mean-std", which only scales and shifts every output.
     """
     edit = Edit(pruned)
@@ -95,39 +97,45 @@ def least_squares(
         rows = Rows(task, whole, small, seed=seed)
         moments = [Moments(intercept=task.into.bias is not None) for _ in task.inside]
         try:
-            solved = _solved(task, rows, moments, method, ridge)
+            solved, by = _solved(task, rows, moments, method, ridge)
         except Singular as e:
-            fits.append(LayerFit(task.whole.node.label, task.whole.node.op, 0.0, 0.0, moments[0].count, str(e)))
+            fits.append(LayerFit(task.whole.node.label, task.whole.node.op, 0.0, 0.0, moments[0].count, reason=str(e)))
             continue
         if method == "least-squares" and task.tail.bounds is not None:
 
-            def fit(g: int, m: Moments, now: Fit, task: Task = task) -> Fit:
-                return solve_ridge(m, task.prior(g), ridge=ridge)
+            def fit(g: int, m: Moments, now: Fit, task: Task = task, by: float = by) -> Fit:
+                return solve_ridge(m, task.prior(g), ridge=by)
 
             solved = activation_aware(rows, task, moments, solved, fit)
         before = np.mean([_plain_error(m, task.prior(g)) for g, m in enumerate(moments)])
         after = float(np.mean([s.error for s in solved]))
         task.into.write(np.stack([s.weight for s in solved]), np.concatenate([s.shift for s in solved]))
-        fits.append(LayerFit(task.whole.node.label, task.whole.node.op, float(before), after, moments[0].count))
+        fits.append(LayerFit(task.whole.node.label, task.whole.node.op, float(before), after, moments[0].count, by))
     progress(len(tasks), len(tasks))
     return edit.model, fits
 
 
-def _solved(task: Task, rows: Rows, moments: Sequence[Moments], method: str, ridge: float) -> list[Fit]:
-    """A fit per group, and its moments, of as many rows as its error asks for. Raises `Singular`."""
-    each = float(ROWS_EACH)
+def _solved(
+    task: Task, rows: Rows, moments: Sequence[Moments], method: str, ridge: float | None
+) -> tuple[list[Fit], float]:
+    """A fit per group, and its moments, of as many rows as its error asks for, and the ridge, 0 for a method that has
+    none. Raises `Singular`."""
+    each, withheld = float(ROWS_EACH), Withheld(moments, task.into.rounded)
+    priors = [task.prior(g) for g in range(len(moments))]
+    choose, by = method == "least-squares" and ridge is None, RIDGE if ridge is None else ridge
+    add = withheld.add if choose else withheld.sum_up
     while True:
         with Beside() as beside:
             for x, t, _ in rows.extend(each):
-                for g, m in enumerate(moments):
-                    beside(m.add, x[g], t[g])
-        solved = [
-            match(m, task.prior(g)) if method == "mean-std" else solve_ridge(m, task.prior(g), ridge=ridge)
-            for g, m in enumerate(moments)
-        ]
+                beside(add, x, t)
+        if method == "mean-std":
+            solved, by = [match(m, prior) for m, prior in zip(moments, priors, strict=True)], 0.0
+        else:
+            by = withheld.chosen(priors, by)
+            solved = [solve_ridge(m, prior, ridge=by) for m, prior in zip(moments, priors, strict=True)]
         more = each_for(float(np.mean([s.error for s in solved])))
         if rows.complete or more <= ENOUGH * each:
-            return solved
+            return solved, by
         each = more
 
 
@@ -176,5 +184,5 @@ def find_tasks(analysis: Analysis, keep: Keep, worth: Keep, edit: Edit) -> tuple
             kernel = kernel_shape(layer, values)
             tasks.append(Task(layer, other, inside, outside, tail, into, matrix(layer, values), kernel))
         except Unsuitable as e:
-            left.append(LayerFit(layer.node.label, layer.node.op, 0.0, 0.0, 0, str(e)))
+            left.append(LayerFit(layer.node.label, layer.node.op, 0.0, 0.0, 0, reason=str(e)))
     return tasks, left

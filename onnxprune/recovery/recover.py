@@ -95,7 +95,7 @@ def recover(
     method: str,
     data: Calibration | None,
     *,
-    ridge: float,
+    ridge: float | None,
     progress: Progress,
 ) -> Recovered:
     """The cut model after recovery, and what became of each layer that lost inputs; checked as the cut was.
