@@ -631,11 +631,27 @@ def test_a_rate_that_makes_nothing_better_gives_way_to_the_next_lower(monkeypatc
     monkeypatch.setattr("onnxprune.training.tune.HARM", math.inf)
     settings, said = Settings(160, batch=8, threads=1), list[str]()
     done = tune(*halved(), settings, tell=said.append)
-    assert [r for r, _ in done.outcome.range_test] == [3, 9, 30, 90] and done.outcome.rate == 30
-    assert "tuning: a third of the steps at a higher rate made nothing better: begun again at 30" in done.notes
-    assert "nothing was better: from the first step again, at 30" in said
-    given = tune(*halved(), replace(settings, rate=30))
+    assert [r for r, _ in done.outcome.range_test] == [3, 9, 30, 90] and done.outcome.rate == 9
+    assert "tuning: a third of the steps at a higher rate made it no better: begun again at 9" in done.notes
+    told = [s for s in said if s.startswith("no better after a third of the steps")]
+    assert [s.rsplit(" ", 1)[1] for s in told] == ["30", "9"]
+    given = tune(*halved(), replace(settings, rate=9))
     assert given.outcome == replace(done.outcome, range_test=()) and given.outcome.curve[-1][0] == 160
+
+
+def test_what_is_better_for_a_while_and_then_worse_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By made-up losses: better at first and worse after a third of the steps, but at the next lower rate."""
+
+    def measured(run: Run, weights: Array) -> tuple[float, list[float]]:
+        late = run.position > 30 and not run.again
+        return 1.0 + (0.5 if late else -0.1 if run.position else 0.0), []
+
+    monkeypatch.setattr(Run, "measured", measured)
+    done = tune(*halved(), Settings(160, batch=8, threads=1))
+    assert done.outcome.rate < max(r for r, _ in done.outcome.range_test)
+    assert {loss for at, loss in done.outcome.curve if at} == {0.9} and done.outcome.curve[-1][0] == 160
+    given = tune(*halved(), Settings(160, batch=8, threads=1, rate=done.outcome.rate))
+    assert all(np.array_equal(w, given.model.weights[n]) for n, w in done.model.weights.items())
 
 
 def test_a_plan_replays_the_rate_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,8 @@ SAID = 2.0  # seconds between two lines, least
 TRIAL, TRIALS = 4, 4  # steps at a rate that is tried, and rates
 SHARE = 10  # trials are at most one step in so many, else there are none
 APART = math.sqrt(10)  # a rate over the next lower one
-PATIENCE = 3  # one step in so many at a rate that was found must make something better
+PATIENCE = 3  # one step in so many at a rate that was found must make it better
+AGAIN = 2  # times that a training begins anew at a lower rate, at most
 HARM = 1.0  # of the loss that is held out: what a trial may add to it
 BATCH = 64
 LISTS = ("curve", "shares", "tried")  # parts of a state that grow
@@ -261,11 +262,11 @@ class Run:
         usual = RATE[settings.optimizer] * (1 if settings.fitted else UNFITTED)
         self.rate = usual if settings.rate is None else settings.rate
         self.tried: list[tuple[float, float]] = []  # rates, and the loss on what is held out after a trial
-        self.again = False  # whether it began a second time, at a lower rate
+        self.again = 0  # times that it began anew, at a lower rate
         self.optimizer = Optimizer(
             settings.optimizer, step.layout.size, momentum=settings.momentum, decay=settings.decay
         )  # fmt: skip
-        self.average, self.before, self.chosen = (step.weights.copy() for _ in range(3))
+        self.first, self.average, self.before, self.chosen = (step.weights.copy() for _ in range(4))
         self.curve: list[tuple[int, float]] = []
         self.shares: list[float] = []  # of labels that have the largest score, at every look
         why = step.missing
@@ -400,28 +401,30 @@ class Run:
         return self.best
 
     def in_vain(self, every: int) -> bool:
-        """Whether a third of the steps at a rate that was found, looked at every so many, has made nothing better."""
-        unlucky = bool(self.tried) and not self.again and not self.best and self.penalty is None
-        return unlucky and self.position - every < self.planned / PATIENCE <= self.position
+        """Whether a third of the steps at a rate that was found, looked at every so many, has made it no better. What
+        was better for a while gets worse at a rate that is too high."""
+        free = bool(self.tried) and self.again < AGAIN and self.penalty is None and self.masks is None
+        due = self.position - every < self.planned / PATIENCE <= self.position
+        return free and due and not self.curve[-1][1] < self.curve[0][1]
 
     def begin_again(self, tell: Tell) -> None:
-        """From the first step, at the next lower rate: a few steps cannot tell all that many do."""
+        """From the first step, at the next lower rate: the few steps of a trial cannot tell all that many do."""
         lower = float(f"{self.rate / APART:.0e}")
-        self.again, self.rate = True, max((r for r, _ in self.tried if r < self.rate), default=lower)
-        for buffer in (self.step.weights, self.average, self.before):
-            buffer[...] = self.chosen
+        self.again, self.rate = self.again + 1, max((r for r, _ in self.tried if r < self.rate), default=lower)
+        for buffer in (self.step.weights, self.average, self.before, self.chosen):
+            buffer[...] = self.first
+        self.step.followed = False
         self.optimizer.reset()
-        self.position, self.halved, self.factor = 0, 0, 1.0
+        self.position, self.best, self.halved, self.factor = 0, 0, 0, 1.0
         del self.curve[1:], self.shares[1:]
-        tell(f"nothing was better: from the first step again, at {self.rate:g}")
+        tell(f"no better after a third of the steps: from the first step again, at {self.rate:g}")
 
     def stumbled(self) -> list[str]:
-        """A line where the rate was halved, one where training began a second time, and one where products were
-        sparse."""
+        """A line where the rate was halved, one where training began anew, and one where products were sparse."""
         why = f"tuning: {self.halved} steps had losses that are no numbers; the rate was halved each time"
-        again = f"tuning: a third of the steps at a higher rate made nothing better: begun again at {self.rate:g}"
+        again = f"tuning: a third of the steps at a higher rate made it no better: begun again at {self.rate:g}"
         sparse = f"tuning: {self.step.products} products of a step read only the weights that are not fixed at zero"
-        return [why] * bool(self.halved) + [again] * self.again + [sparse] * bool(self.step.products)
+        return [why] * bool(self.halved) + [again] * bool(self.again) + [sparse] * bool(self.step.products)
 
     def told(self) -> str:
         """The last look in one line."""
@@ -470,7 +473,7 @@ class Run:
         for name in self.step.layout.places:
             self.step.layout.view(self.step.weights, name)[...] = weights[name]
         self.step.followed = False
-        for buffer in (self.average, self.before, self.chosen):
+        for buffer in (self.first, self.average, self.before, self.chosen):
             buffer[...] = self.step.weights
         self.optimizer.reset()
         self.forget()
@@ -497,7 +500,7 @@ class Run:
         self.step.followed = False
         *counts, seed = (int(v) for v in state["counts"])
         self.position, self.best, self.planned, self.halved, self.optimizer.step = counts[:5]
-        self.again = bool(counts[5])
+        self.again = counts[5]
         self.batches.reorder(seed)
         if self.masks is not None:
             self.masks.restore(state)
