@@ -16,6 +16,7 @@ from models.forms.form import BATCH, TIME, VOCAB
 from models.nets import Array, build, normal, run
 from onnxprune.calibration.read import read
 from onnxprune.errors import OptionError
+from onnxprune.evaluation.changes import NONE, changes
 from onnxprune.evaluation.damage import damage
 from onnxprune.evaluation.metrics import (
     CONFIDENCE,
@@ -26,6 +27,7 @@ from onnxprune.evaluation.metrics import (
     drop,
 )
 from onnxprune.graph.io import load
+from onnxprune.runtime.classes import IGNORED
 
 SPOKEN, LENGTH = "llama_dynamic", 2  # of `feeds`
 
@@ -58,6 +60,49 @@ def test_labels_of_tokens_can_be_given(apart: bool) -> None:
     source = inputs if apart else {**inputs, "labels": labels}
     found = onnxprune.evaluate(proto(SPOKEN), source, labels=labels if apart else None)
     assert found.metric == "loss"
+
+
+def by_token(shift: int = 0) -> ModelProto:
+    """Class scores of every token, by the token alone; shift: of the tokens' rows."""
+    table = np.roll(normal(VOCAB, VOCAB), shift, 0)
+    model: ModelProto = build("y = Gather<axis = 0>(table, x)", "int64[n,t]", f"float[n,t,{VOCAB}]", table=table)
+    return model
+
+
+def ragged() -> tuple[list[dict[str, Array]], list[Array], list[Array]]:
+    """Sequences of two and of three tokens in turns, labels, and the class scores of each."""
+    rng = np.random.default_rng(7)
+    source = [{"x": rng.integers(0, VOCAB, (1, 2 + k % 2))} for k in range(6)]
+    scores = [run(by_token(), feeds)[0].astype(np.float64)[0] for feeds in source]
+    return source, [rng.integers(0, VOCAB, len(s)) for s in scores], scores
+
+
+def test_sequences_of_different_lengths_are_scored_one_by_one() -> None:
+    source, labels, scores = ragged()
+    labels[1][0] = IGNORED
+    hits = [(s.argmax(-1) == y)[y != IGNORED].mean() for s, y in zip(scores, labels, strict=True)]
+    model = load(by_token())
+    evaluator = Evaluator(model, read(source, model, preprocess=None, labels=labels, option="data"), "top1")
+    found = evaluator(model)
+    assert found.each is not None and found.each == pytest.approx(hits)
+    assert found.answers is not None and found.answers.labels is not None
+    assert found.answers.classes.tolist() == [[*s.argmax(-1), *[NONE] * (3 - len(s))] for s in scores]
+    assert found.answers.labels.tolist() == [[*y, *[IGNORED] * (3 - len(y))] for y in labels]
+    loss = onnxprune.evaluate(by_token(), source, labels=labels)
+    assert loss.metric == "loss" and loss.samples == 6
+
+
+def test_answers_of_sequences_of_different_lengths_are_compared() -> None:
+    source, _, scores = ragged()
+    model = load(by_token())
+    evaluator = Evaluator(model, read(source, model, preprocess=None, option="data"), "agreement")
+    before, after = evaluator(model), evaluator(load(by_token(shift=1)))
+    answers = [run(by_token(shift=1), feeds)[0][0].argmax(-1) for feeds in source]
+    same = [(s.argmax(-1) == a).mean() for s, a in zip(scores, answers, strict=True)]
+    assert before.value == 1 and after.each == pytest.approx(same) and after.value < 1
+    changed = changes(before.answers, after.answers)
+    assert changed is not None and changed.answers == sum(len(s) for s in scores)
+    assert changed.count == sum(int((s.argmax(-1) != a).sum()) for s, a in zip(scores, answers, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(8,), (8, LENGTH + 1), (8, LENGTH, 2)])

@@ -396,19 +396,19 @@ def test_a_page_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_changed_answers_by_hand() -> None:
     labels = np.array([1, 1, 2, 0])
-    a, b = (Answers.of(np.array(x), labels, 4) for x in ([1, 0, 2, 1], [1, 1, 0, 2]))
+    a, b = (Answers.of([(np.arange(4), np.array(x), labels)], 4) for x in ([1, 0, 2, 1], [1, 1, 0, 2]))
     found = changes(a, b)
     assert found is not None and (found.answers, found.count, found.lost, found.gained) == (4, 3, 1, 1)
     assert found.first[1] == Change(2, None, 2, 2, 0)
     part = changes(a, b, np.array([0, 3]))
     assert part is not None and (part.answers, part.count, part.first[0].sample) == (2, 1, 3)
-    assert changes(a, None) is None and changes(a, Answers.of(np.zeros(2), None, 2)) is None
+    assert changes(a, None) is None and changes(a, Answers.of([(np.arange(2), np.zeros(2), None)], 2)) is None
 
 
 def test_changed_answers_of_tokens() -> None:
     """A position per token; those whose label does not count are left out."""
     labels = np.array([3, -100, 1, 1])
-    a, b = (Answers.of(np.array(x), labels, 2) for x in ([3, 3, 1, 0], [3, 0, 0, 0]))
+    a, b = (Answers.of([(np.arange(2), np.array(x), labels)], 2) for x in ([3, 3, 1, 0], [3, 0, 0, 0]))
     found = changes(a, b)
     assert found is not None and found.first == (Change(1, 0, 1, 1, 0),)
     assert (found.answers, found.count, found.lost, found.gained) == (3, 1, 1, 0)

@@ -4,10 +4,11 @@
     python tools/bench_importance.py --only digits_vit --importance l2 --importance fisher --json F --resume
 
 The same fraction goes from every layer (`--allocate uniform --round-to 1`), of channels, and of a transformer heads as
-well, until the target is met. Samples calibrate, their labels serve those importances that go by labels, and others are scored: of
-CIFAR-10 1,000 of the training part and the whole test part; of ImageNet's sample pictures of even and of odd index; of
-the digits those of even and odd index of the held-out part; of the characters the first and second half of the windows.
-Tuning is without labels, on the samples that calibrate. Scores: top-1 in percent, of characters the perplexity.
+well, until the target is met. Samples calibrate, their labels serve those importances that go by labels, and others are
+scored: of CIFAR-10 1,000 of the training part and the whole test part; of ImageNet's sample pictures of even and of odd
+index; of the digits those of even and odd index of the held-out part; of the characters the first and second half of
+the windows. Tuning is without labels, on the samples that calibrate. Scores: top-1 in percent, of characters the
+perplexity.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def score(path: Path, x: Array, y: Array) -> tuple[float, float]:
 
 def pruned(task: Task, importance: str, way: str, folder: Path) -> dict[str, Any]:
     """One cell: what the written file scores, and what it has left."""
-    options = {"channels": "auto", "target_macs": task.target, "allocate": "uniform", "round_to": 1, **task.options, **WAYS[way]}
+    options: dict[str, Any] = {"channels": "auto", "target_macs": task.target, "allocate": "uniform", "round_to": 1}
+    options |= {**task.options, **WAYS[way]}
     if options.get("tune"):
         options |= {"tune": f"{task.steps}steps", "batch_size": task.batch}
     x, y = task.calibration

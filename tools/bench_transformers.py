@@ -108,12 +108,10 @@ class Bench:
     def score(self, model: Any) -> tuple[float, float]:
         """The metric, and the mean divergence from the original's outputs."""
         from onnxprune.evaluation.damage import Damage
-        from onnxprune.evaluation.metrics import METRICS
 
         e = self.evaluator
-        outputs = e.outputs(model)
-        each = METRICS[self.metric].per_sample(outputs, e.labels, e.reference, e.classes)
-        return float(each.mean()), Damage(e.reference, e.classes)(outputs)
+        parts, reference = e.outputs(model), dict(e.reference[0].outputs)
+        return e.of(parts).value, Damage(reference, e.classes)(dict(parts[0].outputs))
 
     def cut(self, amounts: dict[str, Any], **options: Any) -> Outcome:
         """Prune and score. calibration=True stands for the model's own data."""

@@ -6,7 +6,8 @@
 Samples without labels calibrate and tune, others are scored. Of ImageNet's sample pictures those of even index
 calibrate and those of odd index, of other classes, are scored, then the other way round, and the answers are pooled; of
 CIFAR-10 1,000 of the training part calibrate and the whole test part is scored; of the characters 128 windows calibrate
-and 64 others are scored. Rates, augmentation and schedule are the defaults.
+and 64 others are scored. Augmentation and schedule are the defaults, and rates where a row names none: with so few
+pictures mobilenetv2 wants a low one.
 
 Columns: top-1 of the dense model, and without and with --tune in percent (of the decoder the perplexity); the gain with
 its paired standard error; steps, and at which of them the model was best (0: as it came); seconds of the whole command

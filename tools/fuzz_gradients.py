@@ -38,6 +38,7 @@ from onnxprune.gradient.walk import differentiate
 from onnxprune.graph.io import load, to_proto
 from onnxprune.graph.node import opsets, walk_all
 
+SAID = 30.0  # seconds between two lines of progress
 STEPS = (1e-2, 3e-3, 1e-3, 3e-4)  # of a direction as long as the weights
 TOLERANCE = 0.03  # relative
 ROUNDING = 2e-6  # of a loss
@@ -173,11 +174,15 @@ def main() -> int:
         return 0
     total: Counter[str] = Counter()
     failures: dict[str, list[int]] = {}
-    start, done = time.perf_counter(), 0
+    start = told = time.perf_counter()
+    done = 0
     for seed in range(args.seed, args.seed + args.graphs):
         if time.perf_counter() - start > 60 * args.minutes:
             break
         done += 1
+        if time.perf_counter() - told > SAID:
+            told = time.perf_counter()
+            print(f"{done} of {args.graphs} graphs, {told - start:.0f} s", file=sys.stderr, flush=True)
         model, numbers = recorded(seed)
         try:
             found = check(model)

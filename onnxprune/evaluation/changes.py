@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,22 +12,29 @@ from onnxprune.graph.arrays import Array
 from onnxprune.runtime.classes import IGNORED
 
 SHOWN = 50  # answers that a report names
+NONE = -(1 << 31)  # in place of a class
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The class with the largest score, int32 `(samples, positions)`, one position unless tokens are classified; labels
-    of the same shape, None without."""
+    """The class with the largest score, int32 `(samples, positions)`, one position unless tokens are classified, NONE
+    behind shorter samples; labels of the same shape, None without."""
 
     classes: Array
     labels: Array | None
 
     @staticmethod
-    def of(classes: Array, labels: Array | None, samples: int) -> Answers:
-        """Of flat classes and labels, those of a sample one after the other."""
-        a, b = (None if x is None else x.reshape(samples, -1).astype(np.int32) for x in (classes, labels))
-        assert a is not None
-        return Answers(a, b)
+    def of(parts: Sequence[tuple[Array, Array, Array | None]], samples: int) -> Answers:
+        """Of samples in parts: the indices of some, and flat classes and labels, those of a sample one after the other.
+        Labels count where all have them."""
+        shape = samples, max(classes.size // len(at) for at, classes, _ in parts)
+        every, of = np.full(shape, NONE, np.int32), np.full(shape, IGNORED, np.int32)
+        for at, classes, labels in parts:
+            end = classes.size // len(at)
+            every[at, :end] = classes.reshape(len(at), end)
+            if labels is not None:
+                of[at, :end] = labels.reshape(len(at), end)
+        return Answers(every, of if all(labels is not None for _, _, labels in parts) else None)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ def changes(before: Answers | None, after: Answers | None, indices: Array | None
     chosen[slice(None) if indices is None else indices] = True
     a, b, labels = before.classes, after.classes, before.labels
     counted = np.broadcast_to(chosen[:, None], a.shape)
+    counted = counted & (a != NONE)
     counted = counted if labels is None else counted & (labels != IGNORED)
     where = np.argwhere(counted & (a != b))
     at = tuple(where.T)

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,14 @@ import numpy as np
 from scipy.special import ndtri
 
 from onnxprune.calibration.calibration import fitting_batch
+from onnxprune.calibration.labels import token_lengths
 from onnxprune.calibration.samples import Samples
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.changes import Answers, Changes, changes
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.io import Model, save
 from onnxprune.options import DATA, WHAT, anything, choice, number, option
-from onnxprune.runtime.classes import IGNORED, class_rows, classifier_output, joined, probabilities
+from onnxprune.runtime.classes import IGNORED, class_rows, classifier_output, joined, joined_alike, probabilities
 from onnxprune.runtime.stream import Stream
 
 CONFIDENCE = 0.95
@@ -197,9 +198,12 @@ def refuse_misfit(samples: Samples) -> None:
         raise OptionError(samples.misfit)
 
 
-def tokens_of(samples: Samples) -> int:
-    """Labels that each sample has for its tokens; 0 where they have one, or none."""
-    return 0 if samples.labels is None or samples.labels.ndim < 2 else samples.labels.shape[1]
+def tokens_of(samples: Samples, at: int = 0) -> int:
+    """Labels that a sample has for its tokens; 0 where it has one, or none."""
+    if samples.labels is None or samples.labels.ndim < 2:
+        return 0
+    lengths = None if samples.stackable else token_lengths(samples, samples.labels.shape[1])
+    return int(samples.labels.shape[1] if lengths is None else lengths[at])
 
 
 def class_offset(labels: Array, first: Array, output: Array, option: str) -> int:
@@ -229,6 +233,15 @@ def class_offset(labels: Array, first: Array, output: Array, option: str) -> int
     return int(hits[1] > hits[0])
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Samples whose outputs have one shape: all, unless sequences differ in length. samples: their indices; outputs: by
+    name, joined along axis 0."""
+
+    samples: Array
+    outputs: Outputs
+
+
 class Evaluator:
     """Scores models on one source; see `evaluator`."""
 
@@ -240,7 +253,9 @@ class Evaluator:
         self.names = [o.name for o in original.proto.graph.output]
         self.batch = fitting_batch(samples, original, option="--evaluate")
         self.reference = self.outputs(original)
-        self.classes = classifier_output(original, self.reference, samples.count, tokens_of(samples))
+        first = self.reference[0]
+        tokens = tokens_of(samples, int(first.samples[0]))
+        self.classes = classifier_output(original, dict(first.outputs), len(first.samples), tokens)
         self.labels = None if samples.labels is None else np.asarray(samples.labels).astype(np.int64)
         if self.classes:
             refuse_misfit(samples)
@@ -254,29 +269,49 @@ class Evaluator:
             raise OptionError(f"--metric {metric}: the model has no output with a row of class scores; use {other}")
         self.offset = 0
         if row.labels and self.labels is not None:
-            self.offset = class_offset(self.labels, self.labels, self.reference[self.classes], "--evaluate")
+            some = self._labels(first)
+            assert some is not None
+            self.offset = class_offset(self.labels, some, first.outputs[self.classes], "--evaluate")
 
-    def outputs(self, model: Model) -> dict[str, Array]:
-        """Outputs of a model for all samples, by name, joined along axis 0."""
-        runs = self.samples.batches(self.batch)
-        return joined(Stream(model, list(runs), threads=self.threads).compute(self.names), self.names)
+    def outputs(self, model: Model) -> list[Part]:
+        """Outputs of a model for all samples."""
+        runs = list(self.samples.batches(self.batch))
+        size, count = self.batch if self.samples.stackable else 1, self.samples.count
+        indices = [np.arange(k, min(k + size, count)) for k in range(0, count, size)]
+        alike = joined_alike(Stream(model, runs, threads=self.threads).compute(self.names), self.names)
+        return [Part(np.concatenate([indices[k] for k in which]), outputs) for which, outputs in alike]
 
     def __call__(self, model: Model) -> Score:
         return self.of(self.outputs(model))
 
-    def of(self, outputs: Outputs) -> Score:
+    def of(self, outputs: Sequence[Part]) -> Score:
         """The score of the outputs of a model for all samples."""
-        metric = METRICS[self.metric]
-        labels = None if self.labels is None else self.labels + self.offset
-        each = metric.per_sample(outputs, labels, self.reference, self.classes)
+        metric, values = METRICS[self.metric], list[Array]()
+        for part, before in zip(outputs, self.reference, strict=True):
+            labels = self._labels(part)
+            labels = None if labels is None else labels + self.offset
+            values.append(metric.per_sample(part.outputs, labels, before.outputs, self.classes))
+        each = np.concatenate(values)
+        if len(each) == self.samples.count:
+            each = each[np.argsort(np.concatenate([part.samples for part in outputs]))]
         return Score(self.metric, float(each.mean()), each, metric.better, self._answers(outputs))
 
-    def _answers(self, outputs: Outputs) -> Answers | None:
+    def _labels(self, part: Part) -> Array | None:
+        """Labels of some samples, of as many tokens as they have."""
+        labels = None if self.labels is None else self.labels[part.samples]
+        if labels is None or labels.ndim < 2 or self.samples.stackable or not self.classes:
+            return labels
+        return labels[:, : part.outputs[self.classes].shape[1]]
+
+    def _answers(self, outputs: Sequence[Part]) -> Answers | None:
         if not self.classes:
             return None
-        found = class_rows(outputs[self.classes]).argmax(1) - self.offset
-        labelled = self.labels is not None and self.labels.size == found.size
-        return Answers.of(found, self.labels if labelled else None, self.samples.count)
+        parts = []
+        for part in outputs:
+            found, labels = class_rows(part.outputs[self.classes]).argmax(1) - self.offset, self._labels(part)
+            labelled = labels is not None and labels.size == found.size
+            parts.append((part.samples, found, labels if labelled else None))
+        return Answers.of(parts, self.samples.count)
 
 
 class Function:
@@ -312,7 +347,7 @@ class Function:
 
 def scored(judges: Iterable[Evaluator | Function], model: Model) -> list[Score]:
     """A model's score by each, run once for all that have the same samples."""
-    known: dict[int, Outputs] = {}
+    known: dict[int, list[Part]] = {}
     out = []
     for judge in judges:
         if isinstance(judge, Function):
@@ -337,7 +372,7 @@ def _written(model: Model) -> Iterator[Path]:
 
 def default_metric(original: Model, samples: Samples) -> str:
     """top1 with a label per sample, loss with one per token; without, agreement of a classifier, mse of the others."""
-    few = samples.take(range(min(2, samples.count)))
+    few = samples.take(range(min(2 if samples.stackable else 1, samples.count)))
     names = [o.name for o in original.proto.graph.output]
     outputs = joined(Stream(original, list(few.batches(1))).compute(names), names)
     if not classifier_output(original, outputs, few.count, tokens_of(few)):

@@ -74,6 +74,17 @@ def joined(batches: Iterable[Feeds], names: Sequence[str]) -> dict[str, Array]:
     return {n: _join(each) for n, each in parts.items()}
 
 
+def joined_alike(batches: Iterable[Feeds], names: Sequence[str]) -> list[tuple[list[int], dict[str, Array]]]:
+    """Outputs of all batches, those of one shape but for axis 0 joined along it; and which batches these are."""
+    kinds: dict[tuple[tuple[int, ...], ...], tuple[list[int], list[Feeds]]] = {}
+    for k, batch in enumerate(batches):
+        held = {n: np.array(batch[n], ndmin=1) for n in names}
+        which, parts = kinds.setdefault(tuple(held[n].shape[1:] for n in names), ([], []))
+        which.append(k)
+        parts.append(held)
+    return [(which, {n: _join([p.pop(n) for p in parts]) for n in names}) for which, parts in kinds.values()]
+
+
 def _join(parts: list[Array]) -> Array:
     """The parts one after the other, each given up as soon as it is copied; flat where samples differ in size."""
     if len({p.shape[1:] for p in parts}) > 1:
