@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 import onnxprune
 from conftest import ROOT, Cli
 from models.files import parse
+from models.nets import build, normal
 from onnxprune.allocation.choose import Chooser, Subject
 from onnxprune.calibration.augment import augmented, channels_first, mixed, usual
 from onnxprune.calibration.calibration import calibrate
@@ -31,7 +32,7 @@ from onnxprune.importance.criterion import Scores
 from onnxprune.report import _tuned
 from onnxprune.runtime.classes import probabilities
 from onnxprune.runtime.session import Feeds, run
-from onnxprune.training.losses import Objective, Target
+from onnxprune.training.losses import LOSSES, Objective, Target
 from onnxprune.training.optimizers import OPTIMIZERS, Optimizer, follow
 from onnxprune.training.options import amount
 from onnxprune.training.quiz import MOST, Question, Quiz
@@ -117,6 +118,21 @@ def test_no_amounts(given: Any) -> None:
 
 
 # the step
+
+
+@pytest.mark.parametrize("loss", ["kl", "cross-entropy", "squared-error", "absolute-error"])
+def test_what_is_held_out_need_not_fill_a_batch(loss: str) -> None:
+    """A step whose batches have one shape, of scores of tokens, tells the loss of fewer samples and of more."""
+    nodes = "y = MatMul(x, w)"
+    model = load(build(nodes, "float[n,3,4]", "float[n,3,5]", w=normal(4, 5)))
+    x = normal(9, 3, 4).astype(np.float32)
+    y = (x @ model.weights["w"] + 0.1 * normal(9, 3, 5, seed=1)).astype(np.float32)
+    target = Target("y", loss)
+    given = np.arange(27).reshape(9, 3) % 5 if LOSSES[loss].labels else LOSSES[loss].target(y)
+    step = Step(model, Objective((target,)), {"x": x[:4]}, fixed=True, threads=1)
+    losses = [step.loss({"x": x[k]}, {target.keys[0]: given[k]}) for k in (slice(4), slice(4, 5), slice(9))]
+    rest = step.loss({"x": x[5:]}, {target.keys[0]: given[5:]})
+    assert losses[2] == pytest.approx((4 * losses[0] + losses[1] + 4 * rest) / 9, rel=1e-5)
 
 
 def test_statistics_and_constants_are_not_trained() -> None:

@@ -71,7 +71,7 @@ def kullback_leibler(
     (Hinton et al. 2015). Improbable classes then say more of what the original knows.
     """
     q = log_probabilities(b, output, probabilities=probabilities)
-    p = b.reshape_like(target, q)
+    p = rows_of(b, target, _classes(b, output)[0])
     if temperature != 1:
         p, q = (b.op("LogSoftmax", b.scale(x, 1 / temperature), axis=-1) for x in (p, q))
     parts = b.op("Mul", b.op("Exp", p), b.op("Sub", p, q))
