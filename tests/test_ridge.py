@@ -29,7 +29,11 @@ def chosen(x: Array, t: Array, prior: Array, parts: int = 5, **options: Any) -> 
     for a, b in zip(np.array_split(x, parts, 1), np.array_split(t, parts, 1), strict=True):
         withheld.add(a, b)
     assert sum(len(w[0]) for w in withheld.waiting) >= 1 or x.shape[1] < PART
-    ridge = withheld.chosen(list(prior), START)
+
+    def fit(ridge: float) -> Array:
+        return np.stack([solve_ridge(m, p, ridge=ridge).weight for m, p in zip(moments, prior, strict=True)])
+
+    ridge = withheld.chosen(fit, START)
     assert all(m.count == x.shape[1] for m in moments)  # what waited is summed up
     return ridge, moments
 

@@ -85,13 +85,14 @@ def solve_data(analysis: Analysis, keep: Keep, data: Calibration) -> Batches:
         learn=parts[1],
         held_out=parts[2],
         unseen=len(held_out),
+        synthetic=data.synthetic,
     )
 
 
 @dataclass(frozen=True)
 class Batches:
     """source: inputs batch by batch; memory: bytes for activations; digest: of the samples; learn, held_out: the same
-    inputs in two parts, batch by batch; unseen: samples that are held out."""
+    inputs in two parts, batch by batch; unseen: samples that are held out; synthetic: they were made up."""
 
     source: Sequence[Feeds]
     memory: float = MEMORY
@@ -100,6 +101,7 @@ class Batches:
     learn: Sequence[Feeds] = ()
     held_out: Sequence[Feeds] = ()
     unseen: int = 0
+    synthetic: bool = False
 
 
 BATCH_BYTES = 4 << 20  # of the inputs of one batch

@@ -26,6 +26,7 @@ from onnxprune.layers.places import parameters
 from onnxprune.layers.regression import Rows, Task, activation_aware, surviving
 from onnxprune.layers.rows import kernel_shape, matrix
 from onnxprune.layers.sampling import ROWS_EACH, each_for
+from onnxprune.layers.scores import gives_scores, stretched
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values
 from onnxprune.progress import Steps
@@ -97,7 +98,9 @@ def least_squares(
         rows = Rows(task, whole, small, seed=seed)
         moments = [Moments(intercept=task.into.bias is not None) for _ in task.inside]
         try:
-            solved, by = _solved(task, rows, moments, method, ridge)
+            scores = ridge is None and method == "least-squares" and gives_scores(whole, task.whole)
+            withheld = Withheld(moments, task.into.rounded, scores=scores)
+            solved, by = _solved(task, rows, withheld, method, ridge)
         except Singular as e:
             fits.append(LayerFit(task.whole.node.label, task.whole.node.op, 0.0, 0.0, moments[0].count, reason=str(e)))
             continue
@@ -109,19 +112,22 @@ def least_squares(
             solved = activation_aware(rows, task, moments, solved, fit)
         before = np.mean([_plain_error(m, task.prior(g)) for g, m in enumerate(moments)])
         after = float(np.mean([s.error for s in solved]))
-        task.into.write(np.stack([s.weight for s in solved]), np.concatenate([s.shift for s in solved]))
+        weight, shift = np.stack([s.weight for s in solved]), np.concatenate([s.shift for s in solved])
+        task.into.write(*(stretched(task, withheld, weight, shift) if scores else (weight, shift)))
         fits.append(LayerFit(task.whole.node.label, task.whole.node.op, float(before), after, moments[0].count, by))
     progress(len(tasks), len(tasks))
     return edit.model, fits
 
 
-def _solved(
-    task: Task, rows: Rows, moments: Sequence[Moments], method: str, ridge: float | None
-) -> tuple[list[Fit], float]:
-    """A fit per group, and its moments, of as many rows as its error asks for, and the ridge, 0 for a method that has
+def _solved(task: Task, rows: Rows, withheld: Withheld, method: str, ridge: float | None) -> tuple[list[Fit], float]:
+    """A fit per group of the moments, of as many rows as its error asks for, and the ridge, 0 for a method that has
     none. Raises `Singular`."""
-    each, withheld = float(ROWS_EACH), Withheld(moments, task.into.rounded)
+    each, moments = float(ROWS_EACH), withheld.moments
     priors = [task.prior(g) for g in range(len(moments))]
+
+    def fits(ridge: float) -> list[Fit]:
+        return [solve_ridge(m, prior, ridge=ridge) for m, prior in zip(moments, priors, strict=True)]
+
     choose, by = method == "least-squares" and ridge is None, RIDGE if ridge is None else ridge
     add = withheld.add if choose else withheld.sum_up
     while True:
@@ -131,8 +137,8 @@ def _solved(
         if method == "mean-std":
             solved, by = [match(m, prior) for m, prior in zip(moments, priors, strict=True)], 0.0
         else:
-            by = withheld.chosen(priors, by)
-            solved = [solve_ridge(m, prior, ridge=by) for m, prior in zip(moments, priors, strict=True)]
+            by = withheld.chosen(lambda ridge: np.stack([f.weight for f in fits(ridge)]), by)
+            solved = fits(by)
         more = each_for(float(np.mean([s.error for s in solved])))
         if rows.complete or more <= ENOUGH * each:
             return solved, by

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, eigh
 
 from onnxprune.graph.arrays import Array, Float
+from onnxprune.solvers.least_squares import Singular
 from onnxprune.solvers.patterns import Choice, Count, Mask, NofM, lowest_kept
 
 BATCH = 128  # columns that SparseGPT works on at once
@@ -35,7 +36,7 @@ EXCHANGES = 0.25  # per row, of its entries, at most
 TRIED = 24  # candidates of both sides of a swap
 
 
-class NotPositive(Exception):
+class NotPositive(Singular):
     """The Hessian is singular or not finite; the text says which."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from onnxprune.graph.arrays import Array, Float
-from onnxprune.solvers.least_squares import Moments, Singular, solve_ridge
+from onnxprune.solvers.least_squares import Moments, Singular
 
 PART = 4  # one row in so many is withheld
 ROOM = 64e6  # bytes of rows and targets that are withheld, at most
@@ -27,13 +27,18 @@ RANGE = 1e-3, 1e3  # of ridges
 class Withheld:
     """Rows and targets on the way into the moments of a layer's groups, of which some wait until a ridge is chosen.
 
-    rounded: weights `(groups, in, out)` as they will be stored.
+    rounded: weights `(groups, in, out)` as they will be stored; scores: whether what is predicted of rows that the fit
+    has not seen is kept beside their targets, as `unseen`.
     """
 
-    def __init__(self, moments: Sequence[Moments], rounded: Callable[[Float], Float] = lambda weight: weight) -> None:
-        self.moments, self.rounded = moments, rounded
+    def __init__(
+        self, moments: Sequence[Moments], rounded: Callable[[Float], Float] = lambda weight: weight, *,
+        scores: bool = False,
+    ) -> None:  # fmt: skip
+        self.moments, self.rounded, self.scores = moments, rounded, scores
         self.seen = self.bytes = 0
         self.waiting: list[tuple[Array, Array]] = []
+        self.unseen: tuple[Array, Array] | None = None
 
     def add(self, x: Array, t: Array) -> None:
         """A batch. x: float32 `(groups, n, in)`; t: float32 `(groups, n, out)`; its last rows wait."""
@@ -52,44 +57,48 @@ class Withheld:
         for g, m in enumerate(self.moments):
             m.add(x[g], t[g])
 
-    def chosen(self, priors: Sequence[Float], ridge: float) -> float:
+    def chosen(self, fit: Callable[[float], Float], ridge: float) -> float:
         """The best ridge for all groups, in mean variances of the rows, by steps downhill from the one that is given,
         which it is where nothing waits or nothing can be solved; what waits is summed up.
 
-        priors: W0 of each group, `(in, out)`.
+        fit: weights `(groups, in, out)` with a ridge, of what is summed up; may raise `Singular`.
         """
         waiting, self.waiting, self.bytes = self.waiting, [], 0
         if not waiting:
             return ridge
         x, t = (np.concatenate(each, 1) for each in zip(*waiting, strict=True))
-        rows, columns = self.moments[0].count, x.shape[2]
-        best = ridge
-        if 1 < rows < PLENTY * columns:
-            errors = {ridge: self._error(x, t, priors, ridge)}
-            least = GAIN * float(np.square(t - t.mean(1, keepdims=True), dtype=np.float64).sum())
-            for step in (APART, 1 / APART):
-                while RANGE[0] <= (other := best * step) <= RANGE[1] and other not in errors:
-                    errors[other] = self._error(x, t, priors, other)
-                    if not errors[other] < errors[best] - least:
+        rows, best = self.moments[0].count, ridge
+        search = 1 < rows < PLENTY * x.shape[2]
+        if search or self.scores:
+            known = self._predicted(x, fit, ridge)
+            error, least = _off(known, t), GAIN * float(np.square(t - t.mean(1, keepdims=True), dtype=np.float64).sum())
+            for step in (APART, 1 / APART) if search else ():
+                while RANGE[0] <= (other := float(f"{best * step:.1g}")) <= RANGE[1]:
+                    tried = self._predicted(x, fit, other)
+                    if not _off(tried, t) < error - least:
                         break
-                    best = other
+                    best, known, error = other, tried, _off(tried, t)
                 if best != ridge:
                     break
+            if self.scores and known is not None:
+                self.unseen = known, t
         self.sum_up(x, t)
         return best
 
-    def _error(self, x: Array, t: Array, priors: Sequence[Float], ridge: float) -> float:
-        """Squared error of a fit without the rows `(groups, n, in)` on them; NaN where there is none."""
+    def _predicted(self, x: Array, fit: Callable[[float], Float], ridge: float) -> Array | None:
+        """Targets of rows `(groups, n, in)` by a fit that has not seen them, float32 `(groups, n, out)`; None where
+        there is none."""
         try:
-            fits = [solve_ridge(m, prior, ridge=ridge).weight for m, prior in zip(self.moments, priors, strict=True)]
+            weights = self.rounded(fit(ridge))
         except Singular:
-            return math.nan
-        total = 0.0
-        for m, weight, rows, targets in zip(self.moments, self.rounded(np.stack(fits)), x, t, strict=True):
-            shift = m.t_mean - m.x_mean @ weight
-            rest = rows @ weight.astype(np.float32) + (shift.astype(np.float32) - targets)
-            total += float(np.square(rest, dtype=np.float64).sum())
-        return total
+            return None
+        shifts = np.stack([m.t_mean - m.x_mean @ w for m, w in zip(self.moments, weights, strict=True)])
+        return np.asarray(np.matmul(x, weights.astype(np.float32)) + shifts[:, None].astype(np.float32))
+
+
+def _off(predicted: Array | None, t: Array) -> float:
+    """Squared error; NaN without a prediction."""
+    return math.nan if predicted is None else float(np.square(predicted - t, dtype=np.float64).sum())
 
 
 __all__ = ["Withheld"]

@@ -32,6 +32,7 @@ from onnxprune.layers.places import Parameters, Place, parameters
 from onnxprune.layers.regression import Rows, Task, activation_aware
 from onnxprune.layers.rows import kernel_shape, matrix
 from onnxprune.layers.sampling import MOST_EACH
+from onnxprune.layers.scores import gives_scores, stretched
 from onnxprune.layers.tail import find_tail
 from onnxprune.layers.values import Unsuitable, Values, constant_names
 from onnxprune.progress import Steps
@@ -39,10 +40,11 @@ from onnxprune.runtime.stream import Stream
 from onnxprune.solvers.least_squares import Fit, Moments, damping
 from onnxprune.solvers.masks import SOLVERS, NotPositive, Problem, polish, refit, seconds
 from onnxprune.solvers.patterns import Choice, Count, Mask
+from onnxprune.solvers.ridge import Withheld
 from onnxprune.solvers.threads import blas_for
 from onnxprune.sparsity.grow import Growing, grown
 
-RIDGE = 0.01  # of the mean variance of a layer's inputs
+RIDGE = 0.01  # of the mean variance of a layer's inputs: where the search for the ridge of a layer begins
 ENOUGH = "as many of its weights are zero already"
 
 
@@ -51,7 +53,8 @@ class LayerSolve:
     """What became of one layer.
 
     plain, error: unexplained share of the variance of its outputs, on the data that it was solved with: of magnitude
-    at the same sparsity, and of what was made; rows: of the regression; reason: why it was masked by magnitude alone.
+    at the same sparsity, and of what was made; rows: of the regression; reason: why it was masked by magnitude alone;
+    ridge: in mean variances of the inputs.
     """
 
     node: str
@@ -59,15 +62,17 @@ class LayerSolve:
     error: float
     rows: int
     reason: str = ""
+    ridge: float = 0.0
 
 
 @dataclass(frozen=True)
 class Method:
-    """solver: of `SOLVERS`; recover: exact weights for the mask, and exchanges; ridge: in mean variances."""
+    """solver: of `SOLVERS`; recover: exact weights for the mask, and exchanges; ridge: in mean variances, None for one
+    of every layer, chosen on rows that are withheld, where weights are recovered."""
 
     solver: str
     recover: bool = True
-    ridge: float = RIDGE
+    ridge: float | None = None
     seed: int = 0
 
 
@@ -327,18 +332,31 @@ def _solve(
     g, d, o = first.matrix.shape
     moments = [Moments(intercept=first.into.bias is not None) for _ in range(g)]
     regressions = [Rows(task, whole, small, seed=method.seed) for task in job.tasks]
+    choose = method.recover and method.ridge is None
+    final = choose and len(job.tasks) == g == 1 and gives_scores(whole, job.layer)
+    withheld = Withheld(moments, first.into.rounded, scores=final)
     for rows in regressions:
         for x, t, _ in rows.extend(MOST_EACH):
-            for k, m in enumerate(moments):
-                m.add(x[k], t[k])
+            (withheld.add if choose else withheld.sum_up)(x, t)
     order = columns_of(job.layer, d)
+    allowed = choices(job.layer, pattern, job.count)
+
+    def magnitude(ridge: float) -> Float:
+        """Weights where magnitude, in the scale of the inputs, leaves some."""
+        fitted = np.zeros((g, d, o))
+        for k, choice in enumerate(allowed):
+            problem = problem_of(moments[k], first.prior(k), order, ridge, constant=True)
+            fitted[k][order] = refit(problem, choice.keep(np.abs(problem.original) * problem.norms)).T
+        return fitted
+
+    by = withheld.chosen(magnitude, RIDGE if method.ridge is None else method.ridge)
     new, shift = np.zeros((g, d, o)), np.zeros((g, o))
     plain = error = 0.0
     masks = []
     some = len(moments) > 1 and any(varying(moments))
-    for k, choice in enumerate(choices(job.layer, pattern, job.count)):
+    for k, choice in enumerate(allowed):
         try:
-            problem = problem_of(moments[k], first.prior(k), order, method.ridge, constant=some)
+            problem = problem_of(moments[k], first.prior(k), order, by, constant=some)
             problem = problem if scores is None else replace(problem, saliency=scores[k])
             if job.before is not None:
                 start = np.ascontiguousarray(job.before[k][order].T)
@@ -362,7 +380,7 @@ def _solve(
     if method.recover and first.tail.bounds is not None and len(job.tasks) == 1:
 
         def fit(k: int, m: Moments, now: Fit) -> Fit:
-            problem = problem_of(m, first.prior(k), order, method.ridge, constant=some)
+            problem = problem_of(m, first.prior(k), order, by, constant=some)
             w = refit(problem, masks[k], np.ascontiguousarray(now.weight[order].T))
             weight = np.zeros((d, o))
             weight[order] = w.T
@@ -371,7 +389,10 @@ def _solve(
         fits = [Fit(new[k], shift[k], 0.0) for k in range(g)]
         fits = activation_aware(regressions[0], first, moments, fits, fit)
         new, shift = np.stack([f.weight for f in fits]), np.stack([f.shift for f in fits])
-    return new, shift.ravel(), LayerSolve(job.layer.name, plain, error, moments[0].count)
+    shifts = shift.ravel()
+    if final:
+        new, shifts = stretched(first, withheld, new, shifts)
+    return new, shifts, LayerSolve(job.layer.name, plain, error, moments[0].count, ridge=by)
 
 
 def unexplained(moments: Moments, weight: Float) -> float:
@@ -433,7 +454,7 @@ class _Kept:
         batches = [{name: x.shape for name, x in feeds.items()} for feeds in data.source]
         with entries.cache_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        return _Kept(folder, entries.digest("layers", exact_digest(model), data.digest, batches, options))
+        return _Kept(folder, entries.digest("layers and ridges", exact_digest(model), data.digest, batches, options))
 
     def _entry(self, job: Job) -> tuple[Path, str]:
         """File and key of a layer."""
@@ -448,14 +469,15 @@ class _Kept:
             z = entries.read_arrays(*self._entry(job))
         if z is None:
             return None
-        plain, error = z["errors"].tolist()
-        return z["weight"], z["shift"], LayerSolve(job.layer.name, plain, error, int(z["rows"]), str(z["reason"]))
+        plain, error, ridge = z["errors"].tolist()
+        outcome = LayerSolve(job.layer.name, plain, error, int(z["rows"]), str(z["reason"]), ridge)
+        return z["weight"], z["shift"], outcome
 
     def write(self, job: Job, result: Solved) -> None:
         if self.folder is None:
             return
         weight, shift, outcome = result
-        errors = [outcome.plain, outcome.error]
+        errors = [outcome.plain, outcome.error, outcome.ridge]
         content = {"weight": weight, "shift": shift, "errors": errors, "rows": outcome.rows, "reason": outcome.reason}
         with entries.cache_errors(self.folder):
             entries.write_arrays(*self._entry(job), content)

@@ -239,9 +239,9 @@ def _mask(
             _saliency, layers=once, ratios=start.ratios, spec=spec, data=None, labelled=labelled, progress=progress
         )  # fmt: skip
         return _by_scores(model, chosen, parts, growing, (saliency, lacking), score, between)
-    from onnxprune.sparsity.solve import Method, solve, solver_seconds
+    from onnxprune.sparsity.solve import RIDGE, Method, solve, solver_seconds
 
-    method = Method(spec.solver(True), spec.recover, seed=spec.seed)
+    method = Method(spec.solver(True), spec.recover, RIDGE if data.synthetic else None, spec.seed)
     took = solver_seconds(chosen, method.solver) * growing.steps
     if took > LONG:
         progress("solve", note=f"solving {len(chosen)} layers with {method.solver}; about {took:.0f} s")
