@@ -9,6 +9,8 @@ scores, and only look so, lose little by that.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.special import log_softmax
 
@@ -24,7 +26,7 @@ from onnxprune.solvers.ridge import Withheld
 
 PASSING = {"Softmax", "LogSoftmax", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Add"}
 FEW = 16  # rows that are withheld, of which nothing is told
-SECTIONS = 24  # of the search for it: to one part in a thousand
+MOST = 1 << 22  # scores that are looked at
 
 
 def gives_scores(whole: Stream, layer: Layer) -> bool:
@@ -50,20 +52,21 @@ def gives_scores(whole: Stream, layer: Layer) -> bool:
 
 def stretch(scores: Array, targets: Array) -> float:
     """What scores `(n, classes)` are multiplied by so that the divergence of the targets' probabilities from theirs is
-    least: by golden section, as it is convex. From 1 to what gives them the variance of the targets."""
-    goal = log_softmax(targets.astype(np.float64), -1)
+    least. From 1 to what gives them the variance of the targets."""
+    from scipy.optimize import minimize_scalar
+
+    most = max(1, MOST // targets.shape[1])
+    scores, targets = (x[:most].astype(np.float64) for x in (scores, targets))
+    spread, wide = (float(np.var(x - x.mean(0))) for x in (scores, targets))
+    if not 0 < spread < wide:
+        return 1.0
+    goal = log_softmax(targets, -1)
     p = np.exp(goal)
 
-    def off(by: float) -> float:
-        return float(np.sum(p * (goal - log_softmax(by * scores.astype(np.float64), -1))))
+    def divergence(by: float) -> float:
+        return float(np.sum(p * (goal - log_softmax(by * scores, -1))))
 
-    spread, wide = (float(np.var(x - x.mean(0))) for x in (scores, targets))
-    low, high = 1.0, max(1.0, float(np.sqrt(wide / max(spread, 1e-30))))
-    part = (5**0.5 - 1) / 2
-    for _ in range(SECTIONS):
-        a, b = high - part * (high - low), low + part * (high - low)
-        low, high = (low, b) if off(a) < off(b) else (a, high)
-    return (low + high) / 2
+    return float(minimize_scalar(divergence, bounds=(1.0, math.sqrt(wide / spread)), method="bounded").x)
 
 
 def stretched(task: Task, withheld: Withheld, weight: Float, shift: Float) -> tuple[Float, Float]:
