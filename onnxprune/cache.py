@@ -27,7 +27,7 @@ from onnxprune.errors import blamed
 from onnxprune.graph.arrays import Array
 from onnxprune.graph.staging import staged
 
-FORMAT = 2  # grows when files, or what is meant by them, change
+FORMAT = 3  # grows when files, or what is meant by them, change
 STALE = 86400  # seconds after which a temporary file is of a run that was killed
 Content = TypeVar("Content", bound=Mapping[str, Any])
 LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
 import onnxprune
 from kinds import kl, proto, samples
@@ -105,6 +105,31 @@ def test_answers_of_sequences_of_different_lengths_are_compared() -> None:
     assert changed.count == sum(int((s.argmax(-1) != a).sum()) for s, a in zip(scores, answers, strict=True))
 
 
+@pytest.mark.parametrize("lengths", [(3, 4, 3, 4, 2), (3, 4, 3, 4, 1)])
+def test_squared_errors_go_by_the_variance_of_all_samples(lengths: tuple[int, ...]) -> None:
+    def model(factor: float) -> ModelProto:
+        net: ModelProto = build("y = Mul(x, f)", "float[n,t,1]", "float[n,t,1]", f=np.float32(factor))
+        return net
+
+    source = [{"x": normal(1, t, 1, seed=k).astype(np.float32)} for k, t in enumerate(lengths)]
+    found = onnxprune.evaluate(model(1.1), source, metric="mse", against=model(1))
+    every = np.concatenate([s["x"].ravel() for s in source])
+    each = [np.square(0.1 * s["x"]).mean() / every.var() for s in source]
+    assert found.each == pytest.approx(each, rel=1e-4)
+
+
+def test_outputs_whose_size_depends_on_the_data_disturb_nothing() -> None:
+    def model(shift: float) -> ModelProto:
+        nodes = "h = MatMul(x, w) y = Add(h, s) r = Relu(y) z = NonZero(r)"
+        net: ModelProto = build(nodes, "float[n,6]", "float[n,5]", w=normal(6, 5), s=np.full(5, shift, np.float32))
+        net.graph.output.append(helper.make_tensor_value_info("z", TensorProto.INT64, [2, None]))
+        return net
+
+    source = [{"x": normal(1, 6, seed=k).astype(np.float32)} for k in range(7)]
+    found = onnxprune.evaluate(model(0.4), source, metric="agreement", against=model(0))
+    assert found.samples == 7 and found.value == 1
+
+
 @pytest.mark.parametrize("shape", [(8,), (8, LENGTH + 1), (8, LENGTH, 2)])
 def test_labels_that_do_not_count_the_tokens(shape: tuple[int, ...]) -> None:
     with pytest.raises(OptionError, match=r"for 16 rows of class scores; give one label per sample, or per token"):
@@ -148,7 +173,8 @@ OTHER[3] = SCORES[3] + 1
     ],
 )
 def test_metrics_by_hand(metric: str, expected: Any) -> None:
-    found = METRICS[metric].per_sample({"y": SCORES}, LABELS, {"y": OTHER}, "y")
+    more = [{"y": float(OTHER.astype(float).var())}] if metric == "mse" else []
+    found = METRICS[metric].per_sample({"y": SCORES}, LABELS, {"y": OTHER}, "y", *more)
     np.testing.assert_allclose(found, np.asarray(expected, float), rtol=1e-6)
 
 

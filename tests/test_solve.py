@@ -618,3 +618,27 @@ def test_permutation_with_data(tmp_path: Path) -> None:
     kept = small(proto, **options, cache=tmp_path)  # the cache knows the permuted model
     assert same(kept, small(proto, **options, cache=tmp_path)) and same(kept, on)
     assert same(off, small(proto, **options, permute=False, cache=tmp_path))
+
+
+BIASES = {
+    "gemm": "h = Gemm(x, w, b) r = Relu(h) y = Gemm(r, v, c)",
+    "nodes behind": "g = MatMul(x, w) h = Add(g, b) r = Relu(h) f = MatMul(r, v) y = Add(f, c)",
+    "scaled behind": "g = MatMul(x, w) i = Mul(g, two) h = Add(i, b) r = Relu(h) f = MatMul(r, v) y = Add(f, c)",
+    "recurrent": "t = Unsqueeze(x, a) h, i = GRU<hidden_size = 8>(t, u, q, p) r = Squeeze(i, a) y = Gemm(r, k, c)",
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_biases_are_right_after_every_step(name: str, steps: int) -> None:
+    """The mean of the outputs is kept: a shift of a step before is not counted again."""
+    weights: dict[str, Any] = {
+        "w": normal(24, 32), "b": normal(32), "v": normal(32, 24, seed=1), "c": normal(24), "two": np.float32(2),
+        "a": np.array([0]), "u": normal(1, 24, 24), "q": normal(1, 24, 8), "p": normal(1, 48), "k": normal(8, 24),
+    }  # fmt: skip
+    proto = build(BIASES[name], "float[n,24]", "float[n,24]", **weights)
+    x = 1 + normal(200, 24, seed=2).astype(np.float32)
+    result = onnxprune.prune(proto, calibration=x, sparsity=0.6, steps=steps, measure=False)
+    assert result.model is not None and result.report.sparsity is not None
+    before, after = (run(m, {"x": x}).astype(np.float64) for m in (proto, onnxprune.to_proto(result.model)))
+    assert np.abs((after - before).mean(0)).max() < 1e-5 * before.std()

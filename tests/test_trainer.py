@@ -25,6 +25,7 @@ from onnxprune.training.initial import initial
 from onnxprune.training.losses import LOSSES
 from onnxprune.training.schedule import SCHEDULES, rate
 from onnxprune.training.trainer import Trainer
+from onnxprune.training.tune import Run
 
 MODELS = ROOT / "models"
 MLP = load(MODELS / "digits_mlp.onnx")
@@ -127,6 +128,20 @@ def test_masks_stay() -> None:
     kept: Array = np.asarray(np.random.default_rng(0).random(t.weights[name].shape) < 0.5)
     t.mask({name: kept})
     t.train()
+    for which in ("best", "average", "weights"):
+        assert not t.export(which).weights[name][~kept].any() and t.export(which).weights[name][kept].all()
+
+
+def test_masks_stay_where_training_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By made-up losses, which grow at the first rate."""
+    monkeypatch.setattr(Run, "measured", lambda run, weights: (1.0 + run.position * (not run.again), []))
+    t = trainer("160steps", init=None)
+    t.step()
+    name = next(name for name, w in t.weights.items() if w.ndim == 2)
+    kept: Array = np.asarray(np.random.default_rng(0).random(t.weights[name].shape) < 0.5)
+    t.mask({name: kept})
+    t.train()
+    assert t.run.again and t.position == 160
     for which in ("best", "average", "weights"):
         assert not t.export(which).weights[name][~kept].any() and t.export(which).weights[name][kept].all()
 

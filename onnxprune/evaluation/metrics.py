@@ -38,14 +38,15 @@ Outputs = Mapping[str, Array]
 class Metric:
     """One way to say how good a model is.
 
-    per_sample: (outputs, labels, outputs of the original, name of the class scores) -> `(n,)`; unit: of its figures;
+    per_sample: (outputs, labels, outputs of the original, name of the class scores) -> `(n,)`, of one without classes
+    also by the variances of all outputs of the original; unit: of its figures;
     better: 1 where larger is better, -1 where smaller is; labels, classes, reference: whether it needs labels, an
     output with a row of class scores, and another model to compare with; default: the case in which it is taken where
     none is named (`default_metric`), "" for none.
     """
 
     help: str
-    per_sample: Callable[[Outputs, Array | None, Outputs, str], Array]
+    per_sample: Callable[..., Array]
     unit: str
     better: int
     labels: bool = False
@@ -92,13 +93,15 @@ def _agreement(outputs: Outputs, labels: Array | None, reference: Outputs, class
     return _each(a == b, len(outputs[classes]))
 
 
-def _mse(outputs: Outputs, labels: Array | None, reference: Outputs, classes: str) -> Array:
+def _mse(
+    outputs: Outputs, labels: Array | None, reference: Outputs, classes: str, variances: Mapping[str, float]
+) -> Array:  # fmt: skip
     n = max(len(y) for y in reference.values())
     parts = []
     for name, y in reference.items():
         if y.dtype.kind == "f" and len(y) == n:
             a, b = (v.reshape(n, -1).astype(np.float64) for v in (y, outputs[name]))
-            parts.append(np.square(a - b).mean(1) / max(float(a.var()), 1e-12))
+            parts.append(np.square(a - b).mean(1) / max(variances[name], 1e-12))
     return np.asarray(np.mean(parts, 0)) if parts else np.zeros(n)
 
 
@@ -252,7 +255,9 @@ class Evaluator:
             refuse_misfit(samples)
         self.names = [o.name for o in original.proto.graph.output]
         self.batch = fitting_batch(samples, original, option="--evaluate")
+        self.alike: list[list[int]] = []  # batches of which outputs have one shape
         self.reference = self.outputs(original)
+        self.variances = {} if row.classes else {name: self._variance(name) for name in self.names}
         first = self.reference[0]
         tokens = tokens_of(samples, int(first.samples[0]))
         self.classes = classifier_output(original, dict(first.outputs), len(first.samples), tokens)
@@ -278,7 +283,9 @@ class Evaluator:
         runs = list(self.samples.batches(self.batch))
         size, count = self.batch if self.samples.stackable else 1, self.samples.count
         indices = [np.arange(k, min(k + size, count)) for k in range(0, count, size)]
-        alike = joined_alike(Stream(model, runs, threads=self.threads).compute(self.names), self.names)
+        batches = Stream(model, runs, threads=self.threads).compute(self.names)
+        alike = joined_alike(batches, self.names, self.alike)
+        self.alike = [which for which, _ in alike]
         return [Part(np.concatenate([indices[k] for k in which]), outputs) for which, outputs in alike]
 
     def __call__(self, model: Model) -> Score:
@@ -290,11 +297,17 @@ class Evaluator:
         for part, before in zip(outputs, self.reference, strict=True):
             labels = self._labels(part)
             labels = None if labels is None else labels + self.offset
-            values.append(metric.per_sample(part.outputs, labels, before.outputs, self.classes))
+            more = () if metric.classes else (self.variances,)
+            values.append(metric.per_sample(part.outputs, labels, before.outputs, self.classes, *more))
         each = np.concatenate(values)
         if len(each) == self.samples.count:
             each = each[np.argsort(np.concatenate([part.samples for part in outputs]))]
         return Score(self.metric, float(each.mean()), each, metric.better, self._answers(outputs))
+
+    def _variance(self, name: str) -> float:
+        """Of an output of the original over all samples."""
+        each = [part.outputs[name].astype(np.float64).ravel() for part in self.reference]
+        return float(np.concatenate(each).var()) if each[0].size else 0.0
 
     def _labels(self, part: Part) -> Array | None:
         """Labels of some samples, of as many tokens as they have."""

@@ -87,6 +87,10 @@ class Parameters:
         m: `(groups, in, out)`; shift: what is added to the outputs, `(groups * out,)`.
         """
         self.weight.write(weight_of(self.layer, m, self.weight.stored.shape))
+        self.move(shift)
+
+    def move(self, shift: Float) -> None:
+        """Put a shift, `(groups * out,)`, into the layer's bias, where there is one."""
         if self.bias is not None:
             old = self.bias.read()
             if self.layer.trait.recurs:  # (D, 2 * gates * H): of the input, then of the recurrence

@@ -90,6 +90,7 @@ class Rows:
         self.picked: dict[int, Array] = {}  # those that are used
         self.parts: list[Part] | None = []  # None where they are too many to be held
         self.complete = False  # whether there are no more rows
+        self.batch = 0  # of the rows that came last
         scale = task.tail.scale
         able = np.abs(scale) > SMALLEST_SCALE * np.abs(scale).max()
         self.factor = np.where(able, 1 / np.where(able, scale, 1), 0.0).astype(np.float32)
@@ -125,6 +126,12 @@ class Rows:
                 self.parts = self.parts if held <= HELD else None
             yield part
 
+    @property
+    def samples(self) -> tuple[int, int]:
+        """How many samples the rows are of that came last, and how many there are before them."""
+        each = samples_in(self.whole.source)
+        return max(1, round(each * self.counts[self.batch] / max(self.counts[0], 1))), self.batch * each
+
     def _advance(self, batches: int) -> None:
         self.whole.advance(self.task.whole.index, batches)
         self.small.advance(self.task.pruned.index, batches)
@@ -155,7 +162,7 @@ class Rows:
         denses = whole.compute([task.whole.source, *extra], batches)
         thins = small.compute([task.pruned.source, *(extra if earlier else [])], batches)
         for i, dense, thin in zip(batches, denses, thins, strict=True):
-            x = dense[task.whole.source]
+            x, self.batch = dense[task.whole.source], i
             picked = pick(i, positions(task.whole, x, task.kernel))
             target = np.matmul(rows(task.whole, x, task.kernel, picked), self.matrix)  # (g, n, out)
             target = np.stack([target[k][:, task.outside[k]] for k in range(g)])

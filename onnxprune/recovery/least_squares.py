@@ -33,7 +33,7 @@ from onnxprune.progress import Steps
 from onnxprune.recovery.cut_model import CutModel, LayerFit, Recovered
 from onnxprune.runtime.session import Feeds
 from onnxprune.runtime.stream import Stream, mapped
-from onnxprune.solvers.least_squares import Fit, Moments, Singular, match, solve_ridge
+from onnxprune.solvers.least_squares import Fit, Moments, Singular, error, match, solve_ridge
 from onnxprune.solvers.ridge import Withheld
 from onnxprune.solvers.threads import Beside
 from onnxprune.structure.analysis import Analysis, Keep
@@ -98,7 +98,7 @@ def least_squares(
         rows = Rows(task, whole, small, seed=seed)
         moments = [Moments(intercept=task.into.bias is not None) for _ in task.inside]
         try:
-            scores = ridge is None and method == "least-squares" and gives_scores(whole, task.whole)
+            scores = ridge is None and method == "least-squares" and gives_scores(whole, task)
             withheld = Withheld(moments, task.into.rounded, scores=scores)
             solved, by = _solved(task, rows, withheld, method, ridge)
         except Singular as e:
@@ -113,7 +113,10 @@ def least_squares(
         before = np.mean([_plain_error(m, task.prior(g)) for g, m in enumerate(moments)])
         after = float(np.mean([s.error for s in solved]))
         weight, shift = np.stack([s.weight for s in solved]), np.concatenate([s.shift for s in solved])
-        task.into.write(*(stretched(task, withheld, weight, shift) if scores else (weight, shift)))
+        if scores:
+            weight, shift = stretched(task, withheld, weight, shift)
+            after = error(moments[0], weight[0])
+        task.into.write(weight, shift)
         fits.append(LayerFit(task.whole.node.label, task.whole.node.op, float(before), after, moments[0].count, by))
     progress(len(tasks), len(tasks))
     return edit.model, fits
@@ -129,11 +132,13 @@ def _solved(task: Task, rows: Rows, withheld: Withheld, method: str, ridge: floa
         return [solve_ridge(m, prior, ridge=ridge) for m, prior in zip(moments, priors, strict=True)]
 
     choose, by = method == "least-squares" and ridge is None, RIDGE if ridge is None else ridge
-    add = withheld.add if choose else withheld.sum_up
     while True:
         with Beside() as beside:
             for x, t, _ in rows.extend(each):
-                beside(add, x, t)
+                if choose:
+                    beside(withheld.add, x, t, *rows.samples)
+                else:
+                    beside(withheld.sum_up, x, t)
         if method == "mean-std":
             solved, by = [match(m, prior) for m, prior in zip(moments, priors, strict=True)], 0.0
         else:
@@ -141,8 +146,12 @@ def _solved(task: Task, rows: Rows, withheld: Withheld, method: str, ridge: floa
             solved = fits(by)
         more = each_for(float(np.mean([s.error for s in solved])))
         if rows.complete or more <= ENOUGH * each:
-            return solved, by
+            break
         each = more
+    if withheld.waiting:
+        withheld.release()
+        solved = fits(by)
+    return solved, by
 
 
 def _plain_error(m: Moments, weight: Float) -> float:

@@ -74,12 +74,19 @@ def joined(batches: Iterable[Feeds], names: Sequence[str]) -> dict[str, Array]:
     return {n: _join(each) for n, each in parts.items()}
 
 
-def joined_alike(batches: Iterable[Feeds], names: Sequence[str]) -> list[tuple[list[int], dict[str, Array]]]:
-    """Outputs of all batches, those of one shape but for axis 0 joined along it; and which batches these are."""
-    kinds: dict[tuple[tuple[int, ...], ...], tuple[list[int], list[Feeds]]] = {}
+def joined_alike(
+    batches: Iterable[Feeds], names: Sequence[str], alike: Sequence[Sequence[int]] = ()
+) -> list[tuple[list[int], dict[str, Array]]]:
+    """Outputs of all batches, those of one shape but for axis 0 joined along it; and which batches these are.
+
+    alike: batches that are joined, of outputs that others are compared with.
+    """
+    of = {k: at for at, which in enumerate(alike) for k in which}
+    kinds: dict[object, tuple[list[int], list[Feeds]]] = {at: ([], []) for at in range(len(alike))}
     for k, batch in enumerate(batches):
         held = {n: np.array(batch[n], ndmin=1) for n in names}
-        which, parts = kinds.setdefault(tuple(held[n].shape[1:] for n in names), ([], []))
+        kind = of[k] if alike else tuple(held[n].shape[1:] for n in names)
+        which, parts = kinds.setdefault(kind, ([], []))
         which.append(k)
         parts.append(held)
     return [(which, {n: _join([p.pop(n) for p in parts]) for n in names}) for which, parts in kinds.values()]

@@ -1,9 +1,9 @@
 """The ridge of a regression, chosen on rows that the fit has not seen.
 
 No ridge suits all layers: of one that has hundreds of rows for every column any small one does, while one behind a
-global pool has a single row of every sample, fits them exactly with a small ridge, and says little of others. One row
-in four is withheld, of other samples than the rest where there are several; the ridge by which the fit predicts these
-best is taken, and they are summed up with the others after that.
+global pool has a single row of every sample, fits them exactly with a small ridge, and says little of others. The rows
+of every fourth sample are withheld; the ridge by which the fit predicts these best is taken, and they are summed up
+with the others after that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from onnxprune.graph.arrays import Array, Float
 from onnxprune.solvers.least_squares import Moments, Singular
 
-PART = 4  # one row in so many is withheld
+PART = 4  # the rows of one sample in so many are withheld
+FEW = 16  # rows, of which nothing is told
 ROOM = 64e6  # bytes of rows and targets that are withheld, at most
 PLENTY = 300  # rows for every column, of which no ridge is worth looking for
 GAIN = 1e-4  # of the targets' variance: what another ridge must gain
@@ -36,21 +37,21 @@ class Withheld:
         scores: bool = False,
     ) -> None:  # fmt: skip
         self.moments, self.rounded, self.scores = moments, rounded, scores
-        self.seen = self.bytes = 0
+        self.bytes = 0
         self.waiting: list[tuple[Array, Array]] = []
         self.unseen: tuple[Array, Array] | None = None
 
-    def add(self, x: Array, t: Array) -> None:
-        """A batch. x: float32 `(groups, n, in)`; t: float32 `(groups, n, out)`; its last rows wait."""
-        n = x.shape[1]
-        last = (self.seen + n) // PART - self.seen // PART
-        self.seen += n
-        if self.bytes > ROOM:
-            last = 0
-        self.sum_up(x[:, : n - last], t[:, : n - last])
-        if last:
-            self.waiting.append((x[:, n - last :].copy(), t[:, n - last :].copy()))
-            self.bytes += sum(part.nbytes for part in self.waiting[-1])
+    def add(self, x: Array, t: Array, samples: int = 1, first: int = 0) -> None:
+        """Rows of a batch, those of a sample one after the other. x: float32 `(groups, n, in)`; t: float32 `(groups, n,
+        out)`; samples: that the rows are of, about as many of each; first: how many came before them."""
+        of = first + np.arange(x.shape[1]) * samples // max(x.shape[1], 1)
+        waits = of % PART == PART - 1
+        if self.bytes > ROOM or not waits.any():
+            self.sum_up(x, t)
+            return
+        self.sum_up(x[:, ~waits], t[:, ~waits])
+        self.waiting.append((x[:, waits], t[:, waits]))
+        self.bytes += sum(part.nbytes for part in self.waiting[-1])
 
     def sum_up(self, x: Array, t: Array) -> None:
         """A batch of which nothing waits."""
@@ -59,14 +60,13 @@ class Withheld:
 
     def chosen(self, fit: Callable[[float], Float], ridge: float) -> float:
         """The best ridge for all groups, in mean variances of the rows, by steps downhill from the one that is given,
-        which it is where nothing waits or nothing can be solved; what waits is summed up.
+        which it is where too few rows wait or nothing can be solved.
 
         fit: weights `(groups, in, out)` with a ridge, of what is summed up; may raise `Singular`.
         """
-        waiting, self.waiting, self.bytes = self.waiting, [], 0
-        if not waiting:
+        if sum(x.shape[1] for x, _ in self.waiting) < FEW:
             return ridge
-        x, t = (np.concatenate(each, 1) for each in zip(*waiting, strict=True))
+        x, t = (np.concatenate(each, 1) for each in zip(*self.waiting, strict=True))
         rows, best = self.moments[0].count, ridge
         search = 1 < rows < PLENTY * x.shape[2]
         if search or self.scores:
@@ -82,8 +82,13 @@ class Withheld:
                     break
             if self.scores and known is not None:
                 self.unseen = known, t
-        self.sum_up(x, t)
         return best
+
+    def release(self) -> None:
+        """Sum up what waits."""
+        for x, t in self.waiting:
+            self.sum_up(x, t)
+        self.waiting, self.bytes = [], 0
 
     def _predicted(self, x: Array, fit: Callable[[float], Float], ridge: float) -> Array | None:
         """Targets of rows `(groups, n, in)` by a fit that has not seen them, float32 `(groups, n, out)`; None where

@@ -120,10 +120,11 @@ def solve(
     seen += [sorted((w, hashlib.sha256(s.tobytes()).hexdigest()) for w, s in scored.items())] if scored else []
     if growing.steps == 1:
         return _pass(model, None, layers, counts, pattern, data, method, scored, _Kept.open(cache, model, data, seen),
-                     progress)  # fmt: skip
+                     progress, {})  # fmt: skip
     sizes = {layer.initializer: int(np.prod(layer.shape)) for layer in layers}
     out: Model | None = None
     outcomes: list[LayerSolve] = []
+    offsets: dict[str, Float] = {}
     plan = growing.parts(dict(counts), sizes, pattern)
     for k, (part, reached) in enumerate(plan):
         if out is not None and between is not None:
@@ -132,7 +133,7 @@ def solve(
         folder = None if cache is None else cache / f"step-{k + 1}"
         kept = _Kept.open(folder, model, data, [*seen, vars(growing), k])
         counted = partial(_counted, progress, k, len(plan))
-        out, outcomes = _pass(model, out, layers, part, reached, data, method, scored, kept, counted)
+        out, outcomes = _pass(model, out, layers, part, reached, data, method, scored, kept, counted, offsets)
     assert out is not None, "a schedule has a last step"
     return out, outcomes
 
@@ -157,8 +158,10 @@ def _pass(
     saliency: Mapping[str, Array],
     kept: _Kept,
     progress: Steps,
+    offsets: dict[str, Float],
 ) -> tuple[Model, list[LayerSolve]]:
-    """`solve` in one step. before: the model after the step before, whose zeros stay."""
+    """`solve` in one step. before: the model after the step before, whose zeros stay; offsets: what the original adds
+    to the outputs of each weight's layer, which the first step leaves behind for the others."""
     edit = Edit(model if before is None else before)
     jobs, outcomes = jobs_of(model, edit, layers, counts)
     for layer in layers:
@@ -176,6 +179,9 @@ def _pass(
             outcomes |= {node: LayerSolve(node, 0.0, 0.0, 0, ENOUGH) for node in job.nodes}
             continue
         exact = False
+        if len(job.tasks) == 1:
+            offset = offsets.setdefault(job.layer.initializer, _offset(job.tasks[0]))
+            job = replace(job, tasks=[_moved_back(job.tasks[0], offset)])
         if before is not None:
             job = replace(job, before=now)
         result = kept.read(job)
@@ -192,6 +198,27 @@ def _pass(
         outcomes |= {node: replace(outcome, node=node) for node in job.nodes}
     progress(1000, 1000)
     return edit.model, [outcomes[key] for key in outcomes]
+
+
+def _offset(task: Task) -> Float:
+    """What is added to the products of a layer, `(groups * out,)`: its bias, and that of the nodes behind it."""
+    place = task.into.bias
+    if task.whole.trait.recurs:
+        both = np.zeros((1, 0)) if place is None else place.read()  # (D, 2 * gates * H), of the input first
+        return np.asarray(both[:, : both.shape[1] // 2].ravel())
+    return task.bias() + task.tail.shift / np.where(task.tail.scale == 0, 1, task.tail.scale)
+
+
+def _moved_back(task: Task, offset: Float) -> Task:
+    """The task after its layer has got back what the original adds: targets are the original's, and the shift that an
+    earlier step has put into the bias must not be counted again."""
+    drift = _offset(task) - offset
+    if task.into.bias is None or not drift.any():
+        return task
+    task.into.move(-drift)
+    if task.into.own_bias:
+        return task
+    return replace(task, tail=replace(task.tail, shift=task.tail.shift - task.tail.scale * drift))
 
 
 def solver_seconds(layers: Sequence[Layer], solver: str) -> float:
@@ -333,11 +360,14 @@ def _solve(
     moments = [Moments(intercept=first.into.bias is not None) for _ in range(g)]
     regressions = [Rows(task, whole, small, seed=method.seed) for task in job.tasks]
     choose = method.recover and method.ridge is None
-    final = choose and len(job.tasks) == g == 1 and gives_scores(whole, job.layer)
+    final = choose and len(job.tasks) == 1 and gives_scores(whole, first)
     withheld = Withheld(moments, first.into.rounded, scores=final)
     for rows in regressions:
         for x, t, _ in rows.extend(MOST_EACH):
-            (withheld.add if choose else withheld.sum_up)(x, t)
+            if choose:
+                withheld.add(x, t, *rows.samples)
+            else:
+                withheld.sum_up(x, t)
     order = columns_of(job.layer, d)
     allowed = choices(job.layer, pattern, job.count)
 
@@ -350,6 +380,7 @@ def _solve(
         return fitted
 
     by = withheld.chosen(magnitude, RIDGE if method.ridge is None else method.ridge)
+    withheld.release()
     new, shift = np.zeros((g, d, o)), np.zeros((g, o))
     plain = error = 0.0
     masks = []
@@ -392,6 +423,7 @@ def _solve(
     shifts = shift.ravel()
     if final:
         new, shifts = stretched(first, withheld, new, shifts)
+        error = unexplained(moments[0], new[0])
     return new, shifts, LayerSolve(job.layer.name, plain, error, moments[0].count, ridge=by)
 
 
@@ -454,7 +486,7 @@ class _Kept:
         batches = [{name: x.shape for name, x in feeds.items()} for feeds in data.source]
         with entries.cache_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        return _Kept(folder, entries.digest("layers and ridges", exact_digest(model), data.digest, batches, options))
+        return _Kept(folder, entries.digest("layers", exact_digest(model), data.digest, batches, options))
 
     def _entry(self, job: Job) -> tuple[Path, str]:
         """File and key of a layer."""

@@ -144,7 +144,8 @@ class Trainer:
         self._refuse_masks("mask")
         layout = self.run.step.layout
         for name, kept in masks.items():
-            for buffer in (self.run.step.weights, self.run.average, self.run.before, self.run.chosen):
+            run = self.run
+            for buffer in (run.step.weights, run.average, run.before, run.chosen, run.first):
                 layout.view(buffer, name)[~kept] = 0
             layout.view(self.run.step.free, name)[~kept] = False
         self.run.step.followed = False

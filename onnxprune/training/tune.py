@@ -50,7 +50,6 @@ TRIAL, TRIALS = 4, 4  # steps at a rate that is tried, and rates
 SHARE = 10  # trials are at most one step in so many, else there are none
 APART = math.sqrt(10)  # a rate over the next lower one
 PATIENCE = 3  # one step in so many at a rate that was found must make it better
-AGAIN = 2  # times that a training begins anew at a lower rate, at most
 HARM = 1.0  # of the loss that is held out: what a trial may add to it
 BATCH = 64
 LISTS = ("curve", "shares", "tried")  # parts of a state that grow
@@ -262,7 +261,7 @@ class Run:
         usual = RATE[settings.optimizer] * (1 if settings.fitted else UNFITTED)
         self.rate = usual if settings.rate is None else settings.rate
         self.tried: list[tuple[float, float]] = []  # rates, and the loss on what is held out after a trial
-        self.again = 0  # times that it began anew, at a lower rate
+        self.again = False  # whether it began anew, at a lower rate
         self.optimizer = Optimizer(
             settings.optimizer, step.layout.size, momentum=settings.momentum, decay=settings.decay
         )  # fmt: skip
@@ -373,6 +372,7 @@ class Run:
         start, began = time.monotonic(), self.position
         said = start
         if not self.curve:
+            self.first[...] = self.step.weights
             self.look(began)
         try:
             with stoppable():
@@ -388,7 +388,7 @@ class Run:
                             said = now
                         if self.in_vain(every):
                             self.begin_again(tell)
-                            start, began = now, 0
+                            start, began = now, self.position
                         if self.checkpoint is not None:
                             self.checkpoint.write(self.state())
                     progress(self.position, steps)
@@ -403,19 +403,20 @@ class Run:
     def in_vain(self, every: int) -> bool:
         """Whether a third of the steps at a rate that was found, looked at every so many, has made it no better. What
         was better for a while gets worse at a rate that is too high."""
-        free = bool(self.tried) and self.again < AGAIN and self.penalty is None and self.masks is None
-        due = self.position - every < self.planned / PATIENCE <= self.position
+        free = bool(self.tried) and not self.again and self.penalty is None and self.masks is None
+        due = self.position - every < self.planned / PATIENCE <= self.position < self.planned
         return free and due and not self.curve[-1][1] < self.curve[0][1]
 
     def begin_again(self, tell: Tell) -> None:
         """From the first step, at the next lower rate: the few steps of a trial cannot tell all that many do."""
         lower = float(f"{self.rate / APART:.0e}")
-        self.again, self.rate = self.again + 1, max((r for r, _ in self.tried if r < self.rate), default=lower)
+        self.again, self.rate = True, max((r for r, _ in self.tried if r < self.rate), default=lower)
         for buffer in (self.step.weights, self.average, self.before, self.chosen):
             buffer[...] = self.first
         self.step.followed = False
         self.optimizer.reset()
-        self.position, self.best, self.halved, self.factor = 0, 0, 0, 1.0
+        self.position = self.best = self.curve[0][0]
+        self.halved, self.factor = 0, 1.0
         del self.curve[1:], self.shares[1:]
         tell(f"no better after a third of the steps: from the first step again, at {self.rate:g}")
 
@@ -424,7 +425,7 @@ class Run:
         why = f"tuning: {self.halved} steps had losses that are no numbers; the rate was halved each time"
         again = f"tuning: a third of the steps at a higher rate made it no better: begun again at {self.rate:g}"
         sparse = f"tuning: {self.step.products} products of a step read only the weights that are not fixed at zero"
-        return [why] * bool(self.halved) + [again] * bool(self.again) + [sparse] * bool(self.step.products)
+        return [why] * bool(self.halved) + [again] * self.again + [sparse] * bool(self.step.products)
 
     def told(self) -> str:
         """The last look in one line."""
@@ -459,7 +460,8 @@ class Run:
         ]  # fmt: skip
         return {
             "weights": self.step.weights.copy(), "average": self.average.copy(), "before": self.before.copy(),
-            "chosen": self.chosen.copy(), "counts": np.array(counts, np.int64), "factor": np.array(self.factor),
+            "chosen": self.chosen.copy(), "first": self.first.copy(), "counts": np.array(counts, np.int64),
+            "factor": np.array(self.factor),
             "curve": np.array(self.curve, np.float64).reshape(-1, 2), "shares": np.array(self.shares, np.float64),
             "free": self.step.free.copy(), "rate": np.array(self.rate),
             "tried": np.array(self.tried, np.float64).reshape(-1, 2),
@@ -493,14 +495,15 @@ class Run:
         if set(own) != set(state) or any(own[n].shape != state[n].shape for n in own if n not in LISTS):
             raise UserError("the state is of another training: of another model, or another optimizer")
         for name, buffer in (
-            ("weights", self.step.weights), ("average", self.average), ("before", self.before), ("chosen", self.chosen),
-            ("free", self.step.free), *((f"optimizer {i}", s) for i, s in enumerate(self.optimizer.state)),
+            ("weights", self.step.weights), ("average", self.average), ("before", self.before),
+            ("chosen", self.chosen), ("first", self.first), ("free", self.step.free),
+            *((f"optimizer {i}", s) for i, s in enumerate(self.optimizer.state)),
         ):  # fmt: skip
             buffer[...] = state[name]
         self.step.followed = False
         *counts, seed = (int(v) for v in state["counts"])
         self.position, self.best, self.planned, self.halved, self.optimizer.step = counts[:5]
-        self.again = counts[5]
+        self.again = bool(counts[5])
         self.batches.reorder(seed)
         if self.masks is not None:
             self.masks.restore(state)
