@@ -91,7 +91,8 @@ def score(path: Path, x: Array, y: Array) -> tuple[float, float]:
     """Top-1 in percent with its standard error, or the perplexity per token, which has none here."""
     z = outputs(path, x).astype(np.float64)
     if y.ndim == 1:
-        hit = z.reshape(len(z), -1).argmax(1) == y
+        z = z.reshape(len(z), -1)
+        hit = z[:, int(z.shape[1] == 1001) :].argmax(1) == y  # without the class of backgrounds
         return 100 * float(hit.mean()), 100 * float(hit.std() / np.sqrt(len(hit)))
     z -= z.max(-1, keepdims=True)
     loss = np.log(np.exp(z).sum(-1)) - np.take_along_axis(z, y[..., None], -1)[..., 0]
