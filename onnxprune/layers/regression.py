@@ -50,6 +50,10 @@ class Task:
             return np.zeros(self.outside.sum())
         return np.asarray(place.read().ravel() / self.into.factor)
 
+    def offset(self) -> Float:
+        """What the layer and the affine nodes behind it add to its scaled products, `(out,)`."""
+        return np.asarray(self.tail.scale * self.bias() + self.tail.shift)
+
     def prior(self, g: int) -> Float:
         """What survives of group g's matrix."""
         return np.asarray(self.matrix[g][np.ix_(self.inside[g], self.outside[g])])
@@ -198,7 +202,7 @@ def activation_aware(
     low, high = task.tail.bounds
     scale = task.tail.scale.reshape(len(moments), 1, -1).astype(np.float32)
     able = np.abs(scale) > SMALLEST_SCALE * np.abs(scale).max()
-    offset = (task.tail.scale * task.bias() + task.tail.shift).reshape(scale.shape).astype(np.float32)
+    offset = task.offset().reshape(scale.shape).astype(np.float32)
     for _ in range(REFITS):
         again = [m.like() for m in moments]
         weight = np.stack([s.weight for s in solved]).astype(np.float32)

@@ -82,7 +82,7 @@ def stretched(task: Task, withheld: Withheld, weight: Float, shift: Float) -> tu
     """Weights `(1, in, out)` and shift `(out,)` of a layer that gives class scores, which are stretched to what makes
     those of the rows that were withheld right; as they are where too few were, or where there is no room: in weights
     that are quantized, or without a bias that would have to change."""
-    unseen, offset, into = withheld.unseen, task.bias() + task.tail.shift, task.into
+    unseen, offset, into = withheld.unseen, task.offset(), task.into
     fixed = into.weight.stored.steps or (offset.any() if into.bias is None else into.bias.stored.steps)
     if unseen is None or fixed or not np.isfinite(offset).all():
         return weight, shift

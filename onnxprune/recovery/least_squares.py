@@ -98,8 +98,9 @@ def least_squares(
         rows = Rows(task, whole, small, seed=seed)
         moments = [Moments(intercept=task.into.bias is not None) for _ in task.inside]
         try:
-            scores = ridge is None and method == "least-squares" and gives_scores(whole, task)
-            withheld = Withheld(moments, task.into.rounded, scores=scores)
+            choose = ridge is None and method == "least-squares"
+            scores = choose and gives_scores(whole, task)
+            withheld = Withheld(moments, task.into.rounded, choose=choose, scores=scores)
             solved, by = _solved(task, rows, withheld, method, ridge)
         except Singular as e:
             fits.append(LayerFit(task.whole.node.label, task.whole.node.op, 0.0, 0.0, moments[0].count, reason=str(e)))
@@ -131,14 +132,11 @@ def _solved(task: Task, rows: Rows, withheld: Withheld, method: str, ridge: floa
     def fits(ridge: float) -> list[Fit]:
         return [solve_ridge(m, prior, ridge=ridge) for m, prior in zip(moments, priors, strict=True)]
 
-    choose, by = method == "least-squares" and ridge is None, RIDGE if ridge is None else ridge
+    by = RIDGE if ridge is None else ridge
     while True:
         with Beside() as beside:
             for x, t, _ in rows.extend(each):
-                if choose:
-                    beside(withheld.add, x, t, *rows.samples)
-                else:
-                    beside(withheld.sum_up, x, t)
+                beside(withheld.add, x, t, *rows.samples)
         if method == "mean-std":
             solved, by = [match(m, prior) for m, prior in zip(moments, priors, strict=True)], 0.0
         else:

@@ -28,15 +28,15 @@ RANGE = 1e-3, 1e3  # of ridges
 class Withheld:
     """Rows and targets on the way into the moments of a layer's groups, of which some wait until a ridge is chosen.
 
-    rounded: weights `(groups, in, out)` as they will be stored; scores: whether what is predicted of rows that the fit
-    has not seen is kept beside their targets, as `unseen`.
+    rounded: weights `(groups, in, out)` as they will be stored; choose: whether any wait; scores: whether what is
+    predicted of rows that the fit has not seen is kept beside their targets, as `unseen`.
     """
 
     def __init__(
         self, moments: Sequence[Moments], rounded: Callable[[Float], Float] = lambda weight: weight, *,
-        scores: bool = False,
+        choose: bool = True, scores: bool = False,
     ) -> None:  # fmt: skip
-        self.moments, self.rounded, self.scores = moments, rounded, scores
+        self.moments, self.rounded, self.choose, self.scores = moments, rounded, choose, scores
         self.bytes = 0
         self.waiting: list[tuple[Array, Array]] = []
         self.unseen: tuple[Array, Array] | None = None
@@ -46,7 +46,7 @@ class Withheld:
         out)`; samples: that the rows are of, about as many of each; first: how many came before them."""
         of = first + np.arange(x.shape[1]) * samples // max(x.shape[1], 1)
         waits = of % PART == PART - 1
-        if self.bytes > ROOM or not waits.any():
+        if not self.choose or self.bytes > ROOM or not waits.any():
             self.sum_up(x, t)
             return
         self.sum_up(x[:, ~waits], t[:, ~waits])

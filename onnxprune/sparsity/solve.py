@@ -206,7 +206,7 @@ def _offset(task: Task) -> Float:
     if task.whole.trait.recurs:
         both = np.zeros((1, 0)) if place is None else place.read()  # (D, 2 * gates * H), of the input first
         return np.asarray(both[:, : both.shape[1] // 2].ravel())
-    return task.bias() + task.tail.shift / np.where(task.tail.scale == 0, 1, task.tail.scale)
+    return task.offset() / np.where(task.tail.scale == 0, 1, task.tail.scale)
 
 
 def _moved_back(task: Task, offset: Float) -> Task:
@@ -361,13 +361,10 @@ def _solve(
     regressions = [Rows(task, whole, small, seed=method.seed) for task in job.tasks]
     choose = method.recover and method.ridge is None
     final = choose and len(job.tasks) == 1 and gives_scores(whole, first)
-    withheld = Withheld(moments, first.into.rounded, scores=final)
+    withheld = Withheld(moments, first.into.rounded, choose=choose, scores=final)
     for rows in regressions:
         for x, t, _ in rows.extend(MOST_EACH):
-            if choose:
-                withheld.add(x, t, *rows.samples)
-            else:
-                withheld.sum_up(x, t)
+            withheld.add(x, t, *rows.samples)
     order = columns_of(job.layer, d)
     allowed = choices(job.layer, pattern, job.count)
 

@@ -142,13 +142,12 @@ class Trainer:
     def mask(self, masks: Mapping[str, Array]) -> None:
         """Make weights zero, which stay so. masks: name -> bool in the shape of the weight, False for a zero."""
         self._refuse_masks("mask")
-        layout = self.run.step.layout
+        run, layout = self.run, self.run.step.layout
         for name, kept in masks.items():
-            run = self.run
             for buffer in (run.step.weights, run.average, run.before, run.chosen, run.first):
                 layout.view(buffer, name)[~kept] = 0
-            layout.view(self.run.step.free, name)[~kept] = False
-        self.run.step.followed = False
+            layout.view(run.step.free, name)[~kept] = False
+        run.step.followed = False
 
     def state(self) -> dict[str, Array]:
         """Weights, optimizer, averages, masks, position and the seed of the order: random numbers depend on these."""
